@@ -1,0 +1,65 @@
+"""The errors a user can cause, and the exit code each one means.
+
+    PairmillError
+    ├── UserError            exit 2: the recipe, the input or the environment is wrong; nothing was lost
+    │   ├── RecipeError      an unknown key, a value out of range, a file that is not a recipe
+    │   ├── InputError       an input file is missing, malformed, or lacks a column
+    │   └── RunDirError      the run directory holds another input, or is in use
+    └── JobError             exit 1: the job itself failed; what was committed stays, running again resumes
+
+Everything else that is raised is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PairmillError(Exception):
+    """Base of every error that pairmill raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(PairmillError):
+    """Something the user can mend: says the rule, the value that broke it, and the fix."""
+
+    exit_code = 2
+
+    def __init__(self, rule: str, *, value: object, fix: str) -> None:
+        super().__init__(f"{rule}\n  got: {value}\n  fix: {fix}")
+        self.rule = rule
+        self.value = value
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling, and Ray ships exceptions between processes.
+        return _rebuild, (type(self), self.rule, str(self.value), self.fix)
+
+
+def _rebuild(kind: type[UserError], rule: str, value: str, fix: str) -> UserError:
+    return kind(rule, value=value, fix=fix)
+
+
+class RecipeError(UserError):
+    """The recipe is not valid."""
+
+
+class InputError(UserError):
+    """An input list cannot be read as the recipe says."""
+
+
+class RunDirError(UserError):
+    """The run directory cannot be used for this run."""
+
+
+class JobError(PairmillError):
+    """The job failed after it had started; committed shards are kept."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Up to three of `known` that look like `name`, for an error message; all of them if none does."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return ", ".join(close or names)

@@ -1,0 +1,82 @@
+"""Named fault points: places where a test, from outside, makes a running job fail.
+
+    PAIRMILL_FAULTS="commit.images.before_rename:kill@3;fetch.request:raise@10"   PAIRMILL_FAULTS_DIR=/some/folder
+
+Each entry is `point:action@n`: the action happens at the n-th pass through the point, counted over all processes of the
+job (the folder holds the counters), and at most once, so that a restarted actor is not killed for ever.
+
+Actions: kill (SIGKILL this process), kill-driver (SIGKILL the process that runs the job), raise (`InjectedFault`),
+stall (sleep an hour), disk-full (`OSError(ENOSPC)`).  Unarmed, a point costs one falsy test.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ENV_FAULTS = "PAIRMILL_FAULTS"
+ENV_DIR = "PAIRMILL_FAULTS_DIR"
+ENV_DRIVER = "PAIRMILL_DRIVER_PID"
+ACTIONS = ("kill", "kill-driver", "raise", "stall", "disk-full")
+
+
+class InjectedFault(RuntimeError):
+    """Raised by an armed fault point with the action `raise`."""
+
+
+class _Fault(NamedTuple):
+    action: str
+    at_pass: int
+    counter: Path
+
+
+def _parse(spec: str, folder: str) -> dict[str, _Fault]:
+    armed = {}
+    for entry in filter(None, (part.strip() for part in spec.split(";"))):
+        point, _, rest = entry.partition(":")
+        action, _, at_pass = rest.partition("@")
+        if action not in ACTIONS or not at_pass.isdigit():
+            raise ValueError(f"{ENV_FAULTS}: an entry is point:action@n with action in {ACTIONS}, got {entry!r}")
+        armed[point] = _Fault(action, int(at_pass), Path(folder) / f"{point}.passes")
+    return armed
+
+
+_armed = _parse(os.environ.get(ENV_FAULTS, ""), os.environ.get(ENV_DIR, "."))
+
+
+def fault_point(name: str) -> None:
+    """Fail here if a test armed `name`; otherwise do nothing."""
+    if _armed and name in _armed:
+        _pass(_armed[name], name)
+
+
+def environment() -> dict[str, str]:
+    """The variables that arm the worker processes of this job as this process is armed (empty when unarmed)."""
+    found = {name: os.environ[name] for name in (ENV_FAULTS, ENV_DIR) if name in os.environ}
+    return {**found, ENV_DRIVER: str(os.getpid())} if found else {}
+
+
+def _pass(fault: _Fault, name: str) -> None:
+    # An O_APPEND write of one byte is atomic, and the position after it is this pass's number among all processes.
+    counter = os.open(fault.counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(counter, b".")
+        passed = os.lseek(counter, 0, os.SEEK_CUR)
+    finally:
+        os.close(counter)
+    if passed != fault.at_pass:
+        return
+    if fault.action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault.action == "kill-driver":
+        os.kill(int(os.environ[ENV_DRIVER]), signal.SIGKILL)
+    elif fault.action == "raise":
+        raise InjectedFault(f"fault point {name}, pass {passed}")
+    elif fault.action == "disk-full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    else:
+        time.sleep(3600)

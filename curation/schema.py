@@ -1,0 +1,205 @@
+"""The vocabulary of a row: stages, statuses, drop reasons, column types, and how a row is dropped.
+
+A row never leaves its table.  A stage fills columns and may set `drop_stage` and `drop_reason`, once; later stages skip
+dropped rows.  All three vocabularies are closed: an unknown word is a bug of ours and raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class Stage(str, Enum):
+    """The stages in the order a row meets them."""
+
+    PLAN = "plan"
+    DOWNLOAD = "download"
+    INSPECT = "inspect"
+    FILTER = "filter"
+    DEDUPLICATE = "deduplicate"
+    RECAPTION = "recaption"
+    TRANSLATE = "translate"
+    PACK = "pack"
+
+
+class Status(str, Enum):
+    """What became of a row's image: `success`, or why there is none.  Every other value is also a drop reason."""
+
+    SUCCESS = "success"
+    # The URL itself, or where it leads.
+    INVALID_URL = "invalid_url"
+    FORBIDDEN_SCHEME = "forbidden_scheme"  # anything but http and https
+    FORBIDDEN_USERINFO = "forbidden_userinfo"  # http://user:password@host/
+    FORBIDDEN_PORT = "forbidden_port"  # not in download.allow_ports
+    FORBIDDEN_ADDRESS = "forbidden_address"  # resolves to a private, loopback, link-local, … address
+    REDIRECT_ERROR = "redirect_error"  # more than 5, or without a usable Location
+    # The network.
+    DNS_ERROR = "dns_error"
+    CONNECTION_ERROR = "connection_error"  # refused, reset, unreachable, not HTTP
+    TLS_ERROR = "tls_error"
+    TIMEOUT = "timeout"  # download.timeout_s is over
+    TOO_SLOW = "too_slow"  # under download.min_bytes_per_s
+    CIRCUIT_OPEN = "circuit_open"  # this host failed too often in a row just before; not asked
+    HOST_BUSY = "host_busy"  # this host asked us to wait longer than download.max_host_wait_s
+    # The answer.
+    HTTP_CLIENT_ERROR = "http_client_error"  # 4xx but 429
+    HTTP_SERVER_ERROR = "http_server_error"  # 5xx, or a status outside 200-599
+    RATE_LIMITED = "rate_limited"  # 429 to the last retry
+    TOO_LARGE = "too_large"  # over download.max_bytes
+    TRUNCATED = "truncated"  # fewer bytes than announced
+    EMPTY_BODY = "empty_body"
+    ENCODED_BODY = "encoded_body"  # Content-Encoding although identity was asked for
+    # What the site's owner wants.
+    ROBOTS_DISALLOWED = "robots_disallowed"
+    ROBOTS_UNAVAILABLE = "robots_unavailable"  # robots.txt answered 5xx or not at all: RFC 9309 says do not crawl
+    OPT_OUT = "opt_out"  # X-Robots-Tag noai/noimageai/noindex/noimageindex, or TDMRep
+    HASH_BLOCKED = "hash_blocked"  # sha256 is on the operator's block list; id and hash are kept, pixels are not
+    # The bytes.
+    NOT_AN_IMAGE = "not_an_image"  # magic bytes of none of JPEG, PNG, WebP, GIF
+    TOO_MANY_PIXELS = "too_many_pixels"  # over image.max_pixels by its header
+    TOO_MANY_FRAMES = "too_many_frames"
+    DECODE_ERROR = "decode_error"
+    DECODE_TIMEOUT = "decode_timeout"
+    DECODER_CRASH = "decoder_crash"  # the codec took its process down; only this row is lost
+
+
+#: Statuses that a second try may cure: what `pairmill retry-failed` fetches again.
+RETRYABLE = frozenset(
+    {
+        Status.DNS_ERROR,
+        Status.CONNECTION_ERROR,
+        Status.TLS_ERROR,
+        Status.TIMEOUT,
+        Status.TOO_SLOW,
+        Status.CIRCUIT_OPEN,
+        Status.HOST_BUSY,
+        Status.HTTP_SERVER_ERROR,
+        Status.RATE_LIMITED,
+        Status.TRUNCATED,
+        Status.EMPTY_BODY,
+        Status.ROBOTS_UNAVAILABLE,
+    }
+)
+
+#: Statuses that the inspect stage sets; all others but success are the download stage's.
+INSPECT_STATUSES = frozenset(
+    {
+        Status.NOT_AN_IMAGE,
+        Status.TOO_MANY_PIXELS,
+        Status.TOO_MANY_FRAMES,
+        Status.DECODE_ERROR,
+        Status.DECODE_TIMEOUT,
+        Status.DECODER_CRASH,
+    }
+)
+
+FILTER_REASONS = (
+    # geometry
+    "image_too_small",
+    "image_too_elongated",
+    "file_too_small",
+    "image_too_blurry",
+    "image_too_plain",
+    # text
+    "text_too_short",
+    "text_too_few_words",
+    "text_too_long",
+    "text_is_url",
+    "text_is_file_name",
+    "text_is_boilerplate",
+    "text_repeats_itself",
+    "text_too_many_digits",
+    "text_too_common",
+    "text_has_listed_word",
+    "text_low_quality",
+    # language
+    "language_not_allowed",
+    "language_uncertain",
+    # safety
+    "nsfw",
+    # the user's own
+    "where",
+    "callable",
+)
+
+DROP_REASONS: Mapping[Stage, tuple[str, ...]] = {
+    Stage.PLAN: ("duplicate_input",),
+    Stage.DOWNLOAD: tuple(s.value for s in Status if s is not Status.SUCCESS and s not in INSPECT_STATUSES),
+    Stage.INSPECT: tuple(s.value for s in Status if s in INSPECT_STATUSES),
+    Stage.FILTER: FILTER_REASONS,
+    Stage.DEDUPLICATE: ("duplicate_pair", "duplicate_image", "near_duplicate_image"),
+    Stage.RECAPTION: (),
+    Stage.TRANSLATE: (),
+    Stage.PACK: (),
+}
+
+#: Where a text comes from.
+TEXT_KINDS = ("alt", "short", "long", "rewritten", "translated")
+
+#: One text of a pair, with its provenance.  `source_index` is the position, in the same list, of the text it was made
+#: from (translations, rewrites); null for texts made from the image or given with the input.
+TEXT = pa.struct(
+    [
+        ("text", pa.string()),
+        ("language", pa.string()),
+        ("kind", pa.string()),
+        ("source_index", pa.int32()),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("prompt_id", pa.string()),
+        ("sampling", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
+
+
+def live(rows: pa.Table) -> pa.ChunkedArray:
+    """Mask of the rows that no stage has dropped."""
+    return pc.is_null(rows["drop_reason"])
+
+
+def drop(rows: pa.Table, stage: Stage, masks: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """Drop the rows of each mask for the reason it is named by; the first reason in `masks` order wins.
+
+    rows:  table with `drop_stage` and `drop_reason` (string, null while the row lives).
+    masks: reason -> boolean array of len(rows); null counts as false.
+    Raises AssertionError for a reason that is not in `DROP_REASONS[stage]`.
+    """
+    reason = rows["drop_reason"]
+    was_live = live(rows)
+    for name, mask in masks.items():
+        assert name in DROP_REASONS[stage], f"{name} is not a drop reason of {stage.value}"
+        reason = pc.if_else(pc.and_(pc.is_null(reason), pc.fill_null(mask, False)), name, reason)
+    newly = pc.and_(was_live, pc.is_valid(reason))
+    at = pc.if_else(newly, stage.value, rows["drop_stage"])
+    return set_columns(rows, {"drop_stage": at, "drop_reason": reason})
+
+
+def set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """`rows` with these columns added, or replaced where they exist."""
+    for name, values in columns.items():
+        at = rows.schema.get_field_index(name)
+        rows = rows.append_column(name, values) if at < 0 else rows.set_column(at, name, values)
+    return rows
+
+
+def count_drops(rows: pa.Table, stages: Iterable[Stage]) -> dict[str, dict[str, int]]:
+    """Rows in, kept and dropped by reason, for consecutive `stages` over one shard's rows."""
+    counted = {
+        (pair["drop_stage"], pair["drop_reason"]): pair["drop_reason_count"]
+        for pair in rows.group_by(["drop_stage", "drop_reason"])
+        .aggregate([("drop_reason", "count", pc.CountOptions(mode="all"))])
+        .to_pylist()
+    }
+    order = list(Stage)
+    out: dict[str, dict[str, int]] = {}
+    for stage in stages:
+        later = {s.value for s in order[order.index(stage) :]} | {None}
+        dropped = {reason: n for (at, reason), n in counted.items() if at == stage.value}
+        rows_in = sum(n for (at, _), n in counted.items() if at in later)
+        out[stage.value] = {"rows_in": rows_in, "rows_kept": rows_in - sum(dropped.values()), **dropped}
+    return out

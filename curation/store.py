@@ -1,0 +1,221 @@
+"""The shard store: a run directory in which every table is committed shard by shard, and a commit is all or nothing.
+
+    RUN/plan/shard-000012.parquet                        the input, cut once
+    RUN/images/shard-000012.parquet                      encoded pixels and measurements, written once
+    RUN/columns/<stage>/shard-000012.parquet             narrow, row-aligned with images
+    RUN/selections/<name>/shard-000012.parquet           uid, keep, reason
+    RUN/pairs/part-000003.parquet                        the product
+    RUN/<table>/_manifest/0000/shard-000012-<key>-<content>.json     the commit
+
+A shard is committed when its manifest is there.  The manifest's name says what the shard was made from (`key`: the
+stage's configuration, model revisions and the content of the tables it read) and what it holds (`content`), so one
+listing of a folder tells a resuming run what is done, and a shard whose inputs did not change is never made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from curation.config import digest
+from curation.faults import fault_point
+
+#: Differ from run to run by nature, so they are left out of a shard's content.
+VOLATILE = frozenset({"elapsed_s", "attempts", "fetched_at"})
+
+#: Columns worth a parquet dictionary.  Encoded images and their digests do not repeat: dictionaries only cost memory.
+_REPEATING = ("status", "drop_stage", "drop_reason", "content_type", "language", "format", "error")
+
+#: Shards whose manifests share a folder, so that no listing of one commit's folder grows with the run.
+_MANIFESTS_PER_FOLDER = 1000
+
+
+class Entry(NamedTuple):
+    """A committed shard: what it was made from, and what it holds (hex digests)."""
+
+    key: str
+    content: str
+
+
+class Store:
+    """A run directory on a local disk or an object store."""
+
+    def __init__(self, uri: str) -> None:
+        """uri: a local path (made absolute) or s3://…, gs://…."""
+        if "://" in uri:
+            self.uri = uri.rstrip("/")
+            self._fs, self._root = pafs.FileSystem.from_uri(self.uri)
+        else:
+            self.uri = os.path.abspath(uri)
+            self._fs, self._root = pafs.LocalFileSystem(), self.uri
+        self._local = isinstance(self._fs, pafs.LocalFileSystem)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Store, (self.uri,)
+
+    def path(self, name: str) -> str:
+        """Where `name` lies, as the file system names it."""
+        return f"{self._root}/{name}"
+
+    # Single files
+
+    def write_bytes(self, name: str, data: bytes | memoryview, fault: str = "write") -> None:
+        """Write a file so that it is there whole or not at all.
+
+        Raises OSError (disk full, no permission); nothing but a hidden temporary file is left then.
+        """
+        final = self.path(name)
+        folder = final.rpartition("/")[0]
+        fault_point(f"{fault}.before_write")
+        if not self._local:
+            # An object appears when its upload completes, so a put is atomic as it is.
+            with self._fs.open_output_stream(final) as stream:
+                stream.write(data)
+            return
+        os.makedirs(folder, exist_ok=True)
+        partial = f"{folder}/.{uuid.uuid4().hex}.partial"
+        try:
+            with open(partial, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            fault_point(f"{fault}.before_rename")
+            os.replace(partial, final)
+        except OSError:
+            self._delete(partial)
+            raise
+        fault_point(f"{fault}.after_rename")
+
+    def write_json(self, name: str, data: object) -> None:
+        """Write plain data as JSON, all or nothing."""
+        self.write_bytes(name, json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True).encode())
+
+    def read_json(self, name: str) -> Any | None:
+        """The JSON data of a file; None if there is no such file."""
+        if self._fs.get_file_info(self.path(name)).type == pafs.FileType.NotFound:
+            return None
+        with self._fs.open_input_stream(self.path(name)) as stream:
+            return json.loads(stream.read())
+
+    def write_table(self, name: str, table: pa.Table, fault: str = "write", row_group_rows: int | None = None) -> int:
+        """Write one parquet file, all or nothing; returns its size in bytes."""
+        buffer = parquet_bytes(table, row_group_rows)
+        self.write_bytes(name, buffer, fault)
+        return buffer.nbytes
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """One parquet file, or some of its columns.  Raises FileNotFoundError."""
+        with self._fs.open_input_file(self.path(name)) as stream:
+            return pq.ParquetFile(stream).read(columns=columns, use_threads=False)
+
+    def schema(self, name: str) -> pa.Schema:
+        """The schema of one parquet file."""
+        with self._fs.open_input_file(self.path(name)) as stream:
+            return pq.read_schema(stream)
+
+    # Committed shards
+
+    def index(self, table: str) -> dict[int, Entry]:
+        """Every committed shard of a table, by one listing."""
+        selector = pafs.FileSelector(self.path(f"{table}/_manifest"), allow_not_found=True, recursive=True)
+        found: dict[int, Entry] = {}
+        for info in self._fs.get_file_info(selector):
+            if info.base_name.startswith("shard-") and info.base_name.endswith(".json"):
+                _, number, key, content = info.base_name.removesuffix(".json").split("-")
+                found[int(number)] = Entry(key, content)
+        return found
+
+    def commit(self, table: str, shard: int, key: str, rows: pa.Table, facts: Mapping[str, object]) -> Entry:
+        """Commit one shard: its data, then its manifest.  `facts` go into the manifest.
+
+        A commit of the same shard replaces the one before it; killed anywhere, the shard is either committed whole or
+        not at all.
+        """
+        entry = Entry(key, content_digest(rows))
+        self.retract(table, shard)
+        size = self.write_table(shard_file(table, shard), rows, f"commit.{table}.data")
+        manifest = {"shard": shard, "rows": len(rows), "bytes": size, **entry._asdict(), **facts}
+        name = self._manifest(table, shard, entry)
+        self.write_bytes(name, json.dumps(manifest, sort_keys=True).encode(), f"commit.{table}.manifest")
+        return entry
+
+    def retract(self, table: str, shard: int) -> None:
+        """Take back the commit of a shard, if there is one (its data stays until it is replaced)."""
+        folder = self.path(f"{table}/_manifest/{shard // _MANIFESTS_PER_FOLDER:04d}")
+        for info in self._fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
+            if info.base_name.startswith(f"shard-{shard:06d}-"):
+                self._delete(info.path)
+
+    def manifests(self, table: str) -> list[dict[str, Any]]:
+        """The manifests of all committed shards of a table, by shard number."""
+        index = self.index(table)
+        names = [self._manifest(table, shard, entry) for shard, entry in sorted(index.items())]
+        with ThreadPoolExecutor(16) as pool:
+            return [m for m in pool.map(self.read_json, names) if m is not None]
+
+    def load(self, table: str, shard: int, columns: list[str] | None = None) -> pa.Table:
+        """The rows of one committed shard, or some of their columns."""
+        return self.read_table(shard_file(table, shard), columns)
+
+    def sweep(self, table: str) -> None:
+        """Remove the temporary files that killed writers left in a table's folders."""
+        selector = pafs.FileSelector(self.path(table), allow_not_found=True, recursive=True)
+        for info in self._fs.get_file_info(selector):
+            if info.base_name.endswith(".partial"):
+                self._delete(info.path)
+
+    @staticmethod
+    def _manifest(table: str, shard: int, entry: Entry) -> str:
+        folder = f"{table}/_manifest/{shard // _MANIFESTS_PER_FOLDER:04d}"
+        return f"{folder}/shard-{shard:06d}-{entry.key}-{entry.content}.json"
+
+    def _delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(path)
+
+
+def parquet_bytes(table: pa.Table, row_group_rows: int | None = None) -> memoryview:
+    """`table` as a parquet file: one row group unless `row_group_rows` says otherwise."""
+    buffer = pa.BufferOutputStream()
+    dictionaries = [name for name in _REPEATING if name in table.schema.names]
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=row_group_rows or max(1, len(table)),
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=dictionaries,
+    )
+    return memoryview(buffer.getvalue())
+
+
+def shard_file(table: str, shard: int) -> str:
+    """The name of a shard's data file."""
+    return f"{table}/shard-{shard:06d}.parquet"
+
+
+def content_digest(rows: pa.Table) -> str:
+    """Hex digest of what a table says: its columns' names, types and values, without the volatile ones.
+
+    Pixels are left out as well: they follow from `sha256` of the original and the configuration, which is in the key.
+    """
+    kept = [n for n in rows.schema.names if n not in VOLATILE and n != "image"]
+    hashed = hashlib.blake2b(digest_size=8)
+    # Through parquet, because slices and chunks of equal values have unequal buffers.
+    hashed.update(parquet_bytes(rows.select(kept).combine_chunks()))
+    return hashed.hexdigest()
+
+
+def shard_key(identity: object, upstream: Iterable[str]) -> str:
+    """The key of a shard: what its stage is (plain data), and the contents of the tables it is made from."""
+    return digest([identity, list(upstream)])

@@ -1,0 +1,1 @@
+"""Parquet to dual encoder: contrastive pretraining with Ray Train and DeepSpeed."""

@@ -1,0 +1,1 @@
+"""Sweeps of training recipes with Ray Tune."""
