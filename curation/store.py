@@ -30,6 +30,9 @@ import pyarrow.parquet as pq
 from curation.config import digest
 from curation.faults import fault_point
 
+#: The product's table.
+PAIRS = "pairs"
+
 #: Differ from run to run by nature, so they are left out of a shard's content.
 VOLATILE = frozenset({"elapsed_s", "attempts", "fetched_at"})
 
@@ -100,12 +103,17 @@ class Store:
         """Write plain data as JSON, all or nothing."""
         self.write_bytes(name, json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True).encode())
 
-    def read_json(self, name: str) -> Any | None:
-        """The JSON data of a file; None if there is no such file."""
+    def read_text(self, name: str) -> str | None:
+        """The text of a file; None if there is no such file."""
         if self._fs.get_file_info(self.path(name)).type == pafs.FileType.NotFound:
             return None
         with self._fs.open_input_stream(self.path(name)) as stream:
-            return json.loads(stream.read())
+            return str(stream.read(), "utf-8")
+
+    def read_json(self, name: str) -> Any | None:
+        """The JSON data of a file; None if there is no such file."""
+        text = self.read_text(name)
+        return None if text is None else json.loads(text)
 
     def write_table(self, name: str, table: pa.Table, fault: str = "write", row_group_rows: int | None = None) -> int:
         """Write one parquet file, all or nothing; returns its size in bytes."""
@@ -135,7 +143,15 @@ class Store:
                 found[int(number)] = Entry(key, content)
         return found
 
-    def commit(self, table: str, shard: int, key: str, rows: pa.Table, facts: Mapping[str, object]) -> Entry:
+    def commit(
+        self,
+        table: str,
+        shard: int,
+        key: str,
+        rows: pa.Table,
+        facts: Mapping[str, object],
+        row_group_rows: int | None = None,
+    ) -> Entry:
         """Commit one shard: its data, then its manifest.  `facts` go into the manifest.
 
         A commit of the same shard replaces the one before it; killed anywhere, the shard is either committed whole or
@@ -143,7 +159,7 @@ class Store:
         """
         entry = Entry(key, content_digest(rows))
         self.retract(table, shard)
-        size = self.write_table(shard_file(table, shard), rows, f"commit.{table}.data")
+        size = self.write_table(shard_file(table, shard), rows, f"commit.{table}.data", row_group_rows)
         manifest = {"shard": shard, "rows": len(rows), "bytes": size, **entry._asdict(), **facts}
         name = self._manifest(table, shard, entry)
         self.write_bytes(name, json.dumps(manifest, sort_keys=True).encode(), f"commit.{table}.manifest")
@@ -155,6 +171,11 @@ class Store:
         for info in self._fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
             if info.base_name.startswith(f"shard-{shard:06d}-"):
                 self._delete(info.path)
+
+    def remove_shard(self, table: str, shard: int) -> None:
+        """Take back the commit of a shard, and delete its data."""
+        self.retract(table, shard)
+        self._delete(self.path(shard_file(table, shard)))
 
     def manifests(self, table: str) -> list[dict[str, Any]]:
         """The manifests of all committed shards of a table, by shard number."""
@@ -200,8 +221,8 @@ def parquet_bytes(table: pa.Table, row_group_rows: int | None = None) -> memoryv
 
 
 def shard_file(table: str, shard: int) -> str:
-    """The name of a shard's data file."""
-    return f"{table}/shard-{shard:06d}.parquet"
+    """The name of a shard's data file (a shard of the product is called a part)."""
+    return f"{table}/{'part' if table == PAIRS else 'shard'}-{shard:06d}.parquet"
 
 
 def content_digest(rows: pa.Table) -> str:
