@@ -113,7 +113,7 @@ def _sorted_rows(
             keyed = _with_identity(batch, start, seed)
             start += len(keyed)
             # Bucket b holds the b-th slice of the key space, so that bucket order is key order.
-            bucket = np.asarray(keyed["key"]) // np.uint64(2**64 // buckets + 1)
+            bucket = (keyed["key"].to_numpy() >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
             for b in np.unique(bucket):
                 part = keyed.filter(pa.array(bucket == b))
                 if b not in writers:

@@ -1,0 +1,113 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from curation import faults
+from curation.store import Entry, Store, content_digest
+
+ROWS = pa.table({"uid": ["a", "b"], "value": [1, 2], "elapsed_s": [0.1, 0.2]})
+OTHER = pa.table({"uid": ["a", "b"], "value": [3, 4], "elapsed_s": [0.1, 0.2]})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "run"))
+
+
+def test_a_commit_can_be_read_back(store: Store) -> None:
+    entry = store.commit("columns/x", 1234, "k1", ROWS, {"run": 3})
+    assert store.index("columns/x") == {1234: entry}
+    assert store.load("columns/x", 1234).equals(ROWS)
+    assert store.load("columns/x", 1234, ["value"]).schema.names == ["value"]
+    [manifest] = store.manifests("columns/x")
+    assert {**manifest, "bytes": 0} == {
+        **{"shard": 1234, "rows": 2, "bytes": 0, "key": "k1", "content": entry.content, "run": 3}
+    }
+
+
+def test_a_new_commit_replaces_the_old(store: Store) -> None:
+    store.commit("images", 0, "k1", ROWS, {})
+    entry = store.commit("images", 0, "k2", OTHER, {})
+    assert store.index("images") == {0: entry}
+    assert store.load("images", 0).equals(OTHER)
+
+
+def test_nothing_is_committed_before_the_first_commit(store: Store) -> None:
+    assert store.index("images") == {}
+    assert store.manifests("images") == []
+    assert store.read_json("plan/plan.json") is None
+
+
+def test_content_knows_values_and_forgets_the_volatile() -> None:
+    other_times = ROWS.set_column(2, "elapsed_s", pa.array([9.0, 9.0]))
+    chunked = pa.concat_tables([ROWS.slice(0, 1), ROWS.slice(1, 1)])
+    assert content_digest(ROWS) == content_digest(other_times) == content_digest(chunked)
+    assert content_digest(ROWS) != content_digest(OTHER)
+
+
+STEPS = ["data.before_write", "data.before_rename", "data.after_rename", "manifest.before_write"]
+STEPS += ["manifest.before_rename", "manifest.after_rename"]
+
+COMMIT = """
+import sys, pyarrow as pa
+from curation.store import Store
+Store(sys.argv[1]).commit("images", 0, "new", pa.table({"uid": ["a", "b"], "value": [3, 4], "elapsed_s": [0.1, 0.2]}), {})
+"""
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_anywhere_a_shard_is_whole_or_not_there(
+    store: Store, tmp_path: Path, step: str, before: str | None
+) -> None:
+    if before:
+        store.commit("images", 0, before, ROWS, {})
+    armed = {"PAIRMILL_FAULTS": f"commit.images.{step}:kill@1", "PAIRMILL_FAULTS_DIR": str(tmp_path)}
+    killed = subprocess.run([sys.executable, "-c", COMMIT, store.uri], env=os.environ | armed, check=False)
+    assert killed.returncode == -9
+    index = store.index("images")
+    if step == "manifest.after_rename":
+        assert index[0].key == "new"
+        assert store.load("images", 0).equals(OTHER)
+    else:
+        assert index == {}
+    store.sweep("images")
+    assert not list(Path(store.uri).rglob("*.partial"))
+    store.commit("images", 0, "new", OTHER, {})
+    assert store.load("images", 0).equals(OTHER)
+
+
+def test_a_full_disk_leaves_no_trace(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.commit("images", 1, "k", ROWS, {})
+    armed = faults._parse("commit.images.data.before_rename:disk-full@1", str(tmp_path))
+    monkeypatch.setattr(faults, "_armed", armed)
+    with pytest.raises(OSError, match="space") as error:
+        store.commit("images", 0, "k", ROWS, {})
+    assert error.value.errno == errno.ENOSPC
+    assert set(store.index("images")) == {1}
+    assert not list(Path(store.uri).rglob("*.partial"))
+
+
+def test_removed_shards_are_gone(store: Store) -> None:
+    store.commit("pairs", 0, "k", ROWS, {})
+    assert Path(store.path("pairs/part-000000.parquet")).exists()
+    store.remove_shard("pairs", 0)
+    assert store.index("pairs") == {}
+    assert not Path(store.path("pairs/part-000000.parquet")).exists()
+
+
+def test_listing_tells_the_entry(store: Store) -> None:
+    entry = store.commit("images", 7, "0123456789abcdef", ROWS, {})
+    assert entry == Entry("0123456789abcdef", content_digest(ROWS))
+
+
+def test_a_store_survives_pickling(store: Store) -> None:
+    import pickle
+
+    store.write_json("a.json", {"x": 1})
+    assert pickle.loads(pickle.dumps(store)).read_json("a.json") == {"x": 1}
