@@ -1,0 +1,50 @@
+"""Measurements of a picture that the filter and deduplicate stages use, all taken from one small grey copy."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+#: Longer side, in pixels, of the grey copy that is measured: sharpness depends on the scale it is taken at, so it is
+#: taken at one scale whatever `image.size` and `image.resize` are.
+WORKING_SIDE = 256
+
+_HASH_SIDE = 32  # the picture's side when it is transformed
+
+
+def grey_copy(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] -> luma uint8 [h, w] with max(h, w) = WORKING_SIDE."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    height, width = grey.shape
+    scale = WORKING_SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # Two bilinear taps see every pixel down to half the size; below that, only averaging does.
+    resized = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def perceptual_hash(grey: NDArray[np.uint8]) -> int:
+    """64-bit DCT hash: which of the 8x8 lowest frequencies, without the constant ones, exceed their median.
+
+    The first row and column of the transform are left out (as in Zauner, Implementation and Benchmarking of Perceptual
+    Image Hash Functions, 2010, sec. 3.2.1), so that a change of brightness or a gradient of light moves no bit.
+    Similar pictures are few bits apart (Hamming distance).
+    """
+    small = cv2.resize(grey, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small.astype(np.float32))[1:9, 1:9].ravel()
+    middle = np.sort(low)[31:33]
+    return int.from_bytes(np.packbits(low > (middle[0] + middle[1]) / 2).tobytes(), "big")
+
+
+def sharpness(grey: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian, in squared grey levels: under about 100 is blurred (Pech-Pacheco et al., 2000)."""
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
+    return float(deviation[0, 0]) ** 2
+
+
+def entropy(grey: NDArray[np.uint8]) -> float:
+    """Shannon entropy of the histogram of grey levels, 0 (one level) to 8 bits."""
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256])
+    share = counts[counts > 0] / grey.size
+    return max(0.0, float(-(share * np.log2(share)).sum()))

@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `pairmill`."""
+
+from pipelines.cli import main
+
+main()

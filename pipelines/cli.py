@@ -1,0 +1,238 @@
+"""The command `pairmill`.
+
+Exit codes: 0 done; 1 the job failed (what was committed stays: run it again); 2 the recipe or the input is wrong.
+Results go to stdout; progress, log lines and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.doctor import check_packages, diagnose
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Curate web image-text pairs, on Ray.",
+)
+
+Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="dotted.key=value …", show_default=False)]
+Run = Annotated[str, typer.Argument(help="the run directory", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else there")]
+
+
+@app.command()
+def curate(
+    recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file", show_default=False)] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
+) -> None:
+    """Run a curation job, or what is left of one; running it again resumes."""
+    from pipelines.recipe import CurateRecipe, load_recipe
+
+    if schema:
+        _print(json.dumps(CurateRecipe.model_json_schema(), indent=2))
+        return
+    if recipe is None:
+        raise typer.BadParameter("give a recipe, for example pipelines/recipes/curate-demo.yaml")
+
+    def job() -> dict[str, Any]:
+        from pipelines.curate import curate as run_job
+
+        return run_job(load_recipe(recipe, overrides or []), command=shlex.join(sys.argv), quiet=as_json)
+
+    _finish(job, as_json, _print_funnel)
+
+
+@app.command()
+def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check the recipe, read the input and cut it into shards; fetch nothing."""
+
+    def job() -> dict[str, Any]:
+        from curation.plan import plan as make_plan
+        from curation.store import Store
+        from pipelines.recipe import load_recipe
+        from pipelines.tables import tables_of
+
+        loaded = load_recipe(recipe, overrides or [])
+        made = make_plan(Store(loaded.run_dir), loaded.input, loaded.shards)
+        tables_of(loaded, made)
+        return made.model_dump() | {"run_dir": loaded.run_dir}
+
+    _finish(job, as_json, lambda p: _print(f"{p['rows']:,} rows in {p['shards']:,} shards, planned in {p['run_dir']}"))
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Build report.json and report.html again, of a finished or an unfinished run."""
+
+    def job() -> dict[str, Any]:
+        from curation.report import write_report
+
+        store, recipe = _opened(run)
+        return write_report(store, selection=recipe.deduplicate.name)
+
+    _finish(job, as_json, _print_funnel)
+
+
+@app.command()
+def rows(
+    run: Run,
+    to: Annotated[Path, typer.Option("--to", help="the parquet file to write", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Write what became of every input row: one row each, kept ones too."""
+
+    def job() -> dict[str, Any]:
+        from curation.rows import write_rows
+
+        store, recipe = _opened(run)
+        return {"rows": write_rows(store, to, selection=recipe.deduplicate.name), "path": str(to)}
+
+    _finish(job, as_json, lambda done: _print(f"{done['rows']:,} rows written to {done['path']}"))
+
+
+@app.command("retry-failed")
+def retry_failed(run: Run, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Fetch again what failed for a reason that may have passed, then bring the dataset up to date."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.curate import curate as run_job
+        from pipelines.recipe import load_recipe
+
+        store, _ = _opened(run)
+        recipe = load_recipe(Path(store.path("recipe.yaml")), overrides or [])
+        return run_job(recipe, command=shlex.join(sys.argv), quiet=as_json, retry_failed=True)
+
+    _finish(job, as_json, _print_funnel)
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option("--to", help="the folder to write", show_default=False)],
+    form: Annotated[str, typer.Option("--format", help="webdataset or img2dataset")] = "webdataset",
+    as_json: Json = False,
+) -> None:
+    """Write the dataset in another form: webdataset tars, or parquet with img2dataset's columns."""
+
+    def job() -> dict[str, Any]:
+        from curation.errors import UserError
+        from curation.export import export_img2dataset, export_webdataset
+
+        known = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}
+        if form not in known:
+            raise UserError("--format is one of " + ", ".join(known), value=form, fix="choose one of them")
+        store, _ = _opened(run)
+        return {"files": [str(f) for f in known[form](store, to)], "format": form}
+
+    _finish(job, as_json, lambda done: _print(f"{len(done['files'])} files written to {to}"))
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[str, typer.Option(help="where to keep the run")] = "runs/demo",
+    as_json: Json = False,
+) -> None:
+    """Curate the sample emoji from a local server that misbehaves in every way the web does."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.demo import run_demo
+
+        return run_demo(run_dir, quiet=as_json)
+
+    _finish(job, as_json, _print_funnel)
+
+
+@app.command()
+def doctor(
+    run_dir: Annotated[str, typer.Option(help="check that this can be written")] = ".", as_json: Json = False
+) -> None:
+    """Say what this machine has: versions, Ray, cores, GPUs, shadowed packages, writable storage."""
+    found = diagnose(run_dir)
+    if as_json:
+        _print(json.dumps(found, indent=2))
+    else:
+        _print("\n".join(f"{name:>16}  {value}" for name, value in found.items()))
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+def _opened(run: str) -> tuple[Any, Any]:
+    """The store of a run directory, and the recipe it was run with."""
+    from curation.errors import RunDirError
+    from curation.store import Store
+    from pipelines.recipe import parse_recipe
+
+    store = Store(run)
+    text = store.read_text("recipe.yaml")
+    if text is None:
+        raise RunDirError(
+            "a run directory holds the recipe it was run with", value=run, fix="give the run_dir of a `pairmill curate`"
+        )
+    return store, parse_recipe(text, source=store.path("recipe.yaml"))
+
+
+_stdout = sys.stdout
+
+
+def _print(text: str) -> None:
+    print(text, file=_stdout, flush=True)
+
+
+def _finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Run a command's job, print its result, and turn what users can cause into a message and an exit code."""
+    from curation.errors import PairmillError, UserError
+
+    try:
+        result = job()
+    except PairmillError as error:
+        if as_json:
+            parts = {"rule": error.rule, "value": str(error.value), "fix": error.fix} if isinstance(error, UserError) else {}
+            _print(json.dumps({"error": str(error), **parts}, ensure_ascii=False))
+        print(f"pairmill: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        _print(json.dumps(result, ensure_ascii=False))
+    else:
+        show(result)
+
+
+def _print_funnel(report: dict[str, Any]) -> None:
+    _print(f"{'stage':<12} {'rows in':>10} {'kept':>10} {'dropped':>10}   reasons")
+    for stage in report["stages"]:
+        reasons = ", ".join(f"{k} {v:,}" for k, v in sorted(stage["dropped"].items(), key=lambda i: (-i[1], i[0])))
+        dropped = stage["rows_in"] - stage["rows_kept"]
+        _print(f"{stage['name']:<12} {stage['rows_in']:>10,} {stage['rows_kept']:>10,} {dropped:>10,}   {reasons}")
+    _print(f"\n{report['rows_kept']:,} of {report['rows_in']:,} rows kept; {report['images_per_second']:.1f} images/s")
+    _print(f"dataset: {report['run_dir']}/pairs    report: {report['run_dir']}/report.html")
+
+
+def main() -> None:
+    """Entry point: stdout is kept for results, whatever libraries print."""
+    global _stdout
+    # Ray's workers and native libraries write to file descriptor 1 as well, so the descriptor itself moves.
+    _stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    for noisy in ("ray", "aiohttp", "asyncio", "PIL", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    check_packages()
+    app(prog_name="pairmill")
+
+
+if __name__ == "__main__":
+    main()

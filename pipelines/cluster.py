@@ -1,0 +1,119 @@
+"""Connect to Ray: the cluster the job was submitted to, the one the recipe names, or a local one of our own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.data import DataContext
+from ray.data.context import ShuffleStrategy
+
+from curation import faults
+from curation.engines.settings import EngineConfig
+from pipelines.recipe import ClusterConfig, CurateRecipe
+
+#: How often an actor or task that died is started again before the job fails.  Ray Data's own default is for ever,
+#: which turns a worker that dies of its input into a job that never ends.
+RESTARTS = 4
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of actors: how many, and what each reserves."""
+
+    actors: int
+    num_cpus: float
+    num_gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The pools of a job."""
+
+    download: Pool
+    decoders: int
+    recaption: Pool
+    translate: Pool
+
+
+@contextmanager
+def connected(recipe: CurateRecipe) -> Iterator[Pools]:
+    """A connection to the cluster for as long as the job runs; leaves alone one that was there before."""
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(recipe.cluster)
+    _set_data_context()
+    try:
+        yield size_pools(recipe, ray.cluster_resources())
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(config: ClusterConfig) -> None:
+    # A CPU-only task must not see the GPUs that other actors own.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+        "runtime_env": {"env_vars": faults.environment()} if faults.environment() else None,
+    }
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        ray.init(address=address, **common)
+    else:
+        # address="local": a plain init may join somebody else's cluster.  It turns token authentication on by itself;
+        # without a token anyone who reaches a port of the cluster could run code here.
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            include_dashboard=config.dashboard,
+            dashboard_host="127.0.0.1",
+            **common,
+        )
+
+
+def _set_data_context() -> None:
+    context = DataContext.get_current()
+    # A block is a shard: Ray Data must not split it at its target size.
+    context.target_max_block_size = None
+    # Task-based: the hash shuffle's aggregator actors take seconds to start, for tables of a few megabytes.
+    context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
+    # Our own progress says what a user wants to know; Ray Data's says it per operator.
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def size_pools(recipe: CurateRecipe, resources: dict[str, float]) -> Pools:
+    """Pools that fill a cluster with these resources, unless the recipe says otherwise.
+
+    A download actor keeps about two cores busy (its event loop and two decoder processes) and reserves one: the other
+    half of the cores is left for the short tasks that read, filter and commit.
+    """
+    cpus = max(1, math.floor(resources.get("CPU", 1)))
+    gpus = math.floor(resources.get("GPU", 0))
+    return Pools(
+        download=Pool(recipe.cluster.download_actors or max(1, cpus // 2), num_cpus=1.0 if cpus > 1 else 0.5),
+        decoders=min(2, cpus),
+        recaption=_model_pool(recipe.recaption, cpus, gpus),
+        translate=_model_pool(recipe.translate, cpus, gpus),
+    )
+
+
+def _model_pool(config: EngineConfig, cpus: int, gpus: int) -> Pool:
+    # Captioner and translator sit side by side on every GPU; without one they share the cores, less one for the short
+    # tasks, and a larger machine is better filled by more actors than by more threads of one.
+    by_cores = max(1, (cpus - 1) // 4)
+    num_cpus = 1.0 if gpus else min(2.0, max(0.25, (cpus - 1) / 2))
+    return Pool(
+        actors=config.actors if isinstance(config.actors, int) else (gpus or by_cores),
+        num_cpus=config.num_cpus if isinstance(config.num_cpus, float) else num_cpus,
+        num_gpus=config.num_gpus if isinstance(config.num_gpus, float) else (0.5 if gpus else 0.0),
+    )

@@ -1,0 +1,275 @@
+"""The curation job, as the list of its stages.
+
+    plan                                           -> plan/
+    collect:  read, download, inspect, filter      -> images/, columns/filter/
+    barrier:  deduplicate                          -> selections/<name>/
+    rewrite:  recaption, translate                 -> columns/recaption/, columns/translate/
+    pack                                           -> pairs/
+    report                                         -> report.json, report.html
+
+Every arrow ends in committed shards.  Running the job again does what is not committed yet, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset, from_arrow, from_items, read_datasource
+
+from curation.dataset_card import write_card
+from curation.deduplicate import exact_edges
+from curation.duplicate_edges import EDGES
+from curation.errors import JobError, UserError
+from curation.faults import fault_point
+from curation.near_duplicates import near_edges
+from curation.pack import cut_parts
+from curation.plan import Plan, plan
+from curation.report import write_report
+from curation.schema import RETRYABLE, Stage
+from curation.selection import apply_selection
+from curation.shards import ShardSink, ShardSource, Table, Work, outstanding
+from curation.store import Store, shard_key
+from pipelines.cluster import RESTARTS, Pools, connected
+from pipelines.journal import Journal
+from pipelines.progress import watched
+from pipelines.recipe import CurateRecipe
+from pipelines.stages import (
+    ByBand,
+    ByImage,
+    DownloadStage,
+    FilterStage,
+    GateActor,
+    NarrowRows,
+    PackStage,
+    RecaptionStage,
+    RetryStage,
+    SelectStage,
+    TranslateStage,
+    losers_of,
+)
+from pipelines.tables import Tables, tables_of
+
+#: A batch is a block is a shard.
+_SHARDS: Mapping[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+
+#: Rows that one task of the barrier holds at a time, about.
+_PARTITION_ROWS = 500_000
+
+
+def curate(
+    recipe: CurateRecipe, *, command: str = "", quiet: bool = False, retry_failed: bool = False
+) -> dict[str, Any]:
+    """Run the job, or what is left of it; returns the report (`report.json`).
+
+    retry_failed: first fetch again the rows whose fetch failed for a reason that may have passed.
+    Raises UserError for a wrong recipe or input, before any work, and JobError when the job itself fails.
+    """
+    store = Store(recipe.run_dir)
+    planned = plan(store, recipe.input, recipe.shards)
+    tables = tables_of(recipe, planned)
+    store.write_bytes("recipe.yaml", recipe.to_yaml().encode())
+    with (
+        connected(recipe) as pools,
+        Journal(store, command) as journal,
+        watched(planned.rows, quiet=quiet) as board,
+    ):
+        job = Job(recipe, store, planned, tables, pools, board, journal)
+        try:
+            if retry_failed:
+                job.retry_failed()
+            job.collect()
+            job.deduplicate()
+            job.rewrite()
+            job.pack()
+        except ray.exceptions.RayError as error:
+            raise _cause(error) from error
+    fault_point("report.write")
+    return write_report(store, selection=recipe.deduplicate.name)
+
+
+class Job:
+    """One invocation: what every segment needs, and the segments in their order."""
+
+    def __init__(
+        self,
+        recipe: CurateRecipe,
+        store: Store,
+        planned: Plan,
+        tables: Tables,
+        pools: Pools,
+        board: Any,
+        journal: Journal,
+    ) -> None:
+        self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
+        self.pools, self.board, self.journal = pools, board, journal
+
+    def retry_failed(self) -> None:
+        """Fetch again, in every committed shard, the rows that `RETRYABLE` says may succeed now."""
+        images = self.tables.images
+        again = [
+            Work(int(m["shard"]), {images.name: m["content"]})
+            for m in self.store.manifests(images.name)
+            if RETRYABLE & m["stages"][Stage.DOWNLOAD.value].keys()
+        ]
+        with self.journal.segment("retry-failed"):
+            for wave in _waves(again, self.recipe.cluster.wave_shards):
+                rows = self._read(wave, {images.name: images.columns})
+                self._write(self._downloaded(rows, RetryStage, len(wave)), [images])
+
+    def collect(self) -> None:
+        """Fetch, inspect and filter every row that is not there yet."""
+        tables = [self.tables.images, self.tables.filtered]
+        with self.journal.segment("collect"):
+            for wave in self._outstanding(tables):
+                rows = self._read(wave, self.tables.collect_reads())
+                if any(self.tables.images.name not in work.fresh for work in wave):
+                    rows = self._downloaded(rows, DownloadStage, len(wave))
+                rows = rows.map_batches(FilterStage(self.recipe, self.store, self.board), num_cpus=0.5, **_SHARDS)
+                self._write(rows, tables)
+
+    def _downloaded(self, rows: Dataset, stage: type[DownloadStage], shards: int) -> Dataset:
+        gate = ray.remote(GateActor).options(num_cpus=0, **_bounded()).remote(self.recipe.download)
+        return rows.map_batches(
+            stage,
+            fn_constructor_args=(self.recipe, self.pools.decoders, gate, self.board),
+            # Two shards at a time, so that the last slow URLs of one do not leave the actor idle.
+            compute=ActorPoolStrategy(
+                size=min(self.pools.download.actors, shards),
+                max_tasks_in_flight_per_actor=3,
+                max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=self.pools.download.num_cpus,
+            ray_remote_args_fn=_bounded,
+            **_SHARDS,
+        )
+
+    def deduplicate(self) -> None:
+        """The barrier: find the losers over the whole run, and write the selection."""
+        selected = self.tables.selected(self.store)
+        given = (self.tables.images.name, self.tables.filtered.name)
+        with self.journal.segment("deduplicate"):
+            losers = None
+            for wave in self._outstanding([selected], given):
+                losers = losers or self._losers()
+                rows = self._read(wave, {self.tables.filtered.name: ("drop_stage", "drop_reason")})
+                rows = rows.map_batches(SelectStage(losers, self.board), num_cpus=0.5, **_SHARDS)
+                self._write(rows, [selected])
+
+    def _losers(self) -> Any:
+        """A reference to the table of losers: the edges stay in the object store, away from the driver."""
+        fault_point("barrier.deduplicate")
+        config = self.recipe.deduplicate
+        edges: list[Any] = [ray.put(EDGES.empty_table())]
+        if config.enabled:
+            partitions = 1 + self.planned.rows // _PARTITION_ROWS
+            shards = pa.table({"shard": list(self.planned.shard_numbers())})
+            # At least a few shards a task: opening a file costs more than reading a narrow table.
+            rows = from_arrow([shards.slice(at, 32) for at in range(0, len(shards), 32)])
+            rows = rows.map_batches(NarrowRows(self.store, self.tables.narrow_reads(), config), **_SHARDS).materialize()
+            by_image = rows.map_batches(ByImage(partitions), **_SHARDS)
+            edges += _grouped(by_image, lambda part: exact_edges(part, config=config))
+            if config.near_image:
+                by_band = rows.map_batches(ByBand(partitions * (config.max_distance + 1), config), **_SHARDS)
+                edges += _grouped(by_band, lambda part: near_edges(part, max_distance=config.max_distance))
+        return losers_of.remote(*edges)
+
+    def rewrite(self) -> None:
+        """Caption and translate the rows that are kept."""
+        tables = self.tables.rewritten
+        if not tables:
+            return
+        given = (self.tables.images.name, self.tables.filtered.name, self.tables.selection)
+        with self.journal.segment("rewrite"):
+            for wave in self._outstanding(tables, given):
+                rows = self._read(wave, self.tables.rewrite_reads(), apply_selection)
+                for stage, on, pool in (
+                    (RecaptionStage, self.tables.recaptioned, self.pools.recaption),
+                    (TranslateStage, self.tables.translated, self.pools.translate),
+                ):
+                    if on is not None and any(on.name not in work.fresh for work in wave):
+                        rows = rows.map_batches(
+                            stage,
+                            fn_constructor_args=(self.recipe, self.board),
+                            compute=ActorPoolStrategy(size=min(pool.actors, len(wave))),
+                            num_cpus=pool.num_cpus,
+                            num_gpus=pool.num_gpus,
+                            ray_remote_args_fn=_bounded,
+                            **_SHARDS,
+                        )
+                self._write(rows, tables)
+
+    def pack(self) -> None:
+        """Write the product from the committed tables."""
+        reads = self.tables.pack_reads()
+        indexes = {name: self.store.index(name) for name in reads}
+        kept = {
+            int(m["shard"]): int(m["stages"]["deduplicate"]["rows_kept"])
+            for m in self.store.manifests(self.tables.selection)
+        }
+        committed = self.store.index("pairs")
+        identity = [self.recipe.pack.identity(), self.recipe.image.format]
+        parts = []
+        cut = cut_parts(kept, self.recipe.pack.rows_per_part)
+        for part in cut:
+            contents = [indexes[name][shard].content for shard in part.shards for name in sorted(reads)]
+            key = shard_key(identity, contents)
+            if part.number not in committed or committed[part.number].key != key:
+                parts.append({"number": part.number, "shards": list(part.shards), "key": key})
+        with self.journal.segment("pack"):
+            for number in set(committed) - {part.number for part in cut}:
+                self.store.remove_shard("pairs", number)
+            if parts:
+                rows = from_items(parts, override_num_blocks=len(parts))
+                stage = PackStage(self.recipe, self.store, reads, self.board)
+                rows.map_batches(stage, **_SHARDS).materialize()
+            write_card(self.store, self.recipe.model_dump(mode="json"), rows=sum(kept.values()))
+
+    def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
+        """The shards to be done, a wave at a time; temporary files of killed writers are swept first."""
+        work = outstanding(self.store, tables, self.planned.shard_numbers(), given)
+        if work:
+            for table in tables:
+                self.store.sweep(table.name)
+        yield from _waves(work, self.recipe.cluster.wave_shards)
+
+    def _read(self, work: Sequence[Work], columns: Mapping[str, Sequence[str]], prepare: Any = None) -> Dataset:
+        return read_datasource(ShardSource(self.store, work, columns, prepare), override_num_blocks=len(work))
+
+    def _write(self, rows: Dataset, tables: Sequence[Table]) -> None:
+        rows.write_datasink(ShardSink(self.store, tables, self.journal.run), ray_remote_args={"num_cpus": 0.5})
+
+
+def _bounded() -> dict[str, Any]:
+    return {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+
+
+def _waves(work: list[Work], size: int) -> Iterator[list[Work]]:
+    for at in range(0, len(work), size):
+        yield work[at : at + size]
+
+
+def _grouped(rows: Dataset, edges: Callable[[pa.Table], pa.Table]) -> list[Any]:
+    """Apply `edges` to each partition; references to the edge tables it finds."""
+
+    def found_in(part: pa.Table) -> pa.Table:
+        return edges(part.drop_columns(["partition"]))
+
+    found = rows.groupby("partition").map_groups(found_in, batch_format="pyarrow").materialize()
+    return list(found.to_arrow_refs())
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, if it is for the user; else the job's failure, in short."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError | JobError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    # An actor that cannot be made hands on its constructor's error as text only.
+    trace = str(error).strip()
+    what = trace.rpartition("curation.errors.")[2] if "curation.errors." in trace else trace.splitlines()[-1]
+    return JobError(f"the job failed: {what}\nWhat was committed stays: run it again.")

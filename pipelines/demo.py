@@ -1,0 +1,37 @@
+"""`pairmill demo`: the whole job, on real drawings, against a server that misbehaves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.curate import curate
+from pipelines.demo_rows import demo_rows
+from pipelines.demo_server import demo_server
+from pipelines.doctor import project_root
+from pipelines.recipe import load_recipe
+
+RECIPE = Path(__file__).parent / "recipes" / "curate-demo.yaml"
+
+#: A fixed port, so that the rows' uids are the same at every demo; any free one if it is taken.
+_PORT = 18_437
+
+
+def run_demo(run_dir: str, *, quiet: bool = False) -> dict[str, Any]:
+    """Serve the samples, curate them into `run_dir` (an earlier demo there is removed), and return the report."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+    urls = Path(f"{run_dir.rstrip('/')}-input") / "urls.parquet"
+    urls.parent.mkdir(parents=True, exist_ok=True)
+    with demo_server(_PORT) as base_url:
+        pq.write_table(demo_rows(base_url), urls)
+        models = project_root() / "samples" / "models"
+        overrides = [
+            f"run_dir={run_dir}",
+            f"input.path={urls}",
+            f"recaption.model={models / 'captioner'}",
+            f"translate.model={models / 'translator'}",
+        ]
+        return curate(load_recipe(RECIPE, overrides), command="pairmill demo", quiet=quiet)

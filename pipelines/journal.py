@@ -1,0 +1,61 @@
+"""The journal of a run directory: one record an invocation, so that a resumed run's report can tell them apart."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from types import TracebackType
+
+import ray
+
+from curation.store import Store
+
+_PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "transformers")
+
+
+class Journal:
+    """The record of this invocation, kept up to date in `runs/run-NNNN.json` while it goes on."""
+
+    def __init__(self, store: Store, command: str) -> None:
+        """Raises OSError if the run directory cannot be written."""
+        self._store = store
+        self.run = 1
+        while store.read_json(f"runs/run-{self.run:04d}.json") is not None:
+            self.run += 1
+        self._record: dict[str, object] = {
+            "run": self.run,
+            "command": command,
+            "started_at": time.time(),
+            "finished_at": None,
+            "segments": {},
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+            "cluster": {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU", "memory")},
+        }
+
+    def __enter__(self) -> Journal:
+        self._write()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        self._record["finished_at"] = time.time()
+        self._record["failed"] = None if kind is None else kind.__name__
+        self._write()
+
+    @contextmanager
+    def segment(self, name: str) -> Iterator[None]:
+        """Note when a segment of the job begins and ends."""
+        segments = self._record["segments"]
+        assert isinstance(segments, dict)
+        segments[name] = [time.time(), None]
+        self._write()
+        try:
+            yield
+        finally:
+            segments[name][1] = time.time()
+            self._write()
+
+    def _write(self) -> None:
+        self._store.write_json(f"runs/run-{self.run:04d}.json", self._record)

@@ -1,0 +1,140 @@
+"""The curation recipe: one frozen model a section, read from YAML, overridden by dotted keys, kept with the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from curation.config import EXECUTION, Config
+from curation.deduplicate import DeduplicateConfig
+from curation.errors import RecipeError, nearest
+from curation.fetch_config import DownloadConfig
+from curation.filters import FilterConfig
+from curation.inputs import InputConfig
+from curation.inspect import ImageConfig
+from curation.pack import PackConfig
+from curation.plan import ShardsConfig
+from curation.recaption import RecaptionConfig
+from curation.translate import TranslateConfig
+
+
+class ClusterConfig(Config):
+    """Where the job runs, and how much of it.  Nothing here changes the dataset."""
+
+    address: str | None = Field(
+        None, description="Ray address; null: the cluster that the job was submitted to (RAY_ADDRESS), else a local one"
+    )
+    dashboard: bool = Field(False, description="start the dashboard of a local cluster (127.0.0.1 only)")
+    num_cpus: int | None = Field(None, ge=1, description="cores of a local cluster; null: all")
+    download_actors: int | None = Field(None, ge=1, description="null: one for every two cores of the cluster")
+    wave_shards: int = Field(4096, ge=1, description="shards handed to Ray Data at a time; bounds the driver's memory")
+
+
+class CurateRecipe(Config):
+    """A curation job, whole."""
+
+    run_dir: str = Field(description="where everything of this run is kept; a local folder, s3:// or gs://")
+    input: InputConfig
+    shards: ShardsConfig = ShardsConfig()
+    download: DownloadConfig = DownloadConfig()
+    image: ImageConfig = ImageConfig()
+    filter: FilterConfig = FilterConfig()
+    deduplicate: DeduplicateConfig = DeduplicateConfig()
+    recaption: RecaptionConfig = RecaptionConfig()
+    translate: TranslateConfig = TranslateConfig()
+    pack: PackConfig = PackConfig()
+    cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=EXECUTION)
+
+    def to_yaml(self) -> str:
+        """The recipe with every default spelled out; `load_recipe` reads it back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> CurateRecipe:
+    """The recipe of a YAML file with `dotted.key=value` overrides (values are YAML too).
+
+    Raises RecipeError for a file that cannot be read, an unknown key, or a value that breaks a rule.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("the recipe must be a file that can be read", value=error, fix="check the path") from error
+    return parse_recipe(text, overrides, source=str(path))
+
+
+def parse_recipe(text: str, overrides: Sequence[str] = (), *, source: str = "the recipe") -> CurateRecipe:
+    """As `load_recipe`, of the YAML text itself."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError("the recipe must be YAML", value=f"{source}: {error}", fix="mend the line it names") from error
+    if not isinstance(data, dict):
+        raise RecipeError(
+            "a recipe is a mapping of sections",
+            value=f"{source} holds a {type(data).__name__}",
+            fix="start from a file in pipelines/recipes/",
+        )
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise RecipeError("an override has the form dotted.key=value", value=override, fix="e.g. image.size=224")
+        _put(data, key.strip().split("."), _parse_value(override, value))
+    try:
+        return CurateRecipe.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, CurateRecipe) from error
+
+
+def _parse_value(override: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError("an override's value must be YAML", value=override, fix=str(error)) from error
+
+
+def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        inner = data.setdefault(key, {})
+        if inner is None:
+            inner = data[key] = {}
+        if not isinstance(inner, dict):
+            where = ".".join(keys[: depth + 1])
+            raise RecipeError(f"{where} is a value, not a section", value=".".join(keys), fix=f"override {where} itself")
+        data = inner
+    data[keys[-1]] = value
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> RecipeError:
+    """The first thing wrong, in terms of the recipe."""
+    problem = error.errors()[0]
+    loc = [str(part) for part in problem["loc"]]
+    key = ".".join(loc)
+    if problem["type"] == "extra_forbidden":
+        known = _fields(model, loc[:-1])
+        return RecipeError(
+            f"{key} is not a key of the recipe", value=key, fix=f"perhaps you mean: {nearest(loc[-1], known)}"
+        )
+    if problem["type"] == "missing":
+        return RecipeError(f"{key} is required", value="nothing", fix=f"set it in the recipe, or give {key}=… here")
+    value = json.dumps(problem["input"], ensure_ascii=False, default=str)
+    more = error.error_count() - 1
+    return RecipeError(
+        f"{key}: {problem['msg']}",
+        value=value,
+        fix="see `pairmill curate --schema` for what it may be" + (f" ({more} more to mend)" if more else ""),
+    )
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

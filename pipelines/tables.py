@@ -1,0 +1,134 @@
+"""What each table of a run is made from: the keys that decide what a changed recipe makes stale, and what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from curation import download, filters, pack
+from curation.config import digest
+from curation.errors import RecipeError, nearest
+from curation.plan import Plan
+from curation.recaption import CAPTION_PLACEHOLDER
+from curation.recaption import model_revision as captioner_revision
+from curation.schema import Stage
+from curation.shards import Table
+from curation.store import Store
+from curation.translate import model_revision as translator_revision
+from pipelines.recipe import CurateRecipe
+
+_DROPS = ("drop_stage", "drop_reason")
+
+#: The score that needs no column of its own: original width × height.
+PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one recipe, in the order the data flows; None where the stage is off."""
+
+    recipe: CurateRecipe
+    images: Table
+    filtered: Table
+    recaptioned: Table | None
+    translated: Table | None
+
+    def selected(self, store: Store) -> Table:
+        """The selection: a global table, so its key holds the content of every shard it looks at."""
+        contents = [store.index(name) for name in (self.images.name, self.filtered.name)]
+        seen = digest([[entry.content for _, entry in sorted(index.items())] for index in contents])
+        identity = [self.recipe.deduplicate.identity(), seen]
+        return Table(self.selection, ("keep", "reason"), identity, (), (Stage.DEDUPLICATE,))
+
+    @property
+    def selection(self) -> str:
+        """The selection's name in the store."""
+        return f"selections/{self.recipe.deduplicate.name}"
+
+    @property
+    def rewritten(self) -> list[Table]:
+        """The tables of the rewrite segment."""
+        return [table for table in (self.recaptioned, self.translated) if table is not None]
+
+    def collect_reads(self) -> Mapping[str, tuple[str, ...]]:
+        """What filtering needs of images that are there already."""
+        wanted = set(filters.columns_read(self.recipe.filter)) & set(download.COLUMNS.names)
+        return {self.images.name: (*sorted(wanted | {"status"}), *_DROPS)}
+
+    def narrow_reads(self) -> Mapping[str, tuple[str, ...]]:
+        """What deduplication needs to know of a row."""
+        score = self.recipe.deduplicate.score
+        images = ["sha256", "phash"]
+        filtered = ["caption", *_DROPS]
+        if score == PIXELS:
+            images += ["original_width", "original_height"]
+        elif score in download.COLUMNS.names:
+            images.append(score)
+        else:
+            filtered.append(score)
+        return {self.images.name: tuple(dict.fromkeys(images)), self.filtered.name: tuple(dict.fromkeys(filtered))}
+
+    def rewrite_reads(self) -> Mapping[str, tuple[str, ...]]:
+        """What captioning and translating need."""
+        image = ("image",) if self.recaptioned else ()
+        reads = {
+            self.images.name: image,
+            self.filtered.name: ("caption", "language", *_DROPS),
+            self.selection: ("keep", "reason"),
+        }
+        return reads | ({self.recaptioned.name: ("recaptions",)} if self.recaptioned else {})
+
+    def pack_reads(self) -> Mapping[str, tuple[str, ...]]:
+        """What the product holds."""
+        there = {self.images.name, self.filtered.name, *(t.name for t in self.rewritten)}
+        return {name: columns for name, columns in pack.READS.items() if name in there} | {
+            self.selection: ("keep", "reason")
+        }
+
+
+def tables_of(recipe: CurateRecipe, plan: Plan) -> Tables:
+    """The tables of a planned run.  Raises UserError if a model cannot be found or a column does not exist."""
+    _check_score(recipe)
+    images = Table(
+        "images",
+        (*download.COLUMNS.names, *_DROPS),
+        {"plan": plan.fingerprint, "download": recipe.download.identity(), "image": recipe.image.identity()},
+        stages=(Stage.PLAN, Stage.DOWNLOAD, Stage.INSPECT),
+    )
+    filtered = Table(
+        "columns/filter",
+        (*filters.FILTER_COLUMNS.names, *(f"would_drop_{r}" for r in recipe.filter.score_only), *_DROPS),
+        recipe.filter.identity(),
+        (images.name,),
+        (Stage.FILTER,),
+    )
+    selection = f"selections/{recipe.deduplicate.name}"
+    recaptioned = translated = None
+    if recipe.recaption.active:
+        asks_for_alt = any(CAPTION_PLACEHOLDER in p.text for p in recipe.recaption.resolved_prompts().values())
+        alt_texts = (filtered.name,) if asks_for_alt else ()
+        recaptioned = Table(
+            "columns/recaption",
+            ("recaptions", "recaption_status", "recaption_error"),
+            [recipe.recaption.identity(), captioner_revision(recipe.recaption)],
+            (images.name, selection, *alt_texts),
+            (Stage.RECAPTION,),
+        )
+    if recipe.translate.active:
+        translated = Table(
+            "columns/translate",
+            ("translations", "translate_status", "translate_error"),
+            [recipe.translate.identity(), translator_revision(recipe.translate)],
+            (filtered.name, selection, *((recaptioned.name,) if recaptioned else ())),
+            (Stage.TRANSLATE,),
+        )
+    return Tables(recipe, images, filtered, recaptioned, translated)
+
+
+def _check_score(recipe: CurateRecipe) -> None:
+    score = recipe.deduplicate.score
+    known = [PIXELS, *download.COLUMNS.names, *filters.FILTER_COLUMNS.names]
+    if score not in known:
+        raise RecipeError(
+            "deduplicate.score names a numeric column", value=score, fix=f"perhaps you mean: {nearest(score, known)}"
+        )
