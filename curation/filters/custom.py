@@ -1,0 +1,98 @@
+"""Filter by the user's own functions, named by import path.
+
+reads: what `reads` of the function names, beside the columns of the stage
+adds:  —
+drops: callable
+
+    def keep_wide(rows: pa.Table) -> pa.Array:      # filter.callables: ["my_filters:keep_wide"]
+        return pc.greater(rows["width"], rows["height"])
+    keep_wide.reads = ("width", "height")           # optional
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+
+from curation.config import Config
+from curation.errors import JobError, RecipeError
+
+Keep = Callable[[pa.Table], Any]
+
+
+class CustomConfig(Config):
+    """User callables, checked when the recipe is read."""
+
+    callables: tuple[str, ...] = Field(
+        (),
+        description="Functions package.module:function from a table of live rows to a boolean array, true keeps; null "
+        "drops.",
+    )
+
+    @field_validator("callables")
+    @classmethod
+    def _importable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            load_callable(path)
+        return value
+
+
+@cache
+def load_callable(path: str) -> Keep:
+    """The function at `package.module:function`; raises RecipeError if there is none."""
+    module, colon, name = path.partition(":")
+    if not colon or not module or not name.isidentifier():
+        raise RecipeError(
+            "filter.callables: each is an import path", value=path, fix="write it as package.module:function"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        raise RecipeError(
+            f"filter.callables: {path} cannot be imported ({type(error).__name__}: {error})",
+            value=path,
+            fix="check the spelling, and that the module is on PYTHONPATH here and on the workers",
+        ) from error
+    if not callable(found):
+        raise RecipeError(
+            f"filter.callables: {path} is not a function", value=type(found).__name__, fix="name a function"
+        )
+    return found  # type: ignore[no-any-return]  # getattr on a module is Any
+
+
+def callable_reads(path: str) -> tuple[str, ...]:
+    """Columns that the function asks for by its attribute `reads`."""
+    return tuple(getattr(load_callable(path), "reads", ()))
+
+
+def keep_mask(path: str, rows: pa.Table) -> pa.Array:
+    """What the function says of each of `rows`; raises JobError if it fails or answers with anything but a mask.
+
+    It is not called for no rows at all.
+    """
+    if not rows.num_rows:
+        return pa.array([], pa.bool_())
+    try:
+        answer = load_callable(path)(rows)
+    except Exception as error:  # the user's code may raise anything
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise JobError(
+            f"filter.callables: {path} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        ) from error
+    if isinstance(answer, pa.ChunkedArray):
+        answer = answer.combine_chunks()
+    if isinstance(answer, pa.NullArray):
+        answer = answer.cast(pa.bool_())
+    if not isinstance(answer, pa.Array) or not pa.types.is_boolean(answer.type):
+        kind = answer.type if isinstance(answer, pa.Array) else type(answer).__name__
+        raise JobError(f"filter.callables: {path} must return a boolean pyarrow array, got {kind}")
+    if len(answer) != len(rows):
+        raise JobError(f"filter.callables: {path} returned {len(answer)} values for {len(rows)} rows")
+    return pc.fill_null(answer, False)

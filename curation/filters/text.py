@@ -1,0 +1,206 @@
+"""Repair the alt text, measure it, and filter pairs whose text says nothing about an image.
+
+reads: alt (string)
+adds:  caption (string; alt without mojibake, entities and stray controls, whitespace collapsed, NFC),
+       text_words, text_characters (int32), text_digit_share, text_repeat_share (float32, 0-1)
+drops: text_too_short, text_too_few_words, text_too_long, text_is_url, text_is_file_name, text_is_boilerplate,
+       text_repeats_itself, text_too_many_digits, text_too_common, text_has_listed_word
+
+A word is a run of non-space characters with a letter or digit in it.  Chinese, Japanese, Thai, Lao, Khmer and Burmese
+put no space between words, so each of their letters counts as a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Container, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import ftfy
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from curation.config import Config
+from curation.filters.patterns import is_boilerplate, is_file_name, is_url
+from curation.filters.scripts import UNSPACED, WIDE
+from curation.filters.words import WordList
+
+
+class TextConfig(Config):
+    """Rules on the repaired alt text."""
+
+    min_characters: int = Field(
+        6,
+        ge=0,
+        description="Characters at least; a Chinese, Japanese or Korean one counts two (DataComp basic: over 5).",
+    )
+    max_characters: int | None = Field(None, ge=1, description="Characters at most, each counted once; null is off.")
+    min_words: int = Field(
+        3,
+        ge=0,
+        description="Words at least; where a script has no spaces (Chinese, Japanese, Thai, ...) each letter is a word "
+        "(DataComp basic: over 2).",
+    )
+    max_words: int | None = Field(None, ge=1, description="Words at most, counted likewise; null is off (ALIGN: 20).")
+    drop_url_captions: bool = Field(True, description="Drop texts that are nothing but URLs or a host name.")
+    drop_file_names: bool = Field(True, description="Drop texts that are a file name, such as IMG_1234.jpg.")
+    drop_boilerplate: bool = Field(
+        True, description="Drop texts that are a page's stock phrase, such as 'click to enlarge' (curation/data)."
+    )
+    boilerplate_file: Path | None = Field(
+        None, description="More stock phrases, one a line, in the form of curation/data/boilerplate.txt."
+    )
+    max_repeat_share: float | None = Field(
+        0.5, ge=0, le=1, description="Share, 0-1, of word pairs that occurred before in the text, at most; null is off."
+    )
+    max_digit_share: float | None = Field(
+        0.5, ge=0, le=1, description="Share, 0-1, of digits among non-space characters, at most; null is off."
+    )
+    max_images_per_text: int | None = Field(
+        None, ge=1, description="Drop texts given to more images than this in the whole input (ALIGN: 10); null is off."
+    )
+    listed_words: tuple[str, ...] | Path = Field(
+        (), description="Words and phrases that drop a text: a list, or a file with one a line (# starts a comment)."
+    )
+
+
+#: Measurements that `measure` returns beside the caption.
+MEASURES = pa.schema(
+    [
+        ("text_words", pa.int32()),
+        ("text_characters", pa.int32()),
+        ("text_digit_share", pa.float32()),
+        ("text_repeat_share", pa.float32()),
+    ]
+)
+
+_TOKEN = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
+_ASCII_TOKEN = re.compile(r"[A-Za-z0-9_]+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_WIDE = re.compile(f"[{WIDE}]")
+_SPACED_WORD = re.compile(r"\w\S*")
+_DIGIT = re.compile(r"\d")
+_SPACE = re.compile(r"\s+")
+
+#: Neither seen nor said: zero-width space, word joiner, byte-order mark, soft hyphen.  Not the joiners that Persian
+#: and emoji need.
+_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
+
+#: Text in which ftfy has nothing to mend, which spares it most texts: printable ASCII without entities, CJK, and
+#: accented letters between ASCII ones (a character of UTF-8 read in another encoding gives two or more, side by side).
+_CLEAN = re.compile(
+    r"(?:[ -%'-~\u3001-\u3029\u3030\u303b-\u3096\u309d-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff01-\uff5e]"
+    r"|(?<![^\x00-\x7f])[\xdf-\xf6\xf8-\xff](?![^\x00-\x7f]))*"
+)
+
+#: Widths and curly quotes stay: they are how Chinese is punctuated.
+_FTFY = ftfy.TextFixerConfig(
+    unescape_html=True, uncurl_quotes=False, fix_character_width=False, normalization="NFC", explain=False
+)
+
+
+def repair(alt: str) -> str:
+    """`alt` with mojibake, HTML entities and control characters mended (ftfy), one space for each gap, in NFC."""
+    if _CLEAN.fullmatch(alt):
+        return " ".join(alt.split())
+    mended = _INVISIBLE.sub("", ftfy.fix_text(alt, _FTFY))
+    return unicodedata.normalize("NFC", _SPACE.sub(" ", mended).strip())
+
+
+def text_digest(alt: str) -> bytes:
+    """8 bytes that are equal for texts which differ in case, width (NFKC) or whitespace only."""
+    folded = " ".join(unicodedata.normalize("NFKC", alt).casefold().split())
+    return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def tokens(text: str) -> list[str]:
+    """Words without punctuation, as written; each letter of an unspaced script by itself."""
+    return (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text)
+
+
+def count_words(text: str) -> int:
+    """Words, as the module docstring says."""
+    if text.isascii():
+        return len(_SPACED_WORD.findall(text))
+    spaced, letters = _UNSPACED.subn(" ", text)
+    return letters + len(_SPACED_WORD.findall(spaced))
+
+
+def width(text: str) -> int:
+    """Characters, with each wide one (Chinese, Japanese, Korean) counted twice."""
+    return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
+
+
+def digit_share(text: str) -> float:
+    """Digits among the characters that are not spaces; 0 for an empty text."""
+    digits = len(_DIGIT.findall(text))
+    return digits / (len(text) - text.count(" ")) if digits else 0.0
+
+
+def repeat_share(text: str) -> float:
+    """Share of the text's pairs of neighbouring words that occurred earlier in it; 0 under three words."""
+    words = tokens(text.casefold())
+    if len(words) < 3:
+        return 0.0
+    return 1 - len(set(pairwise(words))) / (len(words) - 1)
+
+
+def measure(captions: Sequence[str]) -> dict[str, pa.Array]:
+    """The columns of `MEASURES` for repaired texts."""
+    columns: dict[str, list[int] | list[float]] = {
+        "text_words": [count_words(text) for text in captions],
+        "text_characters": [len(text) for text in captions],
+        "text_digit_share": [digit_share(text) for text in captions],
+        "text_repeat_share": [repeat_share(text) for text in captions],
+    }
+    return {field.name: pa.array(columns[field.name], field.type) for field in MEASURES}
+
+
+def text_masks(
+    captions: Sequence[str],
+    alts: Sequence[str],
+    measures: dict[str, pa.Array],
+    config: TextConfig,
+    common_texts: Container[bytes],
+) -> dict[str, pa.Array]:
+    """Reason -> mask over the given texts, for the rules that are on.
+
+    common_texts: `text_digest` of every raw alt text that the whole input gives to more than
+        `config.max_images_per_text` images.
+    """
+
+    def each(rule: Callable[[str], bool], texts: Sequence[str] = captions) -> pa.Array:
+        return pa.array([rule(text) for text in texts], pa.bool_())
+
+    masks = {}
+    if config.min_characters:
+        masks["text_too_short"] = each(lambda text: width(text) < config.min_characters)
+    if config.min_words:
+        masks["text_too_few_words"] = pc.less(measures["text_words"], config.min_words)
+    too_long = [
+        pc.greater(measures[column], most)
+        for column, most in (("text_characters", config.max_characters), ("text_words", config.max_words))
+        if most is not None
+    ]
+    if too_long:
+        masks["text_too_long"] = pc.or_(too_long[0], too_long[-1])
+    if config.drop_url_captions:
+        masks["text_is_url"] = each(is_url)
+    if config.drop_file_names:
+        masks["text_is_file_name"] = each(is_file_name)
+    if config.drop_boilerplate:
+        masks["text_is_boilerplate"] = each(lambda text: is_boilerplate(text, config.boilerplate_file))
+    if config.max_repeat_share is not None:
+        masks["text_repeats_itself"] = pc.greater(measures["text_repeat_share"], config.max_repeat_share)
+    if config.max_digit_share is not None:
+        masks["text_too_many_digits"] = pc.greater(measures["text_digit_share"], config.max_digit_share)
+    if config.max_images_per_text is not None:
+        masks["text_too_common"] = each(lambda alt: text_digest(alt) in common_texts, alts)
+    if config.listed_words:
+        listed = WordList.load(config.listed_words)
+        masks["text_has_listed_word"] = each(listed.found_in)
+    return masks

@@ -1,0 +1,111 @@
+"""Language of short texts, on sentences and labels written for this test."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.filters.language import detect
+from curation.filters.scripts import script_of, spelling
+
+#: Language -> texts of two to six words as a caption would have them.
+TEXTS = {
+    "en": (
+        "red apple",
+        "grinning face",
+        "a dog running on the beach",
+        "old wooden bridge",
+        "snow on the mountain",
+        "man holding a guitar",
+        "blue vintage car",
+        "woman with umbrella",
+        "naïve painting of a café",
+        "two cups of coffee",
+        "New York skyline at night",
+        "birthday cake with candles",
+        "fresh vegetables",
+        "empty street",
+        "T-shirt with green stripes",
+        "kitten sleeping",
+    ),
+    "zh": (
+        "红苹果",
+        "一只狗在海滩上",
+        "笑脸",
+        "猫",
+        "老木桥",
+        "山上的雪",
+        "穿T恤的男人",
+        "自由女神",
+        "番茄",
+        "大石",
+        "自由的鳥",
+        "兩杯咖啡",
+        "優の良品旗舰店图片",
+        "城市夜景 2024",
+        "苹果 iPhone 手机",
+    ),
+    "ja": ("赤いリンゴ", "浜辺を走る犬", "ネコ", "新宿駅", "桜の木", "東京の夜景", "図書館"),
+    "ko": ("빨간 사과", "해변을 달리는 개", "고양이"),
+    "de": ("ein roter Apfel", "Hund läuft am Strand", "alte Holzbrücke", "Frau mit Regenschirm", "Schnee auf dem Berg"),
+    "fr": ("une pomme rouge", "chien sur la plage", "vieux pont en bois", "femme avec un parapluie"),
+    "es": ("una manzana roja", "perro en la playa", "puente viejo de madera", "niña con paraguas"),
+    "it": ("una mela rossa sul tavolo", "cane sulla spiaggia", "donna con ombrello"),
+    "ru": ("красное яблоко", "собака на пляже", "женщина с зонтом"),
+    "uk": ("червоне яблуко", "собака біжить пляжем", "жінка з парасолькою"),
+    "pl": ("czerwone jabłko", "pies biegnie po plaży", "kobieta z parasolką"),
+    "vi": ("quả táo đỏ", "con chó chạy trên bãi biển"),
+    "tr": ("kırmızı elma", "plajda koşan köpek"),
+    "th": ("แอปเปิ้ลสีแดง", "หมาบนชายหาด"),
+    "ar": ("تفاحة حمراء", "كلب على الشاطئ"),
+    "he": ("תפוח אדום",),
+    "el": ("κόκκινο μήλο",),
+    "hi": ("लाल सेब", "समुद्र तट पर कुत्ता"),
+}
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_short_texts(language: str) -> None:
+    found, _ = detect(TEXTS[language])
+    assert dict(zip(TEXTS[language], found, strict=True)) == dict.fromkeys(TEXTS[language], language)
+
+
+@pytest.mark.parametrize("text", ["", " ", "123", "12 × 34", "😀", "🇨🇳 ★", "!?…", "_"])
+def test_no_letters_no_language(text: str) -> None:
+    assert detect([text]) == (["und"], [0.0])
+
+
+def test_scores_tell_certain_from_uncertain() -> None:
+    texts = ["一只狗在海滩上奔跑", "a dog is running on the beach with a ball in its mouth", "Oden", "番茄"]
+    _, (chinese, english, unsure, shared) = detect(texts)
+    assert chinese == 1.0
+    assert english > 0.98
+    assert unsure < 0.6
+    assert shared == 0.9
+
+
+def test_the_language_with_more_to_say_wins_in_a_mixed_text() -> None:
+    assert detect(["苹果 iPhone", "night view of Tokyo Tower 東京"])[0] == ["zh", "en"]
+
+
+@pytest.mark.parametrize(
+    ("han", "language"), [("红", "zh"), ("们", "zh"), ("鳥", None), ("兩", None), ("駅", "ja"), ("気", "ja")]
+)
+def test_spelling_of_han_characters(han: str, language: str | None) -> None:
+    assert spelling(han) == language
+
+
+def test_scripts_do_not_overlap() -> None:
+    found = [script_of(c) for c in "aé中ア한яωعאहবथกა"]
+    assert found[:6] == ["latin", "latin", "han", "kana", "hangul", "cyrillic"]
+    assert script_of("1") is script_of(" ") is script_of("。") is None
+
+
+@given(st.lists(st.text(max_size=30), max_size=5))
+@settings(deadline=None, max_examples=200)
+def test_any_text_has_an_answer(texts: list[str]) -> None:
+    languages, scores = detect(texts)
+    assert len(languages) == len(scores) == len(texts)
+    assert all(language == "und" or (len(language) == 2 and language.islower()) for language in languages)
+    assert all(0 <= score <= 1 for score in scores)
