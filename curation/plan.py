@@ -25,7 +25,7 @@ from curation.filters.text import text_digest
 from curation.identity import row_uid, shuffle_key
 from curation.inputs import InputConfig, InputFile, extra_fields, find_files, read_rows
 from curation.schema import Stage, drop, set_columns
-from curation.store import Store
+from curation.store import Store, shard_file
 
 #: Input bytes a bucket of the external sort holds; a list's rows take a few times that in memory.
 _BUCKET_BYTES = 64 * 2**20
@@ -85,7 +85,7 @@ def plan(store: Store, inputs: InputConfig, shards: ShardsConfig) -> Plan:
             for name in ("uid", "index", "drop_reason"):
                 fingerprint.update("\n".join(map(str, table[name].to_pylist())).encode())
             counts.add(table)
-            store.write_table(f"plan/shard-{shard:06d}.parquet", table)
+            store.write_table(shard_file("plan", shard), table, "plan.shard")
         store.write_table("plan/text_counts.parquet", counts.table())
     if not rows:
         raise InputError("the input must have at least one row", value=inputs.path, fix="check input.path")
@@ -97,7 +97,7 @@ def plan(store: Store, inputs: InputConfig, shards: ShardsConfig) -> Plan:
         listing=listing,
         cut=cut,
     )
-    store.write_json("plan/plan.json", made.model_dump())
+    store.write_json("plan/plan.json", made.model_dump(), "plan.commit")
     return made
 
 

@@ -100,9 +100,9 @@ class Store:
             raise
         fault_point(f"{fault}.after_rename")
 
-    def write_json(self, name: str, data: object) -> None:
+    def write_json(self, name: str, data: object, fault: str = "write") -> None:
         """Write plain data as JSON, all or nothing."""
-        self.write_bytes(name, json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True).encode())
+        self.write_bytes(name, json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True).encode(), fault)
 
     def read_text(self, name: str) -> str | None:
         """The text of a file; None if there is no such file."""

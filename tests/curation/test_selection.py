@@ -1,0 +1,36 @@
+import pyarrow as pa
+import pytest
+
+from curation.selection import apply_selection, selection_rows
+
+ROWS = pa.table(
+    {
+        "uid": ["a", "b", "c"],
+        "image": [b"1", b"2", b"3"],
+        "drop_stage": pa.array([None, "filter", None], pa.string()),
+        "drop_reason": pa.array([None, "nsfw", None], pa.string()),
+    }
+)
+LOSERS = pa.table({"row": pa.array([2], pa.int32()), "reason": ["near_duplicate_image"]})
+
+
+def test_a_selection_says_of_every_row_whether_it_stays() -> None:
+    assert selection_rows(ROWS, LOSERS).to_pylist() == [
+        {"uid": "a", "keep": True, "reason": None},
+        {"uid": "b", "keep": False, "reason": "nsfw"},
+        {"uid": "c", "keep": False, "reason": "near_duplicate_image"},
+    ]
+
+
+def test_applied_it_drops_the_losers_and_lets_go_of_their_pixels() -> None:
+    selected = selection_rows(ROWS, LOSERS)
+    rows = ROWS.append_column("keep", selected["keep"]).append_column("reason", selected["reason"])
+    applied = apply_selection(rows)
+    assert applied["drop_stage"].to_pylist() == [None, "filter", "deduplicate"]
+    assert applied["drop_reason"].to_pylist() == [None, "nsfw", "near_duplicate_image"]
+    assert applied["image"].to_pylist() == [b"1", None, None]
+
+
+def test_a_dropped_row_cannot_lose_again() -> None:
+    with pytest.raises(AssertionError):
+        selection_rows(ROWS, pa.table({"row": pa.array([1], pa.int32()), "reason": ["duplicate_image"]}))

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from curation.schema import Stage
+from curation.shards import Table, Work, add_seconds, commit_shard, outstanding, read_shard
+from curation.store import Store
+
+NOTHING = pa.nulls(2, pa.string())
+PLAN = pa.table({"uid": ["a", "b"], "url": ["u", "v"], "drop_stage": NOTHING, "drop_reason": NOTHING})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path))
+    for shard in range(3):
+        store.write_table(f"plan/shard-{shard:06d}.parquet", PLAN)
+    return store
+
+
+def tables(pixels: int = 256, words: int = 3) -> list[Table]:
+    return [
+        Table("images", ("image", "drop_stage", "drop_reason"), {"size": pixels}, (), (Stage.DOWNLOAD,)),
+        Table("columns/filter", ("caption",), {"words": words}, ("images",), (Stage.FILTER,)),
+    ]
+
+
+def process(store: Store, work: Work, which: list[Table], image: bytes = b"x", caption: str = "c") -> None:
+    rows = read_shard(store, work, {"images": ("image",)})
+    if "image" not in rows.schema.names:
+        rows = rows.append_column("image", pa.array([image, image]))
+    rows = rows.append_column("caption", pa.array([caption, caption]))
+    commit_shard(store, which, add_seconds(rows, Stage.FILTER, 0.5), run=1)
+
+
+def test_everything_is_outstanding_at_first_and_nothing_after(store: Store) -> None:
+    work = outstanding(store, tables(), range(3))
+    assert [w.shard for w in work] == [0, 1, 2]
+    for one in work:
+        process(store, one, tables())
+    assert outstanding(store, tables(), range(3)) == []
+
+
+def test_a_changed_stage_and_what_depends_on_it_is_outstanding_and_nothing_else(store: Store) -> None:
+    for one in outstanding(store, tables(), range(3)):
+        process(store, one, tables())
+    content = store.index("images")[0].content
+    assert outstanding(store, tables(words=9), range(1)) == [Work(0, {"images": content})]
+    assert outstanding(store, tables(pixels=9), range(1)) == [Work(0, {})]
+
+
+def test_a_retried_shard_makes_stale_what_was_made_from_it(store: Store) -> None:
+    for one in outstanding(store, tables(), range(3)):
+        process(store, one, tables())
+    process(store, Work(1), tables()[:1], image=b"new")
+    # The pixels are not part of the content, their digest is: here only the drop columns are, so add one that changed.
+    dropped = PLAN.set_column(3, "drop_reason", pa.array(["timeout", None], pa.string()))
+    rows = read_shard(store, Work(1), {}).drop_columns(["drop_reason"]).append_column("image", pa.array([b"x", b"x"]))
+    commit_shard(store, tables()[:1], rows.append_column("drop_reason", dropped["drop_reason"]), run=2)
+    assert [w.shard for w in outstanding(store, tables(), range(3))] == [1]
+
+
+def test_fresh_tables_are_not_committed_again(store: Store) -> None:
+    process(store, Work(0), tables())
+    before = store.manifests("images")[0]["committed_at"]
+    content = store.index("images")[0].content
+    process(store, Work(0, {"images": content}), tables(words=9))
+    assert store.manifests("images")[0]["committed_at"] == before
+    assert store.index("columns/filter")[0].key == tables(words=9)[1].key({"images": content})
+
+
+def test_a_manifest_counts_rows_and_seconds(store: Store) -> None:
+    process(store, Work(0), tables())
+    [manifest] = store.manifests("columns/filter")
+    assert manifest["stages"] == {"filter": {"rows_in": 2, "rows_kept": 2}}
+    assert manifest["seconds"] == {"filter": 0.5}
+
+
+def test_rows_of_another_shard_are_our_bug(store: Store) -> None:
+    store.commit("images", 0, "k", pa.table({"uid": ["b", "a"], "image": [b"", b""]}), {})
+    with pytest.raises(AssertionError, match="aligned"):
+        read_shard(store, Work(0, {"images": "k"}), {"images": ("image",)})
