@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from curation.decoder import DecoderPool
 from curation.errors import RecipeError
-from curation.fetch import Fetched, Fetcher
+from curation.fetch import ErrorRate, Fetched, Fetcher
 from curation.fetch_config import DownloadConfig
 from curation.gate_client import Exchange, GateClient
 from curation.inspect import ImageConfig, Inspected
@@ -104,7 +104,14 @@ class Download:
 
     async def _open(self) -> None:
         gate = GateClient(self._exchange, self._config) if self._exchange else None
-        self._fetcher = Fetcher(self._config, gate)
+        # Imported only where it is asked for: it is an extra, and takes seconds to load.
+        if self._config.engine == "img2dataset":
+            from curation.img2dataset_engine import Img2datasetFetcher
+
+            self._fetcher: Fetcher | Img2datasetFetcher = Img2datasetFetcher(self._config)
+        else:
+            self._fetcher = Fetcher(self._config, gate)
+        self._errors = ErrorRate(self._config.alarm_error_rate)
         await self._fetcher.__aenter__()
         self._pool = DecoderPool(self._image, workers=self._decoders, blocked=self._blocked)
         await self._pool.__aenter__()
@@ -119,9 +126,22 @@ class Download:
 
     async def _one(self, url: str) -> tuple[Fetched, Inspected | None]:
         fetched = await self._fetcher.fetch(url)
+        self._watch(fetched.status)
         if fetched.status is not Status.SUCCESS:
             return fetched, None
-        return fetched._replace(body=b""), await self._pool.inspect(fetched.body)
+        inspected = await self._pool.inspect(fetched.body)
+        if self._config.engine == "img2dataset" and inspected.status is Status.SUCCESS:
+            inspected = await asyncio.to_thread(_resized_by_img2dataset, fetched.body, inspected, self._image)
+        return fetched._replace(body=b""), inspected
+
+
+    def _watch(self, status: Status) -> None:
+        before = self._errors.alarm
+        self._errors.add(status)
+        if self._errors.alarm is before or self._warn is None:
+            return
+        share = f"{self._errors.recent:.0%} of the latest fetches failed, mostly with {status.value}"
+        self._warn(f"{share}: is the network, the resolver or a limit of this node in the way?" if not before else "")
 
 
 def read_blocklist(path: str | None) -> frozenset[str]:
@@ -142,6 +162,23 @@ def read_blocklist(path: str | None) -> frozenset[str]:
                 "download.hash_blocklist has one SHA-256 digest (64 hex digits) a line", value=digest, fix="mend the line"
             )
     return frozenset(digests)
+
+
+def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConfig) -> Inspected:
+    """The same measurements, with the pixels that img2dataset makes of the body."""
+    from curation.img2dataset_engine import resize_with_img2dataset
+
+    made = resize_with_img2dataset(
+        body,
+        size=config.size,
+        mode=config.resize,
+        image_format=config.format,
+        quality=config.quality,
+        only_if_bigger=config.resize_only_if_bigger,
+    )
+    if made.error:
+        return Inspected(Status.DECODE_ERROR, error=made.error, sha256=inspected.sha256)
+    return inspected._replace(image=made.image, width=made.width, height=made.height)
 
 
 def _masks(rows: pa.Table, statuses: frozenset[Status]) -> dict[str, pa.Array]:

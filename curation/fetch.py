@@ -110,7 +110,8 @@ class Fetcher:
             try:
                 return await self._attempt(target, progress)
             except HTTP_ERRORS as error:
-                latest = fetch_error(error)
+                # A traceback would keep what was read of the body until the next full garbage collection.
+                latest = fetch_error(error).with_traceback(None)
                 latest.http_status = progress.http_status
                 # That the host is left alone by now says less than what it did to the attempt before.
                 if failure is None or latest.status not in (Status.CIRCUIT_OPEN, Status.HOST_BUSY):
@@ -216,7 +217,7 @@ class Fetcher:
         chunks: list[bytes] = []
         known = False
         reserved = 0
-        transfer = _Transfer(content, self._clock())
+        transfer = _Transfer(response, self._clock())
         self._transfers.add(transfer)
         try:
             while chunk := await content.readany():
@@ -243,16 +244,18 @@ class Fetcher:
             self._large.release(reserved)
 
     async def _watch(self) -> None:
-        """End the transfers that stay under the minimum rate."""
+        """End the transfers that stay under the minimum rate, and those that lost their connection unnoticed."""
         window_s = self._config.min_rate_window_s
         while True:
             await asyncio.sleep(window_s / 5)
             now = self._clock()
             for transfer in self._transfers:
                 rate = transfer.rate(now, window_s)
-                if rate is not None and rate < self._config.min_bytes_per_s:
+                if transfer.is_cut_off():
+                    transfer.end(FetchError(Status.TRUNCATED, "the body broke off", retry=True))
+                elif rate is not None and rate < self._config.min_bytes_per_s:
                     message = f"{rate:.0f} bytes a second over {window_s:g} s"
-                    transfer.content.set_exception(FetchError(Status.TOO_SLOW, message))
+                    transfer.end(FetchError(Status.TOO_SLOW, message))
 
 
 def _check_image(chunks: list[bytes]) -> bool:
@@ -344,27 +347,36 @@ class _Progress:
 
 
 class _Transfer:
-    """A body on its way, for the watch over its rate."""
+    """A body on its way, for the watch over it."""
 
-    __slots__ = ("_bytes", "_since", "content")
+    __slots__ = ("_bytes", "_response", "_since")
 
-    def __init__(self, content: aiohttp.StreamReader, now: float) -> None:
-        self.content = content
+    def __init__(self, response: aiohttp.ClientResponse, now: float) -> None:
+        self._response = response
         self.restart(now)
 
     def restart(self, now: float) -> None:
         """Measure from here on: what came before, or a wait of ours, does not count."""
         self._since = now
-        self._bytes = self.content.total_bytes
+        self._bytes = self._response.content.total_bytes
 
     def rate(self, now: float, window_s: float) -> float | None:
         """Bytes a second since the last measure; None while it is younger than the window."""
         seconds = now - self._since
         if seconds < window_s:
             return None
-        rate = (self.content.total_bytes - self._bytes) / seconds
+        rate = (self._response.content.total_bytes - self._bytes) / seconds
         self.restart(now)
         return rate
+
+    def is_cut_off(self) -> bool:
+        """aiohttp 3.14 closes the connection when a later chunk is malformed, and lets the reader wait for ever."""
+        connection = self._response.connection
+        return connection is not None and connection.closed and not self._response.content.is_eof()
+
+    def end(self, error: FetchError) -> None:
+        """Raise `error` in whoever reads the body."""
+        self._response.content.set_exception(error)
 
 
 class ByteBudget:

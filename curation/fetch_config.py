@@ -28,8 +28,8 @@ class DownloadConfig(Config):
         30.0,
         gt=0,
         json_schema_extra=EXECUTION,
-        description="Seconds for one URL in all: every attempt, redirect, backoff and body. Waiting for a slot of a busy "
-        "host (max_host_wait_s) and for the host's robots.txt (robots_timeout_s) is not counted.",
+        description="Seconds for one URL in all: every attempt, redirect, backoff and body. Waiting for a slot of "
+        "a busy host (max_host_wait_s) and for its robots.txt (robots_timeout_s) is not counted.",
     )
     connect_timeout_s: float = Field(
         10.0, gt=0, json_schema_extra=EXECUTION, description="Seconds for one connection, TLS included."
@@ -39,8 +39,8 @@ class DownloadConfig(Config):
         ge=0,
         le=20,
         json_schema_extra=EXECUTION,
-        description="Further attempts after a failure that may pass. img2dataset's users lifted success from 56 to 77 % "
-        "with one (its issue 361).",
+        description="Further attempts after a failure that may pass. img2dataset's users lifted success from 56 to "
+        "77 % with one (its issue 361).",
     )
     backoff_s: float = Field(
         0.5,
@@ -89,7 +89,7 @@ class DownloadConfig(Config):
         gt=0,
         le=1,
         json_schema_extra=EXECUTION,
-        description="Share of recent fetches lost to the network above which the run warns that something is wrong here.",
+        description="Share of recent fetches lost to the network above which the run warns that something is wrong.",
     )
     user_agent: str = Field(
         "pairmill/0.1 (+https://github.com/pairmill/pairmill)",
@@ -102,7 +102,7 @@ class DownloadConfig(Config):
     )
     respect_opt_out: bool = Field(
         True,
-        description="Obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and the TDM Reservation Protocol.",
+        description="Obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and TDMRep.",
     )
     allow_networks: tuple[str, ...] = Field(
         (),

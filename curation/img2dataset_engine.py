@@ -1,9 +1,10 @@
 """The engine `img2dataset`: that project's own downloader and resizer behind our row contract, for comparison.
 
-Weaker than `Fetcher`, as its parts are: an address is checked before the request but not while connecting, redirects are
-not checked at all, a body has no cap while it is read, robots.txt, hosts' limits and Retry-After are unknown, and it
-names itself a browser beside our product token.  `download.timeout_s` is, as there, the limit of one socket operation;
-the URL as a whole is given up after `(retries + 1) * timeout_s`, though its thread ends only when the server lets it.
+Weaker than `Fetcher`, as its parts are: an address is checked before the request but not while connecting, redirects
+are not checked at all, a body has no cap while it is read, robots.txt, hosts' limits and Retry-After are unknown, and
+it names itself a browser beside our product token.  `download.timeout_s` is, as there, the limit of one socket
+operation; the URL as a whole is given up after `(retries + 1) * timeout_s`, though its thread ends only when the server
+lets it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -161,6 +163,8 @@ def _resizer(size: int, mode: str, image_format: str, quality: int, only_if_bigg
 
 
 def _import(module: str) -> Any:
+    # Its dependency albumentations asks PyPI for a newer version of itself whenever it is imported.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         return importlib.import_module(f"img2dataset.{module}")
     except ImportError as error:

@@ -32,8 +32,8 @@ DNS_NEGATIVE_TTL_S = 5.0
 DNS_NAMES = 20_000
 #: getaddrinfo blocks its thread for up to ten seconds or so on a dead name server.
 DNS_THREADS = 48
-#: As much as one read from a socket brings in.
-READ_BUFFER = 2**18
+#: Bytes of a body that aiohttp holds before it is read; twice as many stop the socket.
+READ_BUFFER = 2**17
 
 
 class FetchError(Exception):

@@ -179,6 +179,13 @@ def drop(rows: pa.Table, stage: Stage, masks: Mapping[str, pa.Array | pa.Chunked
     return set_columns(rows, {"drop_stage": at, "drop_reason": reason})
 
 
+def undrop_after(rows: pa.Table, stage: Stage) -> pa.Table:
+    """The rows as they were when `stage` had done with them: what later stages dropped lives."""
+    order = list(Stage)
+    known = pc.is_in(rows["drop_stage"], pa.array([s.value for s in order[: order.index(stage) + 1]]))
+    return set_columns(rows, {n: pc.if_else(known, rows[n], None) for n in ("drop_stage", "drop_reason")})
+
+
 def set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
     """`rows` with these columns added, or replaced where they exist."""
     for name, values in columns.items():

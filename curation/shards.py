@@ -16,7 +16,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasink
 
-from curation.schema import Stage, count_drops, set_columns
+from curation.schema import Stage, count_drops, set_columns, undrop_after
 from curation.store import Entry, Store, shard_file, shard_key
 
 
@@ -25,14 +25,14 @@ class Table:
     """A table of the store: what it keeps of the rows, what it is made from, and by which configuration.
 
     identity: plain data; with the contents of `upstream` it makes the key of a shard.
-    stages:   the stages whose drops its manifest counts.
+    stages:   the stages whose drops its manifest counts, and the last that its own drop columns know of.
     """
 
     name: str
     columns: tuple[str, ...]
     identity: object
-    upstream: tuple[str, ...] = ()
-    stages: tuple[Stage, ...] = ()
+    upstream: tuple[str, ...]
+    stages: tuple[Stage, ...]
 
     def key(self, contents: Mapping[str, str]) -> str:
         """The key of a shard made from upstream shards with these contents."""
@@ -142,13 +142,15 @@ def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int
     for table in tables:
         if table.name in contents:
             continue
+        # The rows have come further than this table: what later stages dropped, it does not know.
+        known = undrop_after(rows, table.stages[-1])
         facts = {
             "run": run,
             "committed_at": time.time(),
-            "stages": count_drops(rows, table.stages) if table.stages else {},
+            "stages": count_drops(known, table.stages),
             "seconds": {s.value: _seconds(rows, s) for s in table.stages},
         }
-        kept = rows.select(["uid", *table.columns])
+        kept = known.select(["uid", *table.columns])
         done[table.name] = store.commit(table.name, shard, table.key(contents), kept, facts)
         contents[table.name] = done[table.name].content
     return done

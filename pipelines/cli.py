@@ -68,8 +68,9 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
         from pipelines.tables import tables_of
 
         loaded = load_recipe(recipe, overrides or [])
-        made = make_plan(Store(loaded.run_dir), loaded.input, loaded.shards)
-        tables_of(loaded, made)
+        store = Store(loaded.run_dir)
+        made = make_plan(store, loaded.input, loaded.shards)
+        tables_of(loaded, made, store)
         return made.model_dump() | {"run_dir": loaded.run_dir}
 
     _finish(job, as_json, lambda p: _print(f"{p['rows']:,} rows in {p['shards']:,} shards, planned in {p['run_dir']}"))

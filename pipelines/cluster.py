@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import ray
 from ray.data import DataContext
 from ray.data.context import ShuffleStrategy
+from ray.util.annotations import RayDeprecationWarning
 
 from curation import faults
 from curation.engines.settings import EngineConfig
@@ -89,6 +91,8 @@ def _set_data_context() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Ray Data 2.60 announces that its way of bounding restarts will change in 2.64, and offers no other yet.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*", category=RayDeprecationWarning)
 
 
 def size_pools(recipe: CurateRecipe, resources: dict[str, float]) -> Pools:

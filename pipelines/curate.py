@@ -69,7 +69,7 @@ def curate(
     """
     store = Store(recipe.run_dir)
     planned = plan(store, recipe.input, recipe.shards)
-    tables = tables_of(recipe, planned)
+    tables = tables_of(recipe, planned, store)
     store.write_bytes("recipe.yaml", recipe.to_yaml().encode())
     with (
         connected(recipe) as pools,

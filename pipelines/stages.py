@@ -20,7 +20,7 @@ from curation.deduplicate import DeduplicateConfig, survivors
 from curation.download import COLUMNS, Download
 from curation.duplicate_edges import ROWS
 from curation.fetch_config import DownloadConfig
-from curation.filters import filter_rows
+from curation.filters import FILTER_COLUMNS, filter_rows
 from curation.filters.text import text_digest
 from curation.gate_client import host_gate
 from curation.near_duplicates import bands
@@ -111,10 +111,22 @@ class FilterStage:
         self._config, self._store, self._told = recipe.filter, store, Told(board, Stage.FILTER)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        if "caption" in rows.schema.names:
+            return rows
         began = self._told.begin()
         common = _common_texts(self._store.uri, self._config.max_images_per_text)
-        rows = filter_rows(rows, config=self._config, common_texts=common)
+        own = input_columns(rows)
+        rows = filter_rows(set_columns(rows, own), config=self._config, common_texts=common).drop_columns(list(own))
         return self._told.end(add_seconds(rows, Stage.FILTER, time.perf_counter() - began))
+
+
+def input_columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The input list's own columns, for `filter.where` and `filter.callables`; ours win where names clash."""
+    if "input" not in rows.schema.names:
+        return {}
+    taken = {*rows.schema.names, *FILTER_COLUMNS.names}
+    fields = [f.name for f in rows.schema.field("input").type if f.name not in taken]
+    return {name: pc.struct_field(rows["input"], name) for name in fields}
 
 
 @lru_cache(maxsize=2)

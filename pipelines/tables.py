@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from curation import download, filters, pack
 from curation.config import digest
 from curation.errors import RecipeError, nearest
+from curation.filters.where import compile_where
 from curation.plan import Plan
 from curation.recaption import CAPTION_PLACEHOLDER
 from curation.recaption import model_revision as captioner_revision
 from curation.schema import Stage
 from curation.shards import Table
-from curation.store import Store
+from curation.store import Store, shard_file
 from curation.translate import model_revision as translator_revision
 from pipelines.recipe import CurateRecipe
 
@@ -86,13 +89,16 @@ class Tables:
         }
 
 
-def tables_of(recipe: CurateRecipe, plan: Plan) -> Tables:
+def tables_of(recipe: CurateRecipe, plan: Plan, store: Store) -> Tables:
     """The tables of a planned run.  Raises UserError if a model cannot be found or a column does not exist."""
     _check_score(recipe)
+    if recipe.filter.where is not None:
+        compile_where(recipe.filter.where, _filterable(store.schema(shard_file("plan", 0))))
     images = Table(
         "images",
         (*download.COLUMNS.names, *_DROPS),
         {"plan": plan.fingerprint, "download": recipe.download.identity(), "image": recipe.image.identity()},
+        upstream=(),
         stages=(Stage.PLAN, Stage.DOWNLOAD, Stage.INSPECT),
     )
     filtered = Table(
@@ -123,6 +129,13 @@ def tables_of(recipe: CurateRecipe, plan: Plan) -> Tables:
             (Stage.TRANSLATE,),
         )
     return Tables(recipe, images, filtered, recaptioned, translated)
+
+
+def _filterable(planned: pa.Schema) -> pa.Schema:
+    """The columns that `filter.where` may name: ours, and those of the input list that have names of their own."""
+    fields = {f.name: f for f in [*planned, *download.COLUMNS, *filters.FILTER_COLUMNS]}
+    own = [] if "input" not in planned.names else list(planned.field("input").type)
+    return pa.schema([f for f in fields.values() if f.name != "input"] + [f for f in own if f.name not in fields])
 
 
 def _check_score(recipe: CurateRecipe) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curation.schema import Stage
+from curation.schema import Stage, set_columns
 from curation.shards import Table, Work, add_seconds, commit_shard, outstanding, read_shard
 from curation.store import Store
 
@@ -53,11 +53,10 @@ def test_a_changed_stage_and_what_depends_on_it_is_outstanding_and_nothing_else(
 def test_a_retried_shard_makes_stale_what_was_made_from_it(store: Store) -> None:
     for one in outstanding(store, tables(), range(3)):
         process(store, one, tables())
-    process(store, Work(1), tables()[:1], image=b"new")
-    # The pixels are not part of the content, their digest is: here only the drop columns are, so add one that changed.
-    dropped = PLAN.set_column(3, "drop_reason", pa.array(["timeout", None], pa.string()))
-    rows = read_shard(store, Work(1), {}).drop_columns(["drop_reason"]).append_column("image", pa.array([b"x", b"x"]))
-    commit_shard(store, tables()[:1], rows.append_column("drop_reason", dropped["drop_reason"]), run=2)
+    # Pixels are not part of a shard's content, their digest is; this table has only the drops to tell it by.
+    rows = read_shard(store, Work(1), {}).append_column("image", pa.array([b"x", b"x"]))
+    failed = {"drop_stage": pa.array(["download", None]), "drop_reason": pa.array(["timeout", None])}
+    commit_shard(store, tables()[:1], set_columns(rows, failed), run=2)
     assert [w.shard for w in outstanding(store, tables(), range(3))] == [1]
 
 
@@ -68,6 +67,18 @@ def test_fresh_tables_are_not_committed_again(store: Store) -> None:
     process(store, Work(0, {"images": content}), tables(words=9))
     assert store.manifests("images")[0]["committed_at"] == before
     assert store.index("columns/filter")[0].key == tables(words=9)[1].key({"images": content})
+
+
+def test_a_table_does_not_know_what_later_stages_dropped(store: Store) -> None:
+    rows = read_shard(store, Work(0), {}).append_column("image", pa.array([b"x", b"y"]))
+    rows = rows.append_column("caption", pa.array(["c", "d"]))
+    rows = set_columns(rows, {"drop_stage": pa.array(["filter", "download"])})
+    commit_shard(store, tables(), set_columns(rows, {"drop_reason": pa.array(["nsfw", "timeout"])}), run=1)
+    assert store.load("images", 0)["drop_reason"].to_pylist() == [None, "timeout"]
+    [manifest] = store.manifests("images")
+    assert manifest["stages"] == {"download": {"rows_in": 2, "rows_kept": 1, "timeout": 1}}
+    [manifest] = store.manifests("columns/filter")
+    assert manifest["stages"] == {"filter": {"rows_in": 1, "rows_kept": 0, "nsfw": 1}}
 
 
 def test_a_manifest_counts_rows_and_seconds(store: Store) -> None:

@@ -1,0 +1,90 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.doctor import OUR_PACKAGES, project_root, shadowed
+
+
+def pairmill(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd or project_root(),
+        env=os.environ | env,
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    pq.write_table(pa.table({"url": ["http://a/1", "http://a/2"], "text": ["x", "y"]}), tmp_path / "list.parquet")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"run_dir: {tmp_path / 'run'}\ninput: {{path: {tmp_path / 'list.parquet'}}}\n")
+    return path
+
+
+def test_plan_prints_one_json_object(recipe: Path) -> None:
+    done = pairmill("plan", str(recipe), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["input.url_column=URL"], ["URL", "url", "fix"]),
+        (["input.path=nowhere.parquet"], ["nowhere.parquet", "fix"]),
+        (["downlaod.retries=1"], ["downlaod", "download"]),
+        (["recaption.model=no/such/folder/here"], ["no/such/folder/here", "fix"]),
+        (["deduplicate.score=widht"], ["widht", "width"]),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work_with_exit_2(recipe: Path, overrides: list[str], says: list[str]) -> None:
+    done = pairmill("curate", str(recipe), *overrides, "--json", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2, done.stderr
+    for word in says:
+        assert word in done.stderr
+    assert json.loads(done.stdout)["fix"]
+    assert not (recipe.parent / "run" / "images").exists()
+
+
+def test_schema_is_json() -> None:
+    done = pairmill("curate", "--schema")
+    assert done.returncode == 0
+    assert {"run_dir", "input", "download", "filter"} <= json.loads(done.stdout)["properties"].keys()
+
+
+def test_doctor_is_content_here(tmp_path: Path) -> None:
+    done = pairmill("doctor", "--run-dir", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["problems"] == []
+
+
+def test_report_of_no_run_is_exit_2(tmp_path: Path) -> None:
+    done = pairmill("report", str(tmp_path))
+    assert done.returncode == 2
+    assert "run_dir" in done.stderr
+
+
+def test_our_packages_are_ours() -> None:
+    assert shadowed() == {}
+
+
+@pytest.mark.parametrize("name", OUR_PACKAGES)
+def test_a_package_that_shadows_ours_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    # Our command as it is installed, with the other package first on the path.
+    code = f"import sys; sys.path.insert(0, {str(project_root())!r}); import pipelines.doctor as d; "
+    code += f"sys.path.insert(0, {str(tmp_path)!r}); sys.modules.pop({name!r}, None); d.check_packages()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"`{name}`" in done.stderr
