@@ -1,0 +1,93 @@
+"""Keep a bad request from hurting its neighbours, and tell a bad request from a dead engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from curation.engines import Failure
+from curation.errors import JobError, PairmillError
+from curation.faults import fault_point
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+#: So many requests of one table failing alike is no accident of theirs, even if the engine still answers a probe.
+MANY = 16
+_MAX_ERROR_CHARACTERS = 300
+
+
+def describe(error: BaseException) -> str:
+    """The error on one short line, for a row's error column: the same whenever the same thing happens."""
+    text = re.sub(r"\b0x[0-9a-f]+\b", "0x…", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}"[:_MAX_ERROR_CHARACTERS]
+
+
+def answer_batch(
+    requests: Sequence[Request],
+    generate: Callable[[Sequence[Request]], Sequence[Answer]],
+    *,
+    fault: str,
+    recover: Callable[[], None] | None = None,
+) -> list[Answer | Failure]:
+    """`generate(requests)`; if it raises, once more, then in halves down to single requests.
+
+    The second try in full keeps a passing failure from changing the batch, and so the last bits of the scores.  Out of
+    memory ends at the size that fits; a request that fails alone becomes a `Failure`.
+
+    generate: one answer a request, in order.
+    fault:    the fault point passed before each call.
+    recover:  called after each failure, to free what it left behind.
+    """
+    if not requests:
+        return []
+    made = _try(requests, generate, fault, recover)
+    if isinstance(made, Failure):
+        made = _try(requests, generate, fault, recover)
+    if not isinstance(made, Failure):
+        return list(made)
+    if len(requests) == 1:
+        return [made]
+    half = len(requests) // 2
+    return [
+        *answer_batch(requests[:half], generate, fault=fault, recover=recover),
+        *answer_batch(requests[half:], generate, fault=fault, recover=recover),
+    ]
+
+
+def _try(
+    requests: Sequence[Request],
+    generate: Callable[[Sequence[Request]], Sequence[Answer]],
+    fault: str,
+    recover: Callable[[], None] | None,
+) -> Sequence[Answer] | Failure:
+    try:
+        fault_point(fault)
+        return generate(requests)
+    except PairmillError:
+        raise
+    except Exception as error:
+        failure = Failure(describe(error))
+    # Outside of the handler, whose traceback would still hold the batch's tensors.
+    if recover is not None:
+        recover()
+    return failure
+
+
+def stop_if_dead(answers: Sequence[object], *, stage: str, probe: Callable[[], Sequence[object]]) -> None:
+    """Raise JobError if the engine answered nothing of one call and nothing of a harmless probe either.
+
+    Nothing of the shard is then committed, and running again resumes with it: better than thousands of rows without a
+    text.  An engine that answers the probe lives, and the failures are the requests' own.
+    """
+    errors = [answer.error for answer in answers if isinstance(answer, Failure)]
+    if errors and len(errors) == len(answers) and all(isinstance(answer, Failure) for answer in probe()):
+        raise JobError(f"{stage}: the engine is dead, it answers nothing any more; last error: {errors[-1]}")
+
+
+def stop_if_useless(answers: Sequence[object], *, stage: str) -> None:
+    """Raise JobError if all answers of a table, at least `MANY`, are the same failure (a prompt that never fits, …)."""
+    errors = {answer.error if isinstance(answer, Failure) else None for answer in answers}
+    if len(answers) >= MANY and len(errors) == 1 and None not in errors:
+        raise JobError(f"{stage}: the engine failed for all {len(answers)} texts of a shard with: {errors.pop()}")

@@ -1,0 +1,68 @@
+"""What the configurations of all stages with an engine share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from curation.config import EXECUTION, Config
+from curation.engines.checkpoint import DType
+
+
+class EngineConfig(Config):
+    """Which model, in which precision, on which share of the machine."""
+
+    enabled: bool | None = Field(default=None, description="run this stage; null: if it has a model")
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="hub id (owner/name) or folder; a relative one is looked up in the working directory, then in "
+        "the project root",
+    )
+    revision: str | None = Field(
+        default=None,
+        description="hub branch, tag or commit (default: what main is now); for a folder, the content digest that it "
+        "must have (default: any)",
+    )
+    batch_size: int = Field(
+        default=32,
+        ge=1,
+        description="texts generated at once; halved when memory runs out",
+        json_schema_extra=EXECUTION,
+    )
+    dtype: DType = Field(default="auto", description="computing precision; auto: bfloat16 on a GPU, float32 on a CPU")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$",
+        description="torch device of the engine; auto: the GPU that Ray gave the actor, or else the CPU",
+        json_schema_extra=EXECUTION,
+    )
+    actors: int | Literal["auto"] = Field(
+        default="auto",
+        description="engines running side by side; auto: what the cluster holds",
+        json_schema_extra=EXECUTION,
+    )
+    num_cpus: float | Literal["auto"] = Field(
+        default="auto", description="CPUs of each actor; auto: 1", json_schema_extra=EXECUTION
+    )
+    num_gpus: float | Literal["auto"] = Field(
+        default="auto",
+        description="GPUs of each actor; auto: 1 if the cluster has any, else 0",
+        json_schema_extra=EXECUTION,
+    )
+
+    @model_validator(mode="after")
+    def _enabled_means_model(self) -> EngineConfig:
+        if self.enabled and self.model is None:
+            raise ValueError("enabled: true needs a model; give one, or set enabled: false")
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether the stage runs."""
+        return self.model is not None if self.enabled is None else self.enabled
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration; whether the stage is enabled shows by its being asked."""
+        return {name: value for name, value in super().identity().items() if name != "enabled"}

@@ -1,0 +1,147 @@
+"""Caption with any image-text-to-text or vision-encoder-decoder checkpoint that transformers loads, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    VisionEncoderDecoderModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype
+from curation.engines.decoding import Sampling, decode, prepare
+from curation.engines.guard import answer_batch, describe
+from curation.errors import UserError
+
+
+class TransformersCaptioner:
+    """A checkpoint in this process, on one device.
+
+    Which family a checkpoint belongs to is read from the model type in its configuration.  Prompts go through the
+    processor's chat template if it has one, or else stand before the text to write, as in BLIP.  A
+    vision-encoder-decoder takes no prompt (`takes_prompts`): it can write one text an image.
+
+    Raises UserError if the checkpoint cannot be loaded, or is of neither family.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        batch_size: int,
+        dtype: DType = "auto",
+        device: str = "auto",
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+    ) -> None:
+        self.rows_per_call = batch_size
+        self._batch_size = batch_size
+        self._temperature = temperature
+        self._top_p = top_p
+        self._device = pick_device(device)
+        where = load_arguments(checkpoint)
+        try:
+            config = AutoConfig.from_pretrained(checkpoint.source, **where)
+            self.takes_prompts = config.model_type != "vision-encoder-decoder"
+            if self.takes_prompts and config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+                raise UserError(
+                    "recaption.model must be an image-text-to-text or vision-encoder-decoder checkpoint",
+                    value=f"{checkpoint.source} is {config.model_type!r}",
+                    fix="choose another model, or serve it and set recaption.engine: openai",
+                )
+            loader = AutoModelForImageTextToText if self.takes_prompts else VisionEncoderDecoderModel
+            model = loader.from_pretrained(checkpoint.source, dtype=pick_dtype(dtype, self._device), **where)
+            if self.takes_prompts:
+                self._processor = AutoProcessor.from_pretrained(checkpoint.source, **where)
+                self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
+            else:
+                self._processor = AutoImageProcessor.from_pretrained(checkpoint.source, **where)
+                self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **where)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(
+                "recaption.model must load with transformers",
+                value=f"{checkpoint.source}: {describe(error)}",
+                fix="check the files of the checkpoint, or install the package that the message names",
+            ) from error
+        self._model = prepare(model.to(self._device))
+        self._has_template = bool(getattr(self._processor, "chat_template", None))
+        # Decoder-only models continue the right end of each row, so padding has to be on the left.
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+
+    def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
+        """One answer a request, in order; batches are cut in that order, where requests stop being alike."""
+        answers: list[Generated | Failure] = []
+        for _, group in groupby(requests, key=self._batch_key):
+            alike = list(group)
+            for start in range(0, len(alike), self._batch_size):
+                batch = alike[start : start + self._batch_size]
+                answers += answer_batch(batch, self._generate, fault="engine.recaption", recover=self._free_memory)
+        return answers
+
+    def _batch_key(self, request: CaptionRequest) -> tuple[int, str]:
+        # Models from before chat templates, such as BLIP, count positions from the left, padding included: beside a
+        # longer prompt, a shorter one would give another text.
+        return request.max_new_tokens, "" if self._has_template else request.prompt
+
+    def _generate(self, requests: Sequence[CaptionRequest]) -> list[Generated]:
+        inputs = self._inputs(requests)
+        sampling = None
+        if self._temperature > 0:
+            seeds = tuple(request.seed for request in requests)
+            sampling = Sampling(temperature=self._temperature, top_p=self._top_p, seeds=seeds)
+        decoded = decode(self._model, inputs, max_new_tokens=requests[0].max_new_tokens, sampling=sampling)
+        texts = self._tokenizer.batch_decode(decoded.tokens, skip_special_tokens=True)
+        return [
+            Generated(text=text.strip(), score=score, cut=cut)
+            for text, score, cut in zip(texts, decoded.scores, decoded.cut, strict=True)
+        ]
+
+    def _inputs(self, requests: Sequence[CaptionRequest]) -> dict[str, torch.Tensor]:
+        images = [request.image for request in requests]
+        if not self.takes_prompts:
+            made = self._processor(images=images, return_tensors="pt")
+        elif self._has_template:
+            made = self._processor.apply_chat_template(
+                [_conversation(request) for request in requests],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True},
+            )
+        else:
+            prompts = [self._with_image_token(request.prompt) for request in requests]
+            made = self._processor(images=images, text=prompts, padding=True, return_tensors="pt")
+        return {
+            name: value.to(self._device, self._model.dtype if value.is_floating_point() else value.dtype)
+            for name, value in made.items()
+        }
+
+    def _with_image_token(self, prompt: str) -> str:
+        """`prompt` behind the image's placeholder, for processors that do not put it there themselves."""
+        token: str | None = getattr(self._processor, "image_token", None)
+        inserts_itself = hasattr(self._processor, "num_query_tokens")  # BLIP-2 and InstructBLIP
+        if token is None or inserts_itself or str(token) in prompt:
+            return prompt
+        return f"{token}\n{prompt}"
+
+    def _free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _conversation(request: CaptionRequest) -> list[dict[str, Any]]:
+    content = [{"type": "image", "image": request.image}, {"type": "text", "text": request.prompt}]
+    return [{"role": "user", "content": content}]

@@ -1,0 +1,147 @@
+"""Translate with a Marian, NLLB, M2M100 or mBART-50 checkpoint that transformers loads, in this process.
+
+Shapes: B texts, L tokens.
+"""
+
+# ruff: noqa: N806 (shape suffixes are capitals)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from curation.engines import Failure, Generated
+from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype
+from curation.engines.decoding import decode, prepare
+from curation.engines.guard import answer_batch, describe
+from curation.engines.languages import MANY, canonical, language_tokens, marian_targets, pair_of_name
+from curation.errors import UserError
+
+
+class TransformersTranslator:
+    """A checkpoint in this process, on one device.
+
+    Which directions it has comes from the checkpoint: the languages in its vocabulary (NLLB, M2M100, mBART-50), its
+    `>>…<<` tokens (Marian with several targets), or the one pair its tokenizer or its name states (Marian).
+
+    pair: source and target of a Marian checkpoint that states neither.
+
+    Raises UserError if the checkpoint cannot be loaded, or its directions are not known.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        dtype: DType = "auto",
+        device: str = "auto",
+        num_beams: int = 1,
+        pair: tuple[str, str] | None = None,
+    ) -> None:
+        self._batch_size = batch_size
+        self._num_beams = num_beams
+        self._device = pick_device(device)
+        where = load_arguments(checkpoint)
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.source, **where)
+            model = AutoModelForSeq2SeqLM.from_pretrained(
+                checkpoint.source, dtype=pick_dtype(dtype, self._device), **where
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(
+                "translate.model must load with transformers as a sequence-to-sequence model",
+                value=f"{checkpoint.source}: {describe(error)}",
+                fix="check the files of the checkpoint, or install the package that the message names",
+            ) from error
+        self._model = prepare(model.to(self._device))
+        # M2M100's tokenizer keeps its languages beside its vocabulary.
+        vocabulary = {*self._tokenizer.get_vocab(), *getattr(self._tokenizer, "lang_token_to_id", ())}
+        self._tokens = language_tokens(vocabulary)
+        self._targets = marian_targets(vocabulary)
+        self._pair = pair or self._stated_pair(checkpoint.source)
+        if not self._tokens and self._pair is None:
+            raise UserError(
+                "a translator says which languages it translates: in its vocabulary (NLLB, M2M100, mBART-50), as "
+                "source_lang and target_lang in tokenizer_config.json, or in its name (opus-mt-en-zh)",
+                value=checkpoint.source,
+                fix="set translate.pair, for example [en, zh]",
+            )
+        # The checkpoint's number of positions: longer texts are refused, not cut off unseen.
+        limits = (self._tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+        self._max_input_tokens = min(int(limit) for limit in limits if limit is not None)
+        self._max_new_tokens = min(max_new_tokens, self._max_input_tokens - 1)
+
+    def supports(self, source: str, target: str) -> bool:
+        """Whether the model was made for this direction."""
+        if source == target:
+            return False
+        if self._tokens:
+            return source in self._tokens and target in self._tokens
+        assert self._pair is not None
+        from_here = self._pair[0] in (source, MANY)
+        return from_here and (target in self._targets if self._targets else target == self._pair[1])
+
+    def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
+        """One answer a text, in order; batches are cut after sorting by length in tokens, so that they pad little."""
+        assert self.supports(source, target), f"{source} to {target} was not asked of supports()"
+        prefix = ""
+        forced_bos = None
+        if self._tokens:
+            # M2M100's own name of a language is its token without the underscores.
+            self._tokenizer.src_lang = self._tokens[source].strip("_")
+            forced_bos = self._tokenizer.convert_tokens_to_ids(self._tokens[target])
+        elif self._targets:
+            prefix = f"{self._targets[target]} "
+        encoded = [self._tokenizer(prefix + text)["input_ids"] for text in texts]
+        answers: list[Generated | Failure] = [
+            Failure(f"text of {len(ids)} tokens, the model takes {self._max_input_tokens}") for ids in encoded
+        ]
+        fitting = [at for at, ids in enumerate(encoded) if len(ids) <= self._max_input_tokens]
+        by_length = sorted(fitting, key=lambda at: (len(encoded[at]), at))
+        for start in range(0, len(by_length), self._batch_size):
+            batch = by_length[start : start + self._batch_size]
+            made = answer_batch(
+                [encoded[at] for at in batch],
+                lambda inputs: self._generate(inputs, forced_bos),
+                fault="engine.translate",
+                recover=self._free_memory,
+            )
+            for at, answer in zip(batch, made, strict=True):
+                answers[at] = answer
+        return answers
+
+    def _generate(self, token_ids: Sequence[Sequence[int]], forced_bos: int | None) -> list[Generated]:
+        longest = max(len(ids) for ids in token_ids)
+        padding = self._tokenizer.pad_token_id
+        inputs_BL = torch.tensor([[*ids, *[padding] * (longest - len(ids))] for ids in token_ids])
+        mask_BL = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in token_ids])
+        decoded = decode(
+            self._model,
+            {"input_ids": inputs_BL.to(self._device), "attention_mask": mask_BL.to(self._device)},
+            max_new_tokens=self._max_new_tokens,
+            num_beams=self._num_beams,
+            forced_bos_token_id=forced_bos,
+        )
+        # Some tokenizers do not know their language tokens as special, and would spell the forced one out.
+        tokens = [made[1:] if made and made[0] == forced_bos else made for made in decoded.tokens]
+        texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [
+            Generated(text=text.strip(), score=score, cut=cut)
+            for text, score, cut in zip(texts, decoded.scores, decoded.cut, strict=True)
+        ]
+
+    def _stated_pair(self, name: str) -> tuple[str, str] | None:
+        settings = self._tokenizer.init_kwargs
+        source, target = settings.get("source_lang"), settings.get("target_lang")
+        if source and target:
+            return canonical(source), canonical(target)
+        return pair_of_name(name)
+
+    def _free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()

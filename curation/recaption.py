@@ -1,0 +1,334 @@
+"""Write new captions from the image: several prompts a row, each text with its provenance and score.
+
+reads: uid, image (binary: the file as the inspect stage re-encoded it), drop_reason; caption, if a prompt asks for it
+adds:  recaptions (list of `RECAPTION`), recaption_status (see `RecaptionStatus`), recaption_error (string)
+drops: —
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+import pyarrow as pa
+from PIL import Image
+from pydantic import Field, model_validator
+
+from curation.config import Config
+from curation.engines import Captioner, CaptionRequest, Failure, Generated
+from curation.engines.checkpoint import Checkpoint, resolve
+from curation.engines.guard import describe, stop_if_dead, stop_if_useless
+from curation.engines.openai_caption import OpenAIConfig
+from curation.engines.settings import EngineConfig
+from curation.errors import UserError
+from curation.schema import live, set_columns
+
+#: One text about an image: the fields of `schema.TEXT` that are not the same for all of them.
+RECAPTION = pa.struct(
+    [
+        ("text", pa.string()),
+        ("kind", pa.string()),
+        ("language", pa.string()),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("prompt_id", pa.string()),
+        ("sampling", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
+
+CAPTION_PLACEHOLDER = "{caption}"
+
+
+class RecaptionStatus(str, Enum):
+    """What became of a row's texts."""
+
+    SUCCESS = "success"  # at least one text
+    NOT_NEEDED = "not_needed"  # dropped before
+    DECODE_ERROR = "decode_error"  # no image bytes, or they do not decode
+    ENGINE_ERROR = "engine_error"  # no text, and the engine failed for at least one prompt
+    EMPTY = "empty"  # the engine answered every prompt with nothing
+
+
+class Prompt(Config):
+    """One question asked of every image."""
+
+    text: str = Field(description="the prompt; {caption} stands for the row's alt text")
+    kind: Literal["short", "long"] | None = Field(
+        default=None, description="kind of text it makes; null: short for the prompt named short, long for all others"
+    )
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="token limit of this prompt's texts; null: recaption.max_new_tokens"
+    )
+    language: str = Field(default="en", description="language it makes the model write (ISO 639-1)")
+
+
+DEFAULT_PROMPTS: Mapping[str, str | Prompt] = {
+    "short": Prompt(
+        text="Describe this image in one short sentence, as an alt text would. Name only what can be seen.",
+        max_new_tokens=64,
+    ),
+    "long": Prompt(
+        text="Describe this image in detail in one paragraph: the main subjects, what they look like and do, the "
+        "setting, and any readable text. State only what can be seen.",
+    ),
+}
+
+
+class RecaptionConfig(EngineConfig):
+    """`recaption`: which captioner, and what it is asked."""
+
+    engine: Literal["transformers", "vllm", "openai"] = Field(
+        default="transformers",
+        description="transformers: in this process; vllm: the same on a GPU, faster (needs pairmill[gpu]); openai: any "
+        "server with /v1/chat/completions",
+    )
+    prompts: Mapping[str, str | Prompt] = Field(
+        default=DEFAULT_PROMPTS,
+        min_length=1,
+        description="prompt_id -> prompt; one text is written for each",
+    )
+    max_new_tokens: int = Field(
+        default=256,
+        ge=1,
+        description="token limit of a text; long captions have about 136 tokens (LoTLIP, Wu et al. 2024)",
+    )
+    temperature: float = Field(default=0.0, ge=0, description="0: always the most probable token; above: sampling")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="sample from the smallest set of tokens of this total probability"
+    )
+    seed: int = Field(default=0, ge=0, description="of sampling; with it, uid and prompt_id decide a text")
+    openai: OpenAIConfig = Field(default_factory=lambda: OpenAIConfig(), description="the server of engine: openai")
+    vllm: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="vLLM's own engine arguments, such as max_model_len, tensor_parallel_size, quantization",
+    )
+
+    @model_validator(mode="after")
+    def _prompt_ids_are_words(self) -> RecaptionConfig:
+        for prompt_id in self.prompts:
+            if not prompt_id.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"prompts: a name is letters, digits, _ and -, got {prompt_id!r}")
+        return self
+
+    def resolved_prompts(self) -> dict[str, Prompt]:
+        """Every prompt with its kind and token limit filled in."""
+        resolved = {}
+        for prompt_id, given in self.prompts.items():
+            prompt = Prompt(text=given) if isinstance(given, str) else given
+            kind = prompt.kind or ("short" if prompt_id == "short" else "long")
+            limit = prompt.max_new_tokens or self.max_new_tokens
+            resolved[prompt_id] = prompt.model_copy(update={"kind": kind, "max_new_tokens": limit})
+        return resolved
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the texts; settings that are not used are left out."""
+        unused = {"openai", "vllm"} - {self.engine}
+        if self.temperature == 0:
+            unused |= {"top_p", "seed"}
+        kept = {name: value for name, value in super().identity().items() if name not in unused}
+        prompts = {name: prompt.identity() for name, prompt in self.resolved_prompts().items()}
+        return {**kept, "prompts": prompts}
+
+
+def model_revision(config: RecaptionConfig) -> str:
+    """The revision stored with each text: hub commit, folder digest, or for a server what the recipe says of it.
+
+    Raises UserError if there is no such model.
+    """
+    return _checkpoint(config).revision
+
+
+def _checkpoint(config: RecaptionConfig) -> Checkpoint:
+    assert config.model is not None, "the stage is only built when it is active"
+    if config.engine == "openai":
+        return Checkpoint(source=config.model, commit=None, revision=config.revision or "served")
+    return resolve(config.model, config.revision)
+
+
+def build_captioner(config: RecaptionConfig, checkpoint: Checkpoint) -> Captioner:
+    """Load the configured engine.
+
+    Raises UserError if it cannot be loaded here.
+    """
+    # Imported here: torch and vLLM take seconds and gigabytes that the driver and the openai engine need not spend.
+    if config.engine == "openai":
+        from curation.engines.openai_caption import OpenAICaptioner
+
+        return OpenAICaptioner(checkpoint.source, config.openai, temperature=config.temperature, top_p=config.top_p)
+    if config.engine == "vllm":
+        from curation.engines.vllm_caption import VllmCaptioner
+
+        return VllmCaptioner(
+            checkpoint,
+            batch_size=config.batch_size,
+            dtype=config.dtype,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            engine_arguments=config.vllm,
+        )
+    from curation.engines.transformers_caption import TransformersCaptioner
+
+    engine = TransformersCaptioner(
+        checkpoint,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+        device=config.device,
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )
+    texts = [prompt.text for prompt in config.resolved_prompts().values()]
+    if not engine.takes_prompts and texts != [""]:
+        raise UserError(
+            "a vision-encoder-decoder model takes no prompt",
+            value=f"{config.model}, recaption.prompts {sorted(config.prompts)}",
+            fix='set recaption.prompts to one empty prompt: {short: ""}',
+        )
+    return engine
+
+
+@dataclass
+class _Row:
+    """A live row with an image, and what the engine says about it so far."""
+
+    at: int
+    uid: str
+    encoded: bytes
+    image: Image.Image
+    caption: str
+    texts: list[dict[str, object]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failed: bool = False
+
+
+class Recaption:
+    """The stage, with its engine loaded once.
+
+    The same rows come back in the same order, and none is ever dropped.  Rows go to the engine in row order, so the
+    same shard is cut into the same batches whenever it is computed.
+
+    Raises JobError if the engine is dead (a call and a harmless probe both get no answer), or if all of at least
+    `guard.MANY` texts of a table fail alike: the shard stays uncommitted, and running again resumes with it.
+    """
+
+    def __init__(self, config: RecaptionConfig, *, engine: Captioner | None = None) -> None:
+        self._config = config
+        self._prompts = config.resolved_prompts()
+        self._checkpoint = _checkpoint(config)
+        self._engine = build_captioner(config, self._checkpoint) if engine is None else engine
+        self._wants_caption = any(CAPTION_PLACEHOLDER in prompt.text for prompt in self._prompts.values())
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        texts: list[list[dict[str, object]]] = [[] for _ in range(rows.num_rows)]
+        statuses = [RecaptionStatus.NOT_NEEDED] * rows.num_rows
+        errors: list[str | None] = [None] * rows.num_rows
+        answers: list[Generated | Failure] = []
+        positions = [at for at, is_live in enumerate(live(rows).to_pylist()) if is_live]
+        step = self._engine.rows_per_call
+        for start in range(0, len(positions), step):
+            chunk = []
+            for at in positions[start : start + step]:
+                row = self._read(rows, at)
+                if isinstance(row, str):
+                    statuses[at], errors[at] = RecaptionStatus.DECODE_ERROR, row
+                else:
+                    chunk.append(row)
+            answers += self._caption(chunk)
+            for row in chunk:
+                texts[row.at] = row.texts
+                errors[row.at] = "; ".join(row.notes) or None
+                if row.texts:
+                    statuses[row.at] = RecaptionStatus.SUCCESS
+                else:
+                    statuses[row.at] = RecaptionStatus.ENGINE_ERROR if row.failed else RecaptionStatus.EMPTY
+        stop_if_useless(answers, stage="recaption")
+        return set_columns(
+            rows,
+            {
+                "recaptions": pa.array(texts, pa.list_(RECAPTION)),
+                "recaption_status": pa.array([status.value for status in statuses], pa.string()),
+                "recaption_error": pa.array(errors, pa.string()),
+            },
+        )
+
+    def _read(self, rows: pa.Table, at: int) -> _Row | str:
+        """The row with its image decoded, or what is wrong with the image."""
+        encoded = rows["image"][at].as_py()
+        if not encoded:
+            return "no image"
+        try:
+            image = Image.open(io.BytesIO(encoded)).convert("RGB")
+        except Exception as error:  # Pillow's codecs raise OSError, ValueError, SyntaxError, struct.error, …
+            return describe(error)
+        caption = (rows["caption"][at].as_py() or "") if self._wants_caption else ""
+        return _Row(at=at, uid=rows["uid"][at].as_py(), encoded=encoded, image=image, caption=caption)
+
+    def _caption(self, chunk: Sequence[_Row]) -> list[Generated | Failure]:
+        """Ask every prompt of every row, prompt by prompt, and write the answers into the rows."""
+        asked = [(row, prompt_id) for prompt_id in self._prompts for row in chunk]
+        requests = [self._request(row, prompt_id) for row, prompt_id in asked]
+        answers = self._engine.caption(requests)
+        assert len(answers) == len(requests), "an engine answers every request"
+        stop_if_dead(answers, stage="recaption", probe=lambda: self._engine.caption([_probe(self._prompts)]))
+        for (row, prompt_id), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, Failure):
+                row.failed = True
+                row.notes.append(f"{prompt_id}: {answer.error}")
+            elif not answer.text:
+                row.notes.append(f"{prompt_id}: empty")
+            else:
+                row.texts.append(self._provenance(prompt_id, answer))
+                if answer.cut:
+                    row.notes.append(f"{prompt_id}: cut at {self._prompts[prompt_id].max_new_tokens} tokens")
+        return answers
+
+    def _request(self, row: _Row, prompt_id: str) -> CaptionRequest:
+        prompt = self._prompts[prompt_id]
+        assert prompt.max_new_tokens is not None
+        return CaptionRequest(
+            encoded=row.encoded,
+            image=row.image,
+            prompt=prompt.text.replace(CAPTION_PLACEHOLDER, row.caption),
+            max_new_tokens=prompt.max_new_tokens,
+            seed=text_seed(self._config.seed, row.uid, prompt_id),
+        )
+
+    def _provenance(self, prompt_id: str, answer: Generated) -> dict[str, object]:
+        prompt = self._prompts[prompt_id]
+        return {
+            "text": answer.text,
+            "kind": prompt.kind,
+            "language": prompt.language,
+            "model": self._config.model,
+            "revision": self._checkpoint.revision,
+            "prompt_id": prompt_id,
+            "sampling": describe_sampling(self._config, prompt),
+            "score": answer.score,
+        }
+
+
+def text_seed(seed: int, uid: str, prompt_id: str) -> int:
+    """The 31-bit seed (servers take no more) of one text, the same in whatever batch, shard or run it is written."""
+    content = f"{seed}\0{uid}\0{prompt_id}".encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), "big") >> 1
+
+
+def describe_sampling(config: RecaptionConfig, prompt: Prompt) -> str:
+    """How the tokens of a text were chosen, as it is stored: `greedy,max_new_tokens=64`."""
+    how = "greedy"
+    if config.temperature > 0:
+        how = f"temperature={config.temperature:g},top_p={config.top_p:g},seed={config.seed}"
+    return f"{how},max_new_tokens={prompt.max_new_tokens}"
+
+
+def _probe(prompts: Mapping[str, Prompt]) -> CaptionRequest:
+    """A grey square, asked the first prompt: what any living captioner can answer."""
+    image = Image.new("RGB", (64, 64), (128, 128, 128))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    text = next(iter(prompts.values())).text.replace(CAPTION_PLACEHOLDER, "")
+    return CaptionRequest(encoded=file.getvalue(), image=image, prompt=text, max_new_tokens=8, seed=0)

@@ -1,0 +1,303 @@
+"""Translate every text of a row into the target languages, and keep only what looks like a translation.
+
+reads: caption, language (of the caption), drop_reason; recaptions, where the recaption stage ran
+adds:  translations (list of `TRANSLATION`), translate_status (see `RowStatus`), translate_error (string)
+drops: —
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from curation.engines import Failure, Generated, Translator
+from curation.engines.checkpoint import Checkpoint, resolve
+from curation.engines.guard import stop_if_dead, stop_if_useless
+from curation.engines.languages import base, canonical
+from curation.engines.settings import EngineConfig
+from curation.schema import live, set_columns
+from curation.translation_checks import (
+    LengthBounds,
+    TranslationStatus,
+    has_bad_length,
+    is_wrong_language,
+    length_bounds,
+    longest_loop,
+)
+
+#: One text in one target language.  `source_index` is the position in [caption, *recaptions] of what was translated.
+TRANSLATION = pa.struct(
+    [
+        ("text", pa.string()),
+        ("language", pa.string()),
+        ("source_kind", pa.string()),
+        ("source_index", pa.int32()),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("sampling", pa.string()),
+        ("score", pa.float32()),
+        ("status", pa.string()),
+    ]
+)
+
+
+class RowStatus(str, Enum):
+    """What became of a row's translations."""
+
+    SUCCESS = "success"  # all there
+    NOT_NEEDED = "not_needed"  # dropped before, or every text is in the target languages already
+    PARTIAL = "partial"  # some there
+    FAILED = "failed"  # none there
+    ENGINE_ERROR = "engine_error"  # none there, and the engine failed for all of them
+
+
+class TranslateConfig(EngineConfig):
+    """`translate`: which translator, what is translated, and what counts as a translation."""
+
+    engine: Literal["transformers"] = Field(default="transformers", description="transformers: in this process")
+    targets: tuple[str, ...] = Field(
+        default=("zh",),
+        min_length=1,
+        description="languages to translate into (ISO 639-1; zh-hant for traditional Chinese)",
+    )
+    kinds: tuple[Literal["alt", "short", "long"], ...] = Field(
+        default=("alt", "short", "long"), min_length=1, description="kinds of text to translate"
+    )
+    pair: tuple[str, str] | None = Field(
+        default=None, description="source and target of a Marian checkpoint that does not state them itself"
+    )
+    max_new_tokens: int = Field(default=256, ge=1, description="token limit of a translation; a longer one is refused")
+    num_beams: int = Field(default=1, ge=1, description="beams searched; 1 is greedy, about three times as fast as 4")
+    min_length_ratio: float | None = Field(
+        default=None, ge=0, description="least characters for each of the source's; null: by the two languages' scripts"
+    )
+    max_length_ratio: float | None = Field(
+        default=None, gt=0, description="most characters for each of the source's; null: by the two languages' scripts"
+    )
+    max_repeat: int = Field(
+        default=3, ge=1, description="how often in a row a phrase may stand, unless the source repeats itself as often"
+    )
+    check_language: bool = Field(default=True, description="refuse what is surely in another language than the target")
+    min_language_score: float = Field(
+        default=0.5, ge=0, le=1, description="detector's confidence, 0-1, from which another language is sure"
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _canonical_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(canonical(code) for code in value))
+
+    @field_validator("pair")
+    @classmethod
+    def _canonical_pair(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
+        return None if value is None else (canonical(value[0]), canonical(value[1]))
+
+    def bounds(self, source: str, target: str) -> LengthBounds:
+        """The length bounds between two languages: the usual ones, except where this configuration gives others."""
+        usual = length_bounds(source, target)
+        least = usual.least if self.min_length_ratio is None else self.min_length_ratio
+        most = usual.most if self.max_length_ratio is None else self.max_length_ratio
+        return usual._replace(least=least, most=most)
+
+
+def model_revision(config: TranslateConfig) -> str:
+    """The revision stored with each text: hub commit or folder digest.
+
+    Raises UserError if there is no such model.
+    """
+    return _checkpoint(config).revision
+
+
+def _checkpoint(config: TranslateConfig) -> Checkpoint:
+    assert config.model is not None, "the stage is only built when it is active"
+    return resolve(config.model, config.revision)
+
+
+def build_translator(config: TranslateConfig, checkpoint: Checkpoint) -> Translator:
+    """Load the configured engine.
+
+    Raises UserError if it cannot be loaded.
+    """
+    # Imported here: torch takes seconds and memory that the driver need not spend.
+    from curation.engines.transformers_translate import TransformersTranslator
+
+    return TransformersTranslator(
+        checkpoint,
+        batch_size=config.batch_size,
+        max_new_tokens=config.max_new_tokens,
+        dtype=config.dtype,
+        device=config.device,
+        num_beams=config.num_beams,
+        pair=config.pair,
+    )
+
+
+class _Source(NamedTuple):
+    """A text that could be translated."""
+
+    text: str
+    language: str
+    kind: str
+    position: int
+
+
+class _Job(NamedTuple):
+    """A translation that is made once, however many rows want it."""
+
+    text: str
+    source: str
+    target: str
+
+
+class _Outcome(NamedTuple):
+    """What came of a job: a text with its score, or a status that says why there is none."""
+
+    text: str | None
+    score: float | None
+    status: TranslationStatus
+    error: str | None = None
+
+
+class Translate:
+    """The stage, with its engine loaded once.
+
+    The same rows come back in the same order, and none is ever dropped.  All texts of the table are translated
+    together: equal ones once, and the engine sorts them by length.
+
+    Raises JobError if the engine is dead, or if all of at least `guard.MANY` texts of a table fail alike: the shard
+    stays uncommitted, and running again resumes with it.
+    """
+
+    def __init__(self, config: TranslateConfig, *, engine: Translator | None = None) -> None:
+        self._config = config
+        self._checkpoint = _checkpoint(config)
+        self._engine = build_translator(config, self._checkpoint) if engine is None else engine
+        self._sampling = "greedy" if config.num_beams == 1 else f"beams={config.num_beams}"
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        wanted = [
+            [(source, target) for target in self._config.targets for source in sources if _needs(source, target)]
+            for sources in self._sources(rows)
+        ]
+        jobs = {_Job(source.text, source.language, target) for row in wanted for source, target in row}
+        outcomes = self._translate(jobs)
+        translations: list[list[dict[str, object]]] = []
+        statuses: list[str] = []
+        errors: list[str | None] = []
+        for row in wanted:
+            made = [outcomes[_Job(source.text, source.language, target)] for source, target in row]
+            translations.append([self._entry(*pair, outcome) for pair, outcome in zip(row, made, strict=True)])
+            statuses.append(row_status([outcome.status for outcome in made]).value)
+            errors.append("; ".join(dict.fromkeys(o.error for o in made if o.error is not None)) or None)
+        return set_columns(
+            rows,
+            {
+                "translations": pa.array(translations, pa.list_(TRANSLATION)),
+                "translate_status": pa.array(statuses, pa.string()),
+                "translate_error": pa.array(errors, pa.string()),
+            },
+        )
+
+    def _sources(self, rows: pa.Table) -> Iterable[list[_Source]]:
+        """The texts of each row that are of a kind to translate; none for a dropped row."""
+        recaptions: Sequence[Any] = [None] * rows.num_rows
+        if "recaptions" in rows.schema.names:
+            recaptions = rows["recaptions"].to_pylist()
+        columns = (live(rows).to_pylist(), rows["caption"].to_pylist(), rows["language"].to_pylist(), recaptions)
+        for is_live, caption, language, made in zip(*columns, strict=True):
+            texts = [{"text": caption, "language": language, "kind": "alt"}, *(made or ())]
+            yield [
+                _Source(text["text"], canonical(text["language"] or "und"), text["kind"], at)
+                for at, text in enumerate(texts)
+                if is_live and text["kind"] in self._config.kinds and (text["text"] or "").strip()
+            ]
+
+    def _translate(self, jobs: Iterable[_Job]) -> dict[_Job, _Outcome]:
+        outcomes: dict[_Job, _Outcome] = {}
+        directions: dict[tuple[str, str], list[_Job]] = defaultdict(list)
+        # Sorted, because a set's order differs between processes, and batches must not.
+        for job in sorted(jobs):
+            directions[job.source, job.target].append(job)
+        answers: list[Generated | Failure] = []
+        for (source, target), alike in directions.items():
+            if not self._engine.supports(source, target):
+                outcomes |= {job: _Outcome(None, None, TranslationStatus.UNSUPPORTED_LANGUAGE) for job in alike}
+                continue
+            made = self._engine.translate([job.text for job in alike], source=source, target=target)
+            assert len(made) == len(alike), "an engine answers every request"
+            stop_if_dead(made, stage="translate", probe=partial(self._probe, source, target))
+            answers += made
+            outcomes |= zip(alike, self._judge(alike, made), strict=True)
+        stop_if_useless(answers, stage="translate")
+        return outcomes
+
+    def _probe(self, source: str, target: str) -> list[Generated | Failure]:
+        """What any living translator can answer."""
+        return self._engine.translate(["1"], source=source, target=target)
+
+    def _judge(self, jobs: Sequence[_Job], answers: Sequence[Generated | Failure]) -> list[_Outcome]:
+        texts = ["" if isinstance(answer, Failure) else answer.text for answer in answers]
+        detected: Iterable[tuple[str, float]] = [("und", 0.0)] * len(texts)
+        if self._config.check_language:
+            # Imported here: it loads the language model.
+            from curation.filters.language import detect
+
+            detected = zip(*detect(texts), strict=True)
+        return [self._check(*each) for each in zip(jobs, answers, detected, strict=True)]
+
+    def _check(self, job: _Job, answer: Generated | Failure, detected: tuple[str, float]) -> _Outcome:
+        """All checks, the most telling first: what is in another language also has another length."""
+        if isinstance(answer, Failure):
+            return _Outcome(None, None, TranslationStatus.ENGINE_ERROR, answer.error)
+        language, confidence = detected
+        status = TranslationStatus.SUCCESS
+        if not answer.text:
+            status = TranslationStatus.EMPTY
+        elif longest_loop(answer.text) > max(self._config.max_repeat, longest_loop(job.text)):
+            status = TranslationStatus.REPETITION
+        elif answer.cut:
+            status = TranslationStatus.TRUNCATED
+        elif is_wrong_language(language, confidence, job.target, least_confidence=self._config.min_language_score):
+            status = TranslationStatus.WRONG_LANGUAGE
+        elif has_bad_length(job.text, answer.text, self._config.bounds(job.source, job.target)):
+            status = TranslationStatus.BAD_LENGTH_RATIO
+        text = answer.text if status is TranslationStatus.SUCCESS else None
+        return _Outcome(text, answer.score, status)
+
+    def _entry(self, source: _Source, target: str, outcome: _Outcome) -> dict[str, object]:
+        return {
+            "text": outcome.text,
+            "language": target,
+            "source_kind": source.kind,
+            "source_index": source.position,
+            "model": self._config.model,
+            "revision": self._checkpoint.revision,
+            "sampling": self._sampling,
+            "score": outcome.score,
+            "status": outcome.status.value,
+        }
+
+
+def _needs(source: _Source, target: str) -> bool:
+    """Whether the text has to be translated: not if it is in the language already.
+
+    The detector does not tell the scripts of Chinese apart, so a `zh` caption is in `zh-hant` already.
+    """
+    return base(source.language) != base(target)
+
+
+def row_status(made: Sequence[TranslationStatus]) -> RowStatus:
+    """A row's status by those of its translations."""
+    if not made:
+        return RowStatus.NOT_NEEDED
+    succeeded = sum(status is TranslationStatus.SUCCESS for status in made)
+    if succeeded:
+        return RowStatus.SUCCESS if succeeded == len(made) else RowStatus.PARTIAL
+    only_engine = all(status is TranslationStatus.ENGINE_ERROR for status in made)
+    return RowStatus.ENGINE_ERROR if only_engine else RowStatus.FAILED
