@@ -35,8 +35,8 @@ from curation.inspect import ImageConfig, Inspected, inspect_image
 from curation.schema import Status
 
 #: Address space a worker may take on top of what it has after its imports: enough for the largest image that the
-#: default `image.max_pixels` lets through in the costliest format (animated WebP), and the resident size of a worker
-#: stays under 1.5 GB whatever it is fed.
+#: default `image.max_pixels` lets through in the costliest format (WebP, whose decoder holds it four times over), and
+#: the resident size of a worker stays under 1.5 GB whatever it is fed.
 JOB_BYTES = 1_300 << 20
 
 #: Jobs given to one worker at a time: the one it runs, and the next.
@@ -191,20 +191,26 @@ class DecoderPool:
 
     async def _keep_worker(self) -> None:
         """Run one worker after another until cancelled."""
-        while self._failed_starts < _MAX_FAILED_STARTS:
-            worker = await self._start()
-            try:
-                await self._serve(worker)
-            except (asyncio.IncompleteReadError, asyncio.TimeoutError, ConnectionError, _BrokenReply):
-                pass
-            finally:
-                await self._retire(worker)
-            self._dispatch()
-        error = RuntimeError(f"{_MAX_FAILED_STARTS} decoder processes in a row died while starting; see standard error")
+        try:
+            while self._failed_starts < _MAX_FAILED_STARTS:
+                worker = await self._start()
+                try:
+                    await self._serve(worker)
+                except (asyncio.IncompleteReadError, asyncio.TimeoutError, ConnectionError, _BrokenReply):
+                    pass
+                finally:
+                    await self._retire(worker)
+                self._dispatch()
+            self._fail("one after the other they died while starting; see standard error")
+        except Exception as error:
+            self._fail(f"{type(error).__name__}: {error}")
+            raise
+
+    def _fail(self, why: str) -> None:
         self._closed = True
         for job in self._waiting:
             if not job.done.done():
-                job.done.set_exception(error)
+                job.done.set_exception(RuntimeError(f"decoder processes cannot be run: {why}"))
         self._waiting.clear()
 
     async def _start(self) -> _Worker:

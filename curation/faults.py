@@ -41,7 +41,7 @@ def _parse(spec: str, folder: str) -> dict[str, _Fault]:
         action, _, at_pass = rest.partition("@")
         if action not in ACTIONS or not at_pass.isdigit():
             raise ValueError(f"{ENV_FAULTS}: an entry is point:action@n with action in {ACTIONS}, got {entry!r}")
-        armed[point] = _Fault(action, int(at_pass), Path(folder) / f"{point}.passes")
+        armed[point] = _Fault(action, int(at_pass), Path(folder) / f"{point.replace('/', '|')}.passes")
     return armed
 
 

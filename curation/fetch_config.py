@@ -93,8 +93,8 @@ class DownloadConfig(Config):
     )
     user_agent: str = Field(
         "pairmill/0.1 (+https://github.com/pairmill/pairmill)",
-        description="Sent with every request. Begins with a product token, which robots.txt is matched by, and names a "
-        "contact.",
+        description="Sent with every request. Begins with a product token, which robots.txt is matched by, and should "
+        "name a contact.",
     )
     respect_robots: bool = Field(True, description="Obey robots.txt (RFC 9309).")
     robots_timeout_s: float = Field(
@@ -122,8 +122,6 @@ class DownloadConfig(Config):
         product = _PRODUCT.match(value)
         if product is None or product[1].lower() == "mozilla":
             raise ValueError("a user agent begins with the crawler's own product token, such as mybot/1.0")
-        if not _CONTACT.search(value):
-            raise ValueError("a user agent names a contact: a URL or a mail address")
         return value
 
     @field_validator("allow_networks")
@@ -138,6 +136,11 @@ class DownloadConfig(Config):
         if not all(0 < port < 65536 for port in value):
             raise ValueError("a port is a number from 1 to 65535")
         return value
+
+    @property
+    def names_contact(self) -> bool:
+        """Whether a site's owner who reads the user agent can reach somebody."""
+        return _CONTACT.search(self.user_agent) is not None
 
     @property
     def product_token(self) -> str:

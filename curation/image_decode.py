@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from curation.image_header import Header
 from curation.resize import Pixels
@@ -74,12 +74,21 @@ def _with_turbo(data: bytes, header: Header, at_least: tuple[int, int] | None) -
 
 
 def _with_pillow(data: bytes, kind: str, header: Header) -> Pixels:
-    with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as image:
+    image = _loaded(data, kind, header)
+    return np.asarray(image if image.mode == "CMYK" else _eight_bit_on_white(image))
+
+
+def _loaded(data: bytes, kind: str, header: Header) -> Image.Image:
+    try:
+        opened = Image.open(io.BytesIO(data), formats=(kind.upper(),))
+    except UnidentifiedImageError:
+        # Its own text holds a memory address, and a row's error must be the same in every run.
+        raise ValueError(f"not a {kind} by its header") from None
+    with opened as image:
         _check_size(header, *image.size)
         image.load()
-        if image.mode == "CMYK":
-            return np.asarray(image)
-        return np.asarray(_eight_bit_on_white(image))
+        # The opened image holds on to its decoder, which for WebP is three more pictures; a copy lets go of it.
+        return image.copy()
 
 
 def _check_size(header: Header, width: int, height: int) -> None:
@@ -93,7 +102,7 @@ def _eight_bit_on_white(image: Image.Image) -> Image.Image:
         upper = np.asarray(image).astype(np.uint16) >> 8
         return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer.getchannel("A"))
     return image.convert("RGB")

@@ -12,6 +12,7 @@ Every arrow ends in committed shards.  Running the job again does what is not co
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,8 @@ from pipelines.stages import (
 )
 from pipelines.tables import Tables, tables_of
 
+logger = logging.getLogger("pairmill")
+
 #: A batch is a block is a shard.
 _SHARDS: Mapping[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
 
@@ -67,6 +70,8 @@ def curate(
     retry_failed: first fetch again the rows whose fetch failed for a reason that may have passed.
     Raises UserError for a wrong recipe or input, before any work, and JobError when the job itself fails.
     """
+    if not recipe.download.names_contact:
+        logger.warning("download.user_agent names no contact: site owners cannot reach you, and may block you instead")
     store = Store(recipe.run_dir)
     planned = plan(store, recipe.input, recipe.shards)
     tables = tables_of(recipe, planned, store)

@@ -658,7 +658,6 @@ def test_error_rate_sees_an_outage_from_the_start() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("user_agent", "pairmill/0.1"),
         ("user_agent", "pairmill/0.1 (+https://x)\r\nX: y"),
         ("user_agent", "Mozilla/5.0 (compatible; x; +https://x.example)"),
         ("user_agent", ""),
@@ -689,3 +688,5 @@ def test_only_what_decides_the_dataset_is_identity() -> None:
         "hash_blocklist",
     }
     assert DownloadConfig(user_agent="mybot/2 (mailto:a@b.example)").product_token == "mybot"
+    assert DownloadConfig(user_agent="mybot/2 (mailto:a@b.example)").names_contact
+    assert not DownloadConfig(user_agent="mybot/2").names_contact
