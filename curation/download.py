@@ -178,7 +178,7 @@ def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConf
     )
     if made.error:
         return Inspected(Status.DECODE_ERROR, error=made.error, sha256=inspected.sha256)
-    return inspected._replace(image=made.image, width=made.width, height=made.height)
+    return inspected._replace(image=made.data, width=made.width, height=made.height)
 
 
 def _masks(rows: pa.Table, statuses: frozenset[Status]) -> dict[str, pa.Array]:
