@@ -189,7 +189,8 @@ class ByBand:
 @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
 def losers_of(*edges: pa.Table) -> pa.Table:
     """All rows that a better duplicate replaces, of the edges of every partition."""
-    return survivors(pa.concat_tables(edges))
+    # Where a partition has no rows at all, Ray Data's block has no columns either.
+    return survivors(pa.concat_tables([found for found in edges if found.num_columns]))
 
 
 class SelectStage:
