@@ -51,8 +51,8 @@ IMG2DATASET = pa.schema(
 def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_000) -> list[Path]:
     """Write 00000.tar, … into `to`, each sample as <key>.jpg (or .png, .webp), .txt (the caption) and .json (the rest).
 
-    `sizes.json` beside them says how many samples each has: open_clip reads it.  A sample without a caption has no .txt.
-    Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
+    `sizes.json` beside them says how many samples each has: open_clip reads it.  A sample without a caption has no
+    .txt.  Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
     """
     folder = _empty_folder(to)
     sizes: dict[str, int] = {}
@@ -148,7 +148,7 @@ def _add_sample(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> None:
 
 
 def _plain(value: object) -> object:
-    """As JSON can say it: what input columns may hold besides is written as text (bytes in base 64, dates in ISO form)."""
+    """As JSON can say it: the other types of input columns are written as text (bytes in base 64)."""
     if isinstance(value, dict):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -40,7 +40,7 @@ _TEXT_CHARACTERS = 600
 _HOST = r"^\s*[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>\[[^\]]*\]|[^/?#:]*)"
 
 _LATENCY = 10.0 ** np.linspace(-3, 3, 241)  # seconds
-_LATENCY_SHOWN = _LATENCY[80::10]
+_LATENCY_SHOWN = _LATENCY[::10]
 _SIDE = 2.0 ** np.arange(4, 14.5, 0.5)  # pixels
 _ASPECT = 2.0 ** np.arange(-3, 3.25, 0.25)  # width over height
 _CHARACTERS = np.concatenate([np.arange(0, 100), np.arange(100, 1000, 10), np.arange(1000, 10_001, 100)])
@@ -78,11 +78,11 @@ class Tally:
         self.kept: list[Pick] = []
         self.dropped: dict[tuple[str, str], list[Pick]] = defaultdict(list)
 
-    def add(self, outcome: Outcome, *, complete: bool) -> None:
-        """Count one shard.  complete: it has been through all stages, so its live rows are kept for good."""
+    def add(self, outcome: Outcome) -> None:
+        """Count one shard, as far as it has come."""
         rows = outcome.rows
         alive = pc.is_null(rows["drop_reason"])
-        self._add_picks(outcome, kept=complete)
+        self._add_picks(outcome)
         if "status" in rows.schema.names:
             self._add_fetches(rows)
             self._add_images(rows, alive)
@@ -133,7 +133,7 @@ class Tally:
         self.characters["before"].add(before)
         self.characters["after"].add(after)
 
-    def _add_picks(self, outcome: Outcome, *, kept: bool) -> None:
+    def _add_picks(self, outcome: Outcome) -> None:
         columns = (outcome.rows[name].to_pylist() for name in ("uid", "drop_stage", "drop_reason"))
         groups: dict[tuple[str, str] | None, list[Pick]] = defaultdict(list)
         for row, (uid, stage, reason) in enumerate(zip(*columns, strict=True)):
@@ -141,7 +141,7 @@ class Tally:
         for group, picks in groups.items():
             if group is not None:
                 self.dropped[group] = heapq.nsmallest(DROPPED_SHOWN, self.dropped[group] + picks)
-            elif kept:
+            elif "columns/filter" in outcome.tables:
                 self.kept = heapq.nsmallest(KEPT_SHOWN, self.kept + picks)
 
     def data(self) -> dict[str, Any]:
