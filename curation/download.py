@@ -2,7 +2,8 @@
 
 reads: url
 adds:  status, http_status, final_url, content_type, original_bytes, elapsed_s, attempts, error, opt_out (download);
-       image, width, height, original_width, original_height, format, frames, sha256, phash, sharpness, entropy (inspect)
+       image, width, height, original_width, original_height, format, frames, sha256, phash, sharpness, entropy
+       (inspect)
 drops: every `Status` but success
 
 One actor is one event loop with hundreds of requests in flight, and a few decoder processes.  Bytes go from the socket
@@ -134,7 +135,6 @@ class Download:
             inspected = await asyncio.to_thread(_resized_by_img2dataset, fetched.body, inspected, self._image)
         return fetched._replace(body=b""), inspected
 
-
     def _watch(self, status: Status) -> None:
         before = self._errors.alarm
         self._errors.add(status)
@@ -154,12 +154,16 @@ def read_blocklist(path: str | None) -> frozenset[str]:
     try:
         lines = Path(path).read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("download.hash_blocklist must be a readable file", value=error, fix="check the path") from error
+        raise RecipeError(
+            "download.hash_blocklist must be a readable file", value=error, fix="check the path"
+        ) from error
     digests = {word for line in lines if (word := line.partition("#")[0].strip().lower())}
     for digest in digests:
         if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
             raise RecipeError(
-                "download.hash_blocklist has one SHA-256 digest (64 hex digits) a line", value=digest, fix="mend the line"
+                "download.hash_blocklist has one SHA-256 digest (64 hex digits) a line",
+                value=digest,
+                fix="mend the line",
             )
     return frozenset(digests)
 

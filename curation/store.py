@@ -33,8 +33,8 @@ from curation.faults import fault_point
 #: The product's table.
 PAIRS = "pairs"
 
-#: Differ from run to run by nature (how long, how often, how far until it failed, in what words), so they are left out of
-#: a shard's content.  The size of a whole image follows from its digest.
+#: Differ from run to run by nature (how long, how often, how far until it failed, in what words), so they are left out
+#: of a shard's content.  The size of a whole image follows from its digest.
 VOLATILE = frozenset({"elapsed_s", "attempts", "error", "original_bytes"})
 
 #: Columns worth a parquet dictionary.  Encoded images and their digests do not repeat: dictionaries only cost memory.

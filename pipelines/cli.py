@@ -202,7 +202,11 @@ def _finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[di
         result = job()
     except PairmillError as error:
         if as_json:
-            parts = {"rule": error.rule, "value": str(error.value), "fix": error.fix} if isinstance(error, UserError) else {}
+            parts = (
+                {"rule": error.rule, "value": str(error.value), "fix": error.fix}
+                if isinstance(error, UserError)
+                else {}
+            )
             _print(json.dumps({"error": str(error), **parts}, ensure_ascii=False))
         print(f"pairmill: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None

@@ -72,7 +72,9 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, source: str = "the
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError("the recipe must be YAML", value=f"{source}: {error}", fix="mend the line it names") from error
+        raise RecipeError(
+            "the recipe must be YAML", value=f"{source}: {error}", fix="mend the line it names"
+        ) from error
     if not isinstance(data, dict):
         raise RecipeError(
             "a recipe is a mapping of sections",
@@ -104,7 +106,9 @@ def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
             inner = data[key] = {}
         if not isinstance(inner, dict):
             where = ".".join(keys[: depth + 1])
-            raise RecipeError(f"{where} is a value, not a section", value=".".join(keys), fix=f"override {where} itself")
+            raise RecipeError(
+                f"{where} is a value, not a section", value=".".join(keys), fix=f"override {where} itself"
+            )
         data = inner
     data[keys[-1]] = value
 

@@ -1,4 +1,4 @@
-"""What each table of a run is made from: the keys that decide what a changed recipe makes stale, and what it does not."""
+"""What each table of a run is made from: this decides what a changed recipe makes stale, and what it does not."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ STEPS += ["manifest.before_rename", "manifest.after_rename"]
 COMMIT = """
 import sys, pyarrow as pa
 from curation.store import Store
-Store(sys.argv[1]).commit("images", 0, "new", pa.table({"uid": ["a", "b"], "value": [3, 4], "elapsed_s": [0.1, 0.2]}), {})
+rows = pa.table({"uid": ["a", "b"], "value": [3, 4], "elapsed_s": [0.1, 0.2]})
+Store(sys.argv[1]).commit("images", 0, "new", rows, {})
 """
 
 

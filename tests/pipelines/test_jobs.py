@@ -1,4 +1,4 @@
-"""Small jobs on the session's Ray, for what one large run cannot show: all rows broken, retries, other engines, faults."""
+"""Small jobs on the session's Ray, for what one large run cannot show."""
 
 from __future__ import annotations
 
@@ -64,7 +64,15 @@ def counts(server: str) -> dict[str, int]:
 
 
 def test_every_row_broken(make: Callable[..., CurateRecipe], tmp_path: Path) -> None:
-    broken = ["/missing/a.webp", "/empty/1f34e.webp", "/html/1f34e.webp", "http://10.0.0.1/a.png", "no url", "", "/bomb/x"]
+    broken = [
+        "/missing/a.webp",
+        "/empty/1f34e.webp",
+        "/html/1f34e.webp",
+        "http://10.0.0.1/a.png",
+        "no url",
+        "",
+        "/bomb/x",
+    ]
     report = curate(make([(url, "a broken row") for url in broken]))
     check_accounts(report, len(broken))
     assert report["rows_kept"] == 0

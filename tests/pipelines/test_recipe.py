@@ -29,7 +29,8 @@ run_dir: r
 input: {path: p, format: auto, url_column: URL, text_column: TEXT}
 shards: {rows_per_shard: 10, seed: 1}
 download: {engine: async, timeout_s: 5, retries: 1, max_bytes: 1000000, per_host_concurrency: 4,
-  user_agent: "bot/1 (+http://example.com)", respect_robots: false, respect_opt_out: false, allow_networks: [127.0.0.0/8]}
+  user_agent: "bot/1 (+http://example.com)",
+  respect_robots: false, respect_opt_out: false, allow_networks: [127.0.0.0/8]}
 image: {size: 256, resize: border, format: jpg, quality: 90, max_pixels: 1000000}
 filter: {enabled: true, where: "width >= 256 and language == 'en'"}
 deduplicate: {enabled: false}
