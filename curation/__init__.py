@@ -1,5 +1,5 @@
-"""URLs to curated Parquet: the row store, the stages, the global selections and the run report.
+"""URLs to curated Parquet: the row store, the stages, the global selections and what a run tells.
 
-Read in the order the data flows: schema, plan, store, fetch, inspect, filters, deduplicate, recaption, translate,
-pack, report.  Nothing here imports `pipelines`.
+Read in the order the data flows: schema, inputs, identity, plan, store, shards; web, images, download; filters;
+duplicates, selection; recaption, translate, engines; pack; results.  Nothing here imports `pipelines`.
 """

@@ -21,14 +21,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.decoder import DecoderPool
 from curation.errors import RecipeError
-from curation.fetch import ErrorRate, Fetched, Fetcher
-from curation.fetch_config import DownloadConfig
-from curation.gate_client import Exchange, GateClient
-from curation.inspect import ImageConfig, Inspected
+from curation.images.decoder import DecoderPool
+from curation.images.inspect import ImageConfig, Inspected
 from curation.schema import INSPECT_STATUSES, Stage, Status, drop, live, set_columns
 from curation.shards import add_seconds
+from curation.web.config import DownloadConfig
+from curation.web.fetch import ErrorRate, Fetched, Fetcher
+from curation.web.gate_client import Exchange, GateClient
 
 COLUMNS = pa.schema(
     [
@@ -107,7 +107,7 @@ class Download:
         gate = GateClient(self._exchange, self._config) if self._exchange else None
         # Imported only where it is asked for: it is an extra, and takes seconds to load.
         if self._config.engine == "img2dataset":
-            from curation.img2dataset_engine import Img2datasetFetcher
+            from curation.web.img2dataset_engine import Img2datasetFetcher
 
             self._fetcher: Fetcher | Img2datasetFetcher = Img2datasetFetcher(self._config)
         else:
@@ -170,7 +170,7 @@ def read_blocklist(path: str | None) -> frozenset[str]:
 
 def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConfig) -> Inspected:
     """The same measurements, with the pixels that img2dataset makes of the body."""
-    from curation.img2dataset_engine import resize_with_img2dataset
+    from curation.web.img2dataset_engine import resize_with_img2dataset
 
     made = resize_with_img2dataset(
         body,

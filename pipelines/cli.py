@@ -81,7 +81,7 @@ def report(run: Run, as_json: Json = False) -> None:
     """Build report.json and report.html again, of a finished or an unfinished run."""
 
     def job() -> dict[str, Any]:
-        from curation.report import write_report
+        from curation.results.report import write_report
 
         store, recipe = _opened(run)
         return write_report(store, selection=recipe.deduplicate.name)
@@ -98,7 +98,7 @@ def rows(
     """Write what became of every input row: one row each, kept ones too."""
 
     def job() -> dict[str, Any]:
-        from curation.rows import write_rows
+        from curation.results.rows import write_rows
 
         store, recipe = _opened(run)
         return {"rows": write_rows(store, to, selection=recipe.deduplicate.name), "path": str(to)}
@@ -132,7 +132,7 @@ def export(
 
     def job() -> dict[str, Any]:
         from curation.errors import UserError
-        from curation.export import export_img2dataset, export_webdataset
+        from curation.results.export import export_img2dataset, export_webdataset
 
         known = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}
         if form not in known:

@@ -21,14 +21,14 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, from_arrow, from_items, read_datasource
 
 from curation.dataset_card import write_card
-from curation.deduplicate import exact_edges
-from curation.duplicate_edges import EDGES
+from curation.duplicates.deduplicate import exact_edges
+from curation.duplicates.edges import EDGES
+from curation.duplicates.near import near_edges
 from curation.errors import JobError, UserError
 from curation.faults import fault_point
-from curation.near_duplicates import near_edges
 from curation.pack import cut_parts
 from curation.plan import Plan, plan
-from curation.report import write_report
+from curation.results.report import write_report
 from curation.schema import RETRYABLE, Stage
 from curation.selection import apply_selection
 from curation.shards import ShardSink, ShardSource, Table, Work, outstanding

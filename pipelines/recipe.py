@@ -11,16 +11,16 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from curation.config import EXECUTION, Config
-from curation.deduplicate import DeduplicateConfig
+from curation.duplicates.deduplicate import DeduplicateConfig
 from curation.errors import RecipeError, nearest
-from curation.fetch_config import DownloadConfig
 from curation.filters import FilterConfig
+from curation.images.inspect import ImageConfig
 from curation.inputs import InputConfig
-from curation.inspect import ImageConfig
 from curation.pack import PackConfig
 from curation.plan import ShardsConfig
 from curation.recaption import RecaptionConfig
 from curation.translate import TranslateConfig
+from curation.web.config import DownloadConfig
 
 
 class ClusterConfig(Config):

@@ -16,14 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from curation.deduplicate import DeduplicateConfig, survivors
 from curation.download import COLUMNS, Download
-from curation.duplicate_edges import ROWS
-from curation.fetch_config import DownloadConfig
+from curation.duplicates.deduplicate import DeduplicateConfig, survivors
+from curation.duplicates.edges import ROWS
+from curation.duplicates.near import bands
 from curation.filters import FILTER_COLUMNS, filter_rows
 from curation.filters.text import text_digest
-from curation.gate_client import host_gate
-from curation.near_duplicates import bands
 from curation.pack import pack_rows
 from curation.plan import common_texts
 from curation.recaption import Recaption
@@ -32,6 +30,8 @@ from curation.selection import apply_selection, selection_rows
 from curation.shards import Work, add_seconds, read_shard
 from curation.store import Store
 from curation.translate import Translate
+from curation.web.config import DownloadConfig
+from curation.web.gate_client import host_gate
 from pipelines.recipe import CurateRecipe
 from pipelines.tables import PIXELS
 

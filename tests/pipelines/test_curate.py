@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.report import build_report
-from curation.rows import write_rows
+from curation.results.report import build_report
+from curation.results.rows import write_rows
 from curation.store import Store
 from pipelines.curate import curate
 from pipelines.demo import RECIPE

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.rows import write_rows
+from curation.results.rows import write_rows
 from curation.store import Store
 from pipelines.curate import curate
 from pipelines.demo_server import demo_server

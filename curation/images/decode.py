@@ -1,0 +1,148 @@
+"""Bytes of a JPEG, PNG, WebP or GIF to 8-bit pixels on white, and pixels back to bytes.
+
+JPEG goes through libjpeg-turbo, which decodes at 1/2, 1/4 or 1/8 of the size for a fraction of the cost; everything
+else, and the few JPEG that its interface does not take, goes through Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from curation.images.header import Header
+from curation.images.resize import Pixels
+
+ImageFormat: TypeAlias = Literal["jpg", "png", "webp"]
+Chroma: TypeAlias = Literal["420", "444"]
+
+#: The longest side each format can hold (libjpeg, libpng's default limit, libwebp), in pixels.
+MAX_SIDE = {"jpg": 65_500, "png": 1_000_000, "webp": 16_383}
+
+# `inspect_image` holds the size against image.max_pixels before anything is decoded; Pillow's limit is another number.
+Image.MAX_IMAGE_PIXELS = None
+
+# OpenCV would start a thread per core in every decoder process.
+cv2.setNumThreads(1)
+
+#: Reductions that libjpeg-turbo has SIMD code for: the others (7/8 … 3/8) take longer than decoding in full.
+_REDUCTIONS = (8, 4, 2)
+
+#: What simplejpeg says of JPEG that are sound but not for it: sampling factors outside its enumeration, and scan
+#: headers with values that only progressive files need (old encoders write them, decoders ignore them).
+_NOT_FOR_TURBO = ("Could not determine subsampling", "Invalid SOS parameters")
+
+
+def decode(data: bytes, kind: str, header: Header, *, at_least: tuple[int, int] | None) -> Pixels:
+    """The first frame, not turned upright: RGB uint8 [H, W, 3] or, from a CMYK JPEG, CMYK uint8 [H, W, 4].
+
+    at_least: (width, height) that suffice; a JPEG is decoded at the smallest reduced size that reaches both.
+    Transparent pixels are laid on white; 16-bit samples keep their upper eight bits.
+    Raises whatever a codec raises on bytes it cannot read, ValueError if the picture is not of the header's size.
+    """
+    if kind != "jpeg":
+        return _with_pillow(data, kind, header)
+    try:
+        return _with_turbo(data, header, at_least)
+    except ValueError as error:
+        if not any(words in str(error) for words in _NOT_FOR_TURBO):
+            raise
+        return _with_pillow(data, kind, header)
+
+
+def _with_turbo(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:
+    # Strict, here and below: what libjpeg would fill with grey after damaged or missing data is not the picture.
+    height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+    _check_size(header, width, height)
+    reduced: dict[str, int] = {}
+    for reduction in _REDUCTIONS if at_least else ():
+        columns, rows = -(-width // reduction), -(-height // reduction)
+        if at_least and columns >= at_least[0] and rows >= at_least[1]:
+            reduced = {"min_width": columns, "min_height": rows}
+            break
+    if colour in ("CMYK", "YCCK"):
+        # Stored inverted by every encoder since Photoshop; Pillow and browsers take that for granted too.
+        inverted: Pixels = simplejpeg.decode_jpeg(data, "CMYK", **reduced)
+        return 255 - inverted
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", **reduced)
+    return pixels
+
+
+def _with_pillow(data: bytes, kind: str, header: Header) -> Pixels:
+    image = _loaded(data, kind, header)
+    return np.asarray(image if image.mode == "CMYK" else _eight_bit_on_white(image))
+
+
+def _loaded(data: bytes, kind: str, header: Header) -> Image.Image:
+    try:
+        opened = Image.open(io.BytesIO(data), formats=(kind.upper(),))
+    except UnidentifiedImageError:
+        # Its own text holds a memory address, and a row's error must be the same in every run.
+        raise ValueError(f"not a {kind} by its header") from None
+    with opened as image:
+        _check_size(header, *image.size)
+        image.load()
+        # The opened image holds on to its decoder, which for WebP is three more pictures; a copy lets go of it.
+        return image.copy()
+
+
+def _check_size(header: Header, width: int, height: int) -> None:
+    if (width, height) != (header.width, header.height):
+        raise ValueError(f"the header gives {header.width}x{header.height}, the picture is {width}x{height}")
+
+
+def _eight_bit_on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion to 8 bits clips 16-bit greys at 255.
+        upper = np.asarray(image).astype(np.uint16) >> 8
+        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer.getchannel("A"))
+    return image.convert("RGB")
+
+
+def to_srgb(pixels: Pixels, icc: bytes) -> Pixels:
+    """RGB or CMYK uint8 [H, W, C] -> sRGB uint8 [H, W, 3], through the embedded profile where it says anything new.
+
+    Meant for the picture after it was reduced, where it costs a millisecond or two.  A profile that is broken, of
+    another colour space, or sRGB itself is passed over; CMYK without a usable profile is converted as ink over white.
+    """
+    mode = "CMYK" if pixels.shape[2] == 4 else "RGB"
+    transform = _transform(icc, mode) if icc else None
+    if mode == "RGB" and transform is None:
+        return pixels
+    image = Image.frombuffer(mode, pixels.shape[1::-1], pixels, "raw", mode, 0, 1)
+    if transform is None:
+        return np.asarray(image.convert("RGB"))
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None  # None is for conversion in place
+    return np.asarray(converted)
+
+
+@lru_cache(maxsize=16)  # a handful of profiles (Display P3, Adobe RGB, press standards) make up nearly all of the web's
+def _transform(icc: bytes, mode: str) -> Any:
+    if icc[16:20] != mode.ljust(4).encode() or b"sRGB" in icc or "sRGB".encode("utf-16-be") in icc:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None
+
+
+def encode(pixels: Pixels, *, format: ImageFormat, quality: int, chroma: Chroma) -> bytes:
+    """RGB uint8 [H, W, 3] -> a file without any metadata; `quality` and `chroma` say nothing to png."""
+    if format == "jpg":
+        jpeg: bytes = simplejpeg.encode_jpeg(pixels, quality, "RGB", chroma)
+        return jpeg
+    parameters = [cv2.IMWRITE_WEBP_QUALITY, quality] if format == "webp" else []
+    done, encoded = cv2.imencode(f".{format}", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), parameters)
+    assert done, f"OpenCV did not encode {pixels.shape} as {format}"
+    return encoded.tobytes()

@@ -1,0 +1,252 @@
+"""What the run report counts while it streams over the shards, in memory that does not grow with the rows.
+
+reads: url, alt (plan); status, http_status, elapsed_s, original_bytes, opt_out, original_width, original_height,
+       format (images); caption, language (filter); recaptions, recaption_status; translations, translate_status
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.pack import PackConfig, best_text
+from curation.results.outcome import Outcome, Run, read_outcome
+from curation.results.tallies import Frequent, Histogram
+
+#: What is read of each table.
+READS: Mapping[str, tuple[str, ...]] = {
+    "plan": ("url", "alt"),
+    "images": (
+        *("status", "http_status", "elapsed_s", "original_bytes", "opt_out"),
+        *("original_width", "original_height", "format"),
+    ),
+    "columns/filter": ("caption", "language"),
+    "columns/recaption": ("recaptions", "recaption_status"),
+    "columns/translate": ("translations", "translate_status"),
+}
+
+#: Rows of a gallery: of kept ones, and of those dropped for one reason.
+KEPT_SHOWN = 24
+DROPPED_SHOWN = 6
+
+_TOP = 10
+_TEXT_CHARACTERS = 600
+_HOST = r"^\s*[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>\[[^\]]*\]|[^/?#:]*)"
+
+_LATENCY = 10.0 ** np.linspace(-3, 3, 241)  # seconds
+_LATENCY_SHOWN = _LATENCY[::10]
+_SIDE = 2.0 ** np.arange(4, 14.5, 0.5)  # pixels
+_ASPECT = 2.0 ** np.arange(-3, 3.25, 0.25)  # width over height
+_CHARACTERS = np.concatenate([np.arange(0, 100), np.arange(100, 1000, 10), np.arange(1000, 10_001, 100)])
+_CHARACTERS_SHOWN = (1, 5, 10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 500, 1000)
+
+
+class Pick(NamedTuple):
+    """A row chosen for a gallery.  Rows of equal uid differ in their place."""
+
+    uid: str
+    shard: int
+    row: int
+
+
+class Tally:
+    """Everything counted over the rows."""
+
+    def __init__(self, pack: PackConfig) -> None:
+        self._pack = pack
+        self.status: Counter[str] = Counter()
+        self.http_status: Counter[int] = Counter()
+        self.latency = Histogram(_LATENCY)
+        self.failures: Frequent[tuple[str, str]] = Frequent()  # (host, status)
+        self.opt_out: Frequent[str] = Frequent()
+        self.fetched_bytes = 0
+        self.formats: Frequent[str] = Frequent()
+        self.sides = {"all": Histogram(_SIDE), "kept": Histogram(_SIDE)}
+        self.aspects = {"all": Histogram(_ASPECT), "kept": Histogram(_ASPECT)}
+        self.languages: dict[str, Frequent[str]] = {"all": Frequent(), "kept": Frequent()}
+        self.characters = {"before": Histogram(_CHARACTERS), "after": Histogram(_CHARACTERS)}
+        self.texts: Frequent[tuple[str, str]] = Frequent()  # (kind, language)
+        self.recaption_status: Counter[str] = Counter()
+        self.translate_status: Counter[str] = Counter()
+        self.translations: Frequent[tuple[str, str]] = Frequent()  # (language, status)
+        self.kept: list[Pick] = []
+        self.dropped: dict[tuple[str, str], list[Pick]] = defaultdict(list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one shard, as far as it has come."""
+        rows = outcome.rows
+        alive = pc.is_null(rows["drop_reason"])
+        self._add_picks(outcome)
+        if "status" in rows.schema.names:
+            self._add_fetches(rows)
+            self._add_images(rows, alive)
+        if "language" in rows.schema.names:
+            self.languages["all"].add(_counts(rows["language"]))
+            self.languages["kept"].add(_counts(rows["language"].filter(alive)))
+            self._add_texts(rows.filter(alive))
+        for name, counter in (("recaption_status", self.recaption_status), ("translate_status", self.translate_status)):
+            if name in rows.schema.names:
+                counter.update(_counts(rows[name]))
+
+    def _add_fetches(self, rows: pa.Table) -> None:
+        self.status.update(_counts(rows["status"]))
+        self.http_status.update(_counts(rows["http_status"]))
+        self.latency.add(_numbers(rows["elapsed_s"]))
+        self.fetched_bytes += pc.sum(rows["original_bytes"]).as_py() or 0
+        self.opt_out.add(_counts(pc.utf8_slice_codeunits(rows["opt_out"], 0, 120)))
+        failed = rows.filter(pc.equal(rows["drop_stage"], "download"))
+        found = pc.struct_field(pc.extract_regex(failed["url"], _HOST), "host")
+        host = pc.utf8_slice_codeunits(pc.fill_null(pc.utf8_lower(found), ""), 0, 120)
+        pairs = Counter(zip(host.to_pylist(), failed["status"].to_pylist(), strict=True))
+        self.failures.add(pairs)
+
+    def _add_images(self, rows: pa.Table, alive: pa.ChunkedArray) -> None:
+        self.formats.add(_counts(rows["format"]))
+        width, height = _numbers(rows["original_width"]), _numbers(rows["original_height"])
+        kept = np.asarray(alive)
+        side = np.minimum(width, height)
+        aspect = width / height
+        for histograms, values in ((self.sides, side), (self.aspects, aspect)):
+            histograms["all"].add(values)
+            histograms["kept"].add(values[kept])
+
+    def _add_texts(self, rows: pa.Table) -> None:
+        found: Counter[tuple[str, str]] = Counter()
+        before, after = [], []
+        for row in rows.select([n for n in ("alt", *_TEXT_COLUMNS) if n in rows.schema.names]).to_pylist():
+            texts = texts_of(row)
+            made = [text for text in texts if text["kind"] != "translated"]
+            before.append(len(row["alt"]))
+            after.append(len(best_text(made, self._pack) or ""))
+            found.update((text["kind"], text["language"] or "und") for text in texts if text["text"])
+            refused = Counter(
+                (text["language"], text["status"] or "success") for text in texts if text["kind"] == "translated"
+            )
+            self.translations.add(refused)
+        self.texts.add(found)
+        self.characters["before"].add(before)
+        self.characters["after"].add(after)
+
+    def _add_picks(self, outcome: Outcome) -> None:
+        columns = (outcome.rows[name].to_pylist() for name in ("uid", "drop_stage", "drop_reason"))
+        groups: dict[tuple[str, str] | None, list[Pick]] = defaultdict(list)
+        for row, (uid, stage, reason) in enumerate(zip(*columns, strict=True)):
+            groups[None if reason is None else (stage, reason)].append(Pick(uid, outcome.shard, row))
+        for group, picks in groups.items():
+            if group is not None:
+                self.dropped[group] = heapq.nsmallest(DROPPED_SHOWN, self.dropped[group] + picks)
+            elif "columns/filter" in outcome.tables:
+                self.kept = heapq.nsmallest(KEPT_SHOWN, self.kept + picks)
+
+    def data(self) -> dict[str, Any]:
+        """The counts as plain data, for report.json."""
+        hosts: dict[str, Counter[str]] = defaultdict(Counter)
+        for (host, status), n in self.failures.counts.items():
+            hosts[host][status] += n
+        worst = sorted(hosts.items(), key=lambda item: (-item[1].total(), item[0]))[:_TOP]
+        return {
+            "fetch": {
+                "status": dict(self.status.most_common()),
+                "http_status": {str(code): n for code, n in sorted(self.http_status.items())},
+                "latency_s": self.latency.summary() | _bins(self.latency, _LATENCY_SHOWN),
+                "hosts": [{"host": h, "errors": c.total(), "status": dict(c.most_common())} for h, c in worst],
+            },
+            "opt_out": self.opt_out.most_common(_TOP),
+            "formats": self.formats.most_common(),
+            "languages": {
+                code: {"rows": n, "kept": self.languages["kept"].counts[code]}
+                for code, n in self.languages["all"].most_common().items()
+            },
+            "sizes": _compared(self.sides, _SIDE),
+            "aspect": _compared(self.aspects, _ASPECT),
+            "caption_length": {
+                name: histogram.summary() | _bins(histogram, _CHARACTERS_SHOWN)
+                for name, histogram in self.characters.items()
+            },
+            "texts": _nested(self.texts.most_common()),
+            "recaption_status": dict(self.recaption_status.most_common()),
+            "translate_status": dict(self.translate_status.most_common()),
+            "translations": _nested(self.translations.most_common()),
+        }
+
+
+_TEXT_COLUMNS = ("caption", "language", "recaptions", "translations")
+
+
+def texts_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every text of a row in the order in which translations number them; a refused translation has no text."""
+    provenance = ("model", "revision", "prompt_id", "score", "status")
+    nothing: dict[str, Any] = dict.fromkeys(provenance)
+    texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
+    texts += [nothing | dict(made) for made in row.get("recaptions") or ()]
+    texts += [nothing | dict(made) | {"kind": "translated"} for made in row.get("translations") or ()]
+    return texts
+
+
+def read_gallery(run: Run, picks: Iterable[Pick]) -> list[dict[str, Any]]:
+    """What the report shows of the chosen rows, in their order; `shard` and `row` say where they are."""
+    picks = list(picks)
+    found: dict[Pick, dict[str, Any]] = {}
+    reads = {name: tuple(dict.fromkeys([*columns, *_SHOWN.get(name, ())])) for name, columns in READS.items()}
+    for shard in sorted({pick.shard for pick in picks}):
+        wanted = [pick for pick in picks if pick.shard == shard]
+        rows = read_outcome(run, shard, reads).rows.take(pa.array([pick.row for pick in wanted]))
+        found |= {pick: _entry(pick, row) for pick, row in zip(wanted, rows.to_pylist(), strict=True)}
+    return [found[pick] for pick in picks]
+
+
+_SHOWN: Mapping[str, tuple[str, ...]] = {"images": ("final_url", "error", "width", "height")}
+_FACTS = (
+    *("url", "final_url", "status", "http_status", "error", "opt_out", "width", "height"),
+    *("original_width", "original_height", "language", "drop_stage", "drop_reason"),
+)
+
+
+def _entry(pick: Pick, row: Mapping[str, Any]) -> dict[str, Any]:
+    texts = [text for text in texts_of(row) if text["kind"] != "alt"] if "caption" in row else []
+    kept = ("text", "kind", "language", "model", "revision", "prompt_id", "score", "source_kind", "status")
+    return {
+        **pick._asdict(),
+        "alt": _short(row["alt"]),
+        "texts": [{name: _short(text.get(name)) for name in kept} for text in texts],
+        **{name: _short(row.get(name)) for name in _FACTS},
+    }
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _TEXT_CHARACTERS:
+        return value[: _TEXT_CHARACTERS - 1] + "…"
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
+    return {one["values"]: one["counts"] for one in pc.value_counts(column.drop_null()).to_pylist()}
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """As floats, missing ones as NaN."""
+    return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
+
+
+def _bins(histogram: Histogram, edges: Iterable[float]) -> dict[str, Any]:
+    shown = list(edges)
+    return {"edges": [round(float(e), 4) for e in shown], "counts": histogram.coarse(shown)}
+
+
+def _compared(histograms: Mapping[str, Histogram], edges: Iterable[float]) -> dict[str, Any]:
+    shown = list(edges)
+    counts = {name: histogram.coarse(shown) for name, histogram in histograms.items()}
+    return {"edges": [round(float(e), 4) for e in shown], **counts, "median": histograms["kept"].quantile(0.5)}
+
+
+def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    nested: dict[str, dict[str, int]] = defaultdict(dict)
+    for (outer, inner), n in counts.items():
+        nested[outer][inner] = n
+    return dict(nested)

@@ -1,0 +1,184 @@
+"""Write the product in other forms: webdataset tars, and parquet files with img2dataset's columns.
+
+reads: pairs
+adds:  —
+
+Both number files and samples as img2dataset does: file 00012, key 000120034 (5 digits of the file, 4 of the sample).
+Equal products give equal files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import date, time
+from itertools import groupby
+from pathlib import Path, PurePath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from curation.errors import RunDirError, UserError
+from curation.results.whole_file import whole_file
+from curation.store import PAIRS, Store, shard_file
+
+_BATCH_ROWS = 500
+
+#: img2dataset 1.47: what its writer puts behind the columns of the list, and before the image.
+IMG2DATASET = pa.schema(
+    [
+        ("key", pa.string()),
+        ("status", pa.string()),
+        ("error_message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("exif", pa.string()),
+        ("sha256", pa.string()),
+    ]
+)
+
+
+def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_000) -> list[Path]:
+    """Write 00000.tar, … into `to`, each sample as <key>.jpg (or .png, .webp), .txt (the caption) and .json (the rest).
+
+    `sizes.json` beside them says how many samples each has: open_clip reads it.  A sample without a caption has no
+    .txt.  Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
+    """
+    folder = _empty_folder(to)
+    sizes: dict[str, int] = {}
+    for number, pieces in _files(store, rows_per_shard):
+        name = f"{number:05d}.tar"
+        sizes[name] = 0
+        with (
+            whole_file(folder / name) as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for row in (row for piece in pieces for row in piece.to_pylist()):
+                _add_sample(tar, _key(number, sizes[name], rows_per_shard), row)
+                sizes[name] += 1
+    with whole_file(folder / "sizes.json") as stream:
+        stream.write(json.dumps(sizes, indent=1).encode())
+    return [folder / name for name in (*sizes, "sizes.json")]
+
+
+def export_img2dataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_000) -> list[Path]:
+    """Write 00000.parquet, … into `to`, with the columns of img2dataset's parquet output.
+
+    First the input's own columns, `uid`, `caption` (the best text) and `url`; then `IMG2DATASET`; then the encoded
+    image, in a column named by its format (`jpg`).  An input column with one of these names gets the prefix `input_`.
+    Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
+    """
+    folder = _empty_folder(to)
+    written = []
+    for number, pieces in _files(store, rows_per_shard):
+        path = folder / f"{number:05d}.parquet"
+        rows = 0
+        with whole_file(path) as stream, ExitStack() as closing:
+            writer: pq.ParquetWriter | None = None
+            for piece in pieces:
+                keys = [_key(number, rows + at, rows_per_shard) for at in range(len(piece))]
+                table = _img2dataset_rows(piece, keys)
+                if writer is None:
+                    writer = closing.enter_context(pq.ParquetWriter(stream, table.schema, compression="zstd"))
+                writer.write_table(table)
+                rows += len(piece)
+        written.append(path)
+    return written
+
+
+def _empty_folder(to: Path | str) -> Path:
+    folder = Path(to)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(
+            "an export is written into a new or an empty folder, so that no file of another one stays in it",
+            value=folder,
+            fix="give another folder, or empty this one",
+        )
+    return folder
+
+
+def _files(store: Store, rows_per_shard: int) -> Iterator[tuple[int, Iterator[pa.Table]]]:
+    """Number and rows of each file to be; the rows come in small tables, and before those of the next file."""
+    for number, group in groupby(_pieces(store, rows_per_shard), key=lambda numbered: numbered[0]):
+        yield number, (piece for _, piece in group)
+
+
+def _pieces(store: Store, rows_per_shard: int) -> Iterator[tuple[int, pa.Table]]:
+    parts = sorted(store.index(PAIRS))
+    if not parts:
+        raise RunDirError("the run must have got as far as pairs/", value=store.uri, fix="run `pairmill curate` again")
+    filesystem = pafs.FileSystem.from_uri(store.uri)[0] if "://" in store.uri else pafs.LocalFileSystem()
+    rows = 0
+    for part in parts:
+        with filesystem.open_input_file(store.path(shard_file(PAIRS, part))) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
+                piece = pa.Table.from_batches([batch])
+                while len(piece):
+                    room = rows_per_shard - rows % rows_per_shard
+                    yield rows // rows_per_shard, piece.slice(0, room)
+                    rows += min(room, len(piece))
+                    piece = piece.slice(room)
+
+
+def _key(number: int, sample: int, rows_per_shard: int) -> str:
+    return f"{number:05d}{sample:0{max(4, len(str(rows_per_shard - 1)))}d}"
+
+
+def _add_sample(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> None:
+    image = row.pop("image")
+    members = {PurePath(image["path"]).suffix: image["bytes"]}
+    if row["caption"] is not None:
+        members[".txt"] = row["caption"].encode()
+    members[".json"] = json.dumps(_plain({"key": key} | row), ensure_ascii=False).encode()
+    for ending, content in members.items():
+        # A header of defaults: no time, no owner, mode 0644, so that equal samples are equal bytes.
+        header = tarfile.TarInfo(key + ending)
+        header.size = len(content)
+        tar.addfile(header, io.BytesIO(content))
+
+
+def _plain(value: object) -> object:
+    """As JSON can say it: the other types of input columns are written as text (bytes in base 64)."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def _img2dataset_rows(piece: pa.Table, keys: Sequence[str]) -> pa.Table:
+    paths = pc.struct_field(piece["image"], "path")
+    image_column = PurePath(paths[0].as_py()).suffix.removeprefix(".")
+    taken = {"uid", "caption", "url", image_column, *IMG2DATASET.names}
+    columns: dict[str, Any] = {}
+    if "input" in piece.schema.names:
+        inner = list(piece.schema.field("input").type)
+        for at, field in enumerate(inner):
+            name = field.name
+            while name in taken:
+                name = f"input_{name}"
+            taken.add(name)
+            columns[name] = pc.struct_field(piece["input"], at)
+    columns |= {name: piece[name] for name in ("uid", "caption", "url")}
+    made = {"key": pa.array(keys), "status": pa.repeat("success", len(piece))}
+    for field in IMG2DATASET:
+        values = made.get(field.name, piece[field.name] if field.name in piece.schema.names else None)
+        columns[field.name] = pa.nulls(len(piece), field.type) if values is None else values.cast(field.type)
+    columns[image_column] = pc.struct_field(piece["image"], "bytes")
+    return pa.table(columns)

@@ -1,0 +1,142 @@
+"""The geometry of the report's figures: shapes in percent, so that a page of any width can draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+#: Columns a chart has at least, if its bins allow.
+_LEAST_COLUMNS = 8
+#: Width of a stage in the funnel, and where in it the band starts and ends to narrow.
+_STAGE, _NARROWS, _NARROW = 100.0, 16.0, 84.0
+_HALF = 48.0  # half the funnel's height, of 100 in all
+
+
+class Funnel(NamedTuple):
+    """SVG path data, in a view box of `width` by 100."""
+
+    width: float
+    kept: str
+    dropped: list[str]
+    pending: list[str]
+
+
+class Column(NamedTuple):
+    """A column of a chart, heights in percent of the highest: what there was, and what of it was kept."""
+
+    behind: float
+    front: float
+    title: str
+
+
+class Chart(NamedTuple):
+    """Columns side by side, and words under their edges: (percent of the width, word)."""
+
+    columns: list[Column]
+    ticks: list[tuple[float, str]]
+    highest: float
+
+
+def funnel(stages: Sequence[Mapping[str, Any]], rows_in: int) -> Funnel:
+    """A band as high as there are rows, which narrows where a stage drops rows or rows are still waiting."""
+    unit = _HALF / max(rows_in, 1)
+    upper: list[str] = []
+    lower: list[str] = []
+    dropped, pending = [], []
+    waiting = float(rows_in)
+    for at, stage in enumerate(stages):
+        left = at * _STAGE
+        start, end, right = left + _NARROWS, left + _NARROW, left + _STAGE
+        arrived, leaving = stage["rows_in"] * unit, stage["rows_kept"] * unit
+        edges = ((left, waiting * unit), (start, arrived), (end, leaving), (right, leaving))
+        upper.append(_edge(edges, -1, "M" if at == 0 else "L"))
+        lower.insert(0, _edge(edges[::-1], +1, "L"))
+        if stage["rows_kept"] < stage["rows_in"]:
+            dropped += [_wedge(start, end, arrived, leaving, sign) for sign in (-1, +1)]
+        if stage["rows_in"] < waiting:
+            pending += [_wedge(left, start, waiting * unit, arrived, sign) for sign in (-1, +1)]
+        waiting = stage["rows_kept"]
+    return Funnel(len(stages) * _STAGE, " ".join([*upper, *lower, "Z"]), dropped, pending)
+
+
+def _edge(points: Sequence[tuple[float, float]], sign: int, first: str) -> str:
+    """One edge of the band through (x, half height), above (-1) or below (+1) its middle line."""
+    (x, half), *rest = points
+    path = [f"{first}{x:.2f} {50 + sign * half:.3f}"]
+    for to, half_there in rest:
+        path.append(_curve(x, half, to, half_there, sign))
+        x, half = to, half_there
+    return " ".join(path)
+
+
+def _curve(x: float, half: float, to: float, half_there: float, sign: int) -> str:
+    middle = (x + to) / 2
+    y, y_there = 50 + sign * half, 50 + sign * half_there
+    return f"C{middle:.2f} {y:.3f} {middle:.2f} {y_there:.3f} {to:.2f} {y_there:.3f}"
+
+
+def _wedge(x: float, to: float, half: float, half_there: float, sign: int) -> str:
+    """What lies between the band and where it would be if it did not narrow."""
+    y = 50 + sign * half
+    return f"M{x:.2f} {y:.3f} {_curve(x, half, to, half_there, sign)} L{to:.2f} {y:.3f} Z"
+
+
+def compared(
+    edges: Sequence[float], everything: Sequence[int], kept: Sequence[int], word: Callable[[float], str]
+) -> Chart | None:
+    """The distribution of all rows with that of the kept ones before it; None if there are none.
+
+    edges, everything, kept: see `curation.results.tallies.Histogram`; word: how an edge is written.
+    """
+    filled = [at for at, n in enumerate(everything) if n]
+    if not filled:
+        return None
+    # Room on both sides, so that a narrow distribution does not look like a wide one.
+    room = max(1, (_LEAST_COLUMNS - (filled[-1] - filled[0] + 1) + 1) // 2)
+    first, last = max(0, filled[0] - room), min(len(everything) - 1, filled[-1] + room)
+    highest = max(everything)
+    columns, ticks = [], []
+    step = -(-(last - first + 1) // 5)
+    for at in range(first, last + 1):
+        low = word(edges[at - 1]) if at else ""
+        high = word(edges[at]) if at < len(edges) else ""
+        title = f"{low} – {high}: {everything[at]:,}"
+        if kept is not everything:
+            title += f", kept {kept[at]:,}"
+        columns.append(Column(100 * everything[at] / highest, 100 * kept[at] / highest, title))
+        if at and (at - first) % step == 0 and at > first:
+            ticks.append((100 * (at - first) / (last - first + 1), low))
+    return Chart(columns, ticks, highest)
+
+
+def distribution(edges: Sequence[float], counts: Sequence[int], word: Callable[[float], str]) -> Chart | None:
+    """One distribution; None if there is nothing in it."""
+    return compared(edges, counts, counts, word)
+
+
+def course(throughput: Mapping[str, Any]) -> Chart | None:
+    """Images a second over the time spent fetching, before rows a second; None if nothing was fetched."""
+    bins = throughput["bins"]
+    if not bins:
+        return None
+    highest = max(b["rows_per_second"] for b in bins) or 1.0
+    columns = [
+        Column(
+            100 * b["rows_per_second"] / highest,
+            100 * b["images_per_second"] / highest,
+            f"{at * throughput['bin_seconds']:.1f} s: {b['images_per_second']:,.1f} images/s, "
+            f"{b['rows_per_second']:,.1f} rows/s",
+        )
+        for at, b in enumerate(bins)
+    ]
+    seconds = throughput["seconds"]
+    decimals = 1 if seconds < 10 else 0
+    ticks = [(25.0 * at, _clock(seconds * at / 4, decimals)) for at in range(5)]
+    return Chart(columns, ticks, highest)
+
+
+def _clock(seconds: float, decimals: int) -> str:
+    if seconds < 120:
+        return f"{seconds:.{decimals}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{minutes}:{rest:02d} min"

@@ -1,0 +1,139 @@
+"""The report as one page: no script, nothing from outside, and no text of a stranger that is taken for markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+from PIL import Image
+
+from curation.results.figures import compared, course, distribution, funnel
+from curation.schema import TEXT_KINDS
+from curation.store import Store
+
+#: Pictures of rows dropped for these reasons are not for a page that is passed around.
+WITHHELD = frozenset({"nsfw"})
+
+_LONGER_SIDE = {"kept": 288, "dropped": 176}  # pixels of a thumbnail
+_QUALITY = 78
+
+
+def thumbnails(store: Store, entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Small pictures of the rows that have one, as data URIs, by `place` of the row."""
+    wanted: dict[int, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        if entry["width"] and entry["drop_reason"] not in WITHHELD:
+            wanted.setdefault(entry["shard"], []).append(entry)
+    found = {}
+    for shard, shown in sorted(wanted.items()):
+        images = store.load("images", shard, ["image"])["image"]
+        encoded = images.take(pa.array([entry["row"] for entry in shown])).to_pylist()
+        for entry, image in zip(shown, encoded, strict=True):
+            side = _LONGER_SIDE["kept" if entry["drop_reason"] is None else "dropped"]
+            if image is not None and (uri := _thumbnail(image, side)):
+                found[place(entry)] = uri
+    return found
+
+
+def place(entry: Mapping[str, Any]) -> str:
+    """The name of a row's place in the run."""
+    return f"{entry['shard']}/{entry['row']}"
+
+
+def _thumbnail(encoded: bytes, side: int) -> str | None:
+    """A WebP of at most `side` pixels; None if the picture cannot be read."""
+    file = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            small = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+        small.thumbnail((side, side))
+        small.save(file, "WEBP", quality=_QUALITY, method=4)
+    except Exception:  # Pillow's codecs raise OSError, ValueError, SyntaxError, struct.error, …
+        return None
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """The page.  pictures: see `thumbnails`."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"count": _count, "share": _share, "size": _size, "span": _span, "moment": _moment}
+    template = environment.from_string(files("curation.results").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    latency, texts = report["fetch"]["latency_s"], report["caption_length"]
+    return template.render(
+        report=report,
+        pictures=pictures,
+        place=place,
+        withheld=WITHHELD,
+        text_kinds=TEXT_KINDS,
+        funnel=funnel(report["stages"], report["rows_in"]),
+        figures={
+            "throughput": course(report["throughput"]),
+            "latency": distribution(latency["edges"], latency["counts"], _seconds),
+            "sizes": compared(report["sizes"]["edges"], report["sizes"]["all"], report["sizes"]["kept"], _pixels),
+            "aspect": compared(report["aspect"]["edges"], report["aspect"]["all"], report["aspect"]["kept"], _aspect),
+            "before": distribution(texts["before"]["edges"], texts["before"]["counts"], _whole),
+            "after": distribution(texts["after"]["edges"], texts["after"]["counts"], _whole),
+        },
+    )
+
+
+# How figures are written
+
+
+def _count(n: float | None) -> str:
+    return "–" if n is None else f"{n:,.0f}"
+
+
+def _share(part: float, whole: float) -> str:
+    if not whole:
+        return "–"
+    percent = 100 * part / whole
+    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %" if percent >= 0.1 else "< 0.1 %"
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:,.1f} PB"
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _moment(seconds: float | None) -> str:
+    return "–" if seconds is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def _seconds(value: float) -> str:
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.0f} s"
+
+
+def _pixels(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _aspect(value: float) -> str:
+    return f"{value:.3g}:1" if value >= 1 else f"1:{1 / value:.3g}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"

@@ -1,0 +1,201 @@
+"""The run report: what became of the rows of a run, counted twice, as data and as a page.
+
+reads: every table of the run, its manifests, the journal and the recipe
+adds:  report.json, report.html
+
+For every stage `rows_in = rows_kept + Σ dropped`, and the rows of the run are those kept, those dropped and those that
+are still to be processed.  The counts are taken from the rows' own drop columns and must be those of the manifests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyarrow.compute as pc
+
+from curation.pack import cut_parts
+from curation.results.data import READS, Tally, read_gallery
+from curation.results.outcome import Outcome, Run, open_run, read_outcome
+from curation.results.page import render, thumbnails
+from curation.results.throughput import throughput
+from curation.schema import Stage
+from curation.store import PAIRS, Store
+
+
+class _Kept(NamedTuple):
+    """The rows of one shard that came through all stages: how many, and which (a digest of their uids)."""
+
+    rows: int
+    digest: bytes
+
+
+def write_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
+    """Write RUN/report.json and RUN/report.html; returns the former's data.  Raises as `build_report`."""
+    report = build_report(store, selection=selection)
+    shown = [*report["gallery"]["kept"], *(e for group in report["gallery"]["dropped"] for e in group["rows"])]
+    store.write_json("report.json", report)
+    store.write_bytes("report.html", render(report, thumbnails(store, shown)).encode())
+    return report
+
+
+def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
+    """What became of the rows of a run, finished or not, as plain data.
+
+    Beside the counts of each stage (`stages`, in flow order, those that ran): `complete` says whether every row went
+    through all stages of the recipe.  If not, `rows_pending` rows are neither dropped nor through the last stage that
+    ran, and a stage's own `rows_pending` are those waiting in front of it.
+    `seconds` are those of its workers (of the wall clock for pack), `images_per_second` is by the wall clock.
+
+    Raises RunDirError if nothing is planned; AssertionError, naming the shard, if two counts disagree.
+    """
+    run = open_run(store, selection)
+    tally = Tally(run.pack_config)
+    counted: dict[str, Counter[str]] = {}
+    seconds: dict[str, float] = defaultdict(float)
+    kept: dict[int, _Kept] = {}
+    for shard in run.plan.shard_numbers():
+        outcome = read_outcome(run, shard, READS)
+        tally.add(outcome)
+        for name, counts in outcome.counts.items():
+            counted.setdefault(name, Counter()).update(counts)
+        for table in outcome.tables:
+            for name, spent in run.manifests[table][shard]["seconds"].items():
+                seconds[name] += spent
+        if len(outcome.tables) == len(run.chain):
+            kept[shard] = _kept(outcome)
+    whole = len(kept) == run.plan.shards
+    if run.packs:
+        packed, packs_all = _packed(run, kept)
+        whole = whole and packs_all
+        if packed is not None:
+            counted[Stage.PACK.value] = Counter(rows_in=packed, rows_kept=packed)
+            seconds[Stage.PACK.value] = _pack_seconds(run)
+    stages = _stages(counted, seconds)
+    speed = throughput(run)
+    report = {
+        "run_dir": store.uri,
+        "selection": selection,
+        "fingerprint": run.plan.fingerprint,
+        "files": run.plan.files[:100],
+        "complete": whole and (run.settled or not run.records),
+        "rows_in": run.plan.rows,
+        # Planning alone keeps nothing: no row was looked at.
+        "rows_kept": stages[-1]["rows_kept"] if len(stages) > 1 else 0,
+        "rows_dropped": sum(sum(stage["dropped"].values()) for stage in stages),
+        "stages": stages,
+        "shards": {"planned": run.plan.shards, "complete": len(kept)},
+        "images_per_second": speed["images_per_second"],
+        "throughput": speed,
+        "bytes": {
+            "fetched": tally.fetched_bytes,
+            **{table: sum(m["bytes"] for m in found.values()) for table, found in run.manifests.items()},
+        },
+        **tally.data(),
+        "gallery": _gallery(run, tally),
+        "runs": [dict(record) for record in run.records],
+    }
+    report["rows_pending"] = report["rows_in"] - report["rows_kept"] - report["rows_dropped"]
+    _assert_identity(report)
+    return report
+
+
+def _stages(counted: Mapping[str, Counter[str]], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The stages that ran, in flow order, each with what it did and what waits in front of it."""
+    stages: list[dict[str, Any]] = []
+    for name in (stage.value for stage in Stage):
+        if name not in counted:
+            continue
+        counts = dict(counted[name])
+        rows_in, rows_kept = counts.pop("rows_in"), counts.pop("rows_kept")
+        spent = float(seconds.get(name, 0.0))
+        stages.append(
+            {
+                "name": name,
+                "rows_in": rows_in,
+                "rows_kept": rows_kept,
+                "rows_pending": stages[-1]["rows_kept"] - rows_in if stages else 0,
+                "dropped": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+                "seconds": round(spent, 3),
+                "rows_per_second": round(rows_in / spent, 2) if spent else None,
+            }
+        )
+    return stages
+
+
+def _assert_identity(report: Mapping[str, Any]) -> None:
+    """No row vanishes: within each stage, from each stage to the next, and over the whole run."""
+    before = report["rows_in"]
+    for stage in report["stages"]:
+        name, dropped = stage["name"], sum(stage["dropped"].values())
+        assert stage["rows_in"] == stage["rows_kept"] + dropped, f"{name}: rows in are not those kept and dropped"
+        assert stage["rows_in"] + stage["rows_pending"] == before, f"{name}: rows in are not those kept before it"
+        assert stage["rows_pending"] >= 0, f"{name}: more rows than the stage before it kept"
+        before = stage["rows_kept"]
+    assert report["rows_pending"] >= 0, "more rows kept and dropped than there are"
+    assert not (report["complete"] and report["rows_pending"]), "a complete run has rows that are neither"
+
+
+def _kept(outcome: Outcome) -> _Kept:
+    rows = outcome.rows
+    uids = rows["uid"].filter(pc.is_null(rows["drop_reason"])).to_pylist()
+    return _Kept(len(uids), _digest(uids))
+
+
+def _digest(uids: list[str]) -> bytes:
+    return hashlib.blake2b("\n".join(uids).encode(), digest_size=16).digest()
+
+
+def _packed(run: Run, kept: Mapping[int, _Kept]) -> tuple[int | None, bool]:
+    """How many rows are in parts that hold just the rows kept (None: there is no such part), and whether all are.
+
+    Raises AssertionError, naming the part, if it holds other rows although the run ended well.
+    """
+    selected = run.manifests[run.chain[2].table]
+    committed = run.manifests[PAIRS]
+    # Which shards a part is made of is known only when all are through the selection; packing begins after that.
+    if len(selected) < run.plan.shards or not committed:
+        return None, False
+    sizes = {shard: m["stages"][Stage.DEDUPLICATE.value]["rows_kept"] for shard, m in selected.items()}
+    parts = cut_parts(sizes, run.pack_config.rows_per_part)
+    rows = good = 0
+    for part in parts:
+        manifest = committed.get(part.number)
+        if manifest is None:
+            continue
+        uids = run.store.load(PAIRS, part.number, ["uid"])["uid"].to_pylist()
+        assert len(uids) == manifest["rows"], f"pairs part {part.number}: {len(uids)} rows, not as its manifest says"
+        if _holds(uids, [kept.get(shard) for shard in part.shards]):
+            rows, good = rows + len(uids), good + 1
+        else:
+            assert not run.settled, f"pairs part {part.number}: not the rows that its shards {part.shards} keep"
+    return rows if good else None, good == len(parts) == len(committed)
+
+
+def _holds(uids: list[str], kept: list[_Kept | None]) -> bool:
+    at = 0
+    for shard in kept:
+        if shard is None or _digest(uids[at : at + shard.rows]) != shard.digest:
+            return False
+        at += shard.rows
+    return at == len(uids)
+
+
+def _pack_seconds(run: Run) -> float:
+    spans = [record["segments"].get("pack") or (0.0, None) for record in run.records]
+    return float(sum(end - start for start, end in spans if end is not None))
+
+
+def _gallery(run: Run, tally: Tally) -> dict[str, Any]:
+    order = {stage.value: at for at, stage in enumerate(Stage)}
+    groups = sorted(tally.dropped.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+    entries = iter(read_gallery(run, [*tally.kept, *(pick for _, picks in groups for pick in picks)]))
+    return {
+        "kept": [next(entries) for _ in tally.kept],
+        "dropped": [
+            {"stage": stage, "reason": reason, "rows": [next(entries) for _ in picks]}
+            for (stage, reason), picks in groups
+        ],
+    }

@@ -1,0 +1,150 @@
+"""Configuration of the download stage."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from curation.config import EXECUTION, Config
+from curation.web.address import parse_networks
+
+_PRODUCT = re.compile(r"([A-Za-z0-9_-]+)(?:/|\s|\Z)")
+_CONTACT = re.compile(r"https?://|mailto:|[^\s@]+@[^\s@]+")
+_VISIBLE = re.compile(r"[\x20-\x7e]+\Z")
+
+
+class DownloadConfig(Config):
+    """How images are fetched from the web, and what is never asked for."""
+
+    enabled: bool = Field(True, description="Fetch; off, the input must already carry the images' bytes.")
+    engine: Literal["async", "img2dataset"] = Field(
+        "async",
+        description="`async`: pairmill's own fetcher. `img2dataset`: that project's downloader and resizer, for "
+        "comparison; it checks addresses before, but not while, connecting, and knows no robots.txt.",
+    )
+    timeout_s: float = Field(
+        30.0,
+        gt=0,
+        json_schema_extra=EXECUTION,
+        description="Seconds for one URL in all: every attempt, redirect, backoff and body. Waiting for a slot of "
+        "a busy host (max_host_wait_s) and for its robots.txt (robots_timeout_s) is not counted.",
+    )
+    connect_timeout_s: float = Field(
+        10.0, gt=0, json_schema_extra=EXECUTION, description="Seconds for one connection, TLS included."
+    )
+    retries: int = Field(
+        2,
+        ge=0,
+        le=20,
+        json_schema_extra=EXECUTION,
+        description="Further attempts after a failure that may pass. img2dataset's users lifted success from 56 to "
+        "77 % with one (its issue 361).",
+    )
+    backoff_s: float = Field(
+        0.5,
+        gt=0,
+        json_schema_extra=EXECUTION,
+        description="Seconds before the first further attempt; doubles each time, ±50 % at random.",
+    )
+    max_bytes: int = Field(32 * 2**20, ge=1024, description="Bytes of one image file at most.")
+    min_bytes_per_s: float = Field(
+        1000.0,
+        ge=0,
+        json_schema_extra=EXECUTION,
+        description="Bytes a second a body must arrive at, over every min_rate_window_s.",
+    )
+    min_rate_window_s: float = Field(
+        5.0, gt=0, json_schema_extra=EXECUTION, description="Seconds over which min_bytes_per_s is judged."
+    )
+    max_redirects: int = Field(5, ge=0, le=20, description="Redirects followed; each is checked like a new URL.")
+    max_in_flight: int = Field(256, ge=1, json_schema_extra=EXECUTION, description="Requests of one fetcher at a time.")
+    per_host_concurrency: int = Field(
+        16, ge=1, json_schema_extra=EXECUTION, description="Requests to one host at a time, over all fetchers."
+    )
+    per_host_rate: float | None = Field(
+        None,
+        gt=0,
+        json_schema_extra=EXECUTION,
+        description="Requests a second to one host, over all fetchers; null: unlimited.",
+    )
+    max_host_wait_s: float = Field(
+        120.0,
+        gt=0,
+        json_schema_extra=EXECUTION,
+        description="Seconds a URL waits for its host to become free, then its status is host_busy.",
+    )
+    circuit_failures: int = Field(
+        20,
+        ge=1,
+        json_schema_extra=EXECUTION,
+        description="Failures to connect in a row after which a host is left alone.",
+    )
+    circuit_open_s: float = Field(
+        60.0, gt=0, json_schema_extra=EXECUTION, description="Seconds for which such a host is left alone."
+    )
+    alarm_error_rate: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        json_schema_extra=EXECUTION,
+        description="Share of recent fetches lost to the network above which the run warns that something is wrong.",
+    )
+    user_agent: str = Field(
+        "pairmill/0.1 (+https://github.com/pairmill/pairmill)",
+        description="Sent with every request. Begins with a product token, which robots.txt is matched by, and should "
+        "name a contact.",
+    )
+    respect_robots: bool = Field(True, description="Obey robots.txt (RFC 9309).")
+    robots_timeout_s: float = Field(
+        10.0, gt=0, json_schema_extra=EXECUTION, description="Seconds for one robots.txt or tdmrep.json."
+    )
+    respect_opt_out: bool = Field(
+        True,
+        description="Obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and TDMRep.",
+    )
+    allow_networks: tuple[str, ...] = Field(
+        (),
+        description="Networks (CIDR) that may be asked although they are not public, on any port. Default none.",
+    )
+    allow_ports: tuple[int, ...] = Field((80, 443, 8080, 8443), description="Ports that may be asked.")
+    hash_blocklist: str | None = Field(
+        None,
+        description="File of SHA-256 digests in hex, one a line: of such an image only id and digest are kept.",
+    )
+
+    @field_validator("user_agent")
+    @classmethod
+    def _truthful_user_agent(cls, value: str) -> str:
+        if not _VISIBLE.match(value):
+            raise ValueError("a user agent is one line of printable ASCII")
+        product = _PRODUCT.match(value)
+        if product is None or product[1].lower() == "mozilla":
+            raise ValueError("a user agent begins with the crawler's own product token, such as mybot/1.0")
+        return value
+
+    @field_validator("allow_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        parse_networks(value)
+        return value
+
+    @field_validator("allow_ports")
+    @classmethod
+    def _ports(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(0 < port < 65536 for port in value):
+            raise ValueError("a port is a number from 1 to 65535")
+        return value
+
+    @property
+    def names_contact(self) -> bool:
+        """Whether a site's owner who reads the user agent can reach somebody."""
+        return _CONTACT.search(self.user_agent) is not None
+
+    @property
+    def product_token(self) -> str:
+        """The name by which robots.txt and X-Robots-Tag address us."""
+        product = _PRODUCT.match(self.user_agent)
+        assert product is not None, "validated"
+        return product[1]

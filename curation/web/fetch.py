@@ -1,0 +1,438 @@
+"""Fetch one image from the web: safe for the operator, polite to the host, never longer than the deadline.
+
+    URL rules -> addresses -> robots.txt -> slot of the host -> request -> redirect? from the top : body
+
+`Fetcher.fetch` turns whatever a URL does into a `Fetched`; only bugs raise.  Callers gather as many as they like, the
+fetcher limits itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+import aiohttp
+
+from curation.faults import fault_point
+from curation.images.inspect import sniff
+from curation.schema import RETRYABLE, Status
+from curation.web.address import Refused, Target, check_url, redirect_url
+from curation.web.config import DownloadConfig
+from curation.web.gate_client import GateClient, local_gate
+from curation.web.opt_out import SiteRules, header_opt_out
+from curation.web.safe_http import HTTP_ERRORS, FetchError, Lookup, Resolver, SafeHttp, fetch_error, system_lookup
+
+#: A body up to this many bytes is read without asking; what is larger shares LARGE_BODIES times max_bytes.
+FREE_BODY_BYTES = 2**20
+LARGE_BODIES = 8
+#: Bytes by which `sniff` knows an image.
+SNIFF_BYTES = 12
+#: Longest pause between two attempts, in seconds, unless the host asks for a longer one.
+MAX_BACKOFF_S = 10.0
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class Fetched(NamedTuple):
+    """What became of one URL."""
+
+    status: Status
+    http_status: int | None  #: of the last answer
+    final_url: str  #: after redirects
+    content_type: str  #: as the server says
+    body: bytes  #: empty unless `success`
+    size: int  #: bytes of body received
+    elapsed_s: float  #: seconds, without waiting for the host to be free and for its robots.txt
+    attempts: int  #: 0: the URL itself was refused
+    error: str  #: why there is no image; "" on success
+    opt_out: str  #: evidence that the owner does not want it fetched, or ""
+
+
+class Fetcher:
+    """Fetches images; an async context manager.
+
+    gate: this fetcher's end of the gate it shares with others (entered by the fetcher); by default one of its own.
+    lookup: resolves names, blocking, in threads.
+    """
+
+    def __init__(
+        self,
+        config: DownloadConfig,
+        gate: GateClient | None = None,
+        *,
+        lookup: Lookup = system_lookup,
+        resolver: Resolver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._gate = gate or local_gate(config)
+        self._http = SafeHttp(config, lookup, resolver=resolver)
+        self._sites = SiteRules(config, self._http, self._gate)
+        self._clock = clock
+        self._in_flight = asyncio.Semaphore(config.max_in_flight)
+        self._large = ByteBudget(LARGE_BODIES * config.max_bytes)
+        self._transfers: set[_Transfer] = set()
+        self._watchdog: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Fetcher:
+        await self._http.__aenter__()
+        await self._gate.__aenter__()
+        self._watchdog = asyncio.create_task(self._watch(), name="minimum-rate")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._watchdog is not None
+        self._watchdog.cancel()
+        await asyncio.gather(self._watchdog, return_exceptions=True)
+        await self._sites.close()
+        await self._gate.__aexit__()
+        await self._http.__aexit__()
+
+    async def fetch(self, url: str) -> Fetched:
+        """The image at `url`, or why there is none."""
+        progress = _Progress(url, self._clock, self._config.timeout_s)
+        failure: FetchError | None = None
+        try:
+            target = check_url(url)
+        except Refused as refused:
+            return progress.failed(FetchError(refused.status, refused.reason))
+        for attempt in range(self._config.retries + 1):
+            if failure is not None and not await self._back_off(attempt, failure, progress):
+                break
+            progress.begin_attempt()
+            fault_point("fetch.request")
+            try:
+                return await self._attempt(target, progress)
+            except HTTP_ERRORS as error:
+                # A traceback would keep what was read of the body until the next full garbage collection.
+                latest = fetch_error(error).with_traceback(None)
+                latest.http_status = progress.http_status
+                # That the host is left alone by now says less than what it did to the attempt before.
+                if failure is None or latest.status not in (Status.CIRCUIT_OPEN, Status.HOST_BUSY):
+                    failure = latest
+                if not latest.retry:
+                    break
+        assert failure is not None
+        return progress.failed(failure)
+
+    async def _back_off(self, attempt: int, failure: FetchError, progress: _Progress) -> bool:
+        """Wait before a further attempt; False if there is no time left for one."""
+        pause = min(self._config.backoff_s * 2.0 ** (attempt - 1), MAX_BACKOFF_S) * random.uniform(0.5, 1.5)
+        pause = max(pause, failure.retry_after_s)
+        if pause >= progress.remaining():
+            return False
+        await asyncio.sleep(pause)
+        return True
+
+    async def _attempt(self, target: Target, progress: _Progress) -> Fetched:
+        """Follow `target` to an answer; raises `HTTP_ERRORS`."""
+        for _ in range(self._config.max_redirects + 1):
+            progress.url = target.url
+            left = progress.left()
+            try:
+                await self._http.resolver.addresses(target.host, target.port, left)
+            except FetchError:
+                self._gate.failed(target.site)
+                raise
+            paused = self._clock()
+            await self._sites.check(target)
+            await self._gate.acquire(target.site)
+            try:
+                async with self._in_flight:
+                    progress.pause(self._clock() - paused)
+                    answer = await self._request(target, progress)
+            finally:
+                self._gate.release(target.site)
+            if isinstance(answer, Fetched):
+                return answer
+            try:
+                target = check_url(answer)
+            except Refused as refused:
+                if refused.status is not Status.INVALID_URL:
+                    raise
+                raise FetchError(Status.REDIRECT_ERROR, f"redirected to no URL: {refused.reason}") from None
+        raise FetchError(Status.REDIRECT_ERROR, f"more than {self._config.max_redirects} redirects")
+
+    async def _request(self, target: Target, progress: _Progress) -> Fetched | str:
+        """One GET: the image, or the URL a redirect leads to."""
+        try:
+            response = await self._http.get(target, progress.left())
+        except HTTP_ERRORS as error:
+            if fetch_error(error).connecting:
+                self._gate.failed(target.site)
+            raise
+        self._gate.answered(target.site)
+        try:
+            progress.http_status = response.status
+            progress.content_type = response.headers.get("Content-Type", "")[:200]
+            if response.status in _REDIRECTS and "Location" in response.headers:
+                return redirect_url(target, response.headers["Location"])
+            self._check_status(target, response)
+            self._check_headers(response)
+            return progress.succeeded(await self._read(response, progress))
+        finally:
+            # Goes back to the pool if the body was read to its end, is closed otherwise.
+            response.release()
+
+    def _check_status(self, target: Target, response: aiohttp.ClientResponse) -> None:
+        code = response.status
+        if code in (204, 205):
+            raise FetchError(Status.EMPTY_BODY, f"HTTP {code}")
+        if code == 206:
+            raise FetchError(Status.TRUNCATED, "HTTP 206, although no range was asked for", retry=True)
+        if 200 <= code < 300:
+            return
+        retry_after_s = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
+        if retry_after_s and code in (429, 503):
+            self._gate.block(target.site, retry_after_s)
+        if 300 <= code < 400:
+            raise FetchError(Status.REDIRECT_ERROR, f"HTTP {code} without a Location to follow")
+        if code == 429:
+            raise FetchError(Status.RATE_LIMITED, "HTTP 429", retry=True, retry_after_s=retry_after_s)
+        if 400 <= code < 500:
+            raise FetchError(Status.HTTP_CLIENT_ERROR, f"HTTP {code}")
+        passing = 500 <= code < 600
+        raise FetchError(Status.HTTP_SERVER_ERROR, f"HTTP {code}", retry=passing, retry_after_s=retry_after_s)
+
+    def _check_headers(self, response: aiohttp.ClientResponse) -> None:
+        if self._config.respect_opt_out:
+            evidence = header_opt_out(response.headers, self._config.product_token)
+            if evidence:
+                raise FetchError(Status.OPT_OUT, "the answer's headers keep it out", evidence=evidence)
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", ""):
+            raise FetchError(Status.ENCODED_BODY, f"Content-Encoding {encoding[:40]} although none was accepted")
+        if (response.content_length or 0) > self._config.max_bytes:
+            raise FetchError(Status.TOO_LARGE, f"{response.content_length} bytes announced")
+
+    async def _read(self, response: aiohttp.ClientResponse, progress: _Progress) -> bytes:
+        """The whole body, or `FetchError` as soon as it is known to be none of ours."""
+        content = response.content
+        chunks: list[bytes] = []
+        known = False
+        reserved = 0
+        transfer = _Transfer(response, self._clock())
+        self._transfers.add(transfer)
+        try:
+            while chunk := await content.readany():
+                chunks.append(chunk)
+                progress.size += len(chunk)
+                if progress.size > self._config.max_bytes:
+                    raise FetchError(Status.TOO_LARGE, f"more than {self._config.max_bytes} bytes")
+                if not known and progress.size >= SNIFF_BYTES:
+                    known = _check_image(chunks)
+                if progress.size > FREE_BODY_BYTES and not reserved:
+                    size = response.content_length or self._config.max_bytes
+                    self._transfers.discard(transfer)  # the wait is ours, not the host's
+                    await self._large.acquire(size)
+                    reserved = size
+                    transfer.restart(self._clock())
+                    self._transfers.add(transfer)
+            if not progress.size:
+                raise FetchError(Status.EMPTY_BODY, "no bytes")
+            if not known:
+                _check_image(chunks)
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        finally:
+            self._transfers.discard(transfer)
+            self._large.release(reserved)
+
+    async def _watch(self) -> None:
+        """End the transfers that stay under the minimum rate, and those that lost their connection unnoticed."""
+        window_s = self._config.min_rate_window_s
+        while True:
+            await asyncio.sleep(window_s / 5)
+            now = self._clock()
+            for transfer in self._transfers:
+                rate = transfer.rate(now, window_s)
+                if transfer.is_cut_off():
+                    transfer.end(FetchError(Status.TRUNCATED, "the body broke off", retry=True))
+                elif rate is not None and rate < self._config.min_bytes_per_s:
+                    message = f"{rate:.0f} bytes a second over {window_s:g} s"
+                    transfer.end(FetchError(Status.TOO_SLOW, message))
+
+
+def _check_image(chunks: list[bytes]) -> bool:
+    """True; raises if the body does not begin like an image."""
+    head = chunks[0] if len(chunks[0]) >= SNIFF_BYTES else b"".join(chunks)
+    if sniff(head[:64]) is None:
+        raise FetchError(Status.NOT_AN_IMAGE, f"begins with {head[:12]!r}")
+    return True
+
+
+def retry_after(value: str | None, date: str | None) -> float:
+    """Seconds that a Retry-After header asks for: 0 if there is none that can be read.
+
+    A date is counted from the answer's own Date header where there is one, so that clocks need not agree.
+    """
+    if value is None:
+        return 0.0
+    value = value.strip()
+    if re.fullmatch("[0-9]{1,9}", value):
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+    try:
+        now = parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, OverflowError):
+        now = time.time()
+    return max(0.0, until - now)
+
+
+class _Progress:
+    """One URL on its way: its deadline, and what is known so far."""
+
+    __slots__ = ("_clock", "_deadline", "_start", "attempts", "content_type", "http_status", "size", "url")
+
+    def __init__(self, url: str, clock: Callable[[], float], timeout_s: float) -> None:
+        self._clock = clock
+        self._start = clock()
+        self._deadline = self._start + timeout_s
+        self.url = url
+        self.attempts = 0
+        self.http_status: int | None = None
+        self.content_type = ""
+        self.size = 0
+
+    def begin_attempt(self) -> None:
+        self.attempts += 1
+        self.http_status = None
+        self.content_type = ""
+        self.size = 0
+
+    def remaining(self) -> float:
+        """Seconds to the deadline, negative when it is over."""
+        return self._deadline - self._clock()
+
+    def left(self) -> float:
+        """Seconds to the deadline; raises when it is over."""
+        remaining = self.remaining()
+        if remaining <= 0:
+            raise FetchError(Status.TIMEOUT, "no time left")
+        return remaining
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not the URL's own."""
+        self._start += seconds
+        self._deadline += seconds
+
+    def succeeded(self, body: bytes) -> Fetched:
+        return self._result(Status.SUCCESS, self.http_status, body, "", "")
+
+    def failed(self, failure: FetchError) -> Fetched:
+        return self._result(failure.status, failure.http_status, b"", failure.message, failure.evidence)
+
+    def _result(self, status: Status, http_status: int | None, body: bytes, error: str, opt_out: str) -> Fetched:
+        elapsed_s = self._clock() - self._start
+        return Fetched(
+            status,
+            http_status,
+            self.url,
+            self.content_type,
+            body,
+            self.size,
+            elapsed_s,
+            self.attempts,
+            error,
+            opt_out,
+        )
+
+
+class _Transfer:
+    """A body on its way, for the watch over it."""
+
+    __slots__ = ("_bytes", "_response", "_since")
+
+    def __init__(self, response: aiohttp.ClientResponse, now: float) -> None:
+        self._response = response
+        self.restart(now)
+
+    def restart(self, now: float) -> None:
+        """Measure from here on: what came before, or a wait of ours, does not count."""
+        self._since = now
+        self._bytes = self._response.content.total_bytes
+
+    def rate(self, now: float, window_s: float) -> float | None:
+        """Bytes a second since the last measure; None while it is younger than the window."""
+        seconds = now - self._since
+        if seconds < window_s:
+            return None
+        rate = (self._response.content.total_bytes - self._bytes) / seconds
+        self.restart(now)
+        return rate
+
+    def is_cut_off(self) -> bool:
+        """aiohttp 3.14 closes the connection when a later chunk is malformed, and lets the reader wait for ever."""
+        connection = self._response.connection
+        return connection is not None and connection.closed and not self._response.content.is_eof()
+
+    def end(self, error: FetchError) -> None:
+        """Raise `error` in whoever reads the body."""
+        self._response.content.set_exception(error)
+
+
+class ByteBudget:
+    """Bytes that may be held at a time, handed out in the order they are asked for."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def acquire(self, size: int) -> None:
+        """Wait for `size` bytes; must be at most the whole budget."""
+        if not self._waiters and size <= self._free:
+            self._free -= size
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiters.append((size, future))
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.release(size)
+            else:
+                self.release(0)
+            raise
+
+    def release(self, size: int) -> None:
+        """Give bytes back."""
+        self._free += size
+        while self._waiters and (self._waiters[0][1].done() or self._waiters[0][0] <= self._free):
+            wanted, future = self._waiters.popleft()
+            if not future.done():
+                self._free -= wanted
+                future.set_result(None)
+
+
+class ErrorRate:
+    """Whether the network fails more than this list of URLs can explain (img2dataset's issue 223).
+
+    Two exponentially weighted shares of failed fetches, over about `span` and ten times `span` fetches.  The alarm is
+    on while the short one is above `alarm_rate` and well above the long one: three times, or 80 % where three times
+    cannot be.  Both begin at the 20 % that lists of web images usually lose, so that an outage from the start is seen.
+    """
+
+    def __init__(self, alarm_rate: float = 0.5, span: int = 1000) -> None:
+        self._alarm_rate = alarm_rate
+        self._span = span
+        self.recent = 0.2
+        self.long_term = 0.2
+
+    def add(self, status: Status) -> None:
+        """Count one fetch: what a second try may cure speaks of the network, a 404 of the list."""
+        failed = float(status in RETRYABLE)
+        self.recent += (failed - self.recent) / self._span
+        self.long_term += (failed - self.long_term) / (10 * self._span)
+
+    @property
+    def alarm(self) -> bool:
+        usual = self.long_term
+        return self.recent > max(self._alarm_rate, 1.1 * usual, min(0.8, 3 * usual))

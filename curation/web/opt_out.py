@@ -1,0 +1,256 @@
+"""What a site's owner wants: robots.txt (RFC 9309), X-Robots-Tag, and the TDM Reservation Protocol (W3C TDMRep).
+
+A site file that cannot be had because the host cannot be reached is the row's own connection error; robots.txt that
+answers 5xx or not in time forbids everything (RFC 9309, 2.3.1.4), 4xx allows everything (2.3.1.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aiohttp import StreamReader
+from multidict import CIMultiDictProxy
+from protego import Protego
+
+from curation.schema import Status
+from curation.web.address import Target, check_url, redirect_url
+from curation.web.config import DownloadConfig
+from curation.web.gate_client import GateClient
+from curation.web.safe_http import HTTP_ERRORS, FetchError, SafeHttp, fetch_error
+
+#: Bytes of robots.txt that are read; RFC 9309, 2.5 asks for at least 500 KiB.
+ROBOTS_BYTES = 512 * 1024
+#: Redirects followed to a robots.txt: RFC 9309, 2.3.1.2.
+ROBOTS_REDIRECTS = 5
+#: Seconds for which a site's rules are kept: RFC 9309, 2.4.
+RULES_TTL_S = 24 * 3600.0
+#: Seconds after which a robots.txt that could not be had is asked for again.
+UNAVAILABLE_TTL_S = 600.0
+#: Bounds of the cache: sites, and bytes of their files.
+CACHE_SITES = 20_000
+CACHE_BYTES = 32 * 2**20
+
+#: X-Robots-Tag directives that keep an image out; img2dataset's four, and `none`, which includes noindex.
+DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+_VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_AGENT = re.compile(r"[A-Za-z0-9_.*-]+\Z")
+#: A body parsed at once blocks the event loop; beyond this many bytes a thread does it.
+_PARSE_INLINE_BYTES = 64 * 1024
+
+
+def header_opt_out(headers: CIMultiDictProxy[str], product_token: str) -> str:
+    """The header by which an answer keeps its content out, or "" if none does."""
+    for value in headers.getall("X-Robots-Tag", ()):
+        directive = _x_robots_directive(value, product_token.lower())
+        if directive:
+            return f"X-Robots-Tag: {directive}"
+    if headers.get("tdm-reservation", "").strip() == "1":
+        return "tdm-reservation: 1"
+    return ""
+
+
+def _x_robots_directive(value: str, token: str) -> str:
+    """The first directive of one X-Robots-Tag that binds us and keeps the image out, with its agent if it names one.
+
+    An agent named before a directive ("otherbot: noai, noindex") goes for the rest of that header.
+    """
+    agent = ""
+    for part in value.split(","):
+        name, colon, rest = part.partition(":")
+        if colon and name.strip().lower() in _VALUED:
+            continue
+        if colon and _AGENT.match(name.strip()):
+            agent, part = name.strip().lower(), rest
+        directive = part.strip().lower()
+        if directive in DIRECTIVES and agent in ("", "*", token):
+            return f"{agent}: {directive}" if agent else directive
+    return ""
+
+
+def parse_tdmrep(body: bytes) -> Protego | None:
+    """The rules of a tdmrep.json, or None if it reserves nothing (or is none).
+
+    Locations are patterns like those of robots.txt, so they become such rules: reserved is disallowed, and the longest
+    location that matches decides.
+    """
+    try:
+        entries = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    lines = ["User-agent: *"]
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, dict):
+            continue
+        location, reserved = entry.get("location"), entry.get("tdm-reservation")
+        if isinstance(location, str) and location.startswith(("/", "*")) and location.isprintable():
+            lines.append(f"{'Disallow' if reserved in (1, '1') else 'Allow'}: {location.replace('#', '%23')}")
+    return Protego.parse("\n".join(lines)) if any(line.startswith("Disallow") for line in lines) else None
+
+
+def parse_robots(body: bytes) -> Protego | None:
+    """The rules of a robots.txt, or None if it has none at all."""
+    text = body.decode("utf-8", "replace").lstrip("\ufeff")
+    return Protego.parse(text) if "isallow" in text.lower() else None
+
+
+class _Rules(NamedTuple):
+    """What one origin allows."""
+
+    robots: Protego | None = None  #: None: everything
+    reserved: Protego | None = None  #: None: nothing
+    failure: FetchError | None = None  #: robots.txt could not be had
+    size: int = 0  #: bytes of the files
+    ttl_s: float = RULES_TTL_S
+
+
+class SiteRules:
+    """The rules of sites, fetched when first needed, once per origin, and cached."""
+
+    def __init__(
+        self,
+        config: DownloadConfig,
+        http: SafeHttp,
+        gate: GateClient,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._token = config.product_token
+        self._http = http
+        self._gate = gate
+        self._clock = clock
+        self._cache: OrderedDict[str, tuple[float, _Rules]] = OrderedDict()
+        self._cached_bytes = 0
+        self._pending: dict[str, asyncio.Task[_Rules]] = {}
+
+    async def check(self, target: Target) -> None:
+        """Return if the owner of `target` lets us fetch it.
+
+        Raises `FetchError` with ROBOTS_DISALLOWED, OPT_OUT, ROBOTS_UNAVAILABLE, or why the host cannot be reached.
+        """
+        if not (self._config.respect_robots or self._config.respect_opt_out):
+            return
+        rules = await self._rules(target)
+        if rules.failure is not None:
+            failure = rules.failure
+            raise FetchError(failure.status, failure.message, retry=failure.retry, connecting=failure.connecting)
+        if rules.robots is not None and not rules.robots.can_fetch(target.url, self._token):
+            evidence = f"robots.txt: disallows {target.path[:200]} to {self._token}"
+            raise FetchError(Status.ROBOTS_DISALLOWED, f"{target.origin}/robots.txt forbids it", evidence=evidence)
+        if rules.reserved is not None and not rules.reserved.can_fetch(target.url, self._token):
+            evidence = f"tdmrep.json: reserves {target.path[:200]}"
+            raise FetchError(Status.OPT_OUT, f"{target.origin}/.well-known/tdmrep.json reserves it", evidence=evidence)
+
+    async def close(self) -> None:
+        for task in self._pending.values():
+            task.cancel()
+        await asyncio.gather(*self._pending.values(), return_exceptions=True)
+
+    async def _rules(self, target: Target) -> _Rules:
+        origin = target.origin
+        cached = self._cache.get(origin)
+        if cached is not None and cached[0] > self._clock():
+            self._cache.move_to_end(origin)
+            return cached[1]
+        task = self._pending.get(origin)
+        if task is None:
+            task = self._pending[origin] = asyncio.create_task(self._load(origin))
+            task.add_done_callback(lambda _: self._pending.pop(origin, None))
+        return await asyncio.shield(task)
+
+    async def _load(self, origin: str) -> _Rules:
+        rules = await self._fetch_rules(origin)
+        if rules.ttl_s:
+            self._forget(origin)
+            self._cache[origin] = (self._clock() + rules.ttl_s, rules)
+            self._cached_bytes += rules.size
+            while len(self._cache) > CACHE_SITES or self._cached_bytes > CACHE_BYTES:
+                self._forget(next(iter(self._cache)))
+        return rules
+
+    def _forget(self, origin: str) -> None:
+        old = self._cache.pop(origin, None)
+        if old is not None:
+            self._cached_bytes -= old[1].size
+
+    async def _fetch_rules(self, origin: str) -> _Rules:
+        robots = reserved = None
+        size = 0
+        if self._config.respect_robots:
+            try:
+                body = await self._get(f"{origin}/robots.txt")
+            except FetchError as error:
+                if error.connecting or error.status in (Status.CIRCUIT_OPEN, Status.HOST_BUSY):
+                    return _Rules(failure=error, ttl_s=0.0)
+                failure = FetchError(Status.ROBOTS_UNAVAILABLE, f"{origin}/robots.txt: {error.message}")
+                return _Rules(failure=failure, ttl_s=UNAVAILABLE_TTL_S)
+            size += len(body)
+            if len(body) > _PARSE_INLINE_BYTES:
+                robots = await asyncio.to_thread(parse_robots, body)
+            else:
+                robots = parse_robots(body)
+        if self._config.respect_opt_out:
+            try:
+                body = await self._get(f"{origin}/.well-known/tdmrep.json")
+            except FetchError:
+                body = b""  # no statement is no reservation; only robots.txt fails closed
+            size += len(body)
+            reserved = parse_tdmrep(body)
+        return _Rules(robots, reserved, size=size + 200)
+
+    async def _get(self, url: str) -> bytes:
+        """The body of a site file, at most ROBOTS_BYTES of it; b"" when the answer is 4xx."""
+        deadline = self._clock() + self._config.robots_timeout_s
+        try:
+            for _ in range(ROBOTS_REDIRECTS + 1):
+                target = check_url(url)
+                left = max(0.01, deadline - self._clock())
+                await self._http.resolver.addresses(target.host, target.port, left)
+                queued = self._clock()
+                async with self._gate.slot(target.site):
+                    deadline += self._clock() - queued
+                    answer = await self._get_once(target, max(0.01, deadline - self._clock()))
+                if isinstance(answer, bytes):
+                    return answer
+                url = answer
+        except HTTP_ERRORS as error:
+            failure = fetch_error(error)
+            raise failure from None
+        # RFC 9309, 2.3.1.2: too many redirects may be taken for a file that does not exist.
+        return b""
+
+    async def _get_once(self, target: Target, timeout_s: float) -> bytes | str:
+        """The body, or where a redirect leads."""
+        try:
+            response = await self._http.get(target, timeout_s, accept="text/plain, application/json", decompress=True)
+        except HTTP_ERRORS as error:
+            if fetch_error(error).connecting:
+                self._gate.failed(target.site)
+            raise
+        self._gate.answered(target.site)
+        async with response:
+            if 300 <= response.status < 400:
+                location = response.headers.get("Location")
+                return redirect_url(target, location) if location else b""
+            if 400 <= response.status < 500:
+                return b""
+            if not 200 <= response.status < 300:
+                raise FetchError(Status.ROBOTS_UNAVAILABLE, f"HTTP {response.status}")
+            return await _read_head(response.content)
+
+
+async def _read_head(body: StreamReader) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while size < ROBOTS_BYTES and (chunk := await body.readany()):
+        chunks.append(chunk)
+        size += len(chunk)
+    head = b"".join(chunks)
+    # A line that was cut through would be another rule than the one meant.
+    return head if len(head) <= ROBOTS_BYTES else head[:ROBOTS_BYTES].rpartition(b"\n")[0]

@@ -1,0 +1,263 @@
+"""HTTP that cannot be led off the public web: names are resolved, checked and pinned, and checked again at connect.
+
+Three gates, each enough for its case: `Resolver.addresses` before anything is asked (a clear status for the row), the
+same resolver inside the connector (a name that changes its mind), the connector's socket factory (whatever else: it
+sees the very address that is about to be connected to).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from curation.schema import Status
+from curation.web.address import AddressPolicy, Refused, Target
+from curation.web.config import DownloadConfig
+
+#: Numeric addresses of a host name, blocking; raises `socket.gaierror`.
+Lookup = Callable[[str], list[str]]
+
+DNS_TTL_S = 60.0
+DNS_NEGATIVE_TTL_S = 5.0
+DNS_NAMES = 20_000
+#: getaddrinfo blocks its thread for up to ten seconds or so on a dead name server.
+DNS_THREADS = 48
+#: Bytes of a body that aiohttp holds before it is read; twice as many stop the socket.
+READ_BUFFER = 2**17
+
+
+class FetchError(Exception):
+    """A fetch failed, as the web has it: becomes the row's status."""
+
+    def __init__(
+        self,
+        status: Status,
+        message: str,
+        *,
+        retry: bool = False,
+        connecting: bool = False,
+        http_status: int | None = None,
+        retry_after_s: float = 0.0,
+        evidence: str = "",
+    ) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+        self.retry = retry  #: another attempt may succeed
+        self.connecting = connecting  #: it never came to a request
+        self.http_status = http_status
+        self.retry_after_s = retry_after_s
+        self.evidence = evidence  #: of an opt-out
+
+
+def system_lookup(host: str) -> list[str]:
+    """Every address `getaddrinfo` has for a name, or for a numeric address itself."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+class _Answer(NamedTuple):
+    expires: float
+    addresses: tuple[str, ...]
+    error: FetchError | None
+
+
+class Resolver(AbstractResolver):
+    """Names to checked addresses, cached; lookups run in threads and are shared by all who wait for the same name."""
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        lookup: Lookup = system_lookup,
+        *,
+        ttl_s: float = DNS_TTL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._policy = policy
+        self._lookup = lookup
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._pending: dict[str, asyncio.Task[_Answer]] = {}
+        self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="dns")
+
+    async def addresses(self, host: str, port: int, timeout_s: float | None = None) -> tuple[str, ...]:
+        """All addresses of `host`, each checked for `port`.
+
+        Raises `Refused` if any is forbidden, `FetchError` if there are none (in time).
+        """
+        if ":" in host or host.replace(".", "").isdigit():  # `check_url` leaves numeric hosts in canonical form
+            self._policy.check(host, port, [host])
+            return (host,)
+        answer = self._answers.get(host)
+        if answer is None or answer.expires <= self._clock():
+            answer = await self._ask(host, timeout_s)
+        if answer.error is not None:
+            raise FetchError(Status.DNS_ERROR, answer.error.message, retry=answer.error.retry, connecting=True)
+        self._policy.check(host, port, answer.addresses)
+        return answer.addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
+            for address in await self.addresses(host, port)
+        ]
+
+    async def close(self) -> None:
+        for task in self._pending.values():
+            task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _ask(self, host: str, timeout_s: float | None) -> _Answer:
+        task = self._pending.get(host)
+        if task is None:
+            task = self._pending[host] = asyncio.create_task(self._resolve(host))
+            task.add_done_callback(lambda _: self._pending.pop(host, None))
+        # One caller's deadline or cancellation must not end the lookup that others wait for.
+        await asyncio.wait({task}, timeout=timeout_s)
+        if not task.done():
+            raise FetchError(Status.DNS_ERROR, f"no answer for {host} in time", connecting=True)
+        return task.result()
+
+    async def _resolve(self, host: str) -> _Answer:
+        loop = asyncio.get_running_loop()
+        for last in (False, True):
+            try:
+                found = await loop.run_in_executor(self._threads, self._lookup, host)
+                answer = _Answer(self._clock() + self._ttl_s, tuple(found), None)
+                if not found:
+                    raise socket.gaierror(socket.EAI_NONAME, "no addresses")
+                break
+            except (socket.gaierror, UnicodeError) as error:
+                passing = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+                if passing and not last:
+                    continue
+                failure = FetchError(Status.DNS_ERROR, f"{host}: {error}", retry=passing)
+                # A passing failure is not remembered: the next attempt asks again.
+                answer = _Answer(self._clock() + (0.0 if passing else DNS_NEGATIVE_TTL_S), (), failure)
+                break
+        self._answers[host] = answer
+        self._answers.move_to_end(host)
+        if len(self._answers) > DNS_NAMES:
+            self._answers.popitem(last=False)
+        return answer
+
+
+class _RefusedAtConnect(OSError):
+    """An address was refused at the last gate; an OSError, for aiohttp to take it for a failure to connect."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.reason)
+        self.refused = refused
+
+
+class SafeHttp:
+    """One HTTP session under an address policy; an async context manager."""
+
+    def __init__(
+        self, config: DownloadConfig, lookup: Lookup = system_lookup, *, resolver: Resolver | None = None
+    ) -> None:
+        self._config = config
+        self._policy = AddressPolicy(config.allow_networks, config.allow_ports)
+        self.resolver = resolver or Resolver(self._policy, lookup)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> SafeHttp:
+        connector = aiohttp.TCPConnector(
+            resolver=self.resolver,
+            use_dns_cache=False,  # the resolver's own is checked, and shared with the check before
+            socket_factory=self._checked_socket,
+            limit=0,  # the fetcher and the host gate limit
+            limit_per_host=0,
+            keepalive_timeout=15.0,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": self._config.user_agent, "Accept-Encoding": "identity"},
+            trust_env=False,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER,
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._session is not None
+        await self._session.close()
+        await self.resolver.close()
+
+    async def get(
+        self, target: Target, timeout_s: float, *, accept: str = "image/*", decompress: bool = False
+    ) -> aiohttp.ClientResponse:
+        """The answer to one GET, headers read and body not; no redirect is followed.
+
+        timeout_s covers the body too.  Raises what `fetch_error` knows.  The caller closes or releases the response.
+        """
+        assert self._session is not None, "not entered"
+        # A little less than the whole, so that a connection that is never made is told from an answer that is late.
+        connect_s = min(self._config.connect_timeout_s, 0.95 * timeout_s)
+        return await self._session.get(
+            URL(target.url, encoded=True),
+            headers={"Accept": accept},
+            allow_redirects=False,
+            auto_decompress=decompress,
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_s, ceil_threshold=1e9),
+        )
+
+    def _checked_socket(self, addr_info: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, proto, _, sockaddr = addr_info
+        try:
+            self._policy.check(str(sockaddr[0]), int(sockaddr[1]), [_with_scope(sockaddr)])
+        except Refused as refused:
+            raise _RefusedAtConnect(refused) from None
+        return socket.socket(family, kind, proto)
+
+
+def _with_scope(sockaddr: tuple[object, ...]) -> str:
+    host = str(sockaddr[0])
+    return f"{host}%{sockaddr[3]}" if len(sockaddr) == 4 and sockaddr[3] and "%" not in host else host
+
+
+#: What a request may raise because of what the other side does.
+HTTP_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, FetchError, Refused)
+
+
+def fetch_error(error: Exception) -> FetchError:
+    """What an exception of `HTTP_ERRORS` means for the row; anything else is raised again."""
+    if isinstance(error, FetchError):
+        return error
+    if isinstance(error, Refused):
+        return FetchError(error.status, error.reason)
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, _RefusedAtConnect):
+        return FetchError(error.os_error.refused.status, error.os_error.refused.reason)
+    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+        # A bad certificate stays bad; a broken handshake may not.
+        lasting = isinstance(error, aiohttp.ClientConnectorCertificateError)
+        return FetchError(Status.TLS_ERROR, str(error), retry=not lasting, connecting=True)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return FetchError(Status.TIMEOUT, "no connection in time", retry=True, connecting=True)
+    if isinstance(error, asyncio.TimeoutError):
+        return FetchError(Status.TIMEOUT, "no complete answer in time", retry=True)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return FetchError(Status.CONNECTION_ERROR, str(error.os_error), retry=True, connecting=True)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return FetchError(Status.TRUNCATED, f"the body broke off: {error}"[:300], retry=True)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return FetchError(Status.CONNECTION_ERROR, f"not HTTP: {error.message}"[:300])
+    if isinstance(error, aiohttp.InvalidURL):
+        return FetchError(Status.INVALID_URL, str(error)[:300])
+    if isinstance(error, (aiohttp.ClientError, OSError)):
+        return FetchError(Status.CONNECTION_ERROR, (str(error) or type(error).__name__)[:300], retry=True)
+    raise error

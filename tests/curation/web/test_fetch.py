@@ -1,0 +1,692 @@
+"""The fetcher against servers that misbehave in every way we know of, and against ones that behave."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import gc
+import gzip
+import socket
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp.abc import ResolveResult
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from curation.schema import Status
+from curation.web.address import AddressPolicy
+from curation.web.config import DownloadConfig
+from curation.web.fetch import ByteBudget, ErrorRate, Fetched, Fetcher, retry_after
+from curation.web.safe_http import Resolver
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(2000)
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(2000)
+
+
+def config(**overrides: Any) -> DownloadConfig:
+    """Loopback allowed, short deadlines, no second try, no robots.txt."""
+    short: dict[str, Any] = {
+        "allow_networks": ["127.0.0.0/8"],
+        "timeout_s": 0.7,
+        "connect_timeout_s": 0.5,
+        "retries": 0,
+        "backoff_s": 0.01,
+        "min_rate_window_s": 0.25,
+        "max_bytes": 100_000,
+        "respect_robots": False,
+        "respect_opt_out": False,
+    }
+    return DownloadConfig.model_validate(short | overrides)
+
+
+class Connection:
+    """The server's side of one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.head = b""
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def reset(self) -> None:
+        """Close with RST, and drop what was not yet sent."""
+        self.writer.transport.abort()
+
+
+Behaviour = Callable[[Connection], Awaitable[None]]
+
+
+class Server:
+    """A raw TCP server: reads a request's head, then lets the behaviour do what it likes, then closes."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._behaviour = behaviour
+        self.connections = 0
+        self.heads: list[bytes] = []
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        connection = Connection(reader, writer)
+        try:
+            connection.head = await reader.readuntil(b"\r\n\r\n")
+            self.heads.append(connection.head)
+            await self._behaviour(connection)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client left
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(behaviour: Behaviour) -> AsyncIterator[Server]:
+    server = Server(behaviour)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listener.close()
+
+
+def fetch_from(
+    behaviour: Behaviour, settings: DownloadConfig | None = None, path: str = "/a.jpg"
+) -> tuple[Fetched, Server]:
+    async def main() -> tuple[Fetched, Server]:
+        async with serving(behaviour) as server, Fetcher(settings or config()) as fetcher:
+            url = f"http://127.0.0.1:{server.port}{path}"
+            return await asyncio.wait_for(fetcher.fetch(url), 10), server
+
+    return asyncio.run(main())
+
+
+def head(*lines: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode("latin-1")
+
+
+def image(body: bytes = JPEG, *lines: str) -> bytes:
+    return head("Content-Type: image/jpeg", f"Content-Length: {len(body)}", *lines) + body
+
+
+def says(data: bytes) -> Behaviour:
+    async def behaviour(connection: Connection) -> None:
+        await connection.send(data)
+
+    return behaviour
+
+
+def says_and_waits(data: bytes) -> Behaviour:
+    async def behaviour(connection: Connection) -> None:
+        await connection.send(data)
+        await connection.reader.read()
+
+    return behaviour
+
+
+def repeats(first: bytes, then: bytes, pause_s: float = 0.0) -> Behaviour:
+    """Goes on for ever, until the client leaves."""
+
+    async def behaviour(connection: Connection) -> None:
+        await connection.send(first)
+        while not connection.writer.is_closing():
+            await connection.send(then)
+            await asyncio.sleep(pause_s)
+
+    return behaviour
+
+
+async def resets_in_the_body(connection: Connection) -> None:
+    await connection.send(head("Content-Length: 5000") + JPEG[:100])
+    await asyncio.sleep(0.05)
+    connection.reset()
+
+
+async def garbles_a_chunk(connection: Connection) -> None:
+    await connection.send(chunked(JPEG, end=b""))
+    await asyncio.sleep(0.05)
+    await connection.send(b"zz\r\n")
+
+
+async def resets_at_once(connection: Connection) -> None:
+    connection.reset()
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return head("Transfer-Encoding: chunked") + body + end
+
+
+def redirect(location: str, status: str = "302 Found") -> Behaviour:
+    return says(head(f"Location: {location}", "Content-Length: 0", status=status))
+
+
+CHUNKED = head("Transfer-Encoding: chunked")
+KIB_CHUNK = b"400\r\n" + JPEG[:1024] + b"\r\n"
+PARTIAL = head("Content-Length: 2004", "Content-Range: bytes 0-2003/9999", status="206 Partial Content")
+BOMB = gzip.compress(bytes(10**6))
+UPGRADE = head("Upgrade: x", "Connection: upgrade", status="101 Switching")
+
+HOSTILE: dict[str, tuple[Behaviour, Status]] = {
+    # bodies
+    "endless body": (repeats(head() + JPEG, bytes(50_000)), Status.TOO_LARGE),
+    "endless chunks": (repeats(CHUNKED, KIB_CHUNK), Status.TOO_LARGE),
+    "one byte chunks": (repeats(CHUNKED + KIB_CHUNK, b"1\r\n\0\r\n" * 2000), Status.TOO_LARGE),
+    "too large by its own word": (says_and_waits(head("Content-Length: 100001")), Status.TOO_LARGE),
+    "huge by its own word": (says_and_waits(head("Content-Length: 99999999999999")), Status.TOO_LARGE),
+    "slow drip": (repeats(head("Content-Length: 5000") + JPEG, b"x", 0.02), Status.TOO_SLOW),
+    "stalls in the body": (says_and_waits(head("Content-Length: 5000") + JPEG), Status.TOO_SLOW),
+    "stalls after the head": (says_and_waits(head("Content-Length: 5000")), Status.TOO_SLOW),
+    "truncated": (says(head("Content-Length: 5000") + JPEG), Status.TRUNCATED),
+    "reset in the body": (resets_in_the_body, Status.TRUNCATED),
+    "chunks cut off": (says(chunked(JPEG, end=b"")), Status.TRUNCATED),
+    "chunk cut through": (says(chunked(JPEG, end=b"ff\r\nabc")), Status.TRUNCATED),
+    "garbage for a chunk": (says(chunked(JPEG, end=b"zz\r\n")), Status.CONNECTION_ERROR),
+    "garbage for a chunk, later": (garbles_a_chunk, Status.TRUNCATED),
+    "partial content": (says(PARTIAL + JPEG), Status.TRUNCATED),
+    "gzip bomb": (says(image(BOMB, "Content-Encoding: gzip")), Status.ENCODED_BODY),
+    "unknown encoding": (says(image(JPEG, "Content-Encoding: br")), Status.ENCODED_BODY),
+    "empty": (says(image(b"")), Status.EMPTY_BODY),
+    "empty until closed": (says(head("Connection: close")), Status.EMPTY_BODY),
+    "no content": (says(head(status="204 No Content")), Status.EMPTY_BODY),
+    "HTML as image/jpeg": (says(image(b"<!DOCTYPE html><html>" + bytes(500))), Status.NOT_AN_IMAGE),
+    "endless HTML": (repeats(head(), b"<html>" * 1000), Status.NOT_AN_IMAGE),
+    "SVG": (says(image(b"<svg xmlns='http://www.w3.org/2000/svg'/>")), Status.NOT_AN_IMAGE),
+    "two bytes": (says(image(b"\xff\xd8")), Status.NOT_AN_IMAGE),
+    # heads
+    "not HTTP": (says(b"SSH-2.0-OpenSSH_9.6\r\n"), Status.CONNECTION_ERROR),
+    "binary garbage": (says(bytes(range(256)) * 4), Status.CONNECTION_ERROR),
+    "closes without a word": (says(b""), Status.CONNECTION_ERROR),
+    "resets without a word": (resets_at_once, Status.CONNECTION_ERROR),
+    "closes in the head": (says(b"HTTP/1.1 200 OK\r\nContent-Le"), Status.CONNECTION_ERROR),
+    "never answers": (says_and_waits(b""), Status.TIMEOUT),
+    "slow head": (repeats(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.05), Status.TIMEOUT),
+    "endless 100 Continue": (repeats(b"", head(status="100 Continue"), 0.02), Status.TIMEOUT),
+    "giant header": (says(head("X: " + "y" * 100_000)), Status.CONNECTION_ERROR),
+    "endless head": (repeats(b"HTTP/1.1 200 OK\r\n", b"X: " + b"y" * 1000 + b"\r\n"), Status.CONNECTION_ERROR),
+    "a thousand headers": (says(head(*(f"X-{n}: y" for n in range(1000)))), Status.CONNECTION_ERROR),
+    "negative Content-Length": (says(head("Content-Length: -5") + JPEG), Status.CONNECTION_ERROR),
+    "two Content-Lengths": (says(head("Content-Length: 5", "Content-Length: 2004") + JPEG), Status.CONNECTION_ERROR),
+    "Content-Length is a word": (says(head("Content-Length: many") + JPEG), Status.CONNECTION_ERROR),
+    "length and chunks": (says(head("Content-Length: 5", "Transfer-Encoding: chunked")), Status.CONNECTION_ERROR),
+    "header with a NUL": (says(head("X: a\0b", "Content-Length: 5") + JPEG), Status.CONNECTION_ERROR),
+    # statuses
+    "not found": (says(head("Content-Length: 0", status="404 Not Found")), Status.HTTP_CLIENT_ERROR),
+    "not found, endless": (repeats(head(status="404 Not Found"), bytes(1000)), Status.HTTP_CLIENT_ERROR),
+    "wants a password": (says(head("WWW-Authenticate: Basic", status="401 Unauthorized")), Status.HTTP_CLIENT_ERROR),
+    "server error": (says(head("Content-Length: 0", status="500 Oops")), Status.HTTP_SERVER_ERROR),
+    "unavailable": (says(head("Retry-After: 3600", status="503 Later")), Status.HTTP_SERVER_ERROR),
+    "too many requests": (says(head("Retry-After: 3600", status="429 Slow down")), Status.RATE_LIMITED),
+    "switches protocols": (says(UPGRADE), Status.HTTP_SERVER_ERROR),
+    "status 999": (says(head("Content-Length: 0", status="999 Denied")), Status.HTTP_SERVER_ERROR),
+    "not modified": (says(head(status="304 Not Modified")), Status.REDIRECT_ERROR),
+    # redirects
+    "redirect loop": (redirect("/a.jpg"), Status.REDIRECT_ERROR),
+    "redirect to nowhere": (says(head("Content-Length: 0", status="302 Found")), Status.REDIRECT_ERROR),
+    "redirect to no URL": (redirect("http://[broken"), Status.REDIRECT_ERROR),
+    "redirect to a file": (redirect("file:///etc/passwd"), Status.FORBIDDEN_SCHEME),
+    "redirect to metadata": (redirect("http://169.254.169.254/latest/"), Status.FORBIDDEN_ADDRESS),
+    "redirect to [::1]": (redirect("http://[::1]/a.jpg"), Status.FORBIDDEN_ADDRESS),
+    "redirect to a number": (redirect("http://0xa000001/a.jpg"), Status.FORBIDDEN_ADDRESS),
+    "redirect to a mapped address": (redirect("http://[::ffff:127.0.0.1]/"), Status.FORBIDDEN_ADDRESS),
+    "redirect to a port": (redirect("http://8.8.8.8:25/"), Status.FORBIDDEN_PORT),
+    "redirect with a password": (redirect("http://a:b@8.8.8.8/"), Status.FORBIDDEN_USERINFO),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("behaviour", "status"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_servers_get_their_status(behaviour: Behaviour, status: Status) -> None:
+    fetched, _ = fetch_from(behaviour)
+    assert (fetched.status, fetched.body, fetched.attempts) == (status, b"", 1), fetched.error
+    assert fetched.error
+    assert fetched.elapsed_s < 1.5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        image(),
+        image(PNG),
+        head() + JPEG,
+        chunked(JPEG[:5], JPEG[5:]),
+        image(JPEG, "Content-Encoding: identity"),
+        head("Content-Type: text/html", "Content-Length: 2004") + JPEG,
+        b"HTTP/1.0 200 OK\r\n\r\n" + JPEG,
+        head("Content-Length: 2004", status="203 Transformed") + JPEG,
+    ],
+)
+def test_good_answers_bring_the_image(answer: bytes) -> None:
+    fetched, server = fetch_from(says(answer))
+    assert fetched.status is Status.SUCCESS, fetched.error
+    assert fetched.body in (JPEG, PNG)
+    assert (fetched.size, fetched.http_status in (200, 203), fetched.error) == (len(fetched.body), True, "")
+    assert fetched.final_url == f"http://127.0.0.1:{server.port}/a.jpg"
+
+
+def test_what_is_sent() -> None:
+    _, server = fetch_from(says(image(JPEG, "Set-Cookie: a=b")))
+    lines = server.heads[0].decode().split("\r\n")
+    assert lines[0] == "GET /a.jpg HTTP/1.1"
+    assert {line.partition(":")[0] for line in lines[1:] if line} == {
+        "Host",
+        "User-Agent",
+        "Accept",
+        "Accept-Encoding",
+    }
+    assert "User-Agent: pairmill/0.1 (+https://github.com/pairmill/pairmill)" in lines
+    assert "Accept-Encoding: identity" in lines
+
+
+def test_redirects_are_followed_to_the_image() -> None:
+    async def behaviour(connection: Connection) -> None:
+        step = int(connection.head.split(b" ")[1].strip(b"/"))
+        answer = image() if step == 5 else head(f"Location: {step + 1}", "Content-Length: 0", status="301 Moved")
+        await connection.send(answer)
+
+    fetched, server = fetch_from(behaviour, path="/0")
+    assert (fetched.status, fetched.final_url) == (Status.SUCCESS, f"http://127.0.0.1:{server.port}/5")
+    assert server.connections == 6
+    fetched, _ = fetch_from(behaviour, config(max_redirects=4), path="/0")
+    assert fetched.status is Status.REDIRECT_ERROR
+
+
+def flaky(*bad: bytes) -> Behaviour:
+    """Answers badly in turn, then well."""
+    answers = list(bad)
+
+    async def behaviour(connection: Connection) -> None:
+        await connection.send(answers.pop(0) if answers else image())
+
+    return behaviour
+
+
+@pytest.mark.parametrize(
+    ("bad", "attempts", "status"),
+    [
+        ([head(status="500 Oops")], 2, Status.SUCCESS),
+        ([head(status="503 Later"), head("Content-Length: 5000") + JPEG], 3, Status.SUCCESS),
+        ([head("Retry-After: 0", status="429 Slow down")], 2, Status.SUCCESS),
+        ([b"", b""], 2, Status.SUCCESS),  # aiohttp asks once more by itself when a connection closes unused
+        ([head(status="500 Oops")] * 3, 3, Status.HTTP_SERVER_ERROR),
+        ([head("Retry-After: 60", status="429 Slow down")], 1, Status.RATE_LIMITED),
+        ([head("Retry-After: 60", status="503 Later")], 1, Status.HTTP_SERVER_ERROR),
+        ([head(status="404 Not Found")], 1, Status.HTTP_CLIENT_ERROR),
+        ([head(status="410 Gone")], 1, Status.HTTP_CLIENT_ERROR),
+        ([image(b"<html>" * 9)], 1, Status.NOT_AN_IMAGE),
+        ([b"garbage\r\n\r\n"], 1, Status.CONNECTION_ERROR),
+    ],
+)
+def test_what_may_pass_is_tried_again(bad: list[bytes], attempts: int, status: Status) -> None:
+    fetched, _ = fetch_from(flaky(*bad), config(retries=2, timeout_s=3.0))
+    assert (fetched.status, fetched.attempts) == (status, attempts), fetched.error
+
+
+def test_retry_after_is_waited_out_by_all_who_want_the_host() -> None:
+    async def main() -> tuple[list[Fetched], list[float]]:
+        times: list[float] = []
+        answers = [head("Retry-After: 1", "Content-Length: 0", status="429 Slow down")]
+
+        async def behaviour(connection: Connection) -> None:
+            times.append(time.monotonic())
+            await connection.send(answers.pop() if answers else image())
+
+        settings = config(retries=1, timeout_s=3.0, per_host_concurrency=1)
+        async with serving(behaviour) as server, Fetcher(settings) as fetcher:
+            urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(3)]
+            return await asyncio.gather(*map(fetcher.fetch, urls)), times
+
+    fetched, times = asyncio.run(main())
+    assert [one.status for one in fetched] == [Status.SUCCESS] * 3
+    assert min(times[1:]) - times[0] >= 0.99
+
+
+def test_the_deadline_is_for_all_attempts_together() -> None:
+    fetched, server = fetch_from(says_and_waits(b""), config(retries=9, timeout_s=0.4))
+    assert (fetched.status, server.connections) == (Status.TIMEOUT, 1)
+    assert 0.3 < fetched.elapsed_s < 0.6
+    fetched, server = fetch_from(says(head(status="500 Oops")), config(retries=20, timeout_s=0.4, backoff_s=0.1))
+    assert fetched.status is Status.HTTP_SERVER_ERROR
+    assert 1 < fetched.attempts < 8 and fetched.elapsed_s < 0.6
+
+
+def test_waiting_for_a_busy_host_is_not_counted_against_the_deadline() -> None:
+    async def slow(connection: Connection) -> None:
+        await asyncio.sleep(0.15)
+        await connection.send(image())
+
+    async def main() -> list[Fetched]:
+        async with serving(slow) as server, Fetcher(config(per_host_concurrency=1, timeout_s=0.4)) as fetcher:
+            urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(5)]
+            return await asyncio.gather(*map(fetcher.fetch, urls))
+
+    assert [fetched.status for fetched in asyncio.run(main())] == [Status.SUCCESS] * 5
+
+
+def test_a_dead_host_opens_the_circuit() -> None:
+    async def main() -> list[Fetched]:
+        async with serving(says(b"")) as server:
+            port = server.port
+        async with Fetcher(config(circuit_failures=5, per_host_concurrency=2)) as fetcher:
+            return [await fetcher.fetch(f"http://127.0.0.1:{port}/{n}") for n in range(30)]
+
+    statuses = [fetched.status for fetched in asyncio.run(main())]
+    assert statuses[:5] == [Status.CONNECTION_ERROR] * 5
+    assert statuses[-10:] == [Status.CIRCUIT_OPEN] * 10
+
+
+def test_plain_http_on_a_tls_port_is_a_tls_error() -> None:
+    async def main() -> Fetched:
+        async with await asyncio.start_server(greet, "127.0.0.1", 0) as listener, Fetcher(config()) as fetcher:
+            return await fetcher.fetch(f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}/")
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read(1)
+        writer.close()
+
+    assert asyncio.run(main()).status is Status.TLS_ERROR
+
+
+def test_keep_alive_connections_are_reused() -> None:
+    async def keep_alive(connection: Connection) -> None:
+        while True:
+            await connection.send(image())
+            await connection.reader.readuntil(b"\r\n\r\n")
+
+    async def main() -> int:
+        async with serving(keep_alive) as server, Fetcher(config(per_host_concurrency=4)) as fetcher:
+            urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(40)]
+            results = await asyncio.gather(*map(fetcher.fetch, urls))
+            assert {result.status for result in results} == {Status.SUCCESS}
+            return server.connections
+
+    assert asyncio.run(main()) == 4
+
+
+def test_in_flight_is_limited_over_all_hosts() -> None:
+    running = peak = 0
+
+    async def behaviour(connection: Connection) -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        await connection.send(image())
+
+    async def main() -> None:
+        async with serving(behaviour) as server, Fetcher(config(max_in_flight=3)) as fetcher:
+            urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(12)]
+            await asyncio.gather(*map(fetcher.fetch, urls))
+
+    asyncio.run(main())
+    assert peak == 3
+
+
+# Names, and names that change their mind.
+
+
+def fetch_by_name(url: str, answers: list[list[str]], **resolver: Any) -> tuple[Fetched, int]:
+    """Fetch from a name whose lookups give `answers` in turn; also how many connections a local server saw."""
+
+    def lookup(host: str) -> list[str]:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    async def main() -> tuple[Fetched, int]:
+        settings = config(allow_networks=[], allow_ports=range(1, 65536))
+        policy = AddressPolicy(settings.allow_networks, settings.allow_ports)
+        async with serving(says(image())) as server:
+            made = Resolver(policy, lookup, **resolver)
+            async with Fetcher(settings, resolver=made) as fetcher:
+                return await fetcher.fetch(url.format(port=server.port)), server.connections
+
+    return asyncio.run(main())
+
+
+def test_rebinding_between_check_and_connect_sees_no_connection() -> None:
+    # Without a cache the connector asks again, and gets another answer than the check did.
+    answers = [["93.184.216.34"], ["127.0.0.1"]]
+    fetched, connections = fetch_by_name("http://rebind.example:{port}/a.jpg", answers, ttl_s=0.0)
+    assert (fetched.status, connections) == (Status.FORBIDDEN_ADDRESS, 0)
+    assert answers == [["127.0.0.1"]]
+
+
+@pytest.mark.parametrize(
+    "addresses", [["127.0.0.1"], ["93.184.216.34", "127.0.0.1"], ["::ffff:127.0.0.1"], ["::1"], ["0.0.0.0"]]
+)
+def test_names_of_private_addresses_see_no_connection(addresses: list[str]) -> None:
+    fetched, connections = fetch_by_name("http://inside.example:{port}/a.jpg", [addresses])
+    assert (fetched.status, connections) == (Status.FORBIDDEN_ADDRESS, 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0.0.0.0", "[::ffff:127.0.0.1]"])
+def test_literal_addresses_see_no_connection(host: str) -> None:
+    fetched, connections = fetch_by_name(f"http://{host}:{{port}}/a.jpg", [["93.184.216.34"]])
+    assert (fetched.status, connections) == (Status.FORBIDDEN_ADDRESS, 0)
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "0.0.0.0"]])
+def test_the_socket_itself_is_the_last_gate(addresses: list[str]) -> None:
+    class Blind(Resolver):
+        """Passes everything: as if the gates before had a hole."""
+
+        async def addresses(self, host: str, port: int, timeout_s: float | None = None) -> tuple[str, ...]:
+            return tuple(addresses)
+
+    async def main() -> tuple[Fetched, int]:
+        settings = config(allow_networks=[], allow_ports=range(1, 65536))
+        async with serving(says(image())) as server:
+            blind = Blind(AddressPolicy())
+            async with Fetcher(settings, resolver=blind) as fetcher:
+                return await fetcher.fetch(f"http://any.example:{server.port}/"), server.connections
+
+    fetched, connections = asyncio.run(main())
+    assert connections == 0
+    assert fetched.status is Status.FORBIDDEN_ADDRESS
+
+
+def test_lookups_are_cached_shared_and_bounded_in_time() -> None:
+    calls: list[str] = []
+    now = [0.0]
+
+    def lookup(host: str) -> list[str]:
+        calls.append(host)
+        return ["93.184.216.34"]
+
+    async def main() -> None:
+        resolver = Resolver(AddressPolicy(), lookup, clock=lambda: now[0])
+        found = await asyncio.gather(*(resolver.addresses("a.example", 80) for _ in range(9)))
+        assert set(found) == {("93.184.216.34",)} and calls == ["a.example"]
+        now[0] = 59.0
+        results: list[ResolveResult] = await resolver.resolve("a.example", 80)
+        assert [result["host"] for result in results] == ["93.184.216.34"] and len(calls) == 1
+        now[0] = 61.0
+        await resolver.addresses("a.example", 80)
+        assert len(calls) == 2
+        await resolver.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("code", "lookups", "attempts"), [("EAI_NONAME", 1, 1), ("EAI_AGAIN", 6, 3)])
+def test_a_name_that_may_resolve_later_is_tried_again(code: str, lookups: int, attempts: int) -> None:
+    calls: list[str] = []
+
+    def lookup(host: str) -> list[str]:
+        calls.append(host)
+        raise socket.gaierror(getattr(socket, code), "no")
+
+    async def main() -> Fetched:
+        async with Fetcher(config(retries=2), lookup=lookup) as fetcher:
+            return await fetcher.fetch("http://gone.example/a.jpg")
+
+    fetched = asyncio.run(main())
+    assert (fetched.status, len(calls), fetched.attempts) == (Status.DNS_ERROR, lookups, attempts)
+
+
+def test_a_refused_url_is_never_attempted() -> None:
+    async def main() -> Fetched:
+        async with Fetcher(config()) as fetcher:
+            return await fetcher.fetch("ftp://example.com/a.jpg")
+
+    fetched = asyncio.run(main())
+    assert (fetched.status, fetched.attempts, fetched.final_url) == (
+        Status.FORBIDDEN_SCHEME,
+        0,
+        "ftp://example.com/a.jpg",
+    )
+
+
+def test_a_bug_raises() -> None:
+    def broken(host: str) -> list[str]:
+        raise KeyError(host)
+
+    async def main() -> None:
+        async with Fetcher(config(), lookup=broken) as fetcher:
+            await fetcher.fetch("http://any.example/")
+
+    with pytest.raises(KeyError):
+        asyncio.run(main())
+
+
+# The parts.
+
+
+def test_retry_after_in_both_forms() -> None:
+    date = email.utils.formatdate(1_000_000, usegmt=True)
+    later = email.utils.formatdate(1_000_090, usegmt=True)
+    assert retry_after("120", None) == 120
+    assert retry_after(later, date) == 90
+    assert retry_after(date, later) == 0
+    assert retry_after(None, date) == 0
+    assert 80 < retry_after(email.utils.formatdate(time.time() + 90, usegmt=True), None) <= 90
+
+
+@given(st.text(max_size=40), st.none() | st.text(max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_any_retry_after_is_a_duration(value: str, date: str | None) -> None:
+    assert retry_after(value, date) >= 0
+
+
+@given(st.lists(st.integers(1, 10), min_size=1, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_the_byte_budget_is_kept_and_nobody_is_forgotten(sizes: list[int]) -> None:
+    async def main() -> None:
+        budget, held, order = ByteBudget(10), 0, []
+
+        async def use(at: int, size: int) -> None:
+            nonlocal held
+            await budget.acquire(size)
+            order.append(at)
+            held += size
+            assert held <= 10
+            await asyncio.sleep(0)
+            held -= size
+            budget.release(size)
+
+        tasks = [asyncio.create_task(use(at, size)) for at, size in enumerate(sizes)]
+        tasks[-1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert order == list(range(len(sizes) - 1))
+
+    asyncio.run(main())
+
+
+def test_large_bodies_wait_for_each_other_and_all_arrive() -> None:
+    big = JPEG + bytes(3 * 2**20)
+
+    async def main() -> set[tuple[Status, int]]:
+        async with serving(says(image(big))) as server, Fetcher(config(max_bytes=4 * 2**20, timeout_s=8.0)) as fetcher:
+            urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(24)]
+            return {(fetched.status, fetched.size) for fetched in await asyncio.gather(*map(fetcher.fetch, urls))}
+
+    assert asyncio.run(main()) == {(Status.SUCCESS, len(big))}
+
+
+def test_a_refused_body_is_freed_at_once() -> None:
+    async def main() -> int:
+        behaviour, _ = HOSTILE["endless body"]
+        async with serving(behaviour) as server, Fetcher(config(max_bytes=8 * 2**20, timeout_s=5.0)) as fetcher:
+            tracemalloc.start()
+            fetched = await fetcher.fetch(f"http://127.0.0.1:{server.port}/")
+            assert (fetched.status, fetched.size > 8 * 2**20) == (Status.TOO_LARGE, True)
+            return tracemalloc.get_traced_memory()[0]
+
+    gc.disable()  # a cycle through the failure's traceback would outlive the fetch
+    try:
+        assert asyncio.run(main()) < 4 * 2**20
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "alarm"),
+    [
+        (0.1, 0.1, False),
+        (0.1, 0.9, True),
+        (0.2, 1.0, True),
+        (0.4, 0.45, False),
+        (0.65, 0.65, False),  # a bad list from the start is not an outage
+        (0.9, 0.9, False),
+    ],
+)
+def test_error_rate_alarm_is_for_change(before: float, after: float, alarm: bool) -> None:
+    rate = ErrorRate(0.5)
+    for share, count in ((before, 20_000), (after, 2_000)):
+        for n in range(count):
+            failed = int((n + 1) * share) > int(n * share)
+            rate.add(Status.TIMEOUT if failed else Status.HTTP_CLIENT_ERROR)
+    assert rate.alarm == alarm
+
+
+def test_error_rate_sees_an_outage_from_the_start() -> None:
+    rate = ErrorRate(0.5)
+    for _ in range(1500):
+        rate.add(Status.DNS_ERROR)
+    assert rate.alarm
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("user_agent", "pairmill/0.1 (+https://x)\r\nX: y"),
+        ("user_agent", "Mozilla/5.0 (compatible; x; +https://x.example)"),
+        ("user_agent", ""),
+        ("allow_networks", ["127.0.0.1/8"]),
+        ("allow_networks", ["localhost"]),
+        ("allow_ports", [0]),
+        ("timeout_s", 0),
+        ("engine", "curl"),
+        ("time_out", 5),
+    ],
+)
+def test_configuration_is_checked(field: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        DownloadConfig.model_validate({field: value})
+
+
+def test_only_what_decides_the_dataset_is_identity() -> None:
+    assert set(DownloadConfig().identity()) == {
+        "enabled",
+        "engine",
+        "max_bytes",
+        "max_redirects",
+        "user_agent",
+        "respect_robots",
+        "respect_opt_out",
+        "allow_networks",
+        "allow_ports",
+        "hash_blocklist",
+    }
+    assert DownloadConfig(user_agent="mybot/2 (mailto:a@b.example)").product_token == "mybot"
+    assert DownloadConfig(user_agent="mybot/2 (mailto:a@b.example)").names_contact
+    assert not DownloadConfig(user_agent="mybot/2").names_contact
