@@ -16,17 +16,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from curation.errors import RecipeError
 from curation.images.decoder import DecoderPool
 from curation.images.inspect import ImageConfig, Inspected
 from curation.schema import INSPECT_STATUSES, Stage, Status, drop, live, set_columns
 from curation.shards import add_seconds
-from curation.web.config import DownloadConfig
+from curation.web.config import DownloadConfig, read_blocklist
 from curation.web.fetch import ErrorRate, Fetched, Fetcher
 from curation.web.gate_client import Exchange, GateClient
 
@@ -104,6 +102,8 @@ class Download:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _open(self) -> None:
+        self._pool = DecoderPool(self._image, workers=self._decoders, blocked=self._blocked)
+        await self._pool.__aenter__()
         gate = GateClient(self._exchange, self._config) if self._exchange else None
         # Imported only where it is asked for: it is an extra, and takes seconds to load.
         if self._config.engine == "img2dataset":
@@ -111,11 +111,9 @@ class Download:
 
             self._fetcher: Fetcher | Img2datasetFetcher = Img2datasetFetcher(self._config)
         else:
-            self._fetcher = Fetcher(self._config, gate)
+            self._fetcher = Fetcher(self._config, gate, room=self._pool.room)
         self._errors = ErrorRate(self._config.alarm_error_rate)
         await self._fetcher.__aenter__()
-        self._pool = DecoderPool(self._image, workers=self._decoders, blocked=self._blocked)
-        await self._pool.__aenter__()
 
     async def _close(self) -> None:
         await self._fetcher.__aexit__(None, None, None)
@@ -142,30 +140,6 @@ class Download:
             return
         share = f"{self._errors.recent:.0%} of the latest fetches failed, mostly with {status.value}"
         self._warn(f"{share}: is the network, the resolver or a limit of this node in the way?" if not before else "")
-
-
-def read_blocklist(path: str | None) -> frozenset[str]:
-    """The sha256 digests (hex, one a line, `#` comments) of images that must never be stored.
-
-    Raises RecipeError if the file cannot be read or a line is no digest.
-    """
-    if path is None:
-        return frozenset()
-    try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            "download.hash_blocklist must be a readable file", value=error, fix="check the path"
-        ) from error
-    digests = {word for line in lines if (word := line.partition("#")[0].strip().lower())}
-    for digest in digests:
-        if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
-            raise RecipeError(
-                "download.hash_blocklist has one SHA-256 digest (64 hex digits) a line",
-                value=digest,
-                fix="mend the line",
-            )
-    return frozenset(digests)
 
 
 def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConfig) -> Inspected:

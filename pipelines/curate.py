@@ -24,7 +24,7 @@ from curation.dataset_card import write_card
 from curation.duplicates.deduplicate import exact_edges
 from curation.duplicates.edges import EDGES
 from curation.duplicates.near import near_edges
-from curation.errors import JobError, UserError
+from curation.errors import JobError, RecipeError, UserError
 from curation.faults import fault_point
 from curation.pack import cut_parts
 from curation.plan import Plan, plan
@@ -33,6 +33,8 @@ from curation.schema import RETRYABLE, Stage
 from curation.selection import apply_selection
 from curation.shards import ShardSink, ShardSource, Table, Work, outstanding
 from curation.store import Store, shard_key
+from curation.web.gate_client import gate_settings
+from curation.web.host_gate import HostGate
 from pipelines.cluster import RESTARTS, Pools, connected
 from pipelines.journal import Journal
 from pipelines.progress import watched
@@ -42,7 +44,6 @@ from pipelines.stages import (
     ByImage,
     DownloadStage,
     FilterStage,
-    GateActor,
     NarrowRows,
     PackStage,
     RecaptionStage,
@@ -131,12 +132,18 @@ class Job:
             for wave in self._outstanding(tables):
                 rows = self._read(wave, self.tables.collect_reads())
                 if any(self.tables.images.name not in work.fresh for work in wave):
+                    if not self.recipe.download.enabled:
+                        raise RecipeError(
+                            "download.enabled: false works on images that are there already",
+                            value=f"{len(wave)} shards of {self.store.uri} lack them, or have them by another recipe",
+                            fix="set download.enabled: true, or give the run_dir of a run that has them",
+                        )
                     rows = self._downloaded(rows, DownloadStage, len(wave))
                 rows = rows.map_batches(FilterStage(self.recipe, self.store, self.board), num_cpus=0.5, **_SHARDS)
                 self._write(rows, tables)
 
     def _downloaded(self, rows: Dataset, stage: type[DownloadStage], shards: int) -> Dataset:
-        gate = ray.remote(GateActor).options(num_cpus=0, **_bounded()).remote(self.recipe.download)
+        gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(self.recipe.download))
         return rows.map_batches(
             stage,
             fn_constructor_args=(self.recipe, self.pools.decoders, gate, self.board),

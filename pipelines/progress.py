@@ -34,6 +34,10 @@ class Count:
         """Rows a second over the time the stage has been at work."""
         return self.rows / max(self.latest - self.began, 1e-3)
 
+    def images_per_second(self) -> float:
+        """Rows a second that were kept."""
+        return self.kept / max(self.latest - self.began, 1e-3)
+
 
 class Board:
     """Counts by stage, told by the stages and read by the driver.  In a job it is one Ray actor; it keeps no rows."""
@@ -99,7 +103,7 @@ def _show_live(board: ray.actor.ActorHandle, rows_in: int, stop: threading.Event
 
 def _table(counts: Mapping[str, Count], notes: Mapping[str, str], rows_in: int) -> Table:
     table = Table(caption="\n".join(notes.values()) or None, caption_style="bold red")
-    for heading in ("stage", "rows", "kept", "dropped", "rows/s", "ETA"):
+    for heading in ("stage", "rows", "kept", "dropped", "rows/s", "images/s", "ETA"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage, count in counts.items():
         table.add_row(
@@ -108,6 +112,7 @@ def _table(counts: Mapping[str, Count], notes: Mapping[str, str], rows_in: int) 
             f"{count.kept:,}",
             f"{count.rows - count.kept:,}",
             f"{count.rows_per_second():,.0f}",
+            f"{count.images_per_second():,.0f}",
             _eta(count, rows_in),
         )
     return table
@@ -124,8 +129,9 @@ def _show_lines(board: ray.actor.ActorHandle, rows_in: int, stop: threading.Even
                 continue
             told[stage] = count.rows
             logger.info(
-                "%s: %d rows, %d kept, %.0f rows/s, ETA %s",
-                *(stage, count.rows, count.kept, count.rows_per_second(), _eta(count, rows_in)),
+                "%s: %d rows, %d kept, %d dropped, %.0f rows/s, %.0f images/s, ETA %s",
+                *(stage, count.rows, count.kept, count.rows - count.kept),
+                *(count.rows_per_second(), count.images_per_second(), _eta(count, rows_in)),
             )
         for note in seen[1].values():
             logger.warning("%s", note)

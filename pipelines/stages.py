@@ -30,8 +30,6 @@ from curation.selection import apply_selection, selection_rows
 from curation.shards import Work, add_seconds, read_shard
 from curation.store import Store
 from curation.translate import Translate
-from curation.web.config import DownloadConfig
-from curation.web.gate_client import host_gate
 from pipelines.recipe import CurateRecipe
 from pipelines.tables import PIXELS
 
@@ -53,17 +51,6 @@ class Told:
         for name, counts in count_drops(rows, self._stages).items():
             self._board.add.remote(name, counts["rows_in"], counts["rows_kept"], time.time())
         return rows
-
-
-class GateActor:
-    """The host gate that all download actors of a job share."""
-
-    def __init__(self, config: DownloadConfig) -> None:
-        self._gate = host_gate(config)
-
-    def exchange(self, *args: Any) -> Any:
-        """See `HostGate.exchange`."""
-        return self._gate.exchange(*args)
 
 
 class DownloadStage:

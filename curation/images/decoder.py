@@ -42,6 +42,9 @@ JOB_BYTES = 1_300 << 20
 #: Jobs given to one worker at a time: the one it runs, and the next.
 JOBS_PER_WORKER = 2
 
+#: Bodies that wait for each worker before `room` holds fetching back: a tenth of a second of work.
+BACKLOG_PER_WORKER = 16
+
 #: Workers that may die one after the other before they are ready, until it is our bug and not bad luck.
 _MAX_FAILED_STARTS = 3
 _START_TIMEOUT_S = 120.0
@@ -125,8 +128,7 @@ class DecoderPool:
         async with DecoderPool(config, workers=4, blocked=frozenset()) as pool:
             inspected = await pool.inspect(body)
 
-    The subprocesses start at the first `inspect`, are replaced when they die, and end with `close()` or with this
-    process.
+    The subprocesses are replaced when they die, and end with `close()` or with this process.
     """
 
     def __init__(self, config: ImageConfig, *, workers: int, blocked: frozenset[str] = frozenset()) -> None:
@@ -138,9 +140,11 @@ class DecoderPool:
         self._ready: list[_Worker] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._failed_starts = 0
+        self._roomy = asyncio.Event()
         self._closed = False
 
     async def __aenter__(self) -> DecoderPool:
+        self._start_workers()
         return self
 
     async def __aexit__(
@@ -163,12 +167,21 @@ class DecoderPool:
             return Inspected(Status.HASH_BLOCKED, sha256=digest)
         if self._closed:
             raise RuntimeError("the decoder pool is closed")
-        if not self._keepers:
-            self._keepers = [asyncio.create_task(self._keep_worker()) for _ in range(self._wanted)]
+        self._start_workers()
         job = _Job(next(self._serials), data, asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiting, job)
         self._dispatch()
         return await job.done
+
+    async def room(self) -> None:
+        """Wait while so many bodies wait for a worker that fetching more would only fill the memory."""
+        while len(self._waiting) > BACKLOG_PER_WORKER * self._wanted:
+            self._roomy.clear()
+            await self._roomy.wait()
+
+    def _start_workers(self) -> None:
+        if not self._keepers:
+            self._keepers = [asyncio.create_task(self._keep_worker()) for _ in range(self._wanted)]
 
     async def close(self) -> None:
         """End the workers; callers that still wait get `asyncio.CancelledError`.  May be called again."""
@@ -186,6 +199,8 @@ class DecoderPool:
             if len(worker.jobs) >= JOBS_PER_WORKER:
                 return
             job = heapq.heappop(self._waiting)
+            if len(self._waiting) <= BACKLOG_PER_WORKER * self._wanted:
+                self._roomy.set()
             if not job.done.done():  # else its caller was cancelled
                 worker.give(job)
 

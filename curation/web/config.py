@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from curation.config import EXECUTION, Config
+from curation.config import EXECUTION, Config, digest
+from curation.errors import RecipeError
 from curation.web.address import parse_networks
 
 _PRODUCT = re.compile(r"([A-Za-z0-9_-]+)(?:/|\s|\Z)")
@@ -18,7 +20,12 @@ _VISIBLE = re.compile(r"[\x20-\x7e]+\Z")
 class DownloadConfig(Config):
     """How images are fetched from the web, and what is never asked for."""
 
-    enabled: bool = Field(True, description="Fetch; off, the input must already carry the images' bytes.")
+    enabled: bool = Field(
+        True,
+        json_schema_extra=EXECUTION,
+        description="Fetch what is not there yet; off, only shards that are committed already are worked on, and a run "
+        "without them is refused.",
+    )
     engine: Literal["async", "img2dataset"] = Field(
         "async",
         description="`async`: pairmill's own fetcher. `img2dataset`: that project's downloader and resizer, for "
@@ -114,6 +121,14 @@ class DownloadConfig(Config):
         description="File of SHA-256 digests in hex, one a line: of such an image only id and digest are kept.",
     )
 
+    def identity(self) -> dict[str, Any]:
+        """The configuration with the block list replaced by the digest of its content.
+
+        Raises RecipeError if it cannot be read.
+        """
+        listed = sorted(read_blocklist(self.hash_blocklist))
+        return super().identity() | {"hash_blocklist": digest(listed) if listed else None}
+
     @field_validator("user_agent")
     @classmethod
     def _truthful_user_agent(cls, value: str) -> str:
@@ -148,3 +163,27 @@ class DownloadConfig(Config):
         product = _PRODUCT.match(self.user_agent)
         assert product is not None, "validated"
         return product[1]
+
+
+def read_blocklist(path: str | None) -> frozenset[str]:
+    """The sha256 digests (hex, one a line, `#` comments) of images that must never be stored.
+
+    Raises RecipeError if the file cannot be read or a line is no digest.
+    """
+    if path is None:
+        return frozenset()
+    try:
+        lines = Path(path).read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            "download.hash_blocklist must be a readable file", value=error, fix="check the path"
+        ) from error
+    digests = {word for line in lines if (word := line.partition("#")[0].strip().lower())}
+    for found in digests:
+        if len(found) != 64 or not all(c in "0123456789abcdef" for c in found):
+            raise RecipeError(
+                "download.hash_blocklist has one SHA-256 digest (64 hex digits) a line",
+                value=found,
+                fix="mend the line",
+            )
+    return frozenset(digests)

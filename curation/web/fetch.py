@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
@@ -58,6 +58,7 @@ class Fetcher:
     """Fetches images; an async context manager.
 
     gate: this fetcher's end of the gate it shares with others (entered by the fetcher); by default one of its own.
+    room: awaited before each request, so that whoever takes the bodies can hold fetching back; no part of the deadline.
     lookup: resolves names, blocking, in threads.
     """
 
@@ -66,11 +67,13 @@ class Fetcher:
         config: DownloadConfig,
         gate: GateClient | None = None,
         *,
+        room: Callable[[], Awaitable[None]] | None = None,
         lookup: Lookup = system_lookup,
         resolver: Resolver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
+        self._room = room
         self._gate = gate or local_gate(config)
         self._http = SafeHttp(config, lookup, resolver=resolver)
         self._sites = SiteRules(config, self._http, self._gate)
@@ -145,6 +148,8 @@ class Fetcher:
             await self._gate.acquire(target.site)
             try:
                 async with self._in_flight:
+                    if self._room is not None:
+                        await self._room()
                     progress.pause(self._clock() - paused)
                     answer = await self._request(target, progress)
             finally:

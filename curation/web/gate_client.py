@@ -9,6 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 from curation.schema import Status
 from curation.web.address import Refused
@@ -28,16 +29,20 @@ COALESCE_S = 0.01
 _NOTHING = Report()
 
 
+def gate_settings(config: DownloadConfig) -> dict[str, Any]:
+    """The arguments of a `HostGate` for fetchers of this configuration."""
+    return {
+        "concurrency": config.per_host_concurrency,
+        "rate": config.per_host_rate,
+        "circuit_failures": config.circuit_failures,
+        "circuit_open_s": config.circuit_open_s,
+        "lease_s": 2 * START_LEASE_S + max(config.timeout_s, config.robots_timeout_s),
+    }
+
+
 def host_gate(config: DownloadConfig, clock: Callable[[], float] = time.monotonic) -> HostGate:
     """The ledger for fetchers of this configuration."""
-    return HostGate(
-        concurrency=config.per_host_concurrency,
-        rate=config.per_host_rate,
-        circuit_failures=config.circuit_failures,
-        circuit_open_s=config.circuit_open_s,
-        lease_s=2 * START_LEASE_S + max(config.timeout_s, config.robots_timeout_s),
-        clock=clock,
-    )
+    return HostGate(**gate_settings(config), clock=clock)
 
 
 def local_gate(config: DownloadConfig) -> GateClient:

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation.errors import RecipeError, RunDirError
 from curation.results.rows import write_rows
 from curation.store import Store
 from pipelines.curate import curate
 from pipelines.demo_server import demo_server
+from pipelines.journal import Journal
 from pipelines.recipe import CurateRecipe, parse_recipe
 
 pytestmark = pytest.mark.ray
@@ -144,3 +146,20 @@ def test_a_listed_digest_is_never_stored(make: Callable[..., CurateRecipe], tmp_
     [blocked] = [r for r in stored if r["drop_reason"] == "hash_blocked"]
     assert blocked["image"] is None
     assert blocked["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+def test_two_jobs_cannot_work_in_one_run_directory(make: Callable[..., CurateRecipe]) -> None:
+    recipe = make([(f"/images/{STEMS[0]}.webp", "text")])
+    curate(recipe)
+    with Journal(Store(recipe.run_dir), "another job"), pytest.raises(RunDirError, match="one job at a time"):
+        curate(recipe)
+
+
+def test_without_downloading_only_what_is_there_is_worked_on(make: Callable[..., CurateRecipe], server: str) -> None:
+    rows = [(f"/images/{STEMS[0]}.webp", "text")]
+    with pytest.raises(RecipeError, match=r"download\.enabled"):
+        curate(make(rows, "download.enabled=false"))
+    curate(make(rows))
+    asked = counts(server)
+    assert curate(make(rows, "download.enabled=false", "filter.min_words=2"))["rows_kept"] == 0
+    assert counts(server) == asked

@@ -13,7 +13,7 @@ import hostile_bodies as bodies
 import psutil
 import pytest
 
-from curation.images.decoder import DecoderPool
+from curation.images.decoder import BACKLOG_PER_WORKER, DecoderPool
 from curation.images.inspect import ImageConfig, Inspected, inspect_image
 from curation.schema import Status
 
@@ -189,7 +189,7 @@ def test_blocked_bytes_never_reach_a_worker() -> None:
         async with DecoderPool(CONFIG, workers=1, blocked=frozenset({SHA256})) as pool:
             assert await pool.inspect(bodies.JPEG) == Inspected(Status.HASH_BLOCKED, sha256=SHA256)
             assert pool.pids == []
-            assert (await pool.inspect(bodies.PNG)).status is Status.SUCCESS
+            assert (await pool.inspect(bodies.JPEG)).status is Status.SUCCESS
 
     asyncio.run(run())
 
@@ -215,5 +215,26 @@ def test_the_package_of_the_working_directory_is_not_taken_for_ours(
     async def run() -> None:
         async with DecoderPool(CONFIG, workers=1) as pool:
             assert await pool.inspect(bodies.JPEG) == EXPECTED
+
+    asyncio.run(run())
+
+
+async def _backlog(pool: DecoderPool, count: int) -> list[asyncio.Task[Inspected]]:
+    tasks = [asyncio.create_task(pool.inspect(bodies.JPEG)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_a_full_backlog_holds_fetching_back_until_it_shrinks() -> None:
+    async def run() -> None:
+        async with DecoderPool(ImageConfig(), workers=1) as pool:
+            await asyncio.wait_for(pool.room(), 5)
+            tasks = await _backlog(pool, BACKLOG_PER_WORKER + 5)
+            waiting = asyncio.create_task(pool.room())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            await asyncio.wait_for(waiting, 60)
+            assert sum(not task.done() for task in tasks) <= BACKLOG_PER_WORKER + 2
+            await asyncio.gather(*tasks)
 
     asyncio.run(run())
