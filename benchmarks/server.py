@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -71,12 +73,15 @@ def serve(root: Path, work: Path) -> Iterator[Server]:
     config.write_text(_CONFIG.format(work=work.resolve(), root=root.resolve(), port=port, user=user))
     process = subprocess.Popen([program, "-e", work / "error.log", "-c", config.resolve(), "-g", "daemon off;"])
     base = f"http://127.0.0.1:{port}"
+    # Ended from outside, the benchmark still stops its server.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         _await_answer(process, f"{base}/{next(root.glob('*.jpg')).name}", work / "error.log")
         yield Server(base, process.pid)
     finally:
         process.terminate()
         process.wait(timeout=20)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _await_answer(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
