@@ -73,7 +73,8 @@ def _pass(fault: _Fault, name: str) -> None:
     if fault.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault.action == "kill-driver":
-        os.kill(int(os.environ[ENV_DRIVER]), signal.SIGKILL)
+        # The driver itself is armed by its own environment, where it does not stand as the driver.
+        os.kill(int(os.environ.get(ENV_DRIVER, os.getpid())), signal.SIGKILL)
     elif fault.action == "raise":
         raise InjectedFault(f"fault point {name}, pass {passed}")
     elif fault.action == "disk-full":
