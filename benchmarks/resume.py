@@ -1,6 +1,6 @@
 """Kill the job at named points in every stage, resume it, and hold the product against an uninterrupted run's.
 
-    python benchmarks/resume.py              all points, about 12 minutes on 2 cores
+    python benchmarks/resume.py              all points, about 12 minutes on 2 idle cores
     python benchmarks/resume.py --only commit.images
 
 For each fault point the job is started as its own process with that point armed; what the point kills is itself (a
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -43,9 +44,6 @@ SHARD_ROWS = 20
 WITH_MODELS = ("engine.", "commit.columns/recaption", "commit.columns/translate", "commit.pairs", "report.")
 WITHOUT_MODELS = ("recaption.enabled=false", "translate.enabled=false")
 
-COMMIT_STEPS = ["data.before_write", "data.before_rename", "data.after_rename"]
-COMMIT_STEPS += ["manifest.before_write", "manifest.before_rename", "manifest.after_rename"]
-
 #: point, action, pass.  The passes are spread so that some shards are committed before, and some are not.
 POINTS: list[tuple[str, str, int]] = [
     ("plan.shard.before_rename", "kill-driver", 2),
@@ -53,25 +51,22 @@ POINTS: list[tuple[str, str, int]] = [
     ("fetch.request", "kill", 40),
     ("fetch.request", "kill-driver", 90),
     ("decode.job", "kill", 30),
-    ("decode.job", "kill-driver", 70),
-    *((f"commit.images.{step}", "kill-driver", 2 + at % 3) for at, step in enumerate(COMMIT_STEPS)),
+    ("commit.images.data.before_write", "kill-driver", 2),
     ("commit.images.data.before_rename", "kill", 2),
-    ("commit.columns/filter.data.before_rename", "kill-driver", 2),
+    ("commit.images.data.after_rename", "kill-driver", 3),
+    ("commit.images.manifest.before_rename", "kill-driver", 4),
+    ("commit.images.manifest.after_rename", "kill-driver", 2),
+    ("commit.columns/filter.data.before_rename", "kill-driver", 3),
     ("commit.columns/filter.manifest.before_rename", "kill", 3),
-    ("commit.columns/filter.manifest.after_rename", "kill-driver", 3),
     ("barrier.deduplicate", "kill-driver", 1),
     ("commit.selections/default.data.after_rename", "kill-driver", 2),
-    ("commit.selections/default.manifest.before_rename", "kill", 3),
     ("engine.recaption", "kill", 2),
     ("engine.recaption", "kill-driver", 3),
     ("commit.columns/recaption.data.after_rename", "kill-driver", 2),
     ("engine.translate", "kill", 2),
-    ("engine.translate", "kill-driver", 3),
     ("commit.columns/translate.manifest.before_rename", "kill-driver", 3),
-    ("commit.columns/translate.data.before_rename", "kill", 4),
     ("commit.pairs.data.before_rename", "kill-driver", 2),
     ("commit.pairs.manifest.before_rename", "kill", 1),
-    ("commit.pairs.manifest.after_rename", "kill-driver", 1),
     ("report.write", "kill-driver", 1),
 ]
 
@@ -128,10 +123,14 @@ def _wait_for_the_cluster_to_be_gone() -> None:
     # A killed driver's cluster ends by itself a moment later; a snapshot of the server's counts must come after that.
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if subprocess.run(["pgrep", "-x", "raylet|gcs_server"], capture_output=True, check=False).returncode:
+        running = psutil.process_iter(["name", "status"])
+        if not any(p.info["name"] in _RAY and p.info["status"] != psutil.STATUS_ZOMBIE for p in running):
             return
         time.sleep(0.2)
     raise RuntimeError("a Ray cluster is still running a minute after its driver ended")
+
+
+_RAY = ("raylet", "gcs_server")
 
 
 def variant(point: str) -> tuple[str, ...]:

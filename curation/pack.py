@@ -93,6 +93,8 @@ def cut_parts(kept: Mapping[int, int], rows_per_part: int) -> list[Part]:
             shards, rows = [], 0
     if rows or not parts:
         parts.append(Part(len(parts), tuple(shards)))
+    elif shards:  # with nothing to keep: no file of their own
+        parts[-1] = Part(parts[-1].number, parts[-1].shards + tuple(shards))
     return parts
 
 

@@ -3,6 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is a matter of the machine and of what else it does.
+settings.register_profile("pairmill", deadline=None)
+settings.load_profile("pairmill")
 
 
 @pytest.fixture(scope="session")

@@ -145,7 +145,7 @@ def test_a_relative_folder_is_looked_up_here_and_then_in_the_project(
     assert local_folder("gpt2") is None
 
 
-@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "samples/models/nothing", "../x"])
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "samples/models/nothing", "../no/such/folder"])
 def test_what_can_only_be_a_path_must_exist(path: str) -> None:
     with pytest.raises(UserError, match="folder"):
         local_folder(path)

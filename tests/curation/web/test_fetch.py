@@ -375,11 +375,15 @@ def test_a_dead_host_opens_the_circuit() -> None:
         async with serving(says(b"")) as server:
             port = server.port
         async with Fetcher(config(circuit_failures=5, per_host_concurrency=2)) as fetcher:
-            return [await fetcher.fetch(f"http://127.0.0.1:{port}/{n}") for n in range(30)]
+            # Failures are told to the gate a few times a second, so how many get through before is a matter of speed.
+            found = [await fetcher.fetch(f"http://127.0.0.1:{port}/")]
+            while found[-1].status is not Status.CIRCUIT_OPEN and len(found) < 10_000:
+                found.append(await fetcher.fetch(f"http://127.0.0.1:{port}/{len(found)}"))
+            return [*found, *[await fetcher.fetch(f"http://127.0.0.1:{port}/again/{n}") for n in range(10)]]
 
     statuses = [fetched.status for fetched in asyncio.run(main())]
-    assert statuses[:5] == [Status.CONNECTION_ERROR] * 5
-    assert statuses[-10:] == [Status.CIRCUIT_OPEN] * 10
+    assert set(statuses[:5]) == {Status.CONNECTION_ERROR}
+    assert set(statuses[-10:]) == {Status.CIRCUIT_OPEN}
 
 
 def test_plain_http_on_a_tls_port_is_a_tls_error() -> None:
@@ -676,7 +680,6 @@ def test_configuration_is_checked(field: str, value: object) -> None:
 
 def test_only_what_decides_the_dataset_is_identity() -> None:
     assert set(DownloadConfig().identity()) == {
-        "enabled",
         "engine",
         "max_bytes",
         "max_redirects",
