@@ -3,7 +3,8 @@
     PAIRMILL_FAULTS="commit.images.before_rename:kill@3;fetch.request:raise@10"   PAIRMILL_FAULTS_DIR=/some/folder
 
 Each entry is `point:action@n`: the action happens at the n-th pass through the point, counted over all processes of the
-job (the folder holds the counters), and at most once, so that a restarted actor is not killed for ever.
+job (the folder holds the counters), and at most once, so that a restarted actor is not killed for ever.  A point may be
+armed several times.
 
 Actions: kill (SIGKILL this process), kill-driver (SIGKILL the process that runs the job), raise (`InjectedFault`),
 stall (sleep an hour), disk-full (`OSError(ENOSPC)`).  Unarmed, a point costs one falsy test.
@@ -34,14 +35,16 @@ class _Fault(NamedTuple):
     counter: Path
 
 
-def _parse(spec: str, folder: str) -> dict[str, _Fault]:
-    armed = {}
+def _parse(spec: str, folder: str) -> dict[str, list[_Fault]]:
+    armed: dict[str, list[_Fault]] = {}
     for entry in filter(None, (part.strip() for part in spec.split(";"))):
         point, _, rest = entry.partition(":")
         action, _, at_pass = rest.partition("@")
         if action not in ACTIONS or not at_pass.isdigit():
             raise ValueError(f"{ENV_FAULTS}: an entry is point:action@n with action in {ACTIONS}, got {entry!r}")
-        armed[point] = _Fault(action, int(at_pass), Path(folder) / f"{point.replace('/', '|')}.passes")
+        armed.setdefault(point, []).append(
+            _Fault(action, int(at_pass), Path(folder) / f"{point.replace('/', '|')}.passes")
+        )
     return armed
 
 
@@ -60,16 +63,20 @@ def environment() -> dict[str, str]:
     return {**found, ENV_DRIVER: str(os.getpid())} if found else {}
 
 
-def _pass(fault: _Fault, name: str) -> None:
+def _pass(faults: list[_Fault], name: str) -> None:
     # An O_APPEND write of one byte is atomic, and the position after it is this pass's number among all processes.
-    counter = os.open(fault.counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    counter = os.open(faults[0].counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(counter, b".")
         passed = os.lseek(counter, 0, os.SEEK_CUR)
     finally:
         os.close(counter)
-    if passed != fault.at_pass:
-        return
+    for fault in faults:
+        if passed == fault.at_pass:
+            _fail(fault, name, passed)
+
+
+def _fail(fault: _Fault, name: str, passed: int) -> None:
     if fault.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault.action == "kill-driver":

@@ -76,6 +76,7 @@ class _Job(NamedTuple):
     serial: int
     data: bytes
     done: asyncio.Future[Inspected]
+    again: bool = False  # a worker died of it, or was killed from outside while it ran
 
 
 class _Worker:
@@ -158,7 +159,7 @@ class DecoderPool:
         return [worker.process.pid for worker in self._ready]
 
     async def inspect(self, data: bytes) -> Inspected:
-        """`inspect_image(data)`; decode_timeout or decoder_crash if its worker hung or died.
+        """`inspect_image(data)`; decode_timeout if its worker hung, decoder_crash if two died of it.
 
         Raises RuntimeError after `close()`, or if workers cannot be started at all.
         """
@@ -276,7 +277,10 @@ class DecoderPool:
             if worker.begun and worker.overdue in (None, jobs[0]):
                 running = jobs.pop(0)
                 status = Status.DECODE_TIMEOUT if worker.overdue else Status.DECODER_CRASH
-                if not running.done.done():
+                if status is Status.DECODER_CRASH and not running.again:
+                    # Bytes that crash a codec crash it twice; whatever else kills processes does not pick on one image.
+                    heapq.heappush(self._waiting, running._replace(again=True))
+                elif not running.done.done():
                     running.done.set_result(_lost(running, status, self._config))
             for job in jobs:
                 heapq.heappush(self._waiting, job)

@@ -27,6 +27,15 @@ def test_a_fault_happens_at_its_pass_and_once(tmp_path: Path, monkeypatch: pytes
     fault_point("here")
 
 
+def test_a_point_may_be_armed_several_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm(monkeypatch, tmp_path, "here:raise@1;here:raise@3")
+    with pytest.raises(InjectedFault):
+        fault_point("here")
+    fault_point("here")
+    with pytest.raises(InjectedFault):
+        fault_point("here")
+
+
 def test_passes_are_counted_over_processes(tmp_path: Path) -> None:
     env = os.environ | {"PAIRMILL_FAULTS": "p:kill@3", "PAIRMILL_FAULTS_DIR": str(tmp_path)}
     code = "from curation.faults import fault_point; fault_point('p')"

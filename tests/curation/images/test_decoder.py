@@ -89,7 +89,7 @@ def test_many_bodies_at_once_each_get_their_own_answer() -> None:
 
 def test_a_crash_loses_the_one_body_that_was_being_decoded(arm: Callable[[str], None]) -> None:
     async def run() -> None:
-        arm("decode.job:kill@4")
+        arm("decode.job:kill@4;decode.job:kill@5")
         async with DecoderPool(CONFIG, workers=1) as pool:
             found = await asyncio.gather(*(pool.inspect(bodies.JPEG) for _ in range(12)))
         crash = Inspected(Status.DECODER_CRASH, "the process that decoded it died", sha256=SHA256)
@@ -98,10 +98,20 @@ def test_a_crash_loses_the_one_body_that_was_being_decoded(arm: Callable[[str], 
     asyncio.run(run())
 
 
+def test_a_worker_killed_from_outside_costs_no_image(arm: Callable[[str], None]) -> None:
+    async def run() -> None:
+        arm("decode.job:kill@4")
+        async with DecoderPool(CONFIG, workers=1) as pool:
+            found = await asyncio.gather(*(pool.inspect(bodies.JPEG) for _ in range(8)))
+        assert found == [EXPECTED] * 8
+
+    asyncio.run(run())
+
+
 def test_an_exception_in_a_worker_is_a_crash(arm: Callable[[str], None]) -> None:
     async def run() -> None:
-        arm("decode.job:raise@1")
-        async with DecoderPool(CONFIG, workers=2) as pool:
+        arm("decode.job:raise@1;decode.job:raise@2")
+        async with DecoderPool(CONFIG, workers=1) as pool:
             found = await asyncio.gather(*(pool.inspect(bodies.JPEG) for _ in range(6)))
         assert sorted(statuses(found)) == sorted([Status.DECODER_CRASH] + [Status.SUCCESS] * 5)
 
