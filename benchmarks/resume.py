@@ -199,6 +199,8 @@ def main() -> None:
                 continue
             result = try_point(bench, number, point, action, at, expected[variant(point)])
             results.append(result)
+            if not chosen:
+                record("resume", {"passed": sum(map(good, results)), "tried": len(results), "results": results})
             verdict = "ok " if good(result) else "BAD"
             print(f"{verdict} {action:<12} {point:<52} pass {at:<4} {result['seconds']:>6} s", flush=True)
             if not good(result):
@@ -210,8 +212,6 @@ def main() -> None:
                 )
     passed = sum(map(good, results))
     print(f"{passed} of {len(results)} kills resumed to the identical product, no committed URL fetched again")
-    if not chosen:
-        record("resume", {"passed": passed, "points": len(results), "results": results})
     sys.exit(passed != len(results))
 
 
