@@ -168,7 +168,10 @@ def await_no_ray(timeout_s: float = 600) -> None:
     Raises RuntimeError if one is still there after `timeout_s`.
     """
     end = time.monotonic() + timeout_s
-    while any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"])):
+    while any(
+        process.info["name"] == "raylet" and process.info["status"] != psutil.STATUS_ZOMBIE
+        for process in psutil.process_iter(["name", "status"])
+    ):
         if time.monotonic() > end:
             raise RuntimeError("another Ray cluster runs on this machine\nfix: stop it, or wait until its job is done")
         time.sleep(1)
