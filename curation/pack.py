@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from curation.config import Config
@@ -157,8 +156,3 @@ def best_text(texts: Sequence[Mapping[str, object]], config: PackConfig) -> str 
 
 def _passes(score: object, least: float | None) -> bool:
     return least is None or (isinstance(score, float) and score >= least)
-
-
-def kept_rows(selection: pa.Table) -> int:
-    """How many rows a shard of a selection keeps."""
-    return int(pc.sum(selection["keep"]).as_py() or 0)

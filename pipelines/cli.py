@@ -233,7 +233,7 @@ def main() -> None:
     _stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
-    for noisy in ("ray", "aiohttp", "asyncio", "PIL", "matplotlib"):
+    for noisy in ("ray", "aiohttp", "asyncio", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     check_packages()
     app(prog_name="pairmill")

@@ -231,8 +231,7 @@ class PackStage:
     """Write part files: the one stage whose unit of work is a part, not a shard."""
 
     def __init__(self, recipe: CurateRecipe, store: Store, reads: Mapping[str, Sequence[str]], board: Any) -> None:
-        self._recipe, self._store, self._reads, self._told = recipe, store, reads, Told(board)
-        self._board = board
+        self._recipe, self._store, self._reads, self._board = recipe, store, reads, board
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         for part in parts.to_pylist():
