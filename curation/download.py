@@ -22,8 +22,7 @@ import pyarrow as pa
 
 from curation.images.decoder import DecoderPool
 from curation.images.inspect import ImageConfig, Inspected
-from curation.schema import INSPECT_STATUSES, Stage, Status, drop, live, set_columns
-from curation.shards import add_seconds
+from curation.schema import INSPECT_STATUSES, Stage, Status, add_seconds, drop, live, set_columns
 from curation.web.config import DownloadConfig, read_blocklist
 from curation.web.fetch import ErrorRate, Fetched, Fetcher
 from curation.web.gate_client import Exchange, GateClient
@@ -80,8 +79,6 @@ class Download:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """The shard with its images.  Shards given by several threads are worked on at once."""
-        if "status" in rows.schema.names:
-            return rows
         began = time.perf_counter()
         mask = live(rows).to_pylist()
         urls = [url if alive else None for url, alive in zip(rows["url"].to_pylist(), mask, strict=True)]

@@ -194,6 +194,11 @@ def set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray
     return rows
 
 
+def add_seconds(rows: pa.Table, stage: Stage, seconds: float) -> pa.Table:
+    """Note how long a stage took over this shard (seconds of one worker)."""
+    return set_columns(rows, {f"_seconds_{stage.value}": pa.repeat(pa.scalar(seconds, pa.float64()), len(rows))})
+
+
 def count_drops(rows: pa.Table, stages: Iterable[Stage]) -> dict[str, dict[str, int]]:
     """Rows in, kept and dropped by reason, for consecutive `stages` over one shard's rows."""
     counted = {

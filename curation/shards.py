@@ -159,8 +159,3 @@ def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int
 def _seconds(rows: pa.Table, stage: Stage) -> float:
     name = f"_seconds_{stage.value}"
     return float(rows[name][0].as_py()) if name in rows.schema.names else 0.0
-
-
-def add_seconds(rows: pa.Table, stage: Stage, seconds: float) -> pa.Table:
-    """Note how long a stage took over this shard (seconds of one worker)."""
-    return set_columns(rows, {f"_seconds_{stage.value}": pa.repeat(pa.scalar(seconds, pa.float64()), len(rows))})

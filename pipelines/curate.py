@@ -28,30 +28,24 @@ from curation.errors import JobError, RecipeError, UserError
 from curation.faults import fault_point
 from curation.pack import cut_parts
 from curation.plan import Plan, plan
+from curation.recaption import Recaption
 from curation.results.report import write_report
 from curation.schema import RETRYABLE, Stage
 from curation.selection import apply_selection
 from curation.shards import ShardSink, ShardSource, Table, Work, outstanding
 from curation.store import Store, shard_key
+from curation.translate import Translate
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
 from pipelines.cluster import RESTARTS, Pools, connected
 from pipelines.journal import Journal
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
-from pipelines.stages import (
-    ByBand,
-    ByImage,
-    DownloadStage,
-    FilterStage,
-    NarrowRows,
-    PackStage,
-    RecaptionStage,
-    RetryStage,
-    SelectStage,
-    TranslateStage,
-    losers_of,
-)
+from pipelines.stages.deduplicate import ByBand, ByImage, NarrowRows, SelectStage, losers_of
+from pipelines.stages.download import DownloadStage, RetryStage
+from pipelines.stages.filter import FilterStage
+from pipelines.stages.models import ModelStage
+from pipelines.stages.pack import PackStage
 from pipelines.tables import Tables, tables_of
 
 logger = logging.getLogger("pairmill")
@@ -139,14 +133,16 @@ class Job:
                             fix="set download.enabled: true, or give the run_dir of a run that has them",
                         )
                     rows = self._downloaded(rows, DownloadStage, len(wave))
-                rows = rows.map_batches(FilterStage(self.recipe, self.store, self.board), num_cpus=0.5, **_SHARDS)
+                rows = rows.map_batches(
+                    FilterStage(self.recipe.filter, self.store, self.board), num_cpus=0.5, **_SHARDS
+                )
                 self._write(rows, tables)
 
     def _downloaded(self, rows: Dataset, stage: type[DownloadStage], shards: int) -> Dataset:
         gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(self.recipe.download))
         return rows.map_batches(
             stage,
-            fn_constructor_args=(self.recipe, self.pools.decoders, gate, self.board),
+            fn_constructor_args=(self.recipe.download, self.recipe.image, self.pools.decoders, gate, self.board),
             # Two shards at a time, so that the last slow URLs of one do not leave the actor idle.
             compute=ActorPoolStrategy(
                 size=min(self.pools.download.actors, shards),
@@ -191,21 +187,21 @@ class Job:
 
     def rewrite(self) -> None:
         """Caption and translate the rows that are kept."""
-        tables = self.tables.rewritten
+        tables, recipe = self.tables.rewritten, self.recipe
         if not tables:
             return
         given = (self.tables.images.name, self.tables.filtered.name, self.tables.selection)
         with self.journal.segment("rewrite"):
             for wave in self._outstanding(tables, given):
                 rows = self._read(wave, self.tables.rewrite_reads(), apply_selection)
-                for stage, on, pool in (
-                    (RecaptionStage, self.tables.recaptioned, self.pools.recaption),
-                    (TranslateStage, self.tables.translated, self.pools.translate),
+                for table, pool, *what in (
+                    (self.tables.recaptioned, self.pools.recaption, Recaption, recipe.recaption, Stage.RECAPTION),
+                    (self.tables.translated, self.pools.translate, Translate, recipe.translate, Stage.TRANSLATE),
                 ):
-                    if on is not None and any(on.name not in work.fresh for work in wave):
+                    if table is not None and any(table.name not in work.fresh for work in wave):
                         rows = rows.map_batches(
-                            stage,
-                            fn_constructor_args=(self.recipe, self.board),
+                            ModelStage,
+                            fn_constructor_args=(*what, table.columns[0], self.board),
                             compute=ActorPoolStrategy(size=min(pool.actors, len(wave))),
                             num_cpus=pool.num_cpus,
                             num_gpus=pool.num_gpus,
@@ -236,7 +232,7 @@ class Job:
                 self.store.remove_shard("pairs", number)
             if parts:
                 rows = from_items(parts, override_num_blocks=len(parts))
-                stage = PackStage(self.recipe, self.store, reads, self.board)
+                stage = PackStage(self.recipe.pack, self.recipe.image.format, self.store, reads, self.board)
                 rows.map_batches(stage, **_SHARDS).materialize()
             write_card(self.store, self.recipe.model_dump(mode="json"), rows=sum(kept.values()))
 

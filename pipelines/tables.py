@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from curation import download, filters, pack
 from curation.config import digest
+from curation.duplicates.deduplicate import PIXELS
 from curation.errors import RecipeError, nearest
 from curation.filters.where import compile_where
 from curation.plan import Plan
@@ -21,9 +22,6 @@ from curation.translate import model_revision as translator_revision
 from pipelines.recipe import CurateRecipe
 
 _DROPS = ("drop_stage", "drop_reason")
-
-#: The score that needs no column of its own: original width × height.
-PIXELS = "pixels"
 
 
 @dataclass(frozen=True)

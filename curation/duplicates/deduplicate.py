@@ -27,6 +27,9 @@ from curation.config import Config
 from curation.duplicates.edges import EDGES, ENDPOINT, ROWS, Indices, combined, edges_between, stars
 from curation.duplicates.near import bands, near_edges
 
+#: The score that needs no column of its own: original width × height.
+PIXELS = "pixels"
+
 
 class DeduplicateConfig(Config):
     """Which rows count as duplicates, and which of them stays."""
@@ -51,7 +54,7 @@ class DeduplicateConfig(Config):
         "its bytes only",
     )
     score: str = Field(
-        default="pixels", description="numeric column that ranks duplicates: the highest stays, then the smallest uid"
+        default=PIXELS, description="numeric column that ranks duplicates: the highest stays, then the smallest uid"
     )
     name: str = Field(
         default="default", pattern=r"^[A-Za-z0-9_-]+$", description="name of the selection that is written"

@@ -3,8 +3,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curation.schema import Stage, set_columns
-from curation.shards import Table, Work, add_seconds, commit_shard, outstanding, read_shard
+from curation.schema import Stage, add_seconds, set_columns
+from curation.shards import Table, Work, commit_shard, outstanding, read_shard
 from curation.store import Store
 
 NOTHING = pa.nulls(2, pa.string())

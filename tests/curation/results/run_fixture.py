@@ -22,12 +22,12 @@ from PIL import Image
 from curation.download import COLUMNS
 from curation.filters import FILTER_COLUMNS
 from curation.inputs import InputConfig
-from curation.pack import PackConfig, cut_parts, kept_rows, pack_rows
+from curation.pack import PackConfig, cut_parts, pack_rows
 from curation.plan import ShardsConfig, plan
 from curation.recaption import RECAPTION
-from curation.schema import FILTER_REASONS, INSPECT_STATUSES, Stage, Status, drop, live, set_columns
+from curation.schema import FILTER_REASONS, INSPECT_STATUSES, Stage, Status, add_seconds, drop, live, set_columns
 from curation.selection import apply_selection, selection_rows
-from curation.shards import Table, add_seconds, commit_shard
+from curation.shards import Table, commit_shard
 from curation.store import PAIRS, Store
 from curation.translate import TRANSLATION
 
@@ -151,7 +151,7 @@ def write_record(store: Store, run: int = 1, *, finished: bool) -> None:
 
 def commit_pairs(store: Store, tables: Mapping[int, pa.Table], config: PackConfig) -> None:
     """Pack shards (of all steps before) into parts."""
-    kept = {shard: kept_rows(store.load("selections/default", shard)) for shard in tables}
+    kept = {shard: sum(store.load("selections/default", shard)["keep"].to_pylist()) for shard in tables}
     for part in cut_parts(kept, config.rows_per_part):
         packed = [pack_rows(tables[shard], config, "jpg") for shard in part.shards]
         store.commit(PAIRS, part.number, "0" * 16, pa.concat_tables(packed), {}, row_group_rows=config.row_group_rows)
