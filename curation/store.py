@@ -67,6 +67,11 @@ class Store:
     def __reduce__(self) -> tuple[object, ...]:
         return Store, (self.uri,)
 
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The file system that `path` is of."""
+        return self._fs
+
     def path(self, name: str) -> str:
         """Where `name` lies, as the file system names it."""
         return f"{self._root}/{name}"
@@ -110,6 +115,11 @@ class Store:
             return None
         with self._fs.open_input_stream(self.path(name)) as stream:
             return str(stream.read(), "utf-8")
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound:
+            self._fs.delete_file(self.path(name))
 
     def read_json(self, name: str) -> Any | None:
         """The JSON data of a file; None if there is no such file."""

@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Curate web image-text pairs, on Ray.",
+    help="Curate web image-text pairs and train dual encoders on them, on Ray.",
 )
 
 Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
@@ -64,10 +64,10 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
     def job() -> dict[str, Any]:
         from curation.plan import plan as make_plan
         from curation.store import Store
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe import CurateRecipe, load_recipe
         from pipelines.tables import tables_of
 
-        loaded = load_recipe(recipe, overrides or [])
+        loaded = load_recipe(recipe, overrides or [], CurateRecipe)
         store = Store(loaded.run_dir)
         made = make_plan(store, loaded.input, loaded.shards)
         tables_of(loaded, made, store)
@@ -112,32 +112,87 @@ def retry_failed(run: Run, overrides: Overrides = None, as_json: Json = False) -
 
     def job() -> dict[str, Any]:
         from pipelines.curate import curate as run_job
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe import CurateRecipe, load_recipe
 
         store, _ = _opened(run)
-        recipe = load_recipe(Path(store.path("recipe.yaml")), overrides or [])
+        recipe = load_recipe(Path(store.path("recipe.yaml")), overrides or [], CurateRecipe)
         return run_job(recipe, command=shlex.join(sys.argv), quiet=as_json, retry_failed=True)
 
     _finish(job, as_json, _print_funnel)
 
 
 @app.command()
-def export(
-    run: Run,
-    to: Annotated[Path, typer.Option("--to", help="the folder to write", show_default=False)],
-    form: Annotated[str, typer.Option("--format", help="webdataset or img2dataset")] = "webdataset",
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file", show_default=False)] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
+) -> None:
+    """Train a dual encoder, or go on with a run; Ctrl-C saves a checkpoint first."""
+    from pipelines.recipe import load_recipe
+    from training.recipe import TrainRecipe
+
+    if schema:
+        _print(json.dumps(TrainRecipe.model_json_schema(), indent=2))
+        return
+    if recipe is None:
+        raise typer.BadParameter("give a recipe, for example pipelines/recipes/train-demo.yaml")
+
+    def job() -> dict[str, Any]:
+        from training.train import train as run_job
+
+        return run_job(load_recipe(recipe, overrides or [], TrainRecipe), quiet=as_json)
+
+    _finish(job, as_json, _print_training)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="a checkpoint, an export, or a finished run", show_default=False)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="evaluate.key=value …", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="take the section `evaluate` of this recipe; default: the run's")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="folder for the records, in CLIP_benchmark's form")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the dataset in another form: webdataset tars, or parquet with img2dataset's columns."""
+    """Measure a checkpoint: retrieval, zero-shot classification, geometry of the embeddings."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.models import evaluate_model
+
+        return {"records": evaluate_model(checkpoint, overrides or [], recipe, to)}
+
+    _finish(job, as_json, _print_records)
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="a curated run, or a checkpoint", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="the folder to write", show_default=False)],
+    form: Annotated[
+        str,
+        typer.Option("--format", help="of a dataset: webdataset, img2dataset; of a model: open_clip, huggingface"),
+    ] = "webdataset",
+    as_json: Json = False,
+) -> None:
+    """Write a dataset or a model in another form, which other tools read."""
 
     def job() -> dict[str, Any]:
         from curation.errors import UserError
+
+        if form in ("open_clip", "huggingface"):
+            from pipelines.models import export_model
+
+            return {"files": export_model(what, to, form), "format": form}
+
         from curation.results.export import export_img2dataset, export_webdataset
 
         known = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}
         if form not in known:
-            raise UserError("--format is one of " + ", ".join(known), value=form, fix="choose one of them")
-        store, _ = _opened(run)
+            names = ", ".join([*known, "open_clip", "huggingface"])
+            raise UserError(f"--format is one of {names}", value=form, fix="choose one of them")
+        store, _ = _opened(what)
         return {"files": [str(f) for f in known[form](store, to)], "format": form}
 
     _finish(job, as_json, lambda done: _print(f"{len(done['files'])} files written to {to}"))
@@ -224,6 +279,22 @@ def _print_funnel(report: dict[str, Any]) -> None:
         _print(f"{stage['name']:<12} {stage['rows_in']:>10,} {stage['rows_kept']:>10,} {dropped:>10,}   {reasons}")
     _print(f"\n{report['rows_kept']:,} of {report['rows_in']:,} rows kept; {report['images_per_second']:.1f} images/s")
     _print(f"dataset: {report['run_dir']}/pairs    report: {report['run_dir']}/report.html")
+
+
+def _print_training(result: dict[str, Any]) -> None:
+    state = "finished" if result["finished"] else "stopped; the same command goes on"
+    _print(f"step {result['step']} of {result['steps']}, {state}")
+    for name, value in result["metrics"].items():
+        _print(f"  {name:<50} {value:.4f}")
+    _print(f"checkpoint: {result['checkpoint']}")
+
+
+def _print_records(result: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from training.evaluate.results import results_table
+
+    Console(file=_stdout).print(results_table(result["records"]))
 
 
 def main() -> None:

@@ -70,6 +70,8 @@ def _connect(config: ClusterConfig) -> None:
     if address and address != "local":
         ray.init(address=address, **common)
     else:
+        # By default a worker that waits a second for a shard is ended; starting one takes two seconds of a core.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
         # address="local": a plain init may join somebody else's cluster.  It turns token authentication on by itself;
         # without a token anyone who reaches a port of the cluster could run code here.
         ray.init(

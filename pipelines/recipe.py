@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -55,8 +55,11 @@ class CurateRecipe(Config):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> CurateRecipe:
-    """The recipe of a YAML file with `dotted.key=value` overrides (values are YAML too).
+R = TypeVar("R", bound=Config)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), kind: type[R] = CurateRecipe) -> R:  # type: ignore[assignment]  # a default of a type variable's type needs PEP 696
+    """The recipe, of `kind`, of a YAML file with `dotted.key=value` overrides (values are YAML too).
 
     Raises RecipeError for a file that cannot be read, an unknown key, or a value that breaks a rule.
     """
@@ -64,10 +67,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> CurateRecipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError("the recipe must be a file that can be read", value=error, fix="check the path") from error
-    return parse_recipe(text, overrides, source=str(path))
+    return parse_recipe(text, overrides, kind, source=str(path))
 
 
-def parse_recipe(text: str, overrides: Sequence[str] = (), *, source: str = "the recipe") -> CurateRecipe:
+def parse_recipe(
+    text: str,
+    overrides: Sequence[str] = (),
+    kind: type[R] = CurateRecipe,  # type: ignore[assignment]  # as above
+    *,
+    source: str = "the recipe",
+) -> R:
     """As `load_recipe`, of the YAML text itself."""
     try:
         data = yaml.safe_load(text)
@@ -81,15 +90,33 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, source: str = "the
             value=f"{source} holds a {type(data).__name__}",
             fix="start from a file in pipelines/recipes/",
         )
+    _override(data, overrides)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, kind) from error
+
+
+def parse_section(kind: type[R], name: str, section: Any, overrides: Sequence[str] = ()) -> R:
+    """One section of a recipe, with overrides whose keys begin with its name.  Raises RecipeError as `load_recipe`."""
+    data = {name: section}
+    _override(data, overrides)
+    if unknown := data.keys() - {name}:
+        raise RecipeError(
+            f"overrides are keys of {name} here", value=sorted(unknown)[0], fix=f"e.g. {name}.batch_size=64"
+        )
+    try:
+        return kind.model_validate(data[name])
+    except ValidationError as error:
+        raise _explain(error, kind) from error
+
+
+def _override(data: dict[str, Any], overrides: Sequence[str]) -> None:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise RecipeError("an override has the form dotted.key=value", value=override, fix="e.g. image.size=224")
         _put(data, key.strip().split("."), _parse_value(override, value))
-    try:
-        return CurateRecipe.model_validate(data)
-    except ValidationError as error:
-        raise _explain(error, CurateRecipe) from error
 
 
 def _parse_value(override: str, value: str) -> Any:
@@ -127,10 +154,11 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> RecipeError:
         return RecipeError(f"{key} is required", value="nothing", fix=f"set it in the recipe, or give {key}=… here")
     value = json.dumps(problem["input"], ensure_ascii=False, default=str)
     more = error.error_count() - 1
+    command = model.__name__.removesuffix("Recipe").lower()
     return RecipeError(
         f"{key}: {problem['msg']}",
         value=value,
-        fix="see `pairmill curate --schema` for what it may be" + (f" ({more} more to mend)" if more else ""),
+        fix=f"see `pairmill {command} --schema` for what it may be" + (f" ({more} more to mend)" if more else ""),
     )
 
 

@@ -3,8 +3,6 @@
 Shapes: B requests, L tokens generated so far, V vocabulary.
 """
 
-# ruff: noqa: N803, N806 (shape suffixes are capitals)
-
 from __future__ import annotations
 
 import copy

@@ -3,8 +3,6 @@
 Shapes: B texts, L tokens.
 """
 
-# ruff: noqa: N806 (shape suffixes are capitals)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -142,6 +142,7 @@ class DecoderPool:
         self._keepers: list[asyncio.Task[None]] = []
         self._failed_starts = 0
         self._roomy = asyncio.Event()
+        self._started = asyncio.Event()  # a worker is ready, or none will ever be
         self._closed = False
 
     async def __aenter__(self) -> DecoderPool:
@@ -173,6 +174,10 @@ class DecoderPool:
         heapq.heappush(self._waiting, job)
         self._dispatch()
         return await job.done
+
+    async def ready(self) -> None:
+        """Wait until a worker can take a job, or it is known that none ever will."""
+        await self._started.wait()
 
     async def room(self) -> None:
         """Wait while so many bodies wait for a worker that fetching more would only fill the memory."""
@@ -224,6 +229,7 @@ class DecoderPool:
 
     def _fail(self, why: str) -> None:
         self._closed = True
+        self._started.set()
         for job in self._waiting:
             if not job.done.done():
                 job.done.set_exception(RuntimeError(f"decoder processes cannot be run: {why}"))
@@ -248,6 +254,7 @@ class DecoderPool:
             raise _BrokenReply
         self._failed_starts = 0
         self._ready.append(worker)
+        self._started.set()
         self._dispatch()
         while True:
             frame = await _read_frame(worker.process.stdout)

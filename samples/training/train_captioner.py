@@ -12,7 +12,7 @@ a fifth for "long".
 
 Shapes: B images, P patches, L tokens, D embedding, H W pixels.
 """
-# ruff: noqa: N803, N806, N812, N815 (shape suffixes, legend above; F is torch's own idiom)
+# ruff: noqa: N812 (shape suffixes, legend above; F is torch's own idiom)
 
 from __future__ import annotations
 

@@ -1,0 +1,99 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.data.config import Slot, TextSelector
+from training.data.texts import (
+    Text,
+    choose_texts,
+    kind_code,
+    language_code,
+    language_of,
+    row_generator,
+    row_texts,
+    split_sentences,
+)
+
+ALT = Text("a dog", "en", "alt")
+SHORT = Text("A dog runs", "en", "short")
+LONG = Text("A dog runs. It is 3.5 years old.\nThe sky is blue</s>Grass", "en", "long")
+CHINESE = Text("一只狗。它在跑", "zh-Hans", "translated")
+ROW = [ALT, SHORT, LONG, CHINESE]
+
+
+def draws(texts: list[Text], slot: Slot, n: int = 4000) -> Counter[str | None]:
+    chosen = (choose_texts(texts, [slot], row_generator(0, row, 0, 0))[0] for row in range(n))
+    return Counter(text.text if text else None for text in chosen)
+
+
+def test_kinds_are_drawn_by_their_probabilities() -> None:
+    slot = (TextSelector(kind="alt", p=1.0), TextSelector(kind="long", p=3.0))
+    found = draws(ROW, slot)
+    # 4,000 draws of p = 1/4: standard deviation 27.
+    assert abs(found[ALT.text] - 1000) < 5 * 27 and found[ALT.text] + found[LONG.text] == 4000
+
+
+def test_probabilities_are_normalised_over_what_the_row_has() -> None:
+    slot = (TextSelector(kind="alt", p=0.2), TextSelector(kind="long", p=0.8))
+    assert draws([ALT], slot, 50) == {ALT.text: 50}
+    assert draws([SHORT], slot, 50) == {None: 50}
+
+
+def test_without_kinds_all_texts_are_alike() -> None:
+    found = draws(ROW, (TextSelector(),))
+    assert set(found) == {text.text for text in ROW} and all(abs(n - 1000) < 5 * 27 for n in found.values())
+
+
+def test_fixed_slots_by_kind_and_language_stay_in_place() -> None:
+    slots = [(TextSelector(kind="alt", language="en"),), (TextSelector(language="zh"),), (TextSelector(language="fr"),)]
+    assert choose_texts(ROW, slots, np.random.default_rng(0)) == [ALT, CHINESE, None]
+
+
+def test_equal_slots_draw_different_sentences_and_begin_again_when_there_are_no_more() -> None:
+    slot = (TextSelector(kind="long", sentences=True),)
+    chosen = choose_texts([LONG], [slot] * 6, np.random.default_rng(0))
+    texts = [text.text for text in chosen if text]
+    sentences = {"A dog runs", "It is 3.5 years old", "The sky is blue", "Grass"}
+    assert set(texts[:4]) == sentences and set(texts[4:]) <= sentences and len(set(texts[4:])) == 2
+    assert all(text and text.kind == "long" and text.language == "en" for text in chosen)
+
+
+@pytest.mark.parametrize(
+    ("caption", "sentences"),
+    [
+        ("One. Two! Three?", ["One", "Two", "Three"]),
+        ("一只狗。它在跑！", ["一只狗", "它在跑"]),
+        ("a photo.jpg at 3.5 m", ["a photo.jpg at 3.5 m"]),
+        (" . \n </s> ", []),
+    ],
+)
+def test_sentences(caption: str, sentences: list[str]) -> None:
+    assert split_sentences(caption) == sentences
+
+
+def test_blank_texts_are_none() -> None:
+    rows = [{"text": None}, {"text": "  "}, {"text": " x ", "language": None, "kind": "alt"}]
+    assert row_texts(rows) == [Text("x", None, "alt")] and row_texts(None) == []
+
+
+def test_a_draw_depends_on_seed_row_epoch_and_purpose_alone() -> None:
+    def first(*key: int) -> float:
+        return float(row_generator(*key).random())
+
+    keys = [(1, 2, 3, 0), (2, 2, 3, 0), (1, 3, 3, 0), (1, 2, 4, 0), (1, 2, 3, 1)]
+    assert len({first(*key) for key in keys}) == len(keys) and first(*keys[0]) == first(*keys[0])
+    assert 0 <= first(2**63 - 1, 2**63 - 1, 10**6, 1) < 1
+
+
+@given(st.from_regex(r"[a-z]{2,3}", fullmatch=True))
+def test_languages_survive_their_code(language: str) -> None:
+    code = language_code(language)
+    assert language_of(code) == language and 0 < code < 2**15 and language_code(f"{language}-Latn") == code
+
+
+def test_unknown_kinds_and_languages_are_minus_one() -> None:
+    assert (kind_code("alt"), kind_code(None), kind_code("poem")) == (0, -1, -1)
+    assert language_code(None) == language_code("") == language_code("Klingon") == -1 and language_of(-1) is None

@@ -1,0 +1,167 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+
+from curation.errors import InputError, RecipeError
+from training.data.augment import EvalTransform
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.results import Record
+from training.evaluate.run import evaluate
+from training.towers.build import build_model, image_statistics
+from training.towers.config import ModelConfig
+from training.towers.tokenizer import Tokenizer, open_tokenizer
+
+EMOJI = Path(__file__).parents[3] / "samples" / "emoji"
+TEXT = pa.struct([("text", pa.string()), ("language", pa.string()), ("kind", pa.string())])
+MODEL = ModelConfig(architecture=str(Path(__file__).parent / "tiny_clip.json"))
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model(MODEL, temperature_init=None, bias_init=None).train()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return open_tokenizer(MODEL)
+
+
+@pytest.fixture(scope="module")
+def labels() -> list[dict[str, str]]:
+    lines = (EMOJI / "labels.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[::12]]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, labels: list[dict[str, str]]) -> str:
+    """Emoji with an English and a Chinese label and their group, and two rows that cannot be used."""
+    images = [(EMOJI / "images" / label["file"]).read_bytes() for label in labels]
+    texts = [
+        [text(label["en"], "en"), text(label["zh"], "zh"), text(label["group"], "en", "short")] for label in labels
+    ]
+    rows = pa.table(
+        {
+            "image": pa.array([b"not an image", *images, images[0]], pa.binary()),
+            "texts": pa.array([texts[0], *texts, [text("  ", "en")]], pa.list_(TEXT)),
+            "group": pa.array(["flags", *(label["group"] for label in labels), "no such group"]),
+        }
+    )
+    folder = tmp_path_factory.mktemp("evaluate")
+    pq.write_table(rows, folder / "emoji.parquet", row_group_size=20)
+    return str(folder)
+
+
+def text(string: str, language: str, kind: str = "alt") -> dict[str, str]:
+    return {"text": string, "language": language, "kind": kind}
+
+
+def run(model: nn.Module, tokenizer: Tokenizer, **recipe: object) -> list[Record]:
+    config = EvaluateConfig.model_validate({"batch_size": 16, **recipe})
+    return evaluate(model, tokenizer, EvalTransform(SIZE), config, name="tiny", pretrained="random")
+
+
+def naive_features(
+    model: nn.Module, labels: Sequence[dict[str, str]], texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """One at a time, padded to the full context, by open_clip's own calls."""
+    mean, std = image_statistics(model)
+    model.eval()
+    tokens = open_clip.SimpleTokenizer(context_length=32)
+    images = []
+    with torch.inference_mode():
+        for label in labels:
+            pixels = EvalTransform(SIZE)((EMOJI / "images" / label["file"]).read_bytes())
+            assert pixels is not None
+            chw = torch.from_numpy((pixels / 255 - np.array(mean)) / np.array(std)).float().permute(2, 0, 1)
+            images.append(model.encode_image(chw[None], normalize=True)[0].double().numpy())  # type: ignore[operator]
+        rows = [model.encode_text(tokens([t]), normalize=True)[0].double().numpy() for t in texts]  # type: ignore[operator]
+    model.train()
+    return np.stack(images), np.stack(rows)
+
+
+def test_retrieval_equals_a_naive_evaluation(
+    model: nn.Module, tokenizer: Tokenizer, dataset: str, labels: list[dict[str, str]]
+) -> None:
+    (record,) = run(model, tokenizer, datasets={"emoji": {"path": dataset}}, recall_at=[1, 10])
+    keys = list(dict.fromkeys((t, lang) for label in labels for t, lang in _texts(label)))
+    images, texts = naive_features(model, labels, [t for t, _ in keys])
+    own = np.array([[key in _texts(label) for key in keys] for label in labels])
+    scores = images @ texts.T
+    for k in (1, 10):
+        to_text = np.mean([own[i, np.argsort(-scores[i])[:k]].any() for i in range(len(labels))])
+        to_image = np.mean([own[np.argsort(-scores[:, t])[:k], t].any() for t in range(len(keys))])
+        assert record["metrics"][f"text_retrieval_recall@{k}"] == pytest.approx(to_text)
+        assert record["metrics"][f"image_retrieval_recall@{k}"] == pytest.approx(to_image)
+    assert (record["dataset"], record["model"], record["pretrained"]) == ("emoji", "tiny", "random")
+    assert (record["task"], record["language"]) == ("zeroshot_retrieval", "en,zh")
+    assert (record["images"], record["texts"]) == (len(labels), len(keys))
+    assert record["skipped"] == {"corrupt_image": 1, "no_text": 1}
+    assert record["metrics"]["mrv_language/instances"] == len(labels)
+    assert record["metrics"]["geometry/modality_gap"] == pytest.approx(
+        np.linalg.norm(images.mean(0) - texts.mean(0)), abs=1e-5
+    )
+
+
+def _texts(label: dict[str, str]) -> list[tuple[str, str]]:
+    return [(label["en"], "en"), (label["zh"], "zh"), (label["group"], "en")]
+
+
+def test_languages_kinds_and_a_limit(model: nn.Module, tokenizer: Tokenizer, dataset: str) -> None:
+    only = {"path": dataset, "kinds": ["alt"]}
+    (chinese,) = run(model, tokenizer, datasets={"emoji": only}, languages=["zh"], max_images=21)
+    assert (chinese["language"], chinese["images"], chinese["texts"]) == ("zh", 21, 21)
+    assert not any(name.startswith(("language_", "kind_", "mrv_")) for name in chinese["metrics"])
+    (both,) = run(model, tokenizer, datasets={"emoji": only}, max_images=21)
+    assert both["metrics"]["language_zh/image_retrieval_recall@10"] == chinese["metrics"]["image_retrieval_recall@10"]
+
+
+def test_zero_shot_equals_open_clips_classifier(
+    model: nn.Module, tokenizer: Tokenizer, dataset: str, labels: list[dict[str, str]], tmp_path: Path
+) -> None:
+    groups = sorted({label["group"] for label in labels})
+    (tmp_path / "groups.json").write_text(json.dumps({"en": groups, "zh": [f"第{i}类" for i in range(len(groups))]}))
+    asked = {"kind": "zero_shot", "path": dataset, "text_column": "group", "class_names": str(tmp_path / "groups.json")}
+    english, chinese = run(model, tokenizer, datasets={"groups": asked})
+    model.eval()
+    weights = open_clip.build_zero_shot_classifier(
+        model, open_clip.SimpleTokenizer(context_length=32), groups, list(open_clip.OPENAI_IMAGENET_TEMPLATES)
+    )
+    model.train()
+    images, _ = naive_features(model, labels, ["x"])
+    guess = (images @ weights.double().numpy()).argmax(1)
+    true = np.array([groups.index(label["group"]) for label in labels])
+    assert english["metrics"]["acc1"] == pytest.approx((guess == true).mean())
+    assert english["metrics"]["mean_per_class_recall"] == pytest.approx(
+        np.mean([(guess == true)[true == c].mean() for c in set(true.tolist())])
+    )
+    assert (english["task"], english["language"], chinese["language"]) == ("zeroshot_classification", "en", "zh")
+    assert english["skipped"] == chinese["skipped"] == {"corrupt_image": 1, "no_label": 1}
+    assert english["images"] == chinese["images"] == len(labels)
+
+
+def test_every_module_is_left_in_the_mode_it_was_in(model: nn.Module, tokenizer: Tokenizer, dataset: str) -> None:
+    model.visual.eval()  # type: ignore[union-attr, operator]
+    before = [module.training for module in model.modules()]
+    run(model, tokenizer, datasets={"emoji": {"path": dataset}}, max_images=2)
+    assert [module.training for module in model.modules()] == before
+    assert len(set(before)) == 2
+    model.train()
+
+
+def test_nothing_to_evaluate_on_is_said(model: nn.Module, tokenizer: Tokenizer, dataset: str) -> None:
+    with pytest.raises(InputError):
+        run(model, tokenizer, datasets={"emoji": {"path": dataset, "languages": ["fr"]}})
+    with pytest.raises(RecipeError):
+        run(model, tokenizer, datasets={"emoji": {"path": dataset, "kind": "zero_shot"}})
+    with pytest.raises(RecipeError):
+        run(model, tokenizer, datasets={"emoji": {"path": dataset + "/nowhere"}})

@@ -1,0 +1,167 @@
+"""A step on a DeepSpeed engine: exact accumulation, every ZeRO stage the same, and its state whole by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from gloo_ranks import run_on_ranks
+
+from training.data.config import DataConfig
+from training.gather import open_exchange
+from training.model import DualEncoder, Rows
+from training.recipe import TrainRecipe
+
+ROWS, SLOTS, LENGTH = 8, 2, 12
+
+
+def recipe(**sections: dict[str, Any]) -> TrainRecipe:
+    base: dict[str, Any] = {
+        "run_dir": "unused",
+        "data": {"path": "unused", "batch_size": ROWS, "lanes": 2},
+        "model": {"architecture": "tests/training/towers/configs/vit.json", "patch_dropout": 0.5},
+        "loss": {"target": "one_to_k", "tile": [4, 8]},
+        "optim": {"lr": 1e-3, "warmup_steps": 0, "schedule": "constant", "eps": 1e-3},
+        "train": {"steps": 10, "precision": "fp32", "accumulate": 1},
+        "deepspeed": {"stage": 0},
+    }
+    return TrainRecipe.model_validate(
+        {k: {**base.get(k, {}), **sections.get(k, {})} if isinstance(v, dict) else v for k, v in base.items()}
+    )
+
+
+def rows_of(step: int, rank: int, world: int) -> Rows:
+    """This rank's share of a batch that is a function of the step."""
+    random = torch.Generator().manual_seed(step)
+    images = torch.randint(0, 256, (ROWS, 64, 64, 3), generator=random, dtype=torch.uint8)
+    tokens = torch.randint(1, 300, (ROWS, SLOTS, LENGTH), generator=random)
+    tokens[..., -1] = 49407
+    mask = torch.rand(ROWS, SLOTS, generator=random) > 0.2
+    share = slice(rank * ROWS // world, (rank + 1) * ROWS // world)
+    return Rows(images, tokens, mask, torch.full((ROWS,), -1)).part(share)
+
+
+def trained(
+    rank: int, recipe: TrainRecipe, first: int, last: int, state: Any = None, keep_state: bool = False
+) -> dict[str, Any]:
+    """Losses of steps [first, last) on this rank's share, then the engine's whole state if it is asked for."""
+    import torch.distributed as dist
+
+    from training.engine import limit_scale, load, model_weights, optimizer_state, set_lr, start_engine
+    from training.step import train_step
+    from training.worker import build, step_seed
+
+    world = dist.get_world_size()
+    engine = start_engine(DualEncoder(build(recipe), recipe.train.precision), recipe, rows_per_worker=ROWS // world)
+    if state is not None:
+        load(engine, *state)
+    losses = []
+    exchange = open_exchange(recipe.loss.mode)(0)
+    for step in range(first, last):
+        set_lr(engine, recipe.optim.lr_at(step, recipe.train.steps or 0))
+        seed = step_seed(recipe.train.seed, step, rank)
+        result = train_step(
+            engine, rows_of(step, rank, world), recipe.loss, exchange, accumulate=recipe.train.accumulate, seed=seed
+        )
+        limit_scale(engine, lowest=1.0, highest=recipe.temperature.max)
+        losses.append(exchange.total(result.loss) / world)
+    out: dict[str, Any] = {"losses": torch.stack(losses)}
+    if keep_state:
+        out["state"] = (model_weights(engine), optimizer_state(engine))
+    return out
+
+
+def test_micro_batches_give_the_loss_and_the_update_of_the_whole_batch() -> None:
+    # Patch dropout off: a micro-batch draws other numbers than the whole batch does.
+    plain = {"model": {"patch_dropout": None}}
+    whole = run_on_ranks(1, trained, recipe(**plain), 0, 4, None, True)[0]
+    parts = run_on_ranks(1, trained, recipe(train={"accumulate": 4}, **plain), 0, 4, None, True)[0]
+    torch.testing.assert_close(parts["losses"], whole["losses"], rtol=1e-5, atol=0)
+    for name, weight in whole["state"][0].items():
+        torch.testing.assert_close(parts["state"][0][name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_micro_batches_encode_twice_with_the_same_random_numbers() -> None:
+    # With dropout the second encoding must be the first one's: else the learnt step differs from the loss's gradient,
+    # and two equal runs would still agree; so compare with one pass per part by plain autograd.
+    found = run_on_ranks(1, _cached_against_plain)[0]
+    for name, (cached, plain) in found.items():
+        torch.testing.assert_close(cached, plain, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def _cached_against_plain(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    from training.losses.compose import compute_loss
+    from training.losses.inputs import LossInputs
+    from training.step import train_step
+    from training.worker import build
+
+    used = recipe(train={"accumulate": 2})
+    exchange = open_exchange("local")(0)
+    batch = rows_of(3, 0, 1)
+
+    class Engine:
+        """Gradients only."""
+
+        def __init__(self) -> None:
+            self.module = DualEncoder(build(used), "fp32")
+
+        def __call__(self, rows: Rows) -> Any:
+            return self.module(rows)
+
+        def backward(self, loss: torch.Tensor) -> None:
+            (loss / 2).backward()
+
+        def step(self) -> None:
+            pass
+
+    engine = Engine()
+    train_step(engine, batch, used.loss, exchange, accumulate=2, seed=11)
+    module = DualEncoder(build(used), "fp32")
+    parts = []
+    for number in range(2):
+        torch.manual_seed(11 + number)
+        parts.append(module(batch.part(slice(4 * number, 4 * number + 4))))
+    image, text = (torch.cat([part[i] for part in parts]) for i in range(2))
+    inputs = LossInputs(image, text, batch.text_mask_BK, parts[0].scale, None, batch.group_B)
+    compute_loss(inputs, used.loss, exchange).total.backward()
+    theirs = dict(module.named_parameters())
+    return {n: (p.grad, theirs[n].grad) for n, p in engine.module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_zero_stage_learns_the_same(stage: int) -> None:
+    plain, split = (run_on_ranks(2, trained, recipe(deepspeed={"stage": s}), 0, 6, None, True)[0] for s in (0, stage))
+    torch.testing.assert_close(split["losses"], plain["losses"], rtol=1e-3, atol=0)
+    for name, weight in plain["state"][0].items():
+        torch.testing.assert_close(split["state"][0][name], weight, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_run_goes_on_bit_for_bit_from_its_state(stage: int) -> None:
+    used = recipe(deepspeed={"stage": stage})
+    whole = run_on_ranks(2, trained, used, 0, 6)[0]["losses"]
+    first = run_on_ranks(2, trained, used, 0, 3, None, True)[0]
+    rest = run_on_ranks(2, trained, used, 3, 6, first["state"])[0]
+    assert torch.equal(torch.cat([first["losses"], rest["losses"]]), whole)
+
+
+def test_a_run_goes_on_with_another_number_of_workers_and_another_stage() -> None:
+    plain = {"model": {"patch_dropout": None}}
+    whole = run_on_ranks(2, trained, recipe(**plain), 0, 6)[0]["losses"]
+    state, losses = None, []
+    for world, stage, first in ((2, 1, 0), (1, 2, 2), (2, 3, 4)):
+        used = recipe(deepspeed={"stage": stage}, **plain)
+        part = run_on_ranks(world, trained, used, first, first + 2, state, True)[0]
+        losses, state = [*losses, part["losses"]], part["state"]
+    torch.testing.assert_close(torch.cat(losses), whole, rtol=1e-4, atol=0)
+
+
+def test_the_scale_stays_below_its_limit_in_the_optimiser_too() -> None:
+    used = recipe(temperature={"init": 0.1, "max": 10.0}, optim={"lr": 0.5}, deepspeed={"stage": 1})
+    weights = run_on_ranks(2, trained, used, 0, 3, None, True)[0]["state"][0]
+    assert weights["logit_scale"].exp().item() <= 10.0 * (1 + 1e-6)
+
+
+def test_data_config_is_what_the_recipe_says() -> None:
+    assert isinstance(recipe().data, DataConfig)

@@ -1,0 +1,90 @@
+"""Checkpoints: a model folder that plain open_clip loads, with beside it what training needs to go on.
+
+    open_clip_config.json, open_clip_model.safetensors, tokenizer files     as `export` writes them
+    optimizer.pt    Adam's moments by parameter name, whole
+    ema.pt          the averaged weights, if there are any
+    training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation
+
+Nothing in it depends on the number of workers or the ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from ray import train as ray_train
+from ray.train import CheckpointConsistencyMode
+from safetensors.torch import load_file
+
+from curation.faults import fault_point
+from training.engine import load, model_weights, optimizer_state
+from training.export import export_open_clip
+from training.towers.architecture import WEIGHTS_FILE
+from training.towers.ema import Ema
+from training.towers.tokenizer import Tokenizer
+
+TRAINING_FILE, OPTIMIZER_FILE, EMA_FILE = "training.json", "optimizer.pt", "ema.pt"
+
+
+class Progress(NamedTuple):
+    """Where a run stands."""
+
+    step: int  #: optimiser updates made, so also global batches consumed
+    plan: str  #: fingerprint of the data plan
+
+
+def save(
+    engine: Any, ema: Ema | None, progress: Progress, metrics: Mapping[str, Any], describe: Describe, *, rank: int
+) -> None:
+    """Write a checkpoint and wait until Ray Train has committed it: only then does it count.  A collective call."""
+    weights, state = model_weights(engine), optimizer_state(engine)
+    folder = None
+    with tempfile.TemporaryDirectory(prefix="pairmill-") as scratch:
+        if rank == 0:
+            folder = Path(scratch) / "checkpoint"
+            export_open_clip(weights, describe.model, describe.tokenizer, folder)
+            torch.save(state, folder / OPTIMIZER_FILE)
+            if ema is not None:
+                torch.save(ema.state_dict(), folder / EMA_FILE)
+            (folder / TRAINING_FILE).write_text(json.dumps({**progress._asdict(), "metrics": metrics}, indent=1))
+        del weights, state
+        fault_point("train.save")
+        ray_train.report(
+            {"step": progress.step, **metrics},
+            checkpoint=ray_train.Checkpoint.from_directory(str(folder)) if folder else None,
+            # A run that dies between upload and commit uploads the same step again.
+            checkpoint_dir_name=_same_on_all_ranks(f"step-{progress.step:09d}"),
+        )
+        fault_point("train.reported")
+        ray_train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+    fault_point("train.committed")
+
+
+class Describe(NamedTuple):
+    """What a model folder says of its model."""
+
+    model: Mapping[str, Any]  #: `model_description`
+    tokenizer: Tokenizer
+
+
+def restore(engine: Any, ema: Ema | None, folder: Path) -> Progress:
+    """Set the engine (and the average) to a checkpoint.  Every rank calls it."""
+    state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+    load(engine, load_file(folder / WEIGHTS_FILE), state)
+    if ema is not None and (folder / EMA_FILE).exists():
+        ema.load_state_dict(torch.load(folder / EMA_FILE, map_location="cpu", weights_only=True))
+    data = json.loads((folder / TRAINING_FILE).read_text())
+    return Progress(int(data["step"]), str(data["plan"]))
+
+
+def _same_on_all_ranks(prefix: str) -> str:
+    tag = [uuid.uuid4().hex[:8]]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(tag, src=0)
+    return f"{prefix}-{tag[0]}"

@@ -1,0 +1,176 @@
+"""Encoded bytes to pixels of the model's size: uint8 RGB [H, W, 3].
+
+Training draws the crop of torchvision's RandomResizedCrop from the header alone, decodes the JPEG at the smallest of
+libjpeg-turbo's reduced sizes that still fills the crop, and scales only the crop.  Evaluation decodes in full and
+resizes with Pillow, as `open_clip.image_transform(is_train=False)` does.  Normalisation is the model's.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.data.config import AugmentConfig
+
+#: uint8 [H, W, 3], RGB.
+Pixels: TypeAlias = NDArray[np.uint8]
+
+#: Pillow's own limit (twice its warning), for every codec: what unpacks to more is an attack or a mistake.
+MAX_PIXELS = 178_956_970
+
+#: Reductions for which libjpeg-turbo has SIMD code.
+_REDUCTIONS = (8, 4, 2)
+
+#: Tries before torchvision falls back to the largest centred crop of an allowed ratio.
+_TRIES = 10
+
+#: Shrinking by more than this aliases under plain bicubic interpolation: then area averaging.
+_CUBIC_UP_TO = 1.5
+
+# Readers run one to a core: OpenCV's threads would only get in each other's way.
+cv2.setNumThreads(1)
+
+
+class TrainTransform:
+    """Bytes and a generator to a random crop, scaled to the model's size."""
+
+    def __init__(self, size: int | tuple[int, int], config: AugmentConfig | None = None) -> None:
+        """size: pixels, or (height, width)."""
+        self.height, self.width = (size, size) if isinstance(size, int) else size
+        self.config = config or AugmentConfig()
+
+    def __call__(self, data: bytes, rng: np.random.Generator) -> Pixels | None:
+        """uint8 [height, width, 3]; None if the image cannot be decoded."""
+        whole = _jpeg_size(data)
+        if whole is None:
+            image = _with_pillow(data)
+            if image is None:
+                return None
+            pixels = np.asarray(image)
+            return self._scaled(pixels, crop_box(pixels.shape[0], pixels.shape[1], self.config, rng))
+        top, left, height, width = crop_box(*whole, self.config, rng)
+        reduction = next((r for r in _REDUCTIONS if height >= r * self.height and width >= r * self.width), 1)
+        decoded = _decode_jpeg(data, whole, reduction)
+        if decoded is None:
+            return None
+        rows, columns = (length / of for length, of in zip(decoded.shape[:2], whole, strict=True))
+        return self._scaled(decoded, (top * rows, left * columns, height * rows, width * columns))
+
+    def _scaled(self, pixels: Pixels, box: tuple[float, float, float, float]) -> Pixels:
+        """The box (top, left, height, width) of an image, in its pixels or fractions of them, at the model's size."""
+        top, left, height, width = box
+        size = (self.width, self.height)
+        down, across = height / self.height, width / self.width
+        cubic = max(down, across) <= _CUBIC_UP_TO
+        if cubic and not all(float(edge).is_integer() for edge in box):
+            # Maps the centre of each pixel to where it lies in the box, so that fractions of a pixel are kept.
+            place = np.array([[across, 0, left + (across - 1) / 2], [0, down, top + (down - 1) / 2]])
+            how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+            return np.asarray(cv2.warpAffine(pixels, place, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+        rows = slice(round(top), max(round(top + height), round(top) + 1))
+        columns = slice(round(left), max(round(left + width), round(left) + 1))
+        how = cv2.INTER_CUBIC if cubic else cv2.INTER_AREA
+        return np.asarray(cv2.resize(pixels[rows, columns], size, interpolation=how), np.uint8)
+
+
+class EvalTransform:
+    """Bytes to the centre of the image, its shorter side scaled to the model's size (bicubic)."""
+
+    def __init__(self, size: int) -> None:
+        """size: pixels."""
+        self.height = self.width = size
+
+    def __call__(self, data: bytes, rng: np.random.Generator | None = None) -> Pixels | None:
+        """uint8 [size, size, 3]; None if the image cannot be decoded.  `rng` is not used."""
+        pixels = decode(data)
+        if pixels is None:
+            return None
+        size, (rows, columns) = self.height, pixels.shape[:2]
+        # torchvision's Resize: the longer side is cut down to whole pixels; an image of the right size stays as it is.
+        longer = int(size * max(rows, columns) / min(rows, columns))
+        shape = (size, longer) if columns <= rows else (longer, size)
+        image = Image.fromarray(pixels)
+        if image.size != shape:
+            image = image.resize(shape, Image.Resampling.BICUBIC)
+        left, top = (round((length - size) / 2) for length in image.size)
+        return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def decode(data: bytes) -> Pixels | None:
+    """The whole image; None if no codec can read it."""
+    whole = _jpeg_size(data)
+    if whole is not None:
+        return _decode_jpeg(data, whole, 1)
+    image = _with_pillow(data)
+    return None if image is None else np.asarray(image)
+
+
+def crop_box(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) in pixels, distributed as torchvision's `RandomResizedCrop.get_params`."""
+    low, high = (math.log(ratio) for ratio in config.ratio)
+    for _ in range(_TRIES):
+        area = height * width * rng.uniform(*config.scale)
+        ratio = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    w, h = width, height
+    if width / height < config.ratio[0]:
+        h = round(width / config.ratio[0])
+    elif width / height > config.ratio[1]:
+        w = round(height * config.ratio[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that libjpeg-turbo decodes to RGB; None for anything else."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (int(height), int(width)) if colour in ("YCbCr", "Gray", "RGB") and height * width <= MAX_PIXELS else None
+
+
+def _decode_jpeg(data: bytes, whole: tuple[int, int], reduction: int) -> Pixels | None:
+    # A reduced picture is one step from its stored size: plain upsampling of its chroma changes nothing then.
+    fast = reduction > 1
+    least = {"min_height": -(-whole[0] // reduction), "min_width": -(-whole[1] // reduction)} if fast else {}
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=fast, fastupsample=fast, **least))
+    except ValueError:
+        image = _with_pillow(data)  # decodes some sound files that libjpeg-turbo's interface does not take
+        if image is None:
+            return None
+        return np.asarray(image)
+
+
+def _with_pillow(data: bytes) -> Image.Image | None:
+    """RGB over white; None if Pillow cannot read it (its codecs raise errors of many kinds on damaged bytes)."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            image.load()
+            return _on_white(image)
+    except Exception:
+        return None
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion to 8 bits clips 16-bit greys at 255.
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer.getchannel("A"))
+    return image.convert("RGB")

@@ -1,0 +1,201 @@
+"""Read a bundle: pieces from disk, images to pixels, texts to tokens.
+
+Shapes: N rows of the bundle, H and W pixels, K text slots.  A row whose image or texts cannot be used stays, as zeros
+with the reason why, so that batches have static shapes and nothing is lost uncounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from curation.faults import fault_point
+from training.data.config import Slot
+from training.data.cursor import BundleSpec
+from training.data.sample import Source, sample_id
+from training.data.texts import Text, choose_texts, kind_code, language_code, row_generator, row_texts
+
+#: Why a row is not valid, by code: 0 is a valid row, the last is none at all but padding of the batch.
+STATUSES = ("valid", "missing_image", "corrupt_image", "no_text", "empty_text", "padding")
+VALID, MISSING_IMAGE, CORRUPT_IMAGE, NO_TEXT, EMPTY_TEXT, PADDING = range(len(STATUSES))
+
+#: Purposes of a row's random numbers.
+_TEXTS, _CROP = 0, 1
+
+#: Texts to unpadded token ids, start and end tokens included, truncated to the model's context length.
+Tokenize = Callable[[list[str]], Sequence[Sequence[int] | NDArray[np.int32]]]
+
+
+class Transform(Protocol):
+    """Encoded bytes to uint8 [height, width, 3], or None if they cannot be decoded."""
+
+    height: int
+    width: int
+
+    def __call__(self, data: bytes, rng: np.random.Generator) -> NDArray[np.uint8] | None:
+        """`rng` is the row's own."""
+        ...
+
+
+class Bundle(NamedTuple):
+    """N decoded rows in the order they are consumed.
+
+    images:    uint8 [N, H, W, 3]; zeros where the row is not valid.
+    ids:       int32 [tokens]; those of row n, slot k are ids[offsets[n*K + k] : offsets[n*K + k + 1]], none if the
+               slot is empty.
+    offsets:   int64 [N*K + 1].
+    kind:      int8 [N, K], `texts.kind_code`.
+    language:  int16 [N, K], `texts.language_code`.
+    status:    int8 [N], a code of STATUSES.
+    sample_id, group_id: int64 [N]; group_id -1 is unknown.
+    """
+
+    images: NDArray[np.uint8]
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    kind: NDArray[np.int8]
+    language: NDArray[np.int16]
+    status: NDArray[np.int8]
+    sample_id: NDArray[np.int64]
+    group_id: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """All that reading needs besides the spec: picklable, the same in every process.
+
+    slots: K.  seed: of the run; crops and text draws depend on it, on the row and on the epoch.
+    """
+
+    sources: Sequence[Source]
+    transform: Transform
+    slots: tuple[Slot, ...]
+    tokenize: Tokenize
+    seed: int
+
+    def bytes_per_row(self) -> int:
+        """Bytes of a decoded row, about."""
+        return self.transform.height * self.transform.width * 3 + 512 * len(self.slots)
+
+    def __call__(self, spec: BundleSpec) -> Bundle:
+        """Read a bundle."""
+        return read_bundle(spec, self)
+
+
+def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
+    """The rows of a bundle, in their order.  Raises OSError if a file cannot be read."""
+    fault_point("train.read_bundle")
+    source = reader.sources[spec.dataset]
+    rows = pa.concat_tables([source.read(span.piece, span.start, span.stop) for span in spec.spans])
+    order = spec.order()
+    assert len(rows) == spec.rows + spec.skip, (
+        f"{source.name}: {len(rows)} rows where {spec.rows + spec.skip} were counted"
+    )
+    rows = rows.select(["uid", "texts", "group_id", "image"])
+    uids, all_texts = rows["uid"].to_pylist(), rows["texts"].to_pylist()
+    image_column = rows["image"]
+
+    n, k = len(order), len(reader.slots)
+    images = np.zeros((n, reader.transform.height, reader.transform.width, 3), np.uint8)
+    status = np.zeros(n, np.int8)
+    sample_ids = np.array([sample_id(uids[at]) for at in order], np.int64)
+    chosen: list[list[Text | None]] = []
+    for row, at in enumerate(order.tolist()):
+        identity = int(sample_ids[row])
+        texts = row_texts(all_texts[at])
+        picked = choose_texts(texts, reader.slots, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
+        if not any(picked):
+            status[row] = EMPTY_TEXT if all_texts[at] and not texts else NO_TEXT
+        else:
+            crop = row_generator(reader.seed, identity, spec.epoch, _CROP)
+            status[row] = _fill(images[row], image_column[at].as_py(), reader.transform, crop)
+        chosen.append(picked if status[row] == VALID else [None] * k)
+    ids, offsets = _tokens([text for picked in chosen for text in picked], reader.tokenize)
+    # Some tokenizers have no start and end tokens, and make nothing of some texts.
+    there = np.diff(offsets).reshape(n, k) > 0
+    wordless = (status == VALID) & ~there.any(1)
+    status[wordless], images[wordless] = EMPTY_TEXT, 0
+    kinds = [[kind_code(text.kind if text else None) for text in picked] for picked in chosen]
+    languages = [[language_code(text.language if text else None) for text in picked] for picked in chosen]
+    return Bundle(
+        images,
+        ids,
+        offsets,
+        kind=np.where(there, np.array(kinds, np.int8), np.int8(-1)),
+        language=np.where(there, np.array(languages, np.int16), np.int16(-1)),
+        status=status,
+        sample_id=sample_ids,
+        group_id=np.asarray(rows["group_id"].to_numpy(), np.int64)[order],
+    )
+
+
+def _fill(into: NDArray[np.uint8], data: bytes | None, transform: Transform, rng: np.random.Generator) -> int:
+    if not data:
+        return MISSING_IMAGE
+    pixels = transform(data, rng)
+    if pixels is None:
+        return CORRUPT_IMAGE
+    into[:] = pixels
+    return VALID
+
+
+def _tokens(texts: Iterable[Text | None], tokenize: Tokenize) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Token ids of all slots laid end to end, and where each slot's begin."""
+    slots = list(texts)
+    there = [text.text for text in slots if text is not None]
+    made = [np.asarray(ids, np.int32) for ids in (tokenize(there) if there else [])]
+    assert len(made) == len(there), "a tokenizer answers each text"
+    lengths = np.zeros(len(slots), np.int64)
+    lengths[[at for at, text in enumerate(slots) if text is not None]] = [len(ids) for ids in made]
+    return np.concatenate([np.zeros(0, np.int32), *made]), np.concatenate([[0], np.cumsum(lengths)])
+
+
+def to_table(bundle: Bundle) -> pa.Table:
+    """A bundle as an Arrow table of N rows that shares its memory, to travel through Ray's object store."""
+    n, k = bundle.kind.shape
+    pixels = pa.py_buffer(np.ascontiguousarray(bundle.images))
+    width = int(np.prod(bundle.images.shape[1:]))
+    slots = pa.ListArray.from_arrays(pa.array(bundle.offsets, pa.int32()), pa.array(bundle.ids, pa.int32()))
+    return pa.table(
+        {
+            "image": pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), n, [None, pixels]),
+            "tokens": pa.FixedSizeListArray.from_arrays(slots, k),
+            "kind": pa.FixedSizeListArray.from_arrays(pa.array(bundle.kind.reshape(-1)), k),
+            "language": pa.FixedSizeListArray.from_arrays(pa.array(bundle.language.reshape(-1)), k),
+            "status": pa.array(bundle.status),
+            "sample_id": pa.array(bundle.sample_id),
+            "group_id": pa.array(bundle.group_id),
+        }
+    )
+
+
+def from_table(table: pa.Table, height: int, width: int) -> Bundle:
+    """The bundle that `to_table` made a table of, without copying its pixels.  height, width: pixels of an image."""
+    column = {name: table[name].combine_chunks() for name in table.schema.names if name != "image"}
+    # Combining would copy the pixels even of a single chunk.
+    assert table["image"].num_chunks == 1, "a bundle is one block"
+    image = table["image"].chunk(0)
+    row = height * width * 3
+    pixels = np.frombuffer(image.buffers()[1], np.uint8)[image.offset * row : (image.offset + len(image)) * row]
+    slots = column["tokens"].flatten()
+    n = len(table)
+
+    def per_slot(name: str) -> NDArray[np.int16]:
+        return np.asarray(column[name].flatten().to_numpy()).reshape(n, -1)
+
+    offsets = np.asarray(slots.offsets.to_numpy(), np.int64)
+    return Bundle(
+        pixels.reshape(n, height, width, 3),
+        np.asarray(slots.flatten().to_numpy(), np.int32),
+        offsets - offsets[0],
+        per_slot("kind").astype(np.int8),
+        per_slot("language"),
+        np.asarray(column["status"].to_numpy(), np.int8),
+        np.asarray(column["sample_id"].to_numpy(), np.int64),
+        np.asarray(column["group_id"].to_numpy(), np.int64),
+    )

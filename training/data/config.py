@@ -1,0 +1,167 @@
+"""The recipe section `data`: which datasets, which texts of a row, how images are cropped, how reading is organised.
+
+data:
+  path: runs/demo                                  # one dataset …
+  datasets: [{path: …, selection: strict, weight: 3}, {path: …, weight: 1}]     # … or several, mixed by weight
+  texts: [{kind: alt, p: 0.2}, {kind: long, p: 0.8}]                            # one slot, sampled by kind
+  texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, sentences: true}]]   # three slots
+  slots: 8                                         # the last slot six times: six different sentences
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from pydantic import Field, model_validator
+
+from curation.config import EXECUTION, Config
+from curation.errors import RecipeError, nearest
+from curation.schema import TEXT_KINDS
+
+ANY = "any"
+
+
+class TextSelector(Config):
+    """Some of a row's texts: those of one kind and language, or their sentences."""
+
+    kind: str = Field(ANY, description=f"{', '.join(TEXT_KINDS)}, or any")
+    language: str = Field(ANY, description="ISO 639 code, or any; `zh` matches `zh-Hant` as well")
+    p: float = Field(1.0, gt=0, description="probability, normalised over the selectors that a row has texts for")
+    sentences: bool = Field(
+        False, description="split at newlines, `</s>` and sentence ends; each sentence is a text (DreamLIP)"
+    )
+
+    @model_validator(mode="after")
+    def _known_kind(self) -> TextSelector:
+        if self.kind not in (*TEXT_KINDS, ANY):
+            raise RecipeError(
+                "data.texts: kind is a kind of text that a row can hold",
+                value=self.kind,
+                fix=f"perhaps you mean: {nearest(self.kind, (*TEXT_KINDS, ANY))}",
+            )
+        return self
+
+
+#: A slot holds one text of the row, sampled among what its selectors find.
+Slot: TypeAlias = tuple[TextSelector, ...]
+
+
+class DatasetConfig(Config):
+    """One dataset of a mixture."""
+
+    path: str = Field(
+        description="a run directory of `pairmill curate`; a Parquet file, folder or glob; a folder, glob or {a..b} "
+        "pattern of webdataset tars"
+    )
+    selection: str | None = Field(
+        None, description="name of a selection of the run directory; null: the packed pairs, or a dataset without any"
+    )
+    weight: float = Field(1.0, gt=0, description="share of the rows of a batch, relative to the other datasets")
+
+
+class AugmentConfig(Config):
+    """The training crop: open_clip's defaults (`AugmentationCfg`), torchvision's RandomResizedCrop."""
+
+    scale: tuple[float, float] = Field((0.9, 1.0), description="area of the crop, as a share of the image's")
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the crop, width over height")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentConfig:
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < low <= high or (name == "scale" and high > 1):
+                raise RecipeError(
+                    f"data.augment.{name} is a range of positive numbers{' up to 1' if name == 'scale' else ''}",
+                    value=[low, high],
+                    fix="give the smaller bound first, e.g. [0.9, 1.0]",
+                )
+        return self
+
+
+class DataConfig(Config):
+    """What a batch is made of.  Raises RecipeError where keys contradict each other."""
+
+    path: str | None = Field(None, description="the dataset, where there is one; see data.datasets[].path")
+    selection: str | None = Field(None, description="the selection of data.path; see data.datasets[].selection")
+    datasets: tuple[DatasetConfig, ...] = Field((), description="several datasets, mixed by weight")
+    image_column: str | None = Field(
+        None, description="column of a foreign Parquet dataset with the encoded image; null: the usual names"
+    )
+    text_column: str | None = Field(
+        None, description="column (webdataset: key of the json) with the text or texts; null: the usual names"
+    )
+    texts: tuple[TextSelector | Slot, ...] = Field(
+        (TextSelector(),), min_length=1, description="a list of selectors is one slot; a list of lists, a slot each"
+    )
+    slots: int | None = Field(
+        None,
+        ge=1,
+        description="number of text slots: the last of data.texts is repeated up to it, and equal slots draw different "
+        "texts as long as the row has any; null: as many as data.texts lists",
+    )
+    batch_size: int = Field(256, ge=1, description="rows of a step over all workers")
+    shuffle: bool = Field(True, description="permute pieces, and rows within bundles, anew in each epoch")
+    augment: AugmentConfig = AugmentConfig()
+    lanes: int = Field(
+        8,
+        ge=1,
+        description="parallel read positions, at least as many as workers: part of what makes a batch what it is, so "
+        "that it is the same over any number of workers; lowered to the largest divisor of batch_size",
+    )
+    bundle_rows: int = Field(1024, ge=1, description="rows that are read, decoded and permuted together, about")
+
+    readers: int = Field(2, ge=1, description="bundles read at a time for each worker", json_schema_extra=EXECUTION)
+    reader_cpus: float = Field(
+        0.5, gt=0, description="cores that each of them reserves in Ray", json_schema_extra=EXECUTION
+    )
+    look_ahead: int = Field(
+        8, ge=1, description="bundles of a worker that may lie ready in the object store", json_schema_extra=EXECUTION
+    )
+    queue_batches: int = Field(2, ge=1, description="batches assembled ahead of the step", json_schema_extra=EXECUTION)
+    timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="seconds of silence of the readers after which the step fails",
+        json_schema_extra=EXECUTION,
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        if (self.path is None) == (not self.datasets):
+            raise RecipeError(
+                "data names its dataset by path, or several by datasets",
+                value=f"path: {self.path}, datasets: {len(self.datasets)}",
+                fix="set data.path, or data.datasets, not both",
+            )
+        if self.selection is not None and self.datasets:
+            raise RecipeError(
+                "data.selection belongs to data.path", value=self.selection, fix="set it within data.datasets"
+            )
+        flat = [isinstance(entry, TextSelector) for entry in self.texts]
+        if any(flat) != all(flat) or not (all(flat) or all(self.texts)):
+            raise RecipeError(
+                "data.texts is a list of selectors (one slot), or a list of non-empty lists of them (a slot each)",
+                value=self.model_dump(mode="json")["texts"],
+                fix="put each slot's selectors into a list of their own",
+            )
+        if self.slots is not None and self.slots < len(self._listed()):
+            raise RecipeError(
+                "data.slots is at least the number of slots that data.texts lists",
+                value=f"{self.slots} < {len(self._listed())}",
+                fix="leave data.slots out, or list fewer",
+            )
+        return self
+
+    def _listed(self) -> list[Slot]:
+        slots = [entry for entry in self.texts if isinstance(entry, tuple)]
+        return slots or [tuple(entry for entry in self.texts if isinstance(entry, TextSelector))]
+
+    def text_slots(self) -> tuple[Slot, ...]:
+        """The K slots in order."""
+        listed = self._listed()
+        return (*listed, *[listed[-1]] * ((self.slots or 0) - len(listed)))
+
+    def mixture(self) -> tuple[DatasetConfig, ...]:
+        """The datasets in order, one or several."""
+        if self.path is not None:
+            return (DatasetConfig(path=self.path, selection=self.selection),)
+        return self.datasets

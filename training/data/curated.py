@@ -1,0 +1,137 @@
+"""A run directory of `pairmill curate`: its packed pairs, or any of its selections over the pixels it downloaded.
+
+    selection: null    pairs/part-*.parquet, by row groups
+    selection: NAME    images + columns/* of the rows that selections/NAME keeps; a piece is a shard's kept rows
+
+A selection needs no packing: no pixel is written again to train on it.  Rows are counted from footers and manifests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from curation.config import digest
+from curation.errors import RecipeError, nearest
+from curation.pack import PackConfig, pack_rows
+from curation.schema import Stage
+from curation.store import PAIRS, Entry, Store, shard_file
+from training.data.files import Found, filesystem_of
+from training.data.parquet import ParquetSource
+from training.data.sample import group_ids, samples
+
+_SELECTIONS = "selections"
+
+#: What is read of each table beside the selection; the last two need not be there.
+_READS: Mapping[str, tuple[str, ...]] = {
+    "images": ("image", "sha256"),
+    "columns/filter": ("caption", "language"),
+    "columns/recaption": ("recaptions",),
+    "columns/translate": ("translations",),
+}
+_NEEDED = ("images", "columns/filter")
+
+
+def is_run_directory(path: str) -> bool:
+    """Whether a folder is laid out as a run directory with something to train on."""
+    filesystem, root = filesystem_of(path)
+    infos = filesystem.get_file_info([f"{root}/{PAIRS}", f"{root}/{_SELECTIONS}"])
+    return any(info.type == pafs.FileType.Directory for info in infos)
+
+
+def open_pairs(path: str) -> ParquetSource:
+    """The packed pairs of a run directory.  Raises RecipeError if nothing is packed yet."""
+    store = Store(path)
+    index = store.index(PAIRS)
+    if not index:
+        raise RecipeError(
+            "data.path leads to a run directory with packed pairs, or data.selection names a selection of it",
+            value=path,
+            fix=f"let `pairmill curate` finish, or choose a selection: {', '.join(_selections(path)) or 'none yet'}",
+        )
+    filesystem, _ = filesystem_of(store.uri)
+    parts = sorted(index)
+    paths = tuple(store.path(shard_file(PAIRS, part)) for part in parts)
+    names = tuple(shard_file(PAIRS, part) for part in parts)
+    found = Found(filesystem, paths, names, (0,) * len(parts))
+    contents = [index[part].content for part in parts]
+    return ParquetSource(found, name=path, image_column="image", text_column="texts", contents=contents)
+
+
+class SelectionSource:
+    """The rows of a run that a selection keeps, read from the tables where they are."""
+
+    def __init__(self, path: str, selection: str) -> None:
+        """Raises RecipeError if there is no such selection, or the run has not come as far as the tables it needs."""
+        self.name = f"{path} (selection {selection})"
+        self._store = Store(path)
+        self._selection = f"{_SELECTIONS}/{selection}"
+        manifests = self._store.manifests(self._selection)
+        if not manifests:
+            known = _selections(path)
+            raise RecipeError(
+                "data.selection names a selection of the run directory",
+                value=f"{selection}, in {path}",
+                fix=f"perhaps you mean: {nearest(selection, known)}" if known else "the run has none yet; finish it",
+            )
+        indexes = {name: self._store.index(name) for name in _READS}
+        self._check(indexes, [int(m["shard"]) for m in manifests])
+        stage = Stage.DEDUPLICATE.value
+        kept = [(int(m["shard"]), int(m["stages"][stage]["rows_kept"])) for m in manifests]
+        kept = [(shard, rows) for shard, rows in kept if rows]
+        self._shards = np.array([shard for shard, _ in kept], np.int64)
+        self.rows = np.array([rows for _, rows in kept], np.int64)
+        self.pieces = len(kept)
+        self._tables = {
+            name: np.array([shard in index for shard, _ in kept], np.bool_) for name, index in indexes.items()
+        }
+        self.fingerprint = digest(
+            [
+                [m["content"] for m in manifests],
+                *[[_content(index, shard) for shard, _ in kept] for _, index in sorted(indexes.items())],
+            ]
+        )
+
+    def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
+        """Rows [start, stop) of the rows kept of a shard, as SAMPLE columns."""
+        shard = int(self._shards[piece])
+        chosen = self._store.load(self._selection, shard, ["uid", "keep"])
+        kept = pc.indices_nonzero(chosen["keep"]).slice(start, None if stop is None else stop - start)
+        rows = chosen.select(["uid"]).take(kept)
+        for name, there in self._tables.items():
+            if there[piece]:
+                loaded = self._store.load(name, shard, ["uid", *_READS[name]]).take(kept)
+                assert loaded["uid"].equals(rows["uid"]), f"{name} shard {shard} is not aligned with {self._selection}"
+                for column in _READS[name]:
+                    rows = rows.append_column(column, loaded[column])
+        # Packing decides what the texts of a row are; this is the same, without a file.
+        pairs = pack_rows(rows.append_column("drop_reason", pa.nulls(len(rows), pa.string())), PackConfig(), "jpg")
+        texts = pairs["texts"].to_pylist()
+        ids = group_ids(None, rows["sha256"].to_pylist(), len(rows))
+        return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
+
+    def _check(self, indexes: Mapping[str, Mapping[int, Entry]], shards: list[int]) -> None:
+        for name in _NEEDED:
+            missing = [shard for shard in shards if shard not in indexes[name]]
+            if missing:
+                raise RecipeError(
+                    f"every shard of the selection has a committed {name} table",
+                    value=f"{len(missing)} of {len(shards)} shards of {self.name} lack it",
+                    fix="run `pairmill curate` again: it makes what is missing",
+                )
+
+
+def _content(index: Mapping[int, Entry], shard: int) -> str | None:
+    return index[shard].content if shard in index else None
+
+
+def _selections(path: str) -> list[str]:
+    filesystem, root = filesystem_of(path)
+    selector = pafs.FileSelector(f"{root}/{_SELECTIONS}", allow_not_found=True)
+    folders = [i.path for i in filesystem.get_file_info(selector) if i.type == pafs.FileType.Directory]
+    return sorted(PurePosixPath(folder).name for folder in folders)

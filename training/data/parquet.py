@@ -1,0 +1,153 @@
+"""Parquet with an image and one or more texts a row: our own `pairs/`, and other people's files.
+
+A piece is a row group.  Rows are counted from the footers; no data is read for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.config import digest
+from curation.errors import RecipeError, nearest
+from training.data.files import Found
+from training.data.sample import group_ids, samples
+
+#: The usual names, most telling first: ours, Hugging Face's, img2dataset's.
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
+TEXT_COLUMNS = ("texts", "captions", "caption", "text", "alt", "TEXT")
+
+_FOOTER_THREADS = 16
+
+
+class ParquetSource:
+    """Row groups of Parquet files that all have the columns of the first."""
+
+    def __init__(
+        self,
+        found: Found,
+        *,
+        name: str,
+        image_column: str | None = None,
+        text_column: str | None = None,
+        contents: Sequence[str] | None = None,
+    ) -> None:
+        """contents: digest of each file, where they are known (committed parts); else sizes stand for them.
+
+        Raises RecipeError if a file is not Parquet or lacks the image or the text column.
+        """
+        assert found.paths, "a source has files"
+        self.name = name
+        self._filesystem, self._paths, self._names = found.filesystem, found.paths, found.names
+        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+            footers = list(pool.map(self._footer, found.paths))
+        schema = footers[0].schema.to_arrow_schema()
+        self._image = _column(schema, image_column, IMAGE_COLUMNS, "image", _is_image, name)
+        self._text = _column(schema, text_column, TEXT_COLUMNS, "text", _is_text, name)
+        extra = [c for c in ("uid", "group_id", "sha256") if c in schema.names]
+        self._columns = [self._image, self._text, *extra]
+        for path, footer in zip(found.paths, footers, strict=True):
+            missing = set(self._columns) - set(footer.schema.to_arrow_schema().names)
+            if missing:
+                raise RecipeError(
+                    "every Parquet file of a dataset has the columns of the first",
+                    value=f"{path} lacks {', '.join(sorted(missing))}",
+                    fix="give data.path a folder or glob with files of one dataset only",
+                )
+        groups = [
+            (f, g, footer.row_group(g).num_rows)
+            for f, footer in enumerate(footers)
+            for g in range(footer.num_row_groups)
+        ]
+        table = np.array([group for group in groups if group[2] > 0], np.int64).reshape(-1, 3)
+        self._file, self._group, self.rows = table[:, 0], table[:, 1], np.ascontiguousarray(table[:, 2])
+        self.pieces = len(self.rows)
+        facts = contents if contents is not None else found.sizes
+        self.fingerprint = digest(
+            [[*file] for file in zip(found.names, facts, [footer.num_rows for footer in footers], strict=True)]
+        )
+
+    def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
+        """Rows [start, stop) of a row group as SAMPLE columns."""
+        at, group = int(self._file[piece]), int(self._group[piece])
+        with self._filesystem.open_input_file(self._paths[at]) as stream:
+            # One request for the columns' ranges instead of one a column: matters on object stores.
+            file = pq.ParquetFile(stream, pre_buffer=True)
+            rows = file.read_row_group(group, columns=self._columns, use_threads=False)
+        rows = rows.slice(start, None if stop is None else stop - start)
+        if "uid" in self._columns:
+            uids = rows["uid"].cast(pa.string()).to_pylist()
+        else:
+            uids = [f"{self._names[at]}/{group}/{start + row}" for row in range(len(rows))]
+        groups = rows["group_id"] if "group_id" in self._columns else None
+        sha256 = rows["sha256"].to_pylist() if "sha256" in self._columns else None
+        texts = rows[self._text].to_pylist()
+        return samples(uids, _image_bytes(rows[self._image]), texts, group_ids(groups, sha256, len(rows)))
+
+    def _footer(self, path: str) -> pq.FileMetaData:
+        try:
+            with self._filesystem.open_input_file(path) as stream:
+                return pq.read_metadata(stream)
+        except pa.ArrowInvalid as error:
+            raise RecipeError(
+                "every .parquet file of data.path is readable", value=f"{path}: {error}", fix="mend or remove the file"
+            ) from None
+
+
+def _column(
+    schema: pa.Schema,
+    wanted: str | None,
+    usual: Sequence[str],
+    what: str,
+    fits: Callable[[pa.DataType], bool],
+    name: str,
+) -> str:
+    """The column to read: the one asked for, or the first of the usual names that there is."""
+    if wanted is not None:
+        usual = (wanted,)
+    for column in usual:
+        if column in schema.names and fits(schema.field(column).type):
+            return column
+    there = [column for column in usual if column in schema.names]
+    raise RecipeError(
+        f"data.{what}_column names a column of {_TYPES[what]}",
+        value=f"{there[0]} ({schema.field(there[0]).type}) of {name}" if there else f"{wanted or 'null'}, in {name}",
+        fix=f"its columns are: {', '.join(schema.names)}; perhaps you mean {nearest(wanted or what, schema.names)}",
+    )
+
+
+_TYPES = {
+    "image": "encoded images: binary, or a struct with a binary field `bytes`",
+    "text": "texts: a string, a list of strings, or a list of structs with a field `text`",
+}
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0) and _is_binary(kind.field("bytes").type)
+    return _is_binary(kind)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+        if pa.types.is_struct(kind):
+            return bool(kind.get_field_index("text") >= 0)
+    return _is_string(kind)
+
+
+def _image_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column

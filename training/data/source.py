@@ -1,0 +1,61 @@
+"""Open the datasets that a recipe names: a run directory of ours, Parquet files, or webdataset tars."""
+
+from __future__ import annotations
+
+import pyarrow.fs as pafs
+
+from curation.errors import RecipeError
+from training.data.config import DataConfig
+from training.data.curated import SelectionSource, is_run_directory, open_pairs
+from training.data.files import filesystem_of, find
+from training.data.parquet import ParquetSource
+from training.data.sample import Source
+from training.data.webdataset import TarSource
+
+
+def open_source(path: str, selection: str | None = None, config: DataConfig | None = None) -> Source:
+    """The dataset at `path`; its kind follows from what is there.
+
+    path:      local, s3://, gs://: see `DatasetConfig.path`.
+    selection: of a run directory only.
+    config:    gives image_column and text_column of foreign datasets.
+    Reads footers, manifests and tar headers, no data.  Raises RecipeError if there is no dataset, it is empty, or it
+    lacks a column or the selection.
+    """
+    source = _open(path, selection, config)
+    if not source.pieces:
+        raise RecipeError(
+            "a dataset has at least one row", value=source.name, fix="give another data.path or data.selection"
+        )
+    return source
+
+
+def open_sources(config: DataConfig) -> list[Source]:
+    """The datasets of the recipe, in its order.  Raises as `open_source`."""
+    return [open_source(one.path, one.selection, config) for one in config.mixture()]
+
+
+def _open(path: str, selection: str | None, config: DataConfig | None) -> Source:
+    image_column = config.image_column if config else None
+    text_column = config.text_column if config else None
+    if is_run_directory(path):
+        return open_pairs(path) if selection is None else SelectionSource(path, selection)
+    if selection is not None:
+        raise RecipeError(
+            "data.selection needs a run directory of `pairmill curate`, with a folder `selections`",
+            value=f"{selection}, in {path}",
+            fix="set data.selection: null, or data.path to the run directory",
+        )
+    parquet = find(path, ".parquet")
+    if parquet.paths:
+        return ParquetSource(parquet, name=path, image_column=image_column, text_column=text_column)
+    tars = find(path, ".tar")
+    if tars.paths:
+        return TarSource(tars, name=path, text_column=text_column)
+    filesystem, root = filesystem_of(path)
+    exists = filesystem.get_file_info(root).type != pafs.FileType.NotFound
+    raise RecipeError(
+        "data.path leads to a run directory of `pairmill curate`, to .parquet files or to .tar files",
+        value=f"{path} ({'holds none of these' if exists else 'does not exist'})",
+        fix="check the path; a relative one starts at the current folder",
+    )

@@ -1,0 +1,262 @@
+"""Bundles read ahead on the cluster by Ray Data, and batches assembled ahead of the step in a thread.
+
+One Ray Data pipeline reads a stretch of a worker's bundles: a read task a bundle, one block each, in order.  What lies
+ready in the object store is bounded by `data.look_ahead`, so memory does not grow with the dataset, and a stretch is
+short enough that the task list does not either.  A task that dies is run again by Ray and yields the same bundle.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext, Datasource, ExecutionResources, ReadTask, read_datasource
+from ray.data.block import BlockMetadata
+
+from curation.errors import JobError, UserError
+from training.data.batches import Batch, assemble, read_here
+from training.data.bundle import Bundle, Reader, from_table, to_table
+from training.data.config import DataConfig
+from training.data.cursor import BundleSpec, Plan, rank_bundles
+
+#: Bundles of one pipeline.  A new one costs a fraction of a second, hidden by what lies ready.
+STRETCH = 256
+
+_NO_METADATA = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+
+
+class BundleSource(Datasource):  # type: ignore[misc]  # Ray ships no types
+    """Exactly one block a bundle."""
+
+    def __init__(self, specs: Sequence[BundleSpec], reader: Any) -> None:
+        """reader: reference to a `Reader` in the object store: with millions of pieces it is not small."""
+        super().__init__()
+        self._specs, self._reader = list(specs), reader
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Not needed: the number of tasks is fixed."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
+    ) -> list[ReadTask]:
+        """One task a bundle, whatever parallelism is asked for."""
+        return [_task(spec, self._reader) for spec in self._specs]
+
+
+def _task(spec: BundleSpec, reader: Any) -> ReadTask:
+    def read() -> Iterable[pa.Table]:
+        return [to_table(_reader(reader)(spec))]
+
+    return ReadTask(read, _NO_METADATA)
+
+
+@lru_cache(maxsize=2)  # a process reads many bundles; making a tokenizer takes longer than some of them
+def _reader(reference: Any) -> Reader:
+    reader: Reader = ray.get(reference)
+    return reader
+
+
+def read_with_ray(
+    plan: Plan,
+    reader: Reader,
+    config: DataConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    start_batch: int = 0,
+    stretch: int = STRETCH,
+) -> Iterator[tuple[BundleSpec, Bundle]]:
+    """A worker's bundles in the order they are needed, read ahead by Ray Data.  Needs a connection to Ray.
+
+    Raises what a reader raised, wrapped by Ray.  Closing the generator stops the pipeline.
+    """
+    reference = ray.put(reader)
+    specs = rank_bundles(plan, rank, world, start_batch)
+    while True:
+        chunk = list(itertools.islice(specs, stretch))
+        dataset = read_datasource(
+            BundleSource(chunk, reference),
+            override_num_blocks=len(chunk),
+            num_cpus=config.reader_cpus,
+            concurrency=config.readers,
+        )
+        _configure(dataset.context, config, plan.bundle_rows * reader.bytes_per_row())
+        blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+        try:
+            for spec in chunk:
+                yield spec, from_table(next(blocks), reader.transform.height, reader.transform.width)
+        finally:
+            close = getattr(blocks, "close", None)
+            if close is not None:
+                close()
+
+
+def _configure(context: DataContext, config: DataConfig, bundle_bytes: int) -> None:
+    """Set up one dataset's own copy of the context; the process's is left alone."""
+    # A block is a bundle: Ray Data must neither split nor join them, nor hand them on in another order.
+    context.target_max_block_size = None
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=config.look_ahead * bundle_bytes
+    )
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+class Batches:
+    """Iterator over a worker's batches that are made ahead of the step.
+
+    waited_s: seconds that `next` has waited so far, for the data-wait share.
+    Use as a context manager, or call `close`: it ends the thread and the pipeline.
+    """
+
+    def __init__(self, made: Iterator[Batch], progress: _Progress, *, timeout_s: float, ahead: int) -> None:
+        self.waited_s = 0.0
+        self._progress, self._timeout_s = progress, timeout_s
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(made,), name="batches", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.  Raises JobError after `data.timeout_s` of silence, and what a reader raised as it is."""
+        start = time.monotonic()
+        try:
+            made = self._await(start)
+        finally:
+            self.waited_s += time.monotonic() - start
+        if isinstance(made, BaseException):
+            self.close()
+            raise made
+        return made
+
+    def _await(self, start: float) -> Batch | BaseException:
+        # Every bundle that arrives is a sign of life: the first batch may take many of them.
+        while True:
+            silent_since = max(start, self._progress.at)
+            left = silent_since + self._timeout_s - time.monotonic()
+            try:
+                return self._queue.get(timeout=max(0.001, left))
+            except queue.Empty:
+                if self._progress.at <= silent_since:
+                    break
+        awaited = self._progress.describe()
+        self.close()
+        raise JobError(
+            f"no data for {self._timeout_s:g} s (data.timeout_s): waiting for {awaited}; "
+            "is a reader dead, the storage stuck, or are there no cores left for data.readers?"
+        )
+
+    def close(self) -> None:
+        """End the thread, and with it the pipeline; waits for it only as long as it is alive and well."""
+        self._stop.set()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._thread.join(timeout=5.0)
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, made: Iterator[Batch]) -> None:
+        try:
+            for batch in made:
+                if not self._put(batch):
+                    break
+        except BaseException as error:
+            self._put(_cause(error))
+        finally:
+            self._progress.close()
+
+    def _put(self, item: Batch | BaseException) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+class _Progress:
+    """Passes bundles on and knows which one is being waited for, and since when."""
+
+    def __init__(self, stream: Iterator[tuple[BundleSpec, Bundle]], specs: Iterator[BundleSpec]) -> None:
+        self._stream, self._specs = stream, specs
+        self._awaited: BundleSpec | None = None
+        self.at = time.monotonic()
+
+    def __iter__(self) -> _Progress:
+        return self
+
+    def __next__(self) -> tuple[BundleSpec, Bundle]:
+        self._awaited, self.at = next(self._specs), time.monotonic()
+        found = next(self._stream)
+        assert found[0] == self._awaited, "bundles come in the planned order"
+        self._awaited, self.at = None, time.monotonic()
+        return found
+
+    def describe(self) -> str:
+        spec = self._awaited
+        if spec is None:
+            return "a batch to be assembled"
+        pieces = ", ".join(str(span.piece) for span in spec.spans)
+        return f"bundle {spec.number} of lane {spec.lane}, dataset {spec.dataset}, epoch {spec.epoch} (pieces {pieces})"
+
+    def close(self) -> None:
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
+
+
+def batches(
+    plan: Plan,
+    reader: Reader,
+    config: DataConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    start_batch: int = 0,
+    pad_id: int = 0,
+    length: int | None = None,
+    with_ray: bool = True,
+) -> Batches:
+    """A worker's batches, for ever, from global batch `start_batch` on; see `Batches` and `batches.assemble`.
+
+    with_ray: read on the cluster; otherwise in a thread of this process.
+    """
+    if with_ray:
+        stream = read_with_ray(plan, reader, config, rank=rank, world=world, start_batch=start_batch)
+    else:
+        stream = read_here(plan, reader, rank=rank, world=world, start_batch=start_batch)
+    progress = _Progress(stream, rank_bundles(plan, rank, world, start_batch))
+    made = assemble(progress, plan, rank=rank, world=world, start_batch=start_batch, pad_id=pad_id, length=length)
+    return Batches(made, progress, timeout_s=config.timeout_s, ahead=config.queue_batches)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a reader raised, if it was meant for the user; else the error as it came."""
+    seen: BaseException | None = error
+    while seen is not None:
+        # Ray wraps an error in one that is of the same class as well, and prints as a trace: the inner one is meant.
+        inner = getattr(seen, "cause", None) or seen.__cause__
+        if isinstance(seen, UserError | JobError) and not isinstance(inner, UserError | JobError):
+            return seen
+        seen = inner
+    return error

@@ -1,0 +1,131 @@
+"""Which texts of a row fill its K slots in this epoch.
+
+A slot's selectors each find some of the row's texts; one selector is drawn by `p` among those that found any, then one
+of its texts, all alike.  Slots with equal selectors draw different texts while there are any left, then again from all
+(DreamLIP samples its sentences so: objectives #66).  The draw depends on (seed, row, epoch), not on who reads the row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from curation.schema import TEXT_KINDS
+from training.data.config import ANY, Slot, TextSelector
+
+#: DreamLIP splits at newlines, `</s>` and every full stop; ours leaves 3.5 and file names whole, and knows Chinese.
+_SENTENCE_END = re.compile(r"\n|</s>|[.!?]+(?=\s|$)|[。！？]+")
+
+_LETTERS = 27  # `a`-`z` and nothing: three of them fit an int16
+
+
+class Text(NamedTuple):
+    """A text of a row.  language: as the dataset has it, or None."""
+
+    text: str
+    language: str | None
+    kind: str | None
+
+
+def row_generator(seed: int, sample_id: int, epoch: int, purpose: int) -> np.random.Generator:
+    """Random numbers of one row in one epoch; `purpose` tells independent uses apart.
+
+    Philox by key and counter: no state to derive, so making one costs microseconds.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, sample_id], counter=[0, 0, purpose, epoch]))
+
+
+def row_texts(texts: Iterable[Mapping[str, object]] | None) -> list[Text]:
+    """The texts of a SAMPLE row, stripped; blank ones are left out."""
+    found = []
+    for one in texts or ():
+        text = str(one["text"]).strip() if one.get("text") is not None else ""
+        if text:
+            found.append(Text(text, _word(one.get("language")), _word(one.get("kind"))))
+    return found
+
+
+def _word(value: object) -> str | None:
+    return str(value) if value is not None else None
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a caption, without their end marks."""
+    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+
+
+def choose_texts(texts: Sequence[Text], slots: Sequence[Slot], rng: np.random.Generator) -> list[Text | None]:
+    """One text for each slot, None where the row has none for it.
+
+    texts: of the row.  slots: K.  Draws two numbers a slot whatever the row holds.
+    """
+    found: dict[Slot, list[list[Text]]] = {}
+    left: dict[Slot, list[list[Text]]] = {}
+    chosen: list[Text | None] = []
+    for slot, (which, where) in zip(slots, rng.random((len(slots), 2)).tolist(), strict=True):
+        if slot not in found:
+            found[slot] = left[slot] = [_select(texts, selector) for selector in slot]
+        if not any(left[slot]):
+            left[slot] = found[slot]
+        pool = _draw(slot, left[slot], which)
+        text = pool[int(where * len(pool))] if pool else None
+        left[slot] = [[other for other in texts if other != text] for texts in left[slot]]
+        chosen.append(text)
+    return chosen
+
+
+def _select(texts: Sequence[Text], selector: TextSelector) -> list[Text]:
+    matching = [text for text in texts if _matches(text, selector)]
+    if not selector.sentences:
+        return matching
+    return [text._replace(text=sentence) for text in matching for sentence in split_sentences(text.text)]
+
+
+def _matches(text: Text, selector: TextSelector) -> bool:
+    if selector.kind not in (ANY, text.kind):
+        return False
+    return selector.language == ANY or _primary(text.language) == _primary(selector.language)
+
+
+def _primary(language: str | None) -> str:
+    """The language of a tag, without script and region."""
+    return re.split("[-_]", language or "")[0].lower()
+
+
+def _draw(slot: Slot, pools: Sequence[list[Text]], which: float) -> list[Text]:
+    """The pool of the selector drawn among those with texts."""
+    full = [(selector.p, pool) for selector, pool in zip(slot, pools, strict=True) if pool]
+    reach = which * sum(p for p, _ in full)
+    for p, pool in full:
+        reach -= p
+        if reach < 0:
+            return pool
+    return full[-1][1] if full else []
+
+
+def kind_code(kind: str | None) -> int:
+    """int8 code of a text's kind: its place in `curation.schema.TEXT_KINDS`; -1 if unknown."""
+    return TEXT_KINDS.index(kind) if kind in TEXT_KINDS else -1
+
+
+def language_code(language: str | None) -> int:
+    """int16 code of a two- or three-letter language (its letters in base 27); -1 if unknown."""
+    letters = _primary(language)
+    if not (2 <= len(letters) <= 3 and letters.isascii() and letters.isalpha()):
+        return -1
+    code = 0
+    for letter in letters:
+        code = code * _LETTERS + ord(letter) - ord("a") + 1
+    return code
+
+
+def language_of(code: int) -> str | None:
+    """The language that a code stands for."""
+    letters = ""
+    while code > 0:
+        code, letter = divmod(code, _LETTERS)
+        letters = chr(ord("a") + letter - 1) + letters
+    return letters or None

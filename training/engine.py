@@ -1,0 +1,215 @@
+"""The DeepSpeed engine: ZeRO, the optimiser, its update; and its whole state as plain tensors by parameter name.
+
+DeepSpeed's own checkpoints are cut by rank and stage.  Ours hold each parameter's weight and Adam moments whole, under
+its name, so a run goes on with any number of workers and any ZeRO stage, and an export needs no consolidation.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.model import LOSS_PARAMETERS, DualEncoder
+from training.recipe import TrainRecipe
+from training.towers.groups import parameter_groups
+
+#: Of AdamW, in the names of both torch's and DeepSpeed's implementations.
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: int) -> Any:
+    """A DeepSpeed engine around `module`; needs an initialised process group where there are several workers."""
+    import deepspeed  # at import it probes accelerators and starts helpers: only where a worker trains
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    stage, optim = recipe.deepspeed.stage, recipe.optim
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": max(1, rows_per_worker // recipe.train.accumulate),
+        "gradient_accumulation_steps": recipe.train.accumulate,
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "gradient_clipping": optim.clip_norm or 0.0,
+        "zero_force_ds_cpu_optimizer": False,
+        "wall_clock_breakdown": False,
+        "steps_per_print": 10**12,
+    }
+    if recipe.deepspeed.offload:
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if recipe.train.precision == "fp16":
+        config["fp16"] = {"enabled": True}
+    groups = [
+        {key: value for key, value in group.items() if key != "names"}
+        for group in parameter_groups(
+            module.model, weight_decay=optim.weight_decay, layer_decay=recipe.model.layer_decay
+        )
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+    if stage:
+        _make_moments(engine.optimizer, stage)
+    return engine
+
+
+def _make_moments(zero: Any, stage: int) -> None:
+    """Give ZeRO the moments that its first step would make, so that a checkpoint's can be put there before it.
+
+    At stages 1 and 2 DeepSpeed 0.19 links parameters to their moments once, after the step of the first group, and so
+    never to those of the groups behind it: linking them here mends that too.
+    """
+    for flat in zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups:
+        zero.optimizer.state[flat] = {
+            "step": torch.zeros(()),
+            **{moment: torch.zeros_like(flat, memory_format=torch.preserve_format) for moment in MOMENTS},
+        }
+    if stage < 3:
+        zero._lazy_init_hp_params_optimizer_state()
+
+
+def set_lr(engine: Any, lr: float) -> None:
+    """The learning rate of the next update; groups have their share of it (`lr_scale`)."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def limit_scale(engine: Any, *, lowest: float, highest: float) -> None:
+    """Keep the logit scale within [lowest, highest], in the optimiser's own copy of it too."""
+    parameter = engine.module.model.logit_scale
+    value = _weight(parameter)
+    kept = value.clamp(math.log(lowest), math.log(highest))
+    if not torch.equal(kept, value):
+        _set_weight(parameter, kept)
+
+
+def set_scale(engine: Any, scale: float) -> None:
+    """Set the logit scale, where it is scheduled and not learnt."""
+    parameter = engine.module.model.logit_scale
+    _set_weight(parameter, torch.full_like(parameter.detach(), math.log(scale)))
+
+
+def model_weights(engine: Any) -> dict[str, Tensor]:
+    """The open_clip model's state dict, whole, float32, on the CPU.  Every rank calls it; rank 0's result counts."""
+    model: nn.Module = engine.module.model
+    parameters = dict(model.named_parameters())
+    found = {}
+    for name, value in model.state_dict().items():
+        whole = _weight(parameters[name]) if name in parameters else value
+        whole = whole.detach().to("cpu", torch.float32 if whole.is_floating_point() else None, copy=True)
+        found[name] = whole.reshape(()) if name in LOSS_PARAMETERS else whole
+    return found
+
+
+def optimizer_state(engine: Any) -> dict[str, Any]:
+    """{"step": updates made, moment: {parameter name: tensor}}, whole, on the CPU.  Every rank calls it."""
+    state: dict[str, Any] = {"step": _updates(engine)}
+    for moment in MOMENTS:
+        state[moment] = {name: _moment(engine, p, moment).to("cpu", copy=True) for name, p in _learning(engine)}
+    return state
+
+
+def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Set weights and optimiser to what `model_weights` and `optimizer_state` gave, from any number of workers."""
+    model: nn.Module = engine.module.model
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for name, value in weights.items():
+            if name in buffers:
+                buffers[name].copy_(value)
+        for name, parameter in model.named_parameters():
+            _set_weight(parameter, weights[name])
+        for name, parameter in _learning(engine):
+            for moment in MOMENTS:
+                _set_moment(engine, parameter, moment, state[moment][name])
+    for slot in _inner(engine).state.values():
+        if "step" in slot:
+            slot["step"] = torch.as_tensor(float(state["step"])) if torch.is_tensor(slot["step"]) else state["step"]
+    engine.global_steps = int(state["step"])
+
+
+def _learning(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in engine.module.model.named_parameters() if p.requires_grad)
+
+
+def _inner(engine: Any) -> Any:
+    """The torch optimiser; ZeRO wraps it."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _updates(engine: Any) -> int:
+    return int(engine.global_steps)
+
+
+def _has_master(parameter: nn.Parameter) -> bool:
+    """Whether ZeRO holds the weight, or parts of it, apart from the parameter."""
+    return parameter.requires_grad and (hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"))
+
+
+def _weight(parameter: nn.Parameter) -> Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if hasattr(parameter, "ds_id") and not parameter.requires_grad:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    if _has_master(parameter):
+        whole: Tensor = safe_get_full_fp32_param(parameter)
+        return whole
+    return parameter.detach()
+
+
+@torch.no_grad()
+def _set_weight(parameter: nn.Parameter, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+    value = value.to(parameter.device).reshape(_shape(parameter))
+    if hasattr(parameter, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.data.copy_(value)
+    else:
+        parameter.data.copy_(value)
+    if hasattr(parameter, "ds_id") and parameter.requires_grad:
+        safe_set_local_fp32_param(parameter, _own_part(parameter, value.float()))
+    elif _has_master(parameter):
+        safe_set_full_fp32_param(parameter, value.float())
+
+
+def _moment(engine: Any, parameter: nn.Parameter, moment: str) -> Tensor:
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    if _has_master(parameter):
+        whole: Tensor = safe_get_full_optimizer_state(parameter, moment)
+        return whole.reshape(_shape(parameter))
+    kept: Tensor = _inner(engine).state[parameter][moment]
+    return kept
+
+
+def _set_moment(engine: Any, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    value = value.to(parameter.device)
+    if hasattr(parameter, "ds_id"):
+        safe_set_local_optimizer_state(parameter, _own_part(parameter, value), moment)
+    elif _has_master(parameter):
+        safe_set_full_optimizer_state(parameter, value, moment)
+    else:
+        slot = _inner(engine).state[parameter]
+        slot.setdefault("step", torch.zeros(()))
+        slot[moment] = value.clone()
+
+
+def _own_part(parameter: Any, value: Tensor) -> Tensor:
+    """This rank's part of a whole tensor at ZeRO stage 3, which pads the last one (its own setter fails there)."""
+    size, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()
+    flat = torch.nn.functional.pad(value.flatten(), (0, size * torch.distributed.get_world_size() - value.numel()))
+    return flat[rank * size : (rank + 1) * size]
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape

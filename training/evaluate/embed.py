@@ -1,0 +1,93 @@
+"""Pixels and texts to unit embeddings, batch by batch, without gradient.
+
+Shapes: B images or texts of a batch, H×W pixels, L tokens, N all of them, D embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+#: Text to unpadded token ids (int, 1-d each), start and end tokens included.
+Tokenize = Callable[[list[str]], Sequence[NDArray[np.integer[Any]]]]
+
+
+@torch.inference_mode()
+def embed_images(
+    model: nn.Module,
+    images_BHWC: NDArray[np.uint8],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """One batch of uint8 RGB images to unit embeddings, float32 [B, D] on `device`.
+
+    Pixels become (uint8 / 255 - mean) / std, mean and std being the model's, a number a channel.
+    autocast: the dtype to compute in; None: that of the weights.
+    """
+    device = torch.device(device)
+    pixels = torch.from_numpy(images_BHWC).to(device).permute(0, 3, 1, 2).float().div_(255)
+    pixels = pixels.sub_(torch.tensor(mean, device=device)[:, None, None])
+    pixels = pixels.div_(torch.tensor(std, device=device)[:, None, None])
+    if autocast is None:
+        pixels = pixels.to(next(model.parameters()).dtype)
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        features_BD: Tensor = model.encode_image(pixels)  # type: ignore[operator]
+    return normalize(features_BD.float(), dim=-1)
+
+
+@torch.inference_mode()
+def embed_texts(
+    encode_text: Callable[[Tensor], Tensor],
+    tokenize: Tokenize,
+    texts: Sequence[str],
+    *,
+    pad_id: int,
+    pad_to: int | None = None,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """Texts to unit embeddings, float32 [N, D] on `device`, in the order given.
+
+    encode_text: tokens int64 [B, L] to features [B, D].  Batches are of texts of like length, each padded to its
+    longest with `pad_id`; pad_to: to this length instead, for a tower that needs its full context.
+    """
+    device = torch.device(device)
+    if not len(texts):
+        raise ValueError("no texts to embed")
+    ids = [row for first in range(0, len(texts), 4096) for row in tokenize(list(texts[first : first + 4096]))]
+    order = np.argsort([len(row) for row in ids], kind="stable")
+    features = []
+    for first in range(0, len(order), batch_size):
+        rows = [ids[i] for i in order[first : first + batch_size]]
+        tokens_BL = np.full((len(rows), pad_to or max(1, *map(len, rows))), pad_id, dtype=np.int64)
+        for b, row in enumerate(rows):
+            tokens_BL[b, : len(row)] = row
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            features_BD = encode_text(torch.from_numpy(tokens_BL).to(device))
+        features.append(normalize(features_BD.float(), dim=-1))
+    in_order = torch.empty(len(order), dtype=torch.int64, device=device)
+    in_order[torch.from_numpy(order).to(device)] = torch.arange(len(order), device=device)
+    return torch.cat(features)[in_order]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module is in the mode it was in (locked towers stay locked)."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

@@ -1,0 +1,59 @@
+"""Read a dataset of the recipe with the training data layer, in its stored order, and choose among a row's texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from training.data.config import DataConfig
+from training.data.source import open_source
+from training.evaluate.config import EvaluateDatasetConfig
+
+#: ISO 639-2 for a language that is not known.
+UNDETERMINED = "und"
+
+
+class Text(NamedTuple):
+    """A text of a row, not blank."""
+
+    text: str
+    language: str
+    kind: str
+
+
+def read_rows(dataset: EvaluateDatasetConfig) -> Iterator[tuple[bytes, list[Text]]]:
+    """Encoded image (empty if there is none) and texts of every row, a piece of the source in memory at a time.
+
+    Raises RecipeError if the dataset does not exist, is empty or lacks a column.
+    """
+    columns = DataConfig(path=dataset.path, image_column=dataset.image_column, text_column=dataset.text_column)
+    source = open_source(dataset.path, dataset.selection, columns)
+    for piece in range(len(source.rows)):
+        yield from rows_of(source.read(piece))
+
+
+def rows_of(table: pa.Table) -> Iterator[tuple[bytes, list[Text]]]:
+    """The rows of a table with the columns `image` (binary) and `texts` (list of {text, language, kind})."""
+    for batch in table.select(["image", "texts"]).to_batches(max_chunksize=256):
+        for row in batch.to_pylist():
+            texts = [
+                Text(text["text"], text["language"] or UNDETERMINED, text["kind"] or UNDETERMINED)
+                for text in row["texts"] or ()
+                if text["text"] and text["text"].strip()
+            ]
+            yield row["image"] or b"", texts
+
+
+def chosen_texts(texts: Sequence[Text], languages: Sequence[str] | None, kinds: Sequence[str] | None) -> list[Text]:
+    """The distinct texts in these languages and of these kinds (None: any); `zh` also takes `zh-Hant`.
+
+    The same string as alt text and as caption is two texts, one of each kind.
+    """
+    return [
+        text
+        for text in dict.fromkeys(texts)
+        if (kinds is None or text.kind in kinds)
+        and (languages is None or text.language in languages or text.language.partition("-")[0] in languages)
+    ]

@@ -1,0 +1,177 @@
+"""From a checkpoint's weights and description to a model folder that plain open_clip loads, and back.
+
+    FOLDER/open_clip_config.json          model_cfg and preprocess_cfg
+    FOLDER/open_clip_model.safetensors    float32 weights
+    FOLDER/architecture.json              model_cfg alone, for `open_clip.add_model_config`
+    FOLDER/tokenizer.json, …              where the tokenizer is not open_clip's own
+    FOLDER/text_tower/config.json         where the text tower is a Hugging Face encoder
+    FOLDER/README.md                      model card
+
+This is open_clip's hub form: `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads it, and so does
+`hf-hub:OWNER/NAME` once the folder is uploaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from curation.errors import InputError, UserError
+from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, WEIGHTS_FILE, localise
+from training.towers.build import build_from_description
+from training.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description
+
+ARCHITECTURE_FILE = "architecture.json"
+
+
+class Exported(NamedTuple):
+    """What `load_exported` gives."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    preprocess: dict[str, Any]
+    """open_clip's preprocess_cfg: size, mean, std, interpolation, resize_mode"""
+    description: dict[str, Any]
+    """as `model_description` makes it"""
+
+
+def export_open_clip(
+    state_dict: Mapping[str, Tensor], description: Mapping[str, Any], tokenizer: Tokenizer, folder: Path
+) -> None:
+    """Write a model folder in open_clip's hub form; whole or not at all.
+
+    state_dict: of the open_clip model, consolidated.  description: `model_description`'s.  folder: not there yet.
+    Raises UserError if it is; OSError if it cannot be written.
+    """
+    model_cfg = deepcopy(description["architecture"])
+    with new_folder(folder) as partial:
+        tokenizer.save(partial)
+        if description.get("text_tower"):
+            (partial / TEXT_TOWER_FOLDER).mkdir()
+            _write_json(partial / TEXT_TOWER_FOLDER / "config.json", description["text_tower"])
+            # open_clip reads the tower's configuration from where this says; a hub id it can fetch from anywhere.
+            if Path(model_cfg["text_cfg"]["hf_model_name"]).exists():
+                model_cfg["text_cfg"]["hf_model_name"] = str(folder.absolute() / TEXT_TOWER_FOLDER)
+        preprocess = {k: v for k, v in description["preprocess"].items() if k != "size"}
+        _write_json(partial / CONFIG_FILE, {"model_cfg": model_cfg, "preprocess_cfg": preprocess})
+        _write_json(partial / ARCHITECTURE_FILE, model_cfg)
+        save_file(_own_storage(state_dict), partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        (partial / "README.md").write_text(_card(description, state_dict, folder.name), encoding="utf-8")
+
+
+def load_exported(folder: Path) -> Exported:
+    """The model (evaluation mode, float32, CPU), tokenizer and preprocessing of an exported folder, moved or not.
+
+    Raises InputError: no such folder, or not an export; its weights do not fit its configuration.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        model_cfg, preprocess = config["model_cfg"], config["preprocess_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"an exported model is a folder with {CONFIG_FILE}", value=folder, fix="give the folder itself"
+        ) from error
+    localise(model_cfg["text_cfg"], folder)
+    tower = folder / TEXT_TOWER_FOLDER / "config.json"
+    description = {
+        "name": folder.name,
+        "architecture": model_cfg,
+        "preprocess": preprocess,
+        "text_tower": json.loads(tower.read_text(encoding="utf-8")) if tower.is_file() else None,
+    }
+    model: Any = build_from_description(description)
+    try:
+        open_clip.load_checkpoint(model, str(folder / WEIGHTS_FILE))
+    except Exception as error:  # files and shapes fail in ways of their own
+        raise InputError(
+            f"{WEIGHTS_FILE} holds the weights of {CONFIG_FILE}", value=folder, fix=f"export it again ({error})"
+        ) from error
+    tokenizer = tokenizer_from_description(tokenizer_description(model_cfg["text_cfg"]))
+    preprocess = dict(model.visual.preprocess_cfg)
+    return Exported(model.eval(), tokenizer, preprocess, {**description, "preprocess": preprocess})
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name when the block ends well, and is gone when it does not.
+
+    Raises UserError if there is something at `folder` already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("an export does not overwrite", value=folder, fix="remove it, or give another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
+    partial.mkdir()
+    try:
+        yield partial
+        os.replace(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _own_storage(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous float32 (integers as they are), each tensor with storage of its own, as safetensors asks."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, value in state_dict.items():
+        tensor = (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in seen or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        tensors[name] = tensor
+    return tensors
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _card(description: Mapping[str, Any], state_dict: Mapping[str, Tensor], name: str) -> str:
+    architecture, preprocess = description["architecture"], description["preprocess"]
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    image_tower = vision.get("timm_model_name") or f"{description['name']} ({vision.get('width')} wide)"
+    text_tower = description["text_tower"]["model_type"] if description.get("text_tower") else "open_clip transformer"
+    parameters = sum(t.numel() for t in state_dict.values() if t.is_floating_point())
+    scale = float(state_dict["logit_scale"].float().exp().reshape(()))
+    return f"""---
+library_name: open_clip
+pipeline_tag: zero-shot-image-classification
+tags:
+- clip
+- image-text-retrieval
+---
+# {name}
+
+A dual encoder of images and texts, contrastively pretrained with pairmill.
+
+| | |
+|---|---|
+| Architecture | {description["name"]}: {parameters / 1e6:.1f} M parameters, embedding {architecture["embed_dim"]} |
+| Image tower | {image_tower}, {preprocess["size"]} pixels |
+| Text tower | {text_tower}, up to {text.get("context_length", 77)} tokens |
+| Image mean, std | {preprocess["mean"]}, {preprocess["std"]} |
+| Logit scale | {scale:.2f} |
+
+```python
+import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
+tokenizer = open_clip.get_tokenizer("local-dir:{name}")
+```
+
+The same architecture by name: `open_clip.add_model_config("{name}/{ARCHITECTURE_FILE}")`, then
+`open_clip.create_model_and_transforms("architecture", pretrained="{name}/{WEIGHTS_FILE}")`, with the mean and standard
+deviation above.
+"""

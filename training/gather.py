@@ -1,0 +1,207 @@
+"""How the columns of a contrastive loss reach every rank: all at once, ring by ring, or not at all.
+
+The only file near the losses that knows of `torch.distributed`.  A loss is rows (images of this rank) against columns
+(texts of the ranks it is contrasted with).  Its kernel says what it makes of one block of columns, an `Exchange` brings
+the blocks and adds up what the ranks made of each.
+
+    local    own columns only: no communication, fewer negatives
+    gather   every rank holds all columns: O(G·D) memory, one message each way
+    group    as gather, within groups of ranks that change from step to step (grouped aggregation of M2-Encoder)
+    ring     blocks travel from rank to rank: O(B·D) memory, the same numbers as gather
+
+n rows of this rank, m columns of this rank, D embedding.  Every rank must have the same m: pad, and mark as not valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# torch 2.14 gave them new names and deprecated the old ones.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+#: What the sums over ranks of one block are taken of: (largest logit, sum of exp(logit - largest)) by column.
+Lse = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of the loss, of one rank or of many.
+
+    key:    [m, D] floating.  valid: [m] bool, false for padding.  weight: [m] floating, of the column's own loss.
+    row:    [m] int64, number of the column's row over all ranks.  group: [m] int64, rows of one group are no negatives
+            of each other; -1 for none.  extra: [m, E] floating or None, for soft targets.
+    """
+
+    key: Tensor
+    valid: Tensor
+    weight: Tensor
+    row: Tensor
+    group: Tensor
+    extra: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Columns:
+        """The same columns with every tensor changed."""
+        return replace(self, **{f.name: change(t) for f in fields(self) if (t := getattr(self, f.name)) is not None})
+
+
+class Exchange:
+    """The local mode: this rank's own columns.  Others derive from it."""
+
+    def __init__(self) -> None:
+        on = dist.is_available() and dist.is_initialized()
+        self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if on else (1, 0)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all ranks, whatever the mode; no gradient."""
+        values = values.detach().clone()
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def lse(self, columns: Columns, visit: Callable[[Columns], Lse]) -> Lse:
+        """`visit` every block of columns; for the own columns, what the ranks' rows made of them together."""
+        return visit(columns)
+
+    def gradient(self, columns: Columns, own: Tensor, visit: Callable[[Columns, Tensor], Tensor]) -> Tensor:
+        """`visit` every block of columns with its part of `own` [m]; the summed gradients [m, D] of the own columns."""
+        return visit(columns, own)
+
+
+class Gather(Exchange):
+    """All columns of `ranks` (None: of every rank) at once."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None, members: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self._group = group
+        self._members = list(members) if members is not None else list(range(self.world))
+        self._place = self._members.index(self.rank)
+
+    def lse(self, columns: Columns, visit: Callable[[Columns], Lse]) -> Lse:
+        largest, total = visit(columns.map(self._all))
+        common = largest.clone()
+        if len(self._members) > 1:
+            dist.all_reduce(common, dist.ReduceOp.MAX, group=self._group)
+            total = total * _shift(largest, common)
+            dist.all_reduce(total, group=self._group)
+        return self._mine(common), self._mine(total)
+
+    def gradient(self, columns: Columns, own: Tensor, visit: Callable[[Columns, Tensor], Tensor]) -> Tensor:
+        found = visit(columns.map(self._all), self._all(own))
+        if len(self._members) == 1:
+            return found
+        mine = torch.empty_like(self._mine(found))
+        _reduce_scatter(mine, found.contiguous(), group=self._group)
+        return mine
+
+    def _all(self, own: Tensor) -> Tensor:
+        if len(self._members) == 1:
+            return own
+        own = own.contiguous()
+        # NCCL and gloo agree on bytes, not on bool.
+        sent = own.view(torch.uint8) if own.dtype == torch.bool else own
+        found = sent.new_empty((len(self._members) * len(sent), *sent.shape[1:]))
+        _all_gather(found, sent, group=self._group)
+        return found.view(torch.bool) if own.dtype == torch.bool else found
+
+    def _mine(self, values: Tensor) -> Tensor:
+        return values.chunk(len(self._members))[self._place]
+
+
+class Ring(Exchange):
+    """One block of columns at a time, which travels round all ranks with what they made of it, and comes home."""
+
+    def lse(self, columns: Columns, visit: Callable[[Columns], Lse]) -> Lse:
+        travelling: Lse | None = None
+        for _ in range(self.world):
+            found = visit(columns)
+            travelling = found if travelling is None else _joined(travelling, found)
+            columns = columns.map(self._pass_on)
+            travelling = (self._pass_on(travelling[0]), self._pass_on(travelling[1]))
+        assert travelling is not None
+        return travelling
+
+    def gradient(self, columns: Columns, own: Tensor, visit: Callable[[Columns, Tensor], Tensor]) -> Tensor:
+        travelling: Tensor | None = None
+        for _ in range(self.world):
+            found = visit(columns, own)
+            travelling = found if travelling is None else travelling + found
+            columns, own, travelling = columns.map(self._pass_on), self._pass_on(own), self._pass_on(travelling)
+        assert travelling is not None
+        return travelling
+
+    def _pass_on(self, block: Tensor) -> Tensor:
+        if self.world == 1:
+            return block
+        block = block.contiguous()
+        sent = block.view(torch.uint8) if block.dtype == torch.bool else block
+        received = torch.empty_like(sent)
+        after, before = (self.rank + 1) % self.world, (self.rank - 1) % self.world
+        for request in dist.batch_isend_irecv(
+            [dist.P2POp(dist.isend, sent, after), dist.P2POp(dist.irecv, received, before)]
+        ):
+            request.wait()
+        return received.view(torch.bool) if block.dtype == torch.bool else received
+
+
+def _joined(one: Lse, other: Lse) -> Lse:
+    largest = torch.maximum(one[0], other[0])
+    return largest, one[1] * _shift(one[0], largest) + other[1] * _shift(other[0], largest)
+
+
+def _shift(largest: Tensor, common: Tensor) -> Tensor:
+    # Where no row has a logit for the column, both are -inf.
+    return torch.where(largest == -torch.inf, 0.0, torch.exp(largest - common))
+
+
+#: Partitions of the ranks among which `group` changes; process groups are made once, and each holds connections.
+_PARTITIONS = 8
+
+
+def open_exchange(mode: str, *, group_size: int | None = None, seed: int = 0) -> Callable[[int], Exchange]:
+    """The exchange of each step; a collective call: every rank makes it, with equal arguments.
+
+    mode: local | gather | group | ring.  group_size: ranks of a group; the world must be a multiple of it.
+    The partition of step t is drawn by (seed, t), the same on all ranks (R6).  Raises ValueError for a group size that
+    does not divide the number of ranks.
+    """
+    if mode != "group":
+        exchange = {"local": Exchange, "gather": Gather, "ring": Ring}[mode]()
+        return lambda step: exchange
+    world = Exchange().world
+    size = world if group_size is None else group_size
+    if size < 1 or world % size:
+        raise ValueError(f"loss.group_size must divide the number of workers, got {size} of {world}")
+    return _rotating(_partitions(world, size, seed), seed)
+
+
+def _partitions(world: int, size: int, seed: int) -> list[list[list[int]]]:
+    """Neighbours first (ranks of a node talk fastest), then seeded shuffles."""
+    if size in (1, world):
+        return [np.arange(world).reshape(-1, size).tolist()]
+    random = np.random.default_rng([seed, world, size])
+    drawn = [np.arange(world)] + [random.permutation(world) for _ in range(_PARTITIONS - 1)]
+    return [np.sort(order.reshape(-1, size), axis=1).tolist() for order in drawn]
+
+
+def _rotating(partitions: list[list[list[int]]], seed: int) -> Callable[[int], Exchange]:
+    rank = Exchange().rank
+    mine = []
+    for partition in partitions:
+        for members in partition:
+            # Every rank takes part in making every group, also of those it is not in.
+            group = dist.new_group(members) if dist.is_initialized() else None
+            if rank in members:
+                assert not isinstance(group, int), "this rank is a member"
+                mine.append(Gather(group, members))
+
+    def of_step(step: int) -> Exchange:
+        return mine[int(np.random.default_rng([seed, step]).integers(len(mine)))]
+
+    return of_step

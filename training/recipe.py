@@ -1,0 +1,122 @@
+"""The recipe of a training run, section by section, in the order in which a step uses them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from curation.config import EXECUTION, Config
+from curation.errors import RecipeError
+from training.data.config import DataConfig
+from training.evaluate.config import EvaluateConfig
+from training.losses.compose import LossConfig
+from training.losses.targets import TARGETS
+from training.schedule import OptimConfig, TemperatureConfig
+from training.towers.config import ModelConfig
+
+
+class TrainConfig(Config):
+    """How long, from which seed, in which precision."""
+
+    steps: int | None = Field(None, ge=1, description="optimiser steps; set this or epochs")
+    epochs: float | None = Field(None, gt=0, description="passes over the data; set this or steps")
+    seed: int = Field(0, ge=0, description="of the weights, the order of the data, the crops, dropout")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "bf16",
+        description="what the towers compute in; weights and the loss are float32, as open_clip's amp_bf16 does",
+    )
+    accumulate: int = Field(
+        1, ge=1, description="micro-batches of a step; the loss is that of the whole batch all the same (GradCache)"
+    )
+
+
+class DeepSpeedConfig(Config):
+    """What of the optimiser is split over the workers."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        1, description="ZeRO stage; 1: optimiser state, 2: and gradients, 3: and weights", json_schema_extra=EXECUTION
+    )
+    offload: bool = Field(
+        False, description="keep the optimiser's state in CPU memory (stages 1-3)", json_schema_extra=EXECUTION
+    )
+
+
+class ComputeConfig(Config):
+    """Where it runs.  Nothing here changes what is learnt, but for the order of floating-point sums."""
+
+    address: str | None = Field(None, description="Ray address; null: RAY_ADDRESS, else a local cluster")
+    num_cpus: int | None = Field(None, ge=1, description="cores of a local cluster; null: all")
+    workers: int | Literal["auto"] = Field("auto", description="processes; auto: one a GPU, or one where there is none")
+    gpus_per_worker: float | Literal["auto"] = Field("auto", ge=0, description="auto: 1 where the cluster has GPUs")
+    cpus_per_worker: float | Literal["auto"] = Field(
+        "auto", gt=0, description="auto: half of the cores, shared among the workers; the others read data"
+    )
+    threads: int | Literal["auto"] = Field("auto", description="threads of a worker; auto: its share of a node's cores")
+    max_failures: int = Field(3, ge=0, description="worker failures after which the run ends in error")
+
+
+class CheckpointConfig(Config):
+    """What is kept of a run."""
+
+    every_steps: int = Field(1000, ge=1, description="optimiser steps between checkpoints")
+    keep_last: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    keep_best: str | None = Field(
+        None, description="evaluation metric, `dataset/metric`; of its best value the checkpoint is kept as well"
+    )
+
+
+class LogConfig(Config):
+    """Where figures go besides metrics.jsonl and TensorBoard."""
+
+    every_steps: int = Field(1, ge=1, description="steps between lines of metrics.jsonl")
+    wandb: str | None = Field(None, description="project of Weights & Biases; needs `pip install wandb`")
+    mlflow: str | None = Field(None, description="experiment of MLflow; needs `pip install mlflow`")
+
+
+class TrainRecipe(Config):
+    """A training run, whole."""
+
+    run_dir: str = Field(description="where everything of this run is kept; a local or shared folder, s3:// or gs://")
+    name: str = Field("train", pattern=r"^[A-Za-z0-9_.-]+$", description="what dashboards call the run")
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    temperature: TemperatureConfig = TemperatureConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    compute: ComputeConfig = Field(ComputeConfig(), json_schema_extra=EXECUTION)
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), json_schema_extra=EXECUTION)
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), json_schema_extra=EXECUTION)
+    log: LogConfig = Field(LogConfig(), json_schema_extra=EXECUTION)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainRecipe:
+        TARGETS.get(self.loss.target)
+        if (self.train.steps is None) == (self.train.epochs is None):
+            raise RecipeError(
+                "a run is as long as train.steps or as train.epochs says",
+                value=f"steps: {self.train.steps}, epochs: {self.train.epochs}",
+                fix="set one of the two",
+            )
+        if self.data.batch_size % self.train.accumulate:
+            raise RecipeError(
+                "train.accumulate divides data.batch_size",
+                value=f"{self.train.accumulate} of {self.data.batch_size}",
+                fix="choose a divisor",
+            )
+        if self.deepspeed.offload and self.deepspeed.stage == 0:
+            raise RecipeError("deepspeed.offload needs a ZeRO stage", value="stage: 0", fix="set deepspeed.stage to 1")
+        if self.model.ema_decay is not None and self.deepspeed.stage == 3:
+            raise RecipeError(
+                "model.ema_decay averages whole weights, which no worker holds at ZeRO stage 3",
+                value="deepspeed.stage: 3",
+                fix="use stage 2, or leave the average out",
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe with every default spelled out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

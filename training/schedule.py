@@ -1,0 +1,80 @@
+"""What changes from step to step by plan: the learning rate and the temperature.  Functions of the step alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from curation.config import Config
+from curation.errors import RecipeError
+
+
+class TemperatureConfig(Config):
+    """What cosines are divided by.  The model holds its inverse, the logit scale."""
+
+    init: float | None = Field(
+        None, gt=0, description="temperature at the start; null: of the checkpoint, else 0.07 (CLIP), 0.1 for siglip"
+    )
+    learnable: bool = True
+    max: float = Field(100.0, ge=1, description="largest logit scale, 1/temperature (CLIP: 100)")
+    final: float | None = Field(
+        None, gt=0, description="temperature at the last step, approached geometrically; only where it is not learnable"
+    )
+    bias_init: float = Field(-10.0, description="logit bias at the start, for siglip only (SigLIP: -10)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TemperatureConfig:
+        if self.learnable and self.final is not None:
+            raise RecipeError(
+                "a temperature is learnt or scheduled", value=f"final: {self.final}", fix="set learnable: false"
+            )
+        for name in ("init", "final"):
+            value = getattr(self, name)
+            if value is not None and 1 / value > self.max * (1 + 1e-6):
+                raise RecipeError(
+                    f"1 / temperature.{name} is at most temperature.max",
+                    value=f"1 / {value} > {self.max}",
+                    fix=f"raise temperature.max, or {name}",
+                )
+        return self
+
+    def scale_at(self, step: int, steps: int) -> float | None:
+        """The logit scale that step 0 … steps - 1 uses; None where it is not scheduled."""
+        if self.final is None:
+            return None
+        begin = self.init or 0.07
+        return float((1 / begin) * (begin / self.final) ** (step / max(1, steps - 1)))
+
+
+class OptimConfig(Config):
+    """AdamW and its learning rate.  Defaults: CLIP's for ViT (Radford et al. 2021, table 20), as in open_clip."""
+
+    lr: float = Field(5e-4, gt=0, description="highest learning rate")
+    weight_decay: float = Field(0.2, ge=0, description="decoupled; not on norms, biases, scale")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    eps: float = Field(1e-6, gt=0)
+    warmup_steps: int = Field(2000, ge=0, description="steps of linear rise to `lr`")
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        "cosine",
+        description="after the warm-up; wsd: constant, then linear to min_lr in the last cooldown_steps (warm-up, "
+        "stable, decay)",
+    )
+    cooldown_steps: int | None = Field(None, ge=1, description="of wsd; null: a fifth of all steps")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of step 0 … steps - 1, as open_clip counts: the first of n warm-up steps has lr/n."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.lr
+        first = self.warmup_steps
+        if self.schedule == "wsd":
+            first = max(first, steps - (self.cooldown_steps or max(1, steps // 5)))
+        done = min(1.0, max(0.0, (step - first) / max(1, steps - first)))
+        share = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1 - done
+        return self.min_lr + (self.lr - self.min_lr) * share

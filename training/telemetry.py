@@ -1,0 +1,115 @@
+"""What a run tells while it goes on: metrics.jsonl, TensorBoard, Prometheus gauges, the recipe's trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.fs as pafs
+from ray.util.metrics import Counter, Gauge
+
+from curation.store import Store
+from training.recipe import TrainRecipe
+
+METRICS_FILE = "metrics.jsonl"
+
+#: Seconds between copies of metrics.jsonl to an object store, which cannot append.
+_COPY_EVERY_S = 30.0
+
+
+class Telemetry:
+    """Rank 0's writer.  Lines of steps that a killed run did after its last checkpoint are taken back on resuming."""
+
+    def __init__(self, recipe: TrainRecipe, *, start_step: int) -> None:
+        self._store = Store(recipe.run_dir)
+        self._lines = [
+            line
+            for line in (self._store.read_text(METRICS_FILE) or "").splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["step"] <= start_step
+        ]
+        self._store.write_bytes(METRICS_FILE, "".join(self._lines).encode())
+        self._local = isinstance(self._store.filesystem, pafs.LocalFileSystem)
+        self._file = open(self._store.path(METRICS_FILE), "a", encoding="utf-8") if self._local else None  # noqa: SIM115  open as long as the run
+        self._copied = time.monotonic()
+        self._board = _tensorboard(self._store.path("tensorboard")) if self._local else None
+        self._trackers = _trackers(recipe)
+        self._gauges: dict[str, Gauge] = {}
+        tags = {"run": recipe.name}
+        self._tags = tags
+        self._samples = Counter("pairmill_train_samples", "Rows trained on", tag_keys=("run",))
+        self._skipped = Counter("pairmill_train_skipped", "Rows left out, by reason", tag_keys=("run", "reason"))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line; numbers go to the trackers too."""
+        line = json.dumps({"step": step, **values}) + "\n"
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+        else:
+            self._lines.append(line)
+            if time.monotonic() - self._copied > _COPY_EVERY_S:
+                self.flush()
+        numbers = {name: float(v) for name, v in values.items() if isinstance(v, int | float)}
+        for name, value in numbers.items():
+            if self._board is not None:
+                self._board.add_scalar(name, value, step)
+            if "/" not in name:
+                self._gauge(name).set(value, tags=self._tags)
+        for tracker in self._trackers:
+            tracker(step, numbers)
+
+    def count(self, rows: int, skipped: Mapping[str, int]) -> None:
+        """Rows of a step, for the counters."""
+        self._samples.inc(rows, tags=self._tags)
+        for reason, number in skipped.items():
+            self._skipped.inc(number, tags={**self._tags, "reason": reason})
+
+    def flush(self) -> None:
+        """Have everything on the storage."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        else:
+            self._store.write_bytes(METRICS_FILE, "".join(self._lines).encode())
+            self._copied = time.monotonic()
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """The last flush."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _gauge(self, name: str) -> Gauge:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(f"pairmill_train_{name}", f"{name} of the latest step", tag_keys=("run",))
+        return self._gauges[name]
+
+
+def _tensorboard(folder: str) -> Any:
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(folder)
+
+
+def _trackers(recipe: TrainRecipe) -> list[Any]:
+    """Functions of (step, numbers)."""
+    found = []
+    if recipe.log.wandb is not None:
+        import wandb  # type: ignore[import-not-found,unused-ignore]  # an optional tracker
+
+        run = wandb.init(project=recipe.log.wandb, name=recipe.name, config=recipe.model_dump(mode="json"))
+        found.append(lambda step, numbers: run.log(numbers, step=step))
+    if recipe.log.mlflow is not None:
+        import mlflow  # type: ignore[import-not-found,unused-ignore]  # an optional tracker
+
+        mlflow.set_experiment(recipe.log.mlflow)
+        mlflow.start_run(run_name=recipe.name)
+        found.append(lambda step, numbers: mlflow.log_metrics(numbers, step=step))
+    return found

@@ -1,0 +1,1 @@
+"""The two towers: recipe section `model` -> architecture -> model and tokenizer -> parameter groups and averages."""

@@ -1,0 +1,222 @@
+"""From recipe to architecture: a name, a JSON file, a hub id or a folder -> open_clip's `model_cfg`, and its weights.
+
+`resolve_architecture` gives the architecture as plain data, the recipe's overrides applied; `resolve_weights` gives the
+file its weights come from.  Neither builds a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+from open_clip.factory import parse_model_name
+from open_clip.pretrained import (
+    download_pretrained,
+    download_pretrained_from_hf,
+    get_pretrained_cfg,
+    list_pretrained_tags_by_model,
+)
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+from curation.errors import RecipeError, nearest
+from training.towers.config import ModelConfig
+
+#: open_clip's names for the configuration and the weights of a model folder.
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+
+#: Where an export keeps the configuration of a Hugging Face text tower.
+TEXT_TOWER_FOLDER = "text_tower"
+
+#: Weights that a folder may hold, best first: an export, a checkpoint of ours, other folders in open_clip's form.
+_WEIGHTS = (WEIGHTS_FILE, "model.pt", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+class Architecture(NamedTuple):
+    """An open_clip architecture as plain data."""
+
+    model_cfg: dict[str, Any]
+    """open_clip's `model_cfg`: embed_dim, vision_cfg, text_cfg, …"""
+    preprocess: dict[str, Any]
+    """open_clip's `preprocess_cfg`: mean, std, interpolation, …; `size` is that of the tower built."""
+
+
+def resolve_architecture(config: ModelConfig) -> Architecture:
+    """The architecture that a recipe names, with its overrides.
+
+    Raises RecipeError: an unknown name or tag, a file that is missing or not an architecture, a hub out of reach.
+    """
+    schema, name = _parse(config.architecture)
+    if schema is not None and config.pretrained is not None:
+        raise RecipeError(
+            f"an architecture from {schema} brings its own weights",
+            value=f"model.pretrained: {config.pretrained}",
+            fix="leave model.pretrained out, or name the architecture by its JSON file",
+        )
+    preprocess: dict[str, Any] = asdict(PreprocessCfg())
+    if schema == "hf-hub":
+        with _reachable(config.architecture):
+            file = Path(download_pretrained_from_hf(name, filename=CONFIG_FILE))
+        model_cfg, own = _read(file)
+    elif schema == "local-dir":
+        model_cfg, own = _read(Path(name) / CONFIG_FILE)
+    elif name in open_clip.list_models():
+        model_cfg, own = deepcopy(open_clip.get_model_config(name)), {}
+    elif name.endswith(".json") or "/" in name:
+        model_cfg, own = _read(Path(name))
+    else:
+        raise RecipeError(
+            "model.architecture is a name that open_clip knows, a JSON file, hf-hub:… or local-dir:…",
+            value=name,
+            fix=f"did you mean {nearest(name, open_clip.list_models())}?",
+        )
+    preprocess = merge_preprocess_dict(preprocess, own)
+    if config.pretrained is not None:
+        preprocess = merge_preprocess_dict(preprocess, _tuned_with(config, name, model_cfg))
+    _override(config, model_cfg, name if schema == "local-dir" else None)
+    return Architecture(model_cfg, preprocess)
+
+
+def resolve_weights(config: ModelConfig) -> Path | None:
+    """The file that holds the weights a recipe starts from, fetched if need be; None: from scratch.
+
+    Raises RecipeError as `resolve_architecture` does.
+    """
+    schema, name = _parse(config.architecture)
+    if schema == "hf-hub":
+        with _reachable(config.architecture):
+            return Path(download_pretrained_from_hf(name))
+    if schema == "local-dir":
+        return _weights_in(Path(name))
+    if config.pretrained is None:
+        return None
+    path = Path(config.pretrained)
+    if path.is_dir():
+        return _weights_in(path)
+    if path.is_file():
+        return path
+    tag = get_pretrained_cfg(name, config.pretrained)
+    assert tag, "resolve_architecture has refused unknown tags"
+    with _reachable(f"{name} {config.pretrained}"):
+        return Path(download_pretrained(tag))
+
+
+def _parse(name: str) -> tuple[str | None, str]:
+    # open_clip takes OpenAI's spelling of its names as well, ViT-B/32.
+    if name.replace("/", "-") in open_clip.list_models():
+        name = name.replace("/", "-")
+    try:
+        schema, identifier = parse_model_name(name)
+        return schema, identifier
+    except ValueError as error:
+        raise RecipeError(
+            "an architecture's prefix is followed by a name", value=name, fix="e.g. local-dir:exports/first"
+        ) from error
+
+
+def _tuned_with(config: ModelConfig, name: str, model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """The preprocessing that the weights of `model.pretrained` were trained with, as far as it is known."""
+    path = Path(str(config.pretrained))
+    if path.exists():
+        beside = (path if path.is_dir() else path.parent) / CONFIG_FILE
+        return _read(beside)[1] if beside.is_file() else {}
+    tag: dict[str, Any] = get_pretrained_cfg(name, config.pretrained)
+    if not tag:
+        tags = list_pretrained_tags_by_model(name)
+        raise RecipeError(
+            f"model.pretrained is a tag of {name}, or a file or folder that exists",
+            value=config.pretrained,
+            fix=f"its tags: {nearest(str(config.pretrained), tags)}" if tags else f"{name} has no tags; give a path",
+        )
+    # The activation belongs to the weights: open_clip only warns where the two disagree, and the features are wrong.
+    if tag.get("quick_gelu", False) != model_cfg.get("quick_gelu", False):
+        model_cfg["quick_gelu"] = tag.get("quick_gelu", False)
+    return tag
+
+
+def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None) -> None:
+    """Apply the recipe's overrides in place; `folder` is where a `local-dir:` architecture lies."""
+    vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    if config.image_size is not None:
+        vision["image_size"] = config.image_size
+    if config.patch_dropout is not None:
+        if isinstance(vision.get("layers"), list):
+            raise RecipeError(
+                "patch dropout needs an image tower made of patches",
+                value=f"{config.architecture}, a ResNet",
+                fix="remove model.patch_dropout",
+            )
+        vision["patch_dropout"] = config.patch_dropout
+    if folder is not None:
+        localise(text, Path(folder))
+    if config.text_model is not None:
+        kept = {k: v for k, v in text.items() if k in ("context_length", "hf_pooler_type", "hf_proj_type")}
+        text = model_cfg["text_cfg"] = {
+            **kept,
+            "hf_model_name": config.text_model,
+            "hf_tokenizer_name": config.text_model,
+        }
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = config.text_model_weights
+    if config.context_length is not None:
+        text["context_length"] = config.context_length
+    if config.tokenizer is not None:
+        text["hf_tokenizer_name"] = config.tokenizer
+        # What open_clip cleans texts with: SigLipTokenizer's way for SentencePiece, HFTokenizer's own otherwise.
+        text["tokenizer_kwargs"] = {"clean": "canonicalize" if config.tokenizer.endswith(".model") else "whitespace"}
+        text.pop("tokenizer_mode", None)
+
+
+def localise(text_cfg: dict[str, Any], folder: Path) -> None:
+    """Point a folder's `text_cfg` at the tokenizer and the tower configuration that lie in the folder itself."""
+    if text_cfg.get("hf_tokenizer_name"):
+        text_cfg["hf_tokenizer_name"] = str(folder)
+    if "hf_model_name" in text_cfg and (folder / TEXT_TOWER_FOLDER / "config.json").is_file():
+        text_cfg["hf_model_name"] = str(folder / TEXT_TOWER_FOLDER)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`model_cfg` and `preprocess_cfg` of a JSON file: an architecture, or a hub configuration around one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            "model.architecture names a file that can be read", value=path, fix=f"check the path ({error.strerror})"
+        ) from error
+    except ValueError as error:
+        raise RecipeError("an architecture is a JSON file", value=path, fix=str(error)) from error
+    model_cfg = data.get("model_cfg", data) if isinstance(data, dict) else {}
+    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model_cfg]
+    if missing:
+        raise RecipeError(
+            "an architecture has embed_dim, vision_cfg and text_cfg",
+            value=f"{path} lacks {', '.join(missing)}",
+            fix="write it as open_clip's model_configs/*.json are",
+        )
+    return model_cfg, data.get("preprocess_cfg", {})
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise RecipeError(f"a model folder holds one of {', '.join(_WEIGHTS)}", value=folder, fix="check the path")
+
+
+@contextmanager
+def _reachable(what: str) -> Iterator[None]:
+    """Hub clients raise errors of many libraries; to the user all mean that this name could not be fetched."""
+    try:
+        yield
+    except Exception as error:
+        raise RecipeError(
+            "weights and configurations of a hub can be fetched",
+            value=f"{what}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            fix="check the name and the network, or fetch it elsewhere and give a path",
+        ) from error

@@ -1,0 +1,238 @@
+"""From architecture to model: build the towers, load their weights, set the temperature, lock what must not learn.
+
+`build_model` is what a training run calls; `model_description` says what it built as plain data, which a checkpoint
+keeps, and `build_from_description` builds it again without recipe, hub or folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import CustomResidualAttentionBlock
+from torch import nn
+
+from curation.errors import RecipeError
+from training.towers.architecture import (
+    CONFIG_FILE,
+    TEXT_TOWER_FOLDER,
+    resolve_architecture,
+    resolve_weights,
+)
+from training.towers.config import ModelConfig
+from training.towers.encode import text_tower
+from training.towers.tokenizer import tokenizer_description
+
+
+def build_model(config: ModelConfig, *, temperature_init: float | None, bias_init: float | None) -> nn.Module:
+    """The open_clip model (CLIP, CustomTextCLIP or CoCa; float32, CPU, training mode) that a recipe describes.
+
+    temperature_init: τ, what cosines are divided by; `logit_scale` becomes ln(1/τ).  None: the checkpoint's, or
+    open_clip's 0.07.  bias_init: of `logit_bias` (SigLIP: -10).  None: the checkpoint's or the architecture's, which
+    may be that there is none.  Both, when given, hold over a checkpoint's values.
+
+    Weights that are drawn follow torch's global seed: the caller sets it, to the same value on all ranks.
+    A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid, texts
+    linear (open_clip's `resize_pos_embed`, `resize_text_pos_embed`).
+
+    Raises RecipeError: as `resolve_architecture`; weights that do not fit; a lock that the tower does not support.
+    """
+    architecture = resolve_architecture(config)
+    weights = resolve_weights(config)
+    model_cfg = deepcopy(architecture.model_cfg)
+    if bias_init is not None:
+        model_cfg["init_logit_bias"] = bias_init
+    name = config.architecture if config.text_model is None else f"{config.architecture} with {config.text_model}"
+    model: nn.Module = _create(model_cfg, architecture.preprocess, name, tower_weights=weights is None)
+    _check_size(model, config)
+    if weights is not None:
+        _load(model, weights)
+    _set_logits(model, temperature_init, bias_init)
+    _lock(model, config)
+    if config.gradient_checkpointing:
+        _checkpoint_activations(model, config)
+    return model.train()
+
+
+def image_statistics(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel (R, G, B; pixels in 0–1) that images are normalised with."""
+    preprocess = _preprocess(model)
+    return tuple(preprocess["mean"]), tuple(preprocess["std"])
+
+
+def image_size(model: nn.Module) -> int:
+    """Side of the (square) input image in pixels.  Raises RecipeError if the architecture's is not square."""
+    visual: Any = model.visual
+    size = visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise RecipeError("images are square", value=f"{height}x{width}", fix="set model.image_size to one number")
+    return int(height)
+
+
+def model_description(config: ModelConfig, model: nn.Module) -> dict[str, Any]:
+    """What `build_model(config)` built, as JSON data without weights.
+
+    `architecture` (open_clip's model_cfg, resolved), `preprocess` (open_clip's preprocess_cfg), `tokenizer` (for
+    `tokenizer_from_description`), `text_tower` (the configuration of a Hugging Face text tower, else None), `name`.
+    """
+    architecture = resolve_architecture(config)
+    model_cfg = deepcopy(architecture.model_cfg)
+    # These say how training starts and goes; the checkpoint has the outcome.
+    model_cfg["vision_cfg"].pop("patch_dropout", None)
+    model_cfg.pop("init_logit_scale", None)
+    model_cfg.pop("init_logit_bias", None)
+    if model.logit_bias is not None:
+        model_cfg["init_logit_bias"] = 0.0  # there is a parameter; its value is in the weights
+    tower = text_tower(model)
+    text: Any = json.loads(tower.config.to_json_string()) if isinstance(tower, HFTextEncoder) else None
+    description = {
+        "name": Path(config.architecture.partition(":")[2] or config.architecture).stem,
+        "architecture": model_cfg,
+        "preprocess": _preprocess(model),
+        "tokenizer": tokenizer_description(model_cfg["text_cfg"]),
+        "text_tower": text,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(description))
+    return plain
+
+
+def build_from_description(description: dict[str, Any]) -> nn.Module:
+    """The model of a `model_description`, weights drawn: load the checkpoint's into it (evaluation mode, all unlocked).
+
+    Reads nothing but the description.
+    """
+    model_cfg = deepcopy(description["architecture"])
+    with tempfile.TemporaryDirectory() as folder:
+        if description.get("text_tower"):
+            tower = Path(folder) / TEXT_TOWER_FOLDER
+            tower.mkdir()
+            (tower / "config.json").write_text(json.dumps(description["text_tower"]))
+            model_cfg["text_cfg"]["hf_model_name"] = str(tower)
+        name = description.get("name", "the checkpoint")
+        model: nn.Module = _create(model_cfg, description["preprocess"], name, tower_weights=False)
+    return model.eval()
+
+
+def _preprocess(model: nn.Module) -> dict[str, Any]:
+    visual: Any = model.visual
+    return dict(visual.preprocess_cfg)
+
+
+def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *, tower_weights: bool) -> Any:
+    """Let open_clip build it, through a folder in its own hub form, so that every class it knows is built its way.
+
+    tower_weights: whether towers from timm or transformers may start from weights of their own.
+    """
+    with tempfile.TemporaryDirectory() as folder, _without_open_clips_log():
+        content = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
+        (Path(folder) / CONFIG_FILE).write_text(json.dumps(content))
+        try:
+            return open_clip.create_model(
+                f"local-dir:{folder}",
+                pretrained_image=tower_weights and model_cfg["vision_cfg"].get("timm_model_pretrained", False),
+                pretrained_text=tower_weights and model_cfg["text_cfg"].get("hf_model_pretrained", True),
+            )
+        except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise RecipeError(
+                "open_clip can build the architecture", value=name, fix=f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _load(model: nn.Module, weights: Path) -> None:
+    with _without_open_clips_log():
+        try:
+            open_clip.load_checkpoint(model, str(weights))
+        except Exception as error:  # pickles, archives and shapes each fail in their own way
+            raise RecipeError(
+                "the weights fit the architecture", value=weights, fix=f"{type(error).__name__}: {error}"
+            ) from error
+
+
+@torch.no_grad()
+def _set_logits(model: Any, temperature: float | None, bias: float | None) -> None:
+    if temperature is not None:
+        model.logit_scale.fill_(-math.log(temperature))
+    if bias is not None:
+        model.logit_bias.fill_(bias)
+
+
+def _check_size(model: Any, config: ModelConfig) -> None:
+    image_size(model)
+    resized = isinstance(model.visual, TimmModel) and hasattr(model.visual.trunk, "set_input_size")
+    if config.image_size is not None and resized:
+        # timm could, but plain open_clip could not load the outcome: it resizes a timm tower after the weights.
+        raise RecipeError(
+            "an image tower from timm has the image size in its name",
+            value=f"model.image_size: {config.image_size}",
+            fix="a JSON architecture with another timm_model_name, such as vit_base_patch16_siglip_256",
+        )
+
+
+def _lock(model: Any, config: ModelConfig) -> None:
+    image, text = config.lock_image, config.lock_text
+    if image.locked:
+        if isinstance(model.visual, ModifiedResNet) and image.unlocked_groups:
+            raise RecipeError(
+                "a ResNet is locked as a whole", value=image.unlocked_groups, fix="model.lock_image.unlocked_groups: 0"
+            )
+        try:
+            model.lock_image_tower(image.unlocked_groups, freeze_bn_stats=image.freeze_batch_norm)
+        except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
+            raise _not_lockable("image", image.unlocked_groups, error) from error
+    if text.locked:
+        try:
+            model.lock_text_tower(text.unlocked_groups)
+        except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
+            raise _not_lockable("text", text.unlocked_groups, error) from error
+
+
+def _not_lockable(tower: str, groups: int, error: Exception) -> RecipeError:
+    return RecipeError(
+        f"the {tower} tower can be locked in parts",
+        value=f"model.lock_{tower}.unlocked_groups: {groups} ({type(error).__name__}: {error})",
+        fix="0 locks all of it",
+    )
+
+
+def _checkpoint_activations(model: Any, config: ModelConfig) -> None:
+    # open_clip passes its plain block's arguments to every block, and these take others (transformer.py, 3.3).
+    blocks = any(isinstance(module, CustomResidualAttentionBlock) for module in model.modules())
+    if blocks or isinstance(model.visual, ModifiedResNet):
+        raise RecipeError(
+            "open_clip can checkpoint the activations of the tower's blocks",
+            value=config.architecture,
+            fix="model.gradient_checkpointing: false",
+        )
+    model.set_grad_checkpointing(True)
+    if isinstance(model.visual, TimmModel) and not hasattr(model.visual.trunk, "set_grad_checkpointing"):
+        raise RecipeError(
+            "timm can checkpoint the tower", value=config.architecture, fix="model.gradient_checkpointing: false"
+        )
+
+
+@contextmanager
+def _without_open_clips_log() -> Iterator[None]:
+    """open_clip logs to the root logger, and would warn of drawn weights just before we load them."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "open_clip" not in record.pathname or record.levelno >= logging.ERROR
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)

@@ -1,0 +1,240 @@
+"""From text to token ids: cleaned, tokenized, truncated with the end token kept, not padded.
+
+The ids are those of open_clip's tokenizer of the architecture (SimpleTokenizer, or HFTokenizer around a Hugging Face
+tokenizer), without its padding to the context length: whoever makes a batch pads to the longest text in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
+
+from curation.errors import RecipeError
+from training.towers.architecture import resolve_architecture
+from training.towers.config import ModelConfig
+from training.towers.sentencepiece import load_sentencepiece
+
+#: open_clip's, where an architecture names none.
+CONTEXT_LENGTH = 77
+
+#: open_clip's tokenizer remembers the pieces of every word it has seen; the web has no end of words.
+_CACHED_WORDS = 200_000
+
+#: What a folder saved by `Tokenizer.save` and loadable by `AutoTokenizer` always holds.
+SAVED_FILE = "tokenizer_config.json"
+
+
+class Tokenizer:
+    """texts -> ids of each, unpadded.  Pickles small, or whole where its files are not everywhere."""
+
+    def __init__(self, description: dict[str, Any], inner: Any) -> None:
+        """description: as `tokenizer_description` makes it.  inner: the open_clip tokenizer it describes."""
+        self.description = description
+        self.context_length = int(description["context_length"])
+        self._inner = inner
+        self._payload: bytes | None = None
+        if isinstance(inner, SimpleTokenizer):
+            self.pad_id, self.vocabulary_size = 0, int(inner.vocab_size)
+        else:
+            self.pad_id, self.vocabulary_size = int(inner.tokenizer.pad_token_id), len(inner.tokenizer)
+        specials = self([""])[0]
+        #: The id every text ends with; None if the tokenizer adds no such token.
+        self.end_id = int(specials[-1]) if len(specials) else None
+
+    def __call__(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """int32 [L] of each text, 0 <= L <= context_length: start token (where there is one), text, end token."""
+        texts = list(texts)
+        if not texts:
+            return []
+        if isinstance(self._inner, SimpleTokenizer):
+            return [np.array(ids, np.int32) for ids in self._simple(texts)]
+        if self._inner.tokenizer_mode:
+            # `clips` mode puts its class token behind the padding, so the padding is part of the text.
+            return list(self._inner(texts, self.context_length).numpy().astype(np.int32))
+        cleaned = [self._inner.clean_fn(text) for text in texts]
+        rows = self._inner.tokenizer(cleaned, max_length=self.context_length, truncation=True, padding=False).input_ids
+        if self._inner.strip_sep_token:
+            sep = self._inner.tokenizer.sep_token_id
+            rows = [[0 if token == sep else token for token in row] for row in rows]
+        return [np.array(ids, np.int32) for ids in rows]
+
+    def _simple(self, texts: list[str]) -> list[list[int]]:
+        inner = self._inner
+        if len(inner.cache) > _CACHED_WORDS:
+            inner.cache = {token: token for token in ("<start_of_text>", "<end_of_text>")}
+        if inner.reduction_fn is not None:
+            padded = inner(texts, self.context_length).tolist()
+            return [row[: row.index(inner.eot_token_id) + 1] for row in padded]
+        rows = []
+        for text in texts:
+            ids = [inner.sot_token_id, *inner.encode(text), inner.eot_token_id]
+            if len(ids) > self.context_length:
+                ids[self.context_length - 1 :] = [inner.eot_token_id]
+            rows.append(ids)
+        return rows
+
+    def save(self, folder: Path) -> None:
+        """Write what `AutoTokenizer` loads; nothing for open_clip's own tokenizer, which is part of open_clip."""
+        if isinstance(self._inner, SimpleTokenizer):
+            return
+        # Their settings of the last call would come back as settings of the loaded tokenizer.
+        self._inner.tokenizer.backend_tokenizer.no_truncation()
+        self._inner.tokenizer.backend_tokenizer.no_padding()
+        self._inner.tokenizer.save_pretrained(folder)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if isinstance(self._inner, SimpleTokenizer):
+            return _restore_simple, (self.description,)
+        if self._payload is None:
+            self._payload = pickle.dumps((self.description, self._inner))
+        return _restore, (self._payload,)
+
+
+def open_tokenizer(config: ModelConfig) -> Tokenizer:
+    """The tokenizer of the architecture, or of `model.tokenizer`.
+
+    Raises RecipeError: it cannot be loaded; it has more ids than the text tower has embeddings; or the tower would pool
+    at, or mask, another token than the tokenizer puts there.
+    """
+    text_cfg = resolve_architecture(config).model_cfg["text_cfg"]
+    tokenizer = _open(tokenizer_description(text_cfg))
+    if "hf_model_name" in text_cfg:
+        from transformers import AutoConfig
+
+        try:
+            check_hugging_face(tokenizer, AutoConfig.from_pretrained(text_cfg["hf_model_name"]))
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                "the text tower's configuration can be loaded",
+                value=text_cfg["hf_model_name"],
+                fix=f"give a folder with config.json, or a hub id that can be reached ({type(error).__name__})",
+            ) from error
+    else:
+        check_native(tokenizer, text_cfg)
+    return tokenizer
+
+
+def tokenizer_description(text_cfg: dict[str, Any]) -> dict[str, Any]:
+    """What tokenizer open_clip's `text_cfg` names, as JSON data: source (None: open_clip's own), mode, settings."""
+    return {
+        "source": text_cfg.get("hf_tokenizer_name") or None,
+        "context_length": int(text_cfg.get("context_length", CONTEXT_LENGTH)),
+        "mode": text_cfg.get("tokenizer_mode"),
+        "settings": dict(text_cfg.get("tokenizer_kwargs") or {}),
+    }
+
+
+def tokenizer_from_description(description: dict[str, Any], folder: Path | None = None) -> Tokenizer:
+    """The tokenizer of a `tokenizer_description`; of the files in `folder`, if `Tokenizer.save` wrote any there."""
+    if folder is not None and (folder / SAVED_FILE).is_file() and description["source"] is not None:
+        description = {**description, "source": str(folder)}
+    return _open(description)
+
+
+def check_native(tokenizer: Tokenizer, text_cfg: dict[str, Any]) -> None:
+    """Raise RecipeError unless an open_clip text tower of this `text_cfg` can read the tokenizer's ids."""
+    size = int(text_cfg.get("vocab_size", 49408))
+    _check_size(tokenizer, size, "text_cfg.vocab_size")
+    pool, end = text_cfg.get("pool_type", "argmax"), tokenizer.end_id
+    if pool == "argmax" and end != tokenizer.vocabulary_size - 1 and not text_cfg.get("embed_cls"):
+        raise RecipeError(
+            "a tower that pools at the highest id (pool_type argmax) needs that to be the end token",
+            value=f"end token {end} of {tokenizer.vocabulary_size} ids",
+            fix=f'a JSON architecture with "pool_type": "eos", "eos_id": {end} in its text_cfg',
+        )
+    if pool == "eos" and text_cfg.get("eos_id", 2) != end:
+        raise RecipeError(
+            "the tower pools at the tokenizer's end token",
+            value=f"text_cfg.eos_id: {text_cfg.get('eos_id', 2)}",
+            fix=f'a JSON architecture with "eos_id": {end} in its text_cfg',
+        )
+
+
+def check_hugging_face(tokenizer: Tokenizer, tower_config: Any) -> None:
+    """Raise RecipeError unless a Hugging Face tower of this configuration can read the tokenizer's ids."""
+    _check_size(tokenizer, int(tower_config.vocab_size), "vocab_size of the tower's config.json")
+    if tower_config.pad_token_id != tokenizer.pad_id:
+        raise RecipeError(
+            "the text tower masks the id that the tokenizer pads with",
+            value=f"pad_token_id of the tower {tower_config.pad_token_id}, of the tokenizer {tokenizer.pad_id}",
+            fix="use the tower's own tokenizer",
+        )
+    positions = int(getattr(tower_config, "max_position_embeddings", 0) or 0)
+    # RoBERTa counts positions from behind its padding id.
+    usable = positions - (tokenizer.pad_id + 1 if "roberta" in tower_config.model_type else 0)
+    if positions and tokenizer.context_length > usable:
+        raise RecipeError(
+            "a text fits the text tower", value=f"{tokenizer.context_length} tokens", fix=f"context_length <= {usable}"
+        )
+
+
+def _check_size(tokenizer: Tokenizer, embeddings: int, name: str) -> None:
+    if tokenizer.vocabulary_size > embeddings:
+        raise RecipeError(
+            f"the tokenizer has no more ids than the text tower has embeddings ({name})",
+            value=f"{tokenizer.vocabulary_size} ids, {embeddings} embeddings",
+            fix=f'another tokenizer, or a JSON architecture with "vocab_size": {tokenizer.vocabulary_size}',
+        )
+
+
+def _open(description: dict[str, Any]) -> Tokenizer:
+    source = description["source"]
+    if source is None:
+        return _restore_simple(description)
+    try:
+        inner = _open_sentencepiece(description) if source.endswith(".model") else _open_hugging_face(description)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise RecipeError(
+            "the tokenizer can be loaded",
+            value=source,
+            fix=f"a tokenizer's folder, a hub id that can be reached, or a .model file ({type(error).__name__})",
+        ) from error
+    if inner.tokenizer.pad_token_id is None or inner.tokenizer.padding_side != "right":
+        raise RecipeError(
+            "the tokenizer has a padding token, and pads on the right",
+            value=source,
+            fix="set pad_token and padding_side in its tokenizer_config.json",
+        )
+    return Tokenizer(description, inner)
+
+
+def _open_hugging_face(description: dict[str, Any]) -> HFTokenizer:
+    return HFTokenizer(
+        description["source"],
+        context_length=description["context_length"],
+        tokenizer_mode=description["mode"],
+        **description["settings"],
+    )
+
+
+def _open_sentencepiece(description: dict[str, Any]) -> HFTokenizer:
+    # HFTokenizer's constructor only knows what AutoTokenizer loads.
+    inner = HFTokenizer.__new__(HFTokenizer)
+    inner.tokenizer = load_sentencepiece(Path(description["source"]))
+    inner.tokenizer_mode = ""
+    inner.context_length = description["context_length"]
+    inner.clean_fn = get_clean_fn(description["settings"].get("clean", "canonicalize"))
+    inner.strip_sep_token = False
+    return inner
+
+
+def _restore_simple(description: dict[str, Any]) -> Tokenizer:
+    return Tokenizer(description, _simple_tokenizer(tuple(sorted(description["settings"].items()))))
+
+
+@functools.lru_cache(maxsize=4)
+def _simple_tokenizer(settings: tuple[tuple[str, Any], ...]) -> SimpleTokenizer:
+    return SimpleTokenizer(**dict(settings))
+
+
+@functools.lru_cache(maxsize=2)
+def _restore(payload: bytes) -> Tokenizer:
+    """One tokenizer a process, however many tasks bring it along."""
+    return Tokenizer(*pickle.loads(payload))

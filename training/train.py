@@ -1,0 +1,291 @@
+"""Train a dual encoder: check everything, then run `worker.work` on Ray Train until the last step.
+
+    recipe -> sources, plan -> TorchTrainer(worker.work) -> checkpoints -> RUN/result.json
+
+RUN/metrics.jsonl has a line a step.  Running the same recipe again goes on after the last committed checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import ray
+import yaml
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.annotations import RayDeprecationWarning
+
+from curation import faults
+from curation.errors import JobError, PairmillError, RecipeError, RunDirError
+from curation.store import Store
+from training.data.augment import TrainTransform
+from training.data.bundle import Reader
+from training.data.cursor import Plan, local_rows, make_plan
+from training.data.source import open_sources
+from training.recipe import TrainRecipe
+from training.telemetry import METRICS_FILE
+from training.towers.build import image_size
+from training.towers.tokenizer import open_tokenizer
+from training.worker import STOP_FILE, Payload, build, work
+
+logger = logging.getLogger("pairmill")
+
+RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
+
+_PROGRESS_EVERY_S = 10.0
+
+
+class Workers(NamedTuple):
+    """How many, and what each reserves."""
+
+    number: int
+    num_cpus: float
+    num_gpus: float
+    threads: int
+
+
+def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
+    """Train, or go on with, the recipe's run; returns RUN/result.json: checkpoint, step, steps, finished, metrics.
+
+    A finished run is not run again: its result is returned.  SIGTERM and Ctrl-C save a checkpoint first.
+    Raises UserError before any work for a wrong recipe, data or run directory, and JobError if the run fails.
+    """
+    store = Store(recipe.run_dir)
+    finished = _claim(store, recipe)
+    if finished is not None:
+        return finished
+    sources = open_sources(recipe.data)
+    model = build(recipe)
+    reader = Reader(
+        sources,
+        TrainTransform(image_size(model), recipe.data.augment),
+        recipe.data.text_slots(),
+        open_tokenizer(recipe.model),
+        recipe.train.seed,
+    )
+    del model
+    with _connected(recipe):
+        workers = size_workers(recipe, ray.cluster_resources())
+        plan = make_plan(recipe.data, sources, seed=recipe.train.seed, workers=workers.number)
+        _check_division(recipe, plan, workers.number)
+        steps = recipe.train.steps or max(1, round((recipe.train.epochs or 0) * plan.steps_per_epoch))
+        store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
+        store.remove(STOP_FILE)
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={"payload": Payload(recipe, plan, reader, steps, workers.threads)},
+            scaling_config=ScalingConfig(
+                num_workers=workers.number,
+                use_gpu=workers.num_gpus > 0,
+                resources_per_worker={
+                    "CPU": workers.num_cpus,
+                    **({"GPU": workers.num_gpus} if workers.num_gpus else {}),
+                },
+            ),
+            run_config=RunConfig(
+                name=recipe.name,
+                storage_path=store.uri,
+                failure_config=FailureConfig(max_failures=recipe.compute.max_failures),
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=recipe.checkpoint.keep_last,
+                    checkpoint_score_attribute=recipe.checkpoint.keep_best,
+                    checkpoint_score_order="max",
+                ),
+                worker_runtime_env={"env_vars": _environment()},
+            ),
+            torch_config=TorchConfig(
+                backend="nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2
+            ),
+        )
+        with _stopping(store), _watching(store, steps, quiet=quiet):
+            try:
+                result = trainer.fit()
+            except Exception as error:
+                raise _cause(error) from error
+    return _finish(store, recipe, result, steps)
+
+
+def size_workers(recipe: TrainRecipe, resources: dict[str, float]) -> Workers:
+    """Workers that fill a cluster with these resources, unless the recipe says otherwise.
+
+    Raises RecipeError if the cluster cannot hold them.
+    """
+    compute = recipe.compute
+    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+    per_gpu = (1.0 if gpus else 0.0) if compute.gpus_per_worker == "auto" else compute.gpus_per_worker
+    number = (max(1, int(gpus / per_gpu)) if per_gpu else 1) if compute.workers == "auto" else compute.workers
+    num_cpus = max(0.25, cpus / 2 / number) if compute.cpus_per_worker == "auto" else compute.cpus_per_worker
+    for kind, wanted, there in (("CPU", num_cpus * number, cpus), ("GPU", per_gpu * number, gpus)):
+        if wanted > there:
+            raise RecipeError(
+                f"the cluster has the {kind}s that the workers reserve",
+                value=f"compute.workers {number} x {wanted / number:g} = {wanted:g}; the cluster has {there:g}",
+                fix=f"lower compute.workers or compute.{kind.lower()}s_per_worker, or add nodes",
+            )
+    threads = max(1, int(cpus // number)) if compute.threads == "auto" else compute.threads
+    return Workers(number, num_cpus, per_gpu, threads)
+
+
+def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
+    rows = local_rows(plan, workers)
+    if rows % recipe.train.accumulate:
+        raise RecipeError(
+            "train.accumulate divides the rows of a worker",
+            value=f"{recipe.train.accumulate} of {rows} ({recipe.data.batch_size} over {workers} workers)",
+            fix="choose a divisor",
+        )
+
+
+def _claim(store: Store, recipe: TrainRecipe) -> dict[str, Any] | None:
+    """The result of a run that is done; None where there is work.  Raises RunDirError for another recipe's run."""
+    before = store.read_text(RECIPE_FILE)
+    if before is None:
+        return None
+    changed = _changed(yaml.safe_load(before), recipe)
+    if changed:
+        raise RunDirError(
+            "a run keeps its recipe: a run_dir that was begun with another one is not gone on with",
+            value=", ".join(changed),
+            fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
+        )
+    result: dict[str, Any] | None = store.read_json(RESULT_FILE)
+    return result if result is not None and result["finished"] else None
+
+
+def _changed(before: Any, recipe: TrainRecipe) -> list[str]:
+    """The keys, dotted, in which another recipe would learn something else."""
+    try:
+        old = TrainRecipe.model_validate(before).identity()
+    except (ValueError, PairmillError):
+        return ["the whole recipe: it is not one of training"]
+    return sorted(_differences(old, recipe.identity()))
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old.keys() | new.keys():
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new and key not in ("run_dir", "name"):
+        yield f"{key}: {json.dumps(new)} (was {json.dumps(old)})"
+
+
+@contextlib.contextmanager
+def _connected(recipe: TrainRecipe) -> Iterator[None]:
+    """A connection to the cluster for as long as the run goes on; leaves alone one that was there before."""
+    ours = not ray.is_initialized()
+    if ours:
+        address = recipe.compute.address or os.environ.get("RAY_ADDRESS") or "local"
+        local: dict[str, Any] = {"num_cpus": recipe.compute.num_cpus} if address == "local" else {}
+        # Their announcements are for Ray's developers; ours for the user.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+        warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env={"env_vars": _environment()} if _environment() else None,
+            **local,
+        )
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _environment() -> dict[str, str]:
+    return dict(faults.environment())
+
+
+@contextlib.contextmanager
+def _stopping(store: Store) -> Iterator[None]:
+    """On SIGTERM and Ctrl-C ask the workers to save and stop; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: object) -> None:
+        logger.warning("saving a checkpoint, then stopping; again to stop at once")
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        store.write_bytes(STOP_FILE, b"")
+
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
+    for kind in before:
+        signal.signal(kind, ask)
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@contextlib.contextmanager
+def _watching(store: Store, steps: int, *, quiet: bool) -> Iterator[None]:
+    """Show where the run stands, from its metrics, every few seconds."""
+    done = threading.Event()
+
+    def show() -> None:
+        told = -1
+        while not done.wait(_PROGRESS_EVERY_S):
+            lines = (store.read_text(METRICS_FILE) or "").splitlines()[-50:]
+            latest = next((line for line in map(json.loads, reversed(lines)) if "loss" in line), None)
+            if latest is not None and latest["step"] != told:
+                told = latest["step"]
+                logger.info("%s", progress_line(latest, steps))
+
+    thread = threading.Thread(target=show, daemon=True)
+    if not quiet:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join(timeout=5)
+
+
+def progress_line(latest: dict[str, Any], steps: int) -> str:
+    """One line of metrics, for people."""
+    return (
+        f"step {latest['step']}/{steps}: loss {latest['loss']:.4f}, scale {latest['logit_scale']:.2f}, "
+        f"lr {latest['lr']:.2e}, {latest['samples_per_second']:.1f} samples/s, "
+        f"{latest['data_wait_fraction']:.0%} of it waiting for data"
+    )
+
+
+def _finish(store: Store, recipe: TrainRecipe, result: Any, steps: int) -> dict[str, Any]:
+    if result.checkpoint is None:
+        raise JobError("training ended without a checkpoint: run it again")
+    metrics = dict(result.metrics or {})
+    step = int(metrics.pop("step", 0))
+    told = {
+        "checkpoint": result.checkpoint.path,
+        "step": step,
+        "steps": steps,
+        "finished": step >= steps,
+        "metrics": metrics,
+    }
+    store.write_json(RESULT_FILE, told)
+    return told
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, if it is for the user; else the run's failure, in short."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    for failure in failures:
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, PairmillError):
+                return seen
+            seen = getattr(seen, "cause", None) or getattr(seen, "_base_exc", None) or seen.__cause__
+    what = str(failures[0] if failures else error).strip().splitlines()
+    return JobError(f"training failed: {what[-1] if what else error!r}\nCommitted checkpoints stay: run it again.")

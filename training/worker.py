@@ -1,0 +1,243 @@
+"""What each worker runs: data -> towers -> gather -> loss -> step, from the last checkpoint to the last step."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ray import train as ray_train
+
+from curation.errors import JobError
+from curation.faults import fault_point
+from curation.store import Store
+from training.checkpoint import Describe, Progress, restore, save
+from training.data.augment import EvalTransform
+from training.data.bundle import Reader
+from training.data.cursor import Plan, local_rows
+from training.data.stream import Batches, batches
+from training.engine import limit_scale, set_lr, set_scale, start_engine
+from training.evaluate.run import evaluate
+from training.gather import open_exchange
+from training.model import AUTOCAST, DualEncoder, to_device
+from training.recipe import TrainRecipe
+from training.step import train_step
+from training.telemetry import Telemetry
+from training.towers.build import build_model, image_size, model_description
+from training.towers.ema import Ema
+from training.towers.encode import needs_full_length
+
+#: While this file is in the run directory, the run saves a checkpoint at the end of its step and stops.
+STOP_FILE = "stop"
+
+
+class Payload(NamedTuple):
+    """What the driver hands to every worker."""
+
+    recipe: TrainRecipe
+    plan: Plan
+    reader: Reader
+    steps: int  #: of the whole run
+    threads: int
+
+
+def build(recipe: TrainRecipe) -> torch.nn.Module:
+    """The open_clip model of a recipe, its weights drawn by `train.seed`."""
+    torch.manual_seed(recipe.train.seed)
+    siglip = recipe.loss.target == "siglip"
+    init = recipe.temperature.init
+    if init is None and recipe.model.pretrained is None:
+        init = 0.1 if siglip else 0.07
+    model = build_model(recipe.model, temperature_init=init, bias_init=recipe.temperature.bias_init if siglip else None)
+    if not recipe.temperature.learnable:
+        model.logit_scale.requires_grad_(False)
+    return model
+
+
+def work(config: Mapping[str, Any]) -> None:
+    """Train; Ray Train calls it on every worker."""
+    payload: Payload = config["payload"]
+    recipe, plan = payload.recipe, payload.plan
+    context = ray_train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(payload.threads)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    device = ray_train.torch.get_device()
+
+    model = build(recipe)
+    describe = Describe(model_description(recipe.model, model), payload.reader.tokenize)  # type: ignore[arg-type]
+    full_length = describe.tokenizer.context_length if needs_full_length(model) else None
+    engine = start_engine(DualEncoder(model, recipe.train.precision), recipe, rows_per_worker=local_rows(plan, world))
+    ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
+    progress = _restored(engine, ema, plan)
+    exchange_of = open_exchange(recipe.loss.mode, group_size=recipe.loss.group_size, seed=recipe.train.seed)
+    telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
+
+    with batches(
+        plan,
+        payload.reader,
+        recipe.data,
+        rank=rank,
+        world=world,
+        start_batch=progress.step,
+        pad_id=describe.tokenizer.pad_id,
+        length=full_length,
+    ) as stream:
+        clock = _Clock(stream)
+        metrics: dict[str, float] = {}
+        for step in range(progress.step, payload.steps):
+            fault_point("train.step")
+            batch = next(stream)
+            rows = to_device(batch, device)
+            lr = recipe.optim.lr_at(step, payload.steps)
+            set_lr(engine, lr)
+            if (scheduled := recipe.temperature.scale_at(step, payload.steps)) is not None:
+                set_scale(engine, scheduled)
+            result = train_step(
+                engine,
+                rows,
+                recipe.loss,
+                exchange_of(step),
+                accumulate=recipe.train.accumulate,
+                seed=step_seed(recipe.train.seed, step, rank),
+            )
+            if recipe.temperature.learnable:
+                limit_scale(engine, lowest=1.0, highest=recipe.temperature.max)
+            if ema is not None:
+                ema.update(model.named_parameters())
+            done = step + 1
+            told = _agreed(result.loss, batch, stop=rank == 0 and _stop_asked(recipe), device=device)
+            if not math.isfinite(told.loss):
+                raise JobError(
+                    f"the loss of step {done} is {told.loss}; the last checkpoint is intact\n"
+                    "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 for fp16"
+                )
+            seconds, waited = clock.lap()
+            if telemetry is not None:
+                telemetry.count(told.rows, batch.skipped)
+                if done % recipe.log.every_steps == 0 or done == payload.steps:
+                    telemetry.write(
+                        done,
+                        {
+                            "loss": told.loss,
+                            "logit_scale": float(result.scale),
+                            "lr": lr,
+                            "samples_per_second": round(plan.batch_size / seconds, 3),
+                            "data_wait_fraction": round(waited / seconds, 4),
+                            "epoch": round(done / plan.steps_per_epoch, 4),
+                            "skipped": told.skipped,
+                        },
+                    )
+            last = done == payload.steps or told.stop
+            if _due(done, recipe.evaluate.every_steps) or (last and recipe.evaluate.datasets):
+                metrics = _evaluated(engine, ema, describe, recipe, device, rank, done, telemetry)
+            if last or _due(done, recipe.checkpoint.every_steps):
+                if telemetry is not None:
+                    telemetry.flush()
+                save(engine, ema, Progress(done, plan.fingerprint), metrics, describe, rank=rank)
+            if told.stop:
+                break
+    if telemetry is not None:
+        telemetry.close()
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of what a rank draws in a step: a function of these three, so resuming needs no generator's state."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(2))
+
+
+def _restored(engine: Any, ema: Ema | None, plan: Plan) -> Progress:
+    checkpoint = ray_train.get_checkpoint()
+    if checkpoint is None:
+        return Progress(0, plan.fingerprint)
+    with checkpoint.as_directory() as folder:
+        progress = restore(engine, ema, Path(folder))
+    gc.collect()
+    if progress.plan != plan.fingerprint:
+        raise JobError(
+            "the data is not what the checkpoint was trained on: its files, their rows or the recipe's data changed\n"
+            "fix: give the run a new run_dir, with model.pretrained set to the checkpoint"
+        )
+    return progress
+
+
+class _Told(NamedTuple):
+    loss: float
+    rows: int
+    skipped: int
+    stop: bool
+
+
+def _agreed(loss: torch.Tensor, batch: Any, *, stop: bool, device: torch.device) -> _Told:
+    """What all ranks together say of a step: the loss of the whole batch, and whether to stop."""
+    own = [float(loss), float(batch.row_valid_B.sum()), float(sum(batch.skipped.values())), float(stop)]
+    values = torch.tensor(own, dtype=torch.float64, device=device)
+    world = 1
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        world = dist.get_world_size()
+    total = values.tolist()
+    return _Told(total[0] / world, int(total[1]), int(total[2]), total[3] > 0)
+
+
+def _stop_asked(recipe: TrainRecipe) -> bool:
+    return Store(recipe.run_dir).read_text(STOP_FILE) is not None
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+class _Clock:
+    """Seconds since the last lap, and how many of them were spent waiting for data."""
+
+    def __init__(self, stream: Batches) -> None:
+        self._stream, self._at, self._waited = stream, time.perf_counter(), stream.waited_s
+
+    def lap(self) -> tuple[float, float]:
+        now, waited = time.perf_counter(), self._stream.waited_s
+        lap = now - self._at, waited - self._waited
+        self._at, self._waited = now, waited
+        return lap
+
+
+def _evaluated(
+    engine: Any,
+    ema: Ema | None,
+    describe: Describe,
+    recipe: TrainRecipe,
+    device: torch.device,
+    rank: int,
+    step: int,
+    telemetry: Telemetry | None,
+) -> dict[str, float]:
+    """The recipe's evaluation on rank 0, with the averaged weights if there are any; other ranks wait."""
+    model = engine.module.model
+    metrics: list[dict[str, float]] = [{}]
+    if rank == 0 and recipe.deepspeed.stage < 3:
+        with ema.swapped_in(model) if ema is not None else nullcontext():
+            records = evaluate(
+                model,
+                describe.tokenizer,
+                EvalTransform(image_size(model)),
+                recipe.evaluate,
+                device=device,
+                name=str(describe.model["name"]),
+                pretrained=f"{recipe.name}, step {step}",
+                autocast=AUTOCAST.get(recipe.train.precision),
+            )
+        metrics = [{f"{r['dataset']}/{name}": value for r in records for name, value in r["metrics"].items()}]
+        assert telemetry is not None
+        telemetry.write(step, metrics[0])
+    if dist.is_initialized():
+        dist.broadcast_object_list(metrics, src=0, device=device)
+    return metrics[0]
