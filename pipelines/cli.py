@@ -203,14 +203,15 @@ def demo(
     run_dir: Annotated[str, typer.Option(help="where to keep the run")] = "runs/demo",
     as_json: Json = False,
 ) -> None:
-    """Curate the sample emoji from a local server that misbehaves in every way the web does."""
+    """Curate the sample emoji from a local server that misbehaves as the web does, and train a small model on them."""
 
     def job() -> dict[str, Any]:
-        from pipelines.demo import run_demo
+        from pipelines.demo import run_demo, train_demo
 
-        return run_demo(run_dir, quiet=as_json)
+        report = run_demo(run_dir, quiet=as_json)
+        return report | {"training": train_demo(run_dir, f"{run_dir.rstrip('/')}-train", quiet=as_json)}
 
-    _finish(job, as_json, _print_funnel)
+    _finish(job, as_json, _print_demo)
 
 
 @app.command()
@@ -279,6 +280,16 @@ def _print_funnel(report: dict[str, Any]) -> None:
         _print(f"{stage['name']:<12} {stage['rows_in']:>10,} {stage['rows_kept']:>10,} {dropped:>10,}   {reasons}")
     _print(f"\n{report['rows_kept']:,} of {report['rows_in']:,} rows kept; {report['images_per_second']:.1f} images/s")
     _print(f"dataset: {report['run_dir']}/pairs    report: {report['run_dir']}/report.html")
+
+
+def _print_demo(result: dict[str, Any]) -> None:
+    _print_funnel(result)
+    training = result["training"]
+    _print(f"\nretrieval on the same emoji as another artist drew them, {training['step']} steps: before -> after")
+    for name, after in training["metrics"].items():
+        if "retrieval_recall@" in name or "chance@1" in name:
+            _print(f"  {name:<55} {training['metrics_before'].get(name, float('nan')):>7.1%} -> {after:>6.1%}")
+    _print(f"model: {training['checkpoint']}")
 
 
 def _print_training(result: dict[str, Any]) -> None:

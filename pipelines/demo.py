@@ -1,4 +1,4 @@
-"""`pairmill demo`: the whole job, on real drawings, against a server that misbehaves."""
+"""`pairmill demo`: the whole job, on real drawings, against a server that misbehaves; then a small model of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server
 from pipelines.doctor import project_root
 from pipelines.recipe import load_recipe
+from training.recipe import TrainRecipe
+from training.train import train
 
-RECIPE = Path(__file__).parent / "recipes" / "curate-demo.yaml"
+_RECIPES = Path(__file__).parent / "recipes"
+RECIPE = _RECIPES / "curate-demo.yaml"
 
 #: A fixed port, so that the rows' uids are the same at every demo; any free one if it is taken.
 _PORT = 18_437
@@ -35,3 +38,21 @@ def run_demo(run_dir: str, *, quiet: bool = False) -> dict[str, Any]:
             f"translate.model={models / 'translator'}",
         ]
         return curate(load_recipe(RECIPE, overrides), command="pairmill demo", quiet=quiet)
+
+
+def train_demo(curated: str, run_dir: str, *, quiet: bool = False) -> dict[str, Any]:
+    """Train on the curated emoji (an earlier run there is removed); the result, with retrieval before and after."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+    root = project_root()
+    recipe = load_recipe(
+        _RECIPES / "train-demo.yaml",
+        [
+            f"run_dir={run_dir}",
+            f"data.path={curated}",
+            f"model.architecture={_RECIPES / 'models' / 'emoji.json'}",
+            f"model.tokenizer={root / 'samples' / 'models' / 'translator'}",
+            f"evaluate.datasets.google.path={root / 'samples' / 'emoji-google' / 'pairs.parquet'}",
+        ],
+        TrainRecipe,
+    )
+    return train(recipe, quiet=quiet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -48,12 +48,18 @@ class ComputeConfig(Config):
 
     address: str | None = Field(None, description="Ray address; null: RAY_ADDRESS, else a local cluster")
     num_cpus: int | None = Field(None, ge=1, description="cores of a local cluster; null: all")
-    workers: int | Literal["auto"] = Field("auto", description="processes; auto: one a GPU, or one where there is none")
-    gpus_per_worker: float | Literal["auto"] = Field("auto", ge=0, description="auto: 1 where the cluster has GPUs")
-    cpus_per_worker: float | Literal["auto"] = Field(
-        "auto", gt=0, description="auto: half of the cores, shared among the workers; the others read data"
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="processes; auto: one a GPU, or one where there is none"
     )
-    threads: int | Literal["auto"] = Field("auto", description="threads of a worker; auto: its share of a node's cores")
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="auto: 1 where the cluster has GPUs"
+    )
+    cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="auto: half of the cores, shared among the workers; the others read data"
+    )
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="threads of a worker; auto: its share of a node's cores"
+    )
     max_failures: int = Field(3, ge=0, description="worker failures after which the run ends in error")
 
 

@@ -28,7 +28,7 @@ class Telemetry:
         self._lines = [
             line
             for line in (self._store.read_text(METRICS_FILE) or "").splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["step"] <= start_step
+            if start_step and line.endswith("\n") and json.loads(line)["step"] <= start_step
         ]
         self._store.write_bytes(METRICS_FILE, "".join(self._lines).encode())
         self._local = isinstance(self._store.filesystem, pafs.LocalFileSystem)

@@ -34,7 +34,7 @@ from training.recipe import TrainRecipe
 from training.telemetry import METRICS_FILE
 from training.towers.build import image_size
 from training.towers.tokenizer import open_tokenizer
-from training.worker import STOP_FILE, Payload, build, work
+from training.worker import ERROR_FILE, STOP_FILE, Payload, build, work
 
 logger = logging.getLogger("pairmill")
 
@@ -78,10 +78,11 @@ def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
         _check_division(recipe, plan, workers.number)
         steps = recipe.train.steps or max(1, round((recipe.train.epochs or 0) * plan.steps_per_epoch))
         store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
-        store.remove(STOP_FILE)
+        for left_over in (STOP_FILE, ERROR_FILE):
+            store.remove(left_over)
         trainer = TorchTrainer(
             work,
-            train_loop_config={"payload": Payload(recipe, plan, reader, steps, workers.threads)},
+            train_loop_config={"payload": Payload(recipe, plan, reader, steps, workers.threads, os.getcwd())},
             scaling_config=ScalingConfig(
                 num_workers=workers.number,
                 use_gpu=workers.num_gpus > 0,
@@ -110,6 +111,9 @@ def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
                 result = trainer.fit()
             except Exception as error:
                 raise _cause(error) from error
+    final = store.read_json(ERROR_FILE)
+    if final is not None:
+        raise RecipeError(final[0], value=final[1], fix=final[2]) if len(final) == 3 else JobError(*final)
     return _finish(store, recipe, result, steps)
 
 
@@ -273,9 +277,16 @@ def _finish(store: Store, recipe: TrainRecipe, result: Any, steps: int) -> dict[
         "steps": steps,
         "finished": step >= steps,
         "metrics": metrics,
+        "metrics_before": _first_metrics(store),
     }
     store.write_json(RESULT_FILE, told)
     return told
+
+
+def _first_metrics(store: Store) -> dict[str, float]:
+    """What was evaluated before the first step; empty if nothing was."""
+    first = json.loads((store.read_text(METRICS_FILE) or "{}").split("\n", 1)[0])
+    return {name: value for name, value in first.items() if name != "step"} if first.get("step") == 0 else {}
 
 
 def _cause(error: BaseException) -> BaseException:

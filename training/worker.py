@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from ray import train as ray_train
 
-from curation.errors import JobError
+from curation.errors import JobError, UserError
 from curation.faults import fault_point
 from curation.store import Store
 from training.checkpoint import Describe, Progress, restore, save
@@ -38,6 +38,13 @@ from training.towers.encode import needs_full_length
 #: While this file is in the run directory, the run saves a checkpoint at the end of its step and stops.
 STOP_FILE = "stop"
 
+#: What ended the run, for the driver: an error's rule, value and fix, or its message.
+ERROR_FILE = "error.json"
+
+
+class FinalError(JobError):
+    """The run failed in a way that trying again does not mend; all workers raise it alike."""
+
 
 class Payload(NamedTuple):
     """What the driver hands to every worker."""
@@ -47,6 +54,7 @@ class Payload(NamedTuple):
     reader: Reader
     steps: int  #: of the whole run
     threads: int
+    folder: str  #: where relative paths of the recipe start
 
 
 def build(recipe: TrainRecipe) -> torch.nn.Module:
@@ -63,8 +71,23 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
 
 
 def work(config: Mapping[str, Any]) -> None:
-    """Train; Ray Train calls it on every worker."""
+    """Train; Ray Train calls it on every worker.
+
+    An error that every worker meets, and would meet again, ends the run at once: it is left in ERROR_FILE for the
+    driver.  Any other makes Ray Train start the workers again from the last checkpoint.
+    """
     payload: Payload = config["payload"]
+    with suppress(FileNotFoundError):
+        os.chdir(payload.folder)
+    try:
+        _train(payload)
+    except (UserError, FinalError) as error:
+        if ray_train.get_context().get_world_rank() == 0:
+            parts = [error.rule, str(error.value), error.fix] if isinstance(error, UserError) else [str(error)]
+            Store(payload.recipe.run_dir).write_json(ERROR_FILE, parts)
+
+
+def _train(payload: Payload) -> None:
     recipe, plan = payload.recipe, payload.plan
     context = ray_train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -82,6 +105,9 @@ def work(config: Mapping[str, Any]) -> None:
     exchange_of = open_exchange(recipe.loss.mode, group_size=recipe.loss.group_size, seed=recipe.train.seed)
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
 
+    if progress.step == 0 and recipe.evaluate.datasets:
+        # What the run begins with: chance, or what the pretrained weights know.
+        _evaluated(engine, ema, describe, recipe, device, rank, 0, telemetry)
     with batches(
         plan,
         payload.reader,
@@ -117,7 +143,7 @@ def work(config: Mapping[str, Any]) -> None:
             done = step + 1
             told = _agreed(result.loss, batch, stop=rank == 0 and _stop_asked(recipe), device=device)
             if not math.isfinite(told.loss):
-                raise JobError(
+                raise FinalError(
                     f"the loss of step {done} is {told.loss}; the last checkpoint is intact\n"
                     "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 for fp16"
                 )
@@ -163,7 +189,7 @@ def _restored(engine: Any, ema: Ema | None, plan: Plan) -> Progress:
         progress = restore(engine, ema, Path(folder))
     gc.collect()
     if progress.plan != plan.fingerprint:
-        raise JobError(
+        raise FinalError(
             "the data is not what the checkpoint was trained on: its files, their rows or the recipe's data changed\n"
             "fix: give the run a new run_dir, with model.pretrained set to the checkpoint"
         )

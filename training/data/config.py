@@ -109,12 +109,14 @@ class DataConfig(Config):
     )
     bundle_rows: int = Field(1024, ge=1, description="rows that are read, decoded and permuted together, about")
 
-    readers: int = Field(2, ge=1, description="bundles read at a time for each worker", json_schema_extra=EXECUTION)
     reader_cpus: float = Field(
-        0.5, gt=0, description="cores that each of them reserves in Ray", json_schema_extra=EXECUTION
+        0.5, gt=0, description="cores that the reading of a bundle reserves in Ray", json_schema_extra=EXECUTION
     )
     look_ahead: int = Field(
-        8, ge=1, description="bundles of a worker that may lie ready in the object store", json_schema_extra=EXECUTION
+        8,
+        ge=1,
+        description="bundles of a worker that are being read or lie ready in the object store",
+        json_schema_extra=EXECUTION,
     )
     queue_batches: int = Field(2, ge=1, description="batches assembled ahead of the step", json_schema_extra=EXECUTION)
     timeout_s: float = Field(

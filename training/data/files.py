@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -44,7 +45,8 @@ def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
     if "://" in path:
         filesystem, root = pafs.FileSystem.from_uri(path)
         return filesystem, root.rstrip("/")
-    return pafs.LocalFileSystem(), path.rstrip("/") or "/"
+    # Readers run in other folders than the command did.
+    return pafs.LocalFileSystem(), os.path.abspath(path)
 
 
 def find(path: str, ending: str) -> Found:

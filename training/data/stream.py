@@ -1,25 +1,26 @@
-"""Bundles read ahead on the cluster by Ray Data, and batches assembled ahead of the step in a thread.
+"""Bundles read ahead by Ray tasks, and batches assembled ahead of the step in a thread.
 
-One Ray Data pipeline reads a stretch of a worker's bundles: a read task a bundle, one block each, in order.  What lies
-ready in the object store is bounded by `data.look_ahead`, so memory does not grow with the dataset, and a stretch is
-short enough that the task list does not either.  A task that dies is run again by Ray and yields the same bundle.
+A task reads, decodes and tokenizes one bundle, on any node that has cores for it, and leaves it in the object store.
+At most `data.look_ahead` bundles of a worker are on their way or lie ready, so memory does not grow with the dataset; a
+task whose process dies is run again by Ray and yields the same bundle.
+
+Tasks and not a Ray Data pipeline: its executor is a thread of the process that reads, and in a training worker that
+thread takes 40 % of a core and of the interpreter's lock away from the step (2 cores, Ray 2.60).
 """
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import DataContext, Datasource, ExecutionResources, ReadTask, read_datasource
-from ray.data.block import BlockMetadata
 
 from curation.errors import JobError, UserError
 from training.data.batches import Batch, assemble, read_here
@@ -27,36 +28,13 @@ from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig
 from training.data.cursor import BundleSpec, Plan, rank_bundles
 
-#: Bundles of one pipeline.  A new one costs a fraction of a second, hidden by what lies ready.
-STRETCH = 256
-
-_NO_METADATA = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+#: How often a bundle is read again when the process that read it died.
+_RETRIES = 4
 
 
-class BundleSource(Datasource):  # type: ignore[misc]  # Ray ships no types
-    """Exactly one block a bundle."""
-
-    def __init__(self, specs: Sequence[BundleSpec], reader: Any) -> None:
-        """reader: reference to a `Reader` in the object store: with millions of pieces it is not small."""
-        super().__init__()
-        self._specs, self._reader = list(specs), reader
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Not needed: the number of tasks is fixed."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
-    ) -> list[ReadTask]:
-        """One task a bundle, whatever parallelism is asked for."""
-        return [_task(spec, self._reader) for spec in self._specs]
-
-
-def _task(spec: BundleSpec, reader: Any) -> ReadTask:
-    def read() -> Iterable[pa.Table]:
-        return [to_table(_reader(reader)(spec))]
-
-    return ReadTask(read, _NO_METADATA)
+@ray.remote(max_retries=_RETRIES)  # type: ignore[untyped-decorator]
+def _read(reader: list[Any], spec: BundleSpec) -> pa.Table:
+    return to_table(_reader(reader[0])(spec))
 
 
 @lru_cache(maxsize=2)  # a process reads many bundles; making a tokenizer takes longer than some of them
@@ -66,50 +44,25 @@ def _reader(reference: Any) -> Reader:
 
 
 def read_with_ray(
-    plan: Plan,
-    reader: Reader,
-    config: DataConfig,
-    *,
-    rank: int = 0,
-    world: int = 1,
-    start_batch: int = 0,
-    stretch: int = STRETCH,
+    plan: Plan, reader: Reader, config: DataConfig, *, rank: int = 0, world: int = 1, start_batch: int = 0
 ) -> Iterator[tuple[BundleSpec, Bundle]]:
-    """A worker's bundles in the order they are needed, read ahead by Ray Data.  Needs a connection to Ray.
+    """A worker's bundles in the order they are needed, read ahead on the cluster.  Needs a connection to Ray.
 
-    Raises what a reader raised, wrapped by Ray.  Closing the generator stops the pipeline.
+    Raises what a reader raised, wrapped by Ray.  Closing the generator cancels what is on its way.
     """
-    reference = ray.put(reader)
-    specs = rank_bundles(plan, rank, world, start_batch)
-    while True:
-        chunk = list(itertools.islice(specs, stretch))
-        dataset = read_datasource(
-            BundleSource(chunk, reference),
-            override_num_blocks=len(chunk),
-            num_cpus=config.reader_cpus,
-            concurrency=config.readers,
-        )
-        _configure(dataset.context, config, plan.bundle_rows * reader.bytes_per_row())
-        blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-        try:
-            for spec in chunk:
-                yield spec, from_table(next(blocks), reader.transform.height, reader.transform.width)
-        finally:
-            close = getattr(blocks, "close", None)
-            if close is not None:
-                close()
-
-
-def _configure(context: DataContext, config: DataConfig, bundle_bytes: int) -> None:
-    """Set up one dataset's own copy of the context; the process's is left alone."""
-    # A block is a bundle: Ray Data must neither split nor join them, nor hand them on in another order.
-    context.target_max_block_size = None
-    context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=config.look_ahead * bundle_bytes
-    )
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    # In the object store once, and in a list so that Ray does not unpack it for every task.
+    reference = [ray.put(reader)]
+    read = _read.options(num_cpus=config.reader_cpus)
+    ahead: deque[tuple[BundleSpec, Any]] = deque()
+    try:
+        for spec in rank_bundles(plan, rank, world, start_batch):
+            ahead.append((spec, read.remote(reference, spec)))
+            if len(ahead) == config.look_ahead:
+                done, found = ahead.popleft()
+                yield done, from_table(ray.get(found), reader.transform.height, reader.transform.width)
+    finally:
+        for _, found in ahead:
+            ray.cancel(found)
 
 
 class Batches:
@@ -156,7 +109,7 @@ class Batches:
         self.close()
         raise JobError(
             f"no data for {self._timeout_s:g} s (data.timeout_s): waiting for {awaited}; "
-            "is a reader dead, the storage stuck, or are there no cores left for data.readers?"
+            "is a reader dead, the storage stuck, or are there no cores left for it?"
         )
 
     def close(self) -> None:

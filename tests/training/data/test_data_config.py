@@ -25,7 +25,7 @@ def test_path_is_short_for_one_dataset() -> None:
 
 
 def test_how_it_is_read_is_no_part_of_what_is_read() -> None:
-    few, many = DataConfig(path="x", readers=1, look_ahead=2), DataConfig(path="x", readers=9, timeout_s=1)
+    few, many = DataConfig(path="x", look_ahead=2), DataConfig(path="x", look_ahead=9, timeout_s=1)
     assert few.identity() == many.identity() != DataConfig(path="x", bundle_rows=7).identity()
 
 

@@ -39,10 +39,8 @@ def same(one: Batch, other: Batch) -> bool:
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_ray_reads_the_same_batches_bit_for_bit_over_any_number_of_workers(tmp_path: Path) -> None:
-    from ray.data import DataContext
 
     plan, reader, config = small(tmp_path)
-    before = DataContext.get_current().target_max_block_size
     for world, start in ((1, 0), (2, 3), (3, 8)):
         for rank in range(world):
             where = {"rank": rank, "world": world, "start_batch": start}
@@ -52,13 +50,12 @@ def test_ray_reads_the_same_batches_bit_for_bit_over_any_number_of_workers(tmp_p
             ):
                 for one, other in zip(first(there, 4), first(here, 4), strict=True):
                     assert same(one, other) and one.row_valid_B.any()
-    assert DataContext.get_current().target_max_block_size == before
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-def test_stretches_follow_each_other_and_readers_do_not_run_away(tmp_path: Path) -> None:
-    plan, reader, config = small(tmp_path, look_ahead=2, readers=1)
+def test_readers_do_not_run_away(tmp_path: Path) -> None:
+    plan, reader, config = small(tmp_path, look_ahead=3)
     counter = tmp_path / "reads"
     counter.touch()
     tokenize = reader.tokenize
@@ -69,14 +66,13 @@ def test_stretches_follow_each_other_and_readers_do_not_run_away(tmp_path: Path)
         return tokenize(texts)
 
     watched = Reader(reader.sources, reader.transform, reader.slots, counted, reader.seed)  # type: ignore[arg-type]
-    stream = read_with_ray(plan, watched, config, stretch=30)
-    specs = [next(stream)[0] for _ in range(33)]
-    assert len({(spec.lane, spec.epoch, spec.number) for spec in specs}) == 33
+    stream = read_with_ray(plan, watched, config)
+    specs = [next(stream)[0] for _ in range(20)]
+    assert len({(spec.lane, spec.epoch, spec.number) for spec in specs}) == 20
     time.sleep(1.5)
-    ahead = counter.stat().st_size - 33
+    read = counter.stat().st_size
     stream.close()
-    # Two bundles ready, one running, one prefetched by the iterator, and Ray's estimate before it has seen any.
-    assert ahead <= 12
+    assert 20 <= read <= 22
 
 
 @pytest.mark.ray
