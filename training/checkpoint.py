@@ -37,11 +37,10 @@ class Progress(NamedTuple):
 
     step: int  #: optimiser updates made, so also global batches consumed
     plan: str  #: fingerprint of the data plan
+    metrics: Mapping[str, float]  #: of the latest evaluation
 
 
-def save(
-    engine: Any, ema: Ema | None, progress: Progress, metrics: Mapping[str, Any], describe: Describe, *, rank: int
-) -> None:
+def save(engine: Any, ema: Ema | None, progress: Progress, describe: Describe, *, rank: int) -> None:
     """Write a checkpoint and wait until Ray Train has committed it: only then does it count.  A collective call."""
     weights, state = model_weights(engine), optimizer_state(engine)
     folder = None
@@ -52,11 +51,11 @@ def save(
             torch.save(state, folder / OPTIMIZER_FILE)
             if ema is not None:
                 torch.save(ema.state_dict(), folder / EMA_FILE)
-            (folder / TRAINING_FILE).write_text(json.dumps({**progress._asdict(), "metrics": metrics}, indent=1))
+            (folder / TRAINING_FILE).write_text(json.dumps(progress._asdict(), indent=1))
         del weights, state
         fault_point("train.save")
         ray_train.report(
-            {"step": progress.step, **metrics},
+            {"step": progress.step, **progress.metrics},
             checkpoint=ray_train.Checkpoint.from_directory(str(folder)) if folder else None,
             # A run that dies between upload and commit uploads the same step again.
             checkpoint_dir_name=_same_on_all_ranks(f"step-{progress.step:09d}"),
@@ -80,7 +79,7 @@ def restore(engine: Any, ema: Ema | None, folder: Path) -> Progress:
     if ema is not None and (folder / EMA_FILE).exists():
         ema.load_state_dict(torch.load(folder / EMA_FILE, map_location="cpu", weights_only=True))
     data = json.loads((folder / TRAINING_FILE).read_text())
-    return Progress(int(data["step"]), str(data["plan"]))
+    return Progress(int(data["step"]), str(data["plan"]), dict(data["metrics"]))
 
 
 def _same_on_all_ranks(prefix: str) -> str:

@@ -69,7 +69,8 @@ class CheckpointConfig(Config):
     every_steps: int = Field(1000, ge=1, description="optimiser steps between checkpoints")
     keep_last: int = Field(2, ge=1, description="newest checkpoints that are kept")
     keep_best: str | None = Field(
-        None, description="evaluation metric, `dataset/metric`; of its best value the checkpoint is kept as well"
+        None,
+        description="evaluation metric, `dataset/metric`: those of its highest values are kept, and the newest",
     )
 
 
@@ -112,6 +113,12 @@ class TrainRecipe(Config):
                 "train.accumulate divides data.batch_size",
                 value=f"{self.train.accumulate} of {self.data.batch_size}",
                 fix="choose a divisor",
+            )
+        if self.checkpoint.keep_best is not None and not self.evaluate.datasets:
+            raise RecipeError(
+                "checkpoint.keep_best is a metric of the evaluation",
+                value=f"{self.checkpoint.keep_best}, without evaluate.datasets",
+                fix="give evaluate.datasets, or leave it out",
             )
         if self.deepspeed.offload and self.deepspeed.stage == 0:
             raise RecipeError("deepspeed.offload needs a ZeRO stage", value="stage: 0", fix="set deepspeed.stage to 1")

@@ -24,14 +24,14 @@ from training.data.augment import EvalTransform
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows
 from training.data.stream import Batches, batches
-from training.engine import limit_scale, set_lr, set_scale, start_engine
+from training.engine import limit_scale, model_weights, set_lr, set_scale, start_engine
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
 from training.model import AUTOCAST, DualEncoder, to_device
 from training.recipe import TrainRecipe
 from training.step import train_step
 from training.telemetry import Telemetry
-from training.towers.build import build_model, image_size, model_description
+from training.towers.build import build_from_description, build_model, image_size, model_description
 from training.towers.ema import Ema
 from training.towers.encode import needs_full_length
 
@@ -105,9 +105,10 @@ def _train(payload: Payload) -> None:
     exchange_of = open_exchange(recipe.loss.mode, group_size=recipe.loss.group_size, seed=recipe.train.seed)
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
 
+    metrics = dict(progress.metrics)
     if progress.step == 0 and recipe.evaluate.datasets:
         # What the run begins with: chance, or what the pretrained weights know.
-        _evaluated(engine, ema, describe, recipe, device, rank, 0, telemetry)
+        metrics = _evaluated(engine, ema, describe, recipe, device, rank, 0, telemetry)
     with batches(
         plan,
         payload.reader,
@@ -119,7 +120,6 @@ def _train(payload: Payload) -> None:
         length=full_length,
     ) as stream:
         clock = _Clock(stream)
-        metrics: dict[str, float] = {}
         for step in range(progress.step, payload.steps):
             fault_point("train.step")
             batch = next(stream)
@@ -169,7 +169,7 @@ def _train(payload: Payload) -> None:
             if last or _due(done, recipe.checkpoint.every_steps):
                 if telemetry is not None:
                     telemetry.flush()
-                save(engine, ema, Progress(done, plan.fingerprint), metrics, describe, rank=rank)
+                save(engine, ema, Progress(done, plan.fingerprint, metrics), describe, rank=rank)
             if told.stop:
                 break
     if telemetry is not None:
@@ -184,7 +184,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def _restored(engine: Any, ema: Ema | None, plan: Plan) -> Progress:
     checkpoint = ray_train.get_checkpoint()
     if checkpoint is None:
-        return Progress(0, plan.fingerprint)
+        return Progress(0, plan.fingerprint, {})
     with checkpoint.as_directory() as folder:
         progress = restore(engine, ema, Path(folder))
     gc.collect()
@@ -248,8 +248,15 @@ def _evaluated(
 ) -> dict[str, float]:
     """The recipe's evaluation on rank 0, with the averaged weights if there are any; other ranks wait."""
     model = engine.module.model
+    if recipe.deepspeed.stage == 3:
+        # No rank holds the weights: rank 0 evaluates a copy.
+        weights = model_weights(engine)
+        if rank == 0:
+            model = build_from_description(dict(describe.model)).to(device)
+            model.load_state_dict(weights)
+        del weights
     metrics: list[dict[str, float]] = [{}]
-    if rank == 0 and recipe.deepspeed.stage < 3:
+    if rank == 0:
         with ema.swapped_in(model) if ema is not None else nullcontext():
             records = evaluate(
                 model,
