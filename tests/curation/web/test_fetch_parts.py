@@ -9,7 +9,7 @@ import time
 import tracemalloc
 
 import pytest
-from hostile_server import JPEG, config, head, repeats, serving
+from hostile_server import JPEG, config, head, image, repeats, says, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
