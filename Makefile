@@ -31,6 +31,7 @@ bench: install
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/loss.py
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info
