@@ -44,7 +44,7 @@ def recipe(emoji: str, run_dir: Path, **sections: Any) -> TrainRecipe:
             "lanes": 4,
             "bundle_rows": 8,
             "texts": [[{"language": "en"}], [{"language": "zh"}]],
-            "reader_cpus": 0.25,
+            "reader_cpus": 1.0,
         },
         "model": {"architecture": "tests/training/towers/configs/vit.json", "patch_dropout": 0.25},
         "loss": {"target": "one_to_k", "tile": [8, 8]},
