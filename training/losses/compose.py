@@ -96,15 +96,16 @@ def _contrast_loss(
         number.repeat_interleave(slots),
         inputs.group_B.repeat_interleave(slots),
     )
+    positive_Bk = contrast.positive_Bk.to(dtype)
     scale = wide(inputs.scale)
     # What is at the targets: own texts only, so a [B, k] product.
     at_own_Bk = scale * torch.einsum("bd,bkd->bk", image_BD, wide(text_BkD))
     if contrast.kind == "softmax":
-        weight_Bk = half * (row_weight[:, None] * contrast.positive_Bk + text_weight)
+        weight_Bk = half * (row_weight[:, None] * positive_Bk + text_weight)
         value = softmax_value(rows, columns, inputs.scale, exchange=exchange, tile=config.tile)
     else:
         assert inputs.bias is not None, "a sigmoid loss needs a bias"
         at_own_Bk = at_own_Bk + wide(inputs.bias)
-        weight_Bk = row_weight[:, None] * contrast.positive_Bk
+        weight_Bk = row_weight[:, None] * positive_Bk
         value = sigmoid_value(rows, columns, inputs.scale, inputs.bias, exchange=exchange, tile=config.tile)
     return value - exchange.world * (weight_Bk * at_own_Bk).sum()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from training.losses.registry import Registry
@@ -64,10 +63,10 @@ def one_to_k(text_mask_BK: Tensor) -> list[Contrast]:
 
     The released code divides text-to-image by K once more; this is the symmetric form of the paper.
     """
-    weight = text_mask_BK.float()
+    weight = text_mask_BK.double()
     count = weight.sum(1, keepdim=True)
     whole = slice(0, text_mask_BK.shape[1])
-    has_text = (count[:, 0] > 0).float()
+    has_text = (count[:, 0] > 0).double()
     return [Contrast("softmax", whole, text_mask_BK, has_text, weight / count.clamp(min=1), weight, 1.0)]
 
 
@@ -77,13 +76,13 @@ def siglip(text_mask_BK: Tensor) -> list[Contrast]:
 
     L = -(1/N) Σ_i Σ_jk log σ(z (s x_i·t_jk + b)),   z = +1 where i = j, else -1;   N: rows with a text
     """
-    weight = text_mask_BK.float()
+    weight = text_mask_BK.double()
     whole = slice(0, text_mask_BK.shape[1])
-    return [Contrast("sigmoid", whole, text_mask_BK, text_mask_BK.any(1).float(), weight, weight, 1.0)]
+    return [Contrast("sigmoid", whole, text_mask_BK, text_mask_BK.any(1).double(), weight, weight, 1.0)]
 
 
 def _one_slot(text_mask_BK: Tensor, slot: int) -> Contrast:
     here = slice(slot, slot + 1)
     mask = text_mask_BK[:, here]
-    weight = mask.float()
-    return Contrast("softmax", here, mask, weight[:, 0], torch.ones_like(weight) * weight, weight, 1.0)
+    weight = mask.double()
+    return Contrast("softmax", here, mask, weight[:, 0], weight, weight, 1.0)

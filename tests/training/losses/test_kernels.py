@@ -76,7 +76,7 @@ def test_alignment_is_better_than_chance(target: str) -> None:
     assert loss(inputs(image, aligned), target) < loss(inputs(image, units(8, 2, 16, seed=1)), target)
 
 
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(
     st.sampled_from(TARGETS.names),
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
