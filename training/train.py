@@ -100,7 +100,7 @@ def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
                     checkpoint_score_attribute=recipe.checkpoint.keep_best,
                     checkpoint_score_order="max",
                 ),
-                worker_runtime_env={"env_vars": _environment()},
+                worker_runtime_env={"env_vars": faults.environment()},
             ),
             torch_config=TorchConfig(
                 backend="nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2
@@ -195,7 +195,7 @@ def _connected(recipe: TrainRecipe) -> Iterator[None]:
             address=address,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            runtime_env={"env_vars": _environment()} if _environment() else None,
+            runtime_env={"env_vars": faults.environment()} if faults.environment() else None,
             **local,
         )
     try:
@@ -203,10 +203,6 @@ def _connected(recipe: TrainRecipe) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
-
-
-def _environment() -> dict[str, str]:
-    return dict(faults.environment())
 
 
 @contextlib.contextmanager

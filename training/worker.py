@@ -88,7 +88,7 @@ def work(config: Mapping[str, Any]) -> None:
 
 
 def _train(payload: Payload) -> None:
-    recipe, plan = payload.recipe, payload.plan
+    recipe, plan, store = payload.recipe, payload.plan, Store(payload.recipe.run_dir)
     context = ray_train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(payload.threads)
@@ -141,7 +141,7 @@ def _train(payload: Payload) -> None:
             if ema is not None:
                 ema.update(model.named_parameters())
             done = step + 1
-            told = _agreed(result.loss, batch, stop=rank == 0 and _stop_asked(recipe), device=device)
+            told = _agreed(result.loss, batch, stop=rank == 0 and store.read_text(STOP_FILE) is not None, device=device)
             if not math.isfinite(told.loss):
                 raise FinalError(
                     f"the loss of step {done} is {told.loss}; the last checkpoint is intact\n"
@@ -213,10 +213,6 @@ def _agreed(loss: torch.Tensor, batch: Any, *, stop: bool, device: torch.device)
         world = dist.get_world_size()
     total = values.tolist()
     return _Told(total[0] / world, int(total[1]), int(total[2]), total[3] > 0)
-
-
-def _stop_asked(recipe: TrainRecipe) -> bool:
-    return Store(recipe.run_dir).read_text(STOP_FILE) is not None
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from training.evaluate.ranks import full_precision
+from training.precision import full_precision
 
 CHUNK = 2048
 

@@ -12,12 +12,12 @@ Shapes: N queries, M keys, P positive pairs (query, key), D embedding.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from training.precision import full_precision
 
 #: Rounding of a float32 dot product of unit vectors: about sqrt(D) · 2^-24, 1.3e-6 at D = 512.
 TIE = 1e-6
@@ -114,15 +114,3 @@ def _place_among_positives(query_P: Tensor, score_P: Tensor, indptr: Tensor) -> 
     place_P = torch.empty_like(query_P)
     place_P[order] = torch.arange(len(order), device=order.device) - indptr[query_P[order]]
     return place_P
-
-
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 matrix products in float32, whatever the training loop chose: TF32 and bf16 make ties of near scores."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -17,7 +17,8 @@ from training.losses.inputs import LossInputs, LossOutput
 from training.losses.sigmoid import sigmoid_value
 from training.losses.softmax import softmax_value
 from training.losses.targets import TARGETS, Contrast
-from training.losses.tiles import Rows, full_precision, wide
+from training.losses.tiles import Rows, wide
+from training.precision import full_precision
 
 
 class LossConfig(Config):

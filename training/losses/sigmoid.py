@@ -10,6 +10,7 @@ n rows of this rank, M columns of all ranks, D embedding.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor
 
 from training.gather import Columns, Exchange
-from training.losses.tiles import Rows, full_precision, tiles, wide
+from training.losses.tiles import Rows, tiles, wide
+from training.precision import full_precision
 
 
 def sigmoid_value(
@@ -46,7 +48,7 @@ class _Sigmoid(torch.autograd.Function):
     ) -> Tensor:
         rows = rows._replace(query=wide(query.detach()), weight=wide(rows.weight))
         columns = columns.map(Tensor.detach)
-        columns = Columns(wide(key.detach()), columns.valid, columns.weight, columns.row, columns.group, columns.extra)
+        columns = replace(columns, key=wide(columns.key))
         scale_value, bias_value = wide(scale.detach()), wide(bias.detach())
         value, d_bias = rows.query.new_zeros(()), rows.query.new_zeros(())
         d_query = torch.zeros_like(rows.query)

@@ -17,13 +17,15 @@ n rows of this rank, m own columns, M columns of all ranks, D embedding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.gather import Columns, Exchange, Lse
-from training.losses.tiles import Rows, full_precision, tiles, wide
+from training.losses.tiles import Rows, tiles, wide
+from training.precision import full_precision
 
 #: Differences of log-sum-exps, in nats, up to which one exponential serves rows and columns: exp(±60) is far inside
 #: the range of float32, and what is lost is e-27 of the largest term.
@@ -66,7 +68,7 @@ class _Softmax(torch.autograd.Function):
     ) -> Tensor:
         rows = rows._replace(query=wide(query.detach()), weight=wide(rows.weight))
         columns = columns.map(Tensor.detach)
-        columns = Columns(wide(key.detach()), columns.valid, wide(columns.weight), *_rest(columns))
+        columns = replace(columns, key=wide(columns.key), weight=wide(columns.weight))
         scale_value = wide(scale.detach())
         row_lse = rows.query.new_full((len(query),), -torch.inf)
         at_target = rows.query.new_zeros(())
@@ -169,7 +171,3 @@ def _ref(values: Tensor) -> Tensor:
 
 def _weighted(weight: Tensor, lse: Tensor) -> Tensor:
     return (weight * torch.where(weight == 0, 0.0, lse)).sum()
-
-
-def _rest(columns: Columns) -> tuple[Tensor, Tensor, Tensor | None]:
-    return columns.row, columns.group, columns.extra

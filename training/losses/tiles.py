@@ -9,7 +9,6 @@ n rows, m columns, D embedding.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -39,18 +38,6 @@ class Tile(NamedTuple):
 def wide(values: Tensor) -> Tensor:
     """In the precision of the kernels."""
     return values if values.dtype == torch.float64 else values.float()
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast and no TF32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def tiles(rows: Rows, columns: Columns, scale: Tensor, size: tuple[int, int]) -> Iterator[Tile]:

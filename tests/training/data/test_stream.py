@@ -39,7 +39,6 @@ def same(one: Batch, other: Batch) -> bool:
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_ray_reads_the_same_batches_bit_for_bit_over_any_number_of_workers(tmp_path: Path) -> None:
-
     plan, reader, config = small(tmp_path)
     for world, start in ((1, 0), (2, 3), (3, 8)):
         for rank in range(world):
