@@ -1,0 +1,180 @@
+"""`train` on Ray: a run from files to a checkpoint, killed and resumed, finished, and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from curation.errors import JobError, RecipeError, RunDirError
+from pipelines.models import evaluate_model, export_model, find_model
+from training.recipe import TrainRecipe
+from training.train import size_workers, train
+
+EMOJI = Path("samples/emoji")
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """48 drawings with two texts each, and one that is no image."""
+    folder = tmp_path_factory.mktemp("emoji")
+    labels = [json.loads(line) for line in (EMOJI / "labels.jsonl").read_text().splitlines()[:48]]
+    images = [(EMOJI / "images" / label["file"]).read_bytes() for label in labels]
+    texts = [[{"text": label[code], "language": code, "kind": "alt"} for code in ("en", "zh")] for label in labels]
+    texts.append(texts[0])
+    pq.write_table(pa.table({"image": [*images, b"none"], "texts": texts}), folder / "a.parquet", row_group_size=10)
+    return str(folder)
+
+
+def recipe(emoji: str, run_dir: Path, **sections: Any) -> TrainRecipe:
+    base: dict[str, Any] = {
+        "run_dir": str(run_dir),
+        "data": {
+            "path": emoji,
+            "batch_size": 16,
+            "lanes": 4,
+            "bundle_rows": 8,
+            "texts": [[{"language": "en"}], [{"language": "zh"}]],
+            "reader_cpus": 0.25,
+        },
+        "model": {"architecture": "tests/training/towers/configs/vit.json", "patch_dropout": 0.25},
+        "loss": {"target": "one_to_k", "tile": [8, 8]},
+        "optim": {"lr": 1e-3, "warmup_steps": 2},
+        "train": {"steps": STEPS, "precision": "fp32"},
+        "compute": {"workers": 2, "cpus_per_worker": 0.5, "threads": 1},
+        "checkpoint": {"every_steps": 2},
+        "evaluate": {"datasets": {"emoji": {"path": emoji}}},
+    }
+    merged = {k: {**v, **sections.get(k, {})} if isinstance(v, dict) else v for k, v in base.items()}
+    return TrainRecipe.model_validate({**{k: v for k, v in sections.items() if k not in base}, **merged})
+
+
+def losses(run_dir: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))
+    return [line["loss"] for line in steps]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    local_ray: None, emoji: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    run_dir = tmp_path_factory.mktemp("whole")
+    yield run_dir, train(recipe(emoji, run_dir), quiet=True)
+
+
+@pytest.mark.ray
+def test_a_run_leaves_a_line_a_step_and_a_checkpoint(whole: tuple[Path, dict[str, Any]]) -> None:
+    run_dir, result = whole
+    assert result["finished"] and result["step"] == result["steps"] == STEPS
+    assert np.isfinite(losses(run_dir)).all() and len(losses(run_dir)) == STEPS
+    line = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[1])  # the first is of step 0
+    named = {"step", "loss", "logit_scale", "lr", "samples_per_second", "data_wait_fraction"}
+    assert named <= line.keys()
+    assert 0 < result["metrics"]["emoji/image_retrieval_recall@5"] <= 1
+
+
+@pytest.mark.ray
+def test_the_checkpoint_loads_in_plain_open_clip(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    _, result = whole
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{result['checkpoint']}")
+    export_model(result["checkpoint"], tmp_path / "out", "open_clip")
+    again, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    image = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model.eval().encode_image(image), again.eval().encode_image(image))
+    assert preprocess is not None
+
+
+@pytest.mark.ray
+def test_a_finished_run_is_evaluated_by_its_run_dir(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    run_dir, result = whole
+    assert find_model(str(run_dir)) == Path(result["checkpoint"])
+    [record] = evaluate_model(str(run_dir), [], None, tmp_path)
+    for name, value in record["metrics"].items():
+        assert value == pytest.approx(result["metrics"][f"emoji/{name}"], abs=1e-5), name
+
+
+@pytest.mark.ray
+def test_a_finished_run_is_not_run_again(whole: tuple[Path, dict[str, Any]], emoji: str) -> None:
+    run_dir, result = whole
+    before = (run_dir / "metrics.jsonl").stat().st_mtime_ns
+    assert train(recipe(emoji, run_dir), quiet=True) == result
+    assert (run_dir / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.ray
+def test_a_run_keeps_its_recipe(whole: tuple[Path, dict[str, Any]], emoji: str) -> None:
+    with pytest.raises(RunDirError, match=r"optim\.lr: 0\.5"):
+        train(recipe(emoji, whole[0], optim={"lr": 0.5}), quiet=True)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "fault",
+    ["train.step:kill@6", "train.reported:kill@2"],
+)
+def test_a_killed_worker_goes_on_bit_for_bit(
+    whole: tuple[Path, dict[str, Any]], emoji: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both workers pass the point: the first one that does dies, and once only.
+    (tmp_path / "faults").mkdir()
+    monkeypatch.setenv("PAIRMILL_FAULTS", fault)
+    monkeypatch.setenv("PAIRMILL_FAULTS_DIR", str(tmp_path / "faults"))
+    result = train(recipe(emoji, tmp_path / "run"), quiet=True)
+    assert list((tmp_path / "faults").iterdir()), "the fault was met"
+    assert result["finished"]
+    assert losses(tmp_path / "run") == losses(whole[0])
+
+
+@pytest.mark.ray
+def test_a_run_that_was_asked_to_stop_goes_on(
+    whole: tuple[Path, dict[str, Any]], emoji: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("training.train.STOP_FILE", "another")  # the driver clears it when it starts
+    (tmp_path / "run" / "stop").touch()
+    stopped = train(recipe(emoji, tmp_path / "run"), quiet=True)
+    assert not stopped["finished"] and stopped["step"] == 1
+    monkeypatch.undo()
+    result = train(recipe(emoji, tmp_path / "run", compute={"workers": 2, "cpus_per_worker": 0.5}), quiet=True)
+    assert result["finished"]
+    assert losses(tmp_path / "run") == losses(whole[0])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_loss_that_is_not_a_number_ends_the_run_and_says_so(emoji: str, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="the last checkpoint is intact"):
+        train(recipe(emoji, tmp_path, optim={"lr": 1e30, "warmup_steps": 0}), quiet=True)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_what_is_wrong_is_said_before_any_work(emoji: str, tmp_path: Path) -> None:
+    for sections, said in (
+        ({"data": {"batch_size": 512}}, "49 rows"),
+        ({"data": {"image_column": "picture"}}, "picture"),
+        ({"model": {"architecture": "ViT-B-33"}}, "ViT-B-32"),
+        ({"compute": {"workers": 64}}, "compute.workers"),
+        ({"compute": {"cpus_per_worker": 1.0}}, "data.reader_cpus"),
+        ({"loss": {"target": "one_to_n"}}, "one_to_k"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            train(recipe(emoji, tmp_path / "run", **sections), quiet=True)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_workers_fill_the_cluster(emoji: str, tmp_path: Path) -> None:
+    auto = recipe(emoji, tmp_path, compute={"workers": "auto", "cpus_per_worker": "auto", "threads": "auto"})
+    assert size_workers(auto, {"CPU": 64.0, "GPU": 8.0})[:3] == (8, 4.0, 1.0)
+    assert size_workers(auto, {"CPU": 2.0})[:3] == (1, 1.0, 0.0)
