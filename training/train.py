@@ -1,6 +1,6 @@
-"""Train a dual encoder: check everything, then run `worker.work` on Ray Train until the last step.
+"""Train a dual encoder: check everything, then run `worker.work` on Ray Train's workers until the last step.
 
-    recipe -> sources, plan -> TorchTrainer(worker.work) -> checkpoints -> RUN/result.json
+    recipe -> sources, plan -> TorchTrainer(launch -> worker.work) -> checkpoints -> RUN/result.json
 
 RUN/metrics.jsonl has a line a step.  Running the same recipe again goes on after the last committed checkpoint.
 """
@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import pickle
 import signal
 import threading
 import warnings
@@ -30,11 +31,12 @@ from training.data.augment import TrainTransform
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows, make_plan
 from training.data.source import open_sources
+from training.launch import launch
 from training.recipe import TrainRecipe
 from training.telemetry import METRICS_FILE
 from training.towers.build import image_size
 from training.towers.tokenizer import open_tokenizer
-from training.worker import ERROR_FILE, STOP_FILE, Payload, build, work
+from training.worker import ERROR_FILE, STOP_FILE, Payload, build
 
 logger = logging.getLogger("pairmill")
 
@@ -80,9 +82,10 @@ def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
         store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
         for left_over in (STOP_FILE, ERROR_FILE):
             store.remove(left_over)
+        payload = Payload(recipe, plan, reader, steps, workers.threads, os.getcwd())
         trainer = TorchTrainer(
-            work,
-            train_loop_config={"payload": Payload(recipe, plan, reader, steps, workers.threads, os.getcwd())},
+            launch,
+            train_loop_config={"payload": pickle.dumps(payload)},
             scaling_config=ScalingConfig(
                 num_workers=workers.number,
                 use_gpu=workers.num_gpus > 0,

@@ -6,7 +6,6 @@ import gc
 import math
 import os
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,13 +69,12 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
     return model
 
 
-def work(config: Mapping[str, Any]) -> None:
-    """Train; Ray Train calls it on every worker.
+def work(payload: Payload) -> None:
+    """Train, on one of Ray Train's workers.
 
     An error that every worker meets, and would meet again, ends the run at once: it is left in ERROR_FILE for the
     driver.  Any other makes Ray Train start the workers again from the last checkpoint.
     """
-    payload: Payload = config["payload"]
     with suppress(FileNotFoundError):
         os.chdir(payload.folder)
     try:
