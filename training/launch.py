@@ -1,0 +1,18 @@
+"""What Ray Train calls on every worker.
+
+Apart from the work itself because Ray Train's controller unpickles it too: 10 s of imports of torch and open_clip that
+no step needs would stand before the start of the workers, which then do the same.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+
+def launch(config: Mapping[str, Any]) -> None:
+    """Run `training.worker.work` on the pickled payload."""
+    from training.worker import work
+
+    work(pickle.loads(config["payload"]))
