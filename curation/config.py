@@ -6,8 +6,11 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+from typing_extensions import Self
+
+from curation.errors import RecipeError, nearest
 
 #: `Field(..., json_schema_extra=EXECUTION)` marks a field that says how a stage runs (concurrency, deadlines, rates),
 #: not what it computes: changing it does not make committed shards stale.
@@ -18,6 +21,14 @@ class Config(BaseModel):
     """Base of all configuration: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def checked(cls, data: Any) -> Self:
+        """The configuration of plain data.  Raises RecipeError with the first thing that is wrong."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise _explain(error, cls) from error
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed, as plain JSON data."""
@@ -41,3 +52,50 @@ def digest(data: object, *, size: int = 8) -> str:
     """Hex BLAKE2b (of `size` bytes) of plain JSON data, independent of key order."""
     text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def put(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key of nested mappings, making those that are not there.  Raises RecipeError for `value.key`."""
+    keys = key.split(".")
+    for depth, name in enumerate(keys[:-1]):
+        inner = data.setdefault(name, {})
+        if inner is None:
+            inner = data[name] = {}
+        if not isinstance(inner, dict):
+            where = ".".join(keys[: depth + 1])
+            raise RecipeError(f"{where} is a value, not a section", value=key, fix=f"override {where} itself")
+        data = inner
+    data[keys[-1]] = value
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> RecipeError:
+    """The first thing wrong, in terms of the recipe."""
+    problem = error.errors()[0]
+    loc = [str(part) for part in problem["loc"]]
+    key = ".".join(loc)
+    if problem["type"] == "extra_forbidden":
+        known = fields_at(model, loc[:-1])
+        return RecipeError(
+            f"{key} is not a key of the recipe", value=key, fix=f"perhaps you mean: {nearest(loc[-1], known)}"
+        )
+    if problem["type"] == "missing":
+        return RecipeError(f"{key} is required", value="nothing", fix=f"set it in the recipe, or give {key}=… here")
+    value = json.dumps(problem["input"], ensure_ascii=False, default=str)
+    more = error.error_count() - 1
+    command = model.__name__.removesuffix("Recipe").lower()
+    return RecipeError(
+        f"{key}: {problem['msg']}",
+        value=value,
+        fix=f"see `pairmill {command} --schema` for what it may be" + (f" ({more} more to mend)" if more else ""),
+    )
+
+
+def fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys of the section of `model` that `path` leads to; none if it leads to no section."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -147,6 +147,30 @@ def train(
 
 
 @app.command()
+def sweep(
+    recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file", show_default=False)] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
+) -> None:
+    """Search the recipes around a training recipe, or go on with a sweep; Ctrl-C saves the running trials first."""
+    if schema:
+        from tune.recipe import SweepRecipe
+
+        _print(json.dumps(SweepRecipe.model_json_schema(), indent=2))
+        return
+    if recipe is None:
+        raise typer.BadParameter("give a recipe, for example pipelines/recipes/sweep-demo.yaml")
+
+    def job() -> dict[str, Any]:
+        from pipelines.sweep import load_sweep, run_sweep
+
+        return run_sweep(load_sweep(recipe, overrides or []), command=shlex.join(sys.argv), quiet=as_json)
+
+    _finish(job, as_json, _print_sweep)
+
+
+@app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="a checkpoint, an export, or a finished run", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="evaluate.key=value …", show_default=False)] = None,
@@ -298,6 +322,20 @@ def _print_training(result: dict[str, Any]) -> None:
     for name, value in result["metrics"].items():
         _print(f"  {name:<50} {value:.4f}")
     _print(f"checkpoint: {result['checkpoint']}")
+
+
+def _print_sweep(result: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from tune.progress import ranking_table
+
+    Console(file=_stdout).print(ranking_table(result))
+    best = result["best"]
+    if best is not None and best["tied_with"]:
+        _print(f"{best['trial']} is best, but within noise of {', '.join(best['tied_with'])}: a tie")
+    if not result["finished"]:
+        _print("stopped; the same command goes on")
+    _print(f"report: {result['run_dir']}/sweep.html    best recipe: {result['run_dir']}/best-recipe.yaml")
 
 
 def _print_records(result: dict[str, Any]) -> None:

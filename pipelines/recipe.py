@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
-from curation.config import EXECUTION, Config
+from curation.config import EXECUTION, Config, put
 from curation.duplicates.deduplicate import DeduplicateConfig
-from curation.errors import RecipeError, nearest
+from curation.errors import RecipeError
 from curation.filters import FilterConfig
 from curation.images.inspect import ImageConfig
 from curation.inputs import InputConfig
@@ -63,11 +62,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), kind: type[R] = Curat
 
     Raises RecipeError for a file that cannot be read, an unknown key, or a value that breaks a rule.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("the recipe must be a file that can be read", value=error, fix="check the path") from error
-    return parse_recipe(text, overrides, kind, source=str(path))
+    return kind.checked(read_mapping(path, overrides))
 
 
 def parse_recipe(
@@ -78,6 +73,19 @@ def parse_recipe(
     source: str = "the recipe",
 ) -> R:
     """As `load_recipe`, of the YAML text itself."""
+    return kind.checked(_parsed(text, overrides, source))
+
+
+def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The sections of a YAML file, with overrides, unchecked.  Raises RecipeError if it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("the recipe must be a file that can be read", value=error, fix="check the path") from error
+    return _parsed(text, overrides, str(path))
+
+
+def _parsed(text: str, overrides: Sequence[str], source: str) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -91,10 +99,7 @@ def parse_recipe(
             fix="start from a file in pipelines/recipes/",
         )
     _override(data, overrides)
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise _explain(error, kind) from error
+    return data
 
 
 def parse_section(kind: type[R], name: str, section: Any, overrides: Sequence[str] = ()) -> R:
@@ -105,68 +110,20 @@ def parse_section(kind: type[R], name: str, section: Any, overrides: Sequence[st
         raise RecipeError(
             f"overrides are keys of {name} here", value=sorted(unknown)[0], fix=f"e.g. {name}.batch_size=64"
         )
-    try:
-        return kind.model_validate(data[name])
-    except ValidationError as error:
-        raise _explain(error, kind) from error
+    return kind.checked(data[name])
 
 
 def _override(data: dict[str, Any], overrides: Sequence[str]) -> None:
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise RecipeError("an override has the form dotted.key=value", value=override, fix="e.g. image.size=224")
-        _put(data, key.strip().split("."), _parse_value(override, value))
+        put(data, *parse_override(override))
 
 
-def _parse_value(override: str, value: str) -> Any:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of `dotted.key=value`, the value as YAML reads it.  Raises RecipeError."""
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError("an override has the form dotted.key=value", value=override, fix="e.g. image.size=224")
     try:
-        return yaml.safe_load(value)
+        return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise RecipeError("an override's value must be YAML", value=override, fix=str(error)) from error
-
-
-def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
-    for depth, key in enumerate(keys[:-1]):
-        inner = data.setdefault(key, {})
-        if inner is None:
-            inner = data[key] = {}
-        if not isinstance(inner, dict):
-            where = ".".join(keys[: depth + 1])
-            raise RecipeError(
-                f"{where} is a value, not a section", value=".".join(keys), fix=f"override {where} itself"
-            )
-        data = inner
-    data[keys[-1]] = value
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> RecipeError:
-    """The first thing wrong, in terms of the recipe."""
-    problem = error.errors()[0]
-    loc = [str(part) for part in problem["loc"]]
-    key = ".".join(loc)
-    if problem["type"] == "extra_forbidden":
-        known = _fields(model, loc[:-1])
-        return RecipeError(
-            f"{key} is not a key of the recipe", value=key, fix=f"perhaps you mean: {nearest(loc[-1], known)}"
-        )
-    if problem["type"] == "missing":
-        return RecipeError(f"{key} is required", value="nothing", fix=f"set it in the recipe, or give {key}=… here")
-    value = json.dumps(problem["input"], ensure_ascii=False, default=str)
-    more = error.error_count() - 1
-    command = model.__name__.removesuffix("Recipe").lower()
-    return RecipeError(
-        f"{key}: {problem['msg']}",
-        value=value,
-        fix=f"see `pairmill {command} --schema` for what it may be" + (f" ({more} more to mend)" if more else ""),
-    )
-
-
-def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(part)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)

@@ -16,6 +16,7 @@ from curation.plan import Plan
 from curation.recaption import CAPTION_PLACEHOLDER
 from curation.recaption import model_revision as captioner_revision
 from curation.schema import Stage
+from curation.selection import FILTER_TABLE, filter_table
 from curation.shards import Table
 from curation.store import Store, shard_file
 from curation.translate import model_revision as translator_revision
@@ -87,8 +88,11 @@ class Tables:
         }
 
 
-def tables_of(recipe: CurateRecipe, plan: Plan, store: Store) -> Tables:
-    """The tables of a planned run.  Raises UserError if a model cannot be found or a column does not exist."""
+def tables_of(recipe: CurateRecipe, plan: Plan, store: Store, *, beside: bool = False) -> Tables:
+    """The tables of a planned run.  Raises UserError if a model cannot be found or a column does not exist.
+
+    beside: the filters' table is the selection's own (`columns/filter-NAME`), so that the run's stays as it is.
+    """
     _check_score(recipe)
     if recipe.filter.where is not None:
         compile_where(recipe.filter.where, _filterable(store.schema(shard_file("plan", 0))))
@@ -100,7 +104,7 @@ def tables_of(recipe: CurateRecipe, plan: Plan, store: Store) -> Tables:
         stages=(Stage.PLAN, Stage.DOWNLOAD, Stage.INSPECT),
     )
     filtered = Table(
-        "columns/filter",
+        filter_table(recipe.deduplicate.name) if beside else FILTER_TABLE,
         (*filters.FILTER_COLUMNS.names, *(f"would_drop_{r}" for r in recipe.filter.score_only), *_DROPS),
         recipe.filter.identity(),
         (images.name,),

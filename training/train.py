@@ -16,7 +16,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 import yaml
@@ -33,6 +33,7 @@ from training.data.cursor import Plan, local_rows, make_plan
 from training.data.source import open_sources
 from training.launch import launch
 from training.recipe import TrainRecipe
+from training.resources import size_workers
 from training.telemetry import METRICS_FILE
 from training.towers.build import image_size
 from training.towers.tokenizer import open_tokenizer
@@ -45,23 +46,19 @@ RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
 _PROGRESS_EVERY_S = 10.0
 
 
-class Workers(NamedTuple):
-    """How many, and what each reserves."""
-
-    number: int
-    num_cpus: float
-    num_gpus: float
-    threads: int
-
-
-def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
+def train(
+    recipe: TrainRecipe, *, quiet: bool = False, begin: str | None = None, until: int | None = None
+) -> dict[str, Any]:
     """Train, or go on with, the recipe's run; returns RUN/result.json: checkpoint, step, steps, finished, metrics.
 
+    begin: a checkpoint of another run to begin from, with its optimiser and its step; where the recipe's temperature is
+        fixed it is the recipe's from there on.
+    until: the step to end at, before the recipe's last one; schedules stay those of the whole run.
     A finished run is not run again: its result is returned.  SIGTERM and Ctrl-C save a checkpoint first.
     Raises UserError before any work for a wrong recipe, data or run directory, and JobError if the run fails.
     """
     store = Store(recipe.run_dir)
-    finished = _claim(store, recipe)
+    finished = _claim(store, recipe, until)
     if finished is not None:
         return finished
     sources = open_sources(recipe.data)
@@ -74,7 +71,7 @@ def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
         recipe.train.seed,
     )
     del model
-    with _connected(recipe):
+    with connected(recipe):
         workers = size_workers(recipe, ray.cluster_resources())
         plan = make_plan(recipe.data, sources, seed=recipe.train.seed, workers=workers.number)
         _check_division(recipe, plan, workers.number)
@@ -82,7 +79,8 @@ def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
         store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
         for left_over in (STOP_FILE, ERROR_FILE):
             store.remove(left_over)
-        payload = Payload(recipe, plan, reader, steps, workers.threads, os.getcwd())
+        end = min(until or steps, steps)
+        payload = Payload(recipe, plan, reader, steps, end, begin, workers.threads, os.getcwd())
         trainer = TorchTrainer(
             launch,
             train_loop_config={"payload": pickle.dumps(payload)},
@@ -109,7 +107,7 @@ def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
                 backend="nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2
             ),
         )
-        with _stopping(store), _watching(store, steps, quiet=quiet):
+        with _stopping(store), _watching(store, end, quiet=quiet):
             try:
                 result = trainer.fit()
             except Exception as error:
@@ -117,35 +115,7 @@ def train(recipe: TrainRecipe, *, quiet: bool = False) -> dict[str, Any]:
     final = store.read_json(ERROR_FILE)
     if final is not None:
         raise RecipeError(final[0], value=final[1], fix=final[2]) if len(final) == 3 else JobError(*final)
-    return _finish(store, recipe, result, steps)
-
-
-def size_workers(recipe: TrainRecipe, resources: dict[str, float]) -> Workers:
-    """Workers that fill a cluster with these resources, unless the recipe says otherwise.
-
-    Raises RecipeError if the cluster cannot hold them.
-    """
-    compute = recipe.compute
-    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
-    per_gpu = (1.0 if gpus else 0.0) if compute.gpus_per_worker == "auto" else compute.gpus_per_worker
-    number = (max(1, int(gpus / per_gpu)) if per_gpu else 1) if compute.workers == "auto" else compute.workers
-    num_cpus = max(0.25, cpus / 2 / number) if compute.cpus_per_worker == "auto" else compute.cpus_per_worker
-    for kind, wanted, there in (("CPU", num_cpus * number, cpus), ("GPU", per_gpu * number, gpus)):
-        if wanted > there + 1e-9:
-            raise RecipeError(
-                f"the cluster has the {kind}s that the workers reserve",
-                value=f"compute.workers {number} x {wanted / number:g} = {wanted:g}; the cluster has {there:g}",
-                fix=f"lower compute.workers or compute.{kind.lower()}s_per_worker, or add nodes",
-            )
-    if num_cpus * number + recipe.data.reader_cpus > cpus + 1e-9:
-        raise RecipeError(
-            "the cluster has CPUs left for a reader beside the workers",
-            value=f"compute.workers {number} x {num_cpus:g} + data.reader_cpus {recipe.data.reader_cpus:g}; "
-            f"the cluster has {cpus:g}",
-            fix="lower compute.cpus_per_worker or data.reader_cpus, or add nodes",
-        )
-    threads = max(1, int(cpus // number)) if compute.threads == "auto" else compute.threads
-    return Workers(number, num_cpus, per_gpu, threads)
+    return _finish(store, recipe, result, end)
 
 
 def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
@@ -158,7 +128,7 @@ def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
         )
 
 
-def _claim(store: Store, recipe: TrainRecipe) -> dict[str, Any] | None:
+def _claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, Any] | None:
     """The result of a run that is done; None where there is work.  Raises RunDirError for another recipe's run."""
     before = store.read_text(RECIPE_FILE)
     if before is None:
@@ -171,7 +141,7 @@ def _claim(store: Store, recipe: TrainRecipe) -> dict[str, Any] | None:
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
     result: dict[str, Any] | None = store.read_json(RESULT_FILE)
-    return result if result is not None and result["finished"] else None
+    return result if result is not None and result["finished"] and result["step"] >= (until or 0) else None
 
 
 def _changed(before: Any, recipe: TrainRecipe) -> list[str]:
@@ -192,7 +162,7 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _connected(recipe: TrainRecipe) -> Iterator[None]:
+def connected(recipe: TrainRecipe) -> Iterator[None]:
     """A connection to the cluster for as long as the run goes on; leaves alone one that was there before."""
     ours = not ray.is_initialized()
     if ours:
@@ -200,6 +170,9 @@ def _connected(recipe: TrainRecipe) -> Iterator[None]:
         local: dict[str, Any] = {"num_cpus": recipe.compute.num_cpus} if address == "local" else {}
         # Their announcements are for Ray's developers; ours for the user.
         os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+        if address == "local":
+            # It asks whether another node is about to be taken away: a process a run, for nothing on one machine.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         warnings.filterwarnings("ignore", category=RayDeprecationWarning)
         ray.init(
             address=address,

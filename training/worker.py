@@ -52,6 +52,8 @@ class Payload(NamedTuple):
     plan: Plan
     reader: Reader
     steps: int  #: of the whole run
+    end: int  #: step to end at
+    begin: str | None  #: checkpoint of another run to begin from
     threads: int
     folder: str  #: where relative paths of the recipe start
 
@@ -99,7 +101,7 @@ def _train(payload: Payload) -> None:
     full_length = describe.tokenizer.context_length if needs_full_length(model) else None
     engine = start_engine(DualEncoder(model, recipe.train.precision), recipe, rows_per_worker=local_rows(plan, world))
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
-    progress = _restored(engine, ema, plan)
+    progress = _restored(engine, ema, payload)
     exchange_of = open_exchange(recipe.loss.mode, group_size=recipe.loss.group_size, seed=recipe.train.seed)
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
 
@@ -118,7 +120,7 @@ def _train(payload: Payload) -> None:
         length=full_length,
     ) as stream:
         clock = _Clock(stream)
-        for step in range(progress.step, payload.steps):
+        for step in range(progress.step, payload.end):
             fault_point("train.step")
             batch = next(stream)
             rows = to_device(batch, device)
@@ -148,7 +150,7 @@ def _train(payload: Payload) -> None:
             seconds, waited = clock.lap()
             if telemetry is not None:
                 telemetry.count(told.rows, batch.skipped)
-                if done % recipe.log.every_steps == 0 or done == payload.steps:
+                if done % recipe.log.every_steps == 0 or done == payload.end:
                     telemetry.write(
                         done,
                         {
@@ -161,7 +163,7 @@ def _train(payload: Payload) -> None:
                             "skipped": told.skipped,
                         },
                     )
-            last = done == payload.steps or told.stop
+            last = done == payload.end or told.stop
             if _due(done, recipe.evaluate.every_steps) or (last and recipe.evaluate.datasets):
                 metrics = _evaluated(engine, ema, describe, recipe, device, rank, done, telemetry)
             if last or _due(done, recipe.checkpoint.every_steps):
@@ -179,8 +181,10 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
-def _restored(engine: Any, ema: Ema | None, plan: Plan) -> Progress:
-    checkpoint = ray_train.get_checkpoint()
+def _restored(engine: Any, ema: Ema | None, payload: Payload) -> Progress:
+    """The run's own last checkpoint, else the one to begin from, else nothing."""
+    recipe, plan, own = payload.recipe, payload.plan, ray_train.get_checkpoint()
+    checkpoint = own or (ray_train.Checkpoint(payload.begin) if payload.begin is not None else None)
     if checkpoint is None:
         return Progress(0, plan.fingerprint, {})
     with checkpoint.as_directory() as folder:
@@ -191,6 +195,8 @@ def _restored(engine: Any, ema: Ema | None, plan: Plan) -> Progress:
             "the data is not what the checkpoint was trained on: its files, their rows or the recipe's data changed\n"
             "fix: give the run a new run_dir, with model.pretrained set to the checkpoint"
         )
+    if own is None and not recipe.temperature.learnable and recipe.temperature.init is not None:
+        set_scale(engine, 1 / recipe.temperature.init)
     return progress
 
 

@@ -17,7 +17,8 @@ import torch
 from curation.errors import JobError, RecipeError, RunDirError
 from pipelines.models import evaluate_model, export_model, find_model
 from training.recipe import TrainRecipe
-from training.train import size_workers, train
+from training.resources import size_workers
+from training.train import train
 
 EMOJI = Path("samples/emoji")
 STEPS = 6

@@ -20,6 +20,7 @@ from curation.config import digest
 from curation.errors import RecipeError, nearest
 from curation.pack import PackConfig, pack_rows
 from curation.schema import Stage
+from curation.selection import FILTER_TABLE, filter_table
 from curation.store import PAIRS, Entry, Store, shard_file
 from training.data.files import Found, filesystem_of
 from training.data.parquet import ParquetSource
@@ -27,14 +28,14 @@ from training.data.sample import group_ids, samples
 
 _SELECTIONS = "selections"
 
-#: What is read of each table beside the selection; the last two need not be there.
+#: What is read of each table beside the selection; the last two need not be there.  A selection that was made by
+#: filters of its own has their table in place of the run's.
 _READS: Mapping[str, tuple[str, ...]] = {
     "images": ("image", "sha256"),
-    "columns/filter": ("caption", "language"),
+    FILTER_TABLE: ("caption", "language"),
     "columns/recaption": ("recaptions",),
     "columns/translate": ("translations",),
 }
-_NEEDED = ("images", "columns/filter")
 
 
 def is_run_directory(path: str) -> bool:
@@ -79,7 +80,10 @@ class SelectionSource:
                 value=f"{selection}, in {path}",
                 fix=f"perhaps you mean: {nearest(selection, known)}" if known else "the run has none yet; finish it",
             )
-        indexes = {name: self._store.index(name) for name in _READS}
+        own = filter_table(selection)
+        filters = own if self._store.index(own) else FILTER_TABLE
+        self._reads = {filters if name == FILTER_TABLE else name: columns for name, columns in _READS.items()}
+        indexes = {name: self._store.index(name) for name in self._reads}
         self._check(indexes, [int(m["shard"]) for m in manifests])
         stage = Stage.DEDUPLICATE.value
         kept = [(int(m["shard"]), int(m["stages"][stage]["rows_kept"])) for m in manifests]
@@ -105,9 +109,9 @@ class SelectionSource:
         rows = chosen.select(["uid"]).take(kept)
         for name, there in self._tables.items():
             if there[piece]:
-                loaded = self._store.load(name, shard, ["uid", *_READS[name]]).take(kept)
+                loaded = self._store.load(name, shard, ["uid", *self._reads[name]]).take(kept)
                 assert loaded["uid"].equals(rows["uid"]), f"{name} shard {shard} is not aligned with {self._selection}"
-                for column in _READS[name]:
+                for column in self._reads[name]:
                     rows = rows.append_column(column, loaded[column])
         # Packing decides what the texts of a row are; this is the same, without a file.
         pairs = pack_rows(rows.append_column("drop_reason", pa.nulls(len(rows), pa.string())), PackConfig(), "jpg")
@@ -116,7 +120,7 @@ class SelectionSource:
         return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
 
     def _check(self, indexes: Mapping[str, Mapping[int, Entry]], shards: list[int]) -> None:
-        for name in _NEEDED:
+        for name in list(self._reads)[:2]:
             missing = [shard for shard in shards if shard not in indexes[name]]
             if missing:
                 raise RecipeError(

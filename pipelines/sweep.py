@@ -1,0 +1,87 @@
+"""`pairmill sweep`: read the recipe, make the selections it compares, and hand over to tune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from curation.config import put
+from curation.errors import InputError, RecipeError
+from curation.store import Store
+from pipelines.recipe import CurateRecipe, parse_override, parse_recipe, read_mapping
+from tune.check import check
+from tune.recipe import SweepRecipe
+from tune.space import value_at
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepRecipe:
+    """The recipe of a sweep; `base` names a training recipe beside it, whose keys those of `train` replace.
+
+    Raises RecipeError as `load_recipe` does.
+    """
+    # A key of the space has dots of its own: space.optim.lr={…} sets `optim.lr` of the space.
+    of_space = [override for override in overrides if override.startswith("space.")]
+    data = read_mapping(path, [override for override in overrides if override not in of_space])
+    for override in of_space:
+        key, value = parse_override(override)
+        data.setdefault("space", {})[key.removeprefix("space.")] = value
+    base = data.pop("base", None)
+    if base is not None:
+        data["train"] = _merged(read_mapping(path.parent / str(base)), data.get("train") or {})
+    if isinstance(data.get("train"), dict):
+        for given in ("run_dir", "name"):
+            data["train"].pop(given, None)  # each trial has its own
+    return SweepRecipe.checked(data)
+
+
+def run_sweep(recipe: SweepRecipe, *, command: str = "", quiet: bool = False) -> dict[str, Any]:
+    """Make the selections that are not there yet, then `tune.sweep.sweep`."""
+    check(recipe)
+    if recipe.selections:
+        make_selections(recipe, command=command, quiet=quiet)
+    # What it imports takes longer than it takes to say that a recipe is wrong.
+    from tune.sweep import sweep
+
+    return sweep(recipe, quiet=quiet)
+
+
+def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = False) -> dict[str, int]:
+    """Rows that each of the recipe's selections keeps, by name; nothing is fetched and no pixel written.
+
+    Raises InputError if train.data.path is not a curated run, RecipeError if a selection changes more than its filters
+    and its deduplication.
+    """
+    from pipelines.curate import select
+
+    run_dir = str(value_at(recipe.base, "data.path"))
+    text = Store(run_dir).read_text("recipe.yaml")
+    if text is None:
+        raise InputError(
+            "selections are made of a curated run: train.data.path is its run_dir",
+            value=run_dir,
+            fix="run `pairmill curate` (or `pairmill demo`) first",
+        )
+    kept = {}
+    for name, settings in recipe.selections.items():
+        for key in settings:
+            if key.partition(".")[0] not in ("filter", "deduplicate") or key == "deduplicate.name":
+                raise RecipeError(
+                    "a selection changes keys of filter and deduplicate: other stages would fetch or write pixels",
+                    value=f"selections.{name}: {key}",
+                    fix="change it in the curation recipe, and curate into another run_dir",
+                )
+        curated = parse_recipe(text, kind=CurateRecipe, source=f"{run_dir}/recipe.yaml").model_dump(mode="json")
+        for key, value in {**settings, "run_dir": run_dir, "deduplicate.name": name}.items():
+            put(curated, key, value)
+        kept[name] = select(CurateRecipe.checked(curated), command=command, quiet=quiet)
+    return kept
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

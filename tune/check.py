@@ -1,0 +1,59 @@
+"""What can be known to be wrong with a sweep before Ray and torch's libraries are loaded, in seconds."""
+
+from __future__ import annotations
+
+import os
+
+from curation.errors import RecipeError
+from training.data.source import open_sources
+from training.recipe import TrainRecipe
+from training.resources import size_workers
+from tune.recipe import SweepRecipe
+from tune.space import draw_points, recipe_at
+
+
+def check(recipe: SweepRecipe) -> None:
+    """Raise RecipeError for a point that is no recipe, data that is not there, or more than the machine has.
+
+    On a cluster that is there already, what it has is checked when it is connected to.
+    """
+    base = TrainRecipe.checked(recipe.base)
+    if recipe.search.method == "random":
+        # Every point is known: what is wrong with any of them is said now.
+        points = draw_points(recipe.space, recipe.base, samples=recipe.search.trials, seed=recipe.search.seed)
+        wanted = [recipe_at(recipe.base, point).data for point in points]
+    else:
+        wanted = [base.data]
+    # Selections that the sweep itself makes are not there yet; the run they are made of is.
+    found = [d.model_copy(update={"selection": None}) if d.selection in recipe.selections else d for d in wanted]
+    for data in {data.model_dump_json(): data for data in found}.values():
+        open_sources(data)
+    if recipe.search.method == "pbt" and base.temperature.learnable:
+        swept = [key for key in recipe.space if key.startswith("temperature.")]
+        if swept:
+            raise RecipeError(
+                "pbt changes what has an effect on a run that goes on; a temperature that is learnt has none",
+                value=f"{swept[0]}, temperature.learnable: true",
+                fix="set train.temperature.learnable: false",
+            )
+    address = base.compute.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        import torch
+
+        cpus = base.compute.num_cpus or os.cpu_count() or 1
+        trials_at_a_time(recipe, {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())})
+
+
+def trials_at_a_time(recipe: SweepRecipe, resources: dict[str, float]) -> int:
+    """Trials that the cluster holds at a time.  Raises RecipeError if it cannot hold one of those the space allows."""
+    held = []
+    for key in [None, *(key for key in recipe.space if key.startswith(("compute.", "data.reader_cpus")))]:
+        for value in recipe.space[key].edges if key else (None,):
+            point = {key: value} if key else {}
+            one = recipe_at(recipe.base, point)
+            workers = size_workers(one, resources)
+            cpus = workers.number * workers.num_cpus + one.data.reader_cpus
+            gpus = workers.number * workers.num_gpus
+            by_gpus = resources.get("GPU", 0.0) / gpus if gpus else float("inf")
+            held.append(max(1, int(min(resources.get("CPU", 1.0) / cpus, by_gpus) + 1e-9)))
+    return recipe.search.concurrent if recipe.search.concurrent != "auto" else min(held)

@@ -1,0 +1,138 @@
+"""What is known of a sweep's trials, on disk: one that was proposed is never lost, one that is done never run again.
+
+    RUN/trials/007/trial.json     what it is: point, seed, where it begins and ends          (written first)
+    RUN/trials/007/…              its training run: recipe.yaml, metrics.jsonl, result.json, checkpoints, tensorboard/
+    RUN/trials/007/stopped.json   the scheduler stopped it
+    RUN/trials/007/failed.json    it failed
+
+Its status follows from which of these are there, so there is nothing to bring up to date after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from statistics import median
+from typing import Any, NamedTuple
+
+import pyarrow.fs as pafs
+
+from curation.store import Store
+from training.telemetry import METRICS_FILE
+from training.train import RESULT_FILE
+from tune.recipe import SPEED
+from tune.space import Point
+
+TRIAL_FILE, STOPPED_FILE, FAILED_FILE = "trial.json", "stopped.json", "failed.json"
+
+#: While this file is in the sweep's run directory, its trials save a checkpoint and stop, and no other begins.
+STOP_FILE = "stop"
+
+#: Steps left out of a trial's speed: they hold start-up.
+_WARM_UP = 2
+
+
+class Trial(NamedTuple):
+    """What a trial is."""
+
+    id: str
+    point: Point
+    role: str = "search"  #: search, or repeat: another seed of a point
+    of: str | None = None  #: the trial that a repeat repeats, or that pbt goes on from
+    seed: int | None = None  #: train.seed; None: the base recipe's
+    begin: str | None = None  #: checkpoint to begin from; None: as the recipe says
+    until: int | None = None  #: step to end at; None: the recipe's last
+
+
+class State(NamedTuple):
+    """What became of it so far."""
+
+    status: str  #: unfinished, stopped, failed, finished
+    metrics: dict[str, float]  #: of the latest evaluation, and samples_per_second
+    steps: int
+    checkpoint: str | None
+    error: str | None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will become of it."""
+        return self.status != "unfinished"
+
+
+class Journal:
+    """The trials of a sweep's run directory."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._final: dict[str, State] = {}
+
+    def folder(self, trial: str) -> str:
+        """The run directory of a trial."""
+        return f"{self.store.uri}/trials/{trial}"
+
+    def record(self, trial: Trial) -> None:
+        """A trial is proposed."""
+        self.store.write_json(f"trials/{trial.id}/{TRIAL_FILE}", trial._asdict())
+
+    def recorded(self, trial: str) -> Trial | None:
+        """What was proposed under an id."""
+        found = self.store.read_json(f"trials/{trial}/{TRIAL_FILE}")
+        return None if found is None else Trial(**found)
+
+    def trials(self) -> list[Trial]:
+        """All that were proposed, by id."""
+        selector = pafs.FileSelector(self.store.path("trials"), allow_not_found=True)
+        names = sorted(i.base_name for i in self.store.filesystem.get_file_info(selector))
+        return [trial for name in names if (trial := self.recorded(name)) is not None]
+
+    def stop(self, trial: str, step: int) -> None:
+        """The scheduler stopped a trial; one that is done already stays so."""
+        if not self.state(trial).final:
+            self.store.write_json(f"trials/{trial}/{STOPPED_FILE}", {"step": step})
+
+    def fail(self, trial: str, error: str) -> None:
+        """A trial failed."""
+        self.store.write_json(f"trials/{trial}/{FAILED_FILE}", {"error": error})
+
+    def state(self, trial: str) -> State:
+        """What became of a trial so far."""
+        if trial in self._final:
+            return self._final[trial]
+        state = self._read(trial)
+        if state.final:
+            self._final[trial] = state
+        return state
+
+    def _read(self, trial: str) -> State:
+        failed = self.store.read_json(f"trials/{trial}/{FAILED_FILE}")
+        stopped = self.store.read_json(f"trials/{trial}/{STOPPED_FILE}")
+        result = self.store.read_json(f"trials/{trial}/{RESULT_FILE}")
+        lines = self.lines(trial)
+        if stopped is not None:
+            # What it did while it was on its way to stop is not what it was compared by.
+            lines = [line for line in lines if line["step"] <= stopped["step"]]
+        told = evaluations(lines)
+        metrics = dict(told[-1]) if told else {}
+        metrics.pop("step", None)
+        if (speed := samples_per_second(lines)) is not None:
+            metrics[SPEED] = speed
+        finished = result is not None and result["finished"]
+        status = "failed" if failed else "stopped" if stopped else "finished" if finished else "unfinished"
+        steps = int(lines[-1]["step"]) if lines else 0
+        return State(status, metrics, steps, (result or {}).get("checkpoint"), (failed or {}).get("error"))
+
+    def lines(self, trial: str) -> list[dict[str, Any]]:
+        """The lines of a trial's metrics that are whole."""
+        text = self.store.read_text(f"trials/{trial}/{METRICS_FILE}") or ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def evaluations(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of a run's metrics that tell an evaluation."""
+    return [line for line in lines if "loss" not in line]
+
+
+def samples_per_second(lines: Iterable[dict[str, Any]]) -> float | None:
+    """The median over a run's steps but the first ones; None if it has no more than those."""
+    speeds = [line[SPEED] for line in lines if SPEED in line][_WARM_UP:]
+    return float(median(speeds)) if speeds else None

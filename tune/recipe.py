@@ -1,0 +1,140 @@
+"""The recipe of a sweep: a training recipe, a space around it, how it is searched and what is best."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from curation.config import EXECUTION, Config
+from curation.errors import RecipeError, nearest
+from training.recipe import TrainRecipe
+from tune.space import Parameter, check_space
+
+#: The objective that is not of an evaluation: rows trained on a second, the median over a trial's steps.
+SPEED = "samples_per_second"
+
+
+class ObjectiveConfig(Config):
+    """What a good trial is good at."""
+
+    metric: str = Field(
+        description="`dataset/metric` of the training recipe's evaluation, or samples_per_second",
+    )
+    mode: Literal["max", "min"] = "max"
+
+
+class SearchConfig(Config):
+    """Which points are tried, and which trials are stopped early."""
+
+    method: Literal["random", "tpe", "pbt"] = Field(
+        "random",
+        description="random: every grid value, other values drawn (a grid where there are no others); tpe: Optuna's "
+        "tree-structured Parzen estimator (Bergstra et al. 2011), grids are choices; pbt: a population whose worse "
+        "quarter goes on from the better quarter's checkpoints with changed values (Jaderberg et al. 2017)",
+    )
+    trials: int = Field(
+        1, ge=1, description="random: points of each combination of grid values; tpe: points; pbt: of the population"
+    )
+    seed: int = Field(0, ge=0, description="of the points")
+    scheduler: Literal["asha", "none"] = Field(
+        "asha",
+        description="asha: trials that are behind at an evaluation are stopped (asynchronous successive halving, Li "
+        "et al. 2020)",
+    )
+    grace_steps: int | None = Field(
+        None, ge=1, description="asha: training steps that no trial is stopped before; null: one evaluation"
+    )
+    reduction: float = Field(3.0, gt=1, description="asha: the best 1 of so many goes on (Li et al.: 3 or 4)")
+    random_first: int = Field(8, ge=1, description="tpe: points that are drawn before it learns from them")
+    segment_steps: int | None = Field(None, ge=1, description="pbt: training steps between exchanges")
+    concurrent: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="trials at a time; auto: as many as the cluster holds", json_schema_extra=EXECUTION
+    )
+
+
+class RepeatConfig(Config):
+    """The best points are trained again with other seeds, so that noise is not taken for a winner."""
+
+    best: int = Field(2, ge=0, description="points; 0: none, and the report gives no intervals")
+    seeds: int = Field(2, ge=1, description="further seeds of each; an interval is over these and the first one")
+
+
+class SweepRecipe(Config):
+    """A sweep, whole."""
+
+    run_dir: str = Field(description="where everything of this sweep is kept; a local or shared folder")
+    name: str = Field("sweep", pattern=r"^[A-Za-z0-9_.-]+$", description="what dashboards call the sweep")
+    train: dict[str, Any] = Field(description="the training recipe that every trial starts from, without run_dir")
+    space: dict[str, Parameter] = Field(description="dotted keys of the training recipe, and what each may be")
+    selections: dict[str, dict[str, Any]] = Field(
+        {},
+        description="selections of the curated run at train.data.path, by name: dotted keys of its curation recipe. "
+        "Made before the first trial, without a fetch; the space's data.selection names them",
+    )
+    search: SearchConfig = SearchConfig()
+    objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1, description="trials are ranked by the first")
+    repeat: RepeatConfig = RepeatConfig()
+    keep_checkpoints: Literal["best", "all"] = Field(
+        "best",
+        description="best: of a finished sweep those of its best points",
+        json_schema_extra=EXECUTION,
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepRecipe:
+        base = TrainRecipe.checked({**self.train, "run_dir": self.run_dir})
+        check_space(self.space, self.base)
+        self._check_objectives(base)
+        search = self.search
+        if search.method == "pbt":
+            if search.segment_steps is None or base.train.steps is None or base.train.steps % search.segment_steps:
+                raise RecipeError(
+                    "pbt trains in segments: search.segment_steps divides train.train.steps",
+                    value=f"segment_steps: {search.segment_steps}, steps: {base.train.steps}",
+                    fix="set both",
+                )
+            if search.trials < 4:
+                raise RecipeError("pbt needs a population", value=f"search.trials: {search.trials}", fix="4 or more")
+        elif search.scheduler == "asha" and base.evaluate.every_steps is None:
+            raise RecipeError(
+                "asha stops trials by evaluations on the way",
+                value="train.evaluate.every_steps: null",
+                fix="set it (a tenth of the steps is usual), or search.scheduler: none",
+            )
+        return self
+
+    def _check_objectives(self, base: TrainRecipe) -> None:
+        for objective in self.objectives:
+            dataset, slash, _ = objective.metric.partition("/")
+            if objective.metric != SPEED and not (slash and dataset in base.evaluate.datasets):
+                known = [f"{name}/…" for name in base.evaluate.datasets] + [SPEED]
+                raise RecipeError(
+                    "an objective is a metric of a dataset of train.evaluate.datasets",
+                    value=objective.metric,
+                    fix=f"perhaps you mean: {nearest(objective.metric, known)}",
+                )
+        if self.objectives[0].metric == SPEED:
+            raise RecipeError(
+                "the first objective is what trials are stopped and ranked by: a metric of an evaluation",
+                value=SPEED,
+                fix="put it behind another objective",
+            )
+        chosen = self.space["data.selection"].values if "data.selection" in self.space else None
+        for name in chosen or ():
+            if self.selections and name not in self.selections:
+                raise RecipeError(
+                    "space: data.selection names one of `selections`",
+                    value=name,
+                    fix=f"perhaps you mean: {nearest(str(name), self.selections)}",
+                )
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The training recipe that points change, with every default spelled out."""
+        return TrainRecipe.checked({**self.train, "run_dir": self.run_dir}).model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The recipe with every default spelled out."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,229 @@
+"""The search space as data: dotted keys of the training recipe, what each may be, and when it matters.
+
+    loss.target:       {grid: [clip, one_to_k]}              every value, with every other grid value
+    optim.lr:          {loguniform: [1.0e-4, 1.0e-2]}        drawn
+    temperature.final: {loguniform: [0.01, 0.07], when: {temperature.learnable: false}}
+
+A point is one draw: {key: value}, without the keys that do not matter in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from curation.config import Config, digest, fields_at, put
+from curation.errors import RecipeError, nearest
+from training.recipe import TrainRecipe
+
+Point = dict[str, Any]
+
+#: The sweep gives each trial its own.
+_NOT_SWEPT = ("run_dir", "name")
+
+
+class Parameter(Config):
+    """What one key of the recipe may be: exactly one of the five kinds."""
+
+    grid: tuple[Any, ...] | None = Field(None, description="values, all of which are tried")
+    choice: tuple[Any, ...] | None = Field(None, description="values, of which one is drawn")
+    uniform: tuple[float, float] | None = Field(None, description="[lowest, highest]")
+    loguniform: tuple[float, float] | None = Field(None, description="[lowest, highest], drawn evenly in the logarithm")
+    quniform: tuple[float, float, float] | None = Field(None, description="[lowest, highest, step]")
+    when: dict[str, Any] = Field({}, description="keys, and the value (or list of values) each must have in a point")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Parameter:
+        given = [name for name in ("grid", "choice", "uniform", "loguniform", "quniform") if getattr(self, name)]
+        if len(given) != 1:
+            raise RecipeError(
+                "a key of the space has exactly one of grid, choice, uniform, loguniform, quniform, not empty",
+                value=json.dumps(self.model_dump(exclude_none=True, mode="json")),
+                fix="e.g. {loguniform: [0.01, 0.1]}",
+            )
+        if self.limits is not None:
+            low, high = self.limits
+            problem = (
+                "its lowest value is below its highest"
+                if low >= high
+                else "the lowest value of loguniform is above 0"
+                if self.loguniform and low <= 0
+                else "the step of quniform is above 0, and at most its range"
+                if self.quniform and not 0 < self.quniform[2] <= high - low
+                else None
+            )
+            if problem:
+                raise RecipeError(
+                    f"a range of the space: {problem}", value=list(self.range or ()), fix="mend the range"
+                )
+        return self
+
+    @property
+    def values(self) -> tuple[Any, ...] | None:
+        """The values of a grid or a choice; None for a range."""
+        return self.grid or self.choice
+
+    @property
+    def range(self) -> tuple[float, ...] | None:
+        """The numbers of a range as given; None for a grid or a choice."""
+        return self.uniform or self.loguniform or self.quniform
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Lowest and highest value of a range."""
+        return None if self.range is None else (self.range[0], self.range[1])
+
+    @property
+    def edges(self) -> tuple[Any, ...]:
+        """The values to check: all, or the ends of a range."""
+        return self.values or self.limits or ()
+
+    def draw(self, share: float) -> Any:
+        """The value at `share` in [0, 1) of what may be drawn."""
+        if self.values is not None:
+            return self.values[int(share * len(self.values))]
+        assert self.range is not None
+        low, high = self.range[:2]
+        if self.loguniform:
+            return min(high, max(low, math.exp(math.log(low) + share * (math.log(high) - math.log(low)))))
+        if self.quniform:
+            step = self.quniform[2]
+            return round(low + step * int(share * (int((high - low) / step + 1e-9) + 1)), 12)
+        return low + share * (high - low)
+
+
+Space = Mapping[str, Parameter]
+
+
+def matters(parameter: Parameter, point: Point, recipe: Mapping[str, Any]) -> bool:
+    """Whether a parameter's `when` holds, for the point's values so far and the base recipe's others."""
+    for key, wanted in parameter.when.items():
+        value = point[key] if key in point else value_at(recipe, key)
+        if value not in (wanted if isinstance(wanted, list) else [wanted]):
+            return False
+    return True
+
+
+def draw_points(space: Space, recipe: Mapping[str, Any], *, samples: int, seed: int) -> Iterator[Point]:
+    """`samples` points of each combination of grid values, in a fixed order; the same ones for the same seed.
+
+    What is drawn for a key depends on the seed, the sample and the key alone, so another key in the space changes no
+    other's values.  Samples of the same range are spread evenly over it (a random shift of the additive golden-ratio
+    sequence, per key), which covers it better than independent draws do.
+    """
+    seen = set()
+    grids = {key: parameter.grid for key, parameter in space.items() if parameter.grid}
+    for sample, values in itertools.product(range(samples), itertools.product(*grids.values())):
+        combination = dict(zip(grids, values, strict=True))
+        number = int(digest(combination), 16) % 2**32 if sample or len(grids) < len(space) else 0
+        point: Point = {}
+        for key, parameter in space.items():
+            if not matters(parameter, point, recipe):
+                continue
+            point[key] = combination[key] if key in combination else parameter.draw(_share(seed, number, key, sample))
+        identity = digest(point)
+        # Combinations that differ only in what does not matter are one.
+        if identity not in seen:
+            seen.add(identity)
+            yield point
+
+
+def _share(seed: int, combination: int, key: str, sample: int) -> float:
+    shift = np.random.default_rng((seed, combination, int(digest(key), 16) % 2**32)).random()
+    return float((shift + sample * (math.sqrt(5) - 1) / 2) % 1.0)
+
+
+def recipe_at(base: Mapping[str, Any], point: Point, seed: int | None = None, **top: Any) -> TrainRecipe:
+    """The training recipe of a point, with another train.seed if one is given, and other values of `top` keys.
+
+    Raises RecipeError, as a recipe in a file would.
+    """
+    data = json.loads(json.dumps({**base, **top}))
+    for key, value in {**point, **({} if seed is None else {"train.seed": seed})}.items():
+        put(data, key, value)
+    return TrainRecipe.checked(data)
+
+
+def check_space(space: Space, base: Mapping[str, Any]) -> None:
+    """Raise RecipeError unless every key is one of the training recipe, and every value one that it may have."""
+    if not space:
+        raise RecipeError(
+            "a sweep has a space", value="space: {}", fix="e.g. space: {temperature.init: {loguniform: [0.01, 0.2]}}"
+        )
+    for number, (key, parameter) in enumerate(space.items()):
+        _check_key(key)
+        point = _context(space, base, key, list(space)[:number])
+        for value in parameter.edges:
+            try:
+                recipe_at(base, {**point, key: value})
+            except RecipeError as error:
+                raise RecipeError(f"space: {key}: {error.rule}", value=json.dumps(value), fix=str(error.fix)) from error
+
+
+def _check_key(key: str) -> None:
+    path = key.split(".")
+    known = fields_at(TrainRecipe, path[:-1])
+    # Below a section without fixed keys (evaluate.datasets.NAME) the recipe itself decides.
+    if known and path[-1] not in known:
+        prefix = "".join(f"{part}." for part in path[:-1])
+        raise RecipeError(
+            f"space: {key} is not a key of the training recipe",
+            value=key,
+            fix=f"perhaps you mean: {prefix}{nearest(path[-1], known)}",
+        )
+    if not known and not fields_at(TrainRecipe, path[:1]):
+        raise RecipeError(
+            f"space: {key} is not a key of the training recipe",
+            value=key,
+            fix=f"perhaps you mean: {nearest(path[0], fields_at(TrainRecipe, []))}",
+        )
+    if path[0] in _NOT_SWEPT:
+        raise RecipeError(f"space: {key} is given by the sweep to each trial", value=key, fix="leave it out")
+
+
+def _context(space: Space, base: Mapping[str, Any], key: str, earlier: list[str]) -> Point:
+    """The values under which a key matters.  Raises RecipeError if there are none."""
+    point: Point = {}
+    for name, wanted in space[key].when.items():
+        value = wanted[0] if isinstance(wanted, list) and wanted else wanted
+        if name in earlier:
+            allowed = space[name].values
+            limits = space[name].limits
+            if allowed is not None and value not in allowed:
+                raise RecipeError(
+                    f"space: {key}: `when` names a value that {name} may have",
+                    value=json.dumps(wanted),
+                    fix=f"one of {json.dumps(allowed)}",
+                )
+            if limits is not None and not limits[0] <= value <= limits[1]:
+                raise RecipeError(
+                    f"space: {key}: `when` names a value that {name} may have", value=value, fix=f"within {limits}"
+                )
+            point |= {**_context(space, base, name, earlier[: earlier.index(name)]), name: value}
+        elif name in space:
+            raise RecipeError(
+                f"space: {key}: `when` names keys that stand before it", value=name, fix=f"put {name} above {key}"
+            )
+        else:
+            _check_key(name)
+    if not matters(space[key], point, base):
+        raise RecipeError(
+            f"space: {key} matters in some point: its `when` holds for a value of the space or of the recipe",
+            value=json.dumps(space[key].when),
+            fix="add the key that `when` names to the space, or leave `when` out",
+        )
+    return point
+
+
+def value_at(recipe: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key of nested mappings; None if it is not there."""
+    value: Any = recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,99 @@
+"""A trial as Ray Tune runs it: an actor that calls `training.train.train` and tells Tune every evaluation.
+
+A class and not a function, because Tune ends a function's thread without a word, and a training run that is left alone
+keeps its workers: here `cleanup` asks the run to stop, which saves a checkpoint, and waits until its workers are gone.
+One actor runs many trials, one after another, since what it imports takes longer than it does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from typing import Any
+
+from ray import tune as ray_tune
+
+from curation.errors import JobError, PairmillError
+from curation.store import Store
+from training import train as training
+from training.worker import STOP_FILE as TRAINING_STOP_FILE
+from tune.journal import STOP_FILE, Journal, Trial, evaluations
+from tune.space import recipe_at
+
+_POLL_S = 0.25
+
+
+class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
+    """One trial at a time: config holds `trial` (its id), `run_dir` of the sweep, `name`, `base` recipe, `folder`."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin a trial, or go on with it."""
+        with suppress(FileNotFoundError):
+            os.chdir(config["folder"])  # where relative paths of the recipe start
+        self._store = Store(config["run_dir"])
+        self._journal = Journal(self._store)
+        self._trial: Trial | None = self._journal.recorded(config["trial"])
+        assert self._trial is not None, "a trial is recorded before it is proposed to Tune"
+        self._told = 0
+        self._error: BaseException | None = None
+        self._replayed = self._journal.state(self._trial.id).final
+        self._thread = threading.Thread(target=self._run, args=(self._trial, config), daemon=True)
+        if not (self._replayed or self._stopping):
+            self._thread.start()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial in the same process."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next evaluation, or the end; raises what the run raised."""
+        assert self._trial is not None
+        while True:
+            ended = not self._thread.is_alive()
+            told = evaluations(self._journal.lines(self._trial.id))
+            if self._replayed:
+                # The scheduler learns of a trial that was done before a resume what it would have learnt then.
+                told = [line for line in told if line["step"] <= self._journal.state(self._trial.id).steps]
+            if len(told) > self._told:
+                self._told += 1
+                last = ended and self._told == len(told) and self._error is None
+                return told[self._told - 1] | {"done": last}
+            if ended:
+                if self._error is not None:
+                    raise self._error
+                return (told[-1] if told else {}) | {"done": True}
+            if self._stopping:
+                self._ask_to_stop()
+            self._thread.join(_POLL_S)
+
+    def cleanup(self) -> None:
+        """End the trial's run, if it goes on: a checkpoint is saved and its workers are gone when this returns."""
+        while self._thread.is_alive():
+            # Again and again: a run that is just starting removes what an earlier one left.
+            self._ask_to_stop()
+            self._thread.join(1.0)
+
+    @property
+    def _stopping(self) -> bool:
+        return self._store.read_text(STOP_FILE) is not None
+
+    def _ask_to_stop(self) -> None:
+        assert self._trial is not None
+        trial = Store(self._journal.folder(self._trial.id))
+        if trial.read_text(TRAINING_STOP_FILE) is None:
+            trial.write_bytes(TRAINING_STOP_FILE, b"")
+
+    def _run(self, trial: Trial, config: dict[str, Any]) -> None:
+        try:
+            names = {"run_dir": self._journal.folder(trial.id), "name": f"{config['name']}-{trial.id}"}
+            recipe = recipe_at(config["base"], trial.point, trial.seed, **names)
+            training.train(recipe, quiet=True, begin=trial.begin, until=trial.until)
+        except PairmillError as error:
+            self._journal.fail(trial.id, str(error))
+            self._error = JobError(str(error))
+        except BaseException as error:  # a bug of ours: Tune shows it, the sweep goes on
+            self._journal.fail(trial.id, repr(error))
+            self._error = error
