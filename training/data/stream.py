@@ -52,7 +52,8 @@ def read_with_ray(
     """
     # In the object store once, and in a list so that Ray does not unpack it for every task.
     reference = [ray.put(reader)]
-    read = _read.options(num_cpus=config.reader_cpus)
+    # "DEFAULT": anywhere.  Under Tune a task inherits its worker's placement group, which has no room for readers.
+    read = _read.options(num_cpus=config.reader_cpus, scheduling_strategy="DEFAULT")
     ahead: deque[tuple[BundleSpec, Any]] = deque()
     try:
         for spec in rank_bundles(plan, rank, world, start_batch):
