@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.data import DataContext
 from ray.data.context import ShuffleStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from curation import faults
+from curation.cluster import connected as connect
 from curation.engines.settings import EngineConfig
-from pipelines.recipe import ClusterConfig, CurateRecipe
+from pipelines.recipe import CurateRecipe
 
 #: How often an actor or task that died is started again before the job fails.  Ray Data's own default is for ever,
 #: which turns a worker that dies of its input into a job that never ends.
@@ -46,41 +44,11 @@ class Pools:
 
 @contextmanager
 def connected(recipe: CurateRecipe) -> Iterator[Pools]:
-    """A connection to the cluster for as long as the job runs; leaves alone one that was there before."""
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(recipe.cluster)
-    _set_data_context()
-    try:
+    """`curation.cluster.connected`, ready for Ray Data; yields the pools that fill the cluster."""
+    cluster = recipe.cluster
+    with connect(cluster.address, num_cpus=cluster.num_cpus, dashboard=cluster.dashboard):
+        _set_data_context()
         yield size_pools(recipe, ray.cluster_resources())
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _connect(config: ClusterConfig) -> None:
-    # A CPU-only task must not see the GPUs that other actors own.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    common: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.WARNING,
-        "runtime_env": {"env_vars": faults.environment()} if faults.environment() else None,
-    }
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
-        ray.init(address=address, **common)
-    else:
-        # By default a worker that waits a second for a shard is ended; starting one takes two seconds of a core.
-        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-        # address="local": a plain init may join somebody else's cluster.  It turns token authentication on by itself;
-        # without a token anyone who reaches a port of the cluster could run code here.
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            include_dashboard=config.dashboard,
-            dashboard_host="127.0.0.1",
-            **common,
-        )
 
 
 def _set_data_context() -> None:

@@ -48,6 +48,7 @@ class ComputeConfig(Config):
 
     address: str | None = Field(None, description="Ray address; null: RAY_ADDRESS, else a local cluster")
     num_cpus: int | None = Field(None, ge=1, description="cores of a local cluster; null: all")
+    dashboard: bool = Field(False, description="start the dashboard of a local cluster (127.0.0.1 only)")
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="processes; auto: one a GPU, or one where there is none"
     )

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics.jsonl, TensorBoard, Prometheus gauges, the recipe's trackers."""
+"""What a run tells while it goes on: metrics.jsonl, TensorBoard, Prometheus, the recipe's trackers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow.fs as pafs
-from ray.util.metrics import Counter, Gauge
 
 from curation.store import Store
+from curation.telemetry import Meter, Metric
 from training.recipe import TrainRecipe
 
 METRICS_FILE = "metrics.jsonl"
+
+#: What Prometheus is told; a gauge is the value of that name in metrics.jsonl.
+METRICS: Mapping[str, Metric] = {
+    "pairmill_train_samples": Metric("counter", (), "Rows trained on, by all workers"),
+    "pairmill_train_skip_reasons": Metric("counter", ("reason",), "Rows of the first worker that were left out"),
+    "pairmill_train_step": Metric("gauge", (), "Optimiser steps done"),
+    "pairmill_train_epoch": Metric("gauge", (), "Passes over the data done"),
+    "pairmill_train_loss": Metric("gauge", (), "Loss of the latest step's whole batch"),
+    "pairmill_train_logit_scale": Metric("gauge", (), "Factor of the similarities: one over the temperature"),
+    "pairmill_train_lr": Metric("gauge", (), "Learning rate"),
+    "pairmill_train_skipped": Metric("gauge", (), "Rows of the latest step that were left out, of all workers"),
+    "pairmill_train_samples_per_second": Metric("gauge", (), "Rows a second of the latest step, all workers"),
+    "pairmill_train_data_wait_fraction": Metric("gauge", (), "Share of the latest step spent waiting for data"),
+}
 
 #: Seconds between copies of metrics.jsonl to an object store, which cannot append.
 _COPY_EVERY_S = 30.0
@@ -36,11 +50,7 @@ class Telemetry:
         self._copied = time.monotonic()
         self._board = _tensorboard(self._store.path("tensorboard")) if self._local else None
         self._trackers = _trackers(recipe)
-        self._gauges: dict[str, Gauge] = {}
-        tags = {"run": recipe.name}
-        self._tags = tags
-        self._samples = Counter("pairmill_train_samples", "Rows trained on", tag_keys=("run",))
-        self._skipped = Counter("pairmill_train_skipped", "Rows left out, by reason", tag_keys=("run", "reason"))
+        self._meter = Meter(METRICS, run=recipe.name)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line; numbers go to the trackers too."""
@@ -53,19 +63,21 @@ class Telemetry:
             if time.monotonic() - self._copied > _COPY_EVERY_S:
                 self.flush()
         numbers = {name: float(v) for name, v in values.items() if isinstance(v, int | float)}
-        for name, value in numbers.items():
-            if self._board is not None:
+        if self._board is not None:
+            for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
-            if "/" not in name:
-                self._gauge(name).set(value, tags=self._tags)
+        for name, value in {"step": float(step), **numbers}.items():
+            metric = METRICS.get(f"pairmill_train_{name}")
+            if metric is not None and metric.kind == "gauge":
+                self._meter.set(f"pairmill_train_{name}", value)
         for tracker in self._trackers:
             tracker(step, numbers)
 
     def count(self, rows: int, skipped: Mapping[str, int]) -> None:
         """Rows of a step, for the counters."""
-        self._samples.inc(rows, tags=self._tags)
+        self._meter.add("pairmill_train_samples", rows)
         for reason, number in skipped.items():
-            self._skipped.inc(number, tags={**self._tags, "reason": reason})
+            self._meter.add("pairmill_train_skip_reasons", number, reason=reason)
 
     def flush(self) -> None:
         """Have everything on the storage."""
@@ -85,11 +97,6 @@ class Telemetry:
             self._file.close()
         if self._board is not None:
             self._board.close()
-
-    def _gauge(self, name: str) -> Gauge:
-        if name not in self._gauges:
-            self._gauges[name] = Gauge(f"pairmill_train_{name}", f"{name} of the latest step", tag_keys=("run",))
-        return self._gauges[name]
 
 
 def _tensorboard(folder: str) -> Any:

@@ -8,13 +8,12 @@ RUN/metrics.jsonl has a line a step.  Running the same recipe again goes on afte
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import pickle
-import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,9 +21,9 @@ import ray
 import yaml
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.annotations import RayDeprecationWarning
 
 from curation import faults
+from curation.cluster import connected, stoppable
 from curation.errors import JobError, PairmillError, RecipeError, RunDirError
 from curation.store import Store
 from training.data.augment import TrainTransform
@@ -71,7 +70,8 @@ def train(
         recipe.train.seed,
     )
     del model
-    with connected(recipe):
+    compute = recipe.compute
+    with connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard):
         workers = size_workers(recipe, ray.cluster_resources())
         plan = make_plan(recipe.data, sources, seed=recipe.train.seed, workers=workers.number)
         _check_division(recipe, plan, workers.number)
@@ -107,7 +107,8 @@ def train(
                 backend="nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2
             ),
         )
-        with _stopping(store), _watching(store, end, quiet=quiet):
+        ask = functools.partial(store.write_bytes, STOP_FILE, b"")
+        with stoppable(ask, "saving a checkpoint"), _watching(store, end, quiet=quiet):
             try:
                 result = trainer.fit()
             except Exception as error:
@@ -159,56 +160,6 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
     elif old != new and key not in ("run_dir", "name"):
         yield f"{key}: {json.dumps(new)} (was {json.dumps(old)})"
-
-
-@contextlib.contextmanager
-def connected(recipe: TrainRecipe) -> Iterator[None]:
-    """A connection to the cluster for as long as the run goes on; leaves alone one that was there before."""
-    ours = not ray.is_initialized()
-    if ours:
-        address = recipe.compute.address or os.environ.get("RAY_ADDRESS") or "local"
-        local: dict[str, Any] = {"num_cpus": recipe.compute.num_cpus} if address == "local" else {}
-        # Their announcements are for Ray's developers; ours for the user.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-        if address == "local":
-            # It asks whether another node is about to be taken away: a process a run, for nothing on one machine.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        warnings.filterwarnings("ignore", category=RayDeprecationWarning)
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            runtime_env={"env_vars": faults.environment()} if faults.environment() else None,
-            **local,
-        )
-    try:
-        yield
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _stopping(store: Store) -> Iterator[None]:
-    """On SIGTERM and Ctrl-C ask the workers to save and stop; a second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, frame: object) -> None:
-        logger.warning("saving a checkpoint, then stopping; again to stop at once")
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-        store.write_bytes(STOP_FILE, b"")
-
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
-    for kind in before:
-        signal.signal(kind, ask)
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 @contextlib.contextmanager

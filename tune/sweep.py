@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -22,17 +18,17 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from curation.cluster import connected, stoppable
 from curation.errors import JobError, RunDirError
+from curation.faults import fault_point
 from curation.store import Store
 from training.recipe import TrainRecipe
-from training.train import connected
 from tune.check import check, trials_at_a_time
 from tune.journal import STOP_FILE, Journal, Trial
 from tune.progress import Progress
 from tune.proposals import Listed, Proposals, proposals_of, rank, repeats_of
 from tune.recipe import SweepRecipe
 from tune.report import write_report
-from tune.space import recipe_at
 from tune.trial import TrialRun
 
 logger = logging.getLogger("pairmill")
@@ -54,19 +50,26 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     _claim(store, recipe)
     check(recipe)
     began = time.time()
-    with connected(recipe_at(recipe.base, {})):
+    compute = TrainRecipe.checked(recipe.base).compute
+
+    def stopped() -> bool:
+        return store.read_text(STOP_FILE) is not None
+
+    with connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard):
         concurrent = trials_at_a_time(recipe, ray.cluster_resources())
         store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
         store.remove(STOP_FILE)
         journal = Journal(store)
-        with _stopping(store) as stopped:
+        with stoppable(lambda: store.write_bytes(STOP_FILE, b""), "saving the running trials"):
             proposals = proposals_of(recipe, concurrent=concurrent)
             _run(recipe, journal, proposals, _scheduler(recipe, journal), concurrent, quiet=quiet)
             if not stopped() and recipe.search.method != "pbt":
                 searched = [trial for trial in journal.trials() if trial.role == "search"]
                 states = {trial.id: journal.state(trial.id) for trial in searched}
+                fault_point("tune.repeat")
                 best = rank(searched, states, recipe.objectives[0])[: recipe.repeat.best]
                 _run(recipe, journal, Listed(repeats_of(best, recipe)), FIFOScheduler(), concurrent, quiet=quiet)
+    fault_point("tune.report")
     report = write_report(recipe, journal, finished=not stopped(), seconds=time.time() - began)
     if report["finished"] and report["best"] is None:
         first = next((t["error"] for t in report["trials"] if t["error"]), "none was proposed")
@@ -130,6 +133,7 @@ def _run(
             callbacks=[Progress(journal, recipe, proposals.total, quiet=quiet)],
             # A trial whose actor or node was lost goes on from its own last checkpoint; one that failed does so again.
             failure_config=ray_tune.FailureConfig(max_failures=1),
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
@@ -157,7 +161,9 @@ class _Searcher(Searcher):  # type: ignore[misc]  # Ray has no types
                 return None
             known = self._journal.recorded(trial.id)
             if known is None:
+                fault_point("tune.propose")
                 self._journal.record(trial)
+                fault_point("tune.proposed")
             else:
                 trial = known
             self._proposed.append(trial)
@@ -187,8 +193,13 @@ class _Halving(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray has no typ
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(tune_controller, trial, result)
+        if result.get("step", 0) >= self._max_t:
+            # At the last step there is nothing left to stop.
+            return TrialScheduler.CONTINUE
         if decision == TrialScheduler.STOP:
+            fault_point("tune.stop")
             self._journal.stop(trial.config["trial"], int(result["step"]))
+            fault_point("tune.stopped")
         return decision
 
 
@@ -207,28 +218,3 @@ def _scheduler(recipe: SweepRecipe, journal: Journal) -> TrialScheduler:
         # One that has reached the end is finished, not stopped.
         stop_last_trials=False,
     )
-
-
-@contextmanager
-def _stopping(store: Store) -> Iterator[Callable[[], bool]]:
-    """On SIGTERM and Ctrl-C have the trials save and stop; a second one ends at once.  Yields whether it was asked."""
-
-    def asked() -> bool:
-        return store.read_text(STOP_FILE) is not None
-
-    def ask(number: int, frame: object) -> None:
-        logger.warning("saving the running trials, then stopping; again to stop at once")
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-        store.write_bytes(STOP_FILE, b"")
-
-    before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
-    for kind in before:
-        signal.signal(kind, ask)
-    try:
-        yield asked
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

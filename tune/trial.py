@@ -76,6 +76,13 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
             self._ask_to_stop()
             self._thread.join(1.0)
 
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: the training run has its own checkpoints."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing: the training run goes on from its own last checkpoint."""
+
     @property
     def _stopping(self) -> bool:
         return self._store.read_text(STOP_FILE) is not None
