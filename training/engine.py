@@ -26,6 +26,9 @@ def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: i
     """A DeepSpeed engine around `module`; needs an initialised process group where there are several workers."""
     import deepspeed  # at import it probes accelerators and starts helpers: only where a worker trains
 
+    # Its all-reduce through shared memory serves inference only, and would be compiled (for a minute or two) by the
+    # first run on a machine without GPUs.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     stage, optim = recipe.deepspeed.stage, recipe.optim
     config: dict[str, Any] = {

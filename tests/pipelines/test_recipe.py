@@ -14,7 +14,9 @@ LEAST = "run_dir: r\ninput: {path: list.parquet}\n"
 KINDS = {"curate": CurateRecipe, "train": TrainRecipe}
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted(p for p in RECIPES.glob("*.yaml") if p.stem.split("-")[0] in KINDS), ids=lambda p: p.name
+)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     kind = KINDS[path.stem.split("-")[0]]
     recipe = load_recipe(path, kind=kind)

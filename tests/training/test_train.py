@@ -134,18 +134,14 @@ def test_a_killed_worker_goes_on_bit_for_bit(
 
 
 @pytest.mark.ray
-def test_a_run_that_was_asked_to_stop_goes_on(
-    whole: tuple[Path, dict[str, Any]], emoji: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_is_asked_to_stop_saves_first(emoji: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     monkeypatch.setattr("training.train.STOP_FILE", "another")  # the driver clears it when it starts
     (tmp_path / "run" / "stop").touch()
-    stopped = train(recipe(emoji, tmp_path / "run"), quiet=True)
+    stopped = train(recipe(emoji, tmp_path / "run", compute={"workers": 1}), quiet=True)
     assert not stopped["finished"] and stopped["step"] == 1
-    monkeypatch.undo()
-    result = train(recipe(emoji, tmp_path / "run", compute={"workers": 2, "cpus_per_worker": 0.5}), quiet=True)
-    assert result["finished"]
-    assert losses(tmp_path / "run") == losses(whole[0])
+    assert json.loads((Path(stopped["checkpoint"]) / "training.json").read_text())["step"] == 1
 
 
 @pytest.mark.ray
