@@ -32,6 +32,10 @@ bench: install
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/loss.py
+	$(BIN)/python benchmarks/scrape.py
+	$(BIN)/python benchmarks/zero.py
+	$(BIN)/python benchmarks/train_resume.py
+	$(BIN)/python benchmarks/sweep_faults.py
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info

@@ -72,6 +72,8 @@ class Download:
         self._config, self._image, self._decoders = config, image, decoders
         self._exchange, self._warn = exchange, warn
         self._blocked = read_blocklist(config.hash_blocklist)
+        #: URLs of the shards in hand that are not fetched yet, and bodies that are not decoded yet.
+        self.queues = {"fetch": 0, "decode": 0}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -119,15 +121,19 @@ class Download:
         await self._pool.__aexit__(None, None, None)
 
     async def _collect(self, urls: Sequence[str | None]) -> list[tuple[Fetched, Inspected | None] | None]:
+        self.queues["fetch"] += sum(url is not None for url in urls)
         tasks = [asyncio.ensure_future(self._one(url)) if url is not None else None for url in urls]
         return [await task if task is not None else None for task in tasks]
 
     async def _one(self, url: str) -> tuple[Fetched, Inspected | None]:
         fetched = await self._fetcher.fetch(url)
+        self.queues["fetch"] -= 1
         self._watch(fetched.status)
         if fetched.status is not Status.SUCCESS:
             return fetched, None
+        self.queues["decode"] += 1
         inspected = await self._pool.inspect(fetched.body)
+        self.queues["decode"] -= 1
         if self._config.engine == "img2dataset" and inspected.status is Status.SUCCESS:
             inspected = await asyncio.to_thread(_resized_by_img2dataset, fetched.body, inspected, self._image)
         return fetched._replace(body=b""), inspected

@@ -46,6 +46,7 @@ from pipelines.stages.download import DownloadStage, RetryStage
 from pipelines.stages.filter import FilterStage
 from pipelines.stages.models import ModelStage
 from pipelines.stages.pack import PackStage
+from pipelines.stages.told import name_run
 from pipelines.tables import Tables, tables_of
 
 logger = logging.getLogger("pairmill")
@@ -90,6 +91,31 @@ def curate(
     return write_report(store, selection=recipe.deduplicate.name)
 
 
+def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> int:
+    """Make the selection `deduplicate.name` of a curated run by another recipe's filters and levels; the rows it keeps.
+
+    The run's own tables and product stay as they are: the filters' columns go to a table of their own, and nothing is
+    fetched, captioned or packed.  Raises as `curate`.
+    """
+    recipe = recipe.model_copy(update={"download": recipe.download.model_copy(update={"enabled": False})})
+    store = Store(recipe.run_dir)
+    planned = plan(store, recipe.input, recipe.shards)
+    tables = tables_of(recipe, planned, store, beside=True)
+    with (
+        connected(recipe) as pools,
+        Journal(store, command) as journal,
+        watched(planned.rows, quiet=quiet) as board,
+    ):
+        job = Job(recipe, store, planned, tables, pools, board, journal)
+        try:
+            job.collect()
+            job.deduplicate()
+        except ray.exceptions.RayError as error:
+            raise _cause(error) from error
+    stage = Stage.DEDUPLICATE.value
+    return sum(int(m["stages"][stage]["rows_kept"]) for m in store.manifests(tables.selection))
+
+
 class Job:
     """One invocation: what every segment needs, and the segments in their order."""
 
@@ -105,6 +131,7 @@ class Job:
     ) -> None:
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
         self.pools, self.board, self.journal = pools, board, journal
+        name_run(store.uri)
 
     def retry_failed(self) -> None:
         """Fetch again, in every committed shard, the rows that `RETRYABLE` says may succeed now."""
@@ -116,7 +143,7 @@ class Job:
         ]
         with self.journal.segment("retry-failed"):
             for wave in _waves(again, self.recipe.cluster.wave_shards):
-                rows = self._read(wave, {images.name: images.columns})
+                rows = self._read("retry-failed", wave, {images.name: images.columns})
                 self._write(self._downloaded(rows, RetryStage, len(wave)), [images])
 
     def collect(self) -> None:
@@ -124,7 +151,7 @@ class Job:
         tables = [self.tables.images, self.tables.filtered]
         with self.journal.segment("collect"):
             for wave in self._outstanding(tables):
-                rows = self._read(wave, self.tables.collect_reads())
+                rows = self._read("collect", wave, self.tables.collect_reads())
                 if any(self.tables.images.name not in work.fresh for work in wave):
                     if not self.recipe.download.enabled:
                         raise RecipeError(
@@ -163,7 +190,7 @@ class Job:
             losers = None
             for wave in self._outstanding([selected], given):
                 losers = losers or self._losers()
-                rows = self._read(wave, {self.tables.filtered.name: ("drop_stage", "drop_reason")})
+                rows = self._read("deduplicate", wave, {self.tables.filtered.name: ("drop_stage", "drop_reason")})
                 rows = rows.map_batches(SelectStage(losers, self.board), num_cpus=0.5, **_SHARDS)
                 self._write(rows, [selected])
 
@@ -177,6 +204,7 @@ class Job:
             shards = pa.table({"shard": list(self.planned.shard_numbers())})
             # At least a few shards a task: opening a file costs more than reading a narrow table.
             rows = from_arrow([shards.slice(at, 32) for at in range(0, len(shards), 32)])
+            rows.set_name("edges")
             rows = rows.map_batches(NarrowRows(self.store, self.tables.narrow_reads(), config), **_SHARDS).materialize()
             by_image = rows.map_batches(ByImage(partitions), **_SHARDS)
             edges += _grouped(by_image, lambda part: exact_edges(part, config=config))
@@ -193,7 +221,7 @@ class Job:
         given = (self.tables.images.name, self.tables.filtered.name, self.tables.selection)
         with self.journal.segment("rewrite"):
             for wave in self._outstanding(tables, given):
-                rows = self._read(wave, self.tables.rewrite_reads(), apply_selection)
+                rows = self._read("rewrite", wave, self.tables.rewrite_reads(), apply_selection)
                 for table, pool, *what in (
                     (self.tables.recaptioned, self.pools.recaption, Recaption, recipe.recaption, Stage.RECAPTION),
                     (self.tables.translated, self.pools.translate, Translate, recipe.translate, Stage.TRANSLATE),
@@ -232,6 +260,7 @@ class Job:
                 self.store.remove_shard("pairs", number)
             if parts:
                 rows = from_items(parts, override_num_blocks=len(parts))
+                rows.set_name("pack")
                 stage = PackStage(self.recipe.pack, self.recipe.image.format, self.store, reads, self.board)
                 rows.map_batches(stage, **_SHARDS).materialize()
             write_card(self.store, self.recipe.model_dump(mode="json"), rows=sum(kept.values()))
@@ -244,8 +273,12 @@ class Job:
                 self.store.sweep(table.name)
         yield from _waves(work, self.recipe.cluster.wave_shards)
 
-    def _read(self, work: Sequence[Work], columns: Mapping[str, Sequence[str]], prepare: Any = None) -> Dataset:
-        return read_datasource(ShardSource(self.store, work, columns, prepare), override_num_blocks=len(work))
+    def _read(
+        self, segment: str, work: Sequence[Work], columns: Mapping[str, Sequence[str]], prepare: Any = None
+    ) -> Dataset:
+        rows = read_datasource(ShardSource(self.store, work, columns, prepare), override_num_blocks=len(work))
+        rows.set_name(segment)  # what the dashboard calls it, and all that is made of it
+        return rows
 
     def _write(self, rows: Dataset, tables: Sequence[Table]) -> None:
         rows.write_datasink(ShardSink(self.store, tables, self.journal.run), ray_remote_args={"num_cpus": 0.5})

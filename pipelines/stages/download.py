@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ from curation.images.inspect import ImageConfig
 from curation.schema import RETRYABLE, Stage, set_columns
 from curation.web.config import DownloadConfig
 from pipelines.stages.told import Told
+
+#: Seconds between two readings of the queues; Ray exports metrics every ten.
+_QUEUES_EVERY_S = 5.0
 
 
 class DownloadStage:
@@ -27,12 +32,19 @@ class DownloadStage:
 
         self._told = Told(board, Stage.DOWNLOAD, Stage.INSPECT)
         self._stage = Download(config, image, decoders=decoders, exchange=exchange, warn=warn)
+        threading.Thread(target=self._tell_queues, name="queues", daemon=True).start()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         if "status" in rows.schema.names:
             return rows
         self._told.begin()
         return self._told.end(self._stage(rows))
+
+    def _tell_queues(self) -> None:
+        while True:
+            for queue, urls in self._stage.queues.items():
+                self._told.meter.set("pairmill_queue", urls, queue=queue)
+            time.sleep(_QUEUES_EVERY_S)
 
 
 class RetryStage(DownloadStage):
@@ -50,4 +62,4 @@ class RetryStage(DownloadStage):
         again = place[np.asarray(failed)]
         order = np.argsort(np.r_[np.setdiff1d(place, again), again])
         rows = pa.concat_tables([rows.filter(pc.invert(failed)), done.cast(rows.schema)]).take(pa.array(order))
-        return self._told.end(rows.drop_columns(["_content_images"]))
+        return self._told.end(rows.drop_columns(["_content_images"]), worked=done)

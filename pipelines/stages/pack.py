@@ -13,6 +13,8 @@ from curation.schema import Stage
 from curation.selection import apply_selection
 from curation.shards import Work, read_shard
 from curation.store import Store
+from curation.telemetry import count_rows
+from pipelines.stages.told import run_meter
 
 
 class PackStage:
@@ -22,7 +24,7 @@ class PackStage:
         self, config: PackConfig, image_format: str, store: Store, reads: Mapping[str, Sequence[str]], board: Any
     ) -> None:
         self._config, self._image_format = config, image_format
-        self._store, self._reads, self._board = store, reads, board
+        self._store, self._reads, self._board, self._meter = store, reads, board, run_meter()
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         for part in parts.to_pylist():
@@ -31,6 +33,7 @@ class PackStage:
             groups = self._config.row_group_rows
             self._store.commit("pairs", part["number"], part["key"], rows, {}, row_group_rows=groups)
             self._board.add.remote(Stage.PACK.value, len(rows), len(rows), time.time())
+            count_rows(self._meter, {Stage.PACK.value: {"rows_in": len(rows), "rows_kept": len(rows)}})
         return parts
 
     def _packed(self, shard: int) -> pa.Table:
