@@ -192,14 +192,13 @@ class _Halving(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray has no typ
         self._journal = journal
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision: str = super().on_trial_result(tune_controller, trial, result)
-        if result.get("step", 0) >= self._max_t:
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        if decision != TrialScheduler.STOP or result["step"] >= self._max_t:
             # At the last step there is nothing left to stop.
-            return TrialScheduler.CONTINUE
-        if decision == TrialScheduler.STOP:
-            fault_point("tune.stop")
-            self._journal.stop(trial.config["trial"], int(result["step"]))
-            fault_point("tune.stopped")
+            return str(TrialScheduler.CONTINUE)
+        fault_point("tune.stop")
+        self._journal.stop(trial.config["trial"], int(result["step"]))
+        fault_point("tune.stopped")
         return decision
 
 
