@@ -65,6 +65,8 @@ class Progress(Callback):  # type: ignore[misc]  # Ray has no types
 
     def _show(self, trial: Any, status: str, step: int, value: float | None) -> None:
         name = trial.config["trial"]
+        if self._rows.get(name) == (status, step, value):
+            return  # the last evaluation is told again at the end
         self._rows[name] = (status, step, value)
         if self._live is not None:
             self._live.update(self._table())

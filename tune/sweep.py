@@ -113,6 +113,8 @@ def _run(
         RAY_CHDIR_TO_TRIAL_DIR="0",
         RAY_AIR_NEW_OUTPUT="0",
     )
+    # It misses the files of the loggers that are turned off.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     objective = recipe.objectives[0]
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(TrialRun, {"CPU": _ACTOR_CPUS}),
