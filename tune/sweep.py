@@ -19,7 +19,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from curation.cluster import connected, stoppable
-from curation.errors import JobError, RunDirError
+from curation.errors import JobError, PairmillError, RunDirError
 from curation.faults import fault_point
 from curation.store import Store
 from training.recipe import TrainRecipe
@@ -82,15 +82,27 @@ def _claim(store: Store, recipe: SweepRecipe) -> None:
     before = store.read_text(RECIPE_FILE)
     if before is None:
         return
-    old = yaml.safe_load(before)
-    new = yaml.safe_load(recipe.to_yaml())
-    changed = [name for name in ("train", "space", "search", "objectives", "repeat") if old.get(name) != new.get(name)]
+    try:
+        old, new = _identity(SweepRecipe.checked(yaml.safe_load(before))), _identity(recipe)
+    except PairmillError:
+        old, new = {}, {"the whole recipe: it is not one of a sweep": None}
+    changed = [section for section in new if old.get(section) != new[section]]
     if changed:
         raise RunDirError(
             "a sweep keeps its recipe: a run_dir that was begun with another one is not gone on with",
             value=", ".join(changed),
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
+
+
+def _identity(recipe: SweepRecipe) -> dict[str, Any]:
+    """What decides which trials there are, what they learn and how they are ranked; not where and how they run."""
+    base = TrainRecipe.checked(recipe.base)
+    sections = recipe.identity()
+    return {name: sections[name] for name in ("space", "selections", "search", "objectives", "repeat")} | {
+        "train": {k: v for k, v in base.identity().items() if k not in ("run_dir", "name")},
+        "train.evaluate": base.evaluate.identity(),
+    }
 
 
 def _run(
