@@ -30,6 +30,11 @@ app = typer.Typer(
 Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(help="dotted.key=value …", show_default=False)]
 Run = Annotated[str, typer.Argument(help="the run directory", show_default=False)]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="URL of the cluster's dashboard; default: RAY_ADDRESS, else this machine's cluster"),
+]
+JobId = Annotated[str, typer.Argument(help="the job's id, as `pairmill jobs` prints it", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else there")]
 
 
@@ -239,6 +244,92 @@ def demo(
 
 
 @app.command()
+def submit(
+    kind: Annotated[str, typer.Argument(help="curate, train, sweep or evaluate", show_default=False)],
+    recipe: Annotated[str, typer.Argument(help="the recipe, a YAML file; for evaluate, a model", show_default=False)],
+    overrides: Overrides = None,
+    address: Address = None,
+    detach: Annotated[bool, typer.Option("--detach", help="print the job's id, and do not wait for its end")] = False,
+    install: Annotated[
+        bool,
+        typer.Option("--install", help="pip-install the project's dependencies there; default: the image has them"),
+    ] = False,
+    upload_limit: Annotated[int, typer.Option(min=1, max=500, help="MiB of the project that may be uploaded")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Run a job on a cluster and follow its log; submitted again after a failure or a stop, it goes on."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.jobs import connect, follow, outcome
+        from pipelines.submit import prepare
+        from pipelines.submit import submit as submit_job
+
+        prepared = prepare(kind, recipe, overrides or [])
+        client = connect(address)
+        job_id = submit_job(client, prepared, install=install, limit_mib=upload_limit)
+        if detach:
+            return {"id": job_id}
+        print(f"submitted {job_id}", file=sys.stderr)
+        return outcome(follow(client, job_id, lambda text: print(text, end="", file=sys.stderr, flush=True)))
+
+    _finish(job, as_json, lambda done: _print(done["id"] if detach else f"{done['id']} succeeded"))
+
+
+@app.command()
+def jobs(address: Address = None, as_json: Json = False) -> None:
+    """List the jobs that were submitted to a cluster, the newest last."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.jobs import connect, list_jobs
+
+        return {"jobs": [found._asdict() for found in list_jobs(connect(address))]}
+
+    _finish(job, as_json, _print_jobs)
+
+
+@app.command()
+def logs(job_id: JobId, address: Address = None) -> None:
+    """Print a job's log and follow it to its end; exits as the job did, and leaves it running on Ctrl-C."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.jobs import connect, follow, outcome
+
+        return outcome(follow(connect(address), job_id, lambda text: print(text, end="", file=_stdout, flush=True)))
+
+    _finish(job, False, lambda _: None)
+
+
+@app.command()
+def stop(job_id: JobId, address: Address = None, as_json: Json = False) -> None:
+    """Stop a job and wait until it has ended; training saves a checkpoint first."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.jobs import connect
+        from pipelines.jobs import stop as stop_job
+
+        return stop_job(connect(address), job_id)._asdict()
+
+    _finish(job, as_json, lambda done: _print(f"{done['id']}: {done['status'].lower()}"))
+
+
+@app.command()
+def dashboard(address: Address = None, as_json: Json = False) -> None:
+    """Print the URL of a cluster's dashboard, and check that it asks for a token; exit 1 if it does not."""
+    found: dict[str, Any] = {}
+
+    def job() -> dict[str, Any]:
+        from pipelines.dashboard import check_dashboard
+
+        found.update(check_dashboard(address))
+        return found
+
+    _finish(job, as_json, lambda done: _print(done["url"]))
+    if not found["protected"]:
+        print("pairmill: the dashboard asks for no token: whoever is on this machine can run code", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     run_dir: Annotated[str, typer.Option(help="check that this can be written")] = ".", as_json: Json = False
 ) -> None:
@@ -344,6 +435,19 @@ def _print_records(result: dict[str, Any]) -> None:
     from training.evaluate.results import results_table
 
     Console(file=_stdout).print(results_table(result["records"]))
+
+
+def _print_jobs(result: dict[str, Any]) -> None:
+    from datetime import datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "kind", "run_dir", "status", "started", "message", box=None)
+    for job in result["jobs"]:
+        started = datetime.fromtimestamp(job["started"]).strftime("%Y-%m-%d %H:%M:%S") if job["started"] else ""
+        table.add_row(job["id"], job["kind"], job["run_dir"], job["status"].lower(), started, job["message"])
+    Console(file=_stdout).print(table)
 
 
 def main() -> None:

@@ -1,0 +1,91 @@
+"""Where the cluster's dashboard is, and whether it lets in people without a token.
+
+Whoever reaches an open dashboard can submit a job, that is, run what they like on the cluster.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from curation.errors import UserError
+from pipelines.jobs import use_token
+from pipelines.redaction import redact
+
+_TIMEOUT_S = 10.0
+_REFUSED = (401, 403)
+
+
+def check_dashboard(address: str | None) -> dict[str, Any]:
+    """The dashboard's `url` (no credentials), and whether it is `protected`: tells nobody its jobs without a token.
+
+    address: its URL; None: that of RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the cluster on this machine.
+    Raises UserError if no dashboard answers, and if an open one is not bound to this machine alone.
+    """
+    url = without_credentials(find_dashboard(address))
+    protected = _asks_for_token(url)
+    if not protected and not is_loopback(url):
+        raise UserError(
+            "a dashboard that other machines reach asks for a token: without one, they can run code on the cluster",
+            value=f"{url}/api/jobs/ answers anybody",
+            fix="set RAY_AUTH_MODE=token where `ray start` runs, on every node, and start the cluster again",
+        )
+    return {"url": url, "protected": protected}
+
+
+def find_dashboard(address: str | None) -> str:
+    """The dashboard's URL.  Raises UserError where none is given and no cluster runs."""
+    if address is not None:
+        if not address.startswith(("http://", "https://")):
+            raise UserError("--address is the dashboard's URL", value=redact(address), fix="e.g. http://HOST:8265")
+        return address.rstrip("/")
+    use_token()
+    from ray.dashboard.utils import get_address_for_submission_client
+
+    try:
+        return str(get_address_for_submission_client(None)).rstrip("/")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            "a Ray cluster runs on this machine, or --address says where",
+            value=redact(str(error) or repr(error)).splitlines()[0],
+            fix="give --address http://HOST:8265, or start one: RAY_AUTH_MODE=token ray start --head",
+        ) from error
+
+
+def without_credentials(url: str) -> str:
+    """`url` without user:password@."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine, and reachable from it alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _asks_for_token(url: str) -> bool:
+    """Ask for the list of jobs as a stranger would."""
+    try:
+        with urllib.request.urlopen(f"{url}/api/jobs/", timeout=_TIMEOUT_S) as answer:
+            if isinstance(json.load(answer), list):
+                return False
+        said = "something else than a list of jobs"
+    except urllib.error.HTTPError as error:
+        if error.code in _REFUSED:
+            return True
+        said = f"HTTP {error.code}"
+    except ValueError:
+        said = "something else than a list of jobs"
+    except OSError as error:
+        said = str(error)
+    raise UserError(
+        "Ray's dashboard answers at the address", value=f"{url}/api/jobs/: {said}", fix="check the address and port"
+    )

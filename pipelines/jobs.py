@@ -1,0 +1,260 @@
+"""Jobs on a running cluster: connect, follow, list, stop.
+
+Ray's token is Ray's own business: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from curation.errors import InputError, JobError, UserError
+from pipelines.redaction import redact
+
+logger = logging.getLogger("pairmill")
+
+#: A job's last status.
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+_ENDING = {"FAILED": "failed", "STOPPED": "was stopped; submitted again, it goes on"}
+
+_POLL_S = 1.0
+_RECONNECT_S = 5.0
+_ATTEMPTS = 12
+_SILENCE_S = 30.0
+
+
+class Job(NamedTuple):
+    """A line of `pairmill jobs`."""
+
+    id: str
+    kind: str
+    run_dir: str
+    status: str  # PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED
+    started: float | None  # seconds since the epoch
+    message: str
+    exit_code: int | None  # of the command; None while it runs, and where it never ran or was stopped
+
+
+class SubmittedJobError(JobError):
+    """A submitted job that failed or was stopped; the exit code is that of its command."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"{job.id} {_ENDING[job.status]}: {job.message or 'the cluster says no more'}")
+        self.exit_code = exit_code(job)
+
+
+def connect(address: str | None) -> Any:
+    """Ray's JobSubmissionClient.
+
+    address: the dashboard's URL; None: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the cluster on this machine.
+    Raises UserError if nothing answers there, or it does not take our token.
+    """
+    if address is not None and not address.startswith(("http://", "https://")):
+        raise UserError(
+            "--address is the URL of the cluster's dashboard", value=redact(address), fix="e.g. http://HOST:8265"
+        )
+    use_token()
+    if address is not None:
+        # Ray prefers its environment to what it is given.
+        os.environ["RAY_API_SERVER_ADDRESS"] = address
+    import ray
+    from ray.job_submission import JobSubmissionClient
+
+    # It announces the end of each connection, which a job's log does not need.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    try:
+        return JobSubmissionClient(address)
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(
+            "the cluster lets in who has its token",
+            value=redact(str(error).splitlines()[0]),
+            fix="print it there (`ray get-auth-token`), and set RAY_AUTH_TOKEN to it or keep it in ~/.ray/auth_token",
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            "a Ray cluster with a dashboard answers at the address",
+            value=redact(str(error) or repr(error)).splitlines()[0],
+            fix="give --address http://HOST:8265, or start one: RAY_AUTH_MODE=token ray start --head",
+        ) from error
+
+
+def use_token() -> None:
+    """Have Ray's clients in this process send the token, if there is one; without this they do not by themselves."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled class
+
+    Config.initialize("")  # Ray has read its environment when it was imported
+
+
+def cluster_hosts(client: Any) -> set[str]:
+    """Host names of the cluster's nodes that are alive; empty if it does not say."""
+    try:
+        answer = client._do_request("GET", "/nodes?view=hostNameList")
+        return set(answer.json()["data"]["hostNameList"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def follow(client: Any, job_id: str, show: Callable[[str], None]) -> Job:
+    """Hand a job's log to `show`, from its beginning, until the job has ended; connects again where it breaks off.
+
+    Ctrl-C leaves the job running.  Raises InputError if there is no such job.
+    """
+    find_job(client, job_id)
+    try:
+        asyncio.run(_stream(client, job_id, show))
+        return _wait(client, job_id)
+    except KeyboardInterrupt:
+        logger.warning("%s goes on; `pairmill logs %s` follows it, `pairmill stop %s` stops it", *[job_id] * 3)
+        raise
+
+
+async def _stream(client: Any, job_id: str, show: Callable[[str], None]) -> None:
+    import aiohttp
+
+    shown, warned = 0, False
+
+    def show_rest(log: str, begins: int) -> None:
+        nonlocal shown
+        # Each connection tells the log from its beginning.
+        if rest := log[max(0, shown - begins) :]:
+            show(redact(rest))
+            shown = begins + len(log)
+
+    while True:
+        seen = 0
+        try:
+            async for chunk in _until_ended(client, job_id):
+                show_rest(chunk, seen)
+                seen += len(chunk)
+            return
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            if not warned:
+                logger.warning("the log broke off (%s); asking for it again", last_line(redact(str(error))))
+            warned = True
+            await asyncio.sleep(_RECONNECT_S)
+            ended = _find_patiently(client, job_id).status in ENDED
+            # Whole, and so also where a proxy lets no stream through.
+            with _asking():
+                show_rest(client.get_job_logs(job_id), 0)
+            if ended:
+                return
+
+
+async def _until_ended(client: Any, job_id: str) -> AsyncIterator[str]:
+    """The job's log; breaks off, too, where a proxy has forgotten the connection and the job has ended meanwhile."""
+    chunks = client.tail_job_logs(job_id)
+    while True:
+        following = asyncio.ensure_future(anext(chunks, None))
+        while not (await asyncio.wait({following}, timeout=_SILENCE_S))[0]:
+            if (await asyncio.to_thread(_find_patiently, client, job_id)).status in ENDED:
+                following.cancel()
+                raise RuntimeError("the job has ended, and its log said nothing of it")
+        chunk = following.result()
+        if chunk is None:
+            return
+        yield chunk
+
+
+def find_job(client: Any, job_id: str) -> Job:
+    """Raises InputError if there is no job of that id, and JobError if the cluster does not answer."""
+    try:
+        with _asking():
+            return _job(client.get_job_info(job_id))
+    except JobError as error:
+        if "does not exist" not in str(error):
+            raise
+    known = [job.id for job in list_jobs(client)]
+    raise InputError(
+        "a job has the id that `pairmill submit` printed", value=job_id, fix=f"known: {', '.join(known) or 'none'}"
+    )
+
+
+def list_jobs(client: Any) -> list[Job]:
+    """All jobs that were submitted to the cluster, by whomever, the newest last.  Raises JobError as `find_job`."""
+    with _asking():
+        found = [_job(details) for details in client.list_jobs() if details.submission_id]
+    return sorted(found, key=lambda job: (job.started or 0, job.id))
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        said = last_line(redact(str(error))) or repr(error)
+        raise JobError(f"the cluster does not answer as it should: {said}") from error
+
+
+def _find_patiently(client: Any, job_id: str) -> Job:
+    """As `find_job`, through an interruption of a minute."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return find_job(client, job_id)
+        except JobError:
+            time.sleep(_RECONNECT_S)
+    return find_job(client, job_id)
+
+
+def _job(details: Any) -> Job:
+    metadata = details.metadata or {}
+    return Job(
+        id=details.submission_id,
+        kind=metadata.get("kind", ""),
+        run_dir=metadata.get("run_dir", ""),
+        status=str(getattr(details.status, "value", details.status)),
+        started=details.start_time / 1000 if details.start_time else None,
+        message=cause(redact(details.message or "")),
+        exit_code=details.driver_exit_code,
+    )
+
+
+def cause(message: str) -> str:
+    """What a job's message comes to: what pairmill itself said at the end of the log, else the last line."""
+    ours = message.rfind("\npairmill: ")
+    if ours < 0:
+        return last_line(message)
+    rule, *more = message[ours + len("\npairmill: ") :].splitlines()
+    got = [line.strip() for line in more if line.startswith("  got: ")]
+    return "; ".join([rule, *got[:1]])
+
+
+def outcome(job: Job) -> dict[str, Any]:
+    """The job that succeeded.  Raises SubmittedJobError for one that did not."""
+    if job.status != "SUCCEEDED":
+        raise SubmittedJobError(job)
+    return job._asdict()
+
+
+def exit_code(job: Job) -> int:
+    """The command's own exit code of a job that ended: 0, 1 or 2; 1 where it was stopped, killed, or never ran."""
+    if job.status == "SUCCEEDED":
+        return 0
+    return 2 if job.status == "FAILED" and job.exit_code == 2 else 1
+
+
+def stop(client: Any, job_id: str) -> Job:
+    """Stop a job and wait until it has ended; it is asked first (SIGTERM), and training saves a checkpoint then."""
+    before = find_job(client, job_id)
+    if before.status in ENDED:
+        return before
+    with _asking():
+        client.stop_job(job_id)
+    return _wait(client, job_id)
+
+
+def _wait(client: Any, job_id: str) -> Job:
+    while (job := _find_patiently(client, job_id)).status not in ENDED:
+        time.sleep(_POLL_S)
+    return job
+
+
+def last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else ""

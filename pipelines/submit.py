@@ -1,0 +1,225 @@
+"""Submit a job: check the recipe, pack the project, send both to a running cluster.
+
+    prepare -> jobs.connect -> submit -> jobs.follow -> exit code
+
+What a job is and what it works on is kept as its metadata: kind, run_dir, recipe (a digest), git_commit.  Its id,
+`KIND-NAME-DIGEST-ATTEMPT`, is made from the run directory, so of two that submit one run at once the cluster takes one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import requires
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from curation.config import digest
+from curation.errors import InputError, JobError, RecipeError, RunDirError
+from pipelines.doctor import project_root
+from pipelines.jobs import ENDED, Job, cluster_hosts, last_line, list_jobs
+from pipelines.packing import UPLOAD_LIMIT_MIB, check_upload, packed_files
+from pipelines.recipe import CurateRecipe, load_recipe, parse_section
+from pipelines.redaction import redact
+
+if TYPE_CHECKING:
+    from training.evaluate.config import EvaluateConfig
+
+KINDS = ("curate", "train", "sweep", "evaluate")
+
+#: Seconds from SIGTERM to SIGKILL when a job is stopped.  Ray's 3 are too few to save a checkpoint; a job that ends
+#: sooner is not waited for.
+STOP_WAIT_S = 600
+
+#: Bytes of a recipe that is not uploaded with the project; Linux takes 128 KiB in one environment variable.
+_RECIPE_LIMIT = 100_000
+_RECIPE_VARIABLE = "PAIRMILL_RECIPE"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that was checked, before any cluster is asked."""
+
+    kind: str
+    run_dir: str  # as the recipe has it; of `evaluate`, the checkpoint
+    recipe: str  # what the command is given in the copy of the project; of `evaluate`, the checkpoint
+    text: str | None  # the recipe itself, where it is not uploaded with the project
+    overrides: tuple[str, ...]
+    digest: str
+
+
+def prepare(kind: str, recipe: str, overrides: Sequence[str], root: Path | None = None) -> Prepared:
+    """Check a job of `kind` as its command would.  recipe: a file; of `evaluate`, a checkpoint.
+
+    Raises RecipeError for a wrong recipe, and for a secret in an override: a command is shown to all who see the job.
+    """
+    if kind not in KINDS:
+        raise InputError("a job is of a kind that can be submitted", value=kind, fix=f"one of {', '.join(KINDS)}")
+    for override in overrides:
+        if redact(override) != override:
+            raise RecipeError(
+                "a submitted command holds no secrets: the cluster shows it, and keeps it in its logs",
+                value=redact(override),
+                fix="set it in the environment of the cluster, and name the variable (`…_env`) or leave it out",
+            )
+    if kind == "evaluate":
+        return Prepared(kind, recipe, recipe, None, tuple(overrides), digest(_evaluation(overrides).identity()))
+    loaded = _load(kind, Path(recipe), overrides)
+    root, path, text = root or project_root(), Path(recipe).resolve(), None
+    name = str(path.relative_to(root)) if path.is_relative_to(root) else None
+    if name not in packed_files(root):
+        name, text = "/dev/stdin", path.read_text(encoding="utf-8")
+        if len(text.encode()) > _RECIPE_LIMIT:
+            raise RecipeError(
+                f"a recipe that is not uploaded with the project has at most {_RECIPE_LIMIT:,} bytes",
+                value=f"{recipe}: {len(text.encode()):,}",
+                fix=f"copy it into {root}",
+            )
+    return Prepared(kind, str(loaded.run_dir), name, text, tuple(overrides), digest(loaded.identity()))
+
+
+def _load(kind: str, path: Path, overrides: Sequence[str]) -> Any:
+    if kind == "curate":
+        return load_recipe(path, overrides, CurateRecipe)
+    if kind == "train":
+        from training.recipe import TrainRecipe
+
+        return load_recipe(path, overrides, TrainRecipe)
+    from pipelines.sweep import load_sweep
+
+    return load_sweep(path, overrides)
+
+
+def _evaluation(overrides: Sequence[str]) -> EvaluateConfig:
+    from training.evaluate.config import EvaluateConfig
+
+    return parse_section(EvaluateConfig, "evaluate", {}, overrides)
+
+
+def resolve_run_dir(run_dir: str, hosts: set[str], root: Path) -> str:
+    """The run directory as the cluster shall see it: a URI or an absolute path.
+
+    A relative one is in the project where all nodes are this machine.  Raises RunDirError elsewhere: a job's working
+    directory is a copy of the project that the cluster throws away after it.
+    """
+    if "://" in run_dir:
+        return run_dir.rstrip("/")
+    if os.path.isabs(run_dir):
+        return os.path.normpath(run_dir)
+    if hosts == {socket.gethostname()}:
+        return os.path.normpath(root / run_dir)
+    raise RunDirError(
+        "on a cluster of other machines a run_dir is one that outlives the job: s3://…, gs://…, or an absolute path on "
+        "storage that all nodes share",
+        value=run_dir,
+        fix=f"e.g. run_dir=/shared/{run_dir}",
+    )
+
+
+def submit(
+    client: Any,
+    prepared: Prepared,
+    *,
+    install: bool = False,
+    limit_mib: int = UPLOAD_LIMIT_MIB,
+    root: Path | None = None,
+) -> str:
+    """Send the project and start the job; returns its id.
+
+    install: have the cluster install the project's dependencies; else its image has them.
+    Raises RunDirError if the run is being worked on, and for a run_dir that would vanish; InputError for too large a
+    project.
+    """
+    root = root or project_root()
+    run_dir = resolve_run_dir(prepared.run_dir, cluster_hosts(client), root)
+    job_id = next_id(prepared.kind, redact(run_dir), list_jobs(client))
+    check_upload(root, limit_mib)
+    runtime_env: dict[str, Any] = {"working_dir": str(root), "env_vars": environment(prepared)}
+    if install:
+        runtime_env["pip"] = dependencies()
+    try:
+        return str(
+            client.submit_job(
+                entrypoint=entrypoint(prepared, run_dir),
+                submission_id=job_id,
+                runtime_env=runtime_env,
+                metadata={
+                    "kind": prepared.kind,
+                    "run_dir": redact(run_dir),
+                    "recipe": prepared.digest,
+                    "git_commit": git_commit(root),
+                },
+            )
+        )
+    except RuntimeError as error:
+        if "already exists" in str(error):
+            raise _busy(run_dir, job_id) from None
+        raise JobError(f"the cluster did not take the job: {last_line(redact(str(error)))}") from error
+
+
+def entrypoint(prepared: Prepared, run_dir: str) -> str:
+    """The job's shell command, run in the copy of the project by the python that is first on the cluster's PATH."""
+    command = ["python", "-m", "pipelines", prepared.kind]
+    if prepared.kind == "evaluate":
+        return shlex.join([*command, run_dir, *prepared.overrides])
+    last = [] if run_dir == prepared.run_dir else [f"run_dir={_as_yaml(run_dir)}"]
+    job = shlex.join([*command, prepared.recipe, *prepared.overrides, *last])
+    # A recipe's text does not go into the command itself, which the cluster shows: it may be long, or not for all.
+    return job if prepared.text is None else f"printenv {_RECIPE_VARIABLE} | {job}"
+
+
+def _as_yaml(text: str) -> str:
+    return text if yaml.safe_load(text) == text else json.dumps(text)
+
+
+def environment(prepared: Prepared) -> dict[str, str]:
+    """Environment variables of the job."""
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+    return variables if prepared.text is None else variables | {_RECIPE_VARIABLE: prepared.text}
+
+
+def dependencies() -> list[str]:
+    """What pip installs for the project itself, without its extras."""
+    return [requirement for requirement in requires("pairmill") or [] if "extra ==" not in requirement]
+
+
+def next_id(kind: str, run_dir: str, jobs: Sequence[Job]) -> str:
+    """The id of the next attempt at a run.
+
+    Raises RunDirError if one is pending or running; an evaluation only reads, and may run beside any.
+    """
+    if kind != "evaluate":
+        for job in jobs:
+            if job.run_dir == run_dir and job.kind != "evaluate" and job.status not in ENDED:
+                raise _busy(run_dir, job.id)
+    name = re.sub(r"[^a-z0-9]+", "-", run_dir.rstrip("/").rpartition("/")[2].lower()).strip("-")[:24]
+    stem = "-".join(part for part in (kind, name, digest(run_dir, size=3)) if part)
+    numbers = [int(job.id.rpartition("-")[2]) for job in jobs if re.fullmatch(rf"{stem}-\d+", job.id)]
+    return f"{stem}-{max(numbers, default=0) + 1}"
+
+
+def _busy(run_dir: str, job_id: str) -> RunDirError:
+    return RunDirError(
+        "one job at a time works in a run directory",
+        value=f"{redact(run_dir)}, where {job_id} is at work",
+        fix=f"follow it (`pairmill logs {job_id}`), stop it (`pairmill stop {job_id}`), or give another run_dir",
+    )
+
+
+def git_commit(root: Path) -> str:
+    """The commit that the project is at, with `-dirty` if files differ from it; `unknown` without git."""
+    try:
+        ask = ["git", "-C", str(root)]
+        commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*ask, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed.strip() else commit
