@@ -221,7 +221,8 @@ def main() -> None:
                 left = left_over(cpus)
                 free.append(ray.available_resources().get("CPU", 0.0))
                 print(f"sweep {number + 1} in a row: {free[-1]:g} CPUs free, left over: {left}", flush=True)
-            figures["in_a_row"] = {"sweeps": len(free), "free_cpus": free}
+                figures["in_a_row"] = {"sweeps": len(free), "free_cpus": free}
+                record("sweep_faults", figures, began)
         finally:
             ray.shutdown()
             head.terminate()

@@ -50,7 +50,7 @@ RECIPE: dict[str, Any] = {
         "lanes": 4,
         "bundle_rows": 32,
         "texts": [[{"language": "en"}], [{"language": "zh"}]],
-        "reader_cpus": 0.25,
+        "reader_cpus": 0.5,
     },
     "model": {
         "architecture": str(ROOT / "pipelines" / "recipes" / "models" / "emoji.json"),

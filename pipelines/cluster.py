@@ -48,7 +48,8 @@ def connected(recipe: CurateRecipe) -> Iterator[Pools]:
     cluster = recipe.cluster
     with connect(cluster.address, num_cpus=cluster.num_cpus, dashboard=cluster.dashboard):
         _set_data_context()
-        yield size_pools(recipe, ray.cluster_resources())
+        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        yield size_pools(recipe, ray.cluster_resources(), smallest=min(filter(None, nodes), default=1.0))
 
 
 def _set_data_context() -> None:
@@ -65,9 +66,10 @@ def _set_data_context() -> None:
     warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*", category=RayDeprecationWarning)
 
 
-def size_pools(recipe: CurateRecipe, resources: dict[str, float]) -> Pools:
+def size_pools(recipe: CurateRecipe, resources: dict[str, float], *, smallest: float | None = None) -> Pools:
     """Pools that fill a cluster with these resources, unless the recipe says otherwise.
 
+    smallest: cores of its smallest node that has any; null: those of the cluster, which is one node then.
     A download actor keeps about two cores busy (its event loop and two decoder processes) and reserves one: the other
     half of the cores is left for the short tasks that read, filter and commit.
     """
@@ -76,16 +78,17 @@ def size_pools(recipe: CurateRecipe, resources: dict[str, float]) -> Pools:
     return Pools(
         download=Pool(recipe.cluster.download_actors or max(1, cpus // 2), num_cpus=1.0 if cpus > 1 else 0.5),
         decoders=min(2, cpus),
-        recaption=_model_pool(recipe.recaption, cpus, gpus),
-        translate=_model_pool(recipe.translate, cpus, gpus),
+        recaption=_model_pool(recipe.recaption, cpus, gpus, smallest or cpus),
+        translate=_model_pool(recipe.translate, cpus, gpus, smallest or cpus),
     )
 
 
-def _model_pool(config: EngineConfig, cpus: int, gpus: int) -> Pool:
+def _model_pool(config: EngineConfig, cpus: int, gpus: int, node_cpus: float) -> Pool:
     # Captioner and translator sit side by side on every GPU; without one they share the cores, less one for the short
     # tasks, and a larger machine is better filled by more actors than by more threads of one.
     by_cores = max(1, (cpus - 1) // 4)
-    num_cpus = 1.0 if gpus else min(2.0, max(0.25, (cpus - 1) / 2))
+    # Both may land on one node, which must keep room for a short task.
+    num_cpus = 1.0 if gpus else min(2.0, max(0.25, (node_cpus - 1) / 2))
     return Pool(
         actors=config.actors if isinstance(config.actors, int) else (gpus or by_cores),
         num_cpus=config.num_cpus if isinstance(config.num_cpus, float) else num_cpus,

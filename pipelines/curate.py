@@ -276,7 +276,9 @@ class Job:
     def _read(
         self, segment: str, work: Sequence[Work], columns: Mapping[str, Sequence[str]], prepare: Any = None
     ) -> Dataset:
-        rows = read_datasource(ShardSource(self.store, work, columns, prepare), override_num_blocks=len(work))
+        source = ShardSource(self.store, work, columns, prepare)
+        # Half a core, so that a node of few cores has room for a reader beside the actors.
+        rows = read_datasource(source, override_num_blocks=len(work), ray_remote_args={"num_cpus": 0.5})
         rows.set_name(segment)  # what the dashboard calls it, and all that is made of it
         return rows
 

@@ -29,6 +29,12 @@ def test_something_is_left_for_the_short_tasks(resources: dict[str, float]) -> N
     assert both <= resources["CPU"] - 0.5
 
 
+@pytest.mark.parametrize("node", [1.0, 2.0, 4.0])
+def test_a_node_that_has_a_captioner_and_a_translator_has_room_for_a_short_task(node: float) -> None:
+    pools = size_pools(parse_recipe(LEAST), {"CPU": 8 * node}, smallest=node)
+    assert pools.recaption.num_cpus + pools.translate.num_cpus <= node - 0.5
+
+
 def test_the_recipe_has_the_last_word() -> None:
     pools = size_pools(
         parse_recipe(LEAST, ["cluster.download_actors=3", "recaption.actors=5"]), {"CPU": 8.0, "GPU": 1.0}
