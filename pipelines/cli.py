@@ -203,6 +203,9 @@ def export(
         str,
         typer.Option("--format", help="of a dataset: webdataset, img2dataset; of a model: open_clip, huggingface"),
     ] = "webdataset",
+    average: Annotated[
+        bool, typer.Option("--average", help="of a model trained with model.ema_decay: its average")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a dataset or a model in another form, which other tools read."""
@@ -213,7 +216,7 @@ def export(
         if form in ("open_clip", "huggingface"):
             from pipelines.models import export_model
 
-            return {"files": export_model(what, to, form), "format": form}
+            return {"files": export_model(what, to, form, average=average), "format": form}
 
         from curation.results.export import export_img2dataset, export_webdataset
 
