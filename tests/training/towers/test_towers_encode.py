@@ -3,11 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_text import write_bert
 
 from training.towers.build import build_model
 from training.towers.config import ModelConfig
-from training.towers.encode import encode_text, needs_full_length
+from training.towers.encode import encode_text, length_groups, needs_full_length
 
 CONFIGS = Path(__file__).parent / "configs"
 SHORT = ("vit", "vit_custom_text", "resnet")
@@ -48,7 +50,34 @@ def test_the_features_are_equal_in_exact_arithmetic(name: str) -> None:
     tokens = padded((3, 12, 7), END, CONTEXT)
     expected = model.encode_text(tokens)
     torch.testing.assert_close(encode_text(model, tokens[:, :12]), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(encode_text(model, tokens), expected, rtol=0, atol=0)
+    torch.testing.assert_close(encode_text(model, tokens), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_groups_of_similar_length_give_the_features_and_gradients_of_one_batch(name: str) -> None:
+    lengths = tuple(int(n) for n in torch.randint(2, CONTEXT + 1, (90,), generator=torch.Generator().manual_seed(0)))
+    assert len(length_groups(list(lengths))) == 3
+    model = build(name).double()
+    tokens = padded(lengths, END, CONTEXT)
+    weights = torch.randn(90, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for features in (encode_text(model, tokens), model.encode_text(tokens)):
+        model.zero_grad()
+        (features * weights).sum().backward()
+        found.append(
+            (features.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        )
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-10)
+
+
+@given(st.lists(st.integers(1, 77), min_size=1, max_size=300))
+def test_every_text_is_in_one_group_and_little_is_padded(lengths: list[int]) -> None:
+    groups = length_groups(lengths)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        assert lengths[group[-1]] == max(lengths[index] for index in group)
+    assert len(groups) == 1 or min(map(len, groups)) >= 16
+    assert len(groups) <= 5
 
 
 @pytest.mark.parametrize("name", SHORT)
