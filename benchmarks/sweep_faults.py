@@ -38,6 +38,9 @@ KILLS: list[tuple[str, int, str]] = [
     ("tune.report", 1, "everything is done but the report"),
 ]
 
+#: Ray's own, one a cluster, detached: the first Ray Data or Ray Train job starts it for all that follow.
+_OF_THE_CLUSTER = "_AutoscalingCoordinatorActor"
+
 TRAIN: dict[str, Any] = {
     "data": {
         "path": str(ROOT / "samples" / "emoji-google" / "pairs.parquet"),
@@ -106,7 +109,11 @@ def left_over(cpus: float, patience_s: float = 60.0) -> list[str]:
     until = time.monotonic() + patience_s
     while True:
         groups = [g.placement_group_id for g in list_placement_groups(limit=1000) if g.state not in ("REMOVED",)]
-        actors = [f"{a.class_name} {a.state}" for a in list_actors(limit=1000) if a.state != "DEAD"]
+        actors = [
+            f"{a.class_name} {a.state}"
+            for a in list_actors(limit=1000)
+            if a.state != "DEAD" and a.class_name != _OF_THE_CLUSTER
+        ]
         free = ray.available_resources().get("CPU", 0.0)
         found = [f"placement group {g}" for g in groups] + actors + ([f"{free} of {cpus} CPUs"] if free < cpus else [])
         if not found or time.monotonic() > until:
