@@ -50,7 +50,7 @@ def _time_batches(notes: Notes) -> None:
         notes.text_tokens.append(batch[1].shape[1])
         return batch
 
-    _BaseDataLoaderIter.__next__ = asked  # type: ignore[method-assign]
+    _BaseDataLoaderIter.__next__ = asked
 
 
 def _time_loss(notes: Notes) -> None:
@@ -78,7 +78,7 @@ def _on_cpu(clock: Clock) -> None:
 
     parallel = torch.nn.parallel.DistributedDataParallel
 
-    def exchange(group, bucket):  # type: ignore[no-untyped-def]  # torch wants its own annotations here, or none
+    def exchange(group, bucket):  # torch wants its own annotations here, or none
         with clock.part("communication"):
             sent = allreduce_hook(group, bucket)
         if bucket.is_last():
@@ -90,7 +90,7 @@ def _on_cpu(clock: Clock) -> None:
         found.register_comm_hook(None, exchange)
         return found
 
-    torch.nn.parallel.DistributedDataParallel = on_cpu  # type: ignore[misc, assignment]
+    torch.nn.parallel.DistributedDataParallel = on_cpu
 
 
 if __name__ == "__main__":

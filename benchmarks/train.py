@@ -1,6 +1,6 @@
 """Training throughput from files on disk to the optimiser's step: pairmill against open_clip_train.
 
-    python benchmarks/train.py            about 15 minutes on 2 idle cores; --rounds, --steps, --models to shorten
+    python benchmarks/train.py            --rounds, --steps, --models and --precisions shorten it
 
 The same architectures, weights at the start, pairs, order of pairs, learning rates and two gloo workers of a thread
 each.  pairmill runs on Ray as `pairmill train` does.  open_clip_train runs as it is (`open_clip_peer.py`), with the
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from record import machine, ratios, record, table, versions
 from train_clock import PARTS
-from train_data import Pairs, make_pairs, text_lengths, write_csv
+from train_data import PAIRS, Pairs, make_pairs, text_lengths, write_csv
 
 HERE = Path(__file__).resolve().parent
 
@@ -36,10 +36,10 @@ BAR = 1.35
 WORKERS = 2
 #: Left out of each run: caches fill and buckets are made.
 WARM_UP = 3
-OPTIM = {"lr": 5e-4, "weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6, "warmup_steps": 4}
+OPTIM = {"weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6, "warmup_steps": 4}
 PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16"}
 
-#: open_clip_train's data format and loader processes of a worker.  None: the worker itself reads.
+#: open_clip_train's data format and loader processes of a worker; with 0 the worker itself reads.
 SETTINGS = [("csv", 0), ("csv", 1), ("csv", 2), ("webdataset", 1)]
 
 
@@ -49,6 +49,7 @@ class Model(NamedTuple):
     rows: int  #: of a worker's batch
     stored: int  #: pixels
     steps: int
+    lr: float  #: from which the loss falls within so few steps
     config: dict[str, Any] | None = None  #: None: open_clip knows it by its name
 
 
@@ -57,7 +58,7 @@ _SMALL = {
     "vision_cfg": {"image_size": 112, "patch_size": 16, "layers": 4, "width": 128, "head_width": 64},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "layers": 4, "width": 128, "heads": 2},
 }
-MODELS = {"ViT-small-16-112": Model(128, 128, 16, _SMALL), "ViT-B-32": Model(32, 256, 10)}
+MODELS = {"ViT-small-16-112": Model(128, 128, 14, 5e-4, _SMALL), "ViT-B-32": Model(32, 256, 9, 5e-5)}
 
 
 class Case(NamedTuple):
@@ -117,14 +118,14 @@ def run_pairmill(case: Case) -> dict[str, Any]:
             "architecture": case.model if model.config is None else str(case.config),
             "pretrained": str(case.weights),
         },
-        "optim": OPTIM,
+        "optim": OPTIM | {"lr": model.lr},
         "train": {"steps": case.steps, "seed": case.seed, "precision": case.precision},
         "compute": {"workers": WORKERS, "threads": 1, "cpus_per_worker": 0.5, "num_cpus": 2, "max_failures": 0},
         "checkpoint": {"every_steps": case.steps},
     }
     notes.mkdir()
     with contextlib.redirect_stdout(sys.stderr):
-        training.launch = functools.partial(_launch, folder=str(notes), watch=_watch(case))  # type: ignore[assignment]
+        training.launch = functools.partial(_launch, folder=str(notes), watch=_watch(case))
         training.train(TrainRecipe.model_validate(recipe), quiet=True)
     return measured(notes, case)
 
@@ -160,7 +161,7 @@ def run_open_clip(case: Case, kind: str, loaders: int, *, order: list[list[list[
         "--pretrained": case.weights,
         "--precision": PRECISIONS[case.precision],
         "--epochs": 1,
-        "--lr": OPTIM["lr"],
+        "--lr": model.lr,
         "--wd": OPTIM["weight_decay"],
         "--beta1": OPTIM["beta1"],
         "--beta2": OPTIM["beta2"],
@@ -213,10 +214,10 @@ def measured(notes: Path, case: Case) -> dict[str, Any]:
     # The last step is over when the run ends, not when another batch is asked for.
     steps = [rank["steps"][WARM_UP : case.steps - 1] for rank in ranks]
     seconds = mean(sum(step.values()) for rank in steps for step in rank)
-    cpu = ranks[0]["cpu_seconds"]
+    batch, cpu = MODELS[case.model].rows * WORKERS, ranks[0]["cpu_seconds"]
     return {
-        "samples_per_second": round(MODELS[case.model].rows * WORKERS / seconds, 2),
-        "samples_per_cpu_second": round(MODELS[case.model].rows * WORKERS * len(steps[0]) / (cpu[1] - cpu[0]), 2),
+        "samples_per_second": round(batch / seconds, 2),
+        "samples_per_cpu_second": round(batch * len(steps[0]) / (cpu[1] - cpu[0]), 2),
         "parts": {part: round(mean(step[part] for rank in steps for step in rank), 4) for part in PARTS},
         "losses": [round(mean(both), 5) for both in zip(*(rank["losses"] for rank in ranks), strict=True)],
         "text_tokens": round(mean(tokens for rank in ranks for tokens in rank["text_tokens"]), 1),
@@ -226,7 +227,7 @@ def measured(notes: Path, case: Case) -> dict[str, Any]:
 
 def run_pairmill_apart(case: Case) -> dict[str, Any]:
     """`run_pairmill` in a process of its own."""
-    spelled = json.dumps(case._replace(folder=str(case.folder), pairs=None), default=str)  # type: ignore[arg-type]
+    spelled = json.dumps(case._replace(folder=str(case.folder), pairs=None), default=str)
     log = case.folder / "pairmill.log"
     with log.open("w") as errors:
         done = subprocess.run([sys.executable, __file__, "--case", spelled], stdout=subprocess.PIPE, stderr=errors)
@@ -240,7 +241,7 @@ def run_pairmill_apart(case: Case) -> dict[str, Any]:
 def best_setting(case: Case) -> dict[str, Any]:
     """open_clip_train's speed at each setting."""
     rows = MODELS[case.model].rows
-    order = [[[(step * rows + row) % 1024 for row in range(rows)] for step in range(case.steps)]] * WORKERS
+    order = [[[(step * rows + row) % PAIRS for row in range(rows)] for step in range(case.steps)]] * WORKERS
     prepare(case)
     found = {
         f"{kind}, {loaders} loaders": run_open_clip(case, kind, loaders, order=order)["samples_per_second"]
@@ -255,7 +256,10 @@ def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     ours, theirs = runs["pairmill"], runs["open_clip"]
     line: dict[str, Any] = {
         name: {
-            "samples_per_second": round(mean(run["samples_per_second"] for run in of), 2),
+            **{
+                rate: round(mean(run[rate] for run in of), 2)
+                for rate in ("samples_per_second", "samples_per_cpu_second")
+            },
             "parts": {part: round(mean(run["parts"][part] for run in of), 4) for part in PARTS},
             "text_tokens": mean(run["text_tokens"] for run in of),
             "runs": [{key: value for key, value in run.items() if key != "order"} for run in of],
@@ -282,7 +286,7 @@ def _curves(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="alternations, each with another seed (default 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="alternations, each with another seed (default 2)")
     parser.add_argument("--steps", type=int, help=f"steps of a run, {WARM_UP} of them to warm up")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
@@ -297,6 +301,8 @@ def main() -> None:
         print(json.dumps(run_pairmill(case)))
         return
 
+    if options.steps is not None and options.steps < WARM_UP + 2:
+        parser.error(f"--steps is at least {WARM_UP + 2}: {WARM_UP} to warm up, one to measure, one to end with")
     began = machine()
     pairs = {name: make_pairs(MODELS[name].stored) for name in options.models}
     figures: dict[str, Any] = {

@@ -198,7 +198,7 @@ def launch_pairmill(config: Any, folder: Path, watch: Watch) -> None:
         notes.losses.append(output.total.detach())
         return output
 
-    Batches.__next__ = asked  # type: ignore[method-assign]
+    Batches.__next__ = asked
     step.compute_loss = computed
     clock.wrap(DualEncoder, "forward", "towers")
     clock.wrap_backward(deepspeed.DeepSpeedEngine, "backward")

@@ -105,8 +105,8 @@ def _texts(kept: Path) -> list[str]:
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         (drawings,) = _unpacked(kept.parent / "packages", _PACKAGE, ["usr/share/openclipart/svg"])
-        found = {_text(path.read_text("utf-8", "replace")) for path in sorted(drawings.rglob("*.svg"))}
-        kept.write_text("\n".join(sorted(found - {None})))  # type: ignore[type-var]
+        found = {_text(path.read_text("utf-8", "replace")) for path in drawings.rglob("*.svg")}
+        kept.write_text("\n".join(sorted(text for text in found if text is not None)))
     texts = kept.read_text().splitlines()
     order = np.random.default_rng(0).permutation(PAIRS) % len(texts)
     return [texts[at] for at in order]

@@ -115,8 +115,8 @@ def _run(
     quiet: bool,
 ) -> None:
     """Run the proposed trials that are not done yet."""
-    if not proposals.total:
-        return
+    if not _outstanding(journal, proposals):
+        return  # Ray Tune waits for ever for a first trial
     searcher = _Searcher(recipe, journal, proposals, replay=isinstance(scheduler, AsyncHyperBandScheduler))
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # a trial's run tells its own metrics, in full
@@ -152,6 +152,19 @@ def _run(
         ),
     )
     tuner.fit()
+
+
+def _outstanding(journal: Journal, proposals: Proposals) -> bool:
+    """Whether any proposed trial is not done yet."""
+    earlier: list[Trial] = []
+    while len(earlier) < proposals.total:
+        states = {trial.id: journal.state(trial.id) for trial in earlier}
+        trial = proposals.propose(len(earlier), earlier, states)
+        known = None if trial is None else journal.recorded(trial.id)
+        if known is None or not journal.state(known.id).final:
+            return True
+        earlier.append(known)
+    return False
 
 
 class _Searcher(Searcher):  # type: ignore[misc]  # Ray has no types
