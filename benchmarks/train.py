@@ -4,8 +4,8 @@
 
 The same architectures, weights at the start, pairs, order of pairs, learning rates and two gloo workers of a thread
 each.  pairmill runs on Ray as `pairmill train` does.  open_clip_train runs as it is (`open_clip_peer.py`), with the
-data format and number of loader processes that serve it best, tried first.  They alternate, each run in processes of
-its own; the first steps of each are left out.  Where the seconds of a step go: see `train_clock.py`.
+number of loader processes that serves it best, tried first.  They alternate, each run in processes of its own; the
+first steps of each are left out.  Where the seconds of a step go: see `train_clock.py`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ WARM_UP = 3
 OPTIM = {"weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6, "warmup_steps": 4}
 PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16"}
 
-#: open_clip_train's data format and loader processes of a worker; with 0 the worker itself reads.
-SETTINGS = [("csv", 0), ("csv", 1), ("csv", 2), ("webdataset", 1)]
+#: Loader processes of each of open_clip_train's workers that are tried; with 0 the worker itself reads.
+#: It reads a list of files: its webdataset pipeline fails on the end-of-shard marks of webdataset 0.2.111.
+LOADERS = (0, 1, 2)
 
 
 class Model(NamedTuple):
@@ -143,18 +144,14 @@ def _watch(case: Case) -> tuple[int, int, int]:
     return os.getpid(), WARM_UP, case.steps - 1
 
 
-def run_open_clip(case: Case, kind: str, loaders: int, *, order: list[list[list[int]]]) -> dict[str, Any]:
-    """open_clip_train on as many processes.  order: [rank][step][row]; only a csv keeps it."""
-    model, notes = MODELS[case.model], case.folder / f"open_clip-{kind}-{loaders}"
+def run_open_clip(case: Case, loaders: int, *, order: list[list[list[int]]]) -> dict[str, Any]:
+    """open_clip_train on as many processes.  order: rows to train on, [rank][step][row]."""
+    model, notes = MODELS[case.model], case.folder / f"open_clip-{loaders}"
     notes.mkdir()
-    data = case.pairs.tars
-    if kind == "csv":
-        data = str(notes / "pairs.csv")
-        write_csv(Path(data), case.pairs, order)
+    write_csv(notes / "pairs.csv", case.pairs, order)
     arguments = {
-        "--train-data": data,
-        "--dataset-type": kind,
-        "--train-num-samples": case.steps * model.rows * WORKERS,
+        "--train-data": notes / "pairs.csv",
+        "--dataset-type": "csv",
         "--workers": loaders,
         "--batch-size": model.rows,
         "--model": case.model,
@@ -238,17 +235,12 @@ def run_pairmill_apart(case: Case) -> dict[str, Any]:
     return found | {"order": [rank[: case.steps] for rank in found["order"]]}
 
 
-def best_setting(case: Case) -> dict[str, Any]:
-    """open_clip_train's speed at each setting."""
+def tried_loaders(case: Case) -> dict[int, float]:
+    """open_clip_train's samples/s by number of loaders."""
     rows = MODELS[case.model].rows
     order = [[[(step * rows + row) % PAIRS for row in range(rows)] for step in range(case.steps)]] * WORKERS
     prepare(case)
-    found = {
-        f"{kind}, {loaders} loaders": run_open_clip(case, kind, loaders, order=order)["samples_per_second"]
-        for kind, loaders in SETTINGS
-    }
-    best = max(range(len(SETTINGS)), key=list(found.values()).__getitem__)
-    return {"samples_per_second": found, "best": SETTINGS[best]}
+    return {loaders: run_open_clip(case, loaders, order=order)["samples_per_second"] for loaders in LOADERS}
 
 
 def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -290,7 +282,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help=f"steps of a run, {WARM_UP} of them to warm up")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
-    parser.add_argument("--setting", nargs=2, metavar=("FORMAT", "LOADERS"), help="open_clip_train's; default: tried")
+    parser.add_argument("--loaders", type=int, help="loader processes of open_clip_train (default: what is best)")
     parser.add_argument("--result", default="train", help="name of the JSON (default train)")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -314,16 +306,14 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(prefix="pairmill-train-") as name:
         top = Path(name)
-        if options.setting:
-            kind, loaders = options.setting[0], int(options.setting[1])
-        else:
-            # Where the towers are small the setting matters most.
+        if options.loaders is None:
+            # Where the towers are small it matters most.
             model = options.models[0]
-            case = Case(top / "setting", model, options.precisions[0], options.steps or 10, 0, pairs[model])
-            figures["settings"] = best_setting(case)
-            kind, loaders = figures["settings"]["best"]
-            print(f"open_clip_train's settings: {figures['settings']}", flush=True)
-        figures["setting"] = [kind, loaders]
+            case = Case(top / "loaders", model, options.precisions[0], options.steps or 10, 0, pairs[model])
+            tried = figures["tried_loaders"] = tried_loaders(case)
+            options.loaders = max(tried, key=tried.__getitem__)
+            print(f"samples/s of open_clip_train by loader processes: {tried}", flush=True)
+        figures["loaders"] = options.loaders
         for model in options.models:
             for precision in options.precisions:
                 runs: dict[str, list[dict[str, Any]]] = {"pairmill": [], "open_clip": []}
@@ -333,7 +323,7 @@ def main() -> None:
                     prepare(case)
                     runs["pairmill"].append(run_pairmill_apart(case))
                     order = runs["pairmill"][-1]["order"]
-                    runs["open_clip"].append(run_open_clip(case, kind, loaders, order=order))
+                    runs["open_clip"].append(run_open_clip(case, options.loaders, order=order))
                 figures["cases"][f"{model} {precision}"] = compare(runs)
                 print(f"{model} {precision} done", flush=True)
                 record(options.result, figures, began)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import html
 import re
-import tarfile
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,14 +29,12 @@ PAIRS = 1024
 _PHOTOS = 2000
 
 _PACKAGE = "openclipart-svg"
-_TARS = 8
 
 
 class Pairs(NamedTuple):
-    """The same pairs in each form."""
+    """The same pairs for both: a Parquet file, and files by themselves."""
 
     parquet: Path
-    tars: str  #: webdataset, in the notation of braces
     images: list[str]  #: files, by row
     texts: list[str]  #: by row
 
@@ -57,12 +53,10 @@ def make_pairs(size: int) -> Pairs:
         config = ImageConfig(size=size)
         for photo, image in zip(photos(WORK / "photos", _PHOTOS), images, strict=False):
             image.write_bytes(inspect_image(photo.read_bytes(), config, frozenset()).image)
-        _write_tars(folder, images, texts)
         # A uid of 16 digits twice: the sample id that a batch names a row by is then its number.
         rows = {"uid": [f"{row:016x}" * 2 for row in range(PAIRS)], "image": [i.read_bytes() for i in images]}
         pq.write_table(pa.table({**rows, "caption": texts}), parquet, row_group_size=128)
-    tars = str(folder / f"{{00000..{_TARS - 1:05d}}}.tar")
-    return Pairs(parquet, tars, [str(image) for image in images], texts)
+    return Pairs(parquet, [str(image) for image in images], texts)
 
 
 def text_lengths(texts: list[str]) -> dict[str, float]:
@@ -88,16 +82,6 @@ def write_csv(path: Path, pairs: Pairs, order: list[list[list[int]]]) -> None:
         rows[at] = row
     listed: dict[str, Any] = {"filepath": [pairs.images[r] for r in rows], "title": [pairs.texts[r] for r in rows]}
     pd.DataFrame(listed).to_csv(path, sep="\t", index=False)
-
-
-def _write_tars(folder: Path, images: list[Path], texts: list[str]) -> None:
-    for number in range(_TARS):
-        with tarfile.open(folder / f"{number:05d}.tar", "w") as tar:
-            for row in range(number, PAIRS, _TARS):
-                for ending, data in (("jpg", images[row].read_bytes()), ("txt", texts[row].encode())):
-                    entry = tarfile.TarInfo(f"{row:04d}.{ending}")
-                    entry.size = len(data)
-                    tar.addfile(entry, BytesIO(data))
 
 
 def _texts(kept: Path) -> list[str]:
