@@ -120,6 +120,7 @@ def run_pairmill(case: Case) -> dict[str, Any]:
             "pretrained": str(case.weights),
         },
         "optim": OPTIM | {"lr": model.lr},
+        "deepspeed": {"stage": 0},  # whole on every worker, as open_clip_train has it
         "train": {"steps": case.steps, "seed": case.seed, "precision": case.precision},
         "compute": {"workers": WORKERS, "threads": 1, "cpus_per_worker": 0.5, "num_cpus": 2, "max_failures": 0},
         "checkpoint": {"every_steps": case.steps},

@@ -176,7 +176,6 @@ def launch_pairmill(config: Any, folder: Path, watch: Watch) -> None:
     clock.wrap_messages()
 
     import deepspeed
-    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
     from training import step
     from training.data.stream import Batches
@@ -202,7 +201,7 @@ def launch_pairmill(config: Any, folder: Path, watch: Watch) -> None:
     step.compute_loss = computed
     clock.wrap(DualEncoder, "forward", "towers")
     clock.wrap_backward(deepspeed.DeepSpeedEngine, "backward")
-    clock.wrap(DeepSpeedZeroOptimizer, "reduce_ipg_grads", "communication")
+    clock.wrap(deepspeed.DeepSpeedEngine, "allreduce_gradients", "communication")
     clock.wrap(deepspeed.DeepSpeedEngine, "step", "optimiser")
     launch(config)
     notes.write()

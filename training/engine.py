@@ -50,7 +50,7 @@ def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: i
             module.model, weight_decay=optim.weight_decay, layer_decay=recipe.model.layer_decay
         )
     ]
-    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps)
+    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
     if stage:
         _make_moments(engine.optimizer, stage)

@@ -7,12 +7,13 @@ B rows of this rank, K text slots, L tokens of the longest text, D embedding.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.data.batches import Batch
 from training.towers.build import image_statistics
@@ -90,4 +91,11 @@ class DualEncoder(nn.Module):
         return Features(image_BD, text_BKD, scale, None if bias is None else bias.float().sum())
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
-        return torch.autocast(device.type, self._autocast) if self._autocast else nullcontext()
+        if self._autocast is None:
+            return nullcontext()
+        precision = ExitStack()
+        precision.enter_context(torch.autocast(device.type, self._autocast))
+        if device.type == "cpu":
+            # torch 2.14's fused attention takes five times as long there in bfloat16, most of it going backward.
+            precision.enter_context(sdpa_kernel(SDPBackend.MATH))
+        return precision

@@ -18,11 +18,12 @@ from typing import Any
 
 import open_clip
 import torch
+import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from open_clip.hf_model import HFTextEncoder
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import CustomResidualAttentionBlock
-from torch import nn
+from torch import Tensor, nn
 
 from curation.errors import RecipeError
 from training.towers.architecture import (
@@ -140,7 +141,7 @@ def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *,
         content = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
         (Path(folder) / CONFIG_FILE).write_text(json.dumps(content))
         try:
-            return open_clip.create_model(
+            model = open_clip.create_model(
                 f"local-dir:{folder}",
                 pretrained_image=tower_weights and model_cfg["vision_cfg"].get("timm_model_pretrained", False),
                 pretrained_text=tower_weights and model_cfg["text_cfg"].get("hf_model_pretrained", True),
@@ -149,6 +150,40 @@ def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *,
             raise RecipeError(
                 "open_clip can build the architecture", value=name, fix=f"{type(error).__name__}: {error}"
             ) from error
+    _cut_patches_by_matmul(model.visual)
+    return model
+
+
+class Patches(nn.Conv2d):
+    """A convolution whose windows touch and do not overlap, as the matrix product that it is.
+
+    Same parameters, same values.  Its gradient takes a fraction of the convolution's time: ViT-B/32, 32 images, one
+    core, bfloat16: 61 ms against 1,115 (float32: 145 against 271).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, D, H / patch, W / patch]; what is left over at the right and the bottom is not seen."""
+        high, wide = self.kernel_size
+        rows, columns = input.shape[2] // high, input.shape[3] // wide
+        windows = input[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide)).unflatten(2, (rows, high))
+        # [B, C, rows, high, columns, wide] -> [B, rows, columns, C · high · wide], as the weights lie
+        flat = windows.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(flat, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+def _cut_patches_by_matmul(visual: nn.Module) -> None:
+    """Let every patch embedding of the image tower be a `Patches`."""
+    for module in visual.modules():
+        for name, child in module.named_children():
+            if type(child) is not nn.Conv2d or child.stride != child.kernel_size or child.padding not in (0, (0, 0)):
+                continue
+            if child.kernel_size == (1, 1) or child.dilation != (1, 1) or child.groups != 1:
+                continue
+            patches = Patches(
+                child.in_channels, child.out_channels, child.kernel_size, child.stride, bias=child.bias is not None
+            )
+            patches.weight, patches.bias = child.weight, child.bias
+            setattr(module, name, patches)
 
 
 def _load(model: nn.Module, weights: Path) -> None:

@@ -7,25 +7,36 @@ exact, and attention over 20 tokens costs a fraction of that over 77.  open_clip
 fewer tokens than they have positions: `CLIP.encode_text` adds the whole position embedding, and `TextTransformer`
 slices that but not its causal mask.  `encode_text` is their forward pass with both sliced, over the same parameters.
 
-Of a batch of web texts the longest has 77 tokens and the median 11, so texts are encoded in groups of similar length.
+Of a batch of web texts the longest has 77 tokens and the median 11, so they are not padded to the longest either.  The
+tokens of all texts lie one behind the other in one long matrix [T, W], which is all that linear layers and norms need;
+attention sees runs of it, each of texts of about one length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from open_clip.hf_model import HFTextEncoder
-from open_clip.transformer import text_global_pool
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-#: Tokens of the texts of the first group, at most; each further group is of texts up to twice as long.  Padding is then
-#: less than half of what is computed, over at most five groups of a context of 77.
+#: For Hugging Face encoders, which take one rectangle of tokens at a time: tokens of the texts of the first group, at
+#: most; each further group is of texts up to twice as long.
 _SHORTEST = 8
 
 #: A group of fewer texts than this joins that of longer ones: it would not fill a matrix product.
 _FEWEST = 16
+
+
+class Run(NamedTuple):
+    """Texts of one length, one behind the other in the long matrix."""
+
+    texts: list[int]  #: rows of the batch
+    length: int  #: tokens of each, padding included
 
 
 def text_tower(model: nn.Module) -> Any:
@@ -67,7 +78,7 @@ def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
         return _encode(model, tokens_BL)
     if tower.attn_mask is None:
         return _encode(model, tokens_BL)  # a TextTransformer with a mask of the padding takes any length
-    return _in_groups(lambda part: _encode_causal(tower, part), tokens_BL, _pooled_at(tower, tokens_BL) + 1)
+    return _encode_causal(tower, tokens_BL)
 
 
 def length_groups(lengths: list[int]) -> list[list[int]]:
@@ -121,18 +132,73 @@ def _encode(model: Any, tokens_BL: Tensor) -> Tensor:
 
 
 def _encode_causal(tower: Any, tokens_BL: Tensor) -> Tensor:
-    length = tokens_BL.shape[1]
+    last_B = _pooled_at(tower, tokens_BL)  # nothing behind it is seen
+    runs = runs_of((last_B + 1).tolist(), tokens_BL.shape[1])
+    tokens_T = torch.cat([tokens_BL[run.texts, : run.length].flatten() for run in runs])
     dtype = tower.transformer.get_cast_dtype()
-    x_BLW = tower.token_embedding(tokens_BL).to(dtype) + tower.positional_embedding[:length].to(dtype)
-    x_BLW = tower.transformer(x_BLW, attn_mask=tower.attn_mask[:length, :length])
-    pooled_BW: Tensor = text_global_pool(
-        tower.ln_final(x_BLW), tokens_BL, _pool_type(tower), eos_token_id=_end_id(tower)
-    )
+    x_TW = tower.token_embedding(tokens_T).to(dtype)
+    places_LW = tower.positional_embedding.to(dtype)
+    x_TW = x_TW + torch.cat([places_LW[: run.length].repeat(len(run.texts), 1) for run in runs])
+    for block in tower.transformer.resblocks:
+        if tower.transformer.grad_checkpointing:
+            x_TW = checkpoint(_block, block, x_TW, runs, tower.attn_mask, use_reentrant=False)
+        else:
+            x_TW = _block(block, x_TW, runs, tower.attn_mask)
+    order = [text for run in runs for text in run.texts]
+    starts = torch.tensor([run.length for run in runs for _ in run.texts]).cumsum(0).roll(1)
+    starts[0] = 0
+    order_B = torch.tensor(order, device=tokens_BL.device)
+    pooled_BW: Tensor = tower.ln_final(x_TW[starts.to(tokens_BL.device) + last_B[order_B]])[order_B.argsort()]
     projection = tower.text_projection
     if projection is None:
         return pooled_BW
     features_BD: Tensor = projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection
     return features_BD
+
+
+def runs_of(lengths: list[int], longest: int) -> list[Run]:
+    """Texts by their lengths in tokens -> runs, each of texts padded to one length, `longest` at most.
+
+    Lengths are rounded up to one of four an octave (5, 6, 7, 8, 10, 12, 14, 16, 20, …), so at most a quarter of what is
+    computed is padding, and attention over a context of 77 has at most 18 runs to see.
+    """
+    runs: dict[int, Run] = {}
+    for text, length in enumerate(lengths):
+        step = 1 << max(0, (length - 1).bit_length() - 3)
+        padded = min(-(-length // step) * step, longest)
+        runs.setdefault(padded, Run([], padded)).texts.append(text)
+    return [runs[length] for length in sorted(runs)]
+
+
+def _block(block: Any, x_TW: Tensor, runs: list[Run], mask_PP: Tensor) -> Tensor:
+    """A block of the transformer over all runs; `ResidualAttentionBlock.forward` where it is open_clip's plain one."""
+    if isinstance(block, ResidualAttentionBlock):
+        x_TW = x_TW + block.ls_1(_attention(block.attn, block.ln_1(x_TW), runs))
+        return x_TW + block.ls_2(block.mlp(block.ln_2(x_TW)))
+    parts = [
+        block(x_GLW, attn_mask=mask_PP[: run.length, : run.length]).flatten(0, 1)
+        for run, x_GLW in zip(runs, _split(x_TW, runs), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _attention(attention: nn.MultiheadAttention, x_TW: Tensor, runs: list[Run]) -> Tensor:
+    """Causal self-attention within each text."""
+    heads = attention.num_heads
+    qkv_T = F.linear(x_TW, attention.in_proj_weight, attention.in_proj_bias)
+    seen = []
+    for qkv_GL in _split(qkv_T, runs):
+        q_GHLE, k_GHLE, v_GHLE = qkv_GL.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        y_GHLE = F.scaled_dot_product_attention(q_GHLE, k_GHLE, v_GHLE, is_causal=True)
+        seen.append(y_GHLE.transpose(1, 2).flatten(0, 1).flatten(1))
+    mixed_TW: Tensor = attention.out_proj(torch.cat(seen))
+    return mixed_TW
+
+
+def _split(x_TW: Tensor, runs: list[Run]) -> list[Tensor]:
+    """Each run's part of the long matrix as [texts, length, W]."""
+    parts = x_TW.split([len(run.texts) * run.length for run in runs])
+    return [part.unflatten(0, (len(run.texts), run.length)) for part, run in zip(parts, runs, strict=True)]
 
 
 def _some_token(tokens_BL: Tensor, pad_id: int) -> Tensor:

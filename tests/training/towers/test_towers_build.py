@@ -13,6 +13,7 @@ from tiny_text import write_bert
 from curation.errors import RecipeError
 from training.towers.architecture import resolve_architecture
 from training.towers.build import (
+    Patches,
     build_from_description,
     build_model,
     image_size,
@@ -263,3 +264,27 @@ def test_a_timm_tower_keeps_the_size_of_its_name(tmp_path: Path) -> None:
     assert model.encode_image(torch.randn(1, 3, 160, 160)).shape == (1, 32)
     with pytest.raises(RecipeError, match="timm"):
         build_model(config.model_copy(update={"image_size": 128}), temperature_init=None, bias_init=None)
+
+
+@pytest.mark.parametrize("size", [64, 72])
+def test_patches_are_what_the_convolution_gives(size: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    patches = Patches(3, 5, (16, 8), (16, 8), dtype=torch.float64)
+    images, weights = (torch.randn(2, c, h, w, dtype=torch.float64, generator=random) for c, h, w in _shapes(size))
+    found = []
+    for convolve in (patches.forward, super(Patches, patches).forward):
+        patches.zero_grad()
+        out = convolve(images)
+        (out * weights).sum().backward()
+        found.append((out.detach(), patches.weight.grad.clone(), patches.bias.grad.clone()))  # type: ignore[union-attr]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def _shapes(size: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    return (3, size, size), (5, size // 16, size // 8)
+
+
+@pytest.mark.parametrize("name", ["vit", "siglip", "coca"])
+def test_patch_embeddings_are_matrix_products(name: str) -> None:
+    model = build(name)
+    assert [type(m) for m in model.visual.modules() if isinstance(m, torch.nn.Conv2d)] == [Patches]

@@ -9,10 +9,10 @@ from tiny_text import write_bert
 
 from training.towers.build import build_model
 from training.towers.config import ModelConfig
-from training.towers.encode import encode_text, length_groups, needs_full_length
+from training.towers.encode import encode_text, length_groups, needs_full_length, runs_of, text_tower
 
 CONFIGS = Path(__file__).parent / "configs"
-SHORT = ("vit", "vit_custom_text", "resnet")
+SHORT = ("vit", "vit_custom_text", "vit_qk_norm", "resnet")
 CONTEXT = 32
 END = 49407
 
@@ -54,20 +54,34 @@ def test_the_features_are_equal_in_exact_arithmetic(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_groups_of_similar_length_give_the_features_and_gradients_of_one_batch(name: str) -> None:
-    lengths = tuple(int(n) for n in torch.randint(2, CONTEXT + 1, (90,), generator=torch.Generator().manual_seed(0)))
-    assert len(length_groups(list(lengths))) == 3
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_runs_of_one_length_give_the_features_and_gradients_of_one_batch(name: str, checkpointed: bool) -> None:
+    lengths = tuple(int(n) for n in torch.randint(1, CONTEXT + 1, (90,), generator=torch.Generator().manual_seed(0)))
+    assert len(runs_of(list(lengths), CONTEXT)) > 8
     model = build(name).double()
     tokens = padded(lengths, END, CONTEXT)
     weights = torch.randn(90, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = []
-    for features in (encode_text(model, tokens), model.encode_text(tokens)):
+    for encode in (encode_text, type(model).encode_text):
         model.zero_grad()
+        text_tower(model).transformer.grad_checkpointing = checkpointed and encode is encode_text
+        features = encode(model, tokens)
         (features * weights).sum().backward()
         found.append(
             (features.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
         )
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-10)
+
+
+@given(st.lists(st.integers(1, 77), min_size=1, max_size=300))
+def test_every_text_is_in_one_run_and_at_most_a_quarter_is_padding(lengths: list[int]) -> None:
+    longest = max(lengths)
+    runs = runs_of(lengths, longest)
+    assert sorted(text for run in runs for text in run.texts) == list(range(len(lengths)))
+    for run in runs:
+        for text in run.texts:
+            assert lengths[text] <= run.length <= min(1.25 * lengths[text], longest)
+    assert len(runs) <= 18
 
 
 @given(st.lists(st.integers(1, 77), min_size=1, max_size=300))
