@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 KILLS: list[tuple[str, int, str]] = [
     ("tune.propose", 2, "before a trial is written down"),
     ("tune.proposed", 3, "after a trial is written down, before Ray Tune has it"),
-    ("tune.stop", 1, "the scheduler has stopped a trial, which nobody knows yet"),
-    ("tune.stopped", 1, "a stop is written down, before the trial hears of it"),
+    ("tune.promote", 1, "a trial may go on from its rung, which nobody knows yet"),
+    ("tune.stopped", 1, "the search is done; of the trials that stay at a rung one is written down"),
     ("tune.repeat", 1, "the search is done"),
     ("tune.report", 1, "everything is done but the report"),
 ]
@@ -132,7 +132,7 @@ def written(folder: Path, name: str) -> dict[str, int]:
     done = {}
     for trial in (folder / name / "trials").glob("*"):
         result = trial / "result.json"
-        finished = result.exists() and json.loads(result.read_text())["finished"]
+        finished = result.exists() and (told := json.loads(result.read_text()))["step"] >= told["steps"]
         if finished or (trial / "stopped.json").exists():
             done[trial.name] = (trial / "metrics.jsonl").stat().st_mtime_ns if finished else 0
     return done

@@ -116,7 +116,7 @@ def train(
     final = store.read_json(ERROR_FILE)
     if final is not None:
         raise RecipeError(final[0], value=final[1], fix=final[2]) if len(final) == 3 else JobError(*final)
-    return _finish(store, recipe, result, end)
+    return _finish(store, result, steps)
 
 
 def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
@@ -142,7 +142,8 @@ def _claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, An
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
     result: dict[str, Any] | None = store.read_json(RESULT_FILE)
-    return result if result is not None and result["finished"] and result["step"] >= (until or 0) else None
+    done = result is not None and result["step"] >= min(until or result["steps"], result["steps"])
+    return result if done else None
 
 
 def _changed(before: Any, recipe: TrainRecipe) -> list[str]:
@@ -196,7 +197,7 @@ def progress_line(latest: dict[str, Any], steps: int) -> str:
     )
 
 
-def _finish(store: Store, recipe: TrainRecipe, result: Any, steps: int) -> dict[str, Any]:
+def _finish(store: Store, result: Any, steps: int) -> dict[str, Any]:
     if result.checkpoint is None:
         raise JobError("training ended without a checkpoint: run it again")
     metrics = dict(result.metrics or {})

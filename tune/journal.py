@@ -2,7 +2,7 @@
 
     RUN/trials/007/trial.json     what it is: point, seed, where it begins and ends          (written first)
     RUN/trials/007/…              its training run: recipe.yaml, metrics.jsonl, result.json, checkpoints, tensorboard/
-    RUN/trials/007/stopped.json   the scheduler stopped it
+    RUN/trials/007/stopped.json   it was left at a rung: others were ahead
     RUN/trials/007/failed.json    it failed
 
 Its status follows from which of these are there, so there is nothing to bring up to date after a kill.
@@ -11,7 +11,8 @@ Its status follows from which of these are there, so there is nothing to bring u
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ import pyarrow.fs as pafs
 from curation.store import Store
 from training.telemetry import METRICS_FILE
 from training.train import RESULT_FILE
-from tune.recipe import SPEED
+from tune.halving import Standing
+from tune.recipe import SPEED, ObjectiveConfig
 from tune.space import Point
 
 TRIAL_FILE, STOPPED_FILE, FAILED_FILE = "trial.json", "stopped.json", "failed.json"
@@ -86,7 +88,7 @@ class Journal:
         return [trial for name in names if (trial := self.recorded(name)) is not None]
 
     def stop(self, trial: str, step: int) -> None:
-        """The scheduler stopped a trial; one that is done already stays so."""
+        """A trial does not go on from a rung; one that is done already stays so."""
         if not self.state(trial).final:
             self.store.write_json(f"trials/{trial}/{STOPPED_FILE}", {"step": step})
 
@@ -103,20 +105,45 @@ class Journal:
             self._final[trial] = state
         return state
 
+    def standing(self, trial: str, rungs: Sequence[int], objective: ObjectiveConfig) -> Standing:
+        """How far a trial got, and its objective at each rung on the way; -inf where it has none there."""
+        sign, lines = 1 if objective.mode == "max" else -1, self.lines(trial)
+        told = {line["step"]: line.get(objective.metric) for line in evaluations(lines)}
+        if self.state(trial).status == "finished":
+            # It may have fewer steps than others, by its own recipe.
+            last = evaluations(lines)[-1].get(objective.metric)
+            told = {rung: told.get(rung, last) for rung in rungs}
+        values: list[float] = []
+        for rung in rungs:
+            if rung not in told:
+                break
+            value = told[rung]
+            values.append(-math.inf if value is None or math.isnan(value) else sign * value)
+        return Standing(values, int(lines[-1]["step"]) if lines else 0)
+
+    def at_step(self, trial: str, step: int) -> State:
+        """What a trial was at its evaluation at a step; of a failed one what became of it."""
+        state = self.state(trial)
+        metrics = next((dict(line) for line in evaluations(self.lines(trial)) if line["step"] == step), {})
+        metrics.pop("step", None)
+        return state if state.status == "failed" else State("stopped", metrics, step, None, None)
+
     def _read(self, trial: str) -> State:
         failed = self.store.read_json(f"trials/{trial}/{FAILED_FILE}")
         stopped = self.store.read_json(f"trials/{trial}/{STOPPED_FILE}")
         result = self.store.read_json(f"trials/{trial}/{RESULT_FILE}")
         lines = self.lines(trial)
         if stopped is not None:
-            # What it did while it was on its way to stop is not what it was compared by.
+            # What came behind its last rung is not what it was compared by.
             lines = [line for line in lines if line["step"] <= stopped["step"]]
         told = evaluations(lines)
         metrics = dict(told[-1]) if told else {}
         metrics.pop("step", None)
         if (speed := samples_per_second(lines)) is not None:
             metrics[SPEED] = speed
-        finished = result is not None and result["finished"]
+        known = self.recorded(trial)
+        until = known.until if known is not None and known.until is not None else math.inf
+        finished = result is not None and result["step"] >= min(until, result["steps"])
         status = "failed" if failed else "stopped" if stopped else "finished" if finished else "unfinished"
         steps = int(lines[-1]["step"]) if lines else 0
         return State(status, metrics, steps, (result or {}).get("checkpoint"), (failed or {}).get("error"))

@@ -57,9 +57,10 @@ def proposals_of(recipe: SweepRecipe, *, concurrent: int) -> Proposals:
 
 
 def drawn_trials(recipe: SweepRecipe) -> list[Trial]:
-    """Every grid value, and drawn values of the other keys."""
-    points = draw_points(recipe.space, recipe.base, samples=recipe.search.trials, seed=recipe.search.seed)
-    return [Trial(f"{number:03d}", point) for number, point in enumerate(points)]
+    """Every grid value, and drawn values of the other keys; their order is drawn too."""
+    points = list(draw_points(recipe.space, recipe.base, samples=recipe.search.trials, seed=recipe.search.seed))
+    order = np.random.default_rng(recipe.search.seed).permutation(len(points))
+    return [Trial(f"{number:03d}", points[drawn]) for number, drawn in enumerate(order)]
 
 
 def repeats_of(best: Sequence[Trial], recipe: SweepRecipe) -> list[Trial]:

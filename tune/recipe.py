@@ -40,11 +40,11 @@ class SearchConfig(Config):
     seed: int = Field(0, ge=0, description="of the points")
     scheduler: Literal["asha", "none"] = Field(
         "asha",
-        description="asha: trials that are behind at an evaluation are stopped (asynchronous successive halving, Li "
-        "et al. 2020)",
+        description="asha: every trial is trained a little, the best of them further, and so on (asynchronous "
+        "successive halving, Li et al. 2020); none: every trial is trained to the end",
     )
     grace_steps: int | None = Field(
-        None, ge=1, description="asha: training steps that no trial is stopped before; null: one evaluation"
+        None, ge=1, description="asha: training steps before trials are first compared; null: evaluate.every_steps"
     )
     reduction: float = Field(3.0, gt=1, description="asha: the best 1 of so many goes on (Li et al.: 3 or 4)")
     random_first: int = Field(8, ge=1, description="tpe: points that are drawn before it learns from them")
@@ -97,11 +97,17 @@ class SweepRecipe(Config):
                 )
             if search.trials < 4:
                 raise RecipeError("pbt needs a population", value=f"search.trials: {search.trials}", fix="4 or more")
-        elif search.scheduler == "asha" and base.evaluate.every_steps is None:
+        elif search.scheduler == "asha" and (search.grace_steps or base.evaluate.every_steps) is None:
             raise RecipeError(
-                "asha stops trials by evaluations on the way",
-                value="train.evaluate.every_steps: null",
-                fix="set it (a tenth of the steps is usual), or search.scheduler: none",
+                "asha compares trials on the way",
+                value="search.grace_steps: null, train.evaluate.every_steps: null",
+                fix="set one of them (a tenth of the steps is usual), or search.scheduler: none",
+            )
+        elif search.scheduler == "asha" and base.train.steps is None:
+            raise RecipeError(
+                "asha compares trials at steps",
+                value=f"train.train.epochs: {base.train.epochs}",
+                fix="set train.train.steps and epochs: null, or search.scheduler: none",
             )
         return self
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
 import yaml
 from ray import tune as ray_tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from curation.cluster import connected, stoppable
@@ -24,7 +24,8 @@ from curation.faults import fault_point
 from curation.store import Store
 from training.recipe import TrainRecipe
 from tune.check import check, trials_at_a_time
-from tune.journal import STOP_FILE, Journal, Trial
+from tune.halving import Halving, Leg, Standing, rungs_of
+from tune.journal import STOP_FILE, Journal, State, Trial
 from tune.progress import Progress
 from tune.proposals import Listed, Proposals, proposals_of, rank, repeats_of
 from tune.recipe import SweepRecipe
@@ -62,13 +63,16 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
         journal = Journal(store)
         with stoppable(lambda: store.write_bytes(STOP_FILE, b""), "saving the running trials"):
             proposals = proposals_of(recipe, concurrent=concurrent)
-            _run(recipe, journal, proposals, _scheduler(recipe, journal), concurrent, quiet=quiet)
+            halving = _halving(recipe)
+            _run(recipe, journal, proposals, halving, concurrent, quiet=quiet)
+            if halving is not None and not stopped():
+                _leave_the_others(recipe, journal, halving)
             if not stopped() and recipe.search.method != "pbt":
                 searched = [trial for trial in journal.trials() if trial.role == "search"]
                 states = {trial.id: journal.state(trial.id) for trial in searched}
                 fault_point("tune.repeat")
                 best = rank(searched, states, recipe.objectives[0])[: recipe.repeat.best]
-                _run(recipe, journal, Listed(repeats_of(best, recipe)), FIFOScheduler(), concurrent, quiet=quiet)
+                _run(recipe, journal, Listed(repeats_of(best, recipe)), None, concurrent, quiet=quiet)
     fault_point("tune.report")
     report = write_report(recipe, journal, finished=not stopped(), seconds=time.time() - began)
     if report["finished"] and report["best"] is None:
@@ -105,19 +109,38 @@ def _identity(recipe: SweepRecipe) -> dict[str, Any]:
     }
 
 
+def _halving(recipe: SweepRecipe) -> Halving | None:
+    search, base = recipe.search, TrainRecipe.checked(recipe.base)
+    if search.scheduler == "none" or search.method == "pbt":
+        return None
+    first = search.grace_steps or base.evaluate.every_steps
+    assert first is not None and base.train.steps is not None, "SweepRecipe checks this"
+    rungs = rungs_of(first, search.reduction, base.train.steps)
+    return Halving(rungs, search.reduction, finalists=max(1, recipe.repeat.best))
+
+
+def _leave_the_others(recipe: SweepRecipe, journal: Journal, halving: Halving) -> None:
+    """The search is over: who waits at a rung stays there."""
+    for trial in journal.trials():
+        passed = len(journal.standing(trial.id, halving.rungs, recipe.objectives[0]).values)
+        if trial.role == "search" and passed:
+            journal.stop(trial.id, halving.rungs[passed - 1])
+            fault_point("tune.stopped")
+
+
 def _run(
     recipe: SweepRecipe,
     journal: Journal,
     proposals: Proposals,
-    scheduler: TrialScheduler,
+    halving: Halving | None,
     concurrent: int,
     *,
     quiet: bool,
 ) -> None:
     """Run the proposed trials that are not done yet."""
-    if not _outstanding(journal, proposals):
+    searcher = _Searcher(recipe, journal, proposals, halving)
+    if not searcher.has_work():
         return  # Ray Tune waits for ever for a first trial
-    searcher = _Searcher(recipe, journal, proposals, replay=isinstance(scheduler, AsyncHyperBandScheduler))
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # a trial's run tells its own metrics, in full
         TUNE_DISABLE_SIGINT_HANDLER="1",  # ours lets the trials save first
@@ -134,12 +157,11 @@ def _run(
             metric=objective.metric,
             mode=objective.mode,
             search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=proposals.total,
+            num_samples=-1,  # until the searcher has no more
             max_concurrent_trials=concurrent,
             reuse_actors=True,
-            trial_name_creator=lambda trial: f"{recipe.name}-{trial.config['trial']}",
-            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+            trial_name_creator=_leg_name,
+            trial_dirname_creator=_leg_name,
         ),
         run_config=ray_tune.RunConfig(
             name=f"{recipe.name}-{time.time_ns()}",
@@ -154,55 +176,44 @@ def _run(
     tuner.fit()
 
 
-def _outstanding(journal: Journal, proposals: Proposals) -> bool:
-    """Whether any proposed trial is not done yet."""
-    earlier: list[Trial] = []
-    while len(earlier) < proposals.total:
-        states = {trial.id: journal.state(trial.id) for trial in earlier}
-        trial = proposals.propose(len(earlier), earlier, states)
-        known = None if trial is None else journal.recorded(trial.id)
-        if known is None or not journal.state(known.id).final:
-            return True
-        earlier.append(known)
-    return False
+def _leg_name(trial: Any) -> str:
+    """What Ray's dashboard calls it: `sweep-demo-007`, or `sweep-demo-007-to-80` where it is trained to a rung."""
+    config = trial.config
+    return f"{config['name']}-{config['trial']}" + ("" if config["until"] is None else f"-to-{config['until']}")
 
 
 class _Searcher(Searcher):  # type: ignore[misc]  # Ray has no types
-    """Hands Tune the proposals, in order, each recorded before it is begun."""
+    """Hands Tune the proposals, in order, each recorded before it is begun; with halving, one leg after another."""
 
-    def __init__(self, recipe: SweepRecipe, journal: Journal, proposals: Proposals, *, replay: bool) -> None:
-        """replay: hand Tune also trials that are done, for a scheduler that compares others with them."""
+    def __init__(self, recipe: SweepRecipe, journal: Journal, proposals: Proposals, halving: Halving | None) -> None:
         super().__init__(metric=recipe.objectives[0].metric, mode=recipe.objectives[0].mode)
-        self._recipe, self._journal, self._proposals, self._replay = recipe, journal, proposals, replay
-        self._base, self._folder = recipe.base, os.getcwd()
+        self._recipe, self._journal, self._proposals, self._halving = recipe, journal, proposals, halving
+        self._common = {
+            "run_dir": journal.store.uri,
+            "name": recipe.name,
+            "base": recipe.base,
+            "folder": os.getcwd(),
+        }
         self._proposed: list[Trial] = []
+        self._given: set[Leg] = set()
+        self._busy: dict[str, str] = {}  # trials by Tune's ids
+        self._first: Any = None
+
+    def has_work(self) -> bool:
+        """Whether there is anything to run."""
+        self._first = self._next()
+        return self._first is not Searcher.FINISHED
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial; None if it has to wait for others; FINISHED behind the last."""
-        while len(self._proposed) < self._proposals.total:
-            if self._journal.store.read_text(STOP_FILE) is not None:
-                return Searcher.FINISHED
-            states = {t.id: s for t in self._proposed if (s := self._journal.state(t.id)).final}
-            trial = self._proposals.propose(len(self._proposed), self._proposed, states)
-            if trial is None:
-                return None
-            known = self._journal.recorded(trial.id)
-            if known is None:
-                fault_point("tune.propose")
-                self._journal.record(trial)
-                fault_point("tune.proposed")
-            else:
-                trial = known
-            self._proposed.append(trial)
-            state = self._journal.state(trial.id)
-            if state.status == "failed" or (state.final and not self._replay):
-                continue
-            common = {"run_dir": self._journal.store.uri, "name": self._recipe.name, "folder": self._folder}
-            return {"trial": trial.id, "base": self._base, **common}
-        return Searcher.FINISHED
+        """The next leg of a trial; None if it has to wait for others; FINISHED behind the last."""
+        found, self._first = (self._next(), None) if self._first is None else (self._first, None)
+        if isinstance(found, dict):
+            self._busy[trial_id] = found["trial"]
+        return found
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing: what became of a trial is read from its run."""
+        """Somebody else may go on; what became of a trial is read from its run."""
+        self._busy.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is on disk as it is."""
@@ -210,37 +221,53 @@ class _Searcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def restore(self, checkpoint_path: str) -> None:
         """Nothing."""
 
+    def _next(self) -> Any:
+        if self._journal.store.read_text(STOP_FILE) is not None:
+            return Searcher.FINISHED
+        while len(self._proposed) < self._proposals.total:
+            trial = self._proposals.propose(len(self._proposed), self._proposed, self._ends())
+            if trial is None:
+                break
+            known = self._journal.recorded(trial.id)
+            if known is None:
+                fault_point("tune.propose")
+                self._journal.record(trial)
+                fault_point("tune.proposed")
+            self._proposed.append(known or trial)
+            if self._journal.state(trial.id).final:
+                continue
+            leg = Leg(trial.id, 0) if self._halving is None else self._halved(self._halving.broken_off)
+            if leg is not None:
+                return self._handed_out(leg)
+        if self._halving is not None:
+            leg = self._halved(self._halving.promotion)
+            if leg is None and len(self._proposed) == self._proposals.total:
+                leg = self._halved(self._halving.last_leg)
+            if leg is not None:
+                fault_point("tune.promote")
+                return self._handed_out(leg)
+        return None if self._busy else Searcher.FINISHED
 
-class _Halving(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray has no types
-    """Ray's ASHA; whom it stops is written down before the trial hears of it."""
+    def _halved(self, rule: Callable[..., Leg | None]) -> Leg | None:
+        return rule(self._standings(), set(self._busy.values()), self._given)
 
-    def __init__(self, journal: Journal, **options: Any) -> None:
-        super().__init__(**options)
-        self._journal = journal
+    def _handed_out(self, leg: Leg) -> dict[str, Any]:
+        self._given.add(leg)
+        return {"trial": leg.trial, "until": leg.until or None, **self._common}
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = str(super().on_trial_result(tune_controller, trial, result))
-        if decision != TrialScheduler.STOP or result["step"] >= self._max_t:
-            # At the last step there is nothing left to stop.
-            return str(TrialScheduler.CONTINUE)
-        fault_point("tune.stop")
-        self._journal.stop(trial.config["trial"], int(result["step"]))
-        fault_point("tune.stopped")
-        return decision
+    def _standings(self) -> dict[str, Standing]:
+        assert self._halving is not None
+        objective = self._recipe.objectives[0]
+        return {
+            trial.id: self._journal.standing(trial.id, self._halving.rungs, objective)
+            for trial in self._proposed
+            if self._journal.state(trial.id).status not in ("failed", "stopped")
+        }
 
-
-def _scheduler(recipe: SweepRecipe, journal: Journal) -> TrialScheduler:
-    if recipe.search.scheduler == "none" or recipe.search.method == "pbt":
-        return FIFOScheduler()
-    base = TrainRecipe.checked(recipe.base)
-    every = base.evaluate.every_steps
-    assert every is not None, "SweepRecipe checks this"
-    return _Halving(
-        journal,
-        time_attr="step",
-        max_t=base.train.steps or 10**9,
-        grace_period=recipe.search.grace_steps or every,
-        reduction_factor=recipe.search.reduction,
-        # One that has reached the end is finished, not stopped.
-        stop_last_trials=False,
-    )
+    def _ends(self) -> dict[str, State]:
+        """What is learnt from: with halving all are compared at the first rung, whoever goes on from there and when."""
+        if self._halving is None:
+            return {t.id: s for t in self._proposed if (s := self._journal.state(t.id)).final}
+        first = self._halving.rungs[0]
+        ends = {trial: self._journal.at_step(trial, first) for trial, s in self._standings().items() if s.values}
+        return ends | {t.id: s for t in self._proposed if (s := self._journal.state(t.id)).status == "failed"}

@@ -25,7 +25,11 @@ _POLL_S = 0.25
 
 
 class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
-    """One trial at a time: config holds `trial` (its id), `run_dir` of the sweep, `name`, `base` recipe, `folder`."""
+    """One leg of one trial at a time.
+
+    config: `trial` (its id), `until` (the step to end at, or None), `run_dir` of the sweep, `name`, `base` recipe,
+    `folder`.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin a trial, or go on with it."""
@@ -35,11 +39,10 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         self._journal = Journal(self._store)
         self._trial: Trial | None = self._journal.recorded(config["trial"])
         assert self._trial is not None, "a trial is recorded before it is proposed to Tune"
-        self._told = 0
+        self._told = len(evaluations(self._journal.lines(self._trial.id)))
         self._error: BaseException | None = None
-        self._replayed = self._journal.state(self._trial.id).final
         self._thread = threading.Thread(target=self._run, args=(self._trial, config), daemon=True)
-        if not (self._replayed or self._stopping):
+        if not self._stopping:
             self._thread.start()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -54,9 +57,6 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         while True:
             ended = not self._thread.is_alive()
             told = evaluations(self._journal.lines(self._trial.id))
-            if self._replayed:
-                # The scheduler learns of a trial that was done before a resume what it would have learnt then.
-                told = [line for line in told if line["step"] <= self._journal.state(self._trial.id).steps]
             if len(told) > self._told:
                 self._told += 1
                 last = ended and self._told == len(told) and self._error is None
@@ -97,7 +97,7 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         try:
             names = {"run_dir": self._journal.folder(trial.id), "name": f"{config['name']}-{trial.id}"}
             recipe = recipe_at(config["base"], trial.point, trial.seed, **names)
-            training.train(recipe, quiet=True, begin=trial.begin, until=trial.until)
+            training.train(recipe, quiet=True, begin=trial.begin, until=config["until"] or trial.until)
         except PairmillError as error:
             self._journal.fail(trial.id, str(error))
             self._error = JobError(str(error))

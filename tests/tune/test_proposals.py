@@ -46,10 +46,13 @@ def quality(trial: Trial) -> State:
     return done(-abs(trial.point["optim.lr"] - 0.01) + (0.1 if trial.point["loss.target"] == "one_to_k" else 0.0))
 
 
-def test_drawn_trials_have_ids_in_order() -> None:
-    trials = drawn_trials(recipe(SPACE, search={"trials": 2}))
-    assert [t.id for t in trials] == ["000", "001", "002", "003"]
-    assert [t.point["loss.target"] for t in trials] == ["clip", "one_to_k"] * 2
+def test_drawn_trials_have_ids_in_an_order_that_the_seed_draws() -> None:
+    trials, again, other = (drawn_trials(recipe(SPACE, search={"trials": 8, "seed": seed})) for seed in (0, 0, 1))
+    assert trials == again
+    assert [t.id for t in trials] == [f"{n:03d}" for n in range(16)]
+    losses = [[t.point["loss.target"] for t in of] for of in (trials, other)]
+    assert losses[0] != losses[1]
+    assert sorted(losses[0]) == sorted(losses[1]) == ["clip"] * 8 + ["one_to_k"] * 8
 
 
 def test_repeats_are_the_same_points_with_the_seeds_that_follow() -> None:

@@ -22,7 +22,7 @@ TRAIN: dict[str, Any] = {
     "data": {"path": DRAWINGS, "batch_size": 16, "bundle_rows": 32, "texts": [[{"language": "en"}]]},
     "model": {"architecture": "tests/training/towers/configs/vit.json"},
     "optim": {"lr": 1e-3, "warmup_steps": 0},
-    "train": {"steps": 2, "precision": "fp32"},
+    "train": {"steps": 3, "precision": "fp32"},
     "compute": {"workers": 1, "cpus_per_worker": 0.5, "threads": 1},
     "evaluate": {"every_steps": 1, "max_images": 32, "datasets": {"google": {"path": DRAWINGS}}},
 }
@@ -33,7 +33,7 @@ def recipe(run_dir: Path, **sections: Any) -> SweepRecipe:
         "run_dir": str(run_dir),
         "train": TRAIN,
         "space": {"optim.lr": {"grid": [1e-3, 1e30]}},
-        # Not before the last step: the trial that diverges is to fail by itself.
+        # The trial that diverges does so in its second step: on its way to the first rung.
         "search": {"scheduler": "asha", "grace_steps": 2},
         "objectives": [{"metric": "google/image_retrieval_recall@10"}],
         "repeat": {"best": 1, "seeds": 1},
@@ -46,8 +46,8 @@ def recipe(run_dir: Path, **sections: Any) -> SweepRecipe:
 def test_a_sweep_reports_every_trial_and_goes_on_where_it_was(tmp_path: Path) -> None:
     report = sweep(recipe(tmp_path), quiet=True)
     assert [(t["id"], t["status"], t["steps"]) for t in report["trials"]] == [
-        ("000", "finished", 2),
-        ("000-seed1", "finished", 2),
+        ("000", "finished", 3),
+        ("000-seed1", "finished", 3),
         ("001", "failed", 1),
     ]
     assert "the loss of step" in report["trials"][2]["error"]
@@ -84,6 +84,7 @@ def test_keys_of_the_space_can_be_overridden_whole() -> None:
         (["objectives=[{metric: gogle/x}]"], "google"),
         (["objectives=[{metric: samples_per_second}]"], "stopped and ranked"),
         (["train.evaluate.every_steps=null"], "every_steps"),
+        (["train.train.steps=null", "train.train.epochs=1"], "at steps"),
         (["search.method=pbt"], "segment_steps"),
         (["selections={a: {}}", "space.data.selection={grid: [b]}"], "one of `selections`"),
     ],

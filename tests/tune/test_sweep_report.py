@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from curation.store import Store
 from tests.tune.test_proposals import METRIC, recipe
 from training.recipe import TrainRecipe
 from tune.journal import Journal, Trial
-from tune.recipe import SweepRecipe
+from tune.recipe import ObjectiveConfig, SweepRecipe
 from tune.report import apart, build_report, interval, write_report
 
 SPACE = {"optim.lr": {"grid": [0.1, 0.2, 0.3]}}
@@ -32,7 +33,8 @@ def left(journal: Journal, trial: Trial, values: list[float], *, finished: bool 
     checkpoint = folder / f"sweep-{trial.id}" / "step-000000040"
     checkpoint.mkdir(parents=True)
     (folder / "recipe.yaml").write_text("written: by training")
-    result = {"finished": finished, "step": (len(values) - 1) * 10, "checkpoint": str(checkpoint)}
+    step = (len(values) - 1) * 10
+    result = {"finished": finished, "step": step, "steps": step if finished else 40, "checkpoint": str(checkpoint)}
     (folder / "result.json").write_text(json.dumps(result))
 
 
@@ -61,6 +63,24 @@ def test_a_stopped_trial_is_what_it_was_when_it_was_compared(journal: Journal) -
     journal.stop("a", 10)
     state = journal.state("a")
     assert (state.status, state.metrics[METRIC], state.steps) == ("stopped", 0.1, 10)
+
+
+def test_a_segment_is_done_where_it_was_to_end(journal: Journal) -> None:
+    left(journal, Trial("g00", {}, until=20), [0.0, 0.1, 0.2], finished=False)
+    left(journal, Trial("g01", {}, until=30), [0.0, 0.1, 0.2], finished=False)
+    assert [journal.state(name).status for name in ("g00", "g01")] == ["finished", "unfinished"]
+
+
+def test_a_standing_is_the_objective_at_each_rung(journal: Journal) -> None:
+    best, least = ObjectiveConfig(metric=METRIC), ObjectiveConfig(metric=METRIC, mode="min")
+    left(journal, Trial("a", {}), [0.0, 0.1, 0.2, 0.3], finished=False)
+    assert journal.standing("a", [10, 20, 40], best) == ([0.1, 0.2], 30)
+    assert journal.standing("a", [10, 25, 30], least) == ([-0.1], 30), "a rung that was not evaluated ends it"
+    assert journal.at_step("a", 20)[:3] == ("stopped", {METRIC: 0.2}, 20)
+    left(journal, Trial("short", {}), [0.0, 0.1, float("nan")])
+    assert journal.standing("short", [10, 40], best) == ([0.1, -math.inf], 20), "it has fewer steps, and is done"
+    journal.record(Trial("new", {}))
+    assert journal.standing("new", [10, 40], best) == ([], 0)
 
 
 def test_a_finished_trial_is_not_stopped_afterwards(journal: Journal) -> None:

@@ -165,7 +165,8 @@ class Patches(nn.Conv2d):
         """[B, C, H, W] -> [B, D, H / patch, W / patch]; what is left over at the right and the bottom is not seen."""
         high, wide = self.kernel_size
         rows, columns = input.shape[2] // high, input.shape[3] // wide
-        windows = input[:, :, : rows * high, : columns * wide].unflatten(3, (columns, wide)).unflatten(2, (rows, high))
+        seen = input[:, :, : rows * high, : columns * wide]
+        windows = seen.reshape(*seen.shape[:2], rows, high, columns, wide)
         # [B, C, rows, high, columns, wide] -> [B, rows, columns, C · high · wide], as the weights lie
         flat = windows.permute(0, 2, 4, 1, 3, 5).flatten(3)
         return F.linear(flat, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
@@ -179,9 +180,8 @@ def _cut_patches_by_matmul(visual: nn.Module) -> None:
                 continue
             if child.kernel_size == (1, 1) or child.dilation != (1, 1) or child.groups != 1:
                 continue
-            patches = Patches(
-                child.in_channels, child.out_channels, child.kernel_size, child.stride, bias=child.bias is not None
-            )
+            side: Any = child.kernel_size
+            patches = Patches(child.in_channels, child.out_channels, side, side, bias=child.bias is not None)
             patches.weight, patches.bias = child.weight, child.bias
             setattr(module, name, patches)
 

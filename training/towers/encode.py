@@ -174,7 +174,8 @@ def _block(block: Any, x_TW: Tensor, runs: list[Run], mask_PP: Tensor) -> Tensor
     """A block of the transformer over all runs; `ResidualAttentionBlock.forward` where it is open_clip's plain one."""
     if isinstance(block, ResidualAttentionBlock):
         x_TW = x_TW + block.ls_1(_attention(block.attn, block.ln_1(x_TW), runs))
-        return x_TW + block.ls_2(block.mlp(block.ln_2(x_TW)))
+        out_TW: Tensor = x_TW + block.ls_2(block.mlp(block.ln_2(x_TW)))
+        return out_TW
     parts = [
         block(x_GLW, attn_mask=mask_PP[: run.length, : run.length]).flatten(0, 1)
         for run, x_GLW in zip(runs, _split(x_TW, runs), strict=True)
@@ -188,7 +189,7 @@ def _attention(attention: nn.MultiheadAttention, x_TW: Tensor, runs: list[Run]) 
     qkv_T = F.linear(x_TW, attention.in_proj_weight, attention.in_proj_bias)
     seen = []
     for qkv_GL in _split(qkv_T, runs):
-        q_GHLE, k_GHLE, v_GHLE = qkv_GL.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        q_GHLE, k_GHLE, v_GHLE = qkv_GL.view(*qkv_GL.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
         y_GHLE = F.scaled_dot_product_attention(q_GHLE, k_GHLE, v_GHLE, is_causal=True)
         seen.append(y_GHLE.transpose(1, 2).flatten(0, 1).flatten(1))
     mixed_TW: Tensor = attention.out_proj(torch.cat(seen))
@@ -197,8 +198,8 @@ def _attention(attention: nn.MultiheadAttention, x_TW: Tensor, runs: list[Run]) 
 
 def _split(x_TW: Tensor, runs: list[Run]) -> list[Tensor]:
     """Each run's part of the long matrix as [texts, length, W]."""
-    parts = x_TW.split([len(run.texts) * run.length for run in runs])
-    return [part.unflatten(0, (len(run.texts), run.length)) for part, run in zip(parts, runs, strict=True)]
+    parts = torch.split(x_TW, [len(run.texts) * run.length for run in runs])
+    return [part.view(len(run.texts), run.length, -1) for part, run in zip(parts, runs, strict=True)]
 
 
 def _some_token(tokens_BL: Tensor, pad_id: int) -> Tensor:
