@@ -278,7 +278,7 @@ class Job:
     ) -> Dataset:
         source = ShardSource(self.store, work, columns, prepare)
         # Half a core, so that a node of few cores has room for a reader beside the actors.
-        rows = read_datasource(source, override_num_blocks=len(work), ray_remote_args={"num_cpus": 0.5})
+        rows = read_datasource(source, override_num_blocks=len(work), num_cpus=0.5)
         rows.set_name(segment)  # what the dashboard calls it, and all that is made of it
         return rows
 

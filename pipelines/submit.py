@@ -14,6 +14,7 @@ import re
 import shlex
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import requires
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from training.evaluate.config import EvaluateConfig
 
 KINDS = ("curate", "train", "sweep", "evaluate")
+
+#: Seconds for which a head that was just started is given time to take a job.
+AGENT_WAIT_S = 60.0
 
 #: Seconds from SIGTERM to SIGKILL when a job is stopped.  Ray's 3 are too few to save a checkpoint; a job that ends
 #: sooner is not waited for.
@@ -145,24 +149,28 @@ def submit(
     runtime_env: dict[str, Any] = {"working_dir": str(root), "env_vars": environment(prepared)}
     if install:
         runtime_env["pip"] = dependencies()
-    try:
-        return str(
-            client.submit_job(
-                entrypoint=entrypoint(prepared, run_dir),
-                submission_id=job_id,
-                runtime_env=runtime_env,
-                metadata={
-                    "kind": prepared.kind,
-                    "run_dir": redact(run_dir),
-                    "recipe": prepared.digest,
-                    "git_commit": git_commit(root),
-                },
-            )
-        )
-    except RuntimeError as error:
-        if "already exists" in str(error):
-            raise _busy(run_dir, job_id) from None
-        raise JobError(f"the cluster did not take the job: {last_line(redact(str(error)))}") from error
+    job: dict[str, Any] = {
+        "entrypoint": entrypoint(prepared, run_dir),
+        "submission_id": job_id,
+        "runtime_env": runtime_env,
+        "metadata": {
+            "kind": prepared.kind,
+            "run_dir": redact(run_dir),
+            "recipe": prepared.digest,
+            "git_commit": git_commit(root),
+        },
+    }
+    until = time.monotonic() + AGENT_WAIT_S
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise _busy(run_dir, job_id) from None
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise JobError(f"the cluster did not take the job: {last_line(redact(str(error)))}") from error
+            # The dashboard answers seconds before the head's agent, which starts jobs, has told it of itself.
+            time.sleep(1)
 
 
 def entrypoint(prepared: Prepared, run_dir: str) -> str:

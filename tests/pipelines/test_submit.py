@@ -370,3 +370,24 @@ def test_a_cluster_that_takes_nothing_is_a_failure_of_the_job(tmp_path: Path) ->
     with pytest.raises(JobError, match="did not take") as error:
         submit(Broken(), Prepared("train", "/r", "r.yaml", None, (), "d"), root=a_project(tmp_path))
     assert "hidden" not in str(error.value)
+
+
+def test_a_head_whose_agent_is_not_up_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Starting(Cluster):
+        refusals = 2
+
+        def submit_job(self, **job: Any) -> str:
+            if self.refusals:
+                self.refusals -= 1
+                raise RuntimeError("Request failed with status code 500: No available agent to submit job")
+            return super().submit_job(**job)
+
+    waited: list[float] = []
+    monkeypatch.setattr("pipelines.submit.time.sleep", waited.append)
+    head = Starting()
+    submit(head, Prepared("train", "/r", "r.yaml", None, (), "d"), root=a_project(tmp_path))
+    assert len(head.submitted) == 1 and len(waited) == 2
+    monkeypatch.setattr("pipelines.submit.AGENT_WAIT_S", -1)
+    head.refusals = 1
+    with pytest.raises(JobError, match="did not take"):
+        submit(head, Prepared("train", "/r2", "r.yaml", None, (), "d"), root=a_project(tmp_path))
