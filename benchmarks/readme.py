@@ -2,9 +2,9 @@
 
     python benchmarks/readme.py                    about 40 minutes on 2 idle cores, installation included
 
-Blocks run in order, each line by bash with the clone's `.venv` first on the PATH.  `urls/` holds a list whose server would
-be this machine: `curate` refuses its address and accounts for every row.  What needs a cloud is left out by name.  Exits 1
-if a line does not exit with 0.
+Blocks run in order, each line by bash with the clone's `.venv` first on the PATH.  `urls/` holds a list whose server
+would be this machine: `curate` refuses its address and accounts for every row.  What needs a cloud is left out.
+Exits 1 if a line does not exit with 0.
 """
 
 from __future__ import annotations

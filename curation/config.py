@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
@@ -41,6 +41,32 @@ class Config(BaseModel):
             inner = getattr(self, name)
             kept[name] = inner.identity() if isinstance(inner, Config) else value
         return kept
+
+
+class Placement(Config):
+    """How many actors a stage has and what each reserves.  Nothing here changes what is computed."""
+
+    actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="actors side by side; auto: what the cluster holds", json_schema_extra=EXECUTION
+    )
+    actors_min: int | None = Field(
+        None,
+        ge=1,
+        description="begin with so many and grow with the work, up to `actors`; null: all from the start",
+        json_schema_extra=EXECUTION,
+    )
+    num_cpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="CPUs of each actor", json_schema_extra=EXECUTION
+    )
+    num_gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="GPUs of each actor; auto: a share if the cluster has any", json_schema_extra=EXECUTION
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="memory that each actor reserves, 10^9 bytes; null: none", json_schema_extra=EXECUTION
+    )
+    accelerator_type: str | None = Field(
+        None, description="only on nodes with this GPU, in Ray's names (A100, L4, …)", json_schema_extra=EXECUTION
+    )
 
 
 def _is_execution(field: FieldInfo) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -15,7 +16,8 @@ from ray.data.context import ShuffleStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from curation.cluster import connected as connect
-from curation.engines.settings import EngineConfig
+from curation.config import Placement
+from curation.errors import RecipeError
 from pipelines.recipe import CurateRecipe
 
 #: How often an actor or task that died is started again before the job fails.  Ray Data's own default is for ever,
@@ -30,6 +32,25 @@ class Pool:
     actors: int
     num_cpus: float
     num_gpus: float = 0.0
+    actors_min: int | None = None
+    memory: float | None = None  #: bytes
+    accelerator_type: str | None = None
+
+    def sizes(self, most: int) -> dict[str, int]:
+        """`ActorPoolStrategy`'s sizes of a pool that has no use for more than `most` actors."""
+        if self.actors_min is None or self.actors_min >= min(self.actors, most):
+            return {"size": min(self.actors, most)}
+        return {"min_size": self.actors_min, "max_size": min(self.actors, most)}
+
+    def reserves(self) -> dict[str, Any]:
+        """What each actor reserves, as Ray Data takes it."""
+        wanted = {
+            "num_cpus": self.num_cpus,
+            "num_gpus": self.num_gpus,
+            "memory": self.memory,
+            "accelerator_type": self.accelerator_type,
+        }
+        return {name: value for name, value in wanted.items() if value}
 
 
 @dataclass(frozen=True)
@@ -48,8 +69,12 @@ def connected(recipe: CurateRecipe) -> Iterator[Pools]:
     cluster = recipe.cluster
     with connect(cluster.address, num_cpus=cluster.num_cpus, dashboard=cluster.dashboard):
         _set_data_context()
-        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        yield size_pools(recipe, ray.cluster_resources(), smallest=min(filter(None, nodes), default=1.0))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus = [node.get("CPU", 0.0) for node in nodes]
+        pools = size_pools(recipe, ray.cluster_resources(), smallest=min(filter(None, cpus), default=1.0))
+        if not cluster.autoscaling:
+            check_pools(recipe, pools, nodes)
+        yield pools
 
 
 def _set_data_context() -> None:
@@ -76,21 +101,60 @@ def size_pools(recipe: CurateRecipe, resources: dict[str, float], *, smallest: f
     cpus = max(1, math.floor(resources.get("CPU", 1)))
     gpus = math.floor(resources.get("GPU", 0))
     return Pools(
-        download=Pool(recipe.cluster.download_actors or max(1, cpus // 2), num_cpus=1.0 if cpus > 1 else 0.5),
+        download=_pool(recipe.cluster.download, max(1, cpus // 2), 1.0 if cpus > 1 else 0.5, 0.0),
         decoders=min(2, cpus),
         recaption=_model_pool(recipe.recaption, cpus, gpus, smallest or cpus),
         translate=_model_pool(recipe.translate, cpus, gpus, smallest or cpus),
     )
 
 
-def _model_pool(config: EngineConfig, cpus: int, gpus: int, node_cpus: float) -> Pool:
+def check_pools(recipe: CurateRecipe, pools: Pools, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raise RecipeError for a stage whose actors fit on no node, which Ray would wait for without a word.
+
+    nodes: the resources of each.
+    """
+    for stage, key, pool, active in (
+        ("download", "cluster.download", pools.download, recipe.download.enabled),
+        ("recaption", "recaption", pools.recaption, recipe.recaption.active),
+        ("translate", "translate", pools.translate, recipe.translate.active),
+    ):
+        wanted = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, "memory": pool.memory or 0.0}
+        if pool.accelerator_type is not None:
+            wanted[f"accelerator_type:{pool.accelerator_type}"] = 0.001
+        if active and not any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes):
+            raise RecipeError(
+                f"an actor of {stage} fits on a node of the cluster",
+                value=f"{_spelled(wanted)}; the nodes have {'; '.join(sorted({_spelled(node) for node in nodes}))}",
+                fix=f"lower {key}.num_cpus, num_gpus or memory_gb, name another accelerator_type, add a node, or set "
+                "cluster.autoscaling: true where such a node may join",
+            )
+
+
+def _spelled(resources: Mapping[str, float]) -> str:
+    said = [f"{amount:g} {kind}" for kind in ("CPU", "GPU") if (amount := resources.get(kind, 0.0))]
+    if memory := resources.get("memory", 0.0):
+        said.append(f"{memory / 1e9:.1f} GB")
+    return ", ".join(
+        said + sorted(name.partition(":")[2] for name in resources if name.startswith("accelerator_type:"))
+    )
+
+
+def _pool(placement: Placement, actors: int, num_cpus: float, num_gpus: float) -> Pool:
+    """The pool that the recipe asks for; actors, num_cpus and num_gpus where it leaves them open."""
+    return Pool(
+        actors=actors if placement.actors == "auto" else placement.actors,
+        num_cpus=num_cpus if placement.num_cpus == "auto" else placement.num_cpus,
+        num_gpus=num_gpus if placement.num_gpus == "auto" else placement.num_gpus,
+        actors_min=placement.actors_min,
+        memory=None if placement.memory_gb is None else placement.memory_gb * 1e9,
+        accelerator_type=placement.accelerator_type,
+    )
+
+
+def _model_pool(config: Placement, cpus: int, gpus: int, node_cpus: float) -> Pool:
     # Captioner and translator sit side by side on every GPU; without one they share the cores, less one for the short
     # tasks, and a larger machine is better filled by more actors than by more threads of one.
     by_cores = max(1, (cpus - 1) // 4)
     # Both may land on one node, which must keep room for a short task.
     num_cpus = 1.0 if gpus else min(2.0, max(0.25, (node_cpus - 1) / 2))
-    return Pool(
-        actors=config.actors if isinstance(config.actors, int) else (gpus or by_cores),
-        num_cpus=config.num_cpus if isinstance(config.num_cpus, float) else num_cpus,
-        num_gpus=config.num_gpus if isinstance(config.num_gpus, float) else (0.5 if gpus else 0.0),
-    )
+    return _pool(config, gpus or by_cores, num_cpus, 0.5 if gpus else 0.0)

@@ -172,12 +172,12 @@ class Job:
             fn_constructor_args=(self.recipe.download, self.recipe.image, self.pools.decoders, gate, self.board),
             # Two shards at a time, so that the last slow URLs of one do not leave the actor idle.
             compute=ActorPoolStrategy(
-                size=min(self.pools.download.actors, shards),
+                **self.pools.download.sizes(shards),
                 max_tasks_in_flight_per_actor=3,
                 max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,
             ),
-            num_cpus=self.pools.download.num_cpus,
+            **self.pools.download.reserves(),
             ray_remote_args_fn=_bounded,
             **_SHARDS,
         )
@@ -230,9 +230,8 @@ class Job:
                         rows = rows.map_batches(
                             ModelStage,
                             fn_constructor_args=(*what, table.columns[0], self.board),
-                            compute=ActorPoolStrategy(size=min(pool.actors, len(wave))),
-                            num_cpus=pool.num_cpus,
-                            num_gpus=pool.num_gpus,
+                            compute=ActorPoolStrategy(**pool.sizes(len(wave))),
+                            **pool.reserves(),
                             ray_remote_args_fn=_bounded,
                             **_SHARDS,
                         )

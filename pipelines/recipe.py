@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field
 
-from curation.config import EXECUTION, Config, put
+from curation.config import EXECUTION, Config, Placement, put
 from curation.duplicates.deduplicate import DeduplicateConfig
 from curation.errors import RecipeError
 from curation.filters import FilterConfig
@@ -30,7 +30,10 @@ class ClusterConfig(Config):
     )
     dashboard: bool = Field(False, description="start the dashboard of a local cluster (127.0.0.1 only)")
     num_cpus: int | None = Field(None, ge=1, description="cores of a local cluster; null: all")
-    download_actors: int | None = Field(None, ge=1, description="null: one for every two cores of the cluster")
+    autoscaling: bool = Field(
+        False, description="nodes may join: what no node has is waited for, where it would be refused"
+    )
+    download: Placement = Field(Placement(), description="the downloading actors; auto: one for every two cores")
     wave_shards: int = Field(4096, ge=1, description="shards handed to Ray Data at a time; bounds the driver's memory")
 
 

@@ -58,6 +58,13 @@ class ComputeConfig(Config):
     cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="auto: half of the cores, shared among the workers; the others read data"
     )
+    memory_gb: float | None = Field(None, gt=0, description="memory that a worker reserves, 10^9 bytes; null: none")
+    accelerator_type: str | None = Field(None, description="only on nodes with this GPU, in Ray's names (H100, …)")
+    autoscaling: bool = Field(
+        False,
+        description="nodes may join: what the cluster lacks is waited for, where it would be refused; give workers, "
+        "gpus_per_worker and cpus_per_worker",
+    )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="threads of a worker; auto: its share of a node's cores"
     )

@@ -90,7 +90,9 @@ def train(
                 resources_per_worker={
                     "CPU": workers.num_cpus,
                     **({"GPU": workers.num_gpus} if workers.num_gpus else {}),
+                    **({"memory": compute.memory_gb * 1e9} if compute.memory_gb is not None else {}),
                 },
+                accelerator_type=compute.accelerator_type,
             ),
             run_config=RunConfig(
                 name=recipe.name,

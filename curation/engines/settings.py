@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from curation.config import EXECUTION, Config
+from curation.config import EXECUTION, Placement
 from curation.engines.checkpoint import DType
 
 
-class EngineConfig(Config):
+class EngineConfig(Placement):
     """Which model, in which precision, on which share of the machine."""
 
     enabled: bool | None = Field(default=None, description="run this stage; null: if it has a model")
@@ -36,19 +36,6 @@ class EngineConfig(Config):
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$",
         description="torch device of the engine; auto: the GPU that Ray gave the actor, or else the CPU",
-        json_schema_extra=EXECUTION,
-    )
-    actors: int | Literal["auto"] = Field(
-        default="auto",
-        description="engines running side by side; auto: what the cluster holds",
-        json_schema_extra=EXECUTION,
-    )
-    num_cpus: float | Literal["auto"] = Field(
-        default="auto", description="CPUs of each actor; auto: 1", json_schema_extra=EXECUTION
-    )
-    num_gpus: float | Literal["auto"] = Field(
-        default="auto",
-        description="GPUs of each actor; auto: 1 if the cluster has any, else 0",
         json_schema_extra=EXECUTION,
     )
 

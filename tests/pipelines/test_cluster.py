@@ -1,6 +1,7 @@
 import pytest
 
-from pipelines.cluster import Pool, size_pools
+from curation.errors import RecipeError
+from pipelines.cluster import Pool, check_pools, size_pools
 from pipelines.recipe import parse_recipe
 
 LEAST = "run_dir: r\ninput: {path: list.parquet}\n"
@@ -37,6 +38,43 @@ def test_a_node_that_has_a_captioner_and_a_translator_has_room_for_a_short_task(
 
 def test_the_recipe_has_the_last_word() -> None:
     pools = size_pools(
-        parse_recipe(LEAST, ["cluster.download_actors=3", "recaption.actors=5"]), {"CPU": 8.0, "GPU": 1.0}
+        parse_recipe(LEAST, ["cluster.download.actors=3", "recaption.actors=5"]), {"CPU": 8.0, "GPU": 1.0}
     )
     assert (pools.download.actors, pools.recaption.actors, pools.translate.actors) == (3, 5, 1)
+
+
+def test_a_stage_reserves_what_its_recipe_says() -> None:
+    keys = ["recaption.memory_gb=20", "recaption.accelerator_type=A100", "recaption.actors=8", "recaption.actors_min=2"]
+    pool = size_pools(parse_recipe(LEAST, keys), {"CPU": 64.0, "GPU": 8.0}).recaption
+    assert pool.reserves() == {"num_cpus": 1.0, "num_gpus": 0.5, "memory": 20e9, "accelerator_type": "A100"}
+    assert pool.sizes(100) == {"min_size": 2, "max_size": 8}
+    assert pool.sizes(2) == {"size": 2}, "two shards have work for two"
+    assert Pool(3, 1.0).sizes(100) == {"size": 3} and Pool(3, 1.0).reserves() == {"num_cpus": 1.0}
+
+
+NODES = [{"CPU": 4.0, "memory": 8e9}, {"CPU": 16.0, "GPU": 1.0, "memory": 64e9, "accelerator_type:L4": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["cluster.download.num_cpus=17"], r"download.*\n?.*17 CPU"),
+        (["recaption.model=m", "recaption.num_gpus=2"], "recaption"),
+        (["recaption.model=m", "recaption.memory_gb=65"], "65.0 GB"),
+        (["recaption.model=m", "recaption.accelerator_type=H100"], "H100.*4 CPU, 8.0 GB"),
+        (
+            ["translate.model=m", "translate.targets=[zh]", "translate.num_cpus=5", "translate.accelerator_type=A100"],
+            "A100",
+        ),
+    ],
+)
+def test_actors_that_fit_on_no_node_are_refused(keys: list[str], said: str) -> None:
+    recipe = parse_recipe(LEAST, keys)
+    with pytest.raises(RecipeError, match=f"(?s){said}"):
+        check_pools(recipe, size_pools(recipe, {"CPU": 20.0, "GPU": 1.0}), NODES)
+
+
+def test_actors_that_fit_are_not() -> None:
+    keys = ["recaption.model=m", "recaption.accelerator_type=L4", "recaption.memory_gb=64", "recaption.num_cpus=16"]
+    recipe = parse_recipe(LEAST, [*keys, "translate.num_gpus=9"])
+    check_pools(recipe, size_pools(recipe, {"CPU": 20.0, "GPU": 1.0}), NODES)  # translate has no model: it does not run

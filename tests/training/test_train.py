@@ -171,3 +171,22 @@ def test_workers_fill_the_cluster(emoji: str, tmp_path: Path) -> None:
     auto = recipe(emoji, tmp_path, compute={"workers": "auto", "cpus_per_worker": "auto", "threads": "auto"})
     assert size_workers(auto, {"CPU": 64.0, "GPU": 8.0})[:3] == (8, 4.0, 1.0)
     assert size_workers(auto, {"CPU": 2.0})[:3] == (1, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("compute", "said"),
+    [
+        ({"gpus_per_worker": 1}, "8 x 1 = 8; the cluster has 0"),
+        ({"accelerator_type": "H100"}, "the cluster has L4"),
+        ({"memory_gb": 10}, "8 x 10 GB; the cluster has 64.0 GB"),
+    ],
+)
+def test_what_no_node_has_is_refused_unless_nodes_may_join(
+    compute: dict[str, Any], said: str, emoji: str, tmp_path: Path
+) -> None:
+    given = {"workers": 8, "cpus_per_worker": 1, "gpus_per_worker": 0, **compute}
+    cluster = {"CPU": 16.0, "memory": 64e9, "accelerator_type:L4": 1.0}
+    with pytest.raises(RecipeError, match=said):
+        size_workers(recipe(emoji, tmp_path, compute=given), cluster)
+    patient = size_workers(recipe(emoji, tmp_path, compute=given | {"autoscaling": True}), cluster)
+    assert (patient.number, patient.num_gpus) == (8, given["gpus_per_worker"])
