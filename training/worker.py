@@ -118,6 +118,7 @@ def _train(payload: Payload) -> None:
         start_batch=progress.step,
         pad_id=describe.tokenizer.pad_id,
         length=full_length,
+        name=recipe.name,
     ) as stream:
         clock = _Clock(stream)
         for step in range(progress.step, payload.end):

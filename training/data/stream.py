@@ -44,16 +44,24 @@ def _reader(reference: Any) -> Reader:
 
 
 def read_with_ray(
-    plan: Plan, reader: Reader, config: DataConfig, *, rank: int = 0, world: int = 1, start_batch: int = 0
+    plan: Plan,
+    reader: Reader,
+    config: DataConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    start_batch: int = 0,
+    name: str = "training",
 ) -> Iterator[tuple[BundleSpec, Bundle]]:
     """A worker's bundles in the order they are needed, read ahead on the cluster.  Needs a connection to Ray.
 
+    name: of the run; dashboards call its tasks so.
     Raises what a reader raised, wrapped by Ray.  Closing the generator cancels what is on its way.
     """
     # In the object store once, and in a list so that Ray does not unpack it for every task.
     reference = [ray.put(reader)]
     # "DEFAULT": anywhere.  Under Tune a task inherits its worker's placement group, which has no room for readers.
-    read = _read.options(num_cpus=config.reader_cpus, scheduling_strategy="DEFAULT")
+    read = _read.options(name=f"{name}: read", num_cpus=config.reader_cpus, scheduling_strategy="DEFAULT")
     ahead: deque[tuple[BundleSpec, Any]] = deque()
     try:
         for spec in rank_bundles(plan, rank, world, start_batch):
@@ -189,14 +197,16 @@ def batches(
     start_batch: int = 0,
     pad_id: int = 0,
     length: int | None = None,
+    name: str = "training",
     with_ray: bool = True,
 ) -> Batches:
     """A worker's batches, for ever, from global batch `start_batch` on; see `Batches` and `batches.assemble`.
 
+    name: of the run, for dashboards.
     with_ray: read on the cluster; otherwise in a thread of this process.
     """
     if with_ray:
-        stream = read_with_ray(plan, reader, config, rank=rank, world=world, start_batch=start_batch)
+        stream = read_with_ray(plan, reader, config, rank=rank, world=world, start_batch=start_batch, name=name)
     else:
         stream = read_here(plan, reader, rank=rank, world=world, start_batch=start_batch)
     progress = _Progress(stream, rank_bundles(plan, rank, world, start_batch))
