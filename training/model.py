@@ -96,6 +96,6 @@ class DualEncoder(nn.Module):
         precision = ExitStack()
         precision.enter_context(torch.autocast(device.type, self._autocast))
         if device.type == "cpu":
-            # torch 2.14's fused attention takes twice to four times as long there in bfloat16, most of it going backward.
+            # torch 2.14's fused attention takes twice to four times as long there in bfloat16, most of it backward.
             precision.enter_context(sdpa_kernel(SDPBackend.MATH))
         return precision
