@@ -33,9 +33,15 @@ bench: install
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/scrape.py
+	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/zero.py
 	$(BIN)/python benchmarks/train_resume.py
+	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/sweep_faults.py
+	$(BIN)/python benchmarks/selections.py
+	$(BIN)/python benchmarks/operate.py
+	$(BIN)/python benchmarks/browse.py
+	$(BIN)/python benchmarks/readme.py
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info

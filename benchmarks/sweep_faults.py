@@ -53,7 +53,7 @@ TRAIN: dict[str, Any] = {
         "tokenizer": str(ROOT / "samples" / "models" / "translator"),
     },
     "optim": {"lr": 1e-3, "warmup_steps": 1},
-    "train": {"steps": 6, "precision": "fp32"},
+    "train": {"steps": 4, "precision": "fp32"},
     "compute": {"workers": 1, "cpus_per_worker": 0.5, "threads": 1},
     "checkpoint": {"every_steps": 2},
     "evaluate": {
@@ -65,8 +65,8 @@ TRAIN: dict[str, Any] = {
 SWEEP: dict[str, Any] = {
     "name": "faults",
     "train": TRAIN,
-    "space": {"temperature.init": {"grid": [0.02, 0.05, 0.2, 0.5]}},
-    "search": {"scheduler": "asha", "reduction": 2},
+    "space": {"temperature.init": {"grid": [0.02, 0.1, 0.5]}},
+    "search": {"scheduler": "asha", "reduction": 3},
     "objectives": [{"metric": "google/image_retrieval_recall@10"}],
     "repeat": {"best": 1, "seeds": 1},
 }

@@ -22,8 +22,8 @@ from training.towers.groups import parameter_groups
 #: Of AdamW, in the names of both torch's and DeepSpeed's implementations.
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
-#: Gradients that are exchanged at once at stage 0: 20 MB, about what torch's DistributedDataParallel takes.  DeepSpeed's
-#: own 500 million would copy all of them into one buffer and back: memory, and a third more time (ViT-B/32, two CPUs).
+#: Gradients that are exchanged at once at stage 0: 20 MB, about what DistributedDataParallel takes.  DeepSpeed's own
+#: 500 million would copy all of them into one buffer and back: memory, and a third more time (ViT-B/32, two CPUs).
 _BUCKET = 5_000_000
 
 
