@@ -4,7 +4,7 @@
 
 A head with its dashboard on this machine; a curation and a sweep are submitted to it through the Jobs API.  While they
 work, headless Chromium opens the dashboard's pages, which must show the names that our users know; afterwards it opens
-`report.html` and `sweep.html` with no name resolution, where it must report no error and ask for nothing.  --keep: the
+`report.html` and `sweep.html`, which must cause no complaint and ask the network for nothing.  --keep: the
 screenshots.  Exits 1 if anything does not hold.
 """
 
@@ -19,11 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from operate import free_ports
+from playwright.sync_api import sync_playwright
 from record import machine, record
 from sweep_faults import SWEEP, TRAIN
 
@@ -34,39 +38,50 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = 120
 
 
-def chromium() -> str:
-    """The browser.  Raises SystemExit where there is none."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    raise SystemExit("Chromium is needed: apt install chromium")
+@contextmanager
+def browser() -> Iterator[Any]:
+    """Headless Chromium, the machine's own.  Raises SystemExit where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        raise SystemExit("Chromium is needed: apt install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
-def browse(url: str, *more: str, seconds: int = 15) -> tuple[str, str]:
-    """What a page shows after some seconds of its own time, and what the browser logged."""
-    with tempfile.TemporaryDirectory() as profile:
-        command = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-        command += ["--window-size=1500,2200", "--enable-logging=stderr", f"--virtual-time-budget={1000 * seconds}"]
-        done = subprocess.run([*command, *more, url], capture_output=True, text=True, check=False, timeout=120)
-    return done.stdout, done.stderr
-
-
-def missing(page: str, names: Iterable[str]) -> list[str]:
-    """Which of the names a page does not show."""
-    words = re.sub(r"<[^>]*>", " ", page)
-    return [name for name in names if name not in words]
+def shown(page: Any, url: str, sections: Sequence[str]) -> str:
+    """What a page of the dashboard says once these sections of it are unfolded."""
+    page.goto(url)
+    page.wait_for_timeout(4000)
+    for section in sections:
+        heading = page.get_by_text(section, exact=True)
+        if heading.count():
+            heading.first.click()
+            page.wait_for_timeout(1500)
+    return str(page.inner_text("body"))
 
 
 class Head:
     """A cluster of one node, and `pairmill submit` to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.url = folder, "http://127.0.0.1:8265"
+        gcs, dashboard, agent, metrics = free_ports(4)
+        self.folder, self.url = folder, f"http://127.0.0.1:{dashboard}"
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
-            "RAY_AUTH_MODE": "disabled"  # on the loopback only; benchmarks/operate.py is about tokens
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "RAY_AUTH_MODE": "disabled",  # on the loopback only; benchmarks/operate.py is about tokens
         }
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
-        self.process = subprocess.Popen([*command, "--dashboard-host=127.0.0.1"], env=self.environment)
+        command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+        self.process = subprocess.Popen([*command, f"--metrics-export-port={metrics}"], env=self.environment)
+
+    def wait(self) -> None:
+        """Until the dashboard answers."""
+        while True:
+            with suppress(OSError), urllib.request.urlopen(self.url):
+                return
+            time.sleep(1)
 
     def submit(self, kind: str, recipe: Path, *overrides: str) -> subprocess.Popen[bytes]:
         """`pairmill submit`, until the job ends."""
@@ -81,23 +96,44 @@ class Head:
         found = json.loads(done.stdout)["jobs"] if done.returncode == 0 else []
         return [job["id"] for job in found if job["status"] == "RUNNING"]
 
-    def seen(self, job: subprocess.Popen[bytes], pages: dict[str, list[str]], keep: Path, name: str) -> dict[str, Any]:
-        """Open pages while a job works until each has shown all its names once."""
-        left = {page: set(names) for page, names in pages.items()}
-        running: list[str] = []
-        while job.poll() is None and any(left.values()):
-            running = self.jobs() or running
-            for page in [page for page, names in left.items() if names]:
-                if "JOB" in page and not running:
-                    continue
-                url = f"{self.url}/#/{page.replace('JOB', running[0] if running else '')}"
-                shown, _ = browse(url, "--dump-dom")
-                left[page] -= left[page] - set(missing(shown, left[page]))
-                if not left[page]:
-                    shot = keep / f"{name}-{page.replace('/', '-')}.png"
-                    browse(url, f"--screenshot={shot}")
-            time.sleep(1)
-        return {"exit": job.wait(), "job": running, "not_seen": {page: sorted(names) for page, names in left.items()}}
+    def seen(self, job: subprocess.Popen[bytes], names: Sequence[str], browser: Any, picture: Path) -> dict[str, Any]:
+        """Look at the job's page while it works until it has shown all names."""
+        left, running = set(names), ""
+        page = browser.new_page(viewport={"width": 1500, "height": 2000})
+        while job.poll() is None and left:
+            if not running:
+                ids = self.jobs()
+                listed = shown(page, f"{self.url}/#/jobs", []) if ids else ""
+                running = ids[0] if ids and ids[0] in re.sub(r"\s", "", listed) else ""
+                continue
+            said = shown(page, f"{self.url}/#/jobs/{running}", ("Ray Data Overview", "Task Table"))
+            if any(name in said for name in left):
+                page.screenshot(path=picture, full_page=True)
+            left -= {name for name in left if name in said}
+        page.close()
+        if job.wait() != 0:
+            logs = "".join(log.read_text()[-3000:] for log in sorted(self.folder.glob("*.log")))
+            raise SystemExit(f"the job failed:\n{logs}")
+        return {"job": running, "not_seen": sorted(left)}
+
+
+def report(browser: Any, path: Path, picture: Path) -> dict[str, Any]:
+    """What a report asks the network for, and what the browser complains of."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1600})
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"file://{path}")
+    page.wait_for_timeout(1000)
+    page.screenshot(path=picture, full_page=True)
+    characters = len(page.inner_text("body"))
+    page.close()
+    asked = [url for url in asked if not url.startswith(("file://", "data:"))]
+    return {"complaints": complaints, "asked": asked, "characters": characters}
 
 
 def main() -> None:
@@ -119,34 +155,28 @@ def main() -> None:
         (folder / "sweep.yaml").write_text(json.dumps(sweep | {"run_dir": str(folder / "sweep")}))
         head = Head(folder)
         try:
-            with demo_server() as address:
-                pq.write_table(demo_rows(address).slice(0, ROWS), folder / "urls.parquet")
-                keys = [f"run_dir={folder / 'curated'}", f"input.path={folder / 'urls.parquet'}"]
-                while browse(head.url, "--dump-dom", seconds=2)[0].count("root") == 0:
-                    time.sleep(1)
-                curating = head.submit("curate", ROOT / "pipelines/recipes/curate-demo.yaml", *keys)
-                pages = {"jobs": ["curate-"], "jobs/JOB": ["download", "rewrite"]}
-                figures["curate"] = head.seen(curating, pages, keep, "curate")
-            sweeping = head.submit("sweep", folder / "sweep.yaml")
-            pages = {"jobs": ["sweep-"], "jobs/JOB": ["looked-at-000: read", "looked-at-001: read"]}
-            figures["sweep"] = head.seen(sweeping, pages, keep, "sweep")
-            for report in (folder / "curated" / "report.html", folder / "sweep" / "sweep.html"):
-                offline = "--host-resolver-rules=MAP * ~NOTFOUND"
-                page, log = browse(f"file://{report}", offline, f"--screenshot={keep / report.stem}.png")
-                page, _ = browse(f"file://{report}", offline, "--dump-dom")
-                complaints = [line for line in log.splitlines() if ":CONSOLE" in line or "ERR_" in line]
-                asked = re.findall(r"(?:src|href)=\"(https?:[^\"]*)\"", page) if "<script src" in page else []
-                figures[report.name] = {"complaints": complaints, "asked": asked, "characters": len(page)}
+            with browser() as chromium:
+                with demo_server() as address:
+                    pq.write_table(demo_rows(address).slice(0, ROWS), folder / "urls.parquet")
+                    keys = [f"run_dir={folder / 'curated'}", f"input.path={folder / 'urls.parquet'}"]
+                    head.wait()
+                    job = head.submit("curate", ROOT / "pipelines/recipes/curate-demo.yaml", *keys)
+                    stages = ["download", "rewrite", "DownloadStage", "Recaption"]
+                    figures["curate"] = head.seen(job, stages, chromium, keep / "curate.png")
+                job = head.submit("sweep", folder / "sweep.yaml")
+                trials = ["looked-at-000: read", "looked-at-001: read"]
+                figures["sweep"] = head.seen(job, trials, chromium, keep / "sweep.png")
+                for path in (folder / "curated" / "report.html", folder / "sweep" / "sweep.html"):
+                    figures[path.name] = report(chromium, path, keep / f"{path.stem}-page.png")
         finally:
             head.process.terminate()
             head.process.wait()
     record("browse", figures, began)
     print(json.dumps(figures, indent=1))
-    jobs = all(
-        figures[kind]["exit"] == 0 and not any(figures[kind]["not_seen"].values()) for kind in ("curate", "sweep")
-    )
-    reports = (figures["report.html"], figures["sweep.html"])
-    sys.exit(not (jobs and all(not r["complaints"] and not r["asked"] and r["characters"] > 1000 for r in reports)))
+    jobs = [figures["curate"], figures["sweep"]]
+    reports = [figures["report.html"], figures["sweep.html"]]
+    good = not any(job["not_seen"] for job in jobs)
+    sys.exit(not (good and all(not r["complaints"] and not r["asked"] and r["characters"] > 1000 for r in reports)))
 
 
 if __name__ == "__main__":
