@@ -59,6 +59,9 @@ def shown(page: Any, url: str, sections: Sequence[str]) -> str:
         if heading.count():
             heading.first.click()
             page.wait_for_timeout(1500)
+    for size in page.get_by_label("Page Size").all():
+        size.fill("100")
+    page.wait_for_timeout(1500)
     return str(page.inner_text("body"))
 
 
@@ -161,7 +164,7 @@ def main() -> None:
                     keys = [f"run_dir={folder / 'curated'}", f"input.path={folder / 'urls.parquet'}"]
                     head.wait()
                     job = head.submit("curate", ROOT / "pipelines/recipes/curate-demo.yaml", *keys)
-                    stages = ["download", "rewrite", "DownloadStage", "Recaption"]
+                    stages = ["collect_", "edges_", "rewrite_"]  # the datasets, by segment of the job
                     figures["curate"] = head.seen(job, stages, chromium, keep / "curate.png")
                 job = head.submit("sweep", folder / "sweep.yaml")
                 trials = ["looked-at-000: read", "looked-at-001: read"]

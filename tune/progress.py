@@ -61,7 +61,9 @@ class Progress(Callback):  # type: ignore[misc]  # Ray has no types
     def _ended(self, trial: Any) -> None:
         name = trial.config["trial"]
         _, step, value = self._rows.get(name, ("", 0, None))
-        self._show(trial, self._journal.state(name).status, step, value)
+        status = self._journal.state(name).status
+        # At a rung, or where it was asked to stop.
+        self._show(trial, "waiting" if status == "unfinished" else status, step, value)
 
     def _show(self, trial: Any, status: str, step: int, value: float | None) -> None:
         name = trial.config["trial"]

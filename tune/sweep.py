@@ -36,9 +36,6 @@ logger = logging.getLogger("pairmill")
 
 RECIPE_FILE = "recipe.yaml"
 
-#: What a trial's actor reserves of a core.  It waits; the training workers it starts reserve their own.
-_ACTOR_CPUS = 0.001
-
 
 def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     """Run a sweep, or what is left of it; returns RUN/sweep.json: trials, ranking, best.
@@ -152,7 +149,7 @@ def _run(
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     objective = recipe.objectives[0]
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(TrialRun, {"CPU": _ACTOR_CPUS}),
+        TrialRun,
         tune_config=ray_tune.TuneConfig(
             metric=objective.metric,
             mode=objective.mode,

@@ -23,6 +23,9 @@ from tune.space import recipe_at
 
 _POLL_S = 0.25
 
+#: What the actor reserves of a core: it waits.
+_ACTOR_CPUS = 0.001
+
 
 class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
     """One leg of one trial at a time.
@@ -30,6 +33,11 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
     config: `trial` (its id), `until` (the step to end at, or None), `run_dir` of the sweep, `name`, `base` recipe,
     `folder`.
     """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
+        """What its actor reserves; the training workers that it starts reserve their own."""
+        return ray_tune.PlacementGroupFactory([{"CPU": _ACTOR_CPUS}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin a trial, or go on with it."""
