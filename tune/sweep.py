@@ -164,7 +164,7 @@ def _run(
             name=f"{recipe.name}-{time.time_ns()}",
             storage_path=f"{journal.store.uri}/tune",
             callbacks=[Progress(journal, recipe, proposals.total, quiet=quiet)],
-            # A trial whose actor or node was lost goes on from its own last checkpoint; one that failed does so again.
+            # A trial whose actor or node was lost goes on from its own last checkpoint.
             failure_config=ray_tune.FailureConfig(max_failures=1),
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from curation.errors import JobError, PairmillError
+from curation.errors import PairmillError
 from curation.store import Store
 from training import train as training
 from training.worker import STOP_FILE as TRAINING_STOP_FILE
@@ -48,7 +48,6 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         self._trial: Trial | None = self._journal.recorded(config["trial"])
         assert self._trial is not None, "a trial is recorded before it is proposed to Tune"
         self._told = len(evaluations(self._journal.lines(self._trial.id)))
-        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(self._trial, config), daemon=True)
         if not self._stopping:
             self._thread.start()
@@ -60,18 +59,15 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next evaluation, or the end; raises what the run raised."""
+        """Wait for the next evaluation, or the end.  That a run failed is in the journal: Tune is not to try again."""
         assert self._trial is not None
         while True:
             ended = not self._thread.is_alive()
             told = evaluations(self._journal.lines(self._trial.id))
             if len(told) > self._told:
                 self._told += 1
-                last = ended and self._told == len(told) and self._error is None
-                return told[self._told - 1] | {"done": last}
+                return told[self._told - 1] | {"done": ended and self._told == len(told)}
             if ended:
-                if self._error is not None:
-                    raise self._error
                 return (told[-1] if told else {}) | {"done": True}
             if self._stopping:
                 self._ask_to_stop()
@@ -108,7 +104,6 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
             training.train(recipe, quiet=True, begin=trial.begin, until=config["until"] or trial.until)
         except PairmillError as error:
             self._journal.fail(trial.id, str(error))
-            self._error = JobError(str(error))
-        except BaseException as error:  # a bug of ours: Tune shows it, the sweep goes on
+        except BaseException as error:  # a bug of ours; the sweep goes on
             self._journal.fail(trial.id, repr(error))
-            self._error = error
+            raise
