@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,6 +68,11 @@ class Placement(Config):
     accelerator_type: str | None = Field(
         None, description="only on nodes with this GPU, in Ray's names (A100, L4, …)", json_schema_extra=EXECUTION
     )
+
+
+def accelerator_types(resources: Iterable[str]) -> list[str]:
+    """The GPUs among the names of Ray's resources: `accelerator_type:A100` is one of type A100."""
+    return sorted(name.partition(":")[2] for name in resources if name.startswith("accelerator_type:"))
 
 
 def _is_execution(field: FieldInfo) -> bool:

@@ -16,7 +16,7 @@ from ray.data.context import ShuffleStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from curation.cluster import connected as connect
-from curation.config import Placement
+from curation.config import Placement, accelerator_types
 from curation.errors import RecipeError
 from pipelines.recipe import CurateRecipe
 
@@ -38,9 +38,10 @@ class Pool:
 
     def sizes(self, most: int) -> dict[str, int]:
         """`ActorPoolStrategy`'s sizes of a pool that has no use for more than `most` actors."""
-        if self.actors_min is None or self.actors_min >= min(self.actors, most):
-            return {"size": min(self.actors, most)}
-        return {"min_size": self.actors_min, "max_size": min(self.actors, most)}
+        size = min(self.actors, most)
+        if self.actors_min is None or self.actors_min >= size:
+            return {"size": size}
+        return {"min_size": self.actors_min, "max_size": size}
 
     def reserves(self) -> dict[str, Any]:
         """What each actor reserves, as Ray Data takes it."""
@@ -134,9 +135,7 @@ def _spelled(resources: Mapping[str, float]) -> str:
     said = [f"{amount:g} {kind}" for kind in ("CPU", "GPU") if (amount := resources.get(kind, 0.0))]
     if memory := resources.get("memory", 0.0):
         said.append(f"{memory / 1e9:.1f} GB")
-    return ", ".join(
-        said + sorted(name.partition(":")[2] for name in resources if name.startswith("accelerator_type:"))
-    )
+    return ", ".join(said + accelerator_types(resources))
 
 
 def _pool(placement: Placement, actors: int, num_cpus: float, num_gpus: float) -> Pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from curation.config import accelerator_types
 from curation.errors import RecipeError
 from training.recipe import TrainRecipe
 
@@ -47,10 +48,10 @@ def size_workers(recipe: TrainRecipe, resources: dict[str, float]) -> Workers:
             fix="lower compute.cpus_per_worker or data.reader_cpus, or add nodes",
         )
     if compute.accelerator_type is not None and f"accelerator_type:{compute.accelerator_type}" not in resources:
-        types = sorted(name.partition(":")[2] for name in resources if name.startswith("accelerator_type:"))
+        types = ", ".join(accelerator_types(resources)) or "none"
         raise RecipeError(
             "the cluster has the accelerator that the workers ask for",
-            value=f"compute.accelerator_type {compute.accelerator_type}; the cluster has {', '.join(types) or 'none'}",
+            value=f"compute.accelerator_type {compute.accelerator_type}; the cluster has {types}",
             fix="name one of these, add nodes, or set compute.autoscaling: true where such a node may join",
         )
     if compute.memory_gb is not None and compute.memory_gb * 1e9 * number > resources.get("memory", 0.0):

@@ -32,8 +32,6 @@ from tune.recipe import SweepRecipe
 from tune.report import write_report
 from tune.trial import TrialRun
 
-logger = logging.getLogger("pairmill")
-
 RECIPE_FILE = "recipe.yaml"
 
 

@@ -44,16 +44,9 @@ def _reader(reference: Any) -> Reader:
 
 
 def read_with_ray(
-    plan: Plan,
-    reader: Reader,
-    config: DataConfig,
-    *,
-    rank: int = 0,
-    world: int = 1,
-    start_batch: int = 0,
-    name: str = "training",
+    specs: Iterator[BundleSpec], reader: Reader, config: DataConfig, *, name: str = "training"
 ) -> Iterator[tuple[BundleSpec, Bundle]]:
-    """A worker's bundles in the order they are needed, read ahead on the cluster.  Needs a connection to Ray.
+    """These bundles, in order, read ahead on the cluster.  Needs a connection to Ray.
 
     name: of the run; dashboards call its tasks so.
     Raises what a reader raised, wrapped by Ray.  Closing the generator cancels what is on its way.
@@ -64,7 +57,7 @@ def read_with_ray(
     read = _read.options(name=f"{name}: read", num_cpus=config.reader_cpus, scheduling_strategy="DEFAULT")
     ahead: deque[tuple[BundleSpec, Any]] = deque()
     try:
-        for spec in rank_bundles(plan, rank, world, start_batch):
+        for spec in specs:
             ahead.append((spec, read.remote(reference, spec)))
             if len(ahead) == config.look_ahead:
                 done, found = ahead.popleft()
@@ -206,7 +199,7 @@ def batches(
     with_ray: read on the cluster; otherwise in a thread of this process.
     """
     if with_ray:
-        stream = read_with_ray(plan, reader, config, rank=rank, world=world, start_batch=start_batch, name=name)
+        stream = read_with_ray(rank_bundles(plan, rank, world, start_batch), reader, config, name=name)
     else:
         stream = read_here(plan, reader, rank=rank, world=world, start_batch=start_batch)
     progress = _Progress(stream, rank_bundles(plan, rank, world, start_batch))

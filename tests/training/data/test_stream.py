@@ -12,7 +12,7 @@ from curation.errors import InputError, JobError
 from training.data.batches import Batch
 from training.data.bundle import Reader
 from training.data.config import DataConfig
-from training.data.cursor import Plan, make_plan
+from training.data.cursor import Plan, make_plan, rank_bundles
 from training.data.source import open_sources
 from training.data.stream import batches, read_with_ray
 
@@ -65,7 +65,7 @@ def test_readers_do_not_run_away(tmp_path: Path) -> None:
         return tokenize(texts)
 
     watched = Reader(reader.sources, reader.transform, reader.slots, counted, reader.seed)  # type: ignore[arg-type]
-    stream = read_with_ray(plan, watched, config)
+    stream = read_with_ray(rank_bundles(plan, 0, 1), watched, config)
     specs = [next(stream)[0] for _ in range(20)]
     assert len({(spec.lane, spec.epoch, spec.number) for spec in specs}) == 20
     time.sleep(1.5)
