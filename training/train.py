@@ -61,12 +61,12 @@ def train(
     if finished is not None:
         return finished
     sources = open_sources(recipe.data)
-    model = build(recipe)
+    model, tokenizer = build(recipe), open_tokenizer(recipe.model)
     reader = Reader(
         sources,
         TrainTransform(image_size(model), recipe.data.augment),
         recipe.data.text_slots(),
-        open_tokenizer(recipe.model),
+        tokenizer.tokens,
         recipe.train.seed,
     )
     del model
@@ -80,7 +80,7 @@ def train(
         for left_over in (STOP_FILE, ERROR_FILE):
             store.remove(left_over)
         end = min(until or steps, steps)
-        payload = Payload(recipe, plan, reader, steps, end, begin, workers.threads, os.getcwd())
+        payload = Payload(recipe, plan, reader, tokenizer, steps, end, begin, workers.threads, os.getcwd())
         trainer = TorchTrainer(
             launch,
             train_loop_config={"payload": pickle.dumps(payload)},

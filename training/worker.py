@@ -33,6 +33,7 @@ from training.telemetry import Telemetry
 from training.towers.build import build_from_description, build_model, image_size, model_description
 from training.towers.ema import Ema
 from training.towers.encode import needs_full_length
+from training.towers.tokenizer import Tokenizer
 
 #: While this file is in the run directory, the run saves a checkpoint at the end of its step and stops.
 STOP_FILE = "stop"
@@ -51,6 +52,7 @@ class Payload(NamedTuple):
     recipe: TrainRecipe
     plan: Plan
     reader: Reader
+    tokenizer: Tokenizer
     steps: int  #: of the whole run
     end: int  #: step to end at
     begin: str | None  #: checkpoint of another run to begin from
@@ -97,7 +99,7 @@ def _train(payload: Payload) -> None:
     device = ray_train.torch.get_device()
 
     model = build(recipe)
-    describe = Describe(model_description(recipe.model, model), payload.reader.tokenize)  # type: ignore[arg-type]
+    describe = Describe(model_description(recipe.model, model), payload.tokenizer)
     full_length = describe.tokenizer.context_length if needs_full_length(model) else None
     engine = start_engine(DualEncoder(model, recipe.train.precision), recipe, rows_per_worker=local_rows(plan, world))
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None

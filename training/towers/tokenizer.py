@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
+from tokenizers import Tokenizer as Backend
 
 from curation.errors import RecipeError
+from training.data.tokens import CLEANERS, BackendTokens, OpenClipTokens
 from training.towers.architecture import resolve_architecture
 from training.towers.config import ModelConfig
 from training.towers.sentencepiece import load_sentencepiece
 
 #: open_clip's, where an architecture names none.
 CONTEXT_LENGTH = 77
-
-#: open_clip's tokenizer remembers the pieces of every word it has seen; the web has no end of words.
-_CACHED_WORDS = 200_000
 
 #: What a folder saved by `Tokenizer.save` and loadable by `AutoTokenizer` always holds.
 SAVED_FILE = "tokenizer_config.json"
@@ -44,41 +43,15 @@ class Tokenizer:
             self.pad_id, self.vocabulary_size = 0, int(inner.vocab_size)
         else:
             self.pad_id, self.vocabulary_size = int(inner.tokenizer.pad_token_id), len(inner.tokenizer)
+        #: What makes the ids, for readers: as light as this tokenizer allows.
+        self.tokens = _tokens(inner, description)
         specials = self([""])[0]
         #: The id every text ends with; None if the tokenizer adds no such token.
         self.end_id = int(specials[-1]) if len(specials) else None
 
     def __call__(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """int32 [L] of each text, 0 <= L <= context_length: start token (where there is one), text, end token."""
-        texts = list(texts)
-        if not texts:
-            return []
-        if isinstance(self._inner, SimpleTokenizer):
-            return [np.array(ids, np.int32) for ids in self._simple(texts)]
-        if self._inner.tokenizer_mode:
-            # `clips` mode puts its class token behind the padding, so the padding is part of the text.
-            return list(self._inner(texts, self.context_length).numpy().astype(np.int32))
-        cleaned = [self._inner.clean_fn(text) for text in texts]
-        rows = self._inner.tokenizer(cleaned, max_length=self.context_length, truncation=True, padding=False).input_ids
-        if self._inner.strip_sep_token:
-            sep = self._inner.tokenizer.sep_token_id
-            rows = [[0 if token == sep else token for token in row] for row in rows]
-        return [np.array(ids, np.int32) for ids in rows]
-
-    def _simple(self, texts: list[str]) -> list[list[int]]:
-        inner = self._inner
-        if len(inner.cache) > _CACHED_WORDS:
-            inner.cache = {token: token for token in ("<start_of_text>", "<end_of_text>")}
-        if inner.reduction_fn is not None:
-            padded = inner(texts, self.context_length).tolist()
-            return [row[: row.index(inner.eot_token_id) + 1] for row in padded]
-        rows = []
-        for text in texts:
-            ids = [inner.sot_token_id, *inner.encode(text), inner.eot_token_id]
-            if len(ids) > self.context_length:
-                ids[self.context_length - 1 :] = [inner.eot_token_id]
-            rows.append(ids)
-        return rows
+        return self.tokens(list(texts)) if texts else []
 
     def save(self, folder: Path) -> None:
         """Write what `AutoTokenizer` loads; nothing for open_clip's own tokenizer, which is part of open_clip."""
@@ -95,6 +68,36 @@ class Tokenizer:
         if self._payload is None:
             self._payload = pickle.dumps((self.description, self._inner))
         return _restore, (self._payload,)
+
+
+class _PaddedTokens:
+    """The ids of an open_clip tokenizer that only it makes: one that draws tokens, `clips` mode.  Pickles whole."""
+
+    def __init__(self, inner: Any, context_length: int) -> None:
+        self._parts = inner, context_length
+
+    def __call__(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """int32 [L] of each text."""
+        inner, length = self._parts
+        rows = list(inner(list(texts), length).numpy().astype(np.int32))
+        if isinstance(inner, SimpleTokenizer):
+            return [row[: row.tolist().index(inner.eot_token_id) + 1] for row in rows]
+        # `clips` mode puts its class token behind the padding, so the padding is part of the text.
+        return rows
+
+
+def _tokens(inner: Any, description: dict[str, Any]) -> Callable[[Sequence[str]], list[npt.NDArray[np.int32]]]:
+    length = int(description["context_length"])
+    if isinstance(inner, SimpleTokenizer):
+        plain = description["settings"].keys() <= {"clean"}
+        return OpenClipTokens(length, **description["settings"]) if plain else _PaddedTokens(inner, length)
+    if inner.tokenizer_mode:
+        return _PaddedTokens(inner, length)
+    backend = Backend.from_str(inner.tokenizer.backend_tokenizer.to_str())
+    backend.enable_truncation(length, direction=inner.tokenizer.truncation_side)
+    backend.no_padding()
+    clean = next(name for name, cleaner in CLEANERS.items() if get_clean_fn(name) is inner.clean_fn)
+    return BackendTokens(backend, clean, inner.tokenizer.sep_token_id if inner.strip_sep_token else None)
 
 
 def open_tokenizer(config: ModelConfig) -> Tokenizer:

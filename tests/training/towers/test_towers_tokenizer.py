@@ -1,6 +1,8 @@
 import functools
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from open_clip.tokenizer import HFTokenizer
 from tiny_text import TEXTS, labels, write_bert, write_sentencepiece, write_wordpiece
 
 from curation.errors import RecipeError
+from training.data.augment import TrainTransform
+from training.data.bundle import Reader
+from training.data.tokens import OpenClipTokens
 from training.towers.config import ModelConfig
 from training.towers.tokenizer import (
     Tokenizer,
@@ -177,3 +182,41 @@ def test_a_hugging_face_tower_is_given_what_it_can_read(tmp_path: Path) -> None:
         open_tokenizer(ModelConfig(architecture=str(VIT), text_model=bert, tokenizer=TRANSLATOR))
     with pytest.raises(RecipeError, match="can be loaded"):
         open_tokenizer(ModelConfig(architecture=str(VIT), tokenizer=str(tmp_path)))
+
+
+MARKS = st.sampled_from(
+    ["<start_of_text>", "<END_OF_TEXT>", "!<end_of_text>", "'ſ don't", "&amp;amp;", "a_b", "ﬁne １２"]
+)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["lower", "whitespace", "canonicalize"]), st.lists(st.text(max_size=9) | MARKS, max_size=6))
+def test_every_way_of_cleaning_cuts_the_same_words(clean: str, parts: list[str]) -> None:
+    texts = [" ".join(parts), "".join(parts)]
+    theirs = open_clip.SimpleTokenizer(context_length=16, clean=clean)
+    ours = pickle.loads(pickle.dumps(OpenClipTokens(16, clean)))
+    assert as_lists(ours(texts)) == unpadded(theirs(texts), 0)
+
+
+def test_a_tokenizer_that_draws_tokens_is_open_clips() -> None:
+    description = {**tokenizer_description({"context_length": 6}), "settings": {"reduction_mask": "simple"}}
+    [ids] = pickle.loads(pickle.dumps(tokenizer_from_description(description).tokens))(["a b c d e f g h"])
+    assert ids[0] == 49406 and ids[-1] == 49407 and len(ids) == 6 and (np.diff(ids[1:-1]) == 1).all()
+
+
+def test_reading_needs_no_torch(tmp_path: Path) -> None:
+    """A reader is a process a core: importing torch and open_clip there costs 10 s and a gigabyte."""
+    config = ModelConfig(architecture=architecture(tmp_path, pool_type="eos", eos_id=1), tokenizer=TRANSLATOR)
+    readers = [
+        Reader([], TrainTransform(32), (), tokenizer.tokens, 0) for tokenizer in (open_tokenizer(config), simple())
+    ]
+    (tmp_path / "readers").write_bytes(pickle.dumps(readers))
+    program = (
+        "import pickle, sys, training.data.stream; from pathlib import Path\n"
+        "readers = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "print([[ids.tolist() for ids in reader.tokenize(['a cat'])] for reader in readers])\n"
+        "assert not {'torch', 'open_clip', 'transformers'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "readers"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [as_lists(reader.tokenize(["a cat"])) for reader in readers]
