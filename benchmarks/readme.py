@@ -10,6 +10,7 @@ Exits 1 if a line does not exit with 0.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -48,11 +49,13 @@ def make_list(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without", nargs="*", default=[], help="leave out lines that contain one of these")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="clone into this new folder, and leave it there")
     options = parser.parse_args()
     began = machine()
     figures: dict[str, Any] = {"lines": [], "left_out": []}
-    with tempfile.TemporaryDirectory(prefix="pairmill-readme-") as name:
-        clone = Path(name) / "pairmill"
+    with contextlib.ExitStack() as stack:
+        folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pairmill-readme-")))
+        clone = folder / "pairmill"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         make_list(clone / "urls")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTHON", "VIRTUAL"))}
