@@ -3,7 +3,8 @@
     python benchmarks/scale.py              about 11 minutes on 2 cores
 
 Every size is run twice, up and down again, so that a machine that warms up or slows down shows as spread and not as a
-trend; the smaller half of them, over in seconds, twice more.  The driver is the process that the user starts; its workers' memory follows the requests in flight.
+trend; the smaller half of them, over in seconds, twice more.  The driver is the process that the user starts; its
+workers' memory follows the requests in flight.
 """
 
 from __future__ import annotations
