@@ -13,14 +13,13 @@ from curation.errors import InputError, RecipeError
 from curation.store import Store
 from pipelines.recipe import parse_section
 from training.checkpoint import EMA_FILE
-from training.data.augment import EvalTransform
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record, write_results
 from training.evaluate.run import evaluate
 from training.export import export_open_clip, load_exported
 from training.export_transformers import export_transformers
 from training.towers.architecture import CONFIG_FILE
-from training.towers.build import image_size
+from training.towers.build import eval_transform
 from training.train import RECIPE_FILE, RESULT_FILE
 
 
@@ -59,7 +58,7 @@ def evaluate_model(checkpoint: str, overrides: Sequence[str], recipe: Path | Non
     records = evaluate(
         model.to(device),
         tokenizer,
-        EvalTransform(image_size(model)),
+        eval_transform(model),
         config,
         device=device,
         name=description["name"],

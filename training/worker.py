@@ -19,7 +19,6 @@ from curation.errors import JobError, UserError
 from curation.faults import fault_point
 from curation.store import Store
 from training.checkpoint import Describe, Progress, restore, save
-from training.data.augment import EvalTransform
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows
 from training.data.stream import Batches, batches
@@ -30,7 +29,7 @@ from training.model import AUTOCAST, DualEncoder, to_device
 from training.recipe import TrainRecipe
 from training.step import train_step
 from training.telemetry import Telemetry
-from training.towers.build import build_from_description, build_model, image_size, model_description
+from training.towers.build import build_from_description, build_model, eval_transform, model_description
 from training.towers.ema import Ema
 from training.towers.encode import needs_full_length
 from training.towers.tokenizer import Tokenizer
@@ -264,7 +263,7 @@ def _evaluated(
             records = evaluate(
                 model,
                 describe.tokenizer,
-                EvalTransform(image_size(model)),
+                eval_transform(model),
                 recipe.evaluate,
                 device=device,
                 name=str(describe.model["name"]),

@@ -81,26 +81,49 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Bytes to the centre of the image, its shorter side scaled to the model's size (bicubic)."""
+    """Bytes to the whole image or its centre at the model's size, as `open_clip.image_transform(is_train=False)`."""
 
-    def __init__(self, size: int) -> None:
-        """size: pixels."""
+    def __init__(
+        self, size: int, *, resize_mode: str = "shortest", interpolation: str = "bicubic", fill_color: int = 0
+    ) -> None:
+        """size: pixels.  The others are open_clip's preprocess_cfg.
+
+        resize_mode: shortest (the shorter side is scaled to `size`, the longer one cut), longest (the longer side is
+        scaled to it, the shorter one padded with `fill_color`), squash (both are).  interpolation: bilinear, or else
+        bicubic.
+        """
         self.height = self.width = size
+        self._mode, self._fill = resize_mode, fill_color
+        self._how = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
 
     def __call__(self, data: bytes, rng: np.random.Generator | None = None) -> Pixels | None:
         """uint8 [size, size, 3]; None if the image cannot be decoded.  `rng` is not used."""
         pixels = decode(data)
         if pixels is None:
             return None
-        size, (rows, columns) = self.height, pixels.shape[:2]
-        # torchvision's Resize: the longer side is cut down to whole pixels; an image of the right size stays as it is.
-        longer = int(size * max(rows, columns) / min(rows, columns))
-        shape = (size, longer) if columns <= rows else (longer, size)
-        image = Image.fromarray(pixels)
+        image, size = Image.fromarray(pixels), self.height
+        shape = self._scaled(image.width, image.height)
+        # An image of the right size stays as it is.
         if image.size != shape:
-            image = image.resize(shape, Image.Resampling.BICUBIC)
+            image = image.resize(shape, self._how)
+        if self._mode == "longest":
+            padded = Image.new("RGB", (size, size), (self._fill,) * 3)
+            padded.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+            return np.asarray(padded)
         left, top = (round((length - size) / 2) for length in image.size)
         return np.asarray(image.crop((left, top, left + size, top + size)))
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) to resize to."""
+        size = self.height
+        if self._mode == "squash":
+            return size, size
+        if self._mode == "longest":
+            ratio = max(width, height) / size
+            return round(width / ratio), round(height / ratio)
+        # torchvision's Resize cuts the longer side down to whole pixels.
+        longer = int(size * max(width, height) / min(width, height))
+        return (size, longer) if width <= height else (longer, size)
 
 
 def decode(data: bytes) -> Pixels | None:

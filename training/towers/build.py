@@ -26,6 +26,7 @@ from open_clip.transformer import CustomResidualAttentionBlock
 from torch import Tensor, nn
 
 from curation.errors import RecipeError
+from training.data.augment import EvalTransform
 from training.towers.architecture import (
     CONFIG_FILE,
     TEXT_TOWER_FOLDER,
@@ -81,6 +82,12 @@ def image_size(model: nn.Module) -> int:
     if height != width:
         raise RecipeError("images are square", value=f"{height}x{width}", fix="set model.image_size to one number")
     return int(height)
+
+
+def eval_transform(model: nn.Module) -> EvalTransform:
+    """How a model's images are prepared for evaluation: by its preprocess_cfg.  Raises as `image_size`."""
+    asked = {k: v for k, v in _preprocess(model).items() if k in ("resize_mode", "interpolation", "fill_color")}
+    return EvalTransform(image_size(model), **asked)
 
 
 def model_description(config: ModelConfig, model: nn.Module) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import io
 import math
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -27,12 +28,15 @@ def psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
+@pytest.mark.parametrize(
+    "asked", [{}, {"resize_mode": "squash", "interpolation": "bilinear"}, {"resize_mode": "longest", "fill_color": 9}]
+)
 @pytest.mark.parametrize(("height", "width"), [(40, 48), (97, 64), (64, 64), (33, 201), (300, 224)])
-def test_evaluation_sees_what_open_clip_sees(height: int, width: int) -> None:
+def test_evaluation_sees_what_open_clip_sees(height: int, width: int, asked: dict[str, Any]) -> None:
     data = jpeg(1, height, width, detail=12)
-    theirs = open_clip.image_transform(64, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3)
+    theirs = open_clip.image_transform(64, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3, **asked)
     expected = (theirs(Image.open(io.BytesIO(data))) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    ours = EvalTransform(64)(data)
+    ours = EvalTransform(64, **asked)(data)
     assert ours is not None and ours.shape == (64, 64, 3)
     # Pillow's and simplejpeg's libjpeg-turbo may differ in version: a level or so.
     assert np.abs(ours.astype(int) - expected.astype(int)).max() <= 2 and psnr(ours, expected) > 45
