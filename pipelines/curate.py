@@ -28,13 +28,11 @@ from curation.errors import JobError, RecipeError, UserError
 from curation.faults import fault_point
 from curation.pack import cut_parts
 from curation.plan import Plan, plan
-from curation.recaption import Recaption
 from curation.results.report import write_report
 from curation.schema import RETRYABLE, Stage
 from curation.selection import apply_selection
 from curation.shards import ShardSink, ShardSource, Table, Work, outstanding
 from curation.store import Store, shard_key
-from curation.translate import Translate
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
 from pipelines.cluster import RESTARTS, Pools, connected
@@ -44,7 +42,7 @@ from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import ByBand, ByImage, NarrowRows, SelectStage, losers_of
 from pipelines.stages.download import DownloadStage, RetryStage
 from pipelines.stages.filter import FilterStage
-from pipelines.stages.models import ModelStage
+from pipelines.stages.models import RecaptionStage, TranslateStage
 from pipelines.stages.pack import PackStage
 from pipelines.stages.told import name_run
 from pipelines.tables import Tables, tables_of
@@ -222,14 +220,14 @@ class Job:
         with self.journal.segment("rewrite"):
             for wave in self._outstanding(tables, given):
                 rows = self._read("rewrite", wave, self.tables.rewrite_reads(), apply_selection)
-                for table, pool, *what in (
-                    (self.tables.recaptioned, self.pools.recaption, Recaption, recipe.recaption, Stage.RECAPTION),
-                    (self.tables.translated, self.pools.translate, Translate, recipe.translate, Stage.TRANSLATE),
+                for table, pool, stage, config in (
+                    (self.tables.recaptioned, self.pools.recaption, RecaptionStage, recipe.recaption),
+                    (self.tables.translated, self.pools.translate, TranslateStage, recipe.translate),
                 ):
                     if table is not None and any(table.name not in work.fresh for work in wave):
                         rows = rows.map_batches(
-                            ModelStage,
-                            fn_constructor_args=(*what, table.columns[0], self.board),
+                            stage,
+                            fn_constructor_args=(config, table.columns[0], self.board),
                             compute=ActorPoolStrategy(**pool.sizes(len(wave))),
                             **pool.reserves(),
                             ray_remote_args_fn=_bounded,
