@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="clone into this new folder, and leave it there")
     options = parser.parse_args()
     began = machine()
-    figures: dict[str, Any] = {"lines": [], "left_out": []}
+    figures: dict[str, Any] = {"lines": []}
     with contextlib.ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pairmill-readme-")))
         clone = folder / "pairmill"
@@ -60,9 +60,10 @@ def main() -> None:
         make_list(clone / "urls")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTHON", "VIRTUAL"))}
         environment["PATH"] = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-        for line in lines_of((clone / "README.md").read_text()):
-            if line.startswith(CLOUD) or any(part in line for part in options.without):
-                figures["left_out"].append(line)
+        lines = lines_of((clone / "README.md").read_text())
+        figures["left_out"] = [n for n in lines if n.startswith(CLOUD) or any(part in n for part in options.without)]
+        for line in lines:
+            if line in figures["left_out"]:
                 continue
             at = time.monotonic()
             done = subprocess.run(["bash", "-c", line], cwd=clone, env=environment, stdin=subprocess.DEVNULL)
