@@ -164,6 +164,7 @@ def try_point(
         "shards_committed_at_kill": len(committed) // SHARD_ROWS if killed else None,
         "committed_urls_fetched_again": sum(after.get(p, 0) > before.get(p, 0) for p in committed),
         "identical": product == expected,
+        "differs": sorted(name for name in product.keys() | expected.keys() if product.get(name) != expected.get(name)),
         "seconds": round(time.monotonic() - began, 1),
     }
     shutil.rmtree(bench.folder / name, ignore_errors=True)

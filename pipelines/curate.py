@@ -32,7 +32,7 @@ from curation.results.report import write_report
 from curation.schema import RETRYABLE, Stage
 from curation.selection import apply_selection
 from curation.shards import ShardSink, ShardSource, Table, Work, outstanding
-from curation.store import Store, shard_key
+from curation.store import PAIRS, Store, shard_key
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
 from pipelines.cluster import RESTARTS, Pools, connected
@@ -243,7 +243,7 @@ class Job:
             int(m["shard"]): int(m["stages"]["deduplicate"]["rows_kept"])
             for m in self.store.manifests(self.tables.selection)
         }
-        committed = self.store.index("pairs")
+        committed = self.store.index(PAIRS)
         identity = [self.recipe.pack.identity(), self.recipe.image.format]
         parts = []
         cut = cut_parts(kept, self.recipe.pack.rows_per_part)
@@ -254,21 +254,21 @@ class Job:
                 parts.append({"number": part.number, "shards": list(part.shards), "key": key})
         with self.journal.segment("pack"):
             for number in set(committed) - {part.number for part in cut}:
-                self.store.remove_shard("pairs", number)
+                self.store.remove_shard(PAIRS, number)
             if parts:
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
                 stage = PackStage(self.recipe.pack, self.recipe.image.format, self.store, reads, self.board)
                 rows.map_batches(stage, **_SHARDS).materialize()
+            self.store.sweep(PAIRS)
             write_card(self.store, self.recipe.model_dump(mode="json"), rows=sum(kept.values()))
 
     def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
-        """The shards to be done, a wave at a time; temporary files of killed writers are swept first."""
+        """The shards to be done, a wave at a time; behind them what killed writers left is swept, old and new."""
         work = outstanding(self.store, tables, self.planned.shard_numbers(), given)
-        if work:
-            for table in tables:
-                self.store.sweep(table.name)
         yield from _waves(work, self.recipe.cluster.wave_shards)
+        for table in tables:
+            self.store.sweep(table.name)
 
     def _read(
         self, segment: str, work: Sequence[Work], columns: Mapping[str, Sequence[str]], prepare: Any = None
