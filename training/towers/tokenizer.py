@@ -96,7 +96,7 @@ def _tokens(inner: Any, description: dict[str, Any]) -> Callable[[Sequence[str]]
     backend = Backend.from_str(inner.tokenizer.backend_tokenizer.to_str())
     backend.enable_truncation(length, direction=inner.tokenizer.truncation_side)
     backend.no_padding()
-    clean = next(name for name, cleaner in CLEANERS.items() if get_clean_fn(name) is inner.clean_fn)
+    clean = next(name for name in CLEANERS if get_clean_fn(name) is inner.clean_fn)
     return BackendTokens(backend, clean, inner.tokenizer.sep_token_id if inner.strip_sep_token else None)
 
 
