@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipelines.doctor import check_packages, diagnose
+from pipelines.output import (
+    finish,
+    keep_stdout,
+    say,
+    show_demo,
+    show_funnel,
+    show_jobs,
+    show_records,
+    show_sweep,
+    show_training,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +44,7 @@ Address = Annotated[
     typer.Option("--address", help="URL of the cluster's dashboard; default: RAY_ADDRESS, else this machine's cluster"),
 ]
 JobId = Annotated[str, typer.Argument(help="the job's id, as `pairmill jobs` prints it", show_default=False)]
+Average = Annotated[bool, typer.Option("--average", help="of a model trained with model.ema_decay: its average")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else there")]
 
 
@@ -49,7 +59,7 @@ def curate(
     from pipelines.recipe import CurateRecipe, load_recipe
 
     if schema:
-        _print(json.dumps(CurateRecipe.model_json_schema(), indent=2))
+        say(json.dumps(CurateRecipe.model_json_schema(), indent=2))
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, for example pipelines/recipes/curate-demo.yaml")
@@ -59,7 +69,7 @@ def curate(
 
         return run_job(load_recipe(recipe, overrides or []), command=shlex.join(sys.argv), quiet=as_json)
 
-    _finish(job, as_json, _print_funnel)
+    finish(job, as_json, show_funnel)
 
 
 @app.command()
@@ -78,7 +88,7 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
         tables_of(loaded, made, store)
         return made.model_dump() | {"run_dir": loaded.run_dir}
 
-    _finish(job, as_json, lambda p: _print(f"{p['rows']:,} rows in {p['shards']:,} shards, planned in {p['run_dir']}"))
+    finish(job, as_json, lambda p: say(f"{p['rows']:,} rows in {p['shards']:,} shards, planned in {p['run_dir']}"))
 
 
 @app.command()
@@ -91,7 +101,7 @@ def report(run: Run, as_json: Json = False) -> None:
         store, recipe = _opened(run)
         return write_report(store, selection=recipe.deduplicate.name)
 
-    _finish(job, as_json, _print_funnel)
+    finish(job, as_json, show_funnel)
 
 
 @app.command()
@@ -108,7 +118,7 @@ def rows(
         store, recipe = _opened(run)
         return {"rows": write_rows(store, to, selection=recipe.deduplicate.name), "path": str(to)}
 
-    _finish(job, as_json, lambda done: _print(f"{done['rows']:,} rows written to {done['path']}"))
+    finish(job, as_json, lambda done: say(f"{done['rows']:,} rows written to {done['path']}"))
 
 
 @app.command("retry-failed")
@@ -123,7 +133,7 @@ def retry_failed(run: Run, overrides: Overrides = None, as_json: Json = False) -
         recipe = load_recipe(Path(store.path("recipe.yaml")), overrides or [], CurateRecipe)
         return run_job(recipe, command=shlex.join(sys.argv), quiet=as_json, retry_failed=True)
 
-    _finish(job, as_json, _print_funnel)
+    finish(job, as_json, show_funnel)
 
 
 @app.command()
@@ -138,7 +148,7 @@ def train(
     from training.recipe import TrainRecipe
 
     if schema:
-        _print(json.dumps(TrainRecipe.model_json_schema(), indent=2))
+        say(json.dumps(TrainRecipe.model_json_schema(), indent=2))
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, for example pipelines/recipes/train-demo.yaml")
@@ -148,13 +158,14 @@ def train(
 
         return run_job(load_recipe(recipe, overrides or [], TrainRecipe), quiet=as_json)
 
-    _finish(job, as_json, _print_training)
+    finish(job, as_json, show_training)
 
 
 @app.command()
 def sweep(
     recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file", show_default=False)] = None,
     overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="only go on with a sweep that was begun")] = False,
     as_json: Json = False,
     schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
 ) -> None:
@@ -162,7 +173,7 @@ def sweep(
     if schema:
         from tune.recipe import SweepRecipe
 
-        _print(json.dumps(SweepRecipe.model_json_schema(), indent=2))
+        say(json.dumps(SweepRecipe.model_json_schema(), indent=2))
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, for example pipelines/recipes/sweep-demo.yaml")
@@ -170,9 +181,10 @@ def sweep(
     def job() -> dict[str, Any]:
         from pipelines.sweep import load_sweep, run_sweep
 
-        return run_sweep(load_sweep(recipe, overrides or []), command=shlex.join(sys.argv), quiet=as_json)
+        loaded = load_sweep(recipe, overrides or [])
+        return run_sweep(loaded, command=shlex.join(sys.argv), quiet=as_json, resume=resume)
 
-    _finish(job, as_json, _print_sweep)
+    finish(job, as_json, show_sweep)
 
 
 @app.command()
@@ -183,6 +195,7 @@ def evaluate(
         Path | None, typer.Option("--recipe", help="take the section `evaluate` of this recipe; default: the run's")
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="folder for the records, in CLIP_benchmark's form")] = None,
+    average: Average = False,
     as_json: Json = False,
 ) -> None:
     """Measure a checkpoint: retrieval, zero-shot classification, geometry of the embeddings."""
@@ -190,9 +203,9 @@ def evaluate(
     def job() -> dict[str, Any]:
         from pipelines.models import evaluate_model
 
-        return {"records": evaluate_model(checkpoint, overrides or [], recipe, to)}
+        return {"records": evaluate_model(checkpoint, overrides or [], recipe, to, average=average)}
 
-    _finish(job, as_json, _print_records)
+    finish(job, as_json, show_records)
 
 
 @app.command()
@@ -203,9 +216,7 @@ def export(
         str,
         typer.Option("--format", help="of a dataset: webdataset, img2dataset; of a model: open_clip, huggingface"),
     ] = "webdataset",
-    average: Annotated[
-        bool, typer.Option("--average", help="of a model trained with model.ema_decay: its average")
-    ] = False,
+    average: Average = False,
     as_json: Json = False,
 ) -> None:
     """Write a dataset or a model in another form, which other tools read."""
@@ -227,7 +238,7 @@ def export(
         store, _ = _opened(what)
         return {"files": [str(f) for f in known[form](store, to)], "format": form}
 
-    _finish(job, as_json, lambda done: _print(f"{len(done['files'])} files written to {to}"))
+    finish(job, as_json, lambda done: say(f"{len(done['files'])} files written to {to}"))
 
 
 @app.command()
@@ -243,7 +254,7 @@ def demo(
         report = run_demo(run_dir, quiet=as_json)
         return report | {"training": train_demo(run_dir, f"{run_dir.rstrip('/')}-train", quiet=as_json)}
 
-    _finish(job, as_json, _print_demo)
+    finish(job, as_json, show_demo)
 
 
 @app.command()
@@ -263,19 +274,21 @@ def submit(
     """Run a job on a cluster and follow its log; submitted again after a failure or a stop, it goes on."""
 
     def job() -> dict[str, Any]:
+        from pipelines.dashboard import check_dashboard
         from pipelines.jobs import connect, follow, outcome
         from pipelines.submit import prepare
         from pipelines.submit import submit as submit_job
 
         prepared = prepare(kind, recipe, overrides or [])
         client = connect(address)
+        check_dashboard(address)  # nobody's job goes to a cluster that takes anybody's
         job_id = submit_job(client, prepared, install=install, limit_mib=upload_limit)
         if detach:
             return {"id": job_id}
         print(f"submitted {job_id}", file=sys.stderr)
         return outcome(follow(client, job_id, lambda text: print(text, end="", file=sys.stderr, flush=True)))
 
-    _finish(job, as_json, lambda done: _print(done["id"] if detach else f"{done['id']} succeeded"))
+    finish(job, as_json, lambda done: say(done["id"] if detach else f"{done['id']} succeeded"))
 
 
 @app.command()
@@ -287,7 +300,7 @@ def jobs(address: Address = None, as_json: Json = False) -> None:
 
         return {"jobs": [found._asdict() for found in list_jobs(connect(address))]}
 
-    _finish(job, as_json, _print_jobs)
+    finish(job, as_json, show_jobs)
 
 
 @app.command()
@@ -297,9 +310,9 @@ def logs(job_id: JobId, address: Address = None) -> None:
     def job() -> dict[str, Any]:
         from pipelines.jobs import connect, follow, outcome
 
-        return outcome(follow(connect(address), job_id, lambda text: print(text, end="", file=_stdout, flush=True)))
+        return outcome(follow(connect(address), job_id, lambda text: say(text, end="")))
 
-    _finish(job, False, lambda _: None)
+    finish(job, False, lambda _: None)
 
 
 @app.command()
@@ -312,7 +325,7 @@ def stop(job_id: JobId, address: Address = None, as_json: Json = False) -> None:
 
         return stop_job(connect(address), job_id)._asdict()
 
-    _finish(job, as_json, lambda done: _print(f"{done['id']}: {done['status'].lower()}"))
+    finish(job, as_json, lambda done: say(f"{done['id']}: {done['status'].lower()}"))
 
 
 @app.command()
@@ -326,7 +339,7 @@ def dashboard(address: Address = None, as_json: Json = False) -> None:
         found.update(check_dashboard(address))
         return found
 
-    _finish(job, as_json, lambda done: _print(done["url"]))
+    finish(job, as_json, lambda done: say(done["url"]))
     if not found["protected"]:
         print("pairmill: the dashboard asks for no token: whoever is on this machine can run code", file=sys.stderr)
         raise typer.Exit(1)
@@ -339,9 +352,9 @@ def doctor(
     """Say what this machine has: versions, Ray, cores, GPUs, shadowed packages, writable storage."""
     found = diagnose(run_dir)
     if as_json:
-        _print(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     else:
-        _print("\n".join(f"{name:>16}  {value}" for name, value in found.items()))
+        say("\n".join(f"{name:>16}  {value}" for name, value in found.items()))
     if found["problems"]:
         raise typer.Exit(1)
 
@@ -361,104 +374,9 @@ def _opened(run: str) -> tuple[Any, Any]:
     return store, parse_recipe(text, source=store.path("recipe.yaml"))
 
 
-_stdout = sys.stdout
-
-
-def _print(text: str) -> None:
-    print(text, file=_stdout, flush=True)
-
-
-def _finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    """Run a command's job, print its result, and turn what users can cause into a message and an exit code."""
-    from curation.errors import PairmillError, UserError
-
-    try:
-        result = job()
-    except PairmillError as error:
-        if as_json:
-            parts = (
-                {"rule": error.rule, "value": str(error.value), "fix": error.fix}
-                if isinstance(error, UserError)
-                else {}
-            )
-            _print(json.dumps({"error": str(error), **parts}, ensure_ascii=False))
-        print(f"pairmill: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
-    if as_json:
-        _print(json.dumps(result, ensure_ascii=False))
-    else:
-        show(result)
-
-
-def _print_funnel(report: dict[str, Any]) -> None:
-    _print(f"{'stage':<12} {'rows in':>10} {'kept':>10} {'dropped':>10}   reasons")
-    for stage in report["stages"]:
-        reasons = ", ".join(f"{k} {v:,}" for k, v in sorted(stage["dropped"].items(), key=lambda i: (-i[1], i[0])))
-        dropped = stage["rows_in"] - stage["rows_kept"]
-        _print(f"{stage['name']:<12} {stage['rows_in']:>10,} {stage['rows_kept']:>10,} {dropped:>10,}   {reasons}")
-    _print(f"\n{report['rows_kept']:,} of {report['rows_in']:,} rows kept; {report['images_per_second']:.1f} images/s")
-    _print(f"dataset: {report['run_dir']}/pairs    report: {report['run_dir']}/report.html")
-
-
-def _print_demo(result: dict[str, Any]) -> None:
-    _print_funnel(result)
-    training = result["training"]
-    _print(f"\nretrieval on the same emoji as another artist drew them, {training['step']} steps: before -> after")
-    for name, after in training["metrics"].items():
-        if "retrieval_recall@" in name or "chance@1" in name:
-            _print(f"  {name:<55} {training['metrics_before'].get(name, float('nan')):>7.1%} -> {after:>6.1%}")
-    _print(f"model: {training['checkpoint']}")
-
-
-def _print_training(result: dict[str, Any]) -> None:
-    state = "finished" if result["finished"] else "stopped; the same command goes on"
-    _print(f"step {result['step']} of {result['steps']}, {state}")
-    for name, value in result["metrics"].items():
-        _print(f"  {name:<50} {value:.4f}")
-    _print(f"checkpoint: {result['checkpoint']}")
-
-
-def _print_sweep(result: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from tune.progress import ranking_table
-
-    Console(file=_stdout).print(ranking_table(result))
-    best = result["best"]
-    if best is not None and best["tied_with"]:
-        _print(f"{best['trial']} is best, but within noise of {', '.join(best['tied_with'])}: a tie")
-    if not result["finished"]:
-        _print("stopped; the same command goes on")
-    _print(f"report: {result['run_dir']}/sweep.html    best recipe: {result['run_dir']}/best-recipe.yaml")
-
-
-def _print_records(result: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from training.evaluate.results import results_table
-
-    Console(file=_stdout).print(results_table(result["records"]))
-
-
-def _print_jobs(result: dict[str, Any]) -> None:
-    from datetime import datetime
-
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("id", "kind", "run_dir", "status", "started", "message", box=None)
-    for job in result["jobs"]:
-        started = datetime.fromtimestamp(job["started"]).strftime("%Y-%m-%d %H:%M:%S") if job["started"] else ""
-        table.add_row(job["id"], job["kind"], job["run_dir"], job["status"].lower(), started, job["message"])
-    Console(file=_stdout).print(table)
-
-
 def main() -> None:
     """Entry point: stdout is kept for results, whatever libraries print."""
-    global _stdout
-    # Ray's workers and native libraries write to file descriptor 1 as well, so the descriptor itself moves.
-    _stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    keep_stdout()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("ray", "aiohttp", "asyncio", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

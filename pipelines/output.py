@@ -1,0 +1,113 @@
+"""What the command `pairmill` prints: results on stdout, for people or as one JSON object; errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+_stdout = sys.stdout
+
+
+def keep_stdout() -> None:
+    """Keep stdout for `say`, whatever else prints goes to stderr.
+
+    Ray's workers and native libraries write to file descriptor 1 as well, so the descriptor itself moves.
+    """
+    global _stdout
+    _stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+
+def say(text: str, *, end: str = "\n") -> None:
+    """Print a result."""
+    print(text, end=end, file=_stdout, flush=True)
+
+
+def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Run a command's job, print its result, and turn what users can cause into a message and an exit code."""
+    from curation.errors import PairmillError, UserError
+
+    try:
+        result = job()
+    except PairmillError as error:
+        if as_json:
+            parts = (
+                {"rule": error.rule, "value": str(error.value), "fix": error.fix}
+                if isinstance(error, UserError)
+                else {}
+            )
+            say(json.dumps({"error": str(error), **parts}, ensure_ascii=False))
+        print(f"pairmill: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        say(json.dumps(result, ensure_ascii=False))
+    else:
+        show(result)
+
+
+def show_funnel(report: dict[str, Any]) -> None:
+    say(f"{'stage':<12} {'rows in':>10} {'kept':>10} {'dropped':>10}   reasons")
+    for stage in report["stages"]:
+        reasons = ", ".join(f"{k} {v:,}" for k, v in sorted(stage["dropped"].items(), key=lambda i: (-i[1], i[0])))
+        dropped = stage["rows_in"] - stage["rows_kept"]
+        say(f"{stage['name']:<12} {stage['rows_in']:>10,} {stage['rows_kept']:>10,} {dropped:>10,}   {reasons}")
+    say(f"\n{report['rows_kept']:,} of {report['rows_in']:,} rows kept; {report['images_per_second']:.1f} images/s")
+    say(f"dataset: {report['run_dir']}/pairs    report: {report['run_dir']}/report.html")
+
+
+def show_demo(result: dict[str, Any]) -> None:
+    show_funnel(result)
+    training = result["training"]
+    say(f"\nretrieval on the same emoji as another artist drew them, {training['step']} steps: before -> after")
+    for name, after in training["metrics"].items():
+        if "retrieval_recall@" in name or "chance@1" in name:
+            say(f"  {name:<55} {training['metrics_before'].get(name, float('nan')):>7.1%} -> {after:>6.1%}")
+    say(f"model: {training['checkpoint']}")
+
+
+def show_training(result: dict[str, Any]) -> None:
+    state = "finished" if result["finished"] else "stopped; the same command goes on"
+    say(f"step {result['step']} of {result['steps']}, {state}")
+    for name, value in result["metrics"].items():
+        say(f"  {name:<50} {value:.4f}")
+    say(f"checkpoint: {result['checkpoint']}")
+
+
+def show_sweep(result: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from tune.progress import ranking_table
+
+    Console(file=_stdout).print(ranking_table(result))
+    best = result["best"]
+    if best is not None and best["tied_with"]:
+        say(f"{best['trial']} is best, but within noise of {', '.join(best['tied_with'])}: a tie")
+    if not result["finished"]:
+        say("stopped; the same command goes on")
+    say(f"report: {result['run_dir']}/sweep.html    best recipe: {result['run_dir']}/best-recipe.yaml")
+
+
+def show_records(result: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from training.evaluate.results import results_table
+
+    Console(file=_stdout).print(results_table(result["records"]))
+
+
+def show_jobs(result: dict[str, Any]) -> None:
+    from datetime import datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "kind", "run_dir", "status", "started", "message", box=None)
+    for job in result["jobs"]:
+        started = datetime.fromtimestamp(job["started"]).strftime("%Y-%m-%d %H:%M:%S") if job["started"] else ""
+        table.add_row(job["id"], job["kind"], job["run_dir"], job["status"].lower(), started, job["message"])
+    Console(file=_stdout).print(table)
