@@ -80,7 +80,8 @@ def prepare(kind: str, recipe: str, overrides: Sequence[str], root: Path | None 
     root, path, text = root or project_root(), Path(recipe).resolve(), None
     name = str(path.relative_to(root)) if path.is_relative_to(root) else None
     if name not in packed_files(root):
-        name, text = "/dev/stdin", path.read_text(encoding="utf-8")
+        # Of a sweep with the training recipe that it names, which is beside it, and not there.
+        name, text = "/dev/stdin", loaded.to_yaml() if kind == "sweep" else path.read_text(encoding="utf-8")
         if len(text.encode()) > _RECIPE_LIMIT:
             raise RecipeError(
                 f"a recipe that is not uploaded with the project has at most {_RECIPE_LIMIT:,} bytes",

@@ -35,14 +35,15 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepRecipe:
     return SweepRecipe.checked(data)
 
 
-def run_sweep(recipe: SweepRecipe, *, command: str = "", quiet: bool = False) -> dict[str, Any]:
+def run_sweep(recipe: SweepRecipe, *, command: str = "", quiet: bool = False, resume: bool = False) -> dict[str, Any]:
     """Make the selections that are not there yet, then `tune.sweep.sweep`."""
     check(recipe)
+    # What it imports takes longer than it takes to say that a recipe is wrong.
+    from tune.sweep import claim, sweep
+
+    claim(recipe, resume=resume)
     if recipe.selections:
         make_selections(recipe, command=command, quiet=quiet)
-    # What it imports takes longer than it takes to say that a recipe is wrong.
-    from tune.sweep import sweep
-
     return sweep(recipe, quiet=quiet)
 
 
@@ -72,6 +73,12 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
                     fix="change it in the curation recipe, and curate into another run_dir",
                 )
         curated = parse_recipe(text, kind=CurateRecipe, source=f"{run_dir}/recipe.yaml").model_dump(mode="json")
+        if name == curated["deduplicate"]["name"]:
+            raise RecipeError(
+                "a selection has a name of its own: this one is the curated run's, whose product is made of it",
+                value=f"selections.{name}",
+                fix="choose another name",
+            )
         for key, value in {**settings, "run_dir": run_dir, "deduplicate.name": name}.items():
             put(curated, key, value)
         kept[name] = select(CurateRecipe.checked(curated), command=command, quiet=quiet)

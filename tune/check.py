@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
 
 from curation.errors import RecipeError
 from training.data.source import open_sources
@@ -10,6 +11,8 @@ from training.recipe import TrainRecipe
 from training.resources import size_workers
 from tune.recipe import SweepRecipe
 from tune.space import draw_points, recipe_at
+
+_OF_A_SCHEDULED_TEMPERATURE = ("temperature.init", "temperature.final", "temperature.max")
 
 
 def check(recipe: SweepRecipe) -> None:
@@ -28,14 +31,8 @@ def check(recipe: SweepRecipe) -> None:
     found = [d.model_copy(update={"selection": None}) if d.selection in recipe.selections else d for d in wanted]
     for data in {data.model_dump_json(): data for data in found}.values():
         open_sources(data)
-    if recipe.search.method == "pbt" and base.temperature.learnable:
-        swept = [key for key in recipe.space if key.startswith("temperature.")]
-        if swept:
-            raise RecipeError(
-                "pbt changes what has an effect on a run that goes on; a temperature that is learnt has none",
-                value=f"{swept[0]}, temperature.learnable: true",
-                fix="set train.temperature.learnable: false",
-            )
+    if recipe.search.method == "pbt":
+        _check_pbt(recipe.space, learnt=base.temperature.learnable)
     address = base.compute.address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         import torch
@@ -44,16 +41,46 @@ def check(recipe: SweepRecipe) -> None:
         trials_at_a_time(recipe, {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())})
 
 
-def trials_at_a_time(recipe: SweepRecipe, resources: dict[str, float]) -> int:
-    """Trials that the cluster holds at a time.  Raises RecipeError if it cannot hold one of those the space allows."""
+def _check_pbt(space: Iterable[str], *, learnt: bool) -> None:
+    for key in space:
+        if not key.startswith("optim.") and key not in _OF_A_SCHEDULED_TEMPERATURE:
+            raise RecipeError(
+                "pbt changes what a run can go on with: its model, data and steps stay",
+                value=key,
+                fix=f"search over optim.… and {', '.join(_OF_A_SCHEDULED_TEMPERATURE)}, or use random or tpe",
+            )
+        if learnt and key.startswith("temperature."):
+            raise RecipeError(
+                "pbt changes what has an effect on a run that goes on; a temperature that is learnt has none",
+                value=f"{key}, temperature.learnable: true",
+                fix="set train.temperature.learnable: false",
+            )
+
+
+def trials_at_a_time(
+    recipe: SweepRecipe, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
+) -> int:
+    """Trials that the cluster holds at a time.
+
+    Raises RecipeError if it cannot hold one of those the space allows, or fewer than search.concurrent.
+    """
     held = []
     for key in [None, *(key for key in recipe.space if key.startswith(("compute.", "data.reader_cpus")))]:
         for value in recipe.space[key].edges if key else (None,):
             point = {key: value} if key else {}
             one = recipe_at(recipe.base, point)
-            workers = size_workers(one, resources)
+            workers = size_workers(one, resources, nodes)
             cpus = workers.number * workers.num_cpus + one.data.reader_cpus
             gpus = workers.number * workers.num_gpus
             by_gpus = resources.get("GPU", 0.0) / gpus if gpus else float("inf")
             held.append(max(1, int(min(resources.get("CPU", 1.0) / cpus, by_gpus) + 1e-9)))
-    return recipe.search.concurrent if recipe.search.concurrent != "auto" else min(held)
+    concurrent = recipe.search.concurrent
+    if concurrent == "auto":
+        return min(held)
+    if concurrent > min(held) and not TrainRecipe.checked(recipe.base).compute.autoscaling:
+        raise RecipeError(
+            "the cluster holds the workers and a reader of search.concurrent trials",
+            value=f"search.concurrent: {concurrent}; it holds {min(held)}",
+            fix="lower it, or leave it at auto",
+        )
+    return concurrent

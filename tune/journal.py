@@ -106,27 +106,34 @@ class Journal:
         return state
 
     def standing(self, trial: str, rungs: Sequence[int], objective: ObjectiveConfig) -> Standing:
-        """How far a trial got, and its objective at each rung on the way; -inf where it has none there."""
+        """How far a trial got, and its objective at each rung that a leg ended at; -inf where it has none there.
+
+        A leg that was killed between its evaluation and its checkpoint did not end: the line may yet be taken back.
+        """
         sign, lines = 1 if objective.mode == "max" else -1, self.lines(trial)
         told = {line["step"]: line.get(objective.metric) for line in evaluations(lines)}
+        result = self.store.read_json(f"trials/{trial}/{RESULT_FILE}")
+        ended = -1 if result is None else int(result["step"])
         if self.state(trial).status == "finished":
+            ended = max(ended, *rungs)
             # It may have fewer steps than others, by its own recipe.
             last = evaluations(lines)[-1].get(objective.metric)
             told = {rung: told.get(rung, last) for rung in rungs}
         values: list[float] = []
         for rung in rungs:
-            if rung not in told:
+            if rung not in told or rung > ended:
                 break
             value = told[rung]
             values.append(-math.inf if value is None or math.isnan(value) else sign * value)
         return Standing(values, int(lines[-1]["step"]) if lines else 0)
 
     def at_step(self, trial: str, step: int) -> State:
-        """What a trial was at its evaluation at a step; of a failed one what became of it."""
-        state = self.state(trial)
-        metrics = next((dict(line) for line in evaluations(self.lines(trial)) if line["step"] == step), {})
-        metrics.pop("step", None)
-        return state if state.status == "failed" else State("stopped", metrics, step, None, None)
+        """What a trial was at its evaluation at a step; what became of it, if it failed or ended before that."""
+        state, lines = self.state(trial), [line for line in self.lines(trial) if line["step"] <= step]
+        told = [line for line in evaluations(lines) if line["step"] == step]
+        if state.status == "failed" or (state.final and not told):
+            return state
+        return State("stopped", _metrics(lines, told), step, None, None)
 
     def _read(self, trial: str) -> State:
         failed = self.store.read_json(f"trials/{trial}/{FAILED_FILE}")
@@ -136,11 +143,7 @@ class Journal:
         if stopped is not None:
             # What came behind its last rung is not what it was compared by.
             lines = [line for line in lines if line["step"] <= stopped["step"]]
-        told = evaluations(lines)
-        metrics = dict(told[-1]) if told else {}
-        metrics.pop("step", None)
-        if (speed := samples_per_second(lines)) is not None:
-            metrics[SPEED] = speed
+        metrics = _metrics(lines, evaluations(lines))
         known = self.recorded(trial)
         until = known.until if known is not None and known.until is not None else math.inf
         finished = result is not None and result["step"] >= min(until, result["steps"])
@@ -152,6 +155,14 @@ class Journal:
         """The lines of a trial's metrics that are whole."""
         text = self.store.read_text(f"trials/{trial}/{METRICS_FILE}") or ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _metrics(lines: Sequence[dict[str, Any]], told: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The last evaluation's, and the speed up to there."""
+    metrics = {name: value for name, value in told[-1].items() if name != "step"} if told else {}
+    if (speed := samples_per_second(lines)) is not None:
+        metrics[SPEED] = speed
+    return metrics
 
 
 def evaluations(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

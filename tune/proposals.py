@@ -214,10 +214,11 @@ def _changed(space: Space, base: Mapping[str, Any], point: Point, rng: np.random
             changed[key] = parameter.draw(float(rng.random())) if anew else point[key]
         else:
             low, high = parameter.limits
-            moved = point[key] * _FACTORS[int(rng.integers(2))]
+            moved = min(high, max(low, point[key] * _FACTORS[int(rng.integers(2))]))
             if parameter.quniform:
-                moved = low + parameter.quniform[2] * round((moved - low) / parameter.quniform[2])
-            changed[key] = float(min(high, max(low, moved)))
+                step = parameter.quniform[2]
+                moved = low + step * min(round((moved - low) / step), int((high - low) / step + 1e-9))
+            changed[key] = float(moved)
     return changed
 
 

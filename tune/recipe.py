@@ -84,6 +84,10 @@ class SweepRecipe(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepRecipe:
+        if "://" in self.run_dir:
+            raise RecipeError(
+                "a sweep's run_dir is a local or shared folder", value=self.run_dir, fix="name one that all nodes see"
+            )
         base = TrainRecipe.checked({**self.train, "run_dir": self.run_dir})
         check_space(self.space, self.base)
         self._check_objectives(base)

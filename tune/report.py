@@ -58,16 +58,19 @@ def build_report(recipe: SweepRecipe, journal: Journal, *, finished: bool, secon
     told = [_told(recipe, journal, trial, states[trial.id]) for trial in trials]
     if recipe.search.method == "pbt":
         last = max((t.until or 0 for t in searched), default=0)
-        ranked = rank([t for t in searched if t.until == last], states, recipe.objectives[0])
+        compared = [t for t in searched if t.until == last]
     else:
-        ranked = rank(searched, states, recipe.objectives[0])
+        compared = searched
+    ranked = rank(compared, states, recipe.objectives[0])
     ranking = ranking_of(ranked, trials, states, recipe.objectives[0])
     best = None
     if ranking:
         first = ranking[0]
         tied = [entry["trial"] for entry in ranking[1:] if entry["tied_with_best"]]
-        best = {"trial": first["trial"], "tied_with": tied, "metrics": states[first["trial"]].metrics}
-    done = [(t.point, states[t.id]) for t in searched if states[t.id].status in ("finished", "stopped")]
+        state = states[first["trial"]]
+        best = {"trial": first["trial"], "tied_with": tied, "metrics": state.metrics, "checkpoint": state.checkpoint}
+        best["segments"] = _segments(first["trial"], {trial.id: trial for trial in trials})
+    done = [(t.point, states[t.id]) for t in compared if states[t.id].status in ("finished", "stopped")]
     return {
         "name": recipe.name,
         "run_dir": journal.store.uri,
@@ -82,10 +85,27 @@ def build_report(recipe: SweepRecipe, journal: Journal, *, finished: bool, secon
         "pareto": pareto_of(recipe, searched, states) if len(recipe.objectives) > 1 else [],
         "importance": importance_of(recipe, done),
         "best": best,
-        "steps_total": sum(t["steps"] for t in told),
-        "steps_full": sum(t.until or base.train.steps or max(s["steps"] for s in told) for t in trials),
+        "steps_total": sum(t["steps"] - _begun(trial, states) for t, trial in zip(told, trials, strict=True)),
+        "steps_full": sum(
+            (t.until or base.train.steps or max(s["steps"] for s in told)) - _begun(t, states) for t in trials
+        ),
         "seconds_total": round(seconds, 1),
     }
+
+
+def _begun(trial: Trial, states: Mapping[str, State]) -> int:
+    """The step of the checkpoint that a segment of pbt began from."""
+    return states[trial.of].steps if trial.begin is not None and trial.of is not None else 0
+
+
+def _segments(name: str, trials: Mapping[str, Trial]) -> list[dict[str, Any]]:
+    """How a trial of pbt came to be: its own segment last, each begun from the checkpoint of the one before."""
+    found: list[dict[str, Any]] = []
+    trial: Trial | None = trials[name]
+    while trial is not None:
+        found.insert(0, {"trial": trial.id, "until": trial.until, "point": trial.point})
+        trial = trials[trial.of] if trial.begin is not None and trial.of is not None else None
+    return found
 
 
 def _told(recipe: SweepRecipe, journal: Journal, trial: Trial, state: State) -> dict[str, Any]:

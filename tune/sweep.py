@@ -18,7 +18,7 @@ import yaml
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
-from curation.cluster import connected, stoppable
+from curation.cluster import alive_nodes, connected, stoppable
 from curation.errors import JobError, PairmillError, RunDirError
 from curation.faults import fault_point
 from curation.store import Store
@@ -43,7 +43,7 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     JobError if no trial finished.
     """
     store = Store(recipe.run_dir)
-    _claim(store, recipe)
+    claim(recipe)
     check(recipe)
     began = time.time()
     compute = TrainRecipe.checked(recipe.base).compute
@@ -52,7 +52,7 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
         return store.read_text(STOP_FILE) is not None
 
     with connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard):
-        concurrent = trials_at_a_time(recipe, ray.cluster_resources())
+        concurrent = trials_at_a_time(recipe, ray.cluster_resources(), alive_nodes())
         store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
         store.remove(STOP_FILE)
         journal = Journal(store)
@@ -76,10 +76,15 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     return report
 
 
-def _claim(store: Store, recipe: SweepRecipe) -> None:
-    """Raises RunDirError for a run directory that another sweep was begun in."""
+def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
+    """Raises RunDirError for a run directory that another sweep was begun in; to resume, also if none was."""
+    store = Store(recipe.run_dir)
     before = store.read_text(RECIPE_FILE)
     if before is None:
+        if resume:
+            raise RunDirError(
+                "--resume goes on with a sweep that was begun", value=store.uri, fix="leave --resume out to begin one"
+            )
         return
     try:
         old, new = _identity(SweepRecipe.checked(yaml.safe_load(before))), _identity(recipe)
@@ -192,6 +197,7 @@ class _Searcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._proposed: list[Trial] = []
         self._given: set[Leg] = set()
         self._busy: dict[str, str] = {}  # trials by Tune's ids
+        self._resting: dict[str, Standing | None] = {}  # as read, of trials that are not at work; None: out of the race
         self._first: Any = None
 
     def has_work(self) -> bool:
@@ -248,21 +254,31 @@ class _Searcher(Searcher):  # type: ignore[misc]  # Ray has no types
 
     def _handed_out(self, leg: Leg) -> dict[str, Any]:
         self._given.add(leg)
+        self._resting.pop(leg.trial, None)
         return {"trial": leg.trial, "until": leg.until or None, **self._common}
 
     def _standings(self) -> dict[str, Standing]:
+        busy = set(self._busy.values())
+        found: dict[str, Standing | None] = {}
+        for trial in self._proposed:
+            if trial.id in self._resting:
+                found[trial.id] = self._resting[trial.id]
+                continue
+            found[trial.id] = self._standing(trial.id)
+            if trial.id not in busy:
+                self._resting[trial.id] = found[trial.id]
+        return {trial: standing for trial, standing in found.items() if standing is not None}
+
+    def _standing(self, trial: str) -> Standing | None:
         assert self._halving is not None
-        objective = self._recipe.objectives[0]
-        return {
-            trial.id: self._journal.standing(trial.id, self._halving.rungs, objective)
-            for trial in self._proposed
-            if self._journal.state(trial.id).status not in ("failed", "stopped")
-        }
+        if self._journal.state(trial).status in ("failed", "stopped"):
+            return None
+        return self._journal.standing(trial, self._halving.rungs, self._recipe.objectives[0])
 
     def _ends(self) -> dict[str, State]:
         """What is learnt from: with halving all are compared at the first rung, whoever goes on from there and when."""
         if self._halving is None:
             return {t.id: s for t in self._proposed if (s := self._journal.state(t.id)).final}
-        first = self._halving.rungs[0]
-        ends = {trial: self._journal.at_step(trial, first) for trial, s in self._standings().items() if s.values}
-        return ends | {t.id: s for t in self._proposed if (s := self._journal.state(t.id)).status == "failed"}
+        passed = {trial for trial, standing in self._standings().items() if standing.values}
+        there = [t.id for t in self._proposed if t.id in passed or self._journal.state(t.id).final]
+        return {trial: self._journal.at_step(trial, self._halving.rungs[0]) for trial in there}

@@ -13,7 +13,7 @@ from curation.errors import RecipeError, RunDirError
 from pipelines.sweep import load_sweep
 from tune.check import check, trials_at_a_time
 from tune.recipe import SweepRecipe
-from tune.sweep import sweep
+from tune.sweep import claim, sweep
 
 DRAWINGS = "samples/emoji-google/pairs.parquet"
 RECIPES = Path("pipelines/recipes")
@@ -86,6 +86,7 @@ def test_keys_of_the_space_can_be_overridden_whole() -> None:
         (["train.evaluate.every_steps=null"], "every_steps"),
         (["train.train.steps=null", "train.train.epochs=1"], "at steps"),
         (["search.method=pbt"], "segment_steps"),
+        (["run_dir=s3://bucket/sweep"], "local or shared"),
         (["selections={a: {}}", "space.data.selection={grid: [b]}"], "one of `selections`"),
     ],
 )
@@ -106,6 +107,13 @@ def test_a_recipe_that_is_wrong_is_refused(overrides: list[str], said: str) -> N
             },
             "learnt",
         ),
+        (
+            {
+                "space": {"data.batch_size": {"choice": [8, 16]}},
+                "search": {"method": "pbt", "trials": 4, "segment_steps": 1},
+            },
+            r"data\.batch_size",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_ray_starts(sections: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -120,6 +128,14 @@ def test_trials_at_a_time_fill_the_cluster(tmp_path: Path) -> None:
     assert trials_at_a_time(recipe(tmp_path, search={"concurrent": 3}), {"CPU": 8.0}) == 3
     larger = recipe(tmp_path, space={"compute.workers": {"grid": [1, 4]}})
     assert trials_at_a_time(larger, {"CPU": 8.0}) == 3, "2.5 cores, the largest of the space"
+    with pytest.raises(RecipeError, match=r"search\.concurrent: 9; it holds 8"):
+        trials_at_a_time(recipe(tmp_path, search={"concurrent": 9}), {"CPU": 8.0})
+
+
+def test_a_sweep_can_be_asked_only_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="--resume"):
+        claim(recipe(tmp_path), resume=True)
+    claim(recipe(tmp_path))
 
 
 def test_a_base_recipe_lies_beside_its_sweep(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 from curation.store import Store
 from tests.tune.test_proposals import METRIC, recipe
 from training.recipe import TrainRecipe
+from tune.halving import Halving, Leg
 from tune.journal import Journal, Trial
 from tune.recipe import ObjectiveConfig, SweepRecipe
 from tune.report import apart, build_report, interval, write_report
@@ -76,11 +77,37 @@ def test_a_standing_is_the_objective_at_each_rung(journal: Journal) -> None:
     left(journal, Trial("a", {}), [0.0, 0.1, 0.2, 0.3], finished=False)
     assert journal.standing("a", [10, 20, 40], best) == ([0.1, 0.2], 30)
     assert journal.standing("a", [10, 25, 30], least) == ([-0.1], 30), "a rung that was not evaluated ends it"
-    assert journal.at_step("a", 20)[:3] == ("stopped", {METRIC: 0.2}, 20)
+    assert journal.at_step("a", 20)[:3] == ("stopped", {METRIC: 0.2, "samples_per_second": 8.0}, 20)
     left(journal, Trial("short", {}), [0.0, 0.1, float("nan")])
     assert journal.standing("short", [10, 40], best) == ([0.1, -math.inf], 20), "it has fewer steps, and is done"
     journal.record(Trial("new", {}))
     assert journal.standing("new", [10, 40], best) == ([], 0)
+
+
+def test_a_leg_that_was_killed_before_its_checkpoint_counts_for_nothing(journal: Journal) -> None:
+    best = ObjectiveConfig(metric=METRIC)
+    left(journal, Trial("a", {}), [0.0, 0.1, 0.2], finished=False)
+    result = Path(journal.folder("a")) / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"step": 10}))
+    standing = journal.standing("a", [10, 20], best)
+    assert standing == ([0.1], 20)
+    assert Halving([10, 20], 2, finalists=1).broken_off({"a": standing}) == Leg("a", 20)
+    result.unlink()
+    assert journal.standing("a", [10, 20], best) == ([], 20)
+
+
+def test_segments_of_a_population_are_counted_once_and_named_with_the_winner(journal: Journal) -> None:
+    for member in range(4):
+        first = f"g00-m{member:02d}"
+        left(journal, Trial(first, {"optim.lr": 0.1}, until=20), [0.0, 0.1, 0.2 + member], finished=False)
+        own = Trial(f"g01-m{member:02d}", {"optim.lr": 0.2}, of=first, begin="there", until=40)
+        left(journal, own, [0.0, 0.1, 0.2, 0.3, 0.4 + member])
+    pbt = {"method": "pbt", "trials": 4, "segment_steps": 20}
+    wanted = recipe({"optim.lr": {"uniform": [0.1, 0.2]}}, search=pbt)
+    report = build_report(wanted, journal, finished=True, seconds=1.0)
+    assert report["steps_total"] == report["steps_full"] == 4 * 40
+    assert report["best"]["trial"] == "g01-m03" and len(report["ranking"]) == 4
+    assert [s["trial"] for s in report["best"]["segments"]] == ["g00-m03", "g01-m03"]
 
 
 def test_a_finished_trial_is_not_stopped_afterwards(journal: Journal) -> None:
