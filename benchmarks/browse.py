@@ -80,11 +80,12 @@ class Head:
         self.process = subprocess.Popen([*command, f"--metrics-export-port={metrics}"], env=self.environment)
 
     def wait(self) -> None:
-        """Until the dashboard answers."""
-        while True:
+        """Until the dashboard answers; raises TimeoutError if it does not."""
+        for _ in range(120):
             with suppress(OSError), urllib.request.urlopen(self.url):
                 return
             time.sleep(1)
+        raise TimeoutError(f"the cluster did not start; exit {self.process.poll()}")
 
     def submit(self, kind: str, recipe: Path, *overrides: str) -> subprocess.Popen[bytes]:
         """`pairmill submit`, until the job ends."""

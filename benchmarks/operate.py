@@ -2,8 +2,8 @@
 
     python benchmarks/operate.py                about 8 minutes on 2 idle cores
 
-A head and a second node with a token of their own, on this machine; the demo's input is curated, trained on and
-evaluated as submitted jobs; jobs fail, are stopped and go on; strangers are refused, also from another network
+A head and a second node with a token of their own, on this machine; the demo's input is curated, trained on, evaluated
+and swept over as submitted jobs; jobs fail, are stopped and go on; strangers are refused, also from another network
 namespace (where we are root).  Exits 1 if anything does not hold.
 """
 
@@ -39,7 +39,10 @@ from record import machine, record
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
-ROWS, STEPS = 160, 30
+DRAWINGS = ROOT / "samples" / "emoji-google" / "pairs.parquet"
+ROWS = 160
+#: Of the training: long enough to be stopped on the way, and of a trial of the sweep.
+STEPS, TRIAL_STEPS = 300, 10
 
 
 class Cluster:
@@ -62,9 +65,12 @@ class Cluster:
     def ray(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """`ray …`, to its end."""
         command = [str(PYTHON.parent / "ray"), *arguments]
-        return subprocess.run(
-            command, env=self.environment | more, capture_output=True, text=True, check=False, timeout=120
-        )
+        try:
+            return subprocess.run(
+                command, env=self.environment | more, capture_output=True, text=True, check=False, timeout=120
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, -1, "", "no answer in 120 s")
 
     def pairmill(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """`pairmill …`, to its end."""
@@ -346,15 +352,28 @@ def trained(cluster: Cluster, folder: Path, curated: str, tick: Callable[..., No
         done.returncode == 0 and steps == list(range(1, STEPS + 1)),
         (reached, steps, done.stderr[-3000:]),
     )
-    pairs = ROOT / "samples" / "emoji-google" / "pairs.parquet"
     done = cluster.pairmill(
-        "submit", "evaluate", str(run), f"evaluate.datasets.google={{path: {pairs}, languages: [en, zh]}}"
+        "submit", "evaluate", str(run), f"evaluate.datasets.google={{path: {DRAWINGS}, languages: [en, zh]}}"
     )
     tick(
         "the model is evaluated on the cluster: exit 0",
         done.returncode == 0 and "recall" in done.stderr,
         done.stderr[-3000:],
     )
+
+
+def swept(cluster: Cluster, folder: Path, curated: str, tick: Callable[..., None]) -> None:
+    """Compare two temperatures."""
+    run = folder / "swept"
+    command = ["submit", "sweep", "pipelines/recipes/sweep-demo.yaml", f"run_dir={run}", f"train.data.path={curated}"]
+    command += ["train.data.batch_size=16", "train.data.bundle_rows=16", f"train.train.steps={TRIAL_STEPS}"]
+    command += [f"train.evaluate.every_steps={TRIAL_STEPS // 2}", f"train.evaluate.datasets.google.path={DRAWINGS}"]
+    command += ["space.loss.target={grid: [clip]}", "space.temperature.init={grid: [0.05, 0.1]}", "repeat.best=0"]
+    done = cluster.pairmill(*command)
+    report = json.loads((run / "sweep.json").read_text()) if (run / "sweep.json").exists() else {}
+    ended = [trial["status"] for trial in report.get("trials", [])]
+    tick("a sweep of two trials: exit 0", done.returncode == 0 and len(ended) == 2, (ended, done.stderr[-3000:]))
+    tick("its log was streamed", "trial 001" in done.stderr, done.stderr[-3000:])
 
 
 def steps_of(run: Path) -> list[int]:
@@ -385,9 +404,16 @@ def main() -> None:
             check.tick("a second node joins with the token", cluster.alive() == 2)
             curated = curation(cluster, node, folder, base, check.tick)
             trained(cluster, folder, curated, check.tick)
+            swept(cluster, folder, curated, check.tick)
             told = cluster.pairmill("jobs")
             listed = {(job["kind"], job["status"]) for job in cluster.jobs()}
-            expected = {("curate", "SUCCEEDED"), ("curate", "FAILED"), ("train", "STOPPED"), ("train", "SUCCEEDED")}
+            expected = {
+                ("curate", "SUCCEEDED"),
+                ("curate", "FAILED"),
+                ("train", "STOPPED"),
+                ("train", "SUCCEEDED"),
+                ("sweep", "SUCCEEDED"),
+            }
             check.tick("all of it is listed", expected <= listed, listed)
             check.tick("and no token is shown", cluster.token not in told.stdout + told.stderr)
         finally:

@@ -33,7 +33,9 @@ KILLS: list[tuple[str, int, str]] = [
     ("tune.propose", 2, "before a trial is written down"),
     ("tune.proposed", 3, "after a trial is written down, before Ray Tune has it"),
     ("tune.promote", 1, "a trial may go on from its rung, which nobody knows yet"),
-    ("tune.stopped", 1, "the search is done; of the trials that stay at a rung one is written down"),
+    ("train.committed", 3, "a trial has saved a checkpoint at its rung, and has not said so"),
+    ("train.step", 7, "trials are at work"),
+    ("tune.stopped", 2, "the search is done; of the trials that stay at a rung one is written down"),
     ("tune.repeat", 1, "the search is done"),
     ("tune.report", 1, "everything is done but the report"),
 ]
@@ -152,7 +154,7 @@ def killed(folder: Path, number: int, point: str, at: int, cpus: float, whole: d
     name = f"kill-{number}"
     faults = folder / f"{name}-faults"
     faults.mkdir()
-    armed = {"PAIRMILL_FAULTS": f"{point}:kill@{at}", "PAIRMILL_FAULTS_DIR": str(faults)}
+    armed = {"PAIRMILL_FAULTS": f"{point}:kill-driver@{at}", "PAIRMILL_FAULTS_DIR": str(faults)}
     exit_killed = start(folder, name, SWEEP, **armed).wait()
     left = left_over(cpus)
     done = written(folder, name)
@@ -176,6 +178,13 @@ def good(result: dict[str, Any]) -> bool:
     ends = result["killed_exit"] == -signal.SIGKILL and result["resumed_exit"] == 0
     nothing = not result["left_after_kill"] and not result["left_after_resume"]
     return bool(ends and nothing and result["same_trials"] and result["all_done"] and result["none_twice"])
+
+
+def interrupted_well(ends: dict[str, Any]) -> bool:
+    """Whether ASHA stopped somebody, and Ctrl-C ended an unfinished sweep that went on to the same trials."""
+    stopped, broken_off = ends["normal, some stopped by asha"], ends["Ctrl-C"]
+    asked = broken_off["exit"] == 0 and not broken_off["finished"]
+    return bool(stopped["stopped"] and asked and broken_off["resumed_to_the_same_trials"])
 
 
 def main() -> None:
@@ -235,7 +244,7 @@ def main() -> None:
             head.terminate()
             head.wait()
     record("sweep_faults", figures, began)
-    ends = all(not end["left"] for end in figures["ends"].values())
+    ends = all(not end["left"] for end in figures["ends"].values()) and interrupted_well(figures["ends"])
     in_a_row = all(cpu == cpus for cpu in figures["in_a_row"]["free_cpus"])
     passed = sum(map(good, figures["kills"]))
     print(f"{passed} of {len(figures['kills'])} kills resumed; nothing left over: {ends}; CPUs all free: {in_a_row}")

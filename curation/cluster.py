@@ -8,7 +8,8 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -49,10 +50,18 @@ def connected(address: str | None, *, num_cpus: int | None, dashboard: bool) -> 
         # without a token anyone who reaches a port of the cluster could run code here.
         common |= {"num_cpus": num_cpus, "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     ray.init(address=address, **common)
+    with suppress(OSError):
+        # Ray makes one for a local cluster, readable for all.
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def alive_nodes() -> list[dict[str, float]]:
+    """The resources of each node of the cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager

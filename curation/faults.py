@@ -60,7 +60,8 @@ def fault_point(name: str) -> None:
 def environment() -> dict[str, str]:
     """The variables that arm the worker processes of this job as this process is armed (empty when unarmed)."""
     found = {name: os.environ[name] for name in (ENV_FAULTS, ENV_DIR) if name in os.environ}
-    return {**found, ENV_DRIVER: str(os.getpid())} if found else {}
+    # A trial of a sweep starts workers of its own, and its sweep's driver stays the driver.
+    return {**found, ENV_DRIVER: os.environ.get(ENV_DRIVER, str(os.getpid()))} if found else {}
 
 
 def _pass(faults: list[_Fault], name: str) -> None:

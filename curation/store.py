@@ -15,11 +15,12 @@ listing of a folder tells a resuming run what is done, and a shard whose inputs 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from curation.config import digest
+from curation.errors import RunDirError
 from curation.faults import fault_point
 
 #: The product's table.
@@ -75,6 +77,32 @@ class Store:
     def path(self, name: str) -> str:
         """Where `name` lies, as the file system names it."""
         return f"{self._root}/{name}"
+
+    def uri_of(self, path: str) -> str:
+        """What names a path of this file system everywhere: with its scheme, if it is not local."""
+        scheme, found, _ = self.uri.partition("://")
+        return f"{scheme}://{path.lstrip('/')}" if found and not self._local else path
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Work in a local run directory alone, until this process ends, however it ends; object stores have no locks.
+
+        Raises RunDirError if another process works in it.
+        """
+        if not self._local:
+            yield
+            return
+        os.makedirs(self._root, exist_ok=True)
+        with open(self.path(".lock"), "w", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirError(
+                    "one job at a time works in a run directory",
+                    value=self.uri,
+                    fix="wait for the other job, or stop it",
+                ) from None
+            yield
 
     # Single files
 

@@ -15,6 +15,7 @@ from ray.data import DataContext
 from ray.data.context import ShuffleStrategy
 from ray.util.annotations import RayDeprecationWarning
 
+from curation.cluster import alive_nodes
 from curation.cluster import connected as connect
 from curation.config import Placement, accelerator_types
 from curation.errors import RecipeError
@@ -70,7 +71,7 @@ def connected(recipe: CurateRecipe) -> Iterator[Pools]:
     cluster = recipe.cluster
     with connect(cluster.address, num_cpus=cluster.num_cpus, dashboard=cluster.dashboard):
         _set_data_context()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = alive_nodes()
         cpus = [node.get("CPU", 0.0) for node in nodes]
         pools = size_pools(recipe, ray.cluster_resources(), smallest=min(filter(None, cpus), default=1.0))
         if not cluster.autoscaling:

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 import ray
 
-from curation.errors import RunDirError
 from curation.store import Store
-
-
-def _locked(store: Store) -> TextIO | None:
-    """A lock on a local run directory that ends with this process, however it ends; object stores have none."""
-    if "://" in store.uri:
-        return None
-    lock = Path(store.path(".lock")).open("w", encoding="ascii")  # noqa: SIM115 (held as long as the job runs)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise RunDirError(
-            "one job at a time works in a run directory", value=store.uri, fix="wait for the other job, or stop it"
-        ) from None
-    return lock
-
 
 _PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "transformers")
 
@@ -57,7 +37,8 @@ class Journal:
 
     def __enter__(self) -> Journal:
         """Raises RunDirError if another job is at work in the same local directory."""
-        self._lock = _locked(self._store)
+        self._lock = self._store.locked()
+        self._lock.__enter__()
         self._write()
         return self
 
@@ -65,8 +46,7 @@ class Journal:
         self._record["finished_at"] = time.time()
         self._record["failed"] = None if kind is None else kind.__name__
         self._write()
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.__exit__(None, None, None)
 
     @contextmanager
     def segment(self, name: str) -> Iterator[None]:

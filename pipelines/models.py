@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import pyarrow.fs as pafs
 import torch
 import yaml
 
@@ -16,24 +18,36 @@ from training.checkpoint import EMA_FILE
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record, write_results
 from training.evaluate.run import evaluate
-from training.export import export_open_clip, load_exported
+from training.export import Exported, export_open_clip, load_exported
 from training.export_transformers import export_transformers
 from training.towers.architecture import CONFIG_FILE
 from training.towers.build import eval_transform
 from training.train import RECIPE_FILE, RESULT_FILE
 
 
-def find_model(path: str) -> Path:
-    """The model folder that a path means: itself, or the last checkpoint of a run.
+@contextmanager
+def model_folder(path: str) -> Iterator[Path]:
+    """The local model folder that a path means: itself, or the last checkpoint of a run; a copy, of an object store's.
 
     Raises InputError if it is neither.
     """
+    store = Store(_model_path(path))
+    if isinstance(store.filesystem, pafs.LocalFileSystem):
+        yield Path(store.path("")).resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="pairmill-") as scratch:
+        folder = Path(scratch) / store.uri.rpartition("/")[2]
+        pafs.copy_files(store.path(""), str(folder), source_filesystem=store.filesystem)
+        yield folder
+
+
+def _model_path(path: str) -> str:
     store = Store(path)
     if store.read_text(CONFIG_FILE) is not None:
-        return Path(store.path(""))
+        return path
     result = store.read_json(RESULT_FILE)
     if result is not None:
-        return Path(result["checkpoint"])
+        return str(result["checkpoint"])
     raise InputError(
         f"a model is a checkpoint or an export (a folder with {CONFIG_FILE}), or the run_dir of training that ended",
         value=path,
@@ -41,9 +55,10 @@ def find_model(path: str) -> Path:
     )
 
 
-def evaluate_model(checkpoint: str, overrides: Sequence[str], recipe: Path | None, to: Path | None) -> list[Record]:
+def evaluate_model(
+    checkpoint: str, overrides: Sequence[str], recipe: Path | None, to: Path | None, *, average: bool = False
+) -> list[Record]:
     """Measure a model on the datasets of a recipe's section `evaluate`; records in CLIP_benchmark's form."""
-    folder = find_model(checkpoint)
     text = recipe.read_text(encoding="utf-8") if recipe else Store(checkpoint).read_text(RECIPE_FILE)
     section = (yaml.safe_load(text) or {}).get("evaluate", {}) if text else {}
     config = parse_section(EvaluateConfig, "evaluate", section, overrides)
@@ -53,7 +68,8 @@ def evaluate_model(checkpoint: str, overrides: Sequence[str], recipe: Path | Non
             value="evaluate.datasets: {}",
             fix="give evaluate.datasets.NAME.path=…, or --recipe with a section `evaluate`",
         )
-    model, tokenizer, _, description = load_exported(folder)
+    with model_folder(checkpoint) as folder:
+        (model, tokenizer, _, description), name = _loaded(folder, average=average), folder.name
     device = "cuda" if torch.cuda.is_available() else "cpu"
     records = evaluate(
         model.to(device),
@@ -62,7 +78,7 @@ def evaluate_model(checkpoint: str, overrides: Sequence[str], recipe: Path | Non
         config,
         device=device,
         name=description["name"],
-        pretrained=folder.name,
+        pretrained=name,
     )
     if to is not None:
         write_results(str(to), records)
@@ -71,13 +87,19 @@ def evaluate_model(checkpoint: str, overrides: Sequence[str], recipe: Path | Non
 
 def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False) -> list[str]:
     """Write a model in open_clip's hub form, or in transformers'; the names of the files."""
-    folder = find_model(checkpoint)
-    model, tokenizer, _, description = load_exported(folder)
-    weights: dict[str, Any] = dict(model.state_dict())
+    write = export_open_clip if form == "open_clip" else export_transformers
+    with model_folder(checkpoint) as folder:
+        model, tokenizer, _, description = _loaded(folder, average=average)
+        write(model.state_dict(), description, tokenizer, to)
+    return sorted(str(file.relative_to(to)) for file in to.rglob("*") if file.is_file())
+
+
+def _loaded(folder: Path, *, average: bool) -> Exported:
+    """A model folder; with the averaged weights in the model, if these are wanted."""
+    found = load_exported(folder)
     if average:
         if not (folder / EMA_FILE).exists():
             raise InputError("the checkpoint has averaged weights", value=folder, fix="train with model.ema_decay")
-        weights |= torch.load(folder / EMA_FILE, map_location="cpu", weights_only=True)["shadow"]
-    write = export_open_clip if form == "open_clip" else export_transformers
-    write(weights, description, tokenizer, to)
-    return sorted(str(file.relative_to(to)) for file in to.rglob("*") if file.is_file())
+        shadow = torch.load(folder / EMA_FILE, map_location="cpu", weights_only=True)["shadow"]
+        found.model.load_state_dict(found.model.state_dict() | shadow)
+    return found

@@ -15,7 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from ray import train as ray_train
@@ -24,10 +24,13 @@ from safetensors.torch import load_file
 
 from curation.faults import fault_point
 from training.engine import load, model_weights, optimizer_state
+from training.errors import FinalError
 from training.export import export_open_clip
 from training.towers.architecture import WEIGHTS_FILE
 from training.towers.ema import Ema
 from training.towers.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 TRAINING_FILE, OPTIMIZER_FILE, EMA_FILE = "training.json", "optimizer.pt", "ema.pt"
 
@@ -41,8 +44,16 @@ class Progress(NamedTuple):
 
 
 def save(engine: Any, ema: Ema | None, progress: Progress, describe: Describe, *, rank: int) -> None:
-    """Write a checkpoint and wait until Ray Train has committed it: only then does it count.  A collective call."""
-    weights, state = model_weights(engine), optimizer_state(engine)
+    """Write a checkpoint and wait until Ray Train has committed it: only then does it count.  A collective call.
+
+    Raises FinalError for weights that are not numbers, which are not kept.
+    """
+    weights, state = model_weights(engine, keep=rank == 0), optimizer_state(engine, keep=rank == 0)
+    if not _from_first(all(bool(w.isfinite().all()) for w in weights.values())):
+        raise FinalError(
+            f"the weights after step {progress.step} are not finite; the last checkpoint is intact\n"
+            "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 for fp16"
+        )
     folder = None
     with tempfile.TemporaryDirectory(prefix="pairmill-") as scratch:
         if rank == 0:
@@ -58,7 +69,7 @@ def save(engine: Any, ema: Ema | None, progress: Progress, describe: Describe, *
             {"step": progress.step, **progress.metrics},
             checkpoint=ray_train.Checkpoint.from_directory(str(folder)) if folder else None,
             # A run that dies between upload and commit uploads the same step again.
-            checkpoint_dir_name=_same_on_all_ranks(f"step-{progress.step:09d}"),
+            checkpoint_dir_name=_from_first(f"step-{progress.step:09d}-{uuid.uuid4().hex[:8]}"),
         )
         fault_point("train.reported")
         ray_train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
@@ -82,8 +93,9 @@ def restore(engine: Any, ema: Ema | None, folder: Path) -> Progress:
     return Progress(int(data["step"]), str(data["plan"]), dict(data["metrics"]))
 
 
-def _same_on_all_ranks(prefix: str) -> str:
-    tag = [uuid.uuid4().hex[:8]]
+def _from_first(value: T) -> T:
+    """The first rank's value, on all ranks."""
+    values = [value]
     if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(tag, src=0)
-    return f"{prefix}-{tag[0]}"
+        torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]

@@ -72,7 +72,7 @@ def _make_moments(zero: Any, stage: int) -> None:
     """
     for flat in zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups:
         zero.optimizer.state[flat] = {
-            "step": torch.zeros(()),
+            "step": torch.zeros((), device=flat.device),  # where the fused AdamW looks for it
             **{moment: torch.zeros_like(flat, memory_format=torch.preserve_format) for moment in MOMENTS},
         }
     if stage < 3:
@@ -100,23 +100,31 @@ def set_scale(engine: Any, scale: float) -> None:
     _set_weight(parameter, torch.full_like(parameter.detach(), math.log(scale)))
 
 
-def model_weights(engine: Any) -> dict[str, Tensor]:
-    """The open_clip model's state dict, whole, float32, on the CPU.  Every rank calls it; rank 0's result counts."""
+def model_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
+    """The open_clip model's state dict, whole, float32, on the CPU; empty where not kept.  Every rank calls it."""
     model: nn.Module = engine.module.model
     parameters = dict(model.named_parameters())
     found = {}
     for name, value in model.state_dict().items():
         whole = _weight(parameters[name]) if name in parameters else value
+        if not keep:
+            continue
         whole = whole.detach().to("cpu", torch.float32 if whole.is_floating_point() else None, copy=True)
         found[name] = whole.reshape(()) if name in LOSS_PARAMETERS else whole
     return found
 
 
-def optimizer_state(engine: Any) -> dict[str, Any]:
-    """{"step": updates made, moment: {parameter name: tensor}}, whole, on the CPU.  Every rank calls it."""
-    state: dict[str, Any] = {"step": _updates(engine)}
+def optimizer_state(engine: Any, *, keep: bool = True) -> dict[str, Any]:
+    """{"step": updates made, moment: {parameter name: tensor}}, whole, on the CPU.  Every rank calls it.
+
+    keep: whether this rank wants the tensors, 8 bytes a parameter.
+    """
+    state: dict[str, Any] = {"step": _updates(engine), **{moment: {} for moment in MOMENTS}}
     for moment in MOMENTS:
-        state[moment] = {name: _moment(engine, p, moment).to("cpu", copy=True) for name, p in _learning(engine)}
+        for name, parameter in _learning(engine):
+            whole = _moment(engine, parameter, moment)
+            if keep:
+                state[moment][name] = whole.to("cpu", copy=True)
     return state
 
 
@@ -135,7 +143,7 @@ def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None
                 _set_moment(engine, parameter, moment, state[moment][name])
     for slot in _inner(engine).state.values():
         if "step" in slot:
-            slot["step"] = torch.as_tensor(float(state["step"])) if torch.is_tensor(slot["step"]) else state["step"]
+            slot["step"] = torch.tensor(float(state["step"]), device=slot[MOMENTS[0]].device)
     engine.global_steps = int(state["step"])
 
 
@@ -209,7 +217,7 @@ def _set_moment(engine: Any, parameter: nn.Parameter, moment: str, value: Tensor
         safe_set_full_optimizer_state(parameter, value, moment)
     else:
         slot = _inner(engine).state[parameter]
-        slot.setdefault("step", torch.zeros(()))
+        slot.setdefault("step", torch.zeros((), device=value.device))
         slot[moment] = value.clone()
 
 

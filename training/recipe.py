@@ -128,6 +128,21 @@ class TrainRecipe(Config):
                 value=f"{self.checkpoint.keep_best}, without evaluate.datasets",
                 fix="give evaluate.datasets, or leave it out",
             )
+        if self.checkpoint.keep_best is not None:
+            every = self.evaluate.every_steps
+            if every is None or self.checkpoint.every_steps % every:
+                raise RecipeError(
+                    "checkpoint.keep_best ranks checkpoints by an evaluation of their own step: evaluate.every_steps "
+                    "divides checkpoint.every_steps",
+                    value=f"{every}, {self.checkpoint.every_steps}",
+                    fix="set evaluate.every_steps to checkpoint.every_steps, or a part of it",
+                )
+        if self.train.precision == "fp16" and self.deepspeed.stage == 0:
+            raise RecipeError(
+                "float16 weights have a float32 master copy, which is ZeRO's",
+                value="train.precision: fp16, deepspeed.stage: 0",
+                fix="set deepspeed.stage to 1, or train.precision to bf16",
+            )
         if self.deepspeed.offload and self.deepspeed.stage == 0:
             raise RecipeError("deepspeed.offload needs a ZeRO stage", value="stage: 0", fix="set deepspeed.stage to 1")
         if self.model.ema_decay is not None and self.deepspeed.stage == 3:

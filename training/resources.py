@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from curation.config import accelerator_types
@@ -18,17 +20,23 @@ class Workers(NamedTuple):
     threads: int
 
 
-def size_workers(recipe: TrainRecipe, resources: dict[str, float]) -> Workers:
+def size_workers(
+    recipe: TrainRecipe, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
+) -> Workers:
     """Workers that fill a cluster with these resources, unless the recipe says otherwise.
 
+    nodes: resources of each node; none: one node has them all.
     Raises RecipeError if the cluster cannot hold them.
     """
+    nodes = nodes or [resources]
     compute = recipe.compute
     cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
     per_gpu = (1.0 if gpus else 0.0) if compute.gpus_per_worker == "auto" else compute.gpus_per_worker
     number = (max(1, int(gpus / per_gpu)) if per_gpu else 1) if compute.workers == "auto" else compute.workers
-    num_cpus = max(0.25, cpus / 2 / number) if compute.cpus_per_worker == "auto" else compute.cpus_per_worker
-    threads = max(1, int(max(cpus / number, num_cpus))) if compute.threads == "auto" else compute.threads
+    largest = max(node.get("CPU", 1.0) for node in nodes)
+    share = max(0.25, min(cpus / 2 / number, largest))
+    num_cpus = share if compute.cpus_per_worker == "auto" else compute.cpus_per_worker
+    threads = max(1, int(max(min(cpus / number, largest), num_cpus))) if compute.threads == "auto" else compute.threads
     workers = Workers(number, num_cpus, per_gpu, threads)
     if compute.autoscaling:
         return workers
@@ -54,11 +62,23 @@ def size_workers(recipe: TrainRecipe, resources: dict[str, float]) -> Workers:
             value=f"compute.accelerator_type {compute.accelerator_type}; the cluster has {types}",
             fix="name one of these, add nodes, or set compute.autoscaling: true where such a node may join",
         )
-    if compute.memory_gb is not None and compute.memory_gb * 1e9 * number > resources.get("memory", 0.0):
+    if compute.memory_gb is not None and compute.memory_gb * 1e9 * number > resources.get("memory", math.inf):
         raise RecipeError(
             "the cluster has the memory that the workers reserve",
             value=f"compute.workers {number} x {compute.memory_gb:g} GB; the cluster has "
-            f"{resources.get('memory', 0.0) / 1e9:.1f} GB",
+            f"{resources['memory'] / 1e9:.1f} GB",
             fix="lower compute.workers or compute.memory_gb, or add nodes",
+        )
+    if not any(
+        node.get("CPU", 0.0) + 1e-9 >= num_cpus
+        and node.get("GPU", 0.0) + 1e-9 >= per_gpu
+        and node.get("memory", math.inf) >= (compute.memory_gb or 0.0) * 1e9
+        for node in nodes
+    ):
+        raise RecipeError(
+            "a node has what one worker reserves",
+            value=f"{num_cpus:g} CPU, {per_gpu:g} GPU, {compute.memory_gb or 0:g} GB; of {len(nodes)} nodes the "
+            f"largest has {largest:g} CPU, {max(node.get('GPU', 0.0) for node in nodes):g} GPU",
+            fix="lower compute.cpus_per_worker, compute.gpus_per_worker or compute.memory_gb, and have more workers",
         )
     return workers

@@ -30,6 +30,12 @@ class TemperatureConfig(Config):
             raise RecipeError(
                 "a temperature is learnt or scheduled", value=f"final: {self.final}", fix="set learnable: false"
             )
+        if self.final is not None and self.init is None:
+            raise RecipeError(
+                "a scheduled temperature begins at temperature.init",
+                value=f"init: null, final: {self.final}",
+                fix="set temperature.init (CLIP: 0.07)",
+            )
         for name in ("init", "final"):
             value = getattr(self, name)
             if value is not None and 1 / value > self.max * (1 + 1e-6):
@@ -42,10 +48,9 @@ class TemperatureConfig(Config):
 
     def scale_at(self, step: int, steps: int) -> float | None:
         """The logit scale that step 0 … steps - 1 uses; None where it is not scheduled."""
-        if self.final is None:
+        if self.init is None or self.final is None:
             return None
-        begin = self.init or 0.07
-        return float((1 / begin) * (begin / self.final) ** (step / max(1, steps - 1)))
+        return float((1 / self.init) * (self.init / self.final) ** (step / max(1, steps - 1)))
 
 
 class OptimConfig(Config):

@@ -50,7 +50,7 @@ def _cached_step(
     assert len(parts) == accumulate, "accumulate divides the rows of every rank"
     seeds = [seed + number for number in range(accumulate)]
     with torch.no_grad():
-        first = [_encode(engine.module, part, s) for part, s in zip(parts, seeds, strict=True)]
+        first = [_encode(engine, part, s) for part, s in zip(parts, seeds, strict=True)]
     scale, bias = first[0].scale, first[0].bias
     whole = Features(torch.cat([f.image_BD for f in first]), torch.cat([f.text_BKD for f in first]), scale, bias)
     leaves = whole._replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,9 @@ METRICS: Mapping[str, Metric] = {
     "pairmill_train_data_wait_fraction": Metric("gauge", (), "Share of the latest step spent waiting for data"),
 }
 
+#: The run's id at Weights & Biases.
+_WANDB_FILE = "wandb.id"
+
 #: Seconds between copies of metrics.jsonl to an object store, which cannot append.
 _COPY_EVERY_S = 30.0
 
@@ -49,7 +53,7 @@ class Telemetry:
         self._file = open(self._store.path(METRICS_FILE), "a", encoding="utf-8") if self._local else None  # noqa: SIM115  open as long as the run
         self._copied = time.monotonic()
         self._board = _tensorboard(self._store.path("tensorboard")) if self._local else None
-        self._trackers = _trackers(recipe)
+        self._trackers = _trackers(recipe, self._store)
         self._meter = Meter(METRICS, run=recipe.name)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -105,13 +109,22 @@ def _tensorboard(folder: str) -> Any:
     return SummaryWriter(folder)
 
 
-def _trackers(recipe: TrainRecipe) -> list[Any]:
+def _trackers(recipe: TrainRecipe, store: Store) -> list[Any]:
     """Functions of (step, numbers)."""
     found = []
     if recipe.log.wandb is not None:
         import wandb  # type: ignore[import-not-found,unused-ignore]  # an optional tracker
 
-        run = wandb.init(project=recipe.log.wandb, name=recipe.name, config=recipe.model_dump(mode="json"))
+        # A run that goes on is the same run there.
+        if store.read_text(_WANDB_FILE) is None:
+            store.write_bytes(_WANDB_FILE, uuid.uuid4().hex.encode())
+        run = wandb.init(
+            project=recipe.log.wandb,
+            name=recipe.name,
+            id=store.read_text(_WANDB_FILE),
+            resume="allow",
+            config=recipe.model_dump(mode="json"),
+        )
         found.append(lambda step, numbers: run.log(numbers, step=step))
     if recipe.log.mlflow is not None:
         import mlflow  # type: ignore[import-not-found,unused-ignore]  # an optional tracker

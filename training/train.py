@@ -14,7 +14,10 @@ import logging
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from statistics import median
 from typing import Any
 
 import ray
@@ -23,26 +26,31 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from curation import faults
-from curation.cluster import connected, stoppable
+from curation.cluster import alive_nodes, connected, stoppable
 from curation.errors import JobError, PairmillError, RecipeError, RunDirError
 from curation.store import Store
 from training.data.augment import TrainTransform
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows, make_plan
 from training.data.source import open_sources
+from training.errors import ERROR_FILE, told
+from training.evaluate.run import check_datasets
 from training.launch import launch
 from training.recipe import TrainRecipe
 from training.resources import size_workers
 from training.telemetry import METRICS_FILE
 from training.towers.build import image_size
 from training.towers.tokenizer import open_tokenizer
-from training.worker import ERROR_FILE, STOP_FILE, Payload, build
+from training.worker import STOP_FILE, Payload, build
 
 logger = logging.getLogger("pairmill")
 
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
 
 _PROGRESS_EVERY_S = 10.0
+
+#: After so long without a step it is said, again and again.
+_SILENCE_S = 60.0
 
 
 def train(
@@ -61,6 +69,7 @@ def train(
     if finished is not None:
         return finished
     sources = open_sources(recipe.data)
+    check_datasets(recipe.evaluate)
     model, tokenizer = build(recipe), open_tokenizer(recipe.model)
     reader = Reader(
         sources,
@@ -71,8 +80,11 @@ def train(
     )
     del model
     compute = recipe.compute
-    with connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard):
-        workers = size_workers(recipe, ray.cluster_resources())
+    with (
+        connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard),
+        store.locked(),
+    ):
+        workers = size_workers(recipe, ray.cluster_resources(), alive_nodes())
         plan = make_plan(recipe.data, sources, seed=recipe.train.seed, workers=workers.number)
         _check_division(recipe, plan, workers.number)
         steps = recipe.train.steps or max(1, round((recipe.train.epochs or 0) * plan.steps_per_epoch))
@@ -110,15 +122,14 @@ def train(
             ),
         )
         ask = functools.partial(store.write_bytes, STOP_FILE, b"")
-        with stoppable(ask, "saving a checkpoint"), _watching(store, end, quiet=quiet):
+        with stoppable(ask, "saving a checkpoint"), _watching(store, end, plan.batch_size, quiet=quiet):
             try:
                 result = trainer.fit()
             except Exception as error:
-                raise _cause(error) from error
-    final = store.read_json(ERROR_FILE)
-    if final is not None:
-        raise RecipeError(final[0], value=final[1], fix=final[2]) if len(final) == 3 else JobError(*final)
-    return _finish(store, result, steps)
+                raise told(store) or _cause(error) from error
+        if (final := told(store)) is not None:
+            raise final
+        return _finish(store, result, steps)
 
 
 def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
@@ -161,23 +172,26 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in old.keys() | new.keys():
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new and key not in ("run_dir", "name"):
+    elif old != new and key != "run_dir":
         yield f"{key}: {json.dumps(new)} (was {json.dumps(old)})"
 
 
 @contextlib.contextmanager
-def _watching(store: Store, steps: int, *, quiet: bool) -> Iterator[None]:
-    """Show where the run stands, from its metrics, every few seconds."""
+def _watching(store: Store, steps: int, batch_size: int, *, quiet: bool) -> Iterator[None]:
+    """Show where the run stands, from its metrics, every few seconds; and that it stands still, every minute."""
     done = threading.Event()
 
     def show() -> None:
-        told = -1
+        shown, since = 0, time.monotonic()
         while not done.wait(_PROGRESS_EVERY_S):
             lines = (store.read_text(METRICS_FILE) or "").splitlines()[-50:]
-            latest = next((line for line in map(json.loads, reversed(lines)) if "loss" in line), None)
-            if latest is not None and latest["step"] != told:
-                told = latest["step"]
-                logger.info("%s", progress_line(latest, steps))
+            latest = [line for line in map(json.loads, lines) if "loss" in line]
+            if latest and latest[-1]["step"] != shown:
+                shown, since = latest[-1]["step"], time.monotonic()
+                logger.info("%s", progress_line(latest, steps, batch_size))
+            elif (silent := time.monotonic() - since) > _SILENCE_S:
+                since = time.monotonic()
+                logger.info("step %d/%d: the next one takes %.0f s so far", shown, steps, silent)
 
     thread = threading.Thread(target=show, daemon=True)
     if not quiet:
@@ -190,12 +204,14 @@ def _watching(store: Store, steps: int, *, quiet: bool) -> Iterator[None]:
             thread.join(timeout=5)
 
 
-def progress_line(latest: dict[str, Any], steps: int) -> str:
-    """One line of metrics, for people."""
+def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) -> str:
+    """The latest of these lines of metrics, for people; what is left takes as long as their median step did."""
+    latest = lines[-1]
+    left = (steps - latest["step"]) * batch_size / median(line["samples_per_second"] for line in lines)
     return (
         f"step {latest['step']}/{steps}: loss {latest['loss']:.4f}, scale {latest['logit_scale']:.2f}, "
         f"lr {latest['lr']:.2e}, {latest['samples_per_second']:.1f} samples/s, "
-        f"{latest['data_wait_fraction']:.0%} of it waiting for data"
+        f"{latest['data_wait_fraction']:.0%} of it waiting for data, ETA {timedelta(seconds=round(left))}"
     )
 
 
@@ -205,7 +221,7 @@ def _finish(store: Store, result: Any, steps: int) -> dict[str, Any]:
     metrics = dict(result.metrics or {})
     step = int(metrics.pop("step", 0))
     told = {
-        "checkpoint": result.checkpoint.path,
+        "checkpoint": store.uri_of(result.checkpoint.path),
         "step": step,
         "steps": steps,
         "finished": step >= steps,

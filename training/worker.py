@@ -6,7 +6,9 @@ import gc
 import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ import torch
 import torch.distributed as dist
 from ray import train as ray_train
 
-from curation.errors import JobError, UserError
+from curation.errors import UserError, nearest
 from curation.faults import fault_point
 from curation.store import Store
 from training.checkpoint import Describe, Progress, restore, save
@@ -23,6 +25,7 @@ from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows
 from training.data.stream import Batches, batches
 from training.engine import limit_scale, model_weights, set_lr, set_scale, start_engine
+from training.errors import ERROR_FILE, FinalError, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
 from training.model import AUTOCAST, DualEncoder, to_device
@@ -37,12 +40,11 @@ from training.towers.tokenizer import Tokenizer
 #: While this file is in the run directory, the run saves a checkpoint at the end of its step and stops.
 STOP_FILE = "stop"
 
-#: What ended the run, for the driver: an error's rule, value and fix, or its message.
-ERROR_FILE = "error.json"
+#: How often it is looked for.
+_STOP_EVERY_S = 1.0
 
-
-class FinalError(JobError):
-    """The run failed in a way that trying again does not mend; all workers raise it alike."""
+#: How long workers wait for the first one's evaluation.  One that dies ends the others' wait at once, by Ray Train.
+_EVALUATION_TIMEOUT = timedelta(days=7)
 
 
 class Payload(NamedTuple):
@@ -75,17 +77,23 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
 def work(payload: Payload) -> None:
     """Train, on one of Ray Train's workers.
 
-    An error that every worker meets, and would meet again, ends the run at once: it is left in ERROR_FILE for the
-    driver.  Any other makes Ray Train start the workers again from the last checkpoint.
+    An error that would be met again ends the run: it is left in ERROR_FILE for the driver.  Any other makes Ray Train
+    start the workers again from the last checkpoint.
     """
     with suppress(FileNotFoundError):
         os.chdir(payload.folder)
+    store = Store(payload.recipe.run_dir)
+    if store.read_text(ERROR_FILE) is not None:
+        return  # one worker met it and took the others along
     try:
         _train(payload)
-    except (UserError, FinalError) as error:
+    except FinalError as error:
         if ray_train.get_context().get_world_rank() == 0:
-            parts = [error.rule, str(error.value), error.fix] if isinstance(error, UserError) else [str(error)]
-            Store(payload.recipe.run_dir).write_json(ERROR_FILE, parts)
+            store.write_json(ERROR_FILE, error.parts)
+    except UserError as error:
+        # Perhaps this worker's alone: the others wait for it, and only its failure ends them.
+        store.write_json(ERROR_FILE, parts_of(error))
+        raise
 
 
 def _train(payload: Payload) -> None:
@@ -105,11 +113,14 @@ def _train(payload: Payload) -> None:
     progress = _restored(engine, ema, payload)
     exchange_of = open_exchange(recipe.loss.mode, group_size=recipe.loss.group_size, seed=recipe.train.seed)
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
+    evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
+    stop = _Stop(store) if rank == 0 else None
 
     metrics = dict(progress.metrics)
     if progress.step == 0 and recipe.evaluate.datasets:
         # What the run begins with: chance, or what the pretrained weights know.
-        metrics = _evaluated(engine, ema, describe, recipe, device, rank, 0, telemetry)
+        metrics = evaluation(0)
+        check_best(recipe.checkpoint.keep_best, metrics)
     with batches(
         plan,
         payload.reader,
@@ -143,7 +154,7 @@ def _train(payload: Payload) -> None:
             if ema is not None:
                 ema.update(model.named_parameters())
             done = step + 1
-            told = _agreed(result.loss, batch, stop=rank == 0 and store.read_text(STOP_FILE) is not None, device=device)
+            told = _agreed(result.loss, batch, stop=stop is not None and stop.asked(), device=device)
             if not math.isfinite(told.loss):
                 raise FinalError(
                     f"the loss of step {done} is {told.loss}; the last checkpoint is intact\n"
@@ -167,7 +178,7 @@ def _train(payload: Payload) -> None:
                     )
             last = done == payload.end or told.stop
             if _due(done, recipe.evaluate.every_steps) or (last and recipe.evaluate.datasets):
-                metrics = _evaluated(engine, ema, describe, recipe, device, rank, done, telemetry)
+                metrics = evaluation(done)
             if last or _due(done, recipe.checkpoint.every_steps):
                 if telemetry is not None:
                     telemetry.flush()
@@ -186,7 +197,10 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def _restored(engine: Any, ema: Ema | None, payload: Payload) -> Progress:
     """The run's own last checkpoint, else the one to begin from, else nothing."""
     recipe, plan, own = payload.recipe, payload.plan, ray_train.get_checkpoint()
-    checkpoint = own or (ray_train.Checkpoint(payload.begin) if payload.begin is not None else None)
+    checkpoint = own
+    if own is None and payload.begin is not None:
+        begin = Store(payload.begin)
+        checkpoint = ray_train.Checkpoint(begin.path("").rstrip("/"), filesystem=begin.filesystem)
     if checkpoint is None:
         return Progress(0, plan.fingerprint, {})
     with checkpoint.as_directory() as folder:
@@ -238,41 +252,90 @@ class _Clock:
         return lap
 
 
-def _evaluated(
-    engine: Any,
-    ema: Ema | None,
-    describe: Describe,
-    recipe: TrainRecipe,
-    device: torch.device,
-    rank: int,
-    step: int,
-    telemetry: Telemetry | None,
-) -> dict[str, float]:
-    """The recipe's evaluation on rank 0, with the averaged weights if there are any; other ranks wait."""
-    model = engine.module.model
-    if recipe.deepspeed.stage == 3:
-        # No rank holds the weights: rank 0 evaluates a copy.
-        weights = model_weights(engine)
-        if rank == 0:
-            model = build_from_description(dict(describe.model)).to(device)
-            model.load_state_dict(weights)
-        del weights
-    metrics: list[dict[str, float]] = [{}]
-    if rank == 0:
-        with ema.swapped_in(model) if ema is not None else nullcontext():
+class _Stop:
+    """Whether the run is asked to stop; a storage that does not answer asks for nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._next = store, 0.0
+
+    def asked(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + _STOP_EVERY_S
+        try:
+            return self._store.read_text(STOP_FILE) is not None
+        except OSError:
+            return False
+
+
+def check_best(keep_best: str | None, metrics: Mapping[str, float]) -> None:
+    """Raises FinalError for a metric that the evaluation does not have."""
+    if keep_best is not None and keep_best not in metrics:
+        raise FinalError(
+            "checkpoint.keep_best is a metric of the evaluation",
+            keep_best,
+            f"perhaps you mean: {nearest(keep_best, metrics)}",
+        )
+
+
+class _Evaluation:
+    """The recipe's evaluation, on rank 0, with the averaged weights if there are any; other ranks wait."""
+
+    def __init__(
+        self,
+        engine: Any,
+        ema: Ema | None,
+        describe: Describe,
+        recipe: TrainRecipe,
+        device: torch.device,
+        telemetry: Telemetry | None,
+    ) -> None:
+        self._engine, self._ema, self._describe, self._recipe = engine, ema, describe, recipe
+        self._device, self._telemetry = device, telemetry
+        # A group of its own, since it may take longer than any message of a step.
+        self._waiting: Any = None
+        if dist.is_initialized():
+            self._waiting = dist.new_group(backend="gloo", timeout=_EVALUATION_TIMEOUT)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Metrics by `dataset/metric`, the same on all ranks.  A collective call.
+
+        Raises FinalError for what is wrong with the recipe's datasets, on all ranks.
+        """
+        engine, recipe = self._engine, self._recipe
+        model = engine.module.model
+        if recipe.deepspeed.stage == 3:
+            # No rank holds the weights: rank 0 evaluates a copy.
+            weights = model_weights(engine, keep=self._telemetry is not None)
+            if self._telemetry is not None:
+                model = build_from_description(dict(self._describe.model)).to(self._device)
+                model.load_state_dict(weights)
+            del weights
+        outcome: list[Any] = [None]
+        if self._telemetry is not None:
+            try:
+                metrics = self._measured(model, step)
+                self._telemetry.write(step, metrics)
+                outcome = [metrics]
+            except UserError as error:
+                outcome = [FinalError(*parts_of(error))]
+        if self._waiting is not None:
+            dist.broadcast_object_list(outcome, src=0, group=self._waiting)
+        if isinstance(outcome[0], FinalError):
+            raise outcome[0]
+        found: dict[str, float] = outcome[0]
+        return found
+
+    def _measured(self, model: Any, step: int) -> dict[str, float]:
+        with self._ema.swapped_in(model) if self._ema is not None else nullcontext():
             records = evaluate(
                 model,
-                describe.tokenizer,
+                self._describe.tokenizer,
                 eval_transform(model),
-                recipe.evaluate,
-                device=device,
-                name=str(describe.model["name"]),
-                pretrained=f"{recipe.name}, step {step}",
-                autocast=AUTOCAST.get(recipe.train.precision),
+                self._recipe.evaluate,
+                device=self._device,
+                name=str(self._describe.model["name"]),
+                pretrained=f"{self._recipe.name}, step {step}",
+                autocast=AUTOCAST.get(self._recipe.train.precision),
             )
-        metrics = [{f"{r['dataset']}/{name}": value for r in records for name, value in r["metrics"].items()}]
-        assert telemetry is not None
-        telemetry.write(step, metrics[0])
-    if dist.is_initialized():
-        dist.broadcast_object_list(metrics, src=0, device=device)
-    return metrics[0]
+        return {f"{r['dataset']}/{name}": value for r in records for name, value in r["metrics"].items()}

@@ -15,10 +15,13 @@ import pytest
 import torch
 
 from curation.errors import JobError, RecipeError, RunDirError
-from pipelines.models import evaluate_model, export_model, find_model
+from curation.store import Store
+from pipelines.models import evaluate_model, export_model, model_folder
+from training.errors import FinalError
 from training.recipe import TrainRecipe
 from training.resources import size_workers
-from training.train import train
+from training.train import progress_line, train
+from training.worker import check_best
 
 EMOJI = Path("samples/emoji")
 STEPS = 6
@@ -99,7 +102,8 @@ def test_the_checkpoint_loads_in_plain_open_clip(whole: tuple[Path, dict[str, An
 @pytest.mark.ray
 def test_a_finished_run_is_evaluated_by_its_run_dir(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     run_dir, result = whole
-    assert find_model(str(run_dir)) == Path(result["checkpoint"])
+    with model_folder(str(run_dir)) as folder:
+        assert folder == Path(result["checkpoint"])
     [record] = evaluate_model(str(run_dir), [], None, tmp_path)
     for name, value in record["metrics"].items():
         assert value == pytest.approx(result["metrics"][f"emoji/{name}"], abs=1e-5), name
@@ -117,6 +121,8 @@ def test_a_finished_run_is_not_run_again(whole: tuple[Path, dict[str, Any]], emo
 def test_a_run_keeps_its_recipe(whole: tuple[Path, dict[str, Any]], emoji: str) -> None:
     with pytest.raises(RunDirError, match=r"optim\.lr: 0\.5"):
         train(recipe(emoji, whole[0], optim={"lr": 0.5}), quiet=True)
+    with pytest.raises(RunDirError, match="name"):
+        train(recipe(emoji, whole[0], name="another"), quiet=True)  # its checkpoints would not be found
 
 
 @pytest.mark.ray
@@ -161,10 +167,63 @@ def test_what_is_wrong_is_said_before_any_work(emoji: str, tmp_path: Path) -> No
         ({"compute": {"workers": 64}}, "compute.workers"),
         ({"compute": {"cpus_per_worker": 1.0}}, "data.reader_cpus"),
         ({"loss": {"target": "one_to_n"}}, "one_to_k"),
+        ({"evaluate": {"datasets": {"emoji": {"path": "no/such/folder"}}}}, "no/such/folder"),
+        ({"evaluate": {"datasets": {"emoji": {"path": emoji, "kind": "zero_shot"}}}}, "class_names"),
     ):
         with pytest.raises(RecipeError, match=said):
             train(recipe(emoji, tmp_path / "run", **sections), quiet=True)
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_what_one_worker_meets_reaches_the_person(emoji: str, tmp_path: Path) -> None:
+    # Known only when something is evaluated: on the first worker, for which the second one waits.
+    nobody = {"datasets": {"emoji": {"path": emoji, "languages": ["de"]}}}
+    with pytest.raises(RecipeError, match="has a row to evaluate on"):
+        train(recipe(emoji, tmp_path, evaluate=nobody), quiet=True)
+
+
+def test_a_metric_that_nobody_measures_ranks_no_checkpoints() -> None:
+    check_best("emoji/x@5", {"emoji/x@5": 0.1})
+    with pytest.raises(FinalError, match="emoji/x@5"):
+        check_best("emoji/x@50", {"emoji/x@5": 0.1})
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_dir_is_one_run_s(emoji: str, tmp_path: Path) -> None:
+    with Store(str(tmp_path)).locked(), pytest.raises(RunDirError, match="one job at a time"):
+        train(recipe(emoji, tmp_path), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"train": {"precision": "fp16"}, "deepspeed": {"stage": 0}}, "master copy"),
+        ({"temperature": {"learnable": False, "final": 0.02}}, r"temperature\.init"),
+        ({"checkpoint": {"keep_best": "emoji/x", "every_steps": 3}, "evaluate": {"every_steps": 2}}, "divides"),
+    ],
+)
+def test_recipes_that_could_not_do_what_they_say(
+    sections: dict[str, Any], said: str, emoji: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=said):
+        recipe(emoji, tmp_path, **sections)
+
+
+def test_progress_says_how_long_the_rest_takes() -> None:
+    common = {"loss": 1.0, "logit_scale": 14.0, "lr": 1e-3, "data_wait_fraction": 0.0}
+    lines = [{"step": n, "samples_per_second": speed, **common} for n, speed in ((8, 1.0), (9, 16.0), (10, 32.0))]
+    assert "ETA 0:01:30" in progress_line(lines, 100, batch_size=16)
+
+
+def test_a_worker_fits_on_a_node(emoji: str, tmp_path: Path) -> None:
+    cluster, nodes = {"CPU": 4.0}, [{"CPU": 2.0}, {"CPU": 2.0}]
+    with pytest.raises(RecipeError, match="of 2 nodes the largest has 2 CPU"):
+        size_workers(recipe(emoji, tmp_path, compute={"workers": 1, "cpus_per_worker": 3}), cluster, nodes)
+    auto = recipe(emoji, tmp_path, compute={"workers": 1, "cpus_per_worker": "auto", "threads": "auto"})
+    assert size_workers(auto, {"CPU": 8.0}, [{"CPU": 2.0}] * 4)[:4] == (1, 2.0, 0.0, 2)
 
 
 def test_workers_fill_the_cluster(emoji: str, tmp_path: Path) -> None:

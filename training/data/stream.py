@@ -10,17 +10,21 @@ thread takes 40 % of a core and of the interpreter's lock away from the step (2 
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import ray
+from ray import cloudpickle
 
 from curation.errors import JobError, UserError
 from training.data.batches import Batch, assemble, read_here
@@ -28,18 +32,26 @@ from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig
 from training.data.cursor import BundleSpec, Plan, rank_bundles
 
-#: How often a bundle is read again when the process that read it died.
+#: How often a bundle is read again when the process that read it died, or its storage failed.
 _RETRIES = 4
 
 
-@ray.remote(max_retries=_RETRIES)  # type: ignore[untyped-decorator]
-def _read(reader: list[Any], spec: BundleSpec) -> pa.Table:
-    return to_table(_reader(reader[0])(spec))
+@ray.remote(max_retries=_RETRIES, retry_exceptions=[OSError])  # type: ignore[untyped-decorator]
+def _read(reader: _Shared, spec: BundleSpec) -> pa.Table:
+    return to_table(_reader(reader)(spec))
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A pickled reader in the object store.  Every worker has one; those of a run are equal by their content."""
+
+    content: str
+    reference: Any = field(compare=False)
 
 
 @lru_cache(maxsize=2)  # a process reads many bundles; making a tokenizer takes longer than some of them
-def _reader(reference: Any) -> Reader:
-    reader: Reader = ray.get(reference)
+def _reader(shared: _Shared) -> Reader:
+    reader: Reader = pickle.loads(ray.get(shared.reference))
     return reader
 
 
@@ -51,14 +63,14 @@ def read_with_ray(
     name: of the run; dashboards call its tasks so.
     Raises what a reader raised, wrapped by Ray.  Closing the generator cancels what is on its way.
     """
-    # In the object store once, and in a list so that Ray does not unpack it for every task.
-    reference = [ray.put(reader)]
+    pickled = cloudpickle.dumps(reader)
+    shared = _Shared(hashlib.sha256(pickled).hexdigest(), ray.put(pickled))
     # "DEFAULT": anywhere.  Under Tune a task inherits its worker's placement group, which has no room for readers.
     read = _read.options(name=f"{name}: read", num_cpus=config.reader_cpus, scheduling_strategy="DEFAULT")
     ahead: deque[tuple[BundleSpec, Any]] = deque()
     try:
         for spec in specs:
-            ahead.append((spec, read.remote(reference, spec)))
+            ahead.append((spec, read.remote(shared, spec)))
             if len(ahead) == config.look_ahead:
                 done, found = ahead.popleft()
                 yield done, from_table(ray.get(found), reader.transform.height, reader.transform.width)

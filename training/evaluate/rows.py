@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from training.data.config import DataConfig
+from training.data.sample import Source
 from training.data.source import open_source
 from training.evaluate.config import EvaluateDatasetConfig
 
@@ -28,10 +29,15 @@ def read_rows(dataset: EvaluateDatasetConfig) -> Iterator[tuple[bytes, list[Text
 
     Raises RecipeError if the dataset does not exist, is empty or lacks a column.
     """
-    columns = DataConfig(path=dataset.path, image_column=dataset.image_column, text_column=dataset.text_column)
-    source = open_source(dataset.path, dataset.selection, columns)
+    source = open_dataset(dataset)
     for piece in range(len(source.rows)):
         yield from rows_of(source.read(piece))
+
+
+def open_dataset(dataset: EvaluateDatasetConfig) -> Source:
+    """The rows of a dataset.  Raises RecipeError if it does not exist, is empty or lacks a column."""
+    columns = DataConfig(path=dataset.path, image_column=dataset.image_column, text_column=dataset.text_column)
+    return open_source(dataset.path, dataset.selection, columns)
 
 
 def rows_of(table: pa.Table) -> Iterator[tuple[bytes, list[Text]]]:

@@ -1,0 +1,31 @@
+"""How an error inside a training worker reaches the person who started the run."""
+
+from __future__ import annotations
+
+from curation.errors import JobError, PairmillError, RecipeError, UserError
+from curation.store import Store
+
+#: What ended the run: an error's rule, value and fix, or its message.
+ERROR_FILE = "error.json"
+
+
+class FinalError(JobError):
+    """The run failed in a way that trying again does not mend; all workers raise it alike."""
+
+    def __init__(self, *parts: str) -> None:
+        """parts: a message, or the rule, value and fix of a UserError."""
+        super().__init__("\n".join(parts))
+        self.parts = list(parts)
+
+
+def parts_of(error: UserError) -> tuple[str, str, str]:
+    """What is written of it, and made an error again where it is read."""
+    return error.rule, str(error.value), error.fix
+
+
+def told(store: Store) -> PairmillError | None:
+    """What a worker left in ERROR_FILE."""
+    parts = store.read_json(ERROR_FILE)
+    if parts is None:
+        return None
+    return RecipeError(parts[0], value=parts[1], fix=parts[2]) if len(parts) == 3 else JobError(*parts)
