@@ -4,8 +4,8 @@
 
 A head with its dashboard on this machine; a curation and a sweep are submitted to it through the Jobs API.  While they
 work, headless Chromium opens the dashboard's pages, which must show the names that our users know; afterwards it opens
-`report.html` and `sweep.html`, which must cause no complaint and ask the network for nothing.  --keep: the
-screenshots.  Exits 1 if anything does not hold.
+`report.html` and `sweep.html`, which must cause no complaint, ask the network for nothing and carry out nothing of what
+the captions hold.  --keep: the screenshots.  Exits 1 if anything does not hold.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from operate import free_ports
 from playwright.sync_api import sync_playwright
@@ -36,6 +37,10 @@ from pipelines.demo_server import demo_server
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 120
+
+#: What every third row's alt text ends with: it is to be read in the report, and not to be carried out.
+OWNED = "owned by a caption"
+HOSTILE = f"<script>document.title='{OWNED}'</script><img src=x onerror=\"document.title='{OWNED}'\">"
 
 
 @contextmanager
@@ -104,7 +109,9 @@ class Head:
         """Look at the job's page while it works until it has shown all names."""
         left, running = set(names), ""
         page = browser.new_page(viewport={"width": 1500, "height": 2000})
-        while job.poll() is None and left:
+        ended = False
+        while left and not ended:
+            ended = job.poll() is not None  # one more look then
             if not running:
                 ids = self.jobs()
                 listed = shown(page, f"{self.url}/#/jobs", []) if ids else ""
@@ -134,10 +141,22 @@ def report(browser: Any, path: Path, picture: Path) -> dict[str, Any]:
     page.goto(f"file://{path}")
     page.wait_for_timeout(1000)
     page.screenshot(path=picture, full_page=True)
-    characters = len(page.inner_text("body"))
+    text, title = page.inner_text("body"), page.title()
     page.close()
     asked = [url for url in asked if not url.startswith(("file://", "data:"))]
-    return {"complaints": complaints, "asked": asked, "characters": characters}
+    return {
+        "complaints": complaints,
+        "asked": asked,
+        "characters": len(text),
+        "hostile_shown": "<script>document.title" in text,
+        "hostile_run": title == OWNED,
+    }
+
+
+def hostile(rows: pa.Table) -> pa.Table:
+    """The rows, some of them with markup in their texts."""
+    texts = [f"{text} {HOSTILE}" if n % 3 == 0 else text for n, text in enumerate(rows["text"].to_pylist())]
+    return rows.set_column(rows.schema.get_field_index("text"), "text", pa.array(texts))
 
 
 def main() -> None:
@@ -161,7 +180,7 @@ def main() -> None:
         try:
             with browser() as chromium:
                 with demo_server() as address:
-                    pq.write_table(demo_rows(address).slice(0, ROWS), folder / "urls.parquet")
+                    pq.write_table(hostile(demo_rows(address).slice(0, ROWS)), folder / "urls.parquet")
                     keys = [f"run_dir={folder / 'curated'}", f"input.path={folder / 'urls.parquet'}"]
                     head.wait()
                     job = head.submit("curate", ROOT / "pipelines/recipes/curate-demo.yaml", *keys)
@@ -179,7 +198,8 @@ def main() -> None:
     print(json.dumps(figures, indent=1))
     jobs = [figures["curate"], figures["sweep"]]
     reports = [figures["report.html"], figures["sweep.html"]]
-    good = not any(job["not_seen"] for job in jobs)
+    good = not any(job["not_seen"] for job in jobs) and reports[0]["hostile_shown"]
+    good = good and not any(page["hostile_run"] for page in reports)
     sys.exit(not (good and all(not r["complaints"] and not r["asked"] and r["characters"] > 1000 for r in reports)))
 
 

@@ -77,6 +77,7 @@ def train(
         recipe.data.text_slots(),
         tokenizer.tokens,
         recipe.train.seed,
+        recipe.data.group,
     )
     del model
     compute = recipe.compute

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     language_BK:   int16, `texts.language_code`; -1 likewise.
     row_valid_B:   bool, the row has an image and a text.
     sample_id_B:   int64, names the row; -1 in padding.
-    group_id_B:    int64, rows with equal ids show the same image; -1: unknown.
+    group_id_B:    int64, rows with equal ids are no negatives of each other; -1: unknown.
     skipped:       rows of this part that are not valid, by reason (padding does not count).
     """
 

@@ -18,7 +18,7 @@ from curation.faults import fault_point
 from training.data.config import Slot
 from training.data.cursor import BundleSpec
 from training.data.sample import Source, sample_id
-from training.data.texts import Text, choose_texts, kind_code, language_code, row_generator, row_texts
+from training.data.texts import Text, choose_texts, kind_code, language_code, row_generator, row_texts, text_group
 
 #: Why a row is not valid, by code: 0 is a valid row, the last is none at all but padding of the batch.
 STATUSES = ("valid", "missing_image", "corrupt_image", "no_text", "empty_text", "padding")
@@ -69,7 +69,7 @@ class Bundle(NamedTuple):
 class Reader:
     """All that reading needs besides the spec: picklable, the same in every process.
 
-    slots: K.  seed: of the run; crops and text draws depend on it, on the row and on the epoch.
+    slots: K.  seed: of the run; crops and text draws depend on it, on the row and on the epoch.  group: `data.group`.
     """
 
     sources: Sequence[Source]
@@ -77,6 +77,7 @@ class Reader:
     slots: tuple[Slot, ...]
     tokenize: Tokenize
     seed: int
+    group: str = "image"
 
     def bytes_per_row(self) -> int:
         """Bytes of a decoded row, about."""
@@ -117,6 +118,9 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         chosen.append(picked if status[row] == VALID else [None] * k)
     ids, offsets = _tokens([text for picked in chosen for text in picked], reader.tokenize)
     # Some tokenizers have no start and end tokens, and make nothing of some texts.
+    groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
+    if reader.group == "text":
+        groups = np.array([text_group(picked[0]) for picked in chosen], np.int64)
     there = np.diff(offsets).reshape(n, k) > 0
     wordless = (status == VALID) & ~there.any(1)
     status[wordless], images[wordless] = EMPTY_TEXT, 0
@@ -130,7 +134,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         language=np.where(there, np.array(languages, np.int16), np.int16(-1)),
         status=status,
         sample_id=sample_ids,
-        group_id=np.asarray(rows["group_id"].to_numpy(), np.int64)[order],
+        group_id=groups,
     )
 
 

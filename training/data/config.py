@@ -10,7 +10,7 @@ data:
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -97,6 +97,11 @@ class DataConfig(Config):
         ge=1,
         description="number of text slots: the last of data.texts is repeated up to it, and equal slots draw different "
         "texts as long as the row has any; null: as many as data.texts lists",
+    )
+    group: Literal["image", "text"] = Field(
+        "image",
+        description="rows that are no negatives of each other: image: those with the dataset's own group_id, else with "
+        "the same bytes; text: with the same text in the first slot, but for case and spaces, as alt texts repeat",
     )
     batch_size: int = Field(256, ge=1, description="rows of a step over all workers")
     shuffle: bool = Field(True, description="permute pieces, and rows within bundles, anew in each epoch")

@@ -7,6 +7,7 @@ of its texts, all alike.  Slots with equal selectors draw different texts while 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -104,6 +105,14 @@ def _draw(slot: Slot, pools: Sequence[list[Text]], which: float) -> list[Text]:
         if reach < 0:
             return pool
     return full[-1][1] if full else []
+
+
+def text_group(text: Text | None) -> int:
+    """63 bits that stand for a text, but for its case and spaces; -1 for none."""
+    if text is None:
+        return -1
+    plain = " ".join(text.text.casefold().split())
+    return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def kind_code(kind: str | None) -> int:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from curation.config import Config
+from curation.errors import RecipeError
 from training.gather import Columns, Exchange
 from training.losses.inputs import LossInputs, LossOutput
 from training.losses.sigmoid import sigmoid_value
@@ -40,6 +41,14 @@ class LossConfig(Config):
         (1024, 2048),
         description="rows and columns of the logits that exist at a time; takes 12 bytes times their product",
     )
+
+    @model_validator(mode="after")
+    def _known_terms(self) -> LossConfig:
+        if self.terms:
+            raise RecipeError(
+                "loss.terms names auxiliary terms", value=", ".join(self.terms), fix="leave it out: there are none yet"
+            )
+        return self
 
 
 def compute_loss(inputs: LossInputs, config: LossConfig, exchange: Exchange) -> LossOutput:

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,19 @@ def test_a_batch_says_what_it_holds(tmp_path: Path) -> None:
         row = batch.tokens_BKL[i, k]
         assert row[0] == 1 and row[lengths[i, k] - 1] == 2 and (row[lengths[i, k] :] == 0).all()
     assert np.array_equal(batch.group_id_B, batch.sample_id_B)  # these rows' digests begin as their uids do
+
+
+def test_rows_with_the_same_text_can_be_no_negatives_of_each_other(tmp_path: Path) -> None:
+    texts = ["A dog ", "a  DOG", "a cat", "", "a dog"]
+    images = [jpeg(row) for row in range(4)] + [b"none"]
+    pq.write_table(pa.table({"image": images, "text": texts}), tmp_path / "x.parquet")
+    source = open_source(str(tmp_path / "x.parquet"))
+    spec = next(iter(single_pass(source.rows, 5)))
+    by_text, by_image = (read_bundle(spec, replace(reader_of([source]), group=group)) for group in ("text", "image"))
+    one, same, other, blank, broken = by_text.group_id.tolist()
+    assert one == same >= 0 and other >= 0 and other != one
+    assert blank == broken == -1, "rows that take no part"
+    assert by_image.group_id.tolist() == [-1] * 5, "the dataset says nothing of its images"
 
 
 def test_text_is_padded_to_a_fixed_length_when_asked(tmp_path: Path) -> None:
