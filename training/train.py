@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import pickle
 import threading
@@ -56,7 +57,10 @@ _SILENCE_S = 60.0
 def train(
     recipe: TrainRecipe, *, quiet: bool = False, begin: str | None = None, until: int | None = None
 ) -> dict[str, Any]:
-    """Train, or go on with, the recipe's run; returns RUN/result.json: checkpoint, step, steps, finished, metrics.
+    """Train, or go on with, the recipe's run; returns RUN/result.json.
+
+    It tells checkpoint (the last), best_checkpoint (by checkpoint.keep_best), step, steps, finished, metrics (of the
+    last evaluation), metrics_before.
 
     begin: a checkpoint of another run to begin from, with its optimiser and its step; where the recipe's temperature is
         fixed it is the recipe's from there on.
@@ -130,7 +134,7 @@ def train(
                 raise told(store) or _cause(error) from error
         if (final := told(store)) is not None:
             raise final
-        return _finish(store, result, steps)
+        return _finish(store, result, steps, recipe.checkpoint.keep_best)
 
 
 def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
@@ -216,13 +220,14 @@ def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) 
     )
 
 
-def _finish(store: Store, result: Any, steps: int) -> dict[str, Any]:
+def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dict[str, Any]:
     if result.checkpoint is None:
         raise JobError("training ended without a checkpoint: run it again")
     metrics = dict(result.metrics or {})
     step = int(metrics.pop("step", 0))
     told = {
         "checkpoint": store.uri_of(result.checkpoint.path),
+        "best_checkpoint": store.uri_of(_best(result.best_checkpoints, keep_best).path) if keep_best else None,
         "step": step,
         "steps": steps,
         "finished": step >= steps,
@@ -231,6 +236,11 @@ def _finish(store: Store, result: Any, steps: int) -> dict[str, Any]:
     }
     store.write_json(RESULT_FILE, told)
     return told
+
+
+def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
+    """The checkpoint with the highest value; the earlier of equal ones."""
+    return max(kept, key=lambda entry: entry[1].get(metric, -math.inf))[0]
 
 
 def _first_metrics(store: Store) -> dict[str, float]:

@@ -74,7 +74,8 @@ def whole(
     local_ray: None, emoji: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     run_dir = tmp_path_factory.mktemp("whole")
-    yield run_dir, train(recipe(emoji, run_dir), quiet=True)
+    kept = {"keep_best": "emoji/image_retrieval_recall@5", "keep_last": STEPS, "every_steps": 2}
+    yield run_dir, train(recipe(emoji, run_dir, checkpoint=kept, evaluate={"every_steps": 2}), quiet=True)
 
 
 @pytest.mark.ray
@@ -82,7 +83,11 @@ def test_a_run_leaves_a_line_a_step_and_a_checkpoint(whole: tuple[Path, dict[str
     run_dir, result = whole
     assert result["finished"] and result["step"] == result["steps"] == STEPS
     assert np.isfinite(losses(run_dir)).all() and len(losses(run_dir)) == STEPS
-    line = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[1])  # the first is of step 0
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    recall = {line["step"]: line["emoji/image_retrieval_recall@5"] for line in lines[1:] if "loss" not in line}
+    best = json.loads((Path(result["best_checkpoint"]) / "training.json").read_text())["step"]
+    assert set(recall) == {2, 4, 6} and recall[best] == max(recall.values())
+    line = lines[1]  # the first is of step 0
     named = {"step", "loss", "logit_scale", "lr", "samples_per_second", "data_wait_fraction"}
     assert named <= line.keys()
     assert 0 < result["metrics"]["emoji/image_retrieval_recall@5"] <= 1
