@@ -1,6 +1,6 @@
 """Kill the job at named points in every stage, resume it, and hold the product against an uninterrupted run's.
 
-    python benchmarks/resume.py              all points, about 12 minutes on 2 idle cores
+    python benchmarks/resume.py              all points, about 25 minutes on 2 idle cores
     python benchmarks/resume.py --only commit.images
 
 For each fault point the job is started as its own process with that point armed; what the point kills is itself (a
