@@ -1,6 +1,6 @@
 """Kill training at named points, resume it, and hold the loss of every step against an uninterrupted run's.
 
-    python benchmarks/train_resume.py              about 12 minutes on 2 idle cores
+    python benchmarks/train_resume.py              about 20 minutes on 2 idle cores
 
 Each run is `pairmill train` as its own process with one point armed; what the point kills is itself (a training worker,
 a reader) or the driver (`kill-driver`).  Then the command is given again until the run is finished.  Losses must be

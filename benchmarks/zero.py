@@ -19,7 +19,7 @@ from typing import Any
 import open_clip
 import torch
 from record import machine, record, table
-from train_resume import RECIPE
+from train_resume import RECIPE, ROOT
 
 from training.export import load_exported
 from training.recipe import TrainRecipe
@@ -31,7 +31,12 @@ STAGES = (0, 1, 2, 3)
 
 def run(folder: Path, stage: int, steps: int) -> dict[str, Any]:
     """Train with a stage; its losses, and the features of a fixed batch by both loaders."""
-    sections = {"train": {"steps": steps, "precision": "fp32"}, "checkpoint": {"every_steps": steps}}
+    sections = {
+        # Wide enough to be split: DeepSpeed leaves parameters below 100,000 elements whole at stage 3.
+        "model": {"architecture": str(ROOT / "tests" / "training" / "towers" / "configs" / "wide.json")},
+        "train": {"steps": steps, "precision": "fp32"},
+        "checkpoint": {"every_steps": steps},
+    }
     run_dir = folder / f"stage-{stage}"
     data = RECIPE | sections | {"run_dir": str(run_dir), "deepspeed": {"stage": stage}}
     checkpoint = train(TrainRecipe.checked(data), quiet=True)["checkpoint"]
