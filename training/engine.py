@@ -6,13 +6,13 @@ its name, so a run goes on with any number of workers and any ZeRO stage, and an
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.model import LOSS_PARAMETERS, DualEncoder
@@ -22,9 +22,8 @@ from training.towers.groups import parameter_groups
 #: Of AdamW, in the names of both torch's and DeepSpeed's implementations.
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
-#: Gradients that are exchanged at once at stage 0: 20 MB, about what DistributedDataParallel takes.  DeepSpeed's own
-#: 500 million would copy all of them into one buffer and back: memory, and a third more time (ViT-B/32, two CPUs).
-_BUCKET = 5_000_000
+#: Elements from which a gradient is exchanged by itself, where it is; smaller ones go together.
+_BY_ITSELF = 100_000
 
 
 def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: int) -> Any:
@@ -60,8 +59,24 @@ def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: i
     if stage:
         _make_moments(engine.optimizer, stage)
     else:
-        engine.allreduce_gradients = functools.partial(engine.allreduce_gradients, bucket_size=_BUCKET)
+        engine._reduce_non_expert_gradients = _mean_over_ranks
     return engine
+
+
+def _mean_over_ranks(gradients: Sequence[Tensor], _elements_per_buffer: int) -> None:
+    """Stage 0's exchange, in place.  DeepSpeed's own copies all gradients into buffers and back, one after another."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if world == 1:
+        return
+    large = [g for g in gradients if g.numel() >= _BY_ITSELF and g.is_contiguous()]
+    small = [g for g in gradients if g.numel() < _BY_ITSELF or not g.is_contiguous()]
+    together = [torch.cat([g.flatten() for g in small])] if small else []
+    for message in [dist.all_reduce(g, async_op=True) for g in large + together]:
+        message.wait()
+    torch._foreach_div_(large + together, world)
+    means = torch.split(together[0], [g.numel() for g in small]) if small else ()
+    for gradient, mean in zip(small, means, strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def _make_moments(zero: Any, stage: int) -> None:
