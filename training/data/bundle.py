@@ -117,10 +117,10 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
             status[row] = _fill(images[row], image_column[at].as_py(), reader.transform, crop)
         chosen.append(picked if status[row] == VALID else [None] * k)
     ids, offsets = _tokens([text for picked in chosen for text in picked], reader.tokenize)
-    # Some tokenizers have no start and end tokens, and make nothing of some texts.
     groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
     if reader.group == "text":
         groups = np.array([text_group(picked[0]) for picked in chosen], np.int64)
+    # Some tokenizers have no start and end tokens, and make nothing of some texts.
     there = np.diff(offsets).reshape(n, k) > 0
     wordless = (status == VALID) & ~there.any(1)
     status[wordless], images[wordless] = EMPTY_TEXT, 0

@@ -16,6 +16,7 @@ import numpy as np
 
 from curation.schema import TEXT_KINDS
 from training.data.config import ANY, Slot, TextSelector
+from training.data.sample import hex_id
 
 #: DreamLIP splits at newlines, `</s>` and every full stop; ours leaves 3.5 and file names whole, and knows Chinese.
 _SENTENCE_END = re.compile(r"\n|</s>|[.!?]+(?=\s|$)|[。！？]+")
@@ -112,7 +113,7 @@ def text_group(text: Text | None) -> int:
     if text is None:
         return -1
     plain = " ".join(text.text.casefold().split())
-    return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest(), "big") >> 1
+    return hex_id(hashlib.blake2b(plain.encode(), digest_size=8).hexdigest())
 
 
 def kind_code(kind: str | None) -> int:
