@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from curation.faults import fault_point
 from training.engine import load, model_weights, optimizer_state
-from training.errors import FinalError
+from training.errors import diverged
 from training.export import export_open_clip
 from training.towers.architecture import WEIGHTS_FILE
 from training.towers.ema import Ema
@@ -50,10 +50,7 @@ def save(engine: Any, ema: Ema | None, progress: Progress, describe: Describe, *
     """
     weights, state = model_weights(engine, keep=rank == 0), optimizer_state(engine, keep=rank == 0)
     if not _from_first(all(bool(w.isfinite().all()) for w in weights.values())):
-        raise FinalError(
-            f"the weights after step {progress.step} are not finite; the last checkpoint is intact\n"
-            "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 for fp16"
-        )
+        raise diverged(f"the weights after step {progress.step} are not finite")
     folder = None
     with tempfile.TemporaryDirectory(prefix="pairmill-") as scratch:
         if rank == 0:

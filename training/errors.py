@@ -18,6 +18,14 @@ class FinalError(JobError):
         self.parts = list(parts)
 
 
+def diverged(what: str) -> FinalError:
+    """The error of a run whose loss or weights are no numbers any more."""
+    return FinalError(
+        f"{what}; the last checkpoint is intact\n"
+        "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 for fp16"
+    )
+
+
 def parts_of(error: UserError) -> tuple[str, str, str]:
     """What is written of it, and made an error again where it is read."""
     return error.rule, str(error.value), error.fix

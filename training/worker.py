@@ -25,7 +25,7 @@ from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows
 from training.data.stream import Batches, batches
 from training.engine import limit_scale, model_weights, set_lr, set_scale, start_engine
-from training.errors import ERROR_FILE, FinalError, parts_of
+from training.errors import ERROR_FILE, FinalError, diverged, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
 from training.model import AUTOCAST, DualEncoder, to_device
@@ -156,10 +156,7 @@ def _train(payload: Payload) -> None:
             done = step + 1
             told = _agreed(result.loss, batch, stop=stop is not None and stop.asked(), device=device)
             if not math.isfinite(told.loss):
-                raise FinalError(
-                    f"the loss of step {done} is {told.loss}; the last checkpoint is intact\n"
-                    "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 for fp16"
-                )
+                raise diverged(f"the loss of step {done} is {told.loss}")
             seconds, waited = clock.lap()
             if telemetry is not None:
                 telemetry.count(told.rows, batch.skipped)
