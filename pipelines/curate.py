@@ -164,13 +164,16 @@ class Job:
                 self._write(rows, tables)
 
     def _downloaded(self, rows: Dataset, stage: type[DownloadStage], shards: int) -> Dataset:
-        gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(self.recipe.download))
+        pool = self.pools.download.sizes(shards)
+        gate = None  # an actor that is alone keeps the ledger itself
+        if pool != {"size": 1}:
+            gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(self.recipe.download))
         return rows.map_batches(
             stage,
             fn_constructor_args=(self.recipe.download, self.recipe.image, self.pools.decoders, gate, self.board),
             # Two shards at a time, so that the last slow URLs of one do not leave the actor idle.
             compute=ActorPoolStrategy(
-                **self.pools.download.sizes(shards),
+                **pool,
                 max_tasks_in_flight_per_actor=3,
                 max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,

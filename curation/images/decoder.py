@@ -1,13 +1,12 @@
 """Decode images in processes of their own, so that a codec that crashes, hangs or eats memory costs one row.
 
 `DecoderPool` feeds `inspect_image` in N subprocesses over their standard streams.  A worker holds up to two jobs, the
-one it runs and the next, so that it never waits for this process.  It says when it begins a job; when it dies, the job
-it had begun is lost and any other is given to the next worker.
+one it runs and the next, so that it never waits for this process.  It runs them in order: when it dies, the first that
+it has not replied to is the one that it ran, and the other is given to the next worker.
 
 On the wire, both ways, a frame is an 8-byte length and that many bytes.  A job is the body.  From a worker come `ready`
-once, and for each job an empty frame when it begins and then the reply: a 4-byte length, the fields of `Inspected` but
-the image as JSON, and the image.  Never pickle: a worker has digested hostile bytes, and nothing it says may be
-executed here.
+once, and for each job the reply: a 4-byte length, the fields of `Inspected` but the image as JSON, and the image.
+Never pickle: a worker has digested hostile bytes, and nothing it says may be executed here.
 """
 
 from __future__ import annotations
@@ -85,7 +84,6 @@ class _Worker:
     def __init__(self, process: asyncio.subprocess.Process, timeout_s: float) -> None:
         self.process = process
         self.jobs: deque[_Job] = deque()
-        self.begun = False  # whether the first of `jobs` runs
         self.overdue: _Job | None = None  # the job for which this worker was killed
         self._timeout_s = timeout_s
         self._clock: asyncio.TimerHandle | None = None
@@ -93,22 +91,24 @@ class _Worker:
     def give(self, job: _Job) -> None:
         assert self.process.stdin is not None
         self.jobs.append(job)
+        if len(self.jobs) == 1:
+            self._start_clock()
         # Not drained: at most JOBS_PER_WORKER bodies are ever on their way.
         self.process.stdin.write(_LENGTH.pack(len(job.data)))
         self.process.stdin.write(job.data)
 
-    def begin(self) -> None:
-        if self.begun or not self.jobs:
-            raise _BrokenReply
-        self.begun = True
-        self._clock = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
-
     def finish(self) -> _Job:
-        if not self.begun:
+        """The job that was replied to; the next has begun."""
+        if not self.jobs:
             raise _BrokenReply
-        self.begun = False
+        job = self.jobs.popleft()
+        self._start_clock()
+        return job
+
+    def _start_clock(self) -> None:
         self.stop_clock()
-        return self.jobs.popleft()
+        if self.jobs:
+            self._clock = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
 
     def stop_clock(self) -> None:
         if self._clock is not None:
@@ -257,11 +257,7 @@ class DecoderPool:
         self._started.set()
         self._dispatch()
         while True:
-            frame = await _read_frame(worker.process.stdout)
-            if not frame:
-                worker.begin()
-                continue
-            inspected = _unpack(frame)
+            inspected = _unpack(await _read_frame(worker.process.stdout))
             job = worker.finish()
             self._dispatch()
             if not job.done.done():
@@ -281,7 +277,7 @@ class DecoderPool:
                 job.done.cancel()
         else:
             # If the reply to the overdue job was under way when its worker was killed, no job is to blame.
-            if worker.begun and worker.overdue in (None, jobs[0]):
+            if jobs and worker.overdue in (None, jobs[0]):
                 running = jobs.pop(0)
                 status = Status.DECODE_TIMEOUT if worker.overdue else Status.DECODER_CRASH
                 if status is Status.DECODER_CRASH and not running.again:
@@ -343,7 +339,6 @@ def main() -> None:
         _write_frame(replies, _READY)
         while length := jobs.read(_LENGTH.size):
             data = jobs.read(*_LENGTH.unpack(length))
-            _write_frame(replies, b"")
             # This process outlives a parent that dies while a codec hangs; nobody else would end it then.
             signal.setitimer(signal.ITIMER_REAL, 2 * config.decode_timeout_s)
             fault_point("decode.job")

@@ -21,7 +21,10 @@ _QUEUES_EVERY_S = 5.0
 
 
 class DownloadStage:
-    """Fetch and inspect; passes on shards whose images are there already."""
+    """Fetch and inspect; passes on shards whose images are there already.
+
+    gate: the actor by which the actors of the pool share what a host may be asked; None if there is only one.
+    """
 
     def __init__(self, config: DownloadConfig, image: ImageConfig, decoders: int, gate: Any, board: Any) -> None:
         async def exchange(*args: Any) -> Any:
@@ -31,7 +34,8 @@ class DownloadStage:
             board.warn.remote("download", text)
 
         self._told = Told(board, Stage.DOWNLOAD, Stage.INSPECT)
-        self._stage = Download(config, image, decoders=decoders, exchange=exchange, warn=warn)
+        shared = exchange if gate is not None else None
+        self._stage = Download(config, image, decoders=decoders, exchange=shared, warn=warn)
         threading.Thread(target=self._tell_queues, name="queues", daemon=True).start()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
