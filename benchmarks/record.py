@@ -77,10 +77,16 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a small table: the first column to the left, numbers to the right."""
-    cells = [[f"{c:,.1f}" if isinstance(c, float) else str(c) for c in row] for row in (heading, *rows)]
+    cells = [[_spelled(c) for c in row] for row in (heading, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heading))]
     for row in cells:
         print(row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)), sep="  ")
+
+
+def _spelled(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.1f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def _lines(path: str) -> list[str]:
