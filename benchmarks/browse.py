@@ -29,6 +29,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from operate import free_ports
+from playwright.sync_api import TimeoutError as BrowserTimeout
 from playwright.sync_api import sync_playwright
 from record import machine, record
 from sweep_faults import SWEEP, TRAIN
@@ -62,9 +63,11 @@ def shown(page: Any, url: str, sections: Sequence[str]) -> str:
     page.wait_for_timeout(4000)
     for section in sections:
         heading = page.get_by_text(section, exact=True)
-        if heading.count():
-            heading.first.click()
-            page.wait_for_timeout(1500)
+        # Under load the page may take its time; it is looked at again.
+        with suppress(BrowserTimeout):
+            if heading.count():
+                heading.first.click()
+                page.wait_for_timeout(1500)
     for size in page.get_by_label("Page Size").all():
         size.fill("100")
     page.wait_for_timeout(1500)
