@@ -172,6 +172,8 @@ def submit(
                 raise JobError(f"the cluster did not take the job: {last_line(redact(str(error)))}") from error
             # The dashboard answers seconds before the head's agent, which starts jobs, has told it of itself.
             time.sleep(1)
+        except OSError as error:  # what `requests` raises derives from it
+            raise JobError(f"the cluster did not take the job: {last_line(redact(str(error)))}") from error
 
 
 def entrypoint(prepared: Prepared, run_dir: str) -> str:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 import pipelines.jobs as jobs_module
@@ -362,10 +363,17 @@ def test_stopping_waits_for_the_end_and_leaves_ended_jobs_alone() -> None:
     assert cluster.stopped == ["train-a-1"]
 
 
-def test_a_cluster_that_takes_nothing_is_a_failure_of_the_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("Request failed with status code 500: no agent\nhttp://u:hidden@h"),
+        requests.exceptions.ConnectionError("no connection to http://u:hidden@h:8265"),
+    ],
+)
+def test_a_cluster_that_takes_nothing_is_a_failure_of_the_job(tmp_path: Path, failure: Exception) -> None:
     class Broken(Cluster):
         def submit_job(self, **job: Any) -> str:
-            raise RuntimeError("Request failed with status code 500: no agent\nhttp://u:hidden@h")
+            raise failure
 
     with pytest.raises(JobError, match="did not take") as error:
         submit(Broken(), Prepared("train", "/r", "r.yaml", None, (), "d"), root=a_project(tmp_path))
