@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation import faults
@@ -35,6 +36,18 @@ def test_a_new_commit_replaces_the_old(store: Store) -> None:
     entry = store.commit("images", 0, "k2", OTHER, {})
     assert store.index("images") == {0: entry}
     assert store.load("images", 0).equals(OTHER)
+
+
+def test_everything_is_compressed_but_encoded_images(store: Store) -> None:
+    file = {"bytes": b"\xff\xd8" * 100, "path": "a.jpg"}
+    texts = [{"text": "a cat", "scores": [0.1, 0.2]}]
+    rows = pa.table({"uid": ["a"], "image": [file], "captions": pa.array([texts])})
+    store.write_table("pairs/x.parquet", rows)
+    assert store.read_table("pairs/x.parquet").equals(rows)
+    group = pq.read_metadata(store.path("pairs/x.parquet")).row_group(0)
+    columns = [group.column(n) for n in range(group.num_columns)]
+    assert {c.path_in_schema for c in columns if c.compression != "ZSTD"} == {"image.bytes"}
+    assert len(columns) == 5
 
 
 def test_nothing_is_committed_before_the_first_commit(store: Store) -> None:
