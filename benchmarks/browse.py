@@ -164,9 +164,9 @@ def hostile(rows: pa.Table) -> pa.Table:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is ended, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, help="folder for the screenshots (default: they are not kept)")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is ended, too
     options = parser.parse_args()
     began = machine()
     figures: dict[str, Any] = {}

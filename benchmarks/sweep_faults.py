@@ -188,10 +188,10 @@ def interrupted_well(ends: dict[str, Any]) -> bool:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is ended, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=len(KILLS), help="try the first so many (default all)")
     parser.add_argument("--row", type=int, default=20, help="sweeps in a row (default 20)")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is ended, too
     options = parser.parse_args()
     began = machine()
     cpus = float(os.cpu_count() or 1)

@@ -165,15 +165,13 @@ def submit(
     while True:
         try:
             return str(client.submit_job(**job))
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:  # an answer that says no, or none
             if "already exists" in str(error):
                 raise _busy(run_dir, job_id) from None
             if "No available agent" not in str(error) or time.monotonic() > until:
                 raise JobError(f"the cluster did not take the job: {last_line(redact(str(error)))}") from error
             # The dashboard answers seconds before the head's agent, which starts jobs, has told it of itself.
             time.sleep(1)
-        except OSError as error:  # what `requests` raises derives from it
-            raise JobError(f"the cluster did not take the job: {last_line(redact(str(error)))}") from error
 
 
 def entrypoint(prepared: Prepared, run_dir: str) -> str:
