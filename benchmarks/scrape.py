@@ -88,7 +88,7 @@ def main() -> None:
     endpoints = [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in ray.nodes()]
     with tempfile.TemporaryDirectory(prefix="pairmill-scrape-") as folder, Scraper(endpoints) as scraper:
         report = run_demo(f"{folder}/demo", quiet=True)
-        trained = train_demo(f"{folder}/demo", f"{folder}/demo-train", quiet=True)
+        trained = train_demo(f"{folder}/demo", f"{folder}/demo-train")
     ray.shutdown()
 
     missing = [name for name in series if name not in scraper.first_seen_s]

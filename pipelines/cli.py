@@ -156,7 +156,7 @@ def train(
     def job() -> dict[str, Any]:
         from training.train import train as run_job
 
-        return run_job(load_recipe(recipe, overrides or [], TrainRecipe), quiet=as_json)
+        return run_job(load_recipe(recipe, overrides or [], TrainRecipe))
 
     finish(job, as_json, show_training)
 
@@ -252,7 +252,7 @@ def demo(
         from pipelines.demo import run_demo, train_demo
 
         report = run_demo(run_dir, quiet=as_json)
-        return report | {"training": train_demo(run_dir, f"{run_dir.rstrip('/')}-train", quiet=as_json)}
+        return report | {"training": train_demo(run_dir, f"{run_dir.rstrip('/')}-train")}
 
     finish(job, as_json, show_demo)
 

@@ -61,6 +61,7 @@ def curate(
 ) -> dict[str, Any]:
     """Run the job, or what is left of it; returns the report (`report.json`).
 
+    quiet: plain lines on a terminal too, not the live table.
     retry_failed: first fetch again the rows whose fetch failed for a reason that may have passed.
     Raises UserError for a wrong recipe or input, before any work, and JobError when the job itself fails.
     """
@@ -164,16 +165,13 @@ class Job:
                 self._write(rows, tables)
 
     def _downloaded(self, rows: Dataset, stage: type[DownloadStage], shards: int) -> Dataset:
-        pool = self.pools.download.sizes(shards)
-        gate = None  # an actor that is alone keeps the ledger itself
-        if pool != {"size": 1}:
-            gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(self.recipe.download))
+        gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(self.recipe.download))
         return rows.map_batches(
             stage,
             fn_constructor_args=(self.recipe.download, self.recipe.image, self.pools.decoders, gate, self.board),
             # Two shards at a time, so that the last slow URLs of one do not leave the actor idle.
             compute=ActorPoolStrategy(
-                **pool,
+                **self.pools.download.sizes(shards),
                 max_tasks_in_flight_per_actor=3,
                 max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,

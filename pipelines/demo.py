@@ -40,7 +40,7 @@ def run_demo(run_dir: str, *, quiet: bool = False) -> dict[str, Any]:
         return curate(load_recipe(RECIPE, overrides), command="pairmill demo", quiet=quiet)
 
 
-def train_demo(curated: str, run_dir: str, *, quiet: bool = False) -> dict[str, Any]:
+def train_demo(curated: str, run_dir: str) -> dict[str, Any]:
     """Train on the curated emoji (an earlier run there is removed); the result, with retrieval before and after."""
     shutil.rmtree(run_dir, ignore_errors=True)
     root = project_root()
@@ -55,4 +55,4 @@ def train_demo(curated: str, run_dir: str, *, quiet: bool = False) -> dict[str, 
         ],
         TrainRecipe,
     )
-    return train(recipe, quiet=quiet)
+    return train(recipe)

@@ -21,10 +21,13 @@ _SHOWN = 30
 
 
 class Progress(Callback):  # type: ignore[misc]  # Ray has no types
-    """Told by Tune on the driver."""
+    """Told by Tune on the driver.
+
+    quiet: lines on a terminal too.
+    """
 
     def __init__(self, journal: Journal, recipe: SweepRecipe, total: int, *, quiet: bool) -> None:
-        self._journal, self._total, self._quiet = journal, total, quiet
+        self._journal, self._total = journal, total
         self._objective = recipe.objectives[0]
         self._rows: dict[str, tuple[str, int, float | None]] = {}  # status, step, objective
         terminal = sys.stderr.isatty() and not quiet
@@ -72,7 +75,7 @@ class Progress(Callback):  # type: ignore[misc]  # Ray has no types
         self._rows[name] = (status, step, value)
         if self._live is not None:
             self._live.update(self._table())
-        elif not self._quiet:
+        else:
             said = "" if value is None else f", {self._objective.metric} {value:.4f}"
             logger.info("trial %s: %s at step %d%s; %s", name, status, step, said, self._counted())
 

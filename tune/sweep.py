@@ -38,6 +38,7 @@ RECIPE_FILE = "recipe.yaml"
 def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     """Run a sweep, or what is left of it; returns RUN/sweep.json: trials, ranking, best.
 
+    quiet: plain lines on a terminal too, not the live table.
     Ctrl-C and SIGTERM save a checkpoint of every running trial first.  A trial that fails is recorded with its error
     and does not end the sweep.  Raises UserError before any work for a wrong recipe, space, data or run directory, and
     JobError if no trial finished.

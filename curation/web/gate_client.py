@@ -21,8 +21,9 @@ Exchange = Callable[[str, Mapping[str, Report]], Awaitable[dict[str, Grant]]]
 
 #: For this long after its last answered call, in seconds, a fetcher still starts requests on its grants.
 START_LEASE_S = 10.0
-#: Seconds between two calls while hosts are in use.
-POLL_S = 0.1
+#: Seconds between two calls while hosts are in use.  A host that is new is asked for at once; so often only the shares
+#: of hosts that several fetchers ask for are dealt out anew.
+POLL_S = 0.5
 #: Seconds for which a call to be made at once waits for others to join in.
 COALESCE_S = 0.01
 

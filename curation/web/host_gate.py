@@ -1,6 +1,6 @@
 """How several fetchers share what one host may be asked: a ledger of leases, without any input or output.
 
-Each fetcher calls `HostGate.exchange` some ten times a second, with one `Report` for every host it has to do with, and
+Each fetcher calls `HostGate.exchange` about twice a second, with one `Report` for every host it has to do with, and
 gets one `Grant` for each back.  Between two calls it starts requests on its own within what it was granted, so a
 request costs no call.  Promises, whatever calls are late, lost or never come:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from typing import Any
@@ -23,7 +24,7 @@ _QUEUES_EVERY_S = 5.0
 class DownloadStage:
     """Fetch and inspect; passes on shards whose images are there already.
 
-    gate: the actor by which the actors of the pool share what a host may be asked; None if there is only one.
+    gate: the actor by which the actors of the pool share what a host may be asked.
     """
 
     def __init__(self, config: DownloadConfig, image: ImageConfig, decoders: int, gate: Any, board: Any) -> None:
@@ -34,9 +35,12 @@ class DownloadStage:
             board.warn.remote("download", text)
 
         self._told = Told(board, Stage.DOWNLOAD, Stage.INSPECT)
-        shared = exchange if gate is not None else None
-        self._stage = Download(config, image, decoders=decoders, exchange=shared, warn=warn)
+        self._stage = Download(config, image, decoders=decoders, exchange=exchange, warn=warn)
         threading.Thread(target=self._tell_queues, name="queues", daemon=True).start()
+        # What the imports made stays: to look through it for garbage again and again costs an eighth of this process,
+        # in pauses that leave the decoders without work.
+        gc.collect()
+        gc.freeze()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         if "status" in rows.schema.names:
