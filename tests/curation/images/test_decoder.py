@@ -13,7 +13,7 @@ import hostile_bodies as bodies
 import psutil
 import pytest
 
-from curation.images.decoder import BACKLOG_PER_WORKER, DecoderPool
+from curation.images.decoder import BACKLOG_PER_WORKER, JOBS_PER_WORKER, DecoderPool
 from curation.images.inspect import ImageConfig, Inspected, inspect_image
 from curation.schema import Status
 
@@ -239,12 +239,12 @@ def test_a_full_backlog_holds_fetching_back_until_it_shrinks() -> None:
     async def run() -> None:
         async with DecoderPool(ImageConfig(), workers=1) as pool:
             await asyncio.wait_for(pool.room(), 5)
-            tasks = await _backlog(pool, BACKLOG_PER_WORKER + 5)
+            tasks = await _backlog(pool, BACKLOG_PER_WORKER + JOBS_PER_WORKER + 3)
             waiting = asyncio.create_task(pool.room())
             await asyncio.sleep(0)
             assert not waiting.done()
             await asyncio.wait_for(waiting, 60)
-            assert sum(not task.done() for task in tasks) <= BACKLOG_PER_WORKER + 2
+            assert sum(not task.done() for task in tasks) <= BACKLOG_PER_WORKER + JOBS_PER_WORKER
             await asyncio.gather(*tasks)
 
     asyncio.run(run())
