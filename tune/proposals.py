@@ -92,7 +92,6 @@ class Tpe:
         self._space, self._base, self._objectives = recipe.space, recipe.base, recipe.objectives
         self._search, self._lag = recipe.search, lag
         self.total = recipe.search.trials
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def propose(self, number: int, earlier: Sequence[Trial], states: States) -> Trial | None:
         """See Proposals."""
@@ -163,6 +162,7 @@ def rank(trials: Sequence[Trial], states: States, objective: ObjectiveConfig) ->
 
 def study_of(space: Space, objectives: Sequence[ObjectiveConfig], known: Sequence[tuple[Point, State]]) -> optuna.Study:
     """An Optuna study (in memory) that holds these trials; failed ones and those without a metric as failed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
     directions = [_DIRECTIONS[o.mode] for o in objectives]
     study = optuna.create_study(directions=directions)
     for point, state in known:

@@ -195,7 +195,6 @@ def pareto_of(recipe: SweepRecipe, trials: Sequence[Trial], states: Mapping[str,
 
 def importance_of(recipe: SweepRecipe, done: Sequence[tuple[Any, State]]) -> dict[str, float] | None:
     """The share of each key in what makes a trial good (PED-ANOVA, Watanabe et al. 2023); None if there are too few."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, objective = recipe.space, recipe.objectives[0]
     known = [(point, state) for point, state in done if objective.metric in state.metrics and set(point) <= set(space)]
     if len(known) < 4 or len({state.metrics[objective.metric] for _, state in known}) < 2:
