@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.store import Store
+from pairmill.store import Store
 from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server

@@ -25,7 +25,8 @@ from typing import Any
 import ray
 from record import machine, record, table
 
-from curation.telemetry import METRICS, exported
+from curation.telemetry import METRICS
+from pairmill.meters import exported
 from pipelines.demo import run_demo, train_demo
 from training.telemetry import METRICS as TRAINING
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from curation.store import PAIRS, Store
+from pairmill.layout import PAIRS
+from pairmill.store import Store
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 

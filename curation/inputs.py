@@ -20,8 +20,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from curation.config import Config
-from curation.errors import InputError, nearest
+from pairmill.config import Config
+from pairmill.errors import InputError, nearest
 
 Format = Literal["parquet", "csv", "tsv", "jsonl", "txt", "webdataset"]
 

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
-from curation.config import Config
-from curation.schema import TEXT, live
+from curation.schema import live
+from pairmill.config import Config
+from pairmill.layout import TEXT, row_texts
 
 #: The struct that `datasets` decodes as an image.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -100,7 +101,7 @@ def cut_parts(kept: Mapping[int, int], rows_per_part: int) -> list[Part]:
 def pack_rows(rows: pa.Table, config: PackConfig, extension: str) -> pa.Table:
     """The kept rows of a shard as PAIR rows (and `input`, where the list had other columns)."""
     kept = rows.filter(live(rows))
-    texts = [_texts(row) for row in kept.select(_present(kept, _TEXT_SOURCES)).to_pylist()]
+    texts = [row_texts(row) for row in kept.select(_present(kept, _TEXT_SOURCES)).to_pylist()]
     image = pa.StructArray.from_arrays(
         [
             pa.array(kept["image"].to_pylist(), pa.binary()),
@@ -125,24 +126,6 @@ _TEXT_SOURCES = ("caption", "language", "recaptions", "translations")
 
 def _present(rows: pa.Table, names: Iterable[str]) -> list[str]:
     return [name for name in names if name in rows.schema.names]
-
-
-def _texts(row: Mapping[str, object]) -> list[dict[str, object]]:
-    """All texts of a row with their provenance: the alt text, then those made from the image, then translations."""
-    nothing = dict.fromkeys(TEXT_FIELDS)
-    texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
-    recaptions: Sequence[Mapping[str, object]] = row.get("recaptions") or ()  # type: ignore[assignment]
-    texts += [nothing | {k: v for k, v in made.items() if k in TEXT_FIELDS} for made in recaptions]
-    translations: Sequence[Mapping[str, object]] = row.get("translations") or ()  # type: ignore[assignment]
-    texts += [
-        nothing | {k: v for k, v in made.items() if k in TEXT_FIELDS} | {"kind": "translated"}
-        for made in translations
-        if made["text"] is not None
-    ]
-    return texts
-
-
-TEXT_FIELDS = tuple(f.name for f in TEXT)
 
 
 def best_text(texts: Sequence[Mapping[str, object]], config: PackConfig) -> str | None:

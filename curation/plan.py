@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.config import Config, digest
-from curation.errors import InputError, RunDirError
 from curation.filters.text import text_digest
 from curation.identity import row_uid, shuffle_key
 from curation.inputs import InputConfig, InputFile, extra_fields, find_files, read_rows
 from curation.schema import Stage, drop, set_columns
-from curation.store import Store, shard_file
+from pairmill.config import Config, digest
+from pairmill.errors import InputError, RunDirError
+from pairmill.store import Store, shard_file
 
 #: Input bytes a bucket of the external sort holds; a list's rows take a few times that in memory.
 _BUCKET_BYTES = 64 * 2**20

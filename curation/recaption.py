@@ -18,14 +18,14 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import Field, model_validator
 
-from curation.config import Config
 from curation.engines import Captioner, CaptionRequest, Failure, Generated
 from curation.engines.checkpoint import Checkpoint, resolve
 from curation.engines.guard import describe, stop_if_dead, stop_if_useless
 from curation.engines.openai_caption import OpenAIConfig
 from curation.engines.settings import EngineConfig
-from curation.errors import UserError
 from curation.schema import live, set_columns
+from pairmill.config import Config
+from pairmill.errors import UserError
 
 #: One text about an image: the fields of `schema.TEXT` that are not the same for all of them.
 RECAPTION = pa.struct(

@@ -137,25 +137,6 @@ DROP_REASONS: Mapping[Stage, tuple[str, ...]] = {
     Stage.PACK: (),
 }
 
-#: Where a text comes from.
-TEXT_KINDS = ("alt", "short", "long", "rewritten", "translated")
-
-#: One text of a pair, with its provenance.  `source_index` is the position, in the same list, of the text it was made
-#: from (translations, rewrites); null for texts made from the image or given with the input.
-TEXT = pa.struct(
-    [
-        ("text", pa.string()),
-        ("language", pa.string()),
-        ("kind", pa.string()),
-        ("source_index", pa.int32()),
-        ("model", pa.string()),
-        ("revision", pa.string()),
-        ("prompt_id", pa.string()),
-        ("sampling", pa.string()),
-        ("score", pa.float32()),
-    ]
-)
-
 
 def live(rows: pa.Table) -> pa.ChunkedArray:
     """Mask of the rows that no stage has dropped."""

@@ -11,14 +11,6 @@ import pyarrow.compute as pc
 
 from curation.schema import DROP_REASONS, Stage, drop, set_columns
 
-#: What the filters of a run's own recipe say of every row.
-FILTER_TABLE = "columns/filter"
-
-
-def filter_table(selection: str) -> str:
-    """The table of the filters that a selection was made by, where they are not the run's own."""
-    return f"{FILTER_TABLE}-{selection}"
-
 
 def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
     """uid, keep, reason of one shard: dropped rows with the reason they already had, losers with their own.

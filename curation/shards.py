@@ -17,7 +17,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasink
 
 from curation.schema import Stage, count_drops, set_columns, undrop_after
-from curation.store import Entry, Store, shard_file, shard_key
+from pairmill.store import Entry, Store, shard_file, shard_key
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
 
     def job() -> dict[str, Any]:
         from curation.plan import plan as make_plan
-        from curation.store import Store
+        from pairmill.store import Store
         from pipelines.recipe import CurateRecipe, load_recipe
         from pipelines.tables import tables_of
 
@@ -222,7 +222,7 @@ def export(
     """Write a dataset or a model in another form, which other tools read."""
 
     def job() -> dict[str, Any]:
-        from curation.errors import UserError
+        from pairmill.errors import UserError
 
         if form in ("open_clip", "huggingface"):
             from pipelines.models import export_model
@@ -361,8 +361,8 @@ def doctor(
 
 def _opened(run: str) -> tuple[Any, Any]:
     """The store of a run directory, and the recipe it was run with."""
-    from curation.errors import RunDirError
-    from curation.store import Store
+    from pairmill.errors import RunDirError
+    from pairmill.store import Store
     from pipelines.recipe import parse_recipe
 
     store = Store(run)

@@ -24,19 +24,20 @@ from curation.dataset_card import write_card
 from curation.duplicates.deduplicate import exact_edges
 from curation.duplicates.edges import EDGES
 from curation.duplicates.near import near_edges
-from curation.errors import JobError, RecipeError, UserError
-from curation.faults import fault_point
 from curation.pack import cut_parts
 from curation.plan import Plan, plan
 from curation.results.report import write_report
 from curation.schema import RETRYABLE, Stage
 from curation.selection import apply_selection
 from curation.shards import ShardSink, ShardSource, Table, Work, outstanding
-from curation.store import PAIRS, Store, shard_key
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
-from pipelines.cluster import RESTARTS, Pools, connected
+from pairmill.errors import JobError, RecipeError, UserError
+from pairmill.faults import fault_point
+from pairmill.layout import PAIRS
+from pairmill.store import Store, shard_key
 from pipelines.journal import Journal
+from pipelines.pools import RESTARTS, Pools, connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import ByBand, ByImage, NarrowRows, SelectStage, losers_of
@@ -312,5 +313,5 @@ def _cause(error: BaseException) -> BaseException:
         seen = getattr(seen, "cause", None) or seen.__cause__
     # An actor that cannot be made hands on its constructor's error as text only.
     trace = str(error).strip()
-    what = trace.rpartition("curation.errors.")[2] if "curation.errors." in trace else trace.splitlines()[-1]
+    what = trace.rpartition("pairmill.errors.")[2] if "pairmill.errors." in trace else trace.splitlines()[-1]
     return JobError(f"the job failed: {what}\nWhat was committed stays: run it again.")

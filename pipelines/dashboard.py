@@ -12,7 +12,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from curation.errors import UserError
+from pairmill.errors import UserError
 from pipelines.jobs import use_token
 from pipelines.redaction import redact
 

@@ -37,7 +37,7 @@ from pathlib import Path
 from aiohttp import web
 from PIL import Image
 
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 IMAGES = PROJECT / "samples" / "emoji" / "images"

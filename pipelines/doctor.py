@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 #: Our top level.  PyPI has other packages called `tune` and `pipelines`.
-OUR_PACKAGES = ("pipelines", "curation", "training", "tune")
+OUR_PACKAGES = ("pairmill", "pipelines", "curation", "training", "tune")
 
 _VERSIONS = ("ray", "torch", "transformers", "open_clip_torch", "deepspeed", "pyarrow", "aiohttp", "fasttext-predict")
 
@@ -74,7 +74,7 @@ def diagnose(run_dir: str) -> dict[str, Any]:
 
 def _writable(run_dir: str) -> bool | str:
     if "://" in run_dir:
-        from curation.store import Store
+        from pairmill.store import Store
 
         store = Store(run_dir)
         try:

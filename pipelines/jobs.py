@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from curation.errors import InputError, JobError, UserError
+from pairmill.errors import InputError, JobError, UserError
 from pipelines.redaction import redact
 
 logger = logging.getLogger("pairmill")

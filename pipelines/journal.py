@@ -11,7 +11,7 @@ from types import TracebackType
 
 import ray
 
-from curation.store import Store
+from pairmill.store import Store
 
 _PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "transformers")
 

@@ -11,8 +11,8 @@ import pyarrow.fs as pafs
 import torch
 import yaml
 
-from curation.errors import InputError, RecipeError
-from curation.store import Store
+from pairmill.errors import InputError, RecipeError
+from pairmill.store import Store
 from pipelines.recipe import parse_section
 from training.checkpoint import EMA_FILE
 from training.evaluate.config import EvaluateConfig

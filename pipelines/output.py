@@ -30,7 +30,7 @@ def say(text: str, *, end: str = "\n") -> None:
 
 def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     """Run a command's job, print its result, and turn what users can cause into a message and an exit code."""
-    from curation.errors import PairmillError, UserError
+    from pairmill.errors import PairmillError, UserError
 
     try:
         result = job()

@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from curation.errors import InputError
+from pairmill.errors import InputError
 
 #: MiB.  Ray carries up to 500; a project is code and recipes, so more than this is a folder that was meant to stay.
 UPLOAD_LIMIT_MIB = 100

@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field
 
-from curation.config import EXECUTION, Config, Placement, put
 from curation.duplicates.deduplicate import DeduplicateConfig
-from curation.errors import RecipeError
 from curation.filters import FilterConfig
 from curation.images.inspect import ImageConfig
 from curation.inputs import InputConfig
@@ -20,6 +18,8 @@ from curation.plan import ShardsConfig
 from curation.recaption import RecaptionConfig
 from curation.translate import TranslateConfig
 from curation.web.config import DownloadConfig
+from pairmill.config import EXECUTION, Config, Placement, put
+from pairmill.errors import RecipeError
 
 
 class ClusterConfig(Config):

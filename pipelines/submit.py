@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from curation.config import digest
-from curation.errors import InputError, JobError, RecipeError, RunDirError
+from pairmill.config import digest
+from pairmill.errors import InputError, JobError, RecipeError, RunDirError
 from pipelines.doctor import project_root
 from pipelines.jobs import ENDED, Job, cluster_hosts, last_line, list_jobs
 from pipelines.packing import UPLOAD_LIMIT_MIB, check_upload, packed_files

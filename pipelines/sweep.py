@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from curation.config import put
-from curation.errors import InputError, RecipeError
-from curation.store import Store
+from pairmill.config import put
+from pairmill.errors import InputError, RecipeError
+from pairmill.store import Store
 from pipelines.recipe import CurateRecipe, parse_override, parse_recipe, read_mapping
 from tune.check import check
 from tune.recipe import SweepRecipe

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from curation import download, filters, pack
-from curation.config import digest
 from curation.duplicates.deduplicate import PIXELS
-from curation.errors import RecipeError, nearest
 from curation.filters.where import compile_where
 from curation.plan import Plan
 from curation.recaption import CAPTION_PLACEHOLDER
 from curation.recaption import model_revision as captioner_revision
 from curation.schema import Stage
-from curation.selection import FILTER_TABLE, filter_table
 from curation.shards import Table
-from curation.store import Store, shard_file
 from curation.translate import model_revision as translator_revision
+from pairmill.config import digest
+from pairmill.errors import RecipeError, nearest
+from pairmill.layout import FILTER_TABLE, filter_table
+from pairmill.store import Store, shard_file
 from pipelines.recipe import CurateRecipe
 
 _DROPS = ("drop_stage", "drop_reason")

@@ -22,7 +22,7 @@ from ray import train as ray_train
 from ray.train import CheckpointConsistencyMode
 from safetensors.torch import load_file
 
-from curation.faults import fault_point
+from pairmill.faults import fault_point
 from training.engine import load, model_weights, optimizer_state
 from training.errors import diverged
 from training.export import export_open_clip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from curation.errors import JobError, PairmillError, RecipeError, UserError
-from curation.store import Store
+from pairmill.errors import JobError, PairmillError, RecipeError, UserError
+from pairmill.store import Store
 
 #: What ended the run: an error's rule, value and fix, or its message.
 ERROR_FILE = "error.json"

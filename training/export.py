@@ -27,7 +27,7 @@ import open_clip
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from curation.errors import InputError, UserError
+from pairmill.errors import InputError, UserError
 from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, WEIGHTS_FILE, localise
 from training.towers.build import build_from_description
 from training.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description

@@ -17,7 +17,7 @@ from tokenizers import Regex, normalizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from curation.errors import UserError
+from pairmill.errors import UserError
 from training.export import new_folder
 from training.export_clip import clip_model, clip_parts_without_counterpart
 from training.export_siglip import is_siglip, siglip_model, siglip_parts_without_counterpart

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from curation.config import EXECUTION, Config
-from curation.errors import RecipeError
+from pairmill.config import EXECUTION, Config
+from pairmill.errors import RecipeError
 from training.data.config import DataConfig
 from training.evaluate.config import EvaluateConfig
 from training.losses.compose import LossConfig

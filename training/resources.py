@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from curation.config import accelerator_types
-from curation.errors import RecipeError
+from pairmill.config import accelerator_types
+from pairmill.errors import RecipeError
 from training.recipe import TrainRecipe
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from curation.config import Config
-from curation.errors import RecipeError
+from pairmill.config import Config
+from pairmill.errors import RecipeError
 
 
 class TemperatureConfig(Config):

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from curation.store import Store
-from curation.telemetry import Meter, Metric
+from pairmill.meters import Meter, Metric
+from pairmill.store import Store
 from training.recipe import TrainRecipe
 
 METRICS_FILE = "metrics.jsonl"

@@ -26,10 +26,10 @@ import yaml
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from curation import faults
-from curation.cluster import alive_nodes, connected, stoppable
-from curation.errors import JobError, PairmillError, RecipeError, RunDirError
-from curation.store import Store
+from pairmill import faults
+from pairmill.cluster import alive_nodes, connected, stoppable
+from pairmill.errors import JobError, PairmillError, RecipeError, RunDirError
+from pairmill.store import Store
 from training.data.augment import TrainTransform
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows, make_plan

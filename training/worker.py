@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from ray import train as ray_train
 
-from curation.errors import UserError, nearest
-from curation.faults import fault_point
-from curation.store import Store
+from pairmill.errors import UserError, nearest
+from pairmill.faults import fault_point
+from pairmill.store import Store
 from training.checkpoint import Describe, Progress, restore, save
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows

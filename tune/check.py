@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.data.source import open_sources
 from training.recipe import TrainRecipe
 from training.resources import size_workers

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 
-from curation.store import Store
+from pairmill.store import Store
 from training.telemetry import METRICS_FILE
 from training.train import RESULT_FILE
 from tune.halving import Standing

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from curation.config import digest
+from pairmill.config import digest
 from training.recipe import TrainRecipe
 from tune.journal import State, Trial
 from tune.recipe import ObjectiveConfig, SweepRecipe

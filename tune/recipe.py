@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from curation.config import EXECUTION, Config
-from curation.errors import RecipeError, nearest
+from pairmill.config import EXECUTION, Config
+from pairmill.errors import RecipeError, nearest
 from training.recipe import TrainRecipe
 from tune.space import Parameter, check_space
 

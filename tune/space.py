@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from curation.config import Config, digest, fields_at, put
-from curation.errors import RecipeError, nearest
+from pairmill.config import Config, digest, fields_at, put
+from pairmill.errors import RecipeError, nearest
 from training.recipe import TrainRecipe
 
 Point = dict[str, Any]

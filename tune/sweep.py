@@ -18,10 +18,10 @@ import yaml
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
-from curation.cluster import alive_nodes, connected, stoppable
-from curation.errors import JobError, PairmillError, RunDirError
-from curation.faults import fault_point
-from curation.store import Store
+from pairmill.cluster import alive_nodes, connected, stoppable
+from pairmill.errors import JobError, PairmillError, RunDirError
+from pairmill.faults import fault_point
+from pairmill.store import Store
 from training.recipe import TrainRecipe
 from tune.check import check, trials_at_a_time
 from tune.halving import Halving, Leg, Standing, rungs_of

@@ -14,8 +14,8 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from curation.errors import PairmillError
-from curation.store import Store
+from pairmill.errors import PairmillError
+from pairmill.store import Store
 from training import train as training
 from training.worker import STOP_FILE as TRAINING_STOP_FILE
 from tune.journal import STOP_FILE, Journal, Trial, evaluations

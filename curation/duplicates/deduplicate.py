@@ -23,9 +23,9 @@ from pydantic import Field
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from curation.config import Config
 from curation.duplicates.edges import EDGES, ENDPOINT, ROWS, Indices, combined, edges_between, stars
 from curation.duplicates.near import bands, near_edges
+from pairmill.config import Config
 
 #: The score that needs no column of its own: original width × height.
 PIXELS = "pixels"

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 if TYPE_CHECKING:
     import torch

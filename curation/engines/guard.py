@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from curation.engines import Failure
-from curation.errors import JobError, PairmillError
-from curation.faults import fault_point
+from pairmill.errors import JobError, PairmillError
+from pairmill.faults import fault_point
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")

@@ -20,11 +20,11 @@ from typing import Any
 import aiohttp
 from pydantic import Field
 
-from curation.config import EXECUTION, Config
 from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.guard import describe
-from curation.errors import PairmillError, UserError
-from curation.faults import fault_point
+from pairmill.config import EXECUTION, Config
+from pairmill.errors import PairmillError, UserError
+from pairmill.faults import fault_point
 
 _MAX_ANSWER_BYTES = 4 << 20
 _MAX_BACKOFF_S = 30.0

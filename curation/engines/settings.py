@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from curation.config import EXECUTION, Placement
 from curation.engines.checkpoint import DType
+from pairmill.config import EXECUTION, Placement
 
 
 class EngineConfig(Placement):

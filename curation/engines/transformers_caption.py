@@ -21,7 +21,7 @@ from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype
 from curation.engines.decoding import Sampling, decode, prepare
 from curation.engines.guard import answer_batch, describe
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 
 class TransformersCaptioner:

@@ -16,7 +16,7 @@ from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_
 from curation.engines.decoding import decode, prepare
 from curation.engines.guard import answer_batch, describe
 from curation.engines.languages import MANY, canonical, language_tokens, marian_targets, pair_of_name
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 
 class TransformersTranslator:

@@ -9,7 +9,7 @@ from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.checkpoint import Checkpoint
 from curation.engines.guard import answer_batch, describe
 from curation.engines.openai_caption import data_uri
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 #: Not the user's to change: no code from a checkpoint, one image a request.
 _SAFE_ENGINE_ARGUMENTS: Mapping[str, Any] = {

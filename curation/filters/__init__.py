@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from curation.errors import RecipeError, nearest
 from curation.filters.custom import CustomConfig, callable_reads, keep_mask, load_callable
 from curation.filters.geometry import COLUMNS as GEOMETRY_COLUMNS
 from curation.filters.geometry import GeometryConfig, geometry_masks
@@ -35,6 +34,7 @@ from curation.filters.safety import SafetyConfig, safety_masks, score_nsfw
 from curation.filters.text import MEASURES, TextConfig, measure, repair, text_digest, text_masks
 from curation.filters.where import WhereConfig, columns_of, compile_where
 from curation.schema import FILTER_REASONS, Stage, drop, live, set_columns
+from pairmill.errors import RecipeError, nearest
 
 __all__ = [
     "FILTER_COLUMNS",

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from curation.config import Config
-from curation.errors import JobError, RecipeError
+from pairmill.config import Config
+from pairmill.errors import JobError, RecipeError
 
 Keep = Callable[[pa.Table], Any]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.config import Config
+from pairmill.config import Config
 
 
 class GeometryConfig(Config):

@@ -27,9 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from curation.config import Config
 from curation.filters.alphabets import CYRILLIC, LANGUAGES, LATIN
 from curation.filters.scripts import SCRIPTS, script_of, spelling
+from pairmill.config import Config
 
 UNKNOWN = "und"
 

@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from curation.config import Config
-from curation.errors import RecipeError
 from curation.filters.words import normalise
+from pairmill.config import Config
+from pairmill.errors import RecipeError
 
 GOOD = "__label__good"
 BAD = "__label__bad"

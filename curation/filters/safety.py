@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.config import Config
+from pairmill.config import Config
 
 #: Images in one run of the network: memory stays under 100 MB, and larger batches are not faster on a CPU.
 _BATCH = 16

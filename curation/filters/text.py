@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.config import Config
 from curation.filters.patterns import is_boilerplate, is_file_name, is_url
 from curation.filters.scripts import UNSPACED, WIDE
 from curation.filters.words import WordList
+from pairmill.config import Config
 
 
 class TextConfig(Config):

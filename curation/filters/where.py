@@ -33,8 +33,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from curation.config import Config
-from curation.errors import RecipeError, nearest
+from pairmill.config import Config
+from pairmill.errors import RecipeError, nearest
 
 #: Bounds on the text, so that a hostile expression is refused at once.
 MAX_CHARACTERS = 4_000

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from curation.errors import RecipeError
 from curation.filters.scripts import UNSPACED
+from pairmill.errors import RecipeError
 
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _TOKEN = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")

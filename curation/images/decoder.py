@@ -29,9 +29,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
-from curation.faults import fault_point
 from curation.images.inspect import ImageConfig, Inspected, inspect_image
 from curation.schema import Status
+from pairmill.faults import fault_point
 
 #: Address space a worker may take on top of what it has after its imports: enough for the largest image that the
 #: default `image.max_pixels` lets through in the costliest format (WebP, whose decoder holds it four times over), and

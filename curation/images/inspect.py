@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from curation.config import EXECUTION, Config
 from curation.images.decode import MAX_SIDE, Chroma, ImageFormat, decode, encode, to_srgb
 from curation.images.header import read_header, sniff
 from curation.images.measure import entropy, grey_copy, perceptual_hash, sharpness
 from curation.images.resize import ResizeMode, frame, scale_to, target_size, upright
 from curation.schema import Status
+from pairmill.config import EXECUTION, Config
 
 __all__ = ["ImageConfig", "Inspected", "inspect_image", "sniff"]
 

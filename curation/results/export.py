@@ -26,9 +26,10 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from curation.errors import RunDirError, UserError
-from curation.results.whole_file import whole_file
-from curation.store import PAIRS, Store, shard_file
+from pairmill.errors import RunDirError, UserError
+from pairmill.layout import PAIRS
+from pairmill.store import Store, shard_file
+from pairmill.whole_file import whole_file
 
 _BATCH_ROWS = 500
 

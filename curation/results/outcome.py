@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from curation.errors import RunDirError
 from curation.pack import PackConfig
 from curation.plan import Plan
 from curation.schema import Stage, count_drops, set_columns
-from curation.store import Store
+from pairmill.errors import RunDirError
+from pairmill.store import Store
 
 _DROPS = ("drop_stage", "drop_reason")
 

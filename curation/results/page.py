@@ -14,8 +14,8 @@ import pyarrow as pa
 from PIL import Image
 
 from curation.results.figures import compared, course, distribution, funnel
-from curation.schema import TEXT_KINDS
-from curation.store import Store
+from pairmill.layout import TEXT_KINDS
+from pairmill.store import Store
 
 #: Pictures of rows dropped for these reasons are not for a page that is passed around.
 WITHHELD = frozenset({"nsfw"})

@@ -22,7 +22,8 @@ from curation.results.outcome import Outcome, Run, open_run, read_outcome
 from curation.results.page import render, thumbnails
 from curation.results.throughput import throughput
 from curation.schema import Stage
-from curation.store import PAIRS, Store
+from pairmill.layout import PAIRS
+from pairmill.store import Store
 
 
 class _Kept(NamedTuple):

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.results.outcome import Run, open_run, read_outcome
-from curation.results.whole_file import whole_file
-from curation.store import Store, shard_file
+from pairmill.store import Store, shard_file
+from pairmill.whole_file import whole_file
 
 #: What stands before the input's own columns.
 OWN = pa.schema(

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from curation.config import EXECUTION, Config, digest
-from curation.errors import RecipeError
 from curation.web.address import parse_networks
+from pairmill.config import EXECUTION, Config, digest
+from pairmill.errors import RecipeError
 
 _PRODUCT = re.compile(r"([A-Za-z0-9_-]+)(?:/|\s|\Z)")
 _CONTACT = re.compile(r"https?://|mailto:|[^\s@]+@[^\s@]+")

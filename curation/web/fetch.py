@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import aiohttp
 
-from curation.faults import fault_point
 from curation.images.inspect import sniff
 from curation.schema import RETRYABLE, Status
 from curation.web.address import Refused, Target, check_url, redirect_url
@@ -27,6 +26,7 @@ from curation.web.config import DownloadConfig
 from curation.web.gate_client import GateClient, local_gate
 from curation.web.opt_out import SiteRules, header_opt_out
 from curation.web.safe_http import HTTP_ERRORS, FetchError, Lookup, Resolver, SafeHttp, fetch_error, system_lookup
+from pairmill.faults import fault_point
 
 #: A body up to this many bytes is read without asking; what is larger shares LARGE_BODIES times max_bytes.
 FREE_BODY_BYTES = 2**20

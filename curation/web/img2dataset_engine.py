@@ -19,14 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from curation.errors import UserError
-from curation.faults import fault_point
 from curation.images.inspect import sniff
 from curation.schema import Status
 from curation.web.address import AddressPolicy, Refused, check_url
 from curation.web.config import DownloadConfig
 from curation.web.fetch import Fetched
 from curation.web.safe_http import FetchError, Lookup, Resolver, system_lookup
+from pairmill.errors import UserError
+from pairmill.faults import fault_point
 
 #: What img2dataset drops by default when told to heed X-Robots-Tag.
 _DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})

@@ -18,7 +18,7 @@ from curation.filters.text import text_digest
 from curation.schema import Stage, add_seconds, live, set_columns
 from curation.selection import apply_selection, selection_rows
 from curation.shards import Work, read_shard
-from curation.store import Store
+from pairmill.store import Store
 from pipelines.stages.told import Told
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from curation.filters import FILTER_COLUMNS, FilterConfig, filter_rows
 from curation.plan import common_texts
 from curation.schema import Stage, add_seconds, set_columns
-from curation.store import Store
+from pairmill.store import Store
 from pipelines.stages.told import Told
 
 

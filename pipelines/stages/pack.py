@@ -12,8 +12,8 @@ from curation.pack import PackConfig, pack_rows
 from curation.schema import Stage
 from curation.selection import apply_selection
 from curation.shards import Work, read_shard
-from curation.store import Store
 from curation.telemetry import count_rows
+from pairmill.store import Store
 from pipelines.stages.told import run_meter
 
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 from ray.data import DataContext
 
 from curation.schema import Stage, count_drops
-from curation.telemetry import METRICS, Meter, count_fetches, count_rows, count_texts
+from curation.telemetry import METRICS, count_fetches, count_rows, count_texts
+from pairmill.meters import Meter
 
 #: Where Ray Data carries the run's name from the driver to the workers.
 _RUN = "pairmill.run"

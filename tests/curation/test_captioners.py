@@ -12,7 +12,7 @@ from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.checkpoint import PROJECT_ROOT, Checkpoint, resolve
 from curation.engines.decoding import Sampling, TokenScores, _nucleus, decode
 from curation.engines.transformers_caption import TransformersCaptioner
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 
 def request(prompt: str = "what", *, at: int = 0, max_new_tokens: int = 6) -> CaptionRequest:

@@ -14,7 +14,7 @@ from curation.engines.checkpoint import (
     pick_dtype,
     resolve,
 )
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 
 def found(folder: Path) -> Checkpoint:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import faults
 from curation.engines import Failure, Generated
 from curation.engines.guard import MANY, answer_batch, stop_if_dead, stop_if_useless
-from curation.errors import JobError, UserError
+from pairmill import faults
+from pairmill.errors import JobError, UserError
 
 
 def fails_on(*bad: int, most: int = 1000) -> Callable[[Sequence[int]], list[int]]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.errors import InputError
 from curation.inputs import InputConfig, extra_fields, find_files, read_rows
+from pairmill.errors import InputError
 
 ROWS = [
     {"url": "http://a/1", "text": "red apple", "n": 7, "note": None},

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from curation import faults
 from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.openai_caption import (
     OpenAICaptioner,
@@ -29,7 +28,8 @@ from curation.engines.openai_caption import (
     read_completion,
     retry_after_s,
 )
-from curation.errors import UserError
+from pairmill import faults
+from pairmill.errors import UserError
 
 KEY = "sk-very-secret"
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import plan as planning
-from curation.errors import InputError, RunDirError
 from curation.filters.text import text_digest
 from curation.inputs import InputConfig
 from curation.plan import ShardsConfig, common_texts, plan
-from curation.store import Store
+from pairmill.errors import InputError, RunDirError
+from pairmill.store import Store
 
 
 def make(folder: Path, rows: list[tuple[str, str]], *, run: str = "run", **shards: int) -> tuple[Store, planning.Plan]:

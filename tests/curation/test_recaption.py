@@ -11,13 +11,13 @@ import tiny_models
 from PIL import Image
 from pydantic import ValidationError
 
-from curation import faults
 from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.checkpoint import PROJECT_ROOT
 from curation.engines.guard import MANY
-from curation.errors import JobError, UserError
 from curation.recaption import RECAPTION, Prompt, Recaption, RecaptionConfig, model_revision, text_seed
-from curation.schema import TEXT
+from pairmill import faults
+from pairmill.errors import JobError, UserError
+from pairmill.layout import TEXT
 
 SERVED = RecaptionConfig(
     engine="openai", model="owner/name", revision="v1", prompts={"short": "name it", "long": "about {caption}"}

@@ -5,7 +5,7 @@ import pytest
 
 from curation.schema import Stage, add_seconds, set_columns
 from curation.shards import Table, Work, commit_shard, outstanding, read_shard
-from curation.store import Store
+from pairmill.store import Store
 
 NOTHING = pa.nulls(2, pa.string())
 PLAN = pa.table({"uid": ["a", "b"], "url": ["u", "v"], "drop_stage": NOTHING, "drop_reason": NOTHING})

@@ -3,10 +3,11 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pytest
 
-from curation import telemetry
 from curation.recaption import RECAPTION
 from curation.schema import Stage
-from curation.telemetry import METRICS, Meter, Metric, count_fetches, count_rows, count_texts, exported
+from curation.telemetry import METRICS, count_fetches, count_rows, count_texts
+from pairmill import meters
+from pairmill.meters import Meter, Metric, exported
 from training.telemetry import METRICS as TRAINING
 
 
@@ -77,7 +78,7 @@ def test_texts_are_counted_where_there_is_one() -> None:
 
 def test_outside_ray_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr(telemetry, "_instrument", None)
+    monkeypatch.setattr(meters, "_instrument", None)
     Meter(METRICS, run="r").add("pairmill_rows", 1, stage="filter", outcome="kept")
 
 
@@ -95,7 +96,7 @@ def test_ray_takes_every_metric_as_it_is_declared(name: str, monkeypatch: pytest
             meter.set(name, 2, **tags)
         case "histogram":
             meter.observe(name, [0.1, 100.0], **tags)
-    made = telemetry._instrument(name, metrics[name])
+    made = meters._instrument(name, metrics[name])
     assert (made.info["name"], made.info["tag_keys"]) == (name, ("run", *metrics[name].tags))
 
 

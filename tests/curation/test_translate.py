@@ -10,12 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from curation import faults
 from curation.engines import Failure, Generated
 from curation.engines.guard import MANY
-from curation.errors import JobError
 from curation.recaption import RECAPTION
-from curation.schema import TEXT
 from curation.translate import TRANSLATION, RowStatus, Translate, TranslateConfig, model_revision, row_status
 from curation.translation_checks import (
     LengthBounds,
@@ -25,6 +22,9 @@ from curation.translation_checks import (
     length_bounds,
     longest_loop,
 )
+from pairmill import faults
+from pairmill.errors import JobError
+from pairmill.layout import TEXT
 
 SAMPLE = "samples/models/translator"
 

@@ -7,7 +7,7 @@ import pytest
 from curation.engines import Failure, Generated
 from curation.engines.checkpoint import Checkpoint, resolve
 from curation.engines.transformers_translate import TransformersTranslator
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 
 def found(folder: Path) -> Checkpoint:

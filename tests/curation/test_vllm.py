@@ -12,7 +12,7 @@ from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.checkpoint import Checkpoint
 from curation.engines.vllm_caption import VllmCaptioner, engine_kwargs, messages, sampling_parameters
 from curation.engines.vllm_processor import answer_row, chat_row, processor_config, read_answer, request_rows
-from curation.errors import UserError
+from pairmill.errors import UserError
 
 
 def request(prompt: str = "what", *, at: int = 0, max_new_tokens: int = 6) -> CaptionRequest:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
-from curation.telemetry import METRICS, exported
+from curation.telemetry import METRICS
+from pairmill.meters import exported
 from training.telemetry import METRICS as TRAINING
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

@@ -12,7 +12,7 @@ from ray.autoscaler._private.node_provider_availability_tracker import NodeAvail
 from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from pipelines.cluster import size_pools
+from pipelines.pools import size_pools
 from pipelines.recipe import parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ TOKEN = "0123456789abcdef" * 4
 
 CONNECT = """
 import sys, ray
-from curation.errors import UserError
+from pairmill.errors import UserError
 from pipelines.jobs import cluster_hosts, connect
 try:
     print("hosts", *sorted(cluster_hosts(connect(sys.argv[1]))))

@@ -14,7 +14,7 @@ import pytest
 
 from curation.results.report import build_report
 from curation.results.rows import write_rows
-from curation.store import Store
+from pairmill.store import Store
 from pipelines.curate import curate
 from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from curation.errors import UserError
+from pairmill.errors import UserError
 from pipelines import dashboard
 from pipelines.dashboard import check_dashboard, is_loopback, without_credentials
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from curation.errors import UserError
+from pairmill.errors import UserError
 from pipelines import demo_rows as rows_module
 from pipelines.demo_rows import BAD_TEXTS, BAD_URLS, DETOURS, REFUSED_URLS, demo_rows, labels
 from pipelines.demo_server import BEHAVIOURS, BOMB_SIDE, IMAGES, PROJECT, corrupt, demo_server, original, stems

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.errors import RecipeError, RunDirError
 from curation.results.rows import write_rows
-from curation.store import Store
+from pairmill.errors import RecipeError, RunDirError
+from pairmill.store import Store
 from pipelines.curate import curate
 from pipelines.demo_server import demo_server
 from pipelines.journal import Journal

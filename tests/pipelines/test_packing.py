@@ -5,7 +5,7 @@ import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from curation.errors import InputError
+from pairmill.errors import InputError
 from pipelines.doctor import project_root
 from pipelines.packing import UPLOAD_LIMIT_MIB, check_upload, packed_files
 

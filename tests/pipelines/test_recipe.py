@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from pipelines.recipe import CurateRecipe, load_recipe, parse_recipe
 from training.recipe import TrainRecipe
 

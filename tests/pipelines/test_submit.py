@@ -18,7 +18,7 @@ import requests
 import yaml
 
 import pipelines.jobs as jobs_module
-from curation.errors import InputError, JobError, RecipeError, RunDirError, UserError
+from pairmill.errors import InputError, JobError, RecipeError, RunDirError, UserError
 from pipelines.doctor import project_root
 from pipelines.jobs import Job, SubmittedJobError, cause, connect, exit_code, follow, list_jobs, outcome, stop
 from pipelines.submit import Prepared, entrypoint, environment, next_id, prepare, resolve_run_dir, submit

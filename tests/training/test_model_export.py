@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from curation.errors import InputError, UserError
+from pairmill.errors import InputError, UserError
 from training.export import Exported, export_open_clip, load_exported
 from training.export_transformers import export_transformers
 from training.towers.build import build_model, model_description

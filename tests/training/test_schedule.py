@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.schedule import OptimConfig, TemperatureConfig
 
 

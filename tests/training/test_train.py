@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from curation.errors import JobError, RecipeError, RunDirError
-from curation.store import Store
+from pairmill.errors import JobError, RecipeError, RunDirError
+from pairmill.store import Store
 from pipelines.models import evaluate_model, export_model, model_folder
 from training.errors import FinalError
 from training.recipe import TrainRecipe

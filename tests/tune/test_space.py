@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from tune.recipe import SweepRecipe
 from tune.space import Parameter, check_space, draw_points, recipe_at
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from curation.errors import RecipeError, RunDirError
+from pairmill.errors import RecipeError, RunDirError
 from pipelines.sweep import load_sweep
 from tune.check import check, trials_at_a_time
 from tune.recipe import SweepRecipe

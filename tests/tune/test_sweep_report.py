@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from curation.store import Store
+from pairmill.store import Store
 from tests.tune.test_proposals import METRIC, recipe
 from training.recipe import TrainRecipe
 from tune.halving import Halving, Leg

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.faults import fault_point
+from pairmill.faults import fault_point
 from training.data.config import Slot
 from training.data.cursor import BundleSpec
 from training.data.sample import Source, sample_id

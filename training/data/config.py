@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from curation.config import EXECUTION, Config
-from curation.errors import RecipeError, nearest
-from curation.schema import TEXT_KINDS
+from pairmill.config import EXECUTION, Config
+from pairmill.errors import RecipeError, nearest
+from pairmill.layout import TEXT_KINDS
 
 ANY = "any"
 

@@ -16,17 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from curation.config import digest
-from curation.errors import RecipeError, nearest
-from curation.pack import PackConfig, pack_rows
-from curation.schema import Stage
-from curation.selection import FILTER_TABLE, filter_table
-from curation.store import PAIRS, Entry, Store, shard_file
+from pairmill.config import digest
+from pairmill.errors import RecipeError, nearest
+from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts
+from pairmill.store import Entry, Store, shard_file
 from training.data.files import Found, filesystem_of
 from training.data.parquet import ParquetSource
 from training.data.sample import group_ids, samples
-
-_SELECTIONS = "selections"
 
 #: What is read of each table beside the selection; the last two need not be there.  A selection that was made by
 #: filters of its own has their table in place of the run's.
@@ -41,7 +37,7 @@ _READS: Mapping[str, tuple[str, ...]] = {
 def is_run_directory(path: str) -> bool:
     """Whether a folder is laid out as a run directory with something to train on."""
     filesystem, root = filesystem_of(path)
-    infos = filesystem.get_file_info([f"{root}/{PAIRS}", f"{root}/{_SELECTIONS}"])
+    infos = filesystem.get_file_info([f"{root}/{PAIRS}", f"{root}/{SELECTIONS}"])
     return any(info.type == pafs.FileType.Directory for info in infos)
 
 
@@ -71,7 +67,7 @@ class SelectionSource:
         """Raises RecipeError if there is no such selection, or the run has not come as far as the tables it needs."""
         self.name = f"{path} (selection {selection})"
         self._store = Store(path)
-        self._selection = f"{_SELECTIONS}/{selection}"
+        self._selection = f"{SELECTIONS}/{selection}"
         manifests = self._store.manifests(self._selection)
         if not manifests:
             known = _selections(path)
@@ -85,8 +81,7 @@ class SelectionSource:
         self._reads = {filters if name == FILTER_TABLE else name: columns for name, columns in _READS.items()}
         indexes = {name: self._store.index(name) for name in self._reads}
         self._check(indexes, [int(m["shard"]) for m in manifests])
-        stage = Stage.DEDUPLICATE.value
-        kept = [(int(m["shard"]), int(m["stages"][stage]["rows_kept"])) for m in manifests]
+        kept = [(int(m["shard"]), kept_rows(m)) for m in manifests]
         kept = [(shard, rows) for shard, rows in kept if rows]
         self._shards = np.array([shard for shard, _ in kept], np.int64)
         self.rows = np.array([rows for _, rows in kept], np.int64)
@@ -113,9 +108,8 @@ class SelectionSource:
                 assert loaded["uid"].equals(rows["uid"]), f"{name} shard {shard} is not aligned with {self._selection}"
                 for column in self._reads[name]:
                     rows = rows.append_column(column, loaded[column])
-        # Packing decides what the texts of a row are; this is the same, without a file.
-        pairs = pack_rows(rows.append_column("drop_reason", pa.nulls(len(rows), pa.string())), PackConfig(), "jpg")
-        texts = pairs["texts"].to_pylist()
+        sources = [name for name in ("caption", "language", "recaptions", "translations") if name in rows.schema.names]
+        texts = [row_texts(row) for row in rows.select(sources).to_pylist()]
         ids = group_ids(None, rows["sha256"].to_pylist(), len(rows))
         return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
 
@@ -136,6 +130,6 @@ def _content(index: Mapping[int, Entry], shard: int) -> str | None:
 
 def _selections(path: str) -> list[str]:
     filesystem, root = filesystem_of(path)
-    selector = pafs.FileSelector(f"{root}/{_SELECTIONS}", allow_not_found=True)
+    selector = pafs.FileSelector(f"{root}/{SELECTIONS}", allow_not_found=True)
     folders = [i.path for i in filesystem.get_file_info(selector) if i.type == pafs.FileType.Directory]
     return sorted(PurePosixPath(folder).name for folder in folders)

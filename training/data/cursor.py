@@ -21,8 +21,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.config import digest
-from curation.errors import RecipeError
+from pairmill.config import digest
+from pairmill.errors import RecipeError
 from training.data.config import DataConfig
 from training.data.sample import Source
 

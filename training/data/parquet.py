@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.config import digest
-from curation.errors import RecipeError, nearest
+from pairmill.config import digest
+from pairmill.errors import RecipeError, nearest
 from training.data.files import Found
 from training.data.sample import group_ids, samples
 

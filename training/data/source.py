@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow.fs as pafs
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.data.config import DataConfig
 from training.data.curated import SelectionSource, is_run_directory, open_pairs
 from training.data.files import filesystem_of, find

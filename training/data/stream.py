@@ -26,7 +26,7 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
-from curation.errors import JobError, UserError
+from pairmill.errors import JobError, UserError
 from training.data.batches import Batch, assemble, read_here
 from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig

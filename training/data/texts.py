@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation.schema import TEXT_KINDS
+from pairmill.layout import TEXT_KINDS
 from training.data.config import ANY, Slot, TextSelector
 from training.data.sample import hex_id
 
@@ -117,7 +117,7 @@ def text_group(text: Text | None) -> int:
 
 
 def kind_code(kind: str | None) -> int:
-    """int8 code of a text's kind: its place in `curation.schema.TEXT_KINDS`; -1 if unknown."""
+    """int8 code of a text's kind: its place in `pairmill.layout.TEXT_KINDS`; -1 if unknown."""
     return TEXT_KINDS.index(kind) if kind in TEXT_KINDS else -1
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.config import digest
-from curation.errors import RecipeError
+from pairmill.config import digest
+from pairmill.errors import RecipeError
 from training.data.files import Found
 from training.data.sample import group_ids, samples
 

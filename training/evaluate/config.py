@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from curation.config import EXECUTION, Config
+from pairmill.config import EXECUTION, Config
 
 
 class EvaluateDatasetConfig(Config):

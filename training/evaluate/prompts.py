@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 
 #: The language of a file that does not name its own.
 DEFAULT_LANGUAGE = "en"

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 from rich.table import Table
 
-from curation.store import Store
+from pairmill.store import Store
 
 #: Task names of CLIP_benchmark by the dataset's kind.
 TASKS = {"retrieval": "zeroshot_retrieval", "zero_shot": "zeroshot_classification"}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from curation.errors import InputError, RecipeError
+from pairmill.errors import InputError, RecipeError
 from training.evaluate.config import EvaluateConfig, EvaluateDatasetConfig
 from training.evaluate.embed import evaluating
 from training.evaluate.encoder import Encoder, Rows, Tokenizer, Transform

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.evaluate.prompts import fill
 from training.evaluate.ranks import positive_ranks, positives_of
 

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from curation.config import Config
-from curation.errors import RecipeError
+from pairmill.config import Config
+from pairmill.errors import RecipeError
 from training.gather import Columns, Exchange
 from training.losses.inputs import LossInputs, LossOutput
 from training.losses.sigmoid import sigmoid_value

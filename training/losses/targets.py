@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from training.losses.registry import Registry
+from pairmill.registry import Registry
 
 
 class Contrast(NamedTuple):

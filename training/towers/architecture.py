@@ -24,7 +24,7 @@ from open_clip.pretrained import (
 )
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-from curation.errors import RecipeError, nearest
+from pairmill.errors import RecipeError, nearest
 from training.towers.config import ModelConfig
 
 #: open_clip's names for the configuration and the weights of a model folder.

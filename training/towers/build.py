@@ -25,7 +25,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import CustomResidualAttentionBlock
 from torch import Tensor, nn
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.data.augment import EvalTransform
 from training.towers.architecture import (
     CONFIG_FILE,

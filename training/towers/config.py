@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from curation.config import Config
+from pairmill.config import Config
 
 
 class ImageLock(Config):

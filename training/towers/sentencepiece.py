@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 
 _SPACE = "▁"
 _UNIGRAM = 1  # ModelProto.TrainerSpec.model_type; 2 is BPE

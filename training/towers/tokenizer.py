@@ -17,7 +17,7 @@ import numpy.typing as npt
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 from tokenizers import Tokenizer as Backend
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.data.tokens import CLEANERS, BackendTokens, OpenClipTokens
 from training.towers.architecture import resolve_architecture
 from training.towers.config import ModelConfig

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from curation.errors import JobError, RecipeError
 from curation.filters.custom import CustomConfig, callable_reads, keep_mask
+from pairmill.errors import JobError, RecipeError
 
 ROWS = pa.table({"n": [1, 2, 3]})
 

@@ -8,9 +8,9 @@ import fasttext
 import fasttext_new
 import pytest
 
-from curation.errors import RecipeError
 from curation.filters.language import _package_file
 from curation.filters.quality import load_quality, score_quality, train_quality
+from pairmill.errors import RecipeError
 
 GOOD = ["a red bird on a branch", "two dogs play in the snow", "树枝上的红色小鸟", "an old stone bridge over a river"]
 BAD = ["buy cheap shoes now", "click here best price", "便宜包邮 立即抢购", "free download hd wallpaper"]

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from curation.errors import RecipeError
 from curation.filters import FILTER_COLUMNS, FilterConfig, columns_read, filter_columns, filter_rows
 from curation.filters.quality import train_quality
 from curation.filters.text import text_digest
 from curation.schema import FILTER_REASONS
+from pairmill.errors import RecipeError
 
 TYPES = pa.schema(
     [

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.errors import RecipeError
 from curation.filters.patterns import is_boilerplate, is_file_name, is_url
 from curation.filters.text import count_words, digit_share, repair, repeat_share, text_digest, tokens, width
 from curation.filters.words import WordList
+from pairmill.errors import RecipeError
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.errors import RecipeError
 from curation.filters.where import MAX_CHARACTERS, WhereConfig, columns_of, compile_where
+from pairmill.errors import RecipeError
 
 ROWS = [
     {"w": 256, "h": 128, "s": 0.5, "lang": "en", "text": "a red apple", "ok": True},

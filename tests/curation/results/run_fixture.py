@@ -28,8 +28,9 @@ from curation.recaption import RECAPTION
 from curation.schema import FILTER_REASONS, INSPECT_STATUSES, Stage, Status, add_seconds, drop, live, set_columns
 from curation.selection import apply_selection, selection_rows
 from curation.shards import Table, commit_shard
-from curation.store import PAIRS, Store
 from curation.translate import TRANSLATION
+from pairmill.layout import PAIRS
+from pairmill.store import Store
 
 #: How far a run has come; each includes those before it.
 STEPS = ("plan", "images", "filter", "select", "recaption", "translate", "pack")

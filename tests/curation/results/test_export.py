@@ -13,9 +13,10 @@ import webdataset as wds
 from PIL import Image
 from run_fixture import make_run
 
-from curation.errors import RunDirError, UserError
 from curation.results.export import IMG2DATASET, export_img2dataset, export_webdataset
-from curation.store import PAIRS, Store
+from pairmill.errors import RunDirError, UserError
+from pairmill.layout import PAIRS
+from pairmill.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pytest
 from run_fixture import commit_step, make_run, some_rows, write_record
 
-from curation.errors import RunDirError
 from curation.results.data import DROPPED_SHOWN, KEPT_SHOWN
 from curation.results.outcome import open_run
 from curation.results.report import build_report, write_report
 from curation.results.throughput import throughput
 from curation.schema import set_columns
-from curation.store import PAIRS, Store, shard_file
+from pairmill.errors import RunDirError
+from pairmill.layout import PAIRS
+from pairmill.store import Store, shard_file
 
 STAGES = ["plan", "download", "inspect", "filter", "deduplicate", "recaption", "translate", "pack"]
 

@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from run_fixture import fate, make_run, some_rows
 
-from curation.errors import RunDirError
 from curation.results import rows as rows_module
 from curation.results.rows import input_columns, write_rows
 from curation.schema import INSPECT_STATUSES, Status
-from curation.store import Store
+from pairmill.errors import RunDirError
+from pairmill.store import Store
 
 
 def written(store: Store, path: Path) -> list[dict[str, object]]:

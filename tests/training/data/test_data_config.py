@@ -1,6 +1,6 @@
 import pytest
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.data.config import DataConfig, TextSelector
 
 

@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from small_datasets import as_json, jpeg, uid, write_parquet, write_tar
 
-from curation.errors import RecipeError
 from curation.pack import PackConfig, pack_rows
 from curation.schema import Stage, add_seconds
 from curation.shards import Table, Work, commit_shard, read_shard
-from curation.store import Store
+from pairmill.errors import RecipeError
+from pairmill.store import Store
 from training.data.config import DataConfig
 from training.data.cursor import make_plan
 from training.data.files import expand_braces, find

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_datasets import reader_of, write_parquet
 
-from curation.errors import InputError, JobError
+from pairmill.errors import InputError, JobError
 from training.data.batches import Batch
 from training.data.bundle import Reader
 from training.data.config import DataConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from curation.errors import InputError, RecipeError
+from pairmill.errors import InputError, RecipeError
 from training.data.augment import EvalTransform
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record

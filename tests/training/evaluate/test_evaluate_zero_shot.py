@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import torch
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.evaluate.prompts import CHINESE_TEMPLATES, class_names_of, fill, templates_of
 from training.evaluate.zero_shot import Labels, classifier_weights, zero_shot_metrics
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from naive import make_case, naive_loss, naive_normalised
 from torch import Tensor
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
+from pairmill.registry import Registry
 from training.gather import Columns, Exchange
 from training.losses.compose import LossConfig, compute_loss
 from training.losses.inputs import LossInputs
-from training.losses.registry import Registry
 from training.losses.softmax import softmax_value
 from training.losses.targets import TARGETS
 from training.losses.tiles import Rows

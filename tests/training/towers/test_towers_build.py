@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from tiny_text import write_bert
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.towers.architecture import resolve_architecture
 from training.towers.build import (
     Patches,

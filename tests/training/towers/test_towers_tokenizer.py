@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer
 from tiny_text import TEXTS, labels, write_bert, write_sentencepiece, write_wordpiece
 
-from curation.errors import RecipeError
+from pairmill.errors import RecipeError
 from training.data.augment import TrainTransform
 from training.data.bundle import Reader
 from training.data.tokens import OpenClipTokens

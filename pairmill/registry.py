@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from curation.errors import RecipeError, nearest
+from pairmill.errors import RecipeError, nearest
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
-from curation.errors import RecipeError, nearest
+from pairmill.errors import RecipeError, nearest
 
 #: `Field(..., json_schema_extra=EXECUTION)` marks a field that says how a stage runs (concurrency, deadlines, rates),
 #: not what it computes: changing it does not make committed shards stale.

@@ -1,7 +1,7 @@
 import pytest
 
-from curation.errors import RecipeError
-from pipelines.cluster import Pool, check_pools, size_pools
+from pairmill.errors import RecipeError
+from pipelines.pools import Pool, check_pools, size_pools
 from pipelines.recipe import parse_recipe
 
 LEAST = "run_dir: r\ninput: {path: list.parquet}\n"

@@ -29,12 +29,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from curation.config import digest
-from curation.errors import RunDirError
-from curation.faults import fault_point
-
-#: The product's table.
-PAIRS = "pairs"
+from pairmill.config import digest
+from pairmill.errors import RunDirError
+from pairmill.faults import fault_point
+from pairmill.layout import PAIRS
 
 #: Differ from run to run by nature (how long, how often, how far until it failed, in what words), so they are left out
 #: of a shard's content.  The size of a whole image follows from its digest.

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
-from curation import faults
+from pairmill import faults
 
 logger = logging.getLogger("pairmill")
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import faults
-from curation.store import Entry, Store, content_digest
+from pairmill import faults
+from pairmill.store import Entry, Store, content_digest
 
 ROWS = pa.table({"uid": ["a", "b"], "value": [1, 2], "elapsed_s": [0.1, 0.2]})
 OTHER = pa.table({"uid": ["a", "b"], "value": [3, 4], "elapsed_s": [0.1, 0.2]})
@@ -68,7 +68,7 @@ STEPS += ["manifest.before_rename", "manifest.after_rename"]
 
 COMMIT = """
 import sys, pyarrow as pa
-from curation.store import Store
+from pairmill.store import Store
 rows = pa.table({"uid": ["a", "b"], "value": [3, 4], "elapsed_s": [0.1, 0.2]})
 Store(sys.argv[1]).commit("images", 0, "new", rows, {})
 """

@@ -15,10 +15,10 @@ from ray.data import DataContext
 from ray.data.context import ShuffleStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from curation.cluster import alive_nodes
-from curation.cluster import connected as connect
-from curation.config import Placement, accelerator_types
-from curation.errors import RecipeError
+from pairmill.cluster import alive_nodes
+from pairmill.cluster import connected as connect
+from pairmill.config import Placement, accelerator_types
+from pairmill.errors import RecipeError
 from pipelines.recipe import CurateRecipe
 
 #: How often an actor or task that died is started again before the job fails.  Ray Data's own default is for ever,
@@ -67,7 +67,7 @@ class Pools:
 
 @contextmanager
 def connected(recipe: CurateRecipe) -> Iterator[Pools]:
-    """`curation.cluster.connected`, ready for Ray Data; yields the pools that fill the cluster."""
+    """`pairmill.cluster.connected`, ready for Ray Data; yields the pools that fill the cluster."""
     cluster = recipe.cluster
     with connect(cluster.address, num_cpus=cluster.num_cpus, dashboard=cluster.dashboard):
         _set_data_context()

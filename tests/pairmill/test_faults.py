@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from curation import faults
-from curation.faults import InjectedFault, fault_point
+from pairmill import faults
+from pairmill.faults import InjectedFault, fault_point
 
 
 def arm(monkeypatch: pytest.MonkeyPatch, folder: Path, spec: str) -> None:
@@ -38,7 +38,7 @@ def test_a_point_may_be_armed_several_times(tmp_path: Path, monkeypatch: pytest.
 
 def test_passes_are_counted_over_processes(tmp_path: Path) -> None:
     env = os.environ | {"PAIRMILL_FAULTS": "p:kill@3", "PAIRMILL_FAULTS_DIR": str(tmp_path)}
-    code = "from curation.faults import fault_point; fault_point('p')"
+    code = "from pairmill.faults import fault_point; fault_point('p')"
     codes = [subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode for _ in range(4)]
     assert codes == [0, 0, -9, 0]
 

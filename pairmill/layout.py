@@ -1,0 +1,69 @@
+"""The contract of a curated run directory: what curation writes into it and training reads out of it.
+
+pairs/part-*.parquet              the product
+images/, columns/<stage>/         pixels and narrow columns, row-aligned, a file a shard
+selections/<name>/                uid, keep, reason: which of those rows a dataset consists of
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+#: The product's table.
+PAIRS = "pairs"
+
+#: The folder of the selections.
+SELECTIONS = "selections"
+
+#: What the filters of a run's own recipe say of every row.
+FILTER_TABLE = "columns/filter"
+
+
+def filter_table(selection: str) -> str:
+    """The table of the filters that a selection was made by, where they are not the run's own."""
+    return f"{FILTER_TABLE}-{selection}"
+
+
+#: Where a text comes from.
+TEXT_KINDS = ("alt", "short", "long", "rewritten", "translated")
+
+#: One text of a pair, with its provenance.  `source_index` is the position, in the same list, of the text it was made
+#: from (translations, rewrites); null for texts made from the image or given with the input.
+TEXT = pa.struct(
+    [
+        ("text", pa.string()),
+        ("language", pa.string()),
+        ("kind", pa.string()),
+        ("source_index", pa.int32()),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("prompt_id", pa.string()),
+        ("sampling", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
+
+#: The names of the fields of `TEXT`.
+TEXT_FIELDS = tuple(f.name for f in TEXT)
+
+
+def row_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
+    """All texts of a row with their provenance: the alt text, then those made from the image, then translations."""
+    nothing = dict.fromkeys(TEXT_FIELDS)
+    texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
+    recaptions: Sequence[Mapping[str, object]] = row.get("recaptions") or ()  # type: ignore[assignment]
+    texts += [nothing | {k: v for k, v in made.items() if k in TEXT_FIELDS} for made in recaptions]
+    translations: Sequence[Mapping[str, object]] = row.get("translations") or ()  # type: ignore[assignment]
+    texts += [
+        nothing | {k: v for k, v in made.items() if k in TEXT_FIELDS} | {"kind": "translated"}
+        for made in translations
+        if made["text"] is not None
+    ]
+    return texts
+
+
+def kept_rows(manifest: Mapping[str, object]) -> int:
+    """Rows that one shard of a selection keeps, by its manifest."""
+    return int(manifest["stages"]["deduplicate"]["rows_kept"])  # type: ignore[index]  # plain JSON
