@@ -24,12 +24,15 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def checked(cls, data: Any) -> Self:
-        """The configuration of plain data.  Raises RecipeError with the first thing that is wrong."""
+    def checked(cls, data: Any, *, at: str = "") -> Self:
+        """The configuration of plain data.  Raises RecipeError with the first thing that is wrong.
+
+        at: the dotted key of the recipe that the data stands under, for messages.
+        """
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise _explain(error, cls) from error
+            raise _explain(error, cls, at) from error
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed, as plain JSON data."""
@@ -100,11 +103,11 @@ def put(data: dict[str, Any], key: str, value: Any) -> None:
     data[keys[-1]] = value
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> RecipeError:
+def _explain(error: ValidationError, model: type[BaseModel], at: str) -> RecipeError:
     """The first thing wrong, in terms of the recipe."""
     problem = error.errors()[0]
     loc = [str(part) for part in problem["loc"]]
-    key = ".".join(loc)
+    key = ".".join([at, *loc] if at else loc)
     if problem["type"] == "extra_forbidden":
         known = fields_at(model, loc[:-1])
         return RecipeError(

@@ -5,7 +5,8 @@
     │   ├── RecipeError      an unknown key, a value out of range, a file that is not a recipe
     │   ├── InputError       an input file is missing, malformed, or lacks a column
     │   └── RunDirError      the run directory holds another input, or is in use
-    └── JobError             exit 1: the job itself failed; what was committed stays, running again resumes
+    ├── JobError             exit 1: the job itself failed; what was committed stays, running again resumes
+    └── IntegrityError       exit 1: a promise of ours is broken; the job stops before it carries on with wrong data
 
 Everything else that is raised is a bug of ours.
 """
@@ -56,6 +57,13 @@ class RunDirError(UserError):
 
 class JobError(PairmillError):
     """The job failed after it had started; committed shards are kept."""
+
+
+class IntegrityError(PairmillError):
+    """What pairmill promises does not hold: rows unaccounted for, tables that are not aligned, an unknown reason.
+
+    Raised instead of `assert`, so that `python -O` keeps every promise too.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
