@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from curation.images.inspect import ImageConfig
+from curation.images.config import ImageConfig
 
 #: What both store: shorter side 256 pixels, in the encoding that is img2dataset's default.
 IMAGE = ImageConfig(size=256, resize="keep_ratio", format="jpg", quality=95, chroma="420")

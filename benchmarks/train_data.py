@@ -20,7 +20,8 @@ import torch
 from photos import _unpacked, photos
 from record import WORK
 
-from curation.images.inspect import ImageConfig, inspect_image
+from curation.images.config import ImageConfig
+from curation.images.inspect import inspect_image
 
 #: Distinct pairs; epochs repeat them.
 PAIRS = 1024

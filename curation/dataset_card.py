@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
-from pairmill.layout import PAIRS
+from curation.pack import product_columns
+from curation.stage import Column
+from pairmill.layout import PAIRS, TEXT_FIELDS
 from pairmill.store import Store
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -28,23 +30,17 @@ pairs[0]["image"], pairs[0]["caption"], pairs[0]["texts"]
 
 | column | what it is |
 |---|---|
-| `uid` | 128-bit BLAKE2b of the canonical URL and the raw alt text |
-| `image` | the picture, {size} px ({resize}), {format}, without metadata |
-| `caption` | the best text (kinds in the order {prefer}) |
-| `texts` | every text: `kind`, `language`, `source_index` (the text it was made from), `model`, `revision`, `prompt_id`, `sampling`, `score` |
-| `alt` | the alt text as it was found |
-| `sha256`, `phash` | of the original bytes; 64-bit DCT perceptual hash |
-| `url`, `final_url`, `content_type`, `format`, `original_width`, `original_height` | where the image came from, and what it was |
-| `language`, `language_score`, `sharpness`, `entropy`, `nsfw`, `text_quality` | measurements |
-| `input` | the other columns of the input list |
-
+{columns}
 The recipe is `recipe.yaml` beside this folder; what was dropped, and why, is in `report.html`.
 The images belong to their owners: check their terms before you pass them on.  To take a row out, use its `uid`.
 """
 
 
-def write_card(store: Store, recipe: Mapping[str, Any], *, rows: int) -> None:
-    """Write `pairs/README.md`.  It depends on the recipe and the number of rows alone."""
+def write_card(store: Store, recipe: Mapping[str, Any], carried: Mapping[str, Column], *, rows: int) -> None:
+    """Write `pairs/README.md`.  It depends on the recipe and the number of rows alone.
+
+    carried: the columns that stages carry into the product.
+    """
     size = next((name for most, name in _SIZES if rows < most), "n>10M")
     languages = sorted({"en", *recipe["translate"]["targets"]})
     front = {
@@ -56,9 +52,17 @@ def write_card(store: Store, recipe: Mapping[str, Any], *, rows: int) -> None:
     card = _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
         rows=rows,
-        size=recipe["image"]["size"],
-        resize=recipe["image"]["resize"],
-        format=recipe["image"]["format"],
-        prefer=", ".join(recipe["pack"]["prefer"]),
+        columns="".join(f"| `{name}` | {what} |\n" for name, what in _described(recipe, carried)),
     )
     store.write_bytes(f"{PAIRS}/README.md", card.encode())
+
+
+def _described(recipe: Mapping[str, Any], carried: Mapping[str, Column]) -> Iterator[tuple[str, str]]:
+    image, prefer = recipe["image"], ", ".join(recipe["pack"]["prefer"])
+    yield "image", f"the picture, {image['size']} px ({image['resize']}), {image['format']}, without metadata"
+    yield "caption", f"the best text (kinds in the order {prefer})"
+    fields = ", ".join(f"`{name}`" for name in TEXT_FIELDS)
+    yield "texts", f"every text: {fields}; `source_index` is the place of the text it was made from"
+    for name in product_columns(carried):
+        yield name, carried[name].description
+    yield "input", "the other columns of the input list, if it has any"

@@ -1,11 +1,5 @@
 """Download and inspect: every URL of a shard is fetched, and its bytes decoded while the others are still coming.
 
-reads: url
-adds:  status, http_status, final_url, content_type, original_bytes, elapsed_s, attempts, error, opt_out (download);
-       image, width, height, original_width, original_height, format, frames, sha256, phash, sharpness, entropy
-       (inspect)
-drops: every `Status` but success
-
 One actor is one event loop with hundreds of requests in flight, and a few decoder processes.  Bytes go from the socket
 to a decoder and are let go, so memory follows the requests in flight, not the rows of a shard.
 """
@@ -13,71 +7,71 @@ to a decoder and are let go, so memory follows the requests in flight, not the r
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from curation.images.decoder import DecoderPool
-from curation.images.inspect import ImageConfig, Inspected
-from curation.schema import INSPECT_STATUSES, Stage, Status, add_seconds, drop, live, set_columns
+from curation.images.config import ImageConfig
+from curation.images.stage import Inspect
+from curation.schema import Status, add_seconds, drop, live, set_columns
+from curation.stage import Column, Runtime, Stage
 from curation.web.config import DownloadConfig, read_blocklist
-from curation.web.fetch import ErrorRate, Fetched, Fetcher
-from curation.web.gate_client import Exchange, GateClient
+from pairmill.meters import Meter
 
-COLUMNS = pa.schema(
-    [
-        ("status", pa.string()),
-        ("http_status", pa.int16()),
-        ("final_url", pa.string()),
-        ("content_type", pa.string()),
-        ("original_bytes", pa.int64()),
-        ("elapsed_s", pa.float32()),
-        ("attempts", pa.int8()),
-        ("error", pa.string()),
-        ("opt_out", pa.string()),
-        ("image", pa.binary()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("original_width", pa.int32()),
-        ("original_height", pa.int32()),
-        ("format", pa.string()),
-        ("frames", pa.int32()),
-        ("sha256", pa.string()),
-        ("phash", pa.uint64()),
-        ("sharpness", pa.float32()),
-        ("entropy", pa.float32()),
-    ]
-)
+if TYPE_CHECKING:  # aiohttp and codecs: a second, for every process that only reads a recipe
+    from curation.images.inspect import Inspected
+    from curation.web.fetch import Fetched, Fetcher
+    from curation.web.img2dataset_engine import Img2datasetFetcher
+
+#: Seconds between two readings of the queues; Ray exports metrics every ten.
+_QUEUES_EVERY_S = 5.0
 
 
-class Download:
-    """The stage as a callable class: one a worker process."""
+class Download(Stage):
+    """Fetch every URL: hundreds of requests in flight, politely, and never an address that is not public."""
 
-    def __init__(
-        self,
-        config: DownloadConfig,
-        image: ImageConfig,
-        *,
-        decoders: int = 1,
-        exchange: Exchange | None = None,
-        warn: Callable[[str], None] | None = None,
-    ) -> None:
-        """exchange: how to reach the gate that all workers share (None: this worker is the only one).
+    name, segment, table, pool, shards_at_once = "download", "collect", "images", "fetch", 2
+    reads = ("url",)
+    adds = (
+        Column("status", pa.string(), "success, or why there is no picture"),
+        Column("http_status", pa.int16(), "of the last answer"),
+        Column("final_url", pa.string(), "where the redirects led", carried=True),
+        Column("content_type", pa.string(), "as the server gave it", carried=True),
+        # How far a failed fetch got differs from run to run; the size of a whole image follows from its digest.
+        Column("original_bytes", pa.int64(), "bytes of the body", volatile=True),
+        Column("elapsed_s", pa.float32(), "seconds the URL took, waits for its host left out", volatile=True),
+        Column("attempts", pa.int8(), "requests made", volatile=True),
+        Column("error", pa.string(), "what went wrong, in words", volatile=True),
+        Column("opt_out", pa.string(), "by what the owner opted out"),
+    )
+    drops = tuple(s.value for s in Status if s is not Status.SUCCESS and s.value not in Inspect.drops)
+    Config = DownloadConfig
 
-        warn: told when the share of failed fetches becomes abnormal, and with '' when it is normal again.
-        """
-        self._config, self._image, self._decoders = config, image, decoders
-        self._exchange, self._warn = exchange, warn
-        self._blocked = read_blocklist(config.hash_blocklist)
-        #: URLs of the shards in hand that are not fetched yet, and bodies that are not decoded yet.
+    #: URLs of the shards in hand that are not fetched yet, and bodies that are not decoded yet.
+    queues: dict[str, int]
+
+    def setup(self, runtime: Runtime) -> None:
+        """Start the event loop and its decoder processes."""
+        self._config: DownloadConfig = self.config
+        self._image: ImageConfig = next(stage.config for stage in self.inner if isinstance(stage, Inspect))
+        self._runtime = runtime
+        self._blocked = read_blocklist(self._config.hash_blocklist)
         self.queues = {"fetch": 0, "decode": 0}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._run(self._open())
+        if runtime.meter is not None:
+            threading.Thread(target=self._record_queues, args=(runtime.meter,), name="queues", daemon=True).start()
+            # What the imports made stays: to look through it for garbage again and again costs an eighth of a process
+            # that does nothing else, in pauses that leave the decoders without work.
+            gc.collect()
+            gc.freeze()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """The shard with its images.  Shards given by several threads are worked on at once."""
@@ -86,10 +80,22 @@ class Download:
         urls = [url if alive else None for url, alive in zip(rows["url"].to_pylist(), mask, strict=True)]
         done = self._run(self._collect(urls))
         seconds = time.perf_counter() - began
-        rows = set_columns(rows, _columns(done))
-        rows = drop(rows, Stage.DOWNLOAD, _masks(rows, frozenset(Status) - INSPECT_STATUSES - {Status.SUCCESS}))
-        rows = drop(rows, Stage.INSPECT, _masks(rows, INSPECT_STATUSES))
-        return add_seconds(add_seconds(rows, Stage.DOWNLOAD, seconds), Stage.INSPECT, seconds)
+        rows = set_columns(rows, _columns(done, (*self.adds, *Inspect.adds)))
+        for stage in (self, *self.inner):
+            rows = add_seconds(drop(rows, stage.name, _masks(rows, stage.drops), stage.drops), stage.name, seconds)
+        return rows
+
+    def count(self, meter: Meter, rows: pa.Table) -> None:
+        """Fetches by status, bytes and seconds."""
+        from curation.telemetry import count_fetches
+
+        count_fetches(meter, rows)
+
+    def _record_queues(self, meter: Meter) -> None:
+        while True:
+            for queue, urls in self.queues.items():
+                meter.set("pairmill_queue", urls, queue=queue)
+            time.sleep(_QUEUES_EVERY_S)
 
     def close(self) -> None:
         """End the event loop and the decoder processes."""
@@ -101,9 +107,14 @@ class Download:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _open(self) -> None:
-        self._pool = DecoderPool(self._image, workers=self._decoders, blocked=self._blocked)
+        from curation.images.decoder import DecoderPool
+        from curation.web.fetch import ErrorRate, Fetcher
+        from curation.web.gate_client import GateClient
+
+        self._pool = DecoderPool(self._image, workers=self._runtime.decoders, blocked=self._blocked)
         await self._pool.__aenter__()
-        gate = GateClient(self._exchange, self._config) if self._exchange else None
+        exchange = self._runtime.exchange
+        gate = GateClient(exchange, self._config) if exchange else None
         # Imported only where it is asked for: it is an extra, and takes seconds to load.
         if self._config.engine == "img2dataset":
             from curation.web.img2dataset_engine import Img2datasetFetcher
@@ -141,14 +152,16 @@ class Download:
     def _watch(self, status: Status) -> None:
         before = self._errors.alarm
         self._errors.add(status)
-        if self._errors.alarm is before or self._warn is None:
+        if self._errors.alarm is before or self._runtime.warn is None:
             return
         share = f"{self._errors.recent:.0%} of the latest fetches failed, mostly with {status.value}"
-        self._warn(f"{share}: is the network, the resolver or a limit of this node in the way?" if not before else "")
+        why = f"{share}: is the network, the resolver or a limit of this node in the way?"
+        self._runtime.warn("" if before else why)
 
 
 def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConfig) -> Inspected:
     """The same measurements, with the pixels that img2dataset makes of the body."""
+    from curation.images.inspect import Inspected
     from curation.web.img2dataset_engine import resize_with_img2dataset
 
     made = resize_with_img2dataset(
@@ -164,15 +177,14 @@ def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConf
     return inspected._replace(image=made.data, width=made.width, height=made.height)
 
 
-def _masks(rows: pa.Table, statuses: frozenset[Status]) -> dict[str, pa.Array]:
-    found = rows["status"].to_pylist()
-    present = {s for s in found if s is not None}
-    return {s.value: pa.array([f == s.value for f in found]) for s in Status if s in statuses and s.value in present}
+def _masks(rows: pa.Table, reasons: Sequence[str]) -> Mapping[str, pa.ChunkedArray]:
+    present = set(pc.unique(rows["status"]).to_pylist())
+    return {reason: pc.equal(rows["status"], reason) for reason in reasons if reason in present}
 
 
-def _columns(done: Sequence[tuple[Fetched, Inspected | None] | None]) -> dict[str, pa.Array]:
+def _columns(done: Sequence[tuple[Fetched, Inspected | None] | None], columns: Sequence[Column]) -> dict[str, pa.Array]:
     records = [_record(*one) if one is not None else {} for one in done]
-    return {f.name: pa.array([r.get(f.name) for r in records], f.type) for f in COLUMNS}
+    return {c.name: pa.array([record.get(c.name) for record in records], c.type) for c in columns}
 
 
 def _record(fetched: Fetched, inspected: Inspected | None) -> dict[str, object]:

@@ -1,10 +1,5 @@
 """Pack the kept rows into the product: `pairs/part-*.parquet`, one row an image with all its texts.
 
-reads: uid, url, alt, input, image, width, height, original_width, original_height, format, sha256, phash, sharpness,
-       entropy, final_url, content_type, caption, language, language_score, nsfw, text_quality, recaptions, translations
-adds:  —  (it writes PAIR columns, kept rows only)
-drops: —
-
 A part is a run of consecutive shards with about `rows_per_part` kept rows.  Which shards, and every byte of the part,
 follows from the committed tables alone, so two runs over equal tables write equal files.
 """
@@ -12,52 +7,24 @@ follows from the committed tables alone, so two runs over equal tables write equ
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
 
 from curation.schema import live
+from curation.stage import Column, Stage
 from pairmill.config import Config
-from pairmill.layout import TEXT, row_texts
+from pairmill.layout import PAIRS, TEXT, row_texts
 
 #: The struct that `datasets` decodes as an image.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
-_CARRIED = {
-    "uid": pa.string(),
-    "url": pa.string(),
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "sha256": pa.string(),
-    "phash": pa.uint64(),
-    "alt": pa.string(),
-    "language": pa.string(),
-    "language_score": pa.float32(),
-    "sharpness": pa.float32(),
-    "entropy": pa.float32(),
-    "nsfw": pa.float32(),
-    "text_quality": pa.float32(),
-    "original_width": pa.int32(),
-    "original_height": pa.int32(),
-    "format": pa.string(),
-    "content_type": pa.string(),
-    "final_url": pa.string(),
-}
-
-#: The columns of `pairs/`, before the input's own columns (a struct, `input`).
-PAIR = pa.schema([("image", IMAGE), ("caption", pa.string()), ("texts", pa.list_(TEXT)), *_CARRIED.items()])
-
-#: What packing loads of each table.
-READS: Mapping[str, tuple[str, ...]] = {
-    "images": (
-        *("image", "width", "height", "original_width", "original_height", "format", "sha256", "phash"),
-        *("sharpness", "entropy", "final_url", "content_type"),
-    ),
-    "columns/filter": ("caption", "language", "language_score", "nsfw", "text_quality", "drop_stage", "drop_reason"),
-    "columns/recaption": ("recaptions",),
-    "columns/translate": ("translations",),
-}
+#: Columns of the product that stand first, in this order; those that other stages carry follow in flow order.
+_FIRST = (
+    *("uid", "url", "width", "height", "sha256", "phash", "alt", "language", "language_score", "sharpness", "entropy"),
+    *("nsfw", "text_quality", "original_width", "original_height", "format", "content_type", "final_url"),
+)
 
 
 class PackConfig(Config):
@@ -71,6 +38,31 @@ class PackConfig(Config):
     min_score: float | None = Field(
         None, description="a generated text with a lower mean token log-probability is not taken as caption"
     )
+
+
+class Pack(Stage):
+    """Write the product: one row an image, with its best caption and every text with its provenance."""
+
+    name, segment, table, pool = "pack", "pack", PAIRS, None
+    reads = ("image", "caption", "language")
+    optional = ("recaptions", "translations")
+    adds = (Column("texts", pa.list_(TEXT), "every text with its provenance, `source_index` is that of its source"),)
+    Config = PackConfig
+    #: Of the product's columns; pixels follow from the digest of the original.
+    volatile: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    def columns_read(self, carried: Iterable[str]) -> tuple[str, ...]:
+        """What the product is made from.  carried: the columns that stages carry into it."""
+        return (*self.reads, *self.optional, *carried)
+
+
+def product_columns(carried: Mapping[str, Column]) -> dict[str, pa.DataType]:
+    """The columns that the product takes over as they are, in its order, with their types.
+
+    carried: the columns that stages carry into the product, in flow order.
+    """
+    order = [name for name in _FIRST if name in carried] + [name for name in carried if name not in _FIRST]
+    return {name: carried[name].type for name in order}
 
 
 class Part(NamedTuple):
@@ -98,8 +90,11 @@ def cut_parts(kept: Mapping[int, int], rows_per_part: int) -> list[Part]:
     return parts
 
 
-def pack_rows(rows: pa.Table, config: PackConfig, extension: str) -> pa.Table:
-    """The kept rows of a shard as PAIR rows (and `input`, where the list had other columns)."""
+def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mapping[str, pa.DataType]) -> pa.Table:
+    """The kept rows of a shard: image, caption, texts, then `columns` and `input`, where the list had other columns.
+
+    extension: of the images' format.  columns: as `product_columns` gives them; null where a stage was off.
+    """
     kept = rows.filter(live(rows))
     texts = [row_texts(row) for row in kept.select(_present(kept, _TEXT_SOURCES)).to_pylist()]
     image = pa.StructArray.from_arrays(
@@ -109,16 +104,16 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str) -> pa.Table:
         ],
         fields=list(IMAGE),
     )
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+    packed: dict[str, pa.Array | pa.ChunkedArray] = {
         "image": image,
         "caption": pa.array([best_text(t, config) for t in texts], pa.string()),
         "texts": pa.array(texts, pa.list_(TEXT)),
     }
-    for name, kind in _CARRIED.items():
-        columns[name] = kept[name].cast(kind) if name in kept.schema.names else pa.nulls(len(kept), kind)
+    for name, kind in columns.items():
+        packed[name] = kept[name].cast(kind) if name in kept.schema.names else pa.nulls(len(kept), kind)
     if "input" in kept.schema.names:
-        columns["input"] = kept["input"]
-    return pa.table(columns)
+        packed["input"] = kept["input"]
+    return pa.table(packed)
 
 
 _TEXT_SOURCES = ("caption", "language", "recaptions", "translations")

@@ -22,7 +22,9 @@ from pydantic import Field
 from curation.filters.text import text_digest
 from curation.identity import row_uid, shuffle_key
 from curation.inputs import InputConfig, InputFile, extra_fields, find_files, read_rows
-from curation.schema import Stage, drop, set_columns
+from curation.schema import drop, set_columns
+from curation.stage import Column, Stage
+from curation.table import PLAN
 from pairmill.config import Config, digest
 from pairmill.errors import InputError, RunDirError
 from pairmill.store import Store, shard_file
@@ -37,6 +39,20 @@ class ShardsConfig(Config):
 
     rows_per_shard: int = Field(2000, ge=1, le=100_000, description="rows of a shard")
     seed: int = Field(0, ge=0, description="seed of the order in which rows are visited")
+
+
+class Planned(Stage):
+    """Give every row its uid and its place; of rows with equal URL and text the first in input order lives."""
+
+    name, segment, section, table, pool = "plan", "plan", "shards", PLAN, None
+    adds = (
+        Column("uid", pa.string(), "128-bit BLAKE2b of the canonical URL and the raw alt text", carried=True),
+        Column("index", pa.int64(), "position in the input"),
+        Column("url", pa.string(), "where the image was found", carried=True),
+        Column("alt", pa.string(), "the alt text as it was found", carried=True),
+    )
+    drops = ("duplicate_input",)
+    Config = ShardsConfig
 
 
 class Plan(Config):
@@ -145,7 +161,7 @@ def _mark_duplicates(bucket: pa.Table) -> pa.Table:
     rows = rows.append_column("drop_stage", nulls).append_column("drop_reason", nulls)
     uid = rows["uid"].combine_chunks()
     again = pa.array(np.r_[False, np.asarray(pc.equal(uid[1:], uid[:-1]))])
-    return drop(rows, Stage.PLAN, {"duplicate_input": again})
+    return drop(rows, Planned.name, {"duplicate_input": again}, Planned.drops)
 
 
 def _cut(pieces: Iterator[pa.Table], rows_per_shard: int) -> Iterator[pa.Table]:

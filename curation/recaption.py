@@ -1,9 +1,4 @@
-"""Write new captions from the image: several prompts a row, each text with its provenance and score.
-
-reads: uid, image (binary: the file as the inspect stage re-encoded it), drop_reason; caption, if a prompt asks for it
-adds:  recaptions (list of `RECAPTION`), recaption_status (see `RecaptionStatus`), recaption_error (string)
-drops: —
-"""
+"""Write new captions from the image: several prompts a row, each text with its provenance and score."""
 
 from __future__ import annotations
 
@@ -15,6 +10,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 from pydantic import Field, model_validator
 
@@ -24,8 +20,11 @@ from curation.engines.guard import describe, stop_if_dead, stop_if_useless
 from curation.engines.openai_caption import OpenAIConfig
 from curation.engines.settings import EngineConfig
 from curation.schema import live, set_columns
+from curation.stage import Column, Runtime, Stage
+from curation.telemetry import count_texts
 from pairmill.config import Config
 from pairmill.errors import UserError
+from pairmill.meters import Meter
 
 #: One text about an image: the fields of `schema.TEXT` that are not the same for all of them.
 RECAPTION = pa.struct(
@@ -205,8 +204,8 @@ class _Row:
     failed: bool = False
 
 
-class Recaption:
-    """The stage, with its engine loaded once.
+class Recaption(Stage):
+    """Write new captions from the image: several prompts a row, by the engine that the recipe names.
 
     The same rows come back in the same order, and none is ever dropped.  Rows go to the engine in row order, so the
     same shard is cut into the same batches whenever it is computed.
@@ -215,12 +214,51 @@ class Recaption:
     `guard.MANY` texts of a table fail alike: the shard stays uncommitted, and running again resumes with it.
     """
 
+    name, segment, pool = "recaption", "rewrite", "model"
+    adds = (
+        Column("recaptions", pa.list_(RECAPTION), "texts about the image"),
+        Column("recaption_status", pa.string(), "what became of the row's texts"),
+        Column("recaption_error", pa.string(), "why texts are missing"),
+    )
+    Config = RecaptionConfig
+
     def __init__(self, config: RecaptionConfig, *, engine: Captioner | None = None) -> None:
+        """engine: to be used instead of the configured one."""
+        super().__init__(config)
         self._config = config
         self._prompts = config.resolved_prompts()
-        self._checkpoint = _checkpoint(config)
-        self._engine = build_captioner(config, self._checkpoint) if engine is None else engine
         self._wants_caption = any(CAPTION_PLACEHOLDER in prompt.text for prompt in self._prompts.values())
+        self.reads = ("uid", "image", *(("caption",) if self._wants_caption else ()))
+        self._given = engine
+        if engine is not None:
+            self.setup(Runtime())
+
+    @property
+    def active(self) -> bool:
+        """Whether the recipe names a captioner."""
+        return self._config.active
+
+    def revision(self) -> str:
+        """Hub commit, folder digest, or for a server what the recipe says of it."""
+        return model_revision(self._config)
+
+    def setup(self, runtime: Runtime) -> None:
+        """Load the engine.  Raises UserError if it cannot be loaded here."""
+        self._checkpoint = _checkpoint(self._config)
+        self._engine = build_captioner(self._config, self._checkpoint) if self._given is None else self._given
+
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """The status alone."""
+        return ("recaption_status",)
+
+    def left_alone(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Rows whose status says so."""
+        return pc.equal(rows["recaption_status"], RecaptionStatus.NOT_NEEDED.value)
+
+    def count(self, meter: Meter, rows: pa.Table) -> None:
+        """Texts written."""
+        count_texts(meter, self.name, rows["recaptions"])
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         texts: list[list[dict[str, object]]] = [[] for _ in range(rows.num_rows)]

@@ -1,29 +1,21 @@
-"""The vocabulary of a row: stages, statuses, drop reasons, column types, and how a row is dropped.
+"""The vocabulary of a row: what became of its image, and how it is dropped.
 
 A row never leaves its table.  A stage fills columns and may set `drop_stage` and `drop_reason`, once; later stages skip
-dropped rows.  All three vocabularies are closed: an unknown word is a bug of ours and raises.
+dropped rows.  Every stage declares its reasons (`curation.stage`): any other raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pairmill.errors import IntegrityError
 
-class Stage(str, Enum):
-    """The stages in the order a row meets them."""
-
-    PLAN = "plan"
-    DOWNLOAD = "download"
-    INSPECT = "inspect"
-    FILTER = "filter"
-    DEDUPLICATE = "deduplicate"
-    RECAPTION = "recaption"
-    TRANSLATE = "translate"
-    PACK = "pack"
+#: The two columns that say whether, where and why a row was dropped.
+DROPS = ("drop_stage", "drop_reason")
 
 
 class Status(str, Enum):
@@ -97,74 +89,37 @@ INSPECT_STATUSES = frozenset(
     }
 )
 
-FILTER_REASONS = (
-    # geometry
-    "image_too_small",
-    "image_too_elongated",
-    "file_too_small",
-    "image_too_blurry",
-    "image_too_plain",
-    # text
-    "text_too_short",
-    "text_too_few_words",
-    "text_too_long",
-    "text_is_url",
-    "text_is_file_name",
-    "text_is_boilerplate",
-    "text_repeats_itself",
-    "text_too_many_digits",
-    "text_too_common",
-    "text_has_listed_word",
-    "text_low_quality",
-    # language
-    "language_not_allowed",
-    "language_uncertain",
-    # safety
-    "nsfw",
-    # the user's own
-    "where",
-    "callable",
-)
-
-DROP_REASONS: Mapping[Stage, tuple[str, ...]] = {
-    Stage.PLAN: ("duplicate_input",),
-    Stage.DOWNLOAD: tuple(s.value for s in Status if s is not Status.SUCCESS and s not in INSPECT_STATUSES),
-    Stage.INSPECT: tuple(s.value for s in Status if s in INSPECT_STATUSES),
-    Stage.FILTER: FILTER_REASONS,
-    Stage.DEDUPLICATE: ("duplicate_pair", "duplicate_image", "near_duplicate_image"),
-    Stage.RECAPTION: (),
-    Stage.TRANSLATE: (),
-    Stage.PACK: (),
-}
-
 
 def live(rows: pa.Table) -> pa.ChunkedArray:
     """Mask of the rows that no stage has dropped."""
     return pc.is_null(rows["drop_reason"])
 
 
-def drop(rows: pa.Table, stage: Stage, masks: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+def drop(
+    rows: pa.Table, stage: str, masks: Mapping[str, pa.Array | pa.ChunkedArray], reasons: Collection[str]
+) -> pa.Table:
     """Drop the rows of each mask for the reason it is named by; the first reason in `masks` order wins.
 
-    rows:  table with `drop_stage` and `drop_reason` (string, null while the row lives).
-    masks: reason -> boolean array of len(rows); null counts as false.
-    Raises AssertionError for a reason that is not in `DROP_REASONS[stage]`.
+    rows:    table with `drop_stage` and `drop_reason` (string, null while the row lives).
+    masks:   reason -> boolean array of len(rows); null counts as false.
+    reasons: all reasons of this stage.
+    Raises IntegrityError for a reason that is not one of `reasons`.
     """
     reason = rows["drop_reason"]
     was_live = live(rows)
     for name, mask in masks.items():
-        assert name in DROP_REASONS[stage], f"{name} is not a drop reason of {stage.value}"
+        if name not in reasons:
+            raise IntegrityError(f"{name} is not a drop reason of {stage}; it declares {', '.join(reasons) or 'none'}")
         reason = pc.if_else(pc.and_(pc.is_null(reason), pc.fill_null(mask, False)), name, reason)
     newly = pc.and_(was_live, pc.is_valid(reason))
-    at = pc.if_else(newly, stage.value, rows["drop_stage"])
+    at = pc.if_else(newly, stage, rows["drop_stage"])
     return set_columns(rows, {"drop_stage": at, "drop_reason": reason})
 
 
-def undrop_after(rows: pa.Table, stage: Stage) -> pa.Table:
-    """The rows as they were when `stage` had done with them: what later stages dropped lives."""
-    order = list(Stage)
-    known = pc.is_in(rows["drop_stage"], pa.array([s.value for s in order[: order.index(stage) + 1]]))
-    return set_columns(rows, {n: pc.if_else(known, rows[n], None) for n in ("drop_stage", "drop_reason")})
+def undrop_after(rows: pa.Table, known: Sequence[str]) -> pa.Table:
+    """The rows as they were when the stages `known` had done with them: what later stages dropped lives."""
+    early = pc.is_in(rows["drop_stage"], pa.array(known, pa.string()))
+    return set_columns(rows, {n: pc.if_else(early, rows[n], None) for n in DROPS})
 
 
 def set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
@@ -175,24 +130,27 @@ def set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray
     return rows
 
 
-def add_seconds(rows: pa.Table, stage: Stage, seconds: float) -> pa.Table:
+def add_seconds(rows: pa.Table, stage: str, seconds: float) -> pa.Table:
     """Note how long a stage took over this shard (seconds of one worker)."""
-    return set_columns(rows, {f"_seconds_{stage.value}": pa.repeat(pa.scalar(seconds, pa.float64()), len(rows))})
+    return set_columns(rows, {f"_seconds_{stage}": pa.repeat(pa.scalar(seconds, pa.float64()), len(rows))})
 
 
-def count_drops(rows: pa.Table, stages: Iterable[Stage]) -> dict[str, dict[str, int]]:
-    """Rows in, kept and dropped by reason, for consecutive `stages` over one shard's rows."""
+def count_drops(rows: pa.Table, stages: Sequence[str], before: Collection[str] = ()) -> dict[str, dict[str, int]]:
+    """Rows in, kept and dropped by reason, for consecutive `stages` over one shard's rows.
+
+    before: the stages before the first of them, whose drops do not come in.
+    """
     counted = {
         (pair["drop_stage"], pair["drop_reason"]): pair["drop_reason_count"]
-        for pair in rows.group_by(["drop_stage", "drop_reason"])
+        for pair in rows.group_by(list(DROPS))
         .aggregate([("drop_reason", "count", pc.CountOptions(mode="all"))])
         .to_pylist()
     }
-    order = list(Stage)
+    gone = set(before)
     out: dict[str, dict[str, int]] = {}
     for stage in stages:
-        later = {s.value for s in order[order.index(stage) :]} | {None}
-        dropped = {reason: n for (at, reason), n in counted.items() if at == stage.value}
-        rows_in = sum(n for (at, _), n in counted.items() if at in later)
-        out[stage.value] = {"rows_in": rows_in, "rows_kept": rows_in - sum(dropped.values()), **dropped}
+        dropped = {reason: n for (at, reason), n in counted.items() if at == stage}
+        rows_in = sum(n for (at, _), n in counted.items() if at not in gone)
+        out[stage] = {"rows_in": rows_in, "rows_kept": rows_in - sum(dropped.values()), **dropped}
+        gone.add(stage)
     return out

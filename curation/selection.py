@@ -6,10 +6,13 @@ A global step (deduplication; later balancing, quantiles, decontamination) ends 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.schema import DROP_REASONS, Stage, drop, set_columns
+from curation.schema import drop, set_columns
+from pairmill.errors import IntegrityError
 
 
 def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
@@ -20,16 +23,28 @@ def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
     """
     reason = rows["drop_reason"].to_pylist()
     for at, why in zip(losers["row"].to_pylist(), losers["reason"].to_pylist(), strict=True):
-        assert reason[at] is None, "a dropped row cannot lose a global step"
+        if reason[at] is not None:
+            raise IntegrityError(f"row {at} was dropped before, so it cannot lose a global step")
         reason[at] = why
     reasons = pa.array(reason, pa.string())
     return pa.table({"uid": rows["uid"], "keep": pc.is_null(reasons), "reason": reasons})
 
 
-def apply_selection(rows: pa.Table) -> pa.Table:
-    """Drop what the loaded selection (columns keep, reason) does not keep, and let go of the pixels of dropped rows."""
-    masks = {name: pc.equal(rows["reason"], name) for name in DROP_REASONS[Stage.DEDUPLICATE]}
-    rows = drop(rows, Stage.DEDUPLICATE, masks).drop_columns(["keep", "reason"])
+def apply_selection(rows: pa.Table, stage: str, reasons: Sequence[str]) -> pa.Table:
+    """Drop what the loaded selection (columns keep, reason) does not keep, and let go of the pixels of dropped rows.
+
+    stage, reasons: of the global step that made the selection.
+    """
+    rows_kept = rows["keep"]
+    masks = {name: pc.equal(rows["reason"], name) for name in reasons}
+    rows = drop(rows, stage, masks, reasons).drop_columns(["keep", "reason"])
+    if not pc.all(pc.equal(pc.is_null(rows["drop_reason"]), rows_kept), min_count=0).as_py():
+        raise IntegrityError("a selection must keep just the rows that it gives no reason to drop")
+    return without_dropped_pixels(rows)
+
+
+def without_dropped_pixels(rows: pa.Table) -> pa.Table:
+    """The rows, without the pictures of those that are dropped."""
     if "image" not in rows.schema.names:
         return rows
     image = rows["image"].combine_chunks()

@@ -16,27 +16,10 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasink
 
-from curation.schema import Stage, count_drops, set_columns, undrop_after
-from pairmill.store import Entry, Store, shard_file, shard_key
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the store: what it keeps of the rows, what it is made from, and by which configuration.
-
-    identity: plain data; with the contents of `upstream` it makes the key of a shard.
-    stages:   the stages whose drops its manifest counts, and the last that its own drop columns know of.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    identity: object
-    upstream: tuple[str, ...]
-    stages: tuple[Stage, ...]
-
-    def key(self, contents: Mapping[str, str]) -> str:
-        """The key of a shard made from upstream shards with these contents."""
-        return shard_key(self.identity, [contents[name] for name in self.upstream])
+from curation.schema import count_drops, set_columns, undrop_after
+from curation.table import Table
+from pairmill.errors import IntegrityError
+from pairmill.store import Entry, Store, shard_file
 
 
 @dataclass(frozen=True)
@@ -77,7 +60,8 @@ def read_shard(store: Store, work: Work, columns: Mapping[str, Sequence[str]]) -
         if not wanted:
             continue
         loaded = store.load(table, work.shard, ["uid", *wanted])
-        assert loaded["uid"].equals(rows["uid"]), f"{table} shard {work.shard} is not aligned with the plan"
+        if not loaded["uid"].equals(rows["uid"]):
+            raise IntegrityError(f"{table} shard {work.shard}: its rows are not those of the plan")
         rows = set_columns(rows, {name: loaded[name] for name in wanted})
     return set_columns(rows, {name: pa.repeat(value, len(rows)) for name, value in constants.items()})
 
@@ -133,7 +117,8 @@ class ShardSink(Datasink):  # type: ignore[misc]  # Ray ships no types
 def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int) -> dict[str, Entry]:
     """Commit one shard's rows as each of `tables`; returns what was committed."""
     shard = rows["_shard"][0].as_py()
-    assert pc.count_distinct(rows["_shard"]).as_py() == 1, "a block must be one shard"
+    if pc.count_distinct(rows["_shard"]).as_py() != 1:
+        raise IntegrityError("a block must be one shard, and nothing else")
     prefix = "_content_"
     contents = {
         name.removeprefix(prefix): rows[name][0].as_py() for name in rows.schema.names if name.startswith(prefix)
@@ -143,19 +128,19 @@ def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int
         if table.name in contents:
             continue
         # The rows have come further than this table: what later stages dropped, it does not know.
-        known = undrop_after(rows, table.stages[-1])
+        known = undrop_after(rows, table.known)
         facts = {
             "run": run,
             "committed_at": time.time(),
-            "stages": count_drops(known, table.stages),
-            "seconds": {s.value: _seconds(rows, s) for s in table.stages},
+            "stages": count_drops(known, table.stages, table.before),
+            "seconds": {stage: _seconds(rows, stage) for stage in table.stages},
         }
         kept = known.select(["uid", *table.columns])
-        done[table.name] = store.commit(table.name, shard, table.key(contents), kept, facts)
+        done[table.name] = store.commit(table.name, shard, table.key(contents), kept, facts, volatile=table.volatile)
         contents[table.name] = done[table.name].content
     return done
 
 
-def _seconds(rows: pa.Table, stage: Stage) -> float:
-    name = f"_seconds_{stage.value}"
+def _seconds(rows: pa.Table, stage: str) -> float:
+    name = f"_seconds_{stage}"
     return float(rows[name][0].as_py()) if name in rows.schema.names else 0.0

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.schema import Stage
 from pairmill.meters import Meter, Metric
 
 METRICS: Mapping[str, Metric] = {
@@ -35,7 +34,7 @@ def count_rows(meter: Meter, counts: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def count_fetches(meter: Meter, rows: pa.Table) -> None:
-    """What became of downloaded rows, columns as `download.COLUMNS`; those that were dropped before have no status."""
+    """What became of downloaded rows, columns as `Download` adds; rows dropped before have no status."""
     meter.add("pairmill_bytes", pc.sum(rows["original_bytes"]).as_py() or 0, kind="fetched")
     meter.add("pairmill_bytes", pc.sum(pc.binary_length(rows["image"])).as_py() or 0, kind="stored")
     rows = rows.select(["status", "http_status", "attempts", "elapsed_s"]).filter(pc.is_valid(rows["status"]))
@@ -49,15 +48,10 @@ def count_fetches(meter: Meter, rows: pa.Table) -> None:
         meter.observe("pairmill_fetch_seconds", asked["elapsed_s"].filter(mask).to_pylist(), outcome=outcome)
 
 
-def count_texts(meter: Meter, stage: Stage, rows: pa.Table) -> None:
-    """Texts that a model wrote, failures left out; rows with the column of lists that `stage` adds, if it adds one."""
-    column = _TEXTS.get(stage)
-    if column is not None:
-        written = pc.is_valid(pc.struct_field(pc.list_flatten(rows[column]), "text"))
-        meter.add("pairmill_texts", pc.sum(written).as_py() or 0, stage=stage.value)
-
-
-_TEXTS = {Stage.RECAPTION: "recaptions", Stage.TRANSLATE: "translations"}
+def count_texts(meter: Meter, stage: str, texts: pa.ChunkedArray) -> None:
+    """Texts that a stage's model wrote, failures left out.  texts: a list for each row, of structs with `text`."""
+    written = pc.is_valid(pc.struct_field(pc.list_flatten(texts), "text"))
+    meter.add("pairmill_texts", pc.sum(written).as_py() or 0, stage=stage)
 
 
 def _answer(code: int | None) -> str:

@@ -1,9 +1,4 @@
-"""Translate every text of a row into the target languages, and keep only what looks like a translation.
-
-reads: caption, language (of the caption), drop_reason; recaptions, where the recaption stage ran
-adds:  translations (list of `TRANSLATION`), translate_status (see `RowStatus`), translate_error (string)
-drops: —
-"""
+"""Translate every text of a row into the target languages, and keep only what looks like a translation."""
 
 from __future__ import annotations
 
@@ -14,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from curation.engines import Failure, Generated, Translator
@@ -22,6 +18,8 @@ from curation.engines.guard import stop_if_dead, stop_if_useless
 from curation.engines.languages import base, canonical
 from curation.engines.settings import EngineConfig
 from curation.schema import live, set_columns
+from curation.stage import Column, Runtime, Stage
+from curation.telemetry import count_texts
 from curation.translation_checks import (
     LengthBounds,
     TranslationStatus,
@@ -30,6 +28,7 @@ from curation.translation_checks import (
     length_bounds,
     longest_loop,
 )
+from pairmill.meters import Meter
 
 #: One text in one target language.  `source_index` is the position in [caption, *recaptions] of what was translated.
 TRANSLATION = pa.struct(
@@ -164,8 +163,8 @@ class _Outcome(NamedTuple):
     error: str | None = None
 
 
-class Translate:
-    """The stage, with its engine loaded once.
+class Translate(Stage):
+    """Translate every text into every target; each translation is checked for language, length and repetition.
 
     The same rows come back in the same order, and none is ever dropped.  All texts of the table are translated
     together: equal ones once, and the engine sorts them by length.
@@ -174,11 +173,51 @@ class Translate:
     stays uncommitted, and running again resumes with it.
     """
 
+    name, segment, pool = "translate", "rewrite", "model"
+    reads = ("caption", "language")
+    adds = (
+        Column("translations", pa.list_(TRANSLATION), "a text or a failed check for each text and target"),
+        Column("translate_status", pa.string(), "what became of the row's translations"),
+        Column("translate_error", pa.string(), "what the engine said of failures"),
+    )
+    optional = ("recaptions",)
+    Config = TranslateConfig
+
     def __init__(self, config: TranslateConfig, *, engine: Translator | None = None) -> None:
+        """engine: to be used instead of the configured one."""
+        super().__init__(config)
         self._config = config
-        self._checkpoint = _checkpoint(config)
-        self._engine = build_translator(config, self._checkpoint) if engine is None else engine
+        self._given = engine
+        if engine is not None:
+            self.setup(Runtime())
         self._sampling = "greedy" if config.num_beams == 1 else f"beams={config.num_beams}"
+
+    @property
+    def active(self) -> bool:
+        """Whether the recipe names a translator."""
+        return self._config.active
+
+    def revision(self) -> str:
+        """Hub commit or folder digest."""
+        return model_revision(self._config)
+
+    def setup(self, runtime: Runtime) -> None:
+        """Load the engine.  Raises UserError if it cannot be loaded here."""
+        self._checkpoint = _checkpoint(self._config)
+        self._engine = build_translator(self._config, self._checkpoint) if self._given is None else self._given
+
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """The status alone."""
+        return ("translate_status",)
+
+    def left_alone(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Rows whose status says so."""
+        return pc.equal(rows["translate_status"], RowStatus.NOT_NEEDED.value)
+
+    def count(self, meter: Meter, rows: pa.Table) -> None:
+        """Translations written."""
+        count_texts(meter, self.name, rows["translations"])
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         wanted = [

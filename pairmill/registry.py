@@ -62,10 +62,11 @@ class Registry(Generic[T]):
         entry = self._entries.get(name)
         if entry is None:
             if ":" not in name:
+                known = f"one of {', '.join(self.names)}, or " if self.names else ""
                 raise RecipeError(
-                    f"{self.key} must be one of {', '.join(self.names)}, or an import path package.module:attribute",
+                    f"{self.key} must be {known}an import path package.module:attribute",
                     value=name,
-                    fix=f"perhaps you mean: {nearest(name, self.names)}",
+                    fix=f"perhaps you mean: {nearest(name, self.names)}" if self.names else "write the import path",
                 )
             return cast(T, load_object(name, key=self.key))
         if isinstance(entry, str):

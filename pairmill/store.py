@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -33,10 +33,6 @@ from pairmill.config import digest
 from pairmill.errors import RunDirError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
-
-#: Differ from run to run by nature (how long, how often, how far until it failed, in what words), so they are left out
-#: of a shard's content.  The size of a whole image follows from its digest.
-VOLATILE = frozenset({"elapsed_s", "attempts", "error", "original_bytes"})
 
 #: Columns worth a parquet dictionary.  Encoded images and their digests do not repeat: dictionaries only cost memory.
 _REPEATING = ("status", "drop_stage", "drop_reason", "content_type", "language", "format", "error")
@@ -192,13 +188,16 @@ class Store:
         rows: pa.Table,
         facts: Mapping[str, object],
         row_group_rows: int | None = None,
+        volatile: Collection[str] = (),
     ) -> Entry:
-        """Commit one shard: its data, then its manifest.  `facts` go into the manifest.
+        """Commit one shard: its data, then its manifest.
+
+        facts: go into the manifest.  volatile: columns that are no part of its content, see `content_digest`.
 
         A commit of the same shard replaces the one before it; killed anywhere, the shard is either committed whole or
         not at all.
         """
-        entry = Entry(key, content_digest(rows))
+        entry = Entry(key, content_digest(rows, volatile))
         self.retract(table, shard)
         size = self.write_table(shard_file(table, shard), rows, f"commit.{table}.data", row_group_rows)
         manifest = {"shard": shard, "rows": len(rows), "bytes": size, **entry._asdict(), **facts}
@@ -276,12 +275,12 @@ def shard_file(table: str, shard: int) -> str:
     return f"{table}/{'part' if table == PAIRS else 'shard'}-{shard:06d}.parquet"
 
 
-def content_digest(rows: pa.Table) -> str:
-    """Hex digest of what a table says: its columns' names, types and values, without the volatile ones.
+def content_digest(rows: pa.Table, volatile: Collection[str] = ()) -> str:
+    """Hex digest of what a table says: its columns' names, types and values.
 
-    Pixels are left out as well: they follow from `sha256` of the original and the configuration, which is in the key.
+    volatile: columns that are left out, because they differ from run to run by nature or follow from others.
     """
-    kept = [n for n in rows.schema.names if n not in VOLATILE and n != "image"]
+    kept = [n for n in rows.schema.names if n not in volatile]
     hashed = hashlib.blake2b(digest_size=8)
     # Through parquet, because slices and chunks of equal values have unequal buffers.
     hashed.update(parquet_bytes(rows.select(kept).combine_chunks()))

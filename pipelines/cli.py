@@ -79,8 +79,8 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
     def job() -> dict[str, Any]:
         from curation.plan import plan as make_plan
         from pairmill.store import Store
+        from pipelines.curate import tables_of
         from pipelines.recipe import CurateRecipe, load_recipe
-        from pipelines.tables import tables_of
 
         loaded = load_recipe(recipe, overrides or [], CurateRecipe)
         store = Store(loaded.run_dir)

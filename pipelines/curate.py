@@ -2,6 +2,7 @@
 
     plan                                           -> plan/
     collect:  read, download, inspect, filter      -> images/, columns/filter/
+    score:    the stages that the recipe names     -> columns/<stage>/
     barrier:  deduplicate                          -> selections/<name>/
     rewrite:  recaption, translate                 -> columns/recaption/, columns/translate/
     pack                                           -> pairs/
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,32 +23,34 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, from_arrow, from_items, read_datasource
 
 from curation.dataset_card import write_card
+from curation.download import Download
 from curation.duplicates.deduplicate import exact_edges
 from curation.duplicates.edges import EDGES
 from curation.duplicates.near import near_edges
-from curation.pack import cut_parts
+from curation.duplicates.stage import Deduplicate
+from curation.flow import Tables
+from curation.pack import Pack, cut_parts, product_columns
 from curation.plan import Plan, plan
 from curation.results.report import write_report
-from curation.schema import RETRYABLE, Stage
+from curation.schema import RETRYABLE
 from curation.selection import apply_selection
-from curation.shards import ShardSink, ShardSource, Table, Work, outstanding
+from curation.shards import ShardSink, ShardSource, Work, outstanding
+from curation.stage import Segment, Stage
+from curation.table import PLAN, Table
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
 from pairmill.errors import JobError, RecipeError, UserError
 from pairmill.faults import fault_point
-from pairmill.layout import PAIRS
-from pairmill.store import Store, shard_key
+from pairmill.layout import PAIRS, kept_rows
+from pairmill.store import Store, shard_file, shard_key
 from pipelines.journal import Journal
 from pipelines.pools import RESTARTS, Pools, connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import ByBand, ByImage, NarrowRows, SelectStage, losers_of
-from pipelines.stages.download import DownloadStage, RetryStage
-from pipelines.stages.filter import FilterStage
-from pipelines.stages.models import RecaptionStage, TranslateStage
-from pipelines.stages.pack import PackStage
+from pipelines.stages.pack import Packing, PackStage
+from pipelines.stages.rows import ActorStage, RetryStage, RowStage, Setting, named
 from pipelines.stages.told import name_run
-from pipelines.tables import Tables, tables_of
 
 logger = logging.getLogger("pairmill")
 
@@ -82,8 +86,9 @@ def curate(
             if retry_failed:
                 job.retry_failed()
             job.collect()
+            job.stream("score")
             job.deduplicate()
-            job.rewrite()
+            job.stream("rewrite")
             job.pack()
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
@@ -109,11 +114,21 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
         job = Job(recipe, store, planned, tables, pools, board, journal)
         try:
             job.collect()
+            job.stream("score")
             job.deduplicate()
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
-    stage = Stage.DEDUPLICATE.value
-    return sum(int(m["stages"][stage]["rows_kept"]) for m in store.manifests(tables.selection))
+    return sum(kept_rows(manifest) for manifest in store.manifests(tables.selection))
+
+
+def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool = False) -> Tables:
+    """The tables of a planned run, once its recipe was held against the columns of the plan.
+
+    Raises UserError if a model cannot be found or a column does not exist.
+    """
+    flow = recipe.flow()
+    flow.check(store.schema(shard_file(PLAN, 0)))
+    return Tables(flow, planned.fingerprint, selection=recipe.deduplicate.name, beside=beside)
 
 
 class Job:
@@ -130,69 +145,103 @@ class Job:
         journal: Journal,
     ) -> None:
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
+        self.flow = tables.flow
         self.pools, self.board, self.journal = pools, board, journal
         name_run(store.uri)
 
     def retry_failed(self) -> None:
         """Fetch again, in every committed shard, the rows that `RETRYABLE` says may succeed now."""
-        images = self.tables.images
+        images = self.tables.named(self.flow.of(Download).table)
         again = [
             Work(int(m["shard"]), {images.name: m["content"]})
             for m in self.store.manifests(images.name)
-            if RETRYABLE & m["stages"][Stage.DOWNLOAD.value].keys()
+            if RETRYABLE & m["stages"][Download.name].keys()
         ]
         with self.journal.segment("retry-failed"):
             for wave in _waves(again, self.recipe.cluster.wave_shards):
                 rows = self._read("retry-failed", wave, {images.name: images.columns})
-                self._write(self._downloaded(rows, RetryStage, len(wave)), [images])
+                rows = self._staged(rows, self.flow.of(Download), len(wave), RetryStage)
+                self._write(rows, [images])
 
     def collect(self) -> None:
         """Fetch, inspect and filter every row that is not there yet."""
-        tables = [self.tables.images, self.tables.filtered]
-        with self.journal.segment("collect"):
-            for wave in self._outstanding(tables):
-                rows = self._read("collect", wave, self.tables.collect_reads())
-                if any(self.tables.images.name not in work.fresh for work in wave):
-                    if not self.recipe.download.enabled:
-                        raise RecipeError(
-                            "download.enabled: false works on images that are there already",
-                            value=f"{len(wave)} shards of {self.store.uri} lack them, or have them by another recipe",
-                            fix="set download.enabled: true, or give the run_dir of a run that has them",
-                        )
-                    rows = self._downloaded(rows, DownloadStage, len(wave))
-                rows = rows.map_batches(
-                    FilterStage(self.recipe.filter, self.store, self.board), num_cpus=0.5, **_SHARDS
-                )
+        self.stream("collect")
+
+    def stream(self, segment: Segment) -> None:
+        """Run the stages of a streaming segment over every shard that lacks one of their tables."""
+        tables, stages = self.tables.of(segment), [s for s in self.flow.segment(segment) if not s.within]
+        if not stages:
+            return
+        given = [table.name for table in self.tables.before(segment)]
+        reads = self.tables.reads((read for s in stages for read in (*s.reads, *s.optional)), segment)
+        prepare = None
+        if self.tables.selection in reads:
+            made_by = self.flow.of(Deduplicate)
+            prepare = partial(apply_selection, stage=made_by.name, reasons=made_by.drops)
+        with self.journal.segment(segment):
+            for wave in self._outstanding(tables, given):
+                rows = self._read(segment, wave, reads, prepare)
+                for stage in stages:
+                    if any(self.tables.name_of(stage) not in work.fresh for work in wave):
+                        if stage.pool == "fetch":
+                            self._refuse_to_fetch(len(wave))
+                        rows = self._staged(rows, stage, len(wave))
                 self._write(rows, tables)
 
-    def _downloaded(self, rows: Dataset, stage: type[DownloadStage], shards: int) -> Dataset:
-        gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(self.recipe.download))
+    def _refuse_to_fetch(self, shards: int) -> None:
+        if not self.recipe.download.enabled:
+            raise RecipeError(
+                "download.enabled: false must find the images there already",
+                value=f"{shards} shards of {self.store.uri} lack them, or have them by another recipe",
+                fix="set download.enabled: true, or give the run_dir of a run that has them",
+            )
+
+    def _staged(self, rows: Dataset, stage: Stage, shards: int, kind: type[RowStage] | None = None) -> Dataset:
+        """`rows` through a stage, in tasks or in actors, as it declares.  shards: how many there are."""
+        gate = None
+        if stage.pool == "fetch":
+            gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(stage.config))
+        setting = Setting(
+            self.store,
+            self.board,
+            self.tables.name_of(stage),
+            self.flow.before(stage.name),
+            self.pools.decoders,
+            gate,
+        )
+        pool = self.pools.of.get(stage.name)
+        if pool is None:
+            return rows.map_batches(named(stage, kind or RowStage)(stage, setting), num_cpus=0.5, **_SHARDS)
+        at_once = stage.shards_at_once
+        # One shard more than are worked on, so that the last slow URLs of one do not leave the actor idle.
+        threads = {"max_tasks_in_flight_per_actor": at_once + 1, "max_concurrent_calls_per_actor": at_once}
         return rows.map_batches(
-            stage,
-            fn_constructor_args=(self.recipe.download, self.recipe.image, self.pools.decoders, gate, self.board),
-            # Two shards at a time, so that the last slow URLs of one do not leave the actor idle.
+            named(stage, kind or ActorStage),
+            fn_constructor_args=(stage, setting),
             compute=ActorPoolStrategy(
-                **self.pools.download.sizes(shards),
-                max_tasks_in_flight_per_actor=3,
-                max_concurrent_calls_per_actor=2,
-                enable_true_multi_threading=True,
+                **pool.sizes(shards), **(threads | {"enable_true_multi_threading": True} if at_once > 1 else {})
             ),
-            **self.pools.download.reserves(),
+            **pool.reserves(),
             ray_remote_args_fn=_bounded,
             **_SHARDS,
         )
 
     def deduplicate(self) -> None:
         """The barrier: find the losers over the whole run, and write the selection."""
-        selected = self.tables.selected(self.store)
-        given = (self.tables.images.name, self.tables.filtered.name)
+        given = [table.name for table in self.tables.before("global")]
+        contents = {name: self._contents(name) for name in given}
+        selected, stage = self.tables.selected(contents), self.flow.of(Deduplicate)
         with self.journal.segment("deduplicate"):
             losers = None
             for wave in self._outstanding([selected], given):
                 losers = losers or self._losers()
-                rows = self._read("deduplicate", wave, {self.tables.filtered.name: ("drop_stage", "drop_reason")})
-                rows = rows.map_batches(SelectStage(losers, self.board), num_cpus=0.5, **_SHARDS)
+                rows = self._read("deduplicate", wave, self.tables.reads((), "global"))
+                select_stage = SelectStage(losers, stage, self.flow.before(stage.name), self.board)
+                rows = rows.map_batches(select_stage, num_cpus=0.5, **_SHARDS)
                 self._write(rows, [selected])
+
+    def _contents(self, table: str) -> dict[int, str]:
+        return {shard: entry.content for shard, entry in self.store.index(table).items()}
 
     def _losers(self) -> Any:
         """A reference to the table of losers: the edges stay in the object store, away from the driver."""
@@ -205,7 +254,9 @@ class Job:
             # At least a few shards a task: opening a file costs more than reading a narrow table.
             rows = from_arrow([shards.slice(at, 32) for at in range(0, len(shards), 32)])
             rows.set_name("edges")
-            rows = rows.map_batches(NarrowRows(self.store, self.tables.narrow_reads(), config), **_SHARDS).materialize()
+            rows = rows.map_batches(
+                NarrowRows(self.store, self.tables.reads(self.flow.of(Deduplicate).reads, "global"), config), **_SHARDS
+            ).materialize()
             by_image = rows.map_batches(ByImage(partitions), **_SHARDS)
             edges += _grouped(by_image, lambda part: exact_edges(part, config=config))
             if config.near_image:
@@ -213,40 +264,14 @@ class Job:
                 edges += _grouped(by_band, lambda part: near_edges(part, max_distance=config.max_distance))
         return losers_of.remote(*edges)
 
-    def rewrite(self) -> None:
-        """Caption and translate the rows that are kept."""
-        tables, recipe = self.tables.rewritten, self.recipe
-        if not tables:
-            return
-        given = (self.tables.images.name, self.tables.filtered.name, self.tables.selection)
-        with self.journal.segment("rewrite"):
-            for wave in self._outstanding(tables, given):
-                rows = self._read("rewrite", wave, self.tables.rewrite_reads(), apply_selection)
-                for table, pool, stage, config in (
-                    (self.tables.recaptioned, self.pools.recaption, RecaptionStage, recipe.recaption),
-                    (self.tables.translated, self.pools.translate, TranslateStage, recipe.translate),
-                ):
-                    if table is not None and any(table.name not in work.fresh for work in wave):
-                        rows = rows.map_batches(
-                            stage,
-                            fn_constructor_args=(config, table.columns[0], self.board),
-                            compute=ActorPoolStrategy(**pool.sizes(len(wave))),
-                            **pool.reserves(),
-                            ray_remote_args_fn=_bounded,
-                            **_SHARDS,
-                        )
-                self._write(rows, tables)
-
     def pack(self) -> None:
         """Write the product from the committed tables."""
-        reads = self.tables.pack_reads()
+        reads = self.tables.reads(self.flow.of(Pack).columns_read(self.flow.carried), "pack")
         indexes = {name: self.store.index(name) for name in reads}
-        kept = {
-            int(m["shard"]): int(m["stages"]["deduplicate"]["rows_kept"])
-            for m in self.store.manifests(self.tables.selection)
-        }
+        kept = {int(manifest["shard"]): kept_rows(manifest) for manifest in self.store.manifests(self.tables.selection)}
         committed = self.store.index(PAIRS)
-        identity = [self.recipe.pack.identity(), self.recipe.image.format]
+        columns = product_columns(self.flow.carried)
+        identity = [self.recipe.pack.identity(), self.recipe.image.format, list(columns)]
         parts = []
         cut = cut_parts(kept, self.recipe.pack.rows_per_part)
         for part in cut:
@@ -260,10 +285,10 @@ class Job:
             if parts:
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
-                stage = PackStage(self.recipe.pack, self.recipe.image.format, self.store, reads, self.board)
-                rows.map_batches(stage, **_SHARDS).materialize()
+                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, self.flow.of(Deduplicate).drops)
+                rows.map_batches(PackStage(packing, self.store, reads, self.board), **_SHARDS).materialize()
             self.store.sweep(PAIRS)
-            write_card(self.store, self.recipe.model_dump(mode="json"), rows=sum(kept.values()))
+            write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried, rows=sum(kept.values()))
 
     def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
         """The shards to be done, a wave at a time; behind them what killed writers left is swept, old and new."""

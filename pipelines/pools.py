@@ -15,6 +15,8 @@ from ray.data import DataContext
 from ray.data.context import ShuffleStrategy
 from ray.util.annotations import RayDeprecationWarning
 
+from curation.flow import Flow
+from curation.stage import Stage
 from pairmill.cluster import alive_nodes
 from pairmill.cluster import connected as connect
 from pairmill.config import Placement, accelerator_types
@@ -24,6 +26,9 @@ from pipelines.recipe import CurateRecipe
 #: How often an actor or task that died is started again before the job fails.  Ray Data's own default is for ever,
 #: which turns a worker that dies of its input into a job that never ends.
 RESTARTS = 4
+
+#: Models that share a GPU at the least: captioner and translator.
+_BESIDE = 2
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pools:
-    """The pools of a job."""
+    """The pools of a job.
 
-    download: Pool
+    of: stage -> its pool.  decoders: decoder processes of each fetching actor.
+    """
+
+    of: Mapping[str, Pool]
     decoders: int
-    recaption: Pool
-    translate: Pool
 
 
 @contextmanager
@@ -73,9 +79,10 @@ def connected(recipe: CurateRecipe) -> Iterator[Pools]:
         _set_data_context()
         nodes = alive_nodes()
         cpus = [node.get("CPU", 0.0) for node in nodes]
-        pools = size_pools(recipe, ray.cluster_resources(), smallest=min(filter(None, cpus), default=1.0))
+        flow = recipe.flow()
+        pools = size_pools(flow, ray.cluster_resources(), smallest=min(filter(None, cpus), default=1.0))
         if not cluster.autoscaling:
-            check_pools(recipe, pools, nodes)
+            check_pools(flow, pools, nodes)
         yield pools
 
 
@@ -93,43 +100,48 @@ def _set_data_context() -> None:
     warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*", category=RayDeprecationWarning)
 
 
-def size_pools(recipe: CurateRecipe, resources: dict[str, float], *, smallest: float | None = None) -> Pools:
+def size_pools(flow: Flow, resources: Mapping[str, float], *, smallest: float | None = None) -> Pools:
     """Pools that fill a cluster with these resources, unless the recipe says otherwise.
 
     smallest: cores of its smallest node that has any; null: those of the cluster, which is one node then.
-    A download actor keeps about two cores busy (its event loop and two decoder processes) and reserves one: the other
+    A fetching actor keeps about two cores busy (its event loop and two decoder processes) and reserves one: the other
     half of the cores is left for the short tasks that read, filter and commit.
     """
     cpus = max(1, math.floor(resources.get("CPU", 1)))
     gpus = math.floor(resources.get("GPU", 0))
-    return Pools(
-        download=_pool(recipe.cluster.download, max(1, cpus // 2), 1.0 if cpus > 1 else 0.5, 0.0),
-        decoders=min(2, cpus),
-        recaption=_model_pool(recipe.recaption, cpus, gpus, smallest or cpus),
-        translate=_model_pool(recipe.translate, cpus, gpus, smallest or cpus),
-    )
+    pools = {}
+    for stage in flow.stages:
+        if stage.pool == "fetch":
+            pools[stage.name] = _pool(_placement(stage), max(1, cpus // 2), 1.0 if cpus > 1 else 0.5, 0.0)
+        elif stage.pool == "model":
+            # All models of a segment are at work at the same time.
+            beside = max(_BESIDE, sum(other.pool == "model" for other in flow.segment(stage.segment)))
+            pools[stage.name] = _model_pool(_placement(stage), cpus, gpus, smallest or cpus, beside)
+    return Pools(pools, min(2, cpus))
 
 
-def check_pools(recipe: CurateRecipe, pools: Pools, nodes: Sequence[Mapping[str, float]]) -> None:
+def check_pools(flow: Flow, pools: Pools, nodes: Sequence[Mapping[str, float]]) -> None:
     """Raise RecipeError for a stage whose actors fit on no node, which Ray would wait for without a word.
 
     nodes: the resources of each.
     """
-    for stage, key, pool, active in (
-        ("download", "cluster.download", pools.download, recipe.download.enabled),
-        ("recaption", "recaption", pools.recaption, recipe.recaption.active),
-        ("translate", "translate", pools.translate, recipe.translate.active),
-    ):
+    for name, pool in pools.of.items():
+        stage = flow.named(name)
         wanted = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, "memory": pool.memory or 0.0}
         if pool.accelerator_type is not None:
             wanted[f"accelerator_type:{pool.accelerator_type}"] = 0.001
-        if active and not any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes):
+        needed = getattr(stage.config, "enabled", True) is not False
+        if needed and not any(all(node.get(kind, 0.0) >= n for kind, n in wanted.items()) for node in nodes):
             raise RecipeError(
-                f"an actor of {stage} fits on a node of the cluster",
+                f"an actor of {name} must fit on a node of the cluster",
                 value=f"{_spelled(wanted)}; the nodes have {'; '.join(sorted({_spelled(node) for node in nodes}))}",
-                fix=f"lower {key}.num_cpus, num_gpus or memory_gb, name another accelerator_type, add a node, or set "
-                "cluster.autoscaling: true where such a node may join",
+                fix=f"lower {stage.section_name()}.num_cpus, num_gpus or memory_gb, name another accelerator_type, add "
+                "a node, or set cluster.autoscaling: true where such a node may join",
             )
+
+
+def _placement(stage: Stage) -> Placement:
+    return stage.config if isinstance(stage.config, Placement) else Placement()
 
 
 def _spelled(resources: Mapping[str, float]) -> str:
@@ -151,10 +163,10 @@ def _pool(placement: Placement, actors: int, num_cpus: float, num_gpus: float) -
     )
 
 
-def _model_pool(config: Placement, cpus: int, gpus: int, node_cpus: float) -> Pool:
-    # Captioner and translator sit side by side on every GPU; without one they share the cores, less one for the short
-    # tasks, and a larger machine is better filled by more actors than by more threads of one.
-    by_cores = max(1, (cpus - 1) // 4)
-    # Both may land on one node, which must keep room for a short task.
-    num_cpus = 1.0 if gpus else min(2.0, max(0.25, (node_cpus - 1) / 2))
-    return _pool(config, gpus or by_cores, num_cpus, 0.5 if gpus else 0.0)
+def _model_pool(config: Placement, cpus: int, gpus: int, node_cpus: float, beside: int) -> Pool:
+    # `beside` models sit side by side on every GPU; without one they share the cores, less one for the short tasks, and
+    # a larger machine is better filled by more actors than by more threads of one.
+    by_cores = max(1, (cpus - 1) // (2 * beside))
+    # All may land on one node, which must keep room for a short task.
+    num_cpus = 1.0 if gpus else min(2.0, max(0.5 / beside, (node_cpus - 1) / beside))
+    return _pool(config, gpus or by_cores, num_cpus, 1 / beside if gpus else 0.0)

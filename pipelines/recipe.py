@@ -1,25 +1,20 @@
-"""The curation recipe: one frozen model a section, read from YAML, overridden by dotted keys, kept with the run."""
+"""The curation recipe: a section a stage, read from YAML, overridden by dotted keys, kept with the run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
-from pydantic import Field
+from pydantic import Field, create_model, model_validator
 
-from curation.duplicates.deduplicate import DeduplicateConfig
-from curation.filters import FilterConfig
-from curation.images.inspect import ImageConfig
+from curation.flow import Flow, flow_of
 from curation.inputs import InputConfig
-from curation.pack import PackConfig
-from curation.plan import ShardsConfig
-from curation.recaption import RecaptionConfig
-from curation.translate import TranslateConfig
-from curation.web.config import DownloadConfig
-from pairmill.config import EXECUTION, Config, Placement, put
+from curation.stages import CHOSEN_STAGES, STAGES
+from pairmill.config import EXECUTION, Config, put
 from pairmill.errors import RecipeError
+from pairmill.registry import ChosenBy, NamedConfig
 
 
 class ClusterConfig(Config):
@@ -33,24 +28,45 @@ class ClusterConfig(Config):
     autoscaling: bool = Field(
         False, description="nodes may join: what no node has is waited for, where it would be refused"
     )
-    download: Placement = Field(Placement(), description="the downloading actors; auto: one for every two cores")
     wave_shards: int = Field(4096, ge=1, description="shards handed to Ray Data at a time; bounds the driver's memory")
 
 
-class CurateRecipe(Config):
-    """A curation job, whole."""
-
+class _Job(Config):
     run_dir: str = Field(description="where everything of this run is kept; a local folder, s3:// or gs://")
     input: InputConfig
-    shards: ShardsConfig = ShardsConfig()
-    download: DownloadConfig = DownloadConfig()
-    image: ImageConfig = ImageConfig()
-    filter: FilterConfig = FilterConfig()
-    deduplicate: DeduplicateConfig = DeduplicateConfig()
-    recaption: RecaptionConfig = RecaptionConfig()
-    translate: TranslateConfig = TranslateConfig()
-    pack: PackConfig = PackConfig()
+
+
+def _sections() -> dict[str, Any]:
+    """A field for each stage, of the configuration that it declares."""
+    kinds = [STAGES.get(name) for name in STAGES.names]
+    return {kind.section_name(): (kind.Config, Field(default_factory=kind.Config)) for kind in kinds}
+
+
+if TYPE_CHECKING:
+
+    class _Sections(_Job):
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _Sections = create_model("_Sections", __base__=_Job, **_sections())
+
+
+class CurateRecipe(_Sections):
+    """A curation job, whole."""
+
+    stages: tuple[Annotated[NamedConfig, ChosenBy(CHOSEN_STAGES)], ...] = Field(
+        (), description="more stages, in flow order: import paths package.module:Stage, or {name: …} with their keys"
+    )
     cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=EXECUTION)
+
+    @model_validator(mode="after")
+    def _flows(self) -> CurateRecipe:
+        self.flow()
+        return self
+
+    def flow(self) -> Flow:
+        """The stages of this recipe in order.  Raises RecipeError if they do not fit together."""
+        return flow_of(dict(self))
 
     def to_yaml(self) -> str:
         """The recipe with every default spelled out; `load_recipe` reads it back to an equal one."""

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from curation.images.config import Chroma, ImageFormat
 from curation.images.header import Header
 from curation.images.resize import Pixels
-
-ImageFormat: TypeAlias = Literal["jpg", "png", "webp"]
-Chroma: TypeAlias = Literal["420", "444"]
 
 #: The longest side each format can hold (libjpeg, libpng's default limit, libwebp), in pixels.
 MAX_SIDE = {"jpg": 65_500, "png": 1_000_000, "webp": 16_383}

@@ -29,7 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
-from curation.images.inspect import ImageConfig, Inspected, inspect_image
+from curation.images.config import ImageConfig
+from curation.images.inspect import Inspected, inspect_image
 from curation.schema import Status
 from pairmill.faults import fault_point
 

@@ -1,11 +1,5 @@
 """Turn downloaded bytes into a measured, resized, re-encoded image, or say why not.
 
-reads: the body of an answer (bytes), inside the download segment: pixels are written once, already inspected
-adds:  status, error, image, width, height, original_width, original_height, format, frames, sha256, phash, sharpness,
-       entropy
-drops: hash_blocked, not_an_image, too_many_pixels, too_many_frames, decode_error; and, from the process that runs it
-       (`curation.images.decoder`), decode_timeout, decoder_crash
-
 The order is from cheap to dear, so that hostile bytes are refused before they cost anything: hash, block list, magic
 bytes, size and frames by the header, and only then the decoder.
 """
@@ -16,57 +10,12 @@ import hashlib
 import math
 from typing import NamedTuple
 
-from pydantic import Field
-
-from curation.images.decode import MAX_SIDE, Chroma, ImageFormat, decode, encode, to_srgb
+from curation.images.config import ImageConfig
+from curation.images.decode import MAX_SIDE, decode, encode, to_srgb
 from curation.images.header import read_header, sniff
 from curation.images.measure import entropy, grey_copy, perceptual_hash, sharpness
-from curation.images.resize import ResizeMode, frame, scale_to, target_size, upright
+from curation.images.resize import frame, scale_to, target_size, upright
 from curation.schema import Status
-from pairmill.config import EXECUTION, Config
-
-__all__ = ["ImageConfig", "Inspected", "inspect_image", "sniff"]
-
-
-class ImageConfig(Config):
-    """How an image is decoded, resized and stored."""
-
-    size: int = Field(
-        256, ge=1, le=16_383, description="Side in pixels that `resize` aims at; img2dataset's image_size."
-    )
-    resize: ResizeMode = Field(
-        "keep_ratio",
-        description="img2dataset's resize_mode: no; keep_ratio (shorter side = size); center_crop (the same, cut to a "
-        "square); keep_ratio_largest (longer side = size); border (the same, padded to a square with white).",
-    )
-    resize_only_if_bigger: bool = Field(
-        False, description="Leave pictures that are not larger than `size` as they are; img2dataset's default."
-    )
-    format: ImageFormat = Field("jpg", description="Format of the stored image.")
-    quality: int = Field(
-        95, ge=1, le=100, description="Encoder quality of jpg and webp (1-100); img2dataset's default. png has none."
-    )
-    chroma: Chroma = Field(
-        "420",
-        description="Colour resolution of jpg: 420 a quarter (as img2dataset), 444 full. Full is 1.5 to 3 dB PSNR "
-        "nearer to the source at 256 pixels for a third more bytes; at quality 92 it has the bytes of 420 at 95.",
-    )
-    max_pixels: int = Field(
-        64_000_000, ge=1, description="Width x height by the header above which an image is not decoded."
-    )
-    max_frames: int = Field(1000, ge=1, description="Frames above which an animation is not decoded.")
-    min_factor: float = Field(
-        1.5,
-        ge=1,
-        description="A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as each side stays at least this many times the "
-        "wanted one. At 1.5 photos of 1 MP are about 42 dB PSNR from decoding in full; 3 takes 1.7 times as long.",
-    )
-    decode_timeout_s: float = Field(
-        20.0,
-        gt=0,
-        description="Seconds after which the process that decodes one image is killed.",
-        json_schema_extra=EXECUTION,
-    )
 
 
 class Inspected(NamedTuple):

@@ -6,13 +6,13 @@ gives pictures of the same sizes here.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-ResizeMode: TypeAlias = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
+from curation.images.config import ResizeMode
 
 #: uint8 [H, W, C]; C = 3 is RGB, C = 4 is CMYK (0 = no ink).
 Pixels: TypeAlias = NDArray[np.uint8]

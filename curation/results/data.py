@@ -1,8 +1,4 @@
-"""What the run report counts while it streams over the shards, in memory that does not grow with the rows.
-
-reads: url, alt (plan); status, http_status, elapsed_s, original_bytes, opt_out, original_width, original_height,
-       format (images); caption, language (filter); recaptions, recaption_status; translations, translate_status
-"""
+"""What the run report counts while it streams over the shards, in memory that does not grow with the rows."""
 
 from __future__ import annotations
 
@@ -19,17 +15,15 @@ from curation.pack import PackConfig, best_text
 from curation.results.outcome import Outcome, Run, read_outcome
 from curation.results.tallies import Frequent, Histogram
 
-#: What is read of each table.
-READS: Mapping[str, tuple[str, ...]] = {
-    "plan": ("url", "alt"),
-    "images": (
-        *("status", "http_status", "elapsed_s", "original_bytes", "opt_out"),
-        *("original_width", "original_height", "format"),
-    ),
-    "columns/filter": ("caption", "language"),
-    "columns/recaption": ("recaptions", "recaption_status"),
-    "columns/translate": ("translations", "translate_status"),
-}
+#: The columns that are read, of the tables that are there.
+READS = (
+    *("url", "alt"),
+    *("status", "http_status", "elapsed_s", "original_bytes", "opt_out"),
+    *("original_width", "original_height", "format"),
+    *("caption", "language"),
+    *("recaptions", "recaption_status"),
+    *("translations", "translate_status"),
+)
 
 #: Rows of a gallery: of kept ones, and of those dropped for one reason.
 KEPT_SHOWN = 24
@@ -141,7 +135,7 @@ class Tally:
         for group, picks in groups.items():
             if group is not None:
                 self.dropped[group] = heapq.nsmallest(DROPPED_SHOWN, self.dropped[group] + picks)
-            elif "columns/filter" in outcome.tables:
+            elif "caption" in outcome.rows.schema.names:
                 self.kept = heapq.nsmallest(KEPT_SHOWN, self.kept + picks)
 
     def data(self) -> dict[str, Any]:
@@ -193,15 +187,14 @@ def read_gallery(run: Run, picks: Iterable[Pick]) -> list[dict[str, Any]]:
     """What the report shows of the chosen rows, in their order; `shard` and `row` say where they are."""
     picks = list(picks)
     found: dict[Pick, dict[str, Any]] = {}
-    reads = {name: tuple(dict.fromkeys([*columns, *_SHOWN.get(name, ())])) for name, columns in READS.items()}
     for shard in sorted({pick.shard for pick in picks}):
         wanted = [pick for pick in picks if pick.shard == shard]
-        rows = read_outcome(run, shard, reads).rows.take(pa.array([pick.row for pick in wanted]))
+        rows = read_outcome(run, shard, (*READS, *_SHOWN)).rows.take(pa.array([pick.row for pick in wanted]))
         found |= {pick: _entry(pick, row) for pick, row in zip(wanted, rows.to_pylist(), strict=True)}
     return [found[pick] for pick in picks]
 
 
-_SHOWN: Mapping[str, tuple[str, ...]] = {"images": ("final_url", "error", "width", "height")}
+_SHOWN = ("final_url", "error", "width", "height")
 _FACTS = (
     *("url", "final_url", "status", "http_status", "error", "opt_out", "width", "height"),
     *("original_width", "original_height", "language", "drop_stage", "drop_reason"),

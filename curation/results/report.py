@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from curation.pack import cut_parts
+from curation.duplicates.stage import Deduplicate
+from curation.pack import Pack, cut_parts
 from curation.results.data import READS, Tally, read_gallery
 from curation.results.outcome import Outcome, Run, open_run, read_outcome
 from curation.results.page import render, thumbnails
 from curation.results.throughput import throughput
-from curation.schema import Stage
+from pairmill.errors import IntegrityError
 from pairmill.layout import PAIRS
 from pairmill.store import Store
 
@@ -50,7 +51,7 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
     ran, and a stage's own `rows_pending` are those waiting in front of it.
     `seconds` are those of its workers (of the wall clock for pack), `images_per_second` is by the wall clock.
 
-    Raises RunDirError if nothing is planned; AssertionError, naming the shard, if two counts disagree.
+    Raises RunDirError if nothing is planned; IntegrityError, naming the shard, if two counts disagree.
     """
     run = open_run(store, selection)
     tally = Tally(run.pack_config)
@@ -72,9 +73,9 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
         packed, packs_all = _packed(run, kept)
         whole = whole and packs_all
         if packed is not None:
-            counted[Stage.PACK.value] = Counter(rows_in=packed, rows_kept=packed)
-            seconds[Stage.PACK.value] = _pack_seconds(run)
-    stages = _stages(counted, seconds)
+            counted[Pack.name] = Counter(rows_in=packed, rows_kept=packed)
+            seconds[Pack.name] = _pack_seconds(run)
+    stages = _stages(run.tables.flow.order, counted, seconds)
     speed = throughput(run)
     report = {
         "run_dir": store.uri,
@@ -99,14 +100,16 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
         "runs": [dict(record) for record in run.records],
     }
     report["rows_pending"] = report["rows_in"] - report["rows_kept"] - report["rows_dropped"]
-    _assert_identity(report)
+    _check_identity(report)
     return report
 
 
-def _stages(counted: Mapping[str, Counter[str]], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+def _stages(
+    order: Sequence[str], counted: Mapping[str, Counter[str]], seconds: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """The stages that ran, in flow order, each with what it did and what waits in front of it."""
     stages: list[dict[str, Any]] = []
-    for name in (stage.value for stage in Stage):
+    for name in order:
         if name not in counted:
             continue
         counts = dict(counted[name])
@@ -126,17 +129,23 @@ def _stages(counted: Mapping[str, Counter[str]], seconds: Mapping[str, float]) -
     return stages
 
 
-def _assert_identity(report: Mapping[str, Any]) -> None:
+def _check_identity(report: Mapping[str, Any]) -> None:
     """No row vanishes: within each stage, from each stage to the next, and over the whole run."""
     before = report["rows_in"]
     for stage in report["stages"]:
         name, dropped = stage["name"], sum(stage["dropped"].values())
-        assert stage["rows_in"] == stage["rows_kept"] + dropped, f"{name}: rows in are not those kept and dropped"
-        assert stage["rows_in"] + stage["rows_pending"] == before, f"{name}: rows in are not those kept before it"
-        assert stage["rows_pending"] >= 0, f"{name}: more rows than the stage before it kept"
+        _promise(stage["rows_in"] == stage["rows_kept"] + dropped, f"{name}: rows in must be those kept and dropped")
+        _promise(stage["rows_in"] + stage["rows_pending"] == before, f"{name}: rows in must be those kept before it")
+        _promise(stage["rows_pending"] >= 0, f"{name}: it must not have more rows than the stage before it kept")
         before = stage["rows_kept"]
-    assert report["rows_pending"] >= 0, "more rows kept and dropped than there are"
-    assert not (report["complete"] and report["rows_pending"]), "a complete run has rows that are neither"
+    _promise(report["rows_pending"] >= 0, "there must not be more rows kept and dropped than there are")
+    whole = not (report["complete"] and report["rows_pending"])
+    _promise(whole, "every row of a complete run must be kept or dropped")
+
+
+def _promise(kept: bool, rule: str) -> None:
+    if not kept:
+        raise IntegrityError(rule)
 
 
 def _kept(outcome: Outcome) -> _Kept:
@@ -152,14 +161,14 @@ def _digest(uids: list[str]) -> bytes:
 def _packed(run: Run, kept: Mapping[int, _Kept]) -> tuple[int | None, bool]:
     """How many rows are in parts that hold just the rows kept (None: there is no such part), and whether all are.
 
-    Raises AssertionError, naming the part, if it holds other rows although the run ended well.
+    Raises IntegrityError, naming the part, if it holds other rows although the run ended well.
     """
-    selected = run.manifests[run.chain[2].table]
+    selected = run.manifests[run.tables.selection]
     committed = run.manifests[PAIRS]
     # Which shards a part is made of is known only when all are through the selection; packing begins after that.
     if len(selected) < run.plan.shards or not committed:
         return None, False
-    sizes = {shard: m["stages"][Stage.DEDUPLICATE.value]["rows_kept"] for shard, m in selected.items()}
+    sizes = {shard: m["stages"][Deduplicate.name]["rows_kept"] for shard, m in selected.items()}
     parts = cut_parts(sizes, run.pack_config.rows_per_part)
     rows = good = 0
     for part in parts:
@@ -167,11 +176,12 @@ def _packed(run: Run, kept: Mapping[int, _Kept]) -> tuple[int | None, bool]:
         if manifest is None:
             continue
         uids = run.store.load(PAIRS, part.number, ["uid"])["uid"].to_pylist()
-        assert len(uids) == manifest["rows"], f"pairs part {part.number}: {len(uids)} rows, not as its manifest says"
+        if len(uids) != manifest["rows"]:
+            raise IntegrityError(f"pairs part {part.number}: {len(uids)} rows, its manifest says {manifest['rows']}")
         if _holds(uids, [kept.get(shard) for shard in part.shards]):
             rows, good = rows + len(uids), good + 1
-        else:
-            assert not run.settled, f"pairs part {part.number}: not the rows that its shards {part.shards} keep"
+        elif run.settled:
+            raise IntegrityError(f"pairs part {part.number}: not the rows that its shards {part.shards} keep")
     return rows if good else None, good == len(parts) == len(committed)
 
 
@@ -190,7 +200,7 @@ def _pack_seconds(run: Run) -> float:
 
 
 def _gallery(run: Run, tally: Tally) -> dict[str, Any]:
-    order = {stage.value: at for at, stage in enumerate(Stage)}
+    order = {name: at for at, name in enumerate(run.tables.flow.order)}
     groups = sorted(tally.dropped.items(), key=lambda item: (order[item[0][0]], item[0][1]))
     entries = iter(read_gallery(run, [*tally.kept, *(pick for _, picks in groups for pick in picks)]))
     return {

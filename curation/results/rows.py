@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.results.outcome import Run, open_run, read_outcome
+from pairmill.errors import IntegrityError
 from pairmill.store import Store, shard_file
 from pairmill.whole_file import whole_file
 
@@ -57,10 +58,12 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             for piece in _sorted(Path(scratch)):
                 in_order = np.arange(written, written + len(piece))
-                assert np.array_equal(piece["index"], in_order), "every index is there once"
+                if not np.array_equal(piece["index"], in_order):
+                    raise IntegrityError("every row of the input must be there once")
                 writer.write_table(piece.drop_columns(["index"]), row_group_size=_RANGE_ROWS)
                 written += len(piece)
-    assert written == run.plan.rows, f"{written} rows written, {run.plan.rows} planned"
+    if written != run.plan.rows:
+        raise IntegrityError(f"{written} rows written, {run.plan.rows} planned")
     return written
 
 
@@ -69,9 +72,9 @@ def _pieces(run: Run) -> Iterator[pa.Table]:
     given = run.store.schema(shard_file("plan", 0))
     inner = [field.name for field in given.field("input").type] if "input" in given.names else []
     columns = input_columns(inner, run.recipe.get("input") or {})
-    plan = ("index", "url", "alt", "input") if inner else ("index", "url", "alt")
+    wanted = ("index", "url", "alt", *(("input",) if inner else ()), "status", "http_status", "error")
     for shard in run.plan.shard_numbers():
-        rows = read_outcome(run, shard, {"plan": plan, "images": ("status", "http_status", "error")}).rows
+        rows = read_outcome(run, shard, wanted).rows
         piece = {"index": rows["index"]}
         for field in OWN:
             there = field.name in rows.schema.names

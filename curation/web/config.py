@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from curation.web.address import parse_networks
-from pairmill.config import EXECUTION, Config, digest
+from pairmill.config import EXECUTION, Placement, digest
 from pairmill.errors import RecipeError
 
 _PRODUCT = re.compile(r"([A-Za-z0-9_-]+)(?:/|\s|\Z)")
@@ -17,7 +17,7 @@ _CONTACT = re.compile(r"https?://|mailto:|[^\s@]+@[^\s@]+")
 _VISIBLE = re.compile(r"[\x20-\x7e]+\Z")
 
 
-class DownloadConfig(Config):
+class DownloadConfig(Placement):
     """How images are fetched from the web, and what is never asked for."""
 
     enabled: bool = Field(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from curation.images.inspect import sniff
+from curation.images.header import sniff
 from curation.schema import RETRYABLE, Status
 from curation.web.address import Refused, Target, check_url, redirect_url
 from curation.web.config import DownloadConfig

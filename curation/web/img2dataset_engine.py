@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from curation.images.inspect import sniff
+from curation.images.header import sniff
 from curation.schema import Status
 from curation.web.address import AddressPolicy, Refused, check_url
 from curation.web.config import DownloadConfig

@@ -14,8 +14,9 @@ import ray
 from curation.duplicates.deduplicate import PIXELS, DeduplicateConfig, survivors
 from curation.duplicates.edges import ROWS
 from curation.duplicates.near import bands
+from curation.duplicates.stage import Deduplicate
 from curation.filters.text import text_digest
-from curation.schema import Stage, add_seconds, live, set_columns
+from curation.schema import DROPS, add_seconds, live, set_columns
 from curation.selection import apply_selection, selection_rows
 from curation.shards import Work, read_shard
 from pairmill.store import Store
@@ -84,8 +85,8 @@ def losers_of(*edges: pa.Table) -> pa.Table:
 class SelectStage:
     """Write down, for each row of a shard, whether it stays."""
 
-    def __init__(self, losers: Any, board: Any) -> None:
-        self._losers, self._told = losers, Told(board, Stage.DEDUPLICATE)
+    def __init__(self, losers: Any, stage: Deduplicate, before: Sequence[str], board: Any) -> None:
+        self._losers, self._stage, self._told = losers, stage, Told(board, [stage], before)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         began = self._told.begin()
@@ -95,6 +96,6 @@ class SelectStage:
         first, last = np.searchsorted(shards, [shard, shard + 1])
         chosen = selection_rows(rows, losers.slice(first, last - first))
         rows = set_columns(rows, {"keep": chosen["keep"], "reason": chosen["reason"]})
-        dropped = apply_selection(rows)
-        rows = set_columns(rows, {name: dropped[name] for name in ("drop_stage", "drop_reason")})
-        return self._told.end(add_seconds(rows, Stage.DEDUPLICATE, time.perf_counter() - began))
+        dropped = apply_selection(rows, self._stage.name, self._stage.drops)
+        rows = set_columns(rows, {name: dropped[name] for name in DROPS})
+        return self._told.end(add_seconds(rows, self._stage.name, time.perf_counter() - began))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from curation.pack import PackConfig, pack_rows
-from curation.schema import Stage
+from curation.duplicates.stage import Deduplicate
+from curation.pack import Pack, PackConfig, pack_rows
 from curation.selection import apply_selection
 from curation.shards import Work, read_shard
 from curation.telemetry import count_rows
+from pairmill.layout import PAIRS
 from pairmill.store import Store
 from pipelines.stages.told import run_meter
 
@@ -20,22 +21,34 @@ from pipelines.stages.told import run_meter
 class PackStage:
     """Write part files."""
 
-    def __init__(
-        self, config: PackConfig, image_format: str, store: Store, reads: Mapping[str, Sequence[str]], board: Any
-    ) -> None:
-        self._config, self._image_format = config, image_format
-        self._store, self._reads, self._board, self._meter = store, reads, board, run_meter()
+    def __init__(self, pack: Packing, store: Store, reads: Mapping[str, Sequence[str]], board: Any) -> None:
+        self._pack, self._store, self._reads, self._board, self._meter = pack, store, reads, board, run_meter()
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         for part in parts.to_pylist():
-            self._board.begin.remote(Stage.PACK.value, time.time())
+            self._board.begin.remote(Pack.name, time.time())
             rows = pa.concat_tables([self._packed(shard) for shard in part["shards"]])
-            groups = self._config.row_group_rows
-            self._store.commit("pairs", part["number"], part["key"], rows, {}, row_group_rows=groups)
-            self._board.add.remote(Stage.PACK.value, len(rows), len(rows), time.time())
-            count_rows(self._meter, {Stage.PACK.value: {"rows_in": len(rows), "rows_kept": len(rows)}})
+            groups = self._pack.config.row_group_rows
+            self._store.commit(
+                PAIRS, part["number"], part["key"], rows, {}, row_group_rows=groups, volatile=Pack.volatile
+            )
+            self._board.add.remote(Pack.name, len(rows), len(rows), time.time())
+            count_rows(self._meter, {Pack.name: {"rows_in": len(rows), "rows_kept": len(rows)}})
         return parts
 
     def _packed(self, shard: int) -> pa.Table:
         rows = read_shard(self._store, Work(shard, dict.fromkeys(self._reads, "")), self._reads)
-        return pack_rows(apply_selection(rows), self._config, self._image_format)
+        rows = apply_selection(rows, Deduplicate.name, self._pack.reasons)
+        return pack_rows(rows, self._pack.config, self._pack.extension, self._pack.columns)
+
+
+class Packing(NamedTuple):
+    """What the product is to be.
+
+    extension: of its images' format.  columns: taken over as they are, with their types.  reasons: the selection's.
+    """
+
+    config: PackConfig
+    extension: str
+    columns: Mapping[str, pa.DataType]
+    reasons: Sequence[str]

@@ -1,15 +1,17 @@
-"""How a stage tells the progress board and the metrics what it did."""
+"""How a stage reports to the progress board and to the metrics what it did."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 from ray.data import DataContext
 
-from curation.schema import Stage, count_drops
-from curation.telemetry import METRICS, count_fetches, count_rows, count_texts
+from curation.schema import count_drops
+from curation.stage import Stage
+from curation.telemetry import METRICS, count_rows
 from pairmill.meters import Meter
 
 #: Where Ray Data carries the run's name from the driver to the workers.
@@ -27,27 +29,29 @@ def run_meter() -> Meter:
 
 
 class Told:
-    """A stage that tells what it did: the board, which is the driver's, and the metrics, which are the node's."""
+    """A stage that reports what it did: to the board (the driver's) and to the metrics (the node's)."""
 
-    def __init__(self, board: Any, *stages: Stage) -> None:
-        self._board, self._stages = board, stages
+    def __init__(self, board: Any, stages: Sequence[Stage], before: Sequence[str]) -> None:
+        """stages: consecutive ones that are one piece of work.  before: the names of those before them."""
+        self._board, self._stages, self._before = board, list(stages), tuple(before)
         self.meter = run_meter()
 
     def begin(self) -> float:
         """The moment a shard is taken up."""
         for stage in self._stages:
-            self._board.begin.remote(stage.value, time.time())
+            self._board.begin.remote(stage.name, time.time())
         return time.perf_counter()
 
     def end(self, rows: pa.Table, worked: pa.Table | None = None) -> pa.Table:
         """The shard is done.  worked: the rows that there was work on; None: all."""
-        counts = count_drops(rows, self._stages)
+        counts = self._counts(rows)
         for name, of_stage in counts.items():
             self._board.add.remote(name, of_stage["rows_in"], of_stage["rows_kept"], time.time())
-        worked, counts = (rows, counts) if worked is None else (worked, count_drops(worked, self._stages))
+        worked, counts = (rows, counts) if worked is None else (worked, self._counts(worked))
         count_rows(self.meter, counts)
         for stage in self._stages:
-            if stage is Stage.DOWNLOAD:
-                count_fetches(self.meter, worked)
-            count_texts(self.meter, stage, worked)
+            stage.count(self.meter, worked)
         return rows
+
+    def _counts(self, rows: pa.Table) -> dict[str, dict[str, int]]:
+        return count_drops(rows, [stage.name for stage in self._stages], self._before)

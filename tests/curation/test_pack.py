@@ -7,7 +7,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.pack import PAIR, PackConfig, best_text, cut_parts, pack_rows
+from curation.flow import flow_of
+from curation.pack import IMAGE, PackConfig, best_text, cut_parts, pack_rows, product_columns
+from pairmill.layout import TEXT
+
+COLUMNS = product_columns(flow_of({}).carried)
+
+#: The product, as users have read it since the first release: names, order and types.
+PRODUCT = pa.schema(
+    [
+        *[
+            ("image", IMAGE),
+            ("caption", pa.string()),
+            ("texts", pa.list_(TEXT)),
+            ("uid", pa.string()),
+            ("url", pa.string()),
+        ],
+        *[("width", pa.int32()), ("height", pa.int32()), ("sha256", pa.string()), ("phash", pa.uint64())],
+        *[("alt", pa.string()), ("language", pa.string()), ("language_score", pa.float32())],
+        *[
+            ("sharpness", pa.float32()),
+            ("entropy", pa.float32()),
+            ("nsfw", pa.float32()),
+            ("text_quality", pa.float32()),
+        ],
+        *[("original_width", pa.int32()), ("original_height", pa.int32()), ("format", pa.string())],
+        *[("content_type", pa.string()), ("final_url", pa.string())],
+    ]
+)
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc000000301010018dd8db0"
@@ -50,8 +77,8 @@ TRANSLATIONS = [
 
 
 def test_kept_rows_only_with_every_text_and_where_it_came_from() -> None:
-    packed = pack_rows(rows(recaptions=RECAPTIONS, translations=TRANSLATIONS), PackConfig(), "png")
-    assert packed.schema.equals(PAIR)
+    packed = pack_rows(rows(recaptions=RECAPTIONS, translations=TRANSLATIONS), PackConfig(), "png", COLUMNS)
+    assert packed.schema.equals(PRODUCT)
     first, second = packed.to_pylist()
     assert [first["uid"], second["uid"]] == ["u0", "u2"]
     assert first["image"] == {"bytes": PNG, "path": "u0.png"}
@@ -67,7 +94,7 @@ def test_kept_rows_only_with_every_text_and_where_it_came_from() -> None:
 
 
 def test_the_input_is_carried_through() -> None:
-    packed = pack_rows(rows(input=[{"width": "a"}, {"width": "b"}, {"width": "c"}]), PackConfig(), "jpg")
+    packed = pack_rows(rows(input=[{"width": "a"}, {"width": "b"}, {"width": "c"}]), PackConfig(), "jpg", COLUMNS)
     assert packed["input"].to_pylist() == [{"width": "a"}, {"width": "c"}]
 
 
@@ -107,7 +134,7 @@ def test_parts_cover_every_shard_once_in_order(kept: dict[int, int], size: int) 
 def test_the_product_loads_as_images(tmp_path: Path) -> None:
     import datasets
 
-    pq.write_table(pack_rows(rows(), PackConfig(), "png"), tmp_path / "part-000000.parquet")
+    pq.write_table(pack_rows(rows(), PackConfig(), "png", COLUMNS), tmp_path / "part-000000.parquet")
     loaded = datasets.load_dataset(
         "parquet", data_files=str(tmp_path / "part-*.parquet"), split="train", cache_dir=str(tmp_path / "cache")
     )

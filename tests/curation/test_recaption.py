@@ -15,6 +15,7 @@ from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.checkpoint import PROJECT_ROOT
 from curation.engines.guard import MANY
 from curation.recaption import RECAPTION, Prompt, Recaption, RecaptionConfig, model_revision, text_seed
+from curation.stage import Runtime
 from pairmill import faults
 from pairmill.errors import JobError, UserError
 from pairmill.layout import TEXT
@@ -250,8 +251,9 @@ def test_a_server_s_revision_is_what_the_recipe_says() -> None:
 def test_a_model_without_prompts_wants_one_empty_prompt(tmp_path: Path) -> None:
     folder = str(tiny_models.save_vision_encoder_decoder(tmp_path))
     with pytest.raises(UserError, match="takes no prompt"):
-        Recaption(RecaptionConfig(model=folder))
+        Recaption(RecaptionConfig(model=folder)).setup(Runtime())
     stage = Recaption(RecaptionConfig(model=folder, prompts={"short": ""}, max_new_tokens=4))
+    stage.setup(Runtime())
     assert stage(table([picture(10)]))["recaption_status"].to_pylist() == ["success"]
 
 
@@ -262,6 +264,7 @@ def test_the_sample_captioner_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_pa
     images = sorted((PROJECT_ROOT / "samples" / "emoji" / "images").glob("*.webp"))[:6]
     rows = table([*(path.read_bytes() for path in images), b"broken"])
     stage = Recaption(config)
+    stage.setup(Runtime())
     out = stage(rows)
     assert out["recaption_status"].to_pylist() == ["success"] * 6 + ["decode_error"]
     assert {made["revision"] for row in out["recaptions"].to_pylist() for made in row} == {model_revision(config)}

@@ -2,6 +2,7 @@ import pyarrow as pa
 import pytest
 
 from curation.selection import apply_selection, selection_rows
+from pairmill.errors import IntegrityError
 
 ROWS = pa.table(
     {
@@ -25,12 +26,12 @@ def test_a_selection_says_of_every_row_whether_it_stays() -> None:
 def test_applied_it_drops_the_losers_and_lets_go_of_their_pixels() -> None:
     selected = selection_rows(ROWS, LOSERS)
     rows = ROWS.append_column("keep", selected["keep"]).append_column("reason", selected["reason"])
-    applied = apply_selection(rows)
+    applied = apply_selection(rows, "deduplicate", ["near_duplicate_image"])
     assert applied["drop_stage"].to_pylist() == [None, "filter", "deduplicate"]
     assert applied["drop_reason"].to_pylist() == [None, "nsfw", "near_duplicate_image"]
     assert applied["image"].to_pylist() == [b"1", None, None]
 
 
 def test_a_dropped_row_cannot_lose_again() -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(IntegrityError, match="dropped before"):
         selection_rows(ROWS, pa.table({"row": pa.array([1], pa.int32()), "reason": ["duplicate_image"]}))

@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 
 from curation.recaption import RECAPTION
-from curation.schema import Stage
 from curation.telemetry import METRICS, count_fetches, count_rows, count_texts
 from pairmill import meters
 from pairmill.meters import Meter, Metric, exported
@@ -71,8 +70,7 @@ def test_fetches_are_counted_by_what_became_of_them() -> None:
 def test_texts_are_counted_where_there_is_one() -> None:
     texts = [[{"text": "a red apple"}, {"text": None}], [], None, [{"text": "a fox"}]]
     meter = Recorded()
-    count_texts(meter, Stage.RECAPTION, pa.table({"recaptions": pa.array(texts, pa.list_(RECAPTION))}))
-    count_texts(meter, Stage.FILTER, pa.table({}))
+    count_texts(meter, "recaption", pa.chunked_array([pa.array(texts, pa.list_(RECAPTION))]))
     assert meter.counts == {("pairmill_texts", "recaption"): 2}
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from curation.engines import Failure, Generated
 from curation.engines.guard import MANY
 from curation.recaption import RECAPTION
+from curation.stage import Runtime
 from curation.translate import TRANSLATION, RowStatus, Translate, TranslateConfig, model_revision, row_status
 from curation.translation_checks import (
     LengthBounds,
@@ -311,6 +312,7 @@ def test_languages_of_a_recipe_are_canonical() -> None:
 
 def test_the_sample_translator_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stage = Translate(config(pair=("en", "zh"), batch_size=2, max_new_tokens=32))
+    stage.setup(Runtime())
     words = ["red apple", "dog", "smiling face with sunglasses", "cat", "flag: France"]
     out = stage(table([*words, "狗"], languages=["en"] * 5 + ["zh"]))
     assert out["translate_status"].to_pylist() == ["success"] * 5 + ["not_needed"]

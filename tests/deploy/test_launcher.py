@@ -120,6 +120,7 @@ def test_stages_land_on_their_pools(name: str, demand: list[dict[str, float]], e
 def test_one_download_node_is_enough_to_size_a_job_by(name: str) -> None:
     """Of an empty cluster a job would conclude that it has one core, and give each actor one decoder instead of two."""
     kept = prepared(load(name))["available_node_types"]["download"]["resources"]
-    recipe = parse_recipe("{run_dir: runs/x, input: {path: x.parquet}}", ["cluster.download.actors=32"])
-    pools = size_pools(recipe, {k: float(v) for k, v in kept.items()})
-    assert (pools.download.actors, pools.download.num_cpus, pools.decoders) == (32, 1.0, 2)
+    recipe = parse_recipe("{run_dir: runs/x, input: {path: x.parquet}}", ["download.actors=32"])
+    pools = size_pools(recipe.flow(), {k: float(v) for k, v in kept.items()})
+    download = pools.of["download"]
+    assert (download.actors, download.num_cpus, pools.decoders) == (32, 1.0, 2)

@@ -5,6 +5,7 @@ from pipelines.pools import Pool, check_pools, size_pools
 from pipelines.recipe import parse_recipe
 
 LEAST = "run_dir: r\ninput: {path: list.parquet}\n"
+MODELS = LEAST + "recaption: {model: m}\ntranslate: {model: m}\n"
 
 
 @pytest.mark.parametrize(
@@ -17,35 +18,34 @@ LEAST = "run_dir: r\ninput: {path: list.parquet}\n"
     ],
 )
 def test_pools_fill_the_cluster(resources: dict[str, float], download: Pool, model: Pool) -> None:
-    pools = size_pools(parse_recipe(LEAST), resources)
-    assert (pools.download, pools.recaption, pools.translate) == (download, model, model)
+    pools = size_pools(parse_recipe(MODELS).flow(), resources).of
+    assert (pools["download"], pools["recaption"], pools["translate"]) == (download, model, model)
 
 
 @pytest.mark.parametrize("resources", [{"CPU": float(c)} for c in (1, 2, 3, 4, 8, 17, 100)])
 def test_something_is_left_for_the_short_tasks(resources: dict[str, float]) -> None:
     # Reading, filtering and committing take half a core each; pools that took all would wait for them for ever.
-    pools = size_pools(parse_recipe(LEAST), resources)
-    assert pools.download.actors * pools.download.num_cpus <= resources["CPU"] - 0.5
-    both = sum(pool.actors * pool.num_cpus for pool in (pools.recaption, pools.translate))
+    pools = size_pools(parse_recipe(MODELS).flow(), resources).of
+    assert pools["download"].actors * pools["download"].num_cpus <= resources["CPU"] - 0.5
+    both = sum(pool.actors * pool.num_cpus for pool in (pools["recaption"], pools["translate"]))
     assert both <= resources["CPU"] - 0.5
 
 
 @pytest.mark.parametrize("node", [1.0, 2.0, 4.0])
 def test_a_node_that_has_a_captioner_and_a_translator_has_room_for_a_short_task(node: float) -> None:
-    pools = size_pools(parse_recipe(LEAST), {"CPU": 8 * node}, smallest=node)
-    assert pools.recaption.num_cpus + pools.translate.num_cpus <= node - 0.5
+    pools = size_pools(parse_recipe(MODELS).flow(), {"CPU": 8 * node}, smallest=node).of
+    assert pools["recaption"].num_cpus + pools["translate"].num_cpus <= node - 0.5
 
 
 def test_the_recipe_has_the_last_word() -> None:
-    pools = size_pools(
-        parse_recipe(LEAST, ["cluster.download.actors=3", "recaption.actors=5"]), {"CPU": 8.0, "GPU": 1.0}
-    )
-    assert (pools.download.actors, pools.recaption.actors, pools.translate.actors) == (3, 5, 1)
+    recipe = parse_recipe(MODELS, ["download.actors=3", "recaption.actors=5"])
+    pools = size_pools(recipe.flow(), {"CPU": 8.0, "GPU": 1.0}).of
+    assert {name: pool.actors for name, pool in pools.items()} == {"download": 3, "recaption": 5, "translate": 1}
 
 
 def test_a_stage_reserves_what_its_recipe_says() -> None:
     keys = ["recaption.memory_gb=20", "recaption.accelerator_type=A100", "recaption.actors=8", "recaption.actors_min=2"]
-    pool = size_pools(parse_recipe(LEAST, keys), {"CPU": 64.0, "GPU": 8.0}).recaption
+    pool = size_pools(parse_recipe(MODELS, keys).flow(), {"CPU": 64.0, "GPU": 8.0}).of["recaption"]
     assert pool.reserves() == {"num_cpus": 1.0, "num_gpus": 0.5, "memory": 20e9, "accelerator_type": "A100"}
     assert pool.sizes(100) == {"min_size": 2, "max_size": 8}
     assert pool.sizes(2) == {"size": 2}, "two shards have work for two"
@@ -58,7 +58,7 @@ NODES = [{"CPU": 4.0, "memory": 8e9}, {"CPU": 16.0, "GPU": 1.0, "memory": 64e9, 
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (["cluster.download.num_cpus=17"], r"download.*\n?.*17 CPU"),
+        (["download.num_cpus=17"], r"download.*\n?.*17 CPU"),
         (["recaption.model=m", "recaption.num_gpus=2"], "recaption"),
         (["recaption.model=m", "recaption.memory_gb=65"], "65.0 GB"),
         (["recaption.model=m", "recaption.accelerator_type=H100"], "H100.*4 CPU, 8.0 GB"),
@@ -71,10 +71,11 @@ NODES = [{"CPU": 4.0, "memory": 8e9}, {"CPU": 16.0, "GPU": 1.0, "memory": 64e9, 
 def test_actors_that_fit_on_no_node_are_refused(keys: list[str], said: str) -> None:
     recipe = parse_recipe(LEAST, keys)
     with pytest.raises(RecipeError, match=f"(?s){said}"):
-        check_pools(recipe, size_pools(recipe, {"CPU": 20.0, "GPU": 1.0}), NODES)
+        check_pools(recipe.flow(), size_pools(recipe.flow(), {"CPU": 20.0, "GPU": 1.0}), NODES)
 
 
 def test_actors_that_fit_are_not() -> None:
     keys = ["recaption.model=m", "recaption.accelerator_type=L4", "recaption.memory_gb=64", "recaption.num_cpus=16"]
-    recipe = parse_recipe(LEAST, [*keys, "translate.num_gpus=9"])
-    check_pools(recipe, size_pools(recipe, {"CPU": 20.0, "GPU": 1.0}), NODES)  # translate has no model: it does not run
+    # translate has no model: it does not run
+    flow = parse_recipe(LEAST, [*keys, "translate.num_gpus=9"]).flow()
+    check_pools(flow, size_pools(flow, {"CPU": 20.0, "GPU": 1.0}), NODES)

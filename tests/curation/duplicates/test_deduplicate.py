@@ -18,7 +18,7 @@ from curation.duplicates import near as near_duplicates
 from curation.duplicates.deduplicate import LOSERS, DeduplicateConfig, exact_edges, find_losers, survivors
 from curation.duplicates.edges import EDGES, ROWS, combined, edges_between, stars
 from curation.duplicates.near import BANDS, bands, blocks, near_edges
-from curation.schema import DROP_REASONS, Stage
+from curation.duplicates.stage import Deduplicate
 
 Row = dict[str, Any]
 BASE = 0x0F0F_3333_5555_A5A5
@@ -158,7 +158,7 @@ def test_losers_name_their_place_and_reason() -> None:
     found = find_losers(table([row(n, phash=BASE) for n in (9, 2, 6, 1)]), config=DeduplicateConfig())
     assert found.schema.equals(LOSERS)
     assert list(zip(found["shard"].to_pylist(), found["row"].to_pylist(), strict=True)) == [(0, 2), (1, 2), (2, 1)]
-    assert set(found["reason"].to_pylist()) <= set(DROP_REASONS[Stage.DEDUPLICATE])
+    assert set(found["reason"].to_pylist()) <= set(Deduplicate.drops)
 
 
 @pytest.mark.parametrize("distance", [-1, 16])

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from curation.filters import FILTER_COLUMNS, FilterConfig, columns_read, filter_columns, filter_rows
 from curation.filters.quality import train_quality
+from curation.filters.rules import filter_rows
+from curation.filters.stage import FILTER_COLUMNS, FILTER_REASONS, Filter, FilterConfig, columns_read
 from curation.filters.text import text_digest
-from curation.schema import FILTER_REASONS
 from pairmill.errors import RecipeError
+
+DECLARED = pa.schema([(column.name, column.type) for column in FILTER_COLUMNS])
+NAMES = DECLARED.names
 
 TYPES = pa.schema(
     [
@@ -164,7 +167,7 @@ def test_rows_keep_number_order_and_their_other_columns() -> None:
     after = filter_rows(before, config=FilterConfig())
     untouched = [name for name in before.column_names if not name.startswith("drop_")]
     assert after.select(untouched).equals(before.select(untouched))
-    assert after.select(FILTER_COLUMNS.names).schema.equals(FILTER_COLUMNS)
+    assert after.select(NAMES).schema.equals(DECLARED)
 
 
 def test_rows_dropped_before_are_left_alone_and_cost_nothing() -> None:
@@ -172,7 +175,7 @@ def test_rows_dropped_before_are_left_alone_and_cost_nothing() -> None:
     found = filter_rows(table(dropped, row()), config=FilterConfig(nsfw_max=0.9, score_only=("text_too_short",)))
     first, second = found.to_pylist()
     assert (first["drop_stage"], first["drop_reason"]) == ("download", "timeout")
-    assert all(first[name] is None for name in [*FILTER_COLUMNS.names, "would_drop_text_too_short"])
+    assert all(first[name] is None for name in [*NAMES, "would_drop_text_too_short"])
     assert second["drop_reason"] is None
     assert second["caption"] == "a red apple on a wooden table"
 
@@ -183,8 +186,8 @@ def test_score_only_fills_a_column_instead_of_dropping() -> None:
     assert found["drop_reason"].to_pylist() == [None, None, "text_too_short"]
     assert found["would_drop_text_too_few_words"].to_pylist() == [True, False, True]
     assert found["would_drop_where"].to_pylist() == [False, True, False]
-    added = found.select(filter_columns(config).names)
-    assert added.schema.equals(filter_columns(config))
+    declared = pa.schema([(column.name, column.type) for column in Filter(config).adds])
+    assert found.select(declared.names).schema.equals(declared)
 
 
 def test_disabled_measures_and_drops_nothing() -> None:
@@ -208,7 +211,7 @@ def test_tables_without_a_live_row(rows: pa.Table) -> None:
     )
     found = filter_rows(rows, config=config)
     assert found.num_rows == rows.num_rows
-    assert found.select(FILTER_COLUMNS.names).schema.equals(FILTER_COLUMNS)
+    assert found.select(NAMES).schema.equals(DECLARED)
 
 
 def test_where_sees_added_columns() -> None:

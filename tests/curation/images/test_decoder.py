@@ -13,8 +13,9 @@ import hostile_bodies as bodies
 import psutil
 import pytest
 
+from curation.images.config import ImageConfig
 from curation.images.decoder import BACKLOG_PER_WORKER, JOBS_PER_WORKER, DecoderPool
-from curation.images.inspect import ImageConfig, Inspected, inspect_image
+from curation.images.inspect import Inspected, inspect_image
 from curation.schema import Status
 
 CONFIG = ImageConfig(size=64)
@@ -181,7 +182,7 @@ def test_workers_end_with_their_parent() -> None:
     script = (
         "import asyncio, os, signal\n"
         "from curation.images.decoder import DecoderPool\n"
-        "from curation.images.inspect import ImageConfig\n"
+        "from curation.images.config import ImageConfig\n"
         "async def run():\n"
         "    pool = DecoderPool(ImageConfig(), workers=1)\n"
         "    await pool.inspect(b'')\n"

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from curation.images.config import ImageConfig
 from curation.images.decode import decode
-from curation.images.header import read_header
-from curation.images.inspect import ImageConfig, Inspected, inspect_image, sniff
+from curation.images.header import read_header, sniff
+from curation.images.inspect import Inspected, inspect_image
 from curation.images.measure import entropy, grey_copy, perceptual_hash, sharpness
 from curation.images.resize import scale_to, target_size
 from curation.schema import Status

@@ -11,6 +11,7 @@ import io
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,15 +20,20 @@ import pyarrow as pa
 import yaml
 from PIL import Image
 
-from curation.download import COLUMNS
-from curation.filters import FILTER_COLUMNS
+from curation.download import Download
+from curation.duplicates.stage import Deduplicate
+from curation.filters.stage import FILTER_COLUMNS, FILTER_REASONS
+from curation.flow import Tables, flow_of
+from curation.images.stage import Inspect
 from curation.inputs import InputConfig
-from curation.pack import PackConfig, cut_parts, pack_rows
+from curation.pack import PackConfig, cut_parts, pack_rows, product_columns
 from curation.plan import ShardsConfig, plan
 from curation.recaption import RECAPTION
-from curation.schema import FILTER_REASONS, INSPECT_STATUSES, Stage, Status, add_seconds, drop, live, set_columns
+from curation.schema import DROPS, Status, add_seconds, drop, live, set_columns
 from curation.selection import apply_selection, selection_rows
-from curation.shards import Table, commit_shard
+from curation.shards import commit_shard
+from curation.stage import Column
+from curation.table import Table
 from curation.translate import TRANSLATION
 from pairmill.layout import PAIRS
 from pairmill.store import Store
@@ -35,20 +41,17 @@ from pairmill.store import Store
 #: How far a run has come; each includes those before it.
 STEPS = ("plan", "images", "filter", "select", "recaption", "translate", "pack")
 
-_DROPS = ("drop_stage", "drop_reason")
 
-
-def _table(name: str, columns: Sequence[str], *stages: Stage) -> Table:
-    return Table(name, tuple(columns), name, (), stages)
-
-
-_TABLES = {
-    "images": _table("images", [*COLUMNS.names, *_DROPS], Stage.PLAN, Stage.DOWNLOAD, Stage.INSPECT),
-    "filter": _table("columns/filter", [*FILTER_COLUMNS.names, *_DROPS], Stage.FILTER),
-    "select": _table("selections/default", ["keep", "reason"], Stage.DEDUPLICATE),
-    "recaption": _table("columns/recaption", ["recaptions", "recaption_status", "recaption_error"], Stage.RECAPTION),
-    "translate": _table("columns/translate", ["translations", "translate_status", "translate_error"], Stage.TRANSLATE),
+_FLOW = flow_of({name: {"model": "m", "enabled": True} for name in ("recaption", "translate")})
+_NAMES = {
+    **{"images": "images", "filter": "columns/filter", "select": "selections/default"},
+    **{"recaption": "columns/recaption", "translate": "columns/translate"},
 }
+
+
+def _table(step: str) -> Table:
+    table = Tables(_FLOW, "f", selection="default", keyed=False).named(_NAMES[step])
+    return replace(table, upstream=())  # what steps commit is not resumed
 
 
 def some_rows() -> list[dict[str, Any]]:
@@ -111,7 +114,7 @@ def commit_step(
     """Do one step for one shard's rows (as the step before returned them), and commit its table; returns the rows."""
     rows = _STEP[step](rows, losers)
     private = {"_shard": pa.repeat(pa.scalar(shard, pa.int32()), len(rows))}
-    commit_shard(store, [_TABLES[step]], set_columns(rows, private), run)
+    commit_shard(store, [_table(step)], set_columns(rows, private), run)
     return rows
 
 
@@ -154,7 +157,7 @@ def commit_pairs(store: Store, tables: Mapping[int, pa.Table], config: PackConfi
     """Pack shards (of all steps before) into parts."""
     kept = {shard: sum(store.load("selections/default", shard)["keep"].to_pylist()) for shard in tables}
     for part in cut_parts(kept, config.rows_per_part):
-        packed = [pack_rows(tables[shard], config, "jpg") for shard in part.shards]
+        packed = [pack_rows(tables[shard], config, "jpg", product_columns(_FLOW.carried)) for shard in part.shards]
         store.commit(PAIRS, part.number, "0" * 16, pa.concat_tables(packed), {}, row_group_rows=config.row_group_rows)
 
 
@@ -189,12 +192,12 @@ def _images(rows: pa.Table, _: object) -> pa.Table:
     records = []
     for url, alive in zip(rows["url"].to_pylist(), live(rows).to_pylist(), strict=True):
         records.append(_image_record(url) if alive else {})
-    rows = _with(rows, records, COLUMNS)
+    rows = _with(rows, records, (*Download.adds, *Inspect.adds))
     status = rows["status"].to_pylist()
-    for stage, own in ((Stage.DOWNLOAD, frozenset(Status) - INSPECT_STATUSES), (Stage.INSPECT, INSPECT_STATUSES)):
-        masks = {s.value: pa.array([x == s.value for x in status]) for s in own - {Status.SUCCESS}}
-        rows = drop(rows, stage, masks)
-    return add_seconds(add_seconds(rows, Stage.DOWNLOAD, 0.5), Stage.INSPECT, 0.5)
+    for stage in (Download, Inspect):
+        masks = {reason: pa.array([x == reason for x in status]) for reason in stage.drops}
+        rows = add_seconds(drop(rows, stage.name, masks, stage.drops), stage.name, 0.5)
+    return rows
 
 
 def _image_record(url: str) -> dict[str, object]:
@@ -226,8 +229,8 @@ def _filter(rows: pa.Table, _: object) -> pa.Table:
         records.append({"caption": alt.strip(), "language": language, "language_score": 0.9} if alive else {})
     rows = _with(rows, records, FILTER_COLUMNS)
     fates = [fate(url) for url in rows["url"].to_pylist()]
-    rows = drop(rows, Stage.FILTER, {reason: pa.array([f == reason for f in fates]) for reason in FILTER_REASONS})
-    return add_seconds(rows, Stage.FILTER, 0.1)
+    masks = {reason: pa.array([f == reason for f in fates]) for reason in FILTER_REASONS}
+    return add_seconds(drop(rows, "filter", masks, FILTER_REASONS), "filter", 0.1)
 
 
 def _select(rows: pa.Table, losers: Sequence[int]) -> pa.Table:
@@ -237,9 +240,9 @@ def _select(rows: pa.Table, losers: Sequence[int]) -> pa.Table:
     chosen = selection_rows(rows, lost)
     rows = set_columns(rows, {"keep": chosen["keep"], "reason": chosen["reason"]})
     # The columns stay, to be committed; what apply_selection drops is what later steps see.
-    dropped = apply_selection(rows)
-    rows = set_columns(rows, {name: dropped[name] for name in (*_DROPS, "image")})
-    return add_seconds(rows, Stage.DEDUPLICATE, 0.01)
+    dropped = apply_selection(rows, "deduplicate", Deduplicate.drops)
+    rows = set_columns(rows, {name: dropped[name] for name in (*DROPS, "image")})
+    return add_seconds(rows, "deduplicate", 0.01)
 
 
 def _recaption(rows: pa.Table, _: object) -> pa.Table:
@@ -259,7 +262,7 @@ def _recaption(rows: pa.Table, _: object) -> pa.Table:
         "recaption_status": pa.array(["success" if t else "not_needed" for t in texts]),
         "recaption_error": pa.nulls(len(rows), pa.string()),
     }
-    return add_seconds(set_columns(rows, columns), Stage.RECAPTION, 2.0)
+    return add_seconds(set_columns(rows, columns), "recaption", 2.0)
 
 
 def _translate(rows: pa.Table, _: object) -> pa.Table:
@@ -272,12 +275,12 @@ def _translate(rows: pa.Table, _: object) -> pa.Table:
         "translate_status": pa.array(["partial" if t else "not_needed" for t in texts]),
         "translate_error": pa.nulls(len(rows), pa.string()),
     }
-    return add_seconds(set_columns(rows, columns), Stage.TRANSLATE, 1.0)
+    return add_seconds(set_columns(rows, columns), "translate", 1.0)
 
 
 _STEP = {"images": _images, "filter": _filter, "select": _select, "recaption": _recaption, "translate": _translate}
 
 
-def _with(rows: pa.Table, records: Iterable[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
+def _with(rows: pa.Table, records: Iterable[Mapping[str, object]], columns: Sequence[Column]) -> pa.Table:
     listed = list(records)
-    return set_columns(rows, {f.name: pa.array([r.get(f.name) for r in listed], f.type) for f in schema})
+    return set_columns(rows, {f.name: pa.array([r.get(f.name) for r in listed], f.type) for f in columns})

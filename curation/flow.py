@@ -1,0 +1,269 @@
+"""The flow of a recipe: its stages in order, and what follows from their declarations.
+
+stages -> tables (columns, identity, upstream), reads of each segment, drop reasons, columns of the product
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from curation.schema import DROPS
+from curation.stage import SEGMENTS, Column, Segment, Stage
+from curation.stages import CHOSEN_STAGES, STAGES
+from curation.table import PLAN, Table
+from pairmill.config import digest
+from pairmill.errors import RecipeError, nearest
+from pairmill.layout import PAIRS, SELECTIONS
+from pairmill.registry import ChosenBy
+
+S = TypeVar("S", bound=Stage)
+
+#: Segments whose stages run row by row, each with a table.
+STREAMED: tuple[Segment, ...] = ("collect", "score", "rewrite")
+
+
+class Flow:
+    """The active stages of one recipe, in the order in which a row meets them."""
+
+    def __init__(self, stages: Iterable[Stage]) -> None:
+        """stages: ours in the order of `STAGES`, then a user's own in the recipe's order.
+
+        Raises RecipeError for two stages or two columns of one name, and for a column that no stage before adds.
+        """
+        self.stages = tuple(_in_order([stage for stage in stages if stage.active]))
+        self._by_name: dict[str, Stage] = {}
+        self.owners: dict[str, str] = {}  #: column -> the table that it is committed to
+        self.columns: dict[str, Column] = {}  #: every column, in flow order
+        for stage in self.stages:
+            if stage.name in self._by_name:
+                raise RecipeError(
+                    "stages must have names of their own", value=f"two stages {stage.name}", fix="rename one of them"
+                )
+            self._by_name[stage.name] = stage
+            self._check_reads(stage)
+            for column in stage.adds:
+                if column.name in self.columns or column.name in DROPS:
+                    raise RecipeError(
+                        "every column must be added by one stage",
+                        value=f"{stage.name} adds {column.name}, which is there already",
+                        fix="give the column another name",
+                    )
+                self.columns[column.name] = column
+                self.owners[column.name] = stage.table_name()
+        for stage in self.stages:
+            stage.inner = tuple(other for other in self.stages if other.within == stage.name)
+
+    def _check_reads(self, stage: Stage) -> None:
+        for name in stage.reads:
+            if name not in self.columns and name not in DROPS and not stage.reads_input:
+                raise RecipeError(
+                    f"the columns that stage {stage.name} reads must be added by stages before it",
+                    value=name,
+                    fix=f"perhaps you mean: {nearest(name, self.columns)}; or set its `after`",
+                )
+
+    def check(self, planned: pa.Schema) -> None:
+        """Hold every stage's configuration against the columns there are before it.  Raises RecipeError.
+
+        planned: the schema of a plan shard, whose struct `input` holds the list's own columns.
+        """
+        types: dict[str, pa.DataType] = {f.name: f.type for f in planned if f.name != "input"}
+        own = {f.name: f.type for f in planned.field("input").type} if "input" in planned.names else {}
+        for stage in self.stages:
+            stage.check({**own, **types})
+            types |= {column.name: column.type for column in stage.adds}
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The names of the stages."""
+        return tuple(self._by_name)
+
+    @property
+    def reasons(self) -> dict[str, tuple[str, ...]]:
+        """Stage -> its drop reasons."""
+        return {stage.name: stage.drops for stage in self.stages}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def named(self, name: str) -> Stage:
+        """The stage of this name.  Raises KeyError if the recipe has none."""
+        return self._by_name[name]
+
+    def of(self, kind: type[S]) -> S:
+        """The stage of this class.  Raises KeyError if the recipe has none."""
+        found = self._by_name[kind.name]
+        if not isinstance(found, kind):
+            raise KeyError(kind.name)
+        return found
+
+    def segment(self, name: Segment) -> tuple[Stage, ...]:
+        """The stages of a segment."""
+        return tuple(stage for stage in self.stages if stage.segment == name)
+
+    def before(self, name: str) -> tuple[str, ...]:
+        """The stages before one of them."""
+        return self.order[: self.order.index(name)]
+
+    @property
+    def carried(self) -> dict[str, Column]:
+        """The columns of the product that stages add, in flow order."""
+        return {name: column for name, column in self.columns.items() if column.carried}
+
+    # What is read
+
+    def by_table(self, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Table -> those of `columns` that it holds, tables in flow order; columns of the plan are always there."""
+        wanted = set(columns)
+        found: dict[str, list[str]] = {}
+        for name, table in self.owners.items():
+            if name in wanted and table not in (PLAN, PAIRS):
+                found.setdefault(table, []).append(name)
+        return {table: tuple(names) for table, names in found.items()}
+
+
+class Tables:
+    """The tables of a flow, in the order in which rows meet them, as the store keys them."""
+
+    def __init__(self, flow: Flow, plan: str, *, selection: str, beside: bool = False, keyed: bool = True) -> None:
+        """plan: fingerprint of the plan.  selection: its name.
+
+        beside: the selection has narrow tables of its own (`columns/filter-NAME`), so that the run's stay as they are.
+        keyed: whether shards are to be keyed, for which models are looked up; reading needs no keys.
+        Raises UserError if a stage's model cannot be found.
+        """
+        self.flow, self._plan, self._keyed = flow, plan, keyed
+        self.selection = f"{SELECTIONS}/{selection}"
+        self._names = {stage.table_name(): self._name(stage, selection, beside) for stage in flow.stages}
+        self.all: tuple[Table, ...] = tuple(self._made())
+
+    def _name(self, stage: Stage, selection: str, beside: bool) -> str:
+        name = stage.table_name()
+        if name == SELECTIONS:
+            return self.selection
+        narrow = stage.segment in ("collect", "score") and name.startswith("columns/")
+        return f"{name}-{selection}" if beside and narrow else name
+
+    def _made(self) -> Iterator[Table]:
+        teller: str | None = None
+        counted: list[str] = []
+        groups: dict[str, list[Stage]] = {}
+        for stage in self.flow.stages:
+            groups.setdefault(stage.table_name(), []).append(stage)
+        waiting: list[str] = []
+        for name, stages in groups.items():
+            if name == PLAN:  # its drops are counted by the first table behind it
+                waiting += [stage.name for stage in stages]
+                continue
+            if name == PAIRS:
+                continue
+            columns = [column for stage in stages for column in stage.adds]
+            tells = any(stage.drops for stage in stages)
+            reads = {read for stage in stages for read in (*stage.reads, *stage.optional)}
+            upstream = [self._names[table] for table in self.flow.by_table(reads) if table != name]
+            if teller is not None and teller not in upstream:
+                upstream.append(teller)
+            identity: Any = [[stage.identity(), stage.revision()] for stage in stages] if self._keyed else []
+            own = [*waiting, *(stage.name for stage in stages)]
+            yield Table(
+                self._names[name],
+                (*(c.name for c in columns), *(DROPS if tells and name != SELECTIONS else ())),
+                identity if upstream else [self._plan, *identity],
+                tuple(upstream),
+                tuple(own),
+                tuple(counted),
+                frozenset(c.name for c in columns if c.volatile),
+                drops=tells,
+            )
+            counted += own
+            waiting = []
+            if tells:
+                teller = self._names[name]
+
+    def of(self, segment: Segment) -> tuple[Table, ...]:
+        """The tables that a segment writes."""
+        names = dict.fromkeys(self._names[s.table_name()] for s in self.flow.segment(segment) if s.segment in STREAMED)
+        return tuple(table for table in self.all if table.name in names)
+
+    def before(self, segment: Segment) -> tuple[Table, ...]:
+        """The tables that earlier segments write."""
+        early = SEGMENTS[: SEGMENTS.index(segment)]
+        names = {self._names[stage.table_name()] for stage in self.flow.stages if stage.segment in early}
+        return tuple(table for table in self.all if table.name in names)
+
+    def selected(self, contents: Mapping[str, Mapping[int, str]]) -> Table:
+        """The selection, keyed by the contents (table -> shard -> content) of every shard it looks at."""
+        made = self.named(self.selection)
+        seen = digest([[content for _, content in sorted(contents[name].items())] for name in made.upstream])
+        return replace(made, identity=[made.identity, seen], upstream=())
+
+    def name_of(self, stage: Stage) -> str:
+        """The table of a stage."""
+        return self._names[stage.table_name()]
+
+    def named(self, name: str) -> Table:
+        """The table of this name.  Raises KeyError if there is none."""
+        for table in self.all:
+            if table.name == name:
+                return table
+        raise KeyError(name)
+
+    def select(self, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Table -> those of `columns` that it holds, by the tables' names in the store."""
+        return {self._names[table]: names for table, names in self.flow.by_table(columns).items()}
+
+    def reads(self, columns: Iterable[str], segment: Segment) -> dict[str, tuple[str, ...]]:
+        """What a segment loads: those columns, and the drops of the last tables before it that know of any."""
+        wanted = {name: list(columns) for name, columns in self.select(columns).items()}
+        tellers = [t.name for t in self.before(segment) if t.drops]
+        # A selection says which rows it drops, and not where the others were dropped.
+        last = tellers[-1:] if tellers[-1:] != [self.selection] else tellers[-2:]
+        for table in (*last, *(t.name for t in self.of(segment) if t.drops)):
+            wanted.setdefault(table, []).extend(("keep", "reason") if table == self.selection else DROPS)
+        return {t.name: tuple(dict.fromkeys(wanted[t.name])) for t in self.all if t.name in wanted}
+
+
+def flow_of(recipe: Mapping[str, Any]) -> Flow:
+    """The flow of a recipe's sections: plain data, as recipe.yaml holds it, or configurations.
+
+    Raises RecipeError for a section that breaks a rule.
+    """
+    ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
+    own = [_own(given) for given in recipe.get("stages") or ()]
+    return Flow([*ours, *own])
+
+
+def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
+    given = recipe.get(kind.section_name())
+    if not isinstance(given, kind.Config):
+        given = kind.Config.checked(given or {}, at=kind.section_name())
+    return kind(given)
+
+
+def _own(given: Any) -> Stage:
+    config = ChosenBy(CHOSEN_STAGES).parse(given)
+    return CHOSEN_STAGES.get(config.name)(config)
+
+
+def _in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """Each behind the stage that it follows; the others behind the last one of their segment or of one before it."""
+    placed: list[Stage] = []
+    for stage in stages:
+        if stage.after:
+            names = [other.name for other in placed]
+            if stage.after not in names:
+                raise RecipeError(
+                    f"stage {stage.name} must follow a stage of the recipe",
+                    value=f"after = {stage.after}",
+                    fix=f"perhaps you mean: {nearest(stage.after, names)}",
+                )
+            placed.insert(names.index(stage.after) + 1, stage)
+            continue
+        rank = SEGMENTS.index(stage.segment)
+        at = max((n + 1 for n, other in enumerate(placed) if SEGMENTS.index(other.segment) <= rank), default=0)
+        placed.insert(at, stage)
+    return placed

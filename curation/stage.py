@@ -1,0 +1,206 @@
+"""What a stage is: one declaration, from which everything else about it is derived.
+
+    class Blur(Stage):
+        '''Drop pairs whose picture is out of focus.'''
+
+        name, segment = "blur", "score"
+        reads = ("sharpness",)
+        adds = (Column("blurry", pa.float32(), "0-1, the higher the blurrier", carried=True),)
+        drops = ("too_blurry",)
+        pool = "model"
+        Config = BlurConfig
+
+        def setup(self, runtime):
+            self.model = load(self.config.model)
+
+        def __call__(self, rows):
+            ...
+            return self.drop(rows, too_blurry=pc.greater(rows["blurry"], self.config.most))
+
+A stage of ours is a line of `curation.stages.STAGES`; a user's own is named in the recipe by its import path, as
+`stages: [mypackage.stage:Blur]`, and works as ours do.  Recipe section, table, staleness, what is read, pools and their
+checks, drop reasons, the report's chain, columns of the product, the dataset card and docs/stages.md follow from it
+(`curation.flow`).
+
+A stage's module is imported wherever a recipe is read, so what is heavy (torch, aiohttp, scipy) is imported in `setup`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from curation.schema import drop, live
+from pairmill.config import Config, Placement
+from pairmill.meters import Meter
+from pairmill.registry import NamedConfig
+from pairmill.store import Store
+
+#: Where in a job a stage runs.  `collect`, `score` and `rewrite` stream over the shards; what comes between them is
+#: global.
+Segment = Literal["plan", "collect", "score", "global", "rewrite", "pack"]
+SEGMENTS: tuple[Segment, ...] = ("plan", "collect", "score", "global", "rewrite", "pack")
+
+#: How the work of a streaming stage is placed when its configuration leaves it open (`pipelines.pools`).
+#: tasks: short tasks on half a core.  fetch: actors that each keep about two cores busy.  model: actors that hold a
+#: model, on a share of a GPU where there is one.
+Pool = Literal["tasks", "fetch", "model"]
+
+
+class Column(NamedTuple):
+    """A column that a stage adds to every row.
+
+    carried:  it is part of the product, `pairs/`.
+    volatile: it is no part of what a shard is said to hold: it differs between runs by nature (how long a fetch took),
+        or follows from other columns (pixels, from the digest of the original and the configuration).
+    """
+
+    name: str
+    type: pa.DataType
+    description: str = ""
+    carried: bool = False
+    volatile: bool = False
+
+
+class StageConfig(NamedConfig, Placement):
+    """Base of the configuration of a user's own stage: its name (import path), and its placement."""
+
+    name: str = Field("", description="import path of the stage, package.module:attribute")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a worker hands to its stages when they are set up.
+
+    decoders: decoder processes of each fetching actor.  exchange: how to reach the gate that all fetching actors share,
+    None for a worker that is alone.  warn: tells the operator of something; '' takes it back.
+    """
+
+    store: Store | None = None
+    meter: Meter | None = None
+    decoders: int = 1
+    exchange: Callable[..., Any] | None = None
+    warn: Callable[[str], None] | None = None
+
+
+class Stage:
+    """Base of every stage.  An instance is the declaration under one configuration, and is cheap until `setup`.
+
+    `reads` and `adds` may depend on the configuration: a stage's `__init__` sets them then.
+    """
+
+    #: What the report, metrics, manifests and the recipe's section call it; unique in a recipe.
+    name: ClassVar[str]
+    segment: ClassVar[Segment]
+    #: Of the recipe; default: `name`.
+    section: ClassVar[str] = ""
+    #: Default: `columns/NAME`.  Consecutive stages may share a table.
+    table: ClassVar[str] = ""
+    #: The stage that it follows; default: the last of its segment.
+    after: ClassVar[str] = ""
+    #: Its work is done by the call of this stage before it, which shares its table.
+    within: ClassVar[str] = ""
+    Config: ClassVar[type[Config]] = StageConfig
+    #: None: the stage has no workers of its own (`within`, or a global step).
+    pool: ClassVar[Pool | None] = "tasks"
+    #: Shards that one actor works on at a time.
+    shards_at_once: ClassVar[int] = 1
+    #: Whether `reads` may name columns of the input list too, which only `check` can know.
+    reads_input: ClassVar[bool] = False
+    drops: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    #: Columns that it reads where a stage before adds them.
+    optional: tuple[str, ...] = ()
+    adds: tuple[Column, ...] = ()
+
+    def __init__(self, config: Any) -> None:
+        """config: an instance of `Config`.  Raises UserError for what is wrong with it in this environment."""
+        self.config = config
+        #: The stages of the flow that are `within` this one.
+        self.inner: tuple[Stage, ...] = ()
+
+    @property
+    def active(self) -> bool:
+        """Whether a recipe with this configuration has the stage at all."""
+        return True
+
+    def identity(self) -> object:
+        """Plain data that decides what the stage computes; a change makes its table stale."""
+        return self.config.identity()
+
+    def revision(self) -> object:
+        """Plain data that names the exact models it uses; None for a stage without any.
+
+        Raises UserError if a model cannot be found.
+        """
+        return None
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise UserError for a configuration that does not fit the columns there are before the stage."""
+
+    def setup(self, runtime: Runtime) -> None:
+        """Load what the work needs, once in each worker."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """The same rows in the same order, with the columns of `adds`, some of them dropped for one of `drops`.
+
+        rows: a whole shard, dropped rows too, with at least the columns of `reads`, drop_stage and drop_reason.
+        """
+        raise NotImplementedError(f"{self.name} has no work of its own")
+
+    def drop(self, rows: pa.Table, **masks: pa.Array | pa.ChunkedArray) -> pa.Table:
+        """Drop the live rows of each mask (null is false) for the reason it is named by; the first reason wins.
+
+        Raises IntegrityError for a reason that the stage does not declare.
+        """
+        return drop(rows, self.name, masks, self.drops)
+
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """The columns that `left_alone` looks at."""
+        return self.column_names()
+
+    def left_alone(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
+        """Mask of the rows that the stage did nothing about, as its columns say; it may be wrong for live rows only."""
+        mask: pa.Array = pa.array([True] * len(rows))
+        for column in self.adds:
+            mask = pc.and_(mask, pc.is_null(rows[column.name]))
+        return mask
+
+    def count(self, meter: Meter, rows: pa.Table) -> None:
+        """Add what the stage did with these rows to metrics of its own."""
+
+    @classmethod
+    def section_name(cls) -> str:
+        """The recipe's section that configures it."""
+        return cls.section or cls.name
+
+    @classmethod
+    def table_name(cls) -> str:
+        """The table that its columns are committed to."""
+        return cls.table or f"columns/{cls.name}"
+
+    def column_names(self) -> tuple[str, ...]:
+        """The names of the columns it adds."""
+        return tuple(column.name for column in self.adds)
+
+
+def spread(values: Any, type_: pa.DataType, mask: pa.Array) -> pa.Array:
+    """`values`, one for each true of `mask`, at those places of a column of len(mask); null elsewhere.
+
+    No values at all give a column of nulls.
+    """
+    array = values if isinstance(values, pa.Array) else pa.array(values, type_)
+    if not len(array):
+        return pa.nulls(len(mask), type_)
+    return pc.replace_with_mask(pa.nulls(len(mask), type_), mask, array)
+
+
+def live_mask(rows: pa.Table) -> pa.Array:
+    """Mask of the rows that no stage has dropped, in one piece."""
+    return live(rows).combine_chunks()

@@ -1,0 +1,24 @@
+"""The stages, in the order in which a row meets them: a line each.  A stage is its declaration (`curation.stage`)."""
+
+from __future__ import annotations
+
+from curation.stage import Stage
+from pairmill.registry import Registry
+
+#: Those of every recipe; each has its own section there.
+STAGES: Registry[type[Stage]] = Registry(
+    "stages",
+    {
+        "plan": "curation.plan:Planned",
+        "download": "curation.download:Download",
+        "inspect": "curation.images.stage:Inspect",
+        "filter": "curation.filters.stage:Filter",
+        "deduplicate": "curation.duplicates.stage:Deduplicate",
+        "recaption": "curation.recaption:Recaption",
+        "translate": "curation.translate:Translate",
+        "pack": "curation.pack:Pack",
+    },
+)
+
+#: Those that a recipe has where its list `stages` names them; a user's own needs no line here, its import path will do.
+CHOSEN_STAGES: Registry[type[Stage]] = Registry("stages")
