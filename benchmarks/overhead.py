@@ -23,6 +23,8 @@ from record import WORK, machine, ratios, record, table
 from server import serve
 
 from curation.download import Download
+from curation.images.stage import Inspect
+from curation.stage import Runtime
 from curation.web.config import DownloadConfig
 
 #: What the issue asks for: the share of the bare stage's speed that may be lost.
@@ -54,7 +56,9 @@ def bare(urls: Sequence[str], processes: int, decoders: int) -> float:
 
 def _work(urls: list[str], decoders: int, concurrency: int, ready: Any, results: Any) -> None:
     config = DownloadConfig(allow_networks=("127.0.0.0/8",), per_host_concurrency=concurrency)
-    stage = Download(config, IMAGE, decoders=decoders)
+    stage = Download(config)
+    stage.inner = (Inspect(IMAGE),)
+    stage.setup(Runtime(decoders=decoders))
     stage(_rows(urls[: 8 * decoders]))  # imports, decoder processes, connections
     ready.wait(timeout=300)
     begin = time.time()

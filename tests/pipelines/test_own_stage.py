@@ -1,0 +1,240 @@
+"""A user's own stage, defined here and named by its import path, works as a built-in one: end to end."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pydantic import Field
+from ray import cloudpickle
+
+from curation.flow import Tables
+from curation.results.rows import write_rows
+from curation.schema import set_columns
+from curation.stage import Column, Runtime, Stage, StageConfig
+from curation.stage_docs import render_flow
+from curation.stages import CHOSEN_STAGES
+from pairmill.errors import IntegrityError, RecipeError
+from pairmill.registry import ChosenBy
+from pairmill.store import Store
+from pipelines.curate import curate
+from pipelines.demo import RECIPE
+from pipelines.demo_rows import demo_rows
+from pipelines.demo_server import demo_server
+from pipelines.pools import size_pools
+from pipelines.recipe import CurateRecipe, load_recipe
+
+OWN = f"{__name__}:Brightness"
+
+
+class BrightnessConfig(StageConfig):
+    least: float = Field(0.0, ge=0, le=1, description="mean of the grey values below which a pair is dropped, 0-1")
+
+
+class Brightness(Stage):
+    """Score how bright a picture is."""
+
+    name, segment, pool = "brightness", "score", "model"
+    reads = ("image",)
+    adds = (Column("brightness", pa.float32(), "mean of the grey values, 0-1", carried=True),)
+    drops = ("too_dark",)
+    Config = BrightnessConfig
+
+    def setup(self, runtime: Runtime) -> None:
+        self.scale = 255.0
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        alive = pc.is_null(rows["drop_reason"]).to_pylist()
+        images = zip(rows["image"].to_pylist(), alive, strict=True)
+        scores = [self._score(image) if live and image is not None else None for image, live in images]
+        rows = set_columns(rows, {"brightness": pa.array(scores, pa.float32())})
+        return self.drop(rows, too_dark=pc.less(rows["brightness"], self.config.least))
+
+    def _score(self, image: bytes) -> float:
+        return float(np.asarray(Image.open(io.BytesIO(image)).convert("L")).mean() / self.scale)
+
+
+class Job(NamedTuple):
+    folder: Path
+    base_url: str
+
+    def recipe(self, least: float, *more: str) -> CurateRecipe:
+        stage = json.dumps([{"name": OWN, "least": least}])
+        return load_recipe(
+            RECIPE,
+            [
+                *(f"run_dir={self.folder / 'run'}", f"input.path={self.folder / 'urls.parquet'}", f"stages={stage}"),
+                *("shards.rows_per_shard=40", "recaption.enabled=false", "translate.enabled=false", *more),
+            ],
+        )
+
+    def asked(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"{self.base_url}/_count") as answer:
+            return dict(json.load(answer))
+
+    @property
+    def store(self) -> Store:
+        return Store(str(self.folder / "run"))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[Job]:
+    folder = tmp_path_factory.mktemp("own")
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)  # the cluster's workers cannot import the tests
+    with demo_server() as base_url:
+        rows = demo_rows(base_url)
+        plain = rows.filter(pc.equal(rows["case"], "plain")).slice(0, 60)
+        missing = rows.filter(pc.equal(rows["case"], "missing")).slice(0, 3)
+        pq.write_table(pa.concat_tables([plain, missing]), folder / "urls.parquet")
+        yield Job(folder, base_url)
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+def committed(store: Store) -> dict[str, dict[int, Any]]:
+    names = ("images", "columns/filter", "columns/brightness", "selections/default", "pairs")
+    return {name: store.index(name) for name in names}
+
+
+@pytest.mark.ray
+def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own_stale(job: Job) -> None:
+    first = curate(job.recipe(0.0))
+    assert first["complete"]
+    [stage] = [stage for stage in first["stages"] if stage["name"] == "brightness"]
+    assert (stage["rows_in"], stage["dropped"]) == (stage["rows_kept"], {})
+    assert [s["name"] for s in first["stages"]][3:6] == ["filter", "brightness", "deduplicate"]
+
+    pairs = pq.read_table(sorted((job.folder / "run" / "pairs").glob("part-*.parquet")))
+    scores = pairs["brightness"].to_pylist()
+    for score, image in zip(scores, pairs["image"].to_pylist(), strict=True):
+        grey = np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("L"))
+        assert score == pytest.approx(grey.sum() / grey.size / 255, abs=1e-6)
+    card = (job.folder / "run" / "pairs" / "README.md").read_text()
+    assert "| `brightness` | mean of the grey values, 0-1 |" in card
+
+    before, asked = committed(job.store), job.asked()
+    curate(job.recipe(0.0))
+    assert committed(job.store) == before, "a resume has nothing to do"
+
+    median = float(np.median(scores))
+    second = curate(job.recipe(median))
+    [stage] = [stage for stage in second["stages"] if stage["name"] == "brightness"]
+    dark = sum(score < np.float32(median) for score in scores)
+    assert 0 < dark <= stage["dropped"]["too_dark"]
+    assert second["rows_kept"] + sum(n for s in second["stages"] for n in s["dropped"].values()) == 63
+    after = committed(job.store)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"columns/brightness", "selections/default", "pairs"}
+    assert job.asked() == asked, "nothing was fetched"
+    write_rows(job.store, job.folder / "rows.parquet")
+    fates = pq.read_table(job.folder / "rows.parquet")
+    assert fates.filter(pc.equal(fates["drop_stage"], "brightness")).num_rows == stage["dropped"]["too_dark"]
+
+
+@pytest.mark.ray
+def test_duplicates_may_be_ranked_by_its_score(job: Job) -> None:
+    report = curate(job.recipe(0.0, "deduplicate.score=brightness"))
+    assert report["complete"]
+    with pytest.raises(RecipeError, match="deduplicate reads must be added by stages before it"):
+        job.recipe(0.0, "deduplicate.score=brightnes")
+
+
+def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> None:
+    recipe = Job(Path("f"), "").recipe(0.5)
+    flow = recipe.flow()
+    assert flow.order == ("plan", "download", "inspect", "filter", "brightness", "deduplicate", "pack")
+    on_gpus = size_pools(flow, {"CPU": 16.0, "GPU": 2.0}).of["brightness"]
+    assert (on_gpus.actors, on_gpus.num_gpus) == (2, 0.5)
+    assert size_pools(flow, {"CPU": 2.0}).of["brightness"].num_gpus == 0
+    table = Tables(flow, "f", selection="default").named("columns/brightness")
+    assert table.columns == ("brightness", "drop_stage", "drop_reason")
+    assert table.upstream == ("images", "columns/filter")
+    page = render_flow(flow)
+    assert "## brightness\n\nScore how bright a picture is.\n" in page
+    assert "| `brightness` | float | mean of the grey values, 0-1 | yes |" in page
+    with CHOSEN_STAGES.extended("brightness", Brightness):
+        schema = json.dumps(CurateRecipe.model_json_schema()["properties"]["stages"])
+        assert ChosenBy(CHOSEN_STAGES).parse({"name": "brightness", "least": 0.5}).least == 0.5  # type: ignore[attr-defined]
+    assert '"brightness"' in schema
+
+
+@pytest.mark.parametrize(
+    ("stages", "says"),
+    [
+        ("[no.such:Stage]", "stages must be an import path"),
+        ("[blur]", "stages must be an import path"),
+        (f"[{{name: '{OWN}', most: 1}}]", r"stages\.most is not a key"),
+        (f"['{OWN}', '{OWN}']", "names of their own"),
+        (f"['{__name__}:Misplaced']", r"reads must be added by stages before it\n.*caption_of_tomorrow"),
+        (f"['{__name__}:Twice']", r"added by one stage\n.*caption"),
+    ],
+)
+def test_a_stage_that_does_not_fit_is_refused_with_the_recipe(stages: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(RECIPE, [f"stages={stages}"])
+
+
+class Misplaced(Stage):
+    name, segment = "misplaced", "score"
+    reads = ("caption_of_tomorrow",)
+
+
+class Twice(Stage):
+    name, segment = "twice", "score"
+    adds = (Column("caption", pa.string()),)
+
+
+class Careless(Stage):
+    """Breaks one promise, by name."""
+
+    name, segment = "careless", "score"
+    adds = (Column("number", pa.int32()),)
+    drops = ("odd",)
+    broken: ClassVar[str] = ""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        numbers = pa.array(range(len(rows)), pa.int64() if self.broken == "type" else pa.int32())
+        made = set_columns(rows, {} if self.broken == "column" else {"number": numbers})
+        if self.broken == "rows":
+            return made.slice(1)
+        if self.broken == "revived":
+            return set_columns(made, {"drop_reason": pa.nulls(len(rows), pa.string())})
+        if self.broken == "reason":
+            return set_columns(made, {"drop_reason": pa.array(["even", "nsfw"])})
+        return made
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ("rows", "must return the rows it was given"),
+        ("type", "must add the column number of type int32.*found: int64"),
+        ("column", "must add the column number.*found: no such column"),
+        ("revived", "must leave the drop_reason of rows that were dropped before it"),
+        ("reason", "must drop rows for the reasons that it declares.*even"),
+    ],
+)
+def test_what_a_stage_promised_is_held_against_what_it_did(
+    monkeypatch: pytest.MonkeyPatch, broken: str, says: str
+) -> None:
+    from pipelines.stages.rows import check_work
+
+    monkeypatch.setattr(Careless, "broken", broken)
+    stage = Careless(StageConfig(name="careless"))
+    dropped = pa.array([None, "filter"], pa.string())
+    rows = pa.table({"uid": ["a", "b"], "drop_stage": dropped, "drop_reason": pa.array([None, "nsfw"], pa.string())})
+    with pytest.raises(IntegrityError, match=says):
+        check_work(stage, rows, stage(rows))
+    with pytest.raises(IntegrityError, match="not a drop reason of careless; it declares odd"):
+        stage.drop(rows, even=pa.array([True, False]))
