@@ -19,16 +19,17 @@ import fcntl
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pairmill.atomic import whole_file
 from pairmill.config import digest
 from pairmill.errors import RunDirError
 from pairmill.faults import fault_point
@@ -107,28 +108,17 @@ class Store:
     def write_bytes(self, name: str, data: bytes | memoryview, fault: str = "write") -> None:
         """Write a file so that it is there whole or not at all.
 
-        Raises OSError (disk full, no permission); nothing but a hidden temporary file is left then.
+        Raises OSError (disk full, no permission); nothing is left then.
         """
         final = self.path(name)
-        folder = final.rpartition("/")[0]
         fault_point(f"{fault}.before_write")
         if not self._local:
             # An object appears when its upload completes, so a put is atomic as it is.
             with self._fs.open_output_stream(final) as stream:
                 stream.write(data)
             return
-        os.makedirs(folder, exist_ok=True)
-        partial = f"{folder}/.{uuid.uuid4().hex}.partial"
-        try:
-            with open(partial, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fault_point(f"{fault}.before_rename")
-            os.replace(partial, final)
-        except OSError:
-            self._delete(partial)
-            raise
+        with whole_file(Path(final), fault=fault) as file:
+            file.write(data)
         fault_point(f"{fault}.after_rename")
 
     def write_json(self, name: str, data: object, fault: str = "write") -> None:

@@ -14,11 +14,7 @@ This is open_clip's hub form: `open_clip.create_model_and_transforms("local-dir:
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +23,8 @@ import open_clip
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pairmill.errors import InputError, UserError
+from pairmill.atomic import whole_folder
+from pairmill.errors import InputError
 from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, WEIGHTS_FILE, localise
 from training.towers.build import build_from_description
 from training.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description
@@ -55,7 +52,7 @@ def export_open_clip(
     Raises UserError if it is; OSError if it cannot be written.
     """
     model_cfg = deepcopy(description["architecture"])
-    with new_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         tokenizer.save(partial)
         if description.get("text_tower"):
             (partial / TEXT_TOWER_FOLDER).mkdir()
@@ -100,25 +97,6 @@ def load_exported(folder: Path) -> Exported:
     tokenizer = tokenizer_from_description(tokenizer_description(model_cfg["text_cfg"]))
     preprocess = dict(model.visual.preprocess_cfg)
     return Exported(model.eval(), tokenizer, preprocess, {**description, "preprocess": preprocess})
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its name when the block ends well, and is gone when it does not.
-
-    Raises UserError if there is something at `folder` already.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("an export does not overwrite", value=folder, fix="remove it, or give another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
-    partial.mkdir()
-    try:
-        yield partial
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _own_storage(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

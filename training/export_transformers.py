@@ -17,8 +17,8 @@ from tokenizers import Regex, normalizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
+from pairmill.atomic import whole_folder
 from pairmill.errors import UserError
-from training.export import new_folder
 from training.export_clip import clip_model, clip_parts_without_counterpart
 from training.export_siglip import is_siglip, siglip_model, siglip_parts_without_counterpart
 from training.towers.tokenizer import SAVED_FILE, Tokenizer
@@ -52,7 +52,7 @@ def export_transformers(
             fix="export it in open_clip's form",
         )
     make = siglip_model if siglip else clip_model
-    with new_folder(folder) as partial:
+    with whole_folder(folder) as partial:
         make(state_dict, description, tokenizer).save_pretrained(partial)
         _image_processor(description["preprocess"]).save_pretrained(partial)
         _save_tokenizer(tokenizer, partial, siglip)

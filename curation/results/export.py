@@ -26,10 +26,10 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pairmill.errors import RunDirError, UserError
+from pairmill.atomic import require_empty, whole_file
+from pairmill.errors import RunDirError
 from pairmill.layout import PAIRS
 from pairmill.store import Store, shard_file
-from pairmill.whole_file import whole_file
 
 _BATCH_ROWS = 500
 
@@ -55,7 +55,8 @@ def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_
     `sizes.json` beside them says how many samples each has: open_clip reads it.  A sample without a caption has no
     .txt.  Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
     """
-    folder = _empty_folder(to)
+    folder = Path(to)
+    require_empty(folder)
     sizes: dict[str, int] = {}
     for number, pieces in _files(store, rows_per_shard):
         name = f"{number:05d}.tar"
@@ -79,7 +80,8 @@ def export_img2dataset(store: Store, to: Path | str, *, rows_per_shard: int = 10
     image, in a column named by its format (`jpg`).  An input column with one of these names gets the prefix `input_`.
     Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
     """
-    folder = _empty_folder(to)
+    folder = Path(to)
+    require_empty(folder)
     written = []
     for number, pieces in _files(store, rows_per_shard):
         path = folder / f"{number:05d}.parquet"
@@ -95,17 +97,6 @@ def export_img2dataset(store: Store, to: Path | str, *, rows_per_shard: int = 10
                 rows += len(piece)
         written.append(path)
     return written
-
-
-def _empty_folder(to: Path | str) -> Path:
-    folder = Path(to)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(
-            "an export is written into a new or an empty folder, so that no file of another one stays in it",
-            value=folder,
-            fix="give another folder, or empty this one",
-        )
-    return folder
 
 
 def _files(store: Store, rows_per_shard: int) -> Iterator[tuple[int, Iterator[pa.Table]]]:

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.results.outcome import Run, open_run, read_outcome
+from pairmill.atomic import whole_file
 from pairmill.errors import IntegrityError
 from pairmill.store import Store, shard_file
-from pairmill.whole_file import whole_file
 
 #: What stands before the input's own columns.
 OWN = pa.schema(

@@ -151,7 +151,7 @@ def test_an_export_does_not_overwrite_and_leaves_nothing_when_it_fails(tmp_path:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     for export in (export_open_clip, export_transformers):
-        with pytest.raises(UserError, match="overwrite"):
+        with pytest.raises(UserError, match="new or an empty folder"):
             export(model.state_dict(), description, tokenizer, tmp_path / "taken")
     with pytest.raises(KeyError):
         export_open_clip({}, description, tokenizer, tmp_path / "failed")

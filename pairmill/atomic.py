@@ -1,0 +1,70 @@
+"""Write a file or a folder that is there whole or not at all.
+
+Both fill a hidden `.….partial` beside the place and rename it when it is complete.  An exception removes it; only a
+killed process leaves one behind, which no reader takes for data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from pairmill.errors import UserError
+from pairmill.faults import fault_point
+
+
+@contextmanager
+def whole_file(path: Path, *, fault: str = "write") -> Iterator[IO[bytes]]:
+    """A stream into `path`, which appears (or is replaced) when the block ends without an exception.
+
+    fault: the point `FAULT.before_rename` is passed when the bytes are on disk under the hidden name.
+    Raises OSError (disk full, no permission).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{uuid.uuid4().hex}.partial"
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        fault_point(f"{fault}.before_rename")
+        partial.replace(path)
+    except BaseException:
+        # What went wrong before is what the caller must hear of, not that cleaning up failed as well.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the name `folder` when the block ends without an exception.
+
+    Raises UserError if there is something at `folder` already; OSError if it cannot be written.
+    """
+    require_empty(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
+    partial.mkdir()
+    try:
+        yield partial
+        partial.replace(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def require_empty(folder: Path) -> None:
+    """Raise UserError unless an export can be written to `folder`: it must be new or empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(
+            "an export must be written into a new or an empty folder, so that no file of another one stays in it",
+            value=folder,
+            fix="give another folder, or empty this one",
+        )
