@@ -22,6 +22,7 @@ from pydantic import Field
 
 from pairmill.config import Config
 from pairmill.errors import InputError, nearest
+from pairmill.uris import find
 
 Format = Literal["parquet", "csv", "tsv", "jsonl", "txt", "webdataset"]
 
@@ -42,7 +43,10 @@ _BATCH_ROWS = 16_384
 class InputConfig(Config):
     """Where the list of URLs is, and which of its columns are the URL and the alt text."""
 
-    path: str = Field(description="a file, a folder, or a glob; local, s3:// or gs://")
+    path: str = Field(
+        description="a file, a folder, or a pattern (`*` within a name, `**` over folders, {000..012}, {a,b}); "
+        "local, s3:// or gs://"
+    )
     format: Literal["auto"] | Format = Field("auto", description="auto: by the file's ending")
     url_column: str = Field("url", description="column (jsonl, webdataset: key) that holds the URL")
     text_column: str | None = Field(
@@ -71,57 +75,25 @@ class InputFile:
 
 def find_files(config: InputConfig) -> list[InputFile]:
     """The input files, sorted by path.  Raises InputError if there is none, or one of an unknown format."""
-    filesystem, root, pattern = _resolve(config.path)
-    info = filesystem.get_file_info(root)
-    if info.type == pafs.FileType.File:
-        found = [info]
-    elif info.type == pafs.FileType.Directory:
-        inside = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-        found = [f for f in inside if f.type == pafs.FileType.File and not _hidden(f.path, root)]
-        if pattern:
-            found = [f for f in found if PurePosixPath(f.path).match(pattern)]
-        elif config.format == "auto":
-            found = [f for f in found if _kind(f.path) is not None]
-    else:
-        found = []
-    if not found:
+    auto = config.format == "auto"
+    found = find(config.path, below=lambda path: not auto or _kind(path) is not None)
+    if not found.paths:
         raise InputError(
             "input.path must lead to at least one input file",
             value=config.path,
-            fix=f"give a file, a folder or a glob of {', '.join(sorted(_ENDINGS))} files",
+            fix=f"give a file, a folder or a pattern of {', '.join(sorted(_ENDINGS))} files",
         )
     files = []
-    for info in sorted(found, key=lambda f: f.path):
-        kind = _kind(info.path) if config.format == "auto" else config.format
+    for path, size in zip(found.paths, found.sizes, strict=True):
+        kind = _kind(path) if config.format == "auto" else config.format
         if kind is None:
             raise InputError(
                 "input.format auto goes by the file's ending",
-                value=info.path,
+                value=path,
                 fix=f"rename it to one of {', '.join(sorted(_ENDINGS))}, or set input.format",
             )
-        files.append(InputFile(filesystem, info.path, kind, info.size))
+        files.append(InputFile(found.filesystem, path, kind, size))
     return files
-
-
-def _resolve(path: str) -> tuple[pafs.FileSystem, str, str]:
-    """File system, the folder or file to look at, and the glob pattern ('' if none)."""
-    if "://" in path:
-        filesystem, root = pafs.FileSystem.from_uri(path)
-    else:
-        filesystem, root = pafs.LocalFileSystem(), path
-    if not any(c in root for c in "*?["):
-        return filesystem, root.rstrip("/") or "/", ""
-    parts = PurePosixPath(root).parts
-    first = next(i for i, part in enumerate(parts) if any(c in part for c in "*?["))
-    return (
-        filesystem,
-        str(PurePosixPath(*parts[:first])) if first else ".",
-        str(PurePosixPath(*parts[first:])),
-    )
-
-
-def _hidden(path: str, root: str) -> bool:
-    return any(part.startswith((".", "_")) for part in PurePosixPath(path[len(root) :]).parts)
 
 
 def _kind(path: str) -> Format | None:

@@ -34,6 +34,7 @@ from pairmill.config import digest
 from pairmill.errors import RunDirError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
+from pairmill.uris import absolute, filesystem_of
 
 #: Columns worth a parquet dictionary.  Encoded images and their digests do not repeat: dictionaries only cost memory.
 _REPEATING = ("status", "drop_stage", "drop_reason", "content_type", "language", "format", "error")
@@ -56,13 +57,9 @@ class Store:
     """A run directory on a local disk or an object store."""
 
     def __init__(self, uri: str) -> None:
-        """uri: a local path (made absolute) or s3://…, gs://…."""
-        if "://" in uri:
-            self.uri = uri.rstrip("/")
-            self._fs, self._root = pafs.FileSystem.from_uri(self.uri)
-        else:
-            self.uri = os.path.abspath(uri)
-            self._fs, self._root = pafs.LocalFileSystem(), self.uri
+        """uri: a local path (made absolute, `~` expanded) or s3://…, gs://….  Raises UserError for anything else."""
+        self.uri = absolute(uri)
+        self._fs, self._root = filesystem_of(self.uri)
         self._local = isinstance(self._fs, pafs.LocalFileSystem)
 
     def __reduce__(self) -> tuple[object, ...]:

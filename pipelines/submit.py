@@ -117,6 +117,7 @@ def resolve_run_dir(run_dir: str, hosts: set[str], root: Path) -> str:
     """
     if "://" in run_dir:
         return run_dir.rstrip("/")
+    run_dir = os.path.expanduser(run_dir)
     if os.path.isabs(run_dir):
         return os.path.normpath(run_dir)
     if hosts == {socket.gethostname()}:

@@ -23,7 +23,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pairmill.atomic import require_empty, whole_file
@@ -109,10 +108,9 @@ def _pieces(store: Store, rows_per_shard: int) -> Iterator[tuple[int, pa.Table]]
     parts = sorted(store.index(PAIRS))
     if not parts:
         raise RunDirError("the run must have got as far as pairs/", value=store.uri, fix="run `pairmill curate` again")
-    filesystem = pafs.FileSystem.from_uri(store.uri)[0] if "://" in store.uri else pafs.LocalFileSystem()
     rows = 0
     for part in parts:
-        with filesystem.open_input_file(store.path(shard_file(PAIRS, part))) as stream:
+        with store.filesystem.open_input_file(store.path(shard_file(PAIRS, part))) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
                 piece = pa.Table.from_batches([batch])
                 while len(piece):

@@ -81,6 +81,18 @@ def test_compressed_files_and_globs(tmp_path: Path) -> None:
     assert len(read(InputConfig(path=str(tmp_path / "a")))) == 2
     assert len(read(InputConfig(path=str(tmp_path / "a" / "2.*")))) == 1
     assert len(read(InputConfig(path=str(tmp_path / "*" / "*.gz")))) == 2
+    assert len(read(InputConfig(path=str(tmp_path / "a" / "{1..9}.jsonl.gz")))) == 2
+
+
+def test_a_folder_holds_other_files_and_a_pattern_does_not(tmp_path: Path) -> None:
+    for name in ("1.jsonl", "deeper/2.jsonl", ".hidden.jsonl", "_manifest/3.jsonl", "readme.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(ROWS[0]))
+    found = [Path(file.path).name for file in find_files(InputConfig(path=str(tmp_path)))]
+    assert found == ["1.jsonl", "2.jsonl"]
+    assert len(find_files(InputConfig(path=str(tmp_path / "*.jsonl")))) == 1
+    with pytest.raises(InputError, match=r"input\.format"):
+        find_files(InputConfig(path=str(tmp_path / "*")))
 
 
 def test_files_of_one_list_may_have_different_columns(tmp_path: Path) -> None:

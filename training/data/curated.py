@@ -20,7 +20,7 @@ from pairmill.config import digest
 from pairmill.errors import RecipeError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts
 from pairmill.store import Entry, Store, shard_file
-from training.data.files import Found, filesystem_of
+from pairmill.uris import Found, filesystem_of
 from training.data.parquet import ParquetSource
 from training.data.sample import group_ids, samples
 
@@ -51,11 +51,10 @@ def open_pairs(path: str) -> ParquetSource:
             value=path,
             fix=f"let `pairmill curate` finish, or choose a selection: {', '.join(_selections(path)) or 'none yet'}",
         )
-    filesystem, _ = filesystem_of(store.uri)
     parts = sorted(index)
     paths = tuple(store.path(shard_file(PAIRS, part)) for part in parts)
     names = tuple(shard_file(PAIRS, part) for part in parts)
-    found = Found(filesystem, paths, names, (0,) * len(parts))
+    found = Found(store.filesystem, paths, names, (0,) * len(parts))
     contents = [index[part].content for part in parts]
     return ParquetSource(found, name=path, image_column="image", text_column="texts", contents=contents)
 

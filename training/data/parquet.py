@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pairmill.config import digest
 from pairmill.errors import RecipeError, nearest
-from training.data.files import Found
+from pairmill.uris import Found
 from training.data.sample import group_ids, samples
 
 #: The usual names, most telling first: ours, Hugging Face's, img2dataset's.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyarrow.fs as pafs
 
 from pairmill.errors import RecipeError
+from pairmill.uris import filesystem_of, find
 from training.data.config import DataConfig
 from training.data.curated import SelectionSource, is_run_directory, open_pairs
-from training.data.files import filesystem_of, find
 from training.data.parquet import ParquetSource
 from training.data.sample import Source
 from training.data.webdataset import TarSource
@@ -46,11 +46,10 @@ def _open(path: str, selection: str | None, config: DataConfig | None) -> Source
             value=f"{selection}, in {path}",
             fix="set data.selection: null, or data.path to the run directory",
         )
-    parquet = find(path, ".parquet")
-    if parquet.paths:
+    found = find(path)
+    if (parquet := found.ending_in(".parquet")).paths:
         return ParquetSource(parquet, name=path, image_column=image_column, text_column=text_column)
-    tars = find(path, ".tar")
-    if tars.paths:
+    if (tars := found.ending_in(".tar")).paths:
         return TarSource(tars, name=path, text_column=text_column)
     filesystem, root = filesystem_of(path)
     exists = filesystem.get_file_info(root).type != pafs.FileType.NotFound

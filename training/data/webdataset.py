@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pairmill.config import digest
 from pairmill.errors import RecipeError
-from training.data.files import Found
+from pairmill.uris import Found
 from training.data.sample import group_ids, samples
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")

@@ -14,7 +14,6 @@ from pairmill.errors import RecipeError
 from pairmill.store import Store
 from training.data.config import DataConfig
 from training.data.cursor import make_plan
-from training.data.files import expand_braces, find
 from training.data.sample import SAMPLE, hex_id, sample_id
 from training.data.source import open_source, open_sources
 
@@ -193,17 +192,6 @@ def test_fewer_rows_than_a_batch_or_lanes_than_workers_is_an_error(tmp_path: Pat
         make_plan(DataConfig(path=path, batch_size=21), sources, seed=0)
     with pytest.raises(RecipeError, match="workers"):
         make_plan(config, sources, seed=0, workers=6)
-
-
-def test_patterns() -> None:
-    assert expand_braces("s3://b/{008..011}-{x,y}.tar")[:3] == [f"s3://b/{n}.tar" for n in ("008-x", "008-y", "009-x")]
-    assert expand_braces("plain.tar") == ["plain.tar"]
-
-
-def test_hidden_files_are_no_data(tmp_path: Path) -> None:
-    for name in ("a.parquet", ".b.parquet", "_manifest/c.parquet", "sub/d.parquet"):
-        write_parquet(tmp_path / name, 1)
-    assert find(str(tmp_path), ".parquet").names == ("a.parquet", "sub/d.parquet")
 
 
 def test_ids_are_63_bits() -> None:

@@ -1,0 +1,247 @@
+"""Where data lies: local paths and s3://, gs://, file:// addresses, and which files a path or a pattern stands for.
+
+    list.parquet            that file
+    folder                  every file below it
+    part-*.parquet          `*`, `?` and `[…]` as in a shell: within one part of the path; `**` is any number of folders
+    part-{000..012}.tar     each of these names; {train,test} likewise
+
+What exists by its literal name is taken for it, whatever characters the name has.  Hidden files and folders (`.x`,
+`_x`) are passed over, as Spark and pyarrow do, unless the path or that part of the pattern begins so itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from pairmill.errors import UserError
+
+_WILD = frozenset("*?[")
+_BRACES = re.compile(r"\{((?:[^{}]*,[^{}]*)|\d+\.\.\d+)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+#: Where the options of an address begin (`?region=…`): a `?` elsewhere is part of a pattern.
+_OPTIONS = re.compile(r"\?[A-Za-z_]+=")
+_LISTING_THREADS = 16
+
+
+class Found(NamedTuple):
+    """Files on one file system, sorted by path.
+
+    paths: as the file system names them.  names: relative to the deepest folder that holds all of them, so that they
+    mean the same elsewhere.  sizes: bytes.
+    """
+
+    filesystem: pafs.FileSystem
+    paths: tuple[str, ...]
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def ending_in(self, ending: str) -> Found:
+        """Those of them whose path ends so."""
+        kept = [(path, size) for path, size in zip(self.paths, self.sizes, strict=True) if path.endswith(ending)]
+        return _found(self.filesystem, kept)
+
+
+def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a local path or an address, and the path in it, without a slash at the end.
+
+    Raises UserError for an address of no known kind; OSError if the file system cannot be reached.
+    """
+    local = _local_path(uri)
+    if local is not None:
+        return pafs.LocalFileSystem(), local
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(_quoted(uri))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            "a path must be local, or an address that begins with s3://, gs:// or file://",
+            value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
+            fix="copy the data to one of these, or correct the address",
+        ) from None
+    return filesystem, path.rstrip("/")
+
+
+def absolute(uri: str) -> str:
+    """The same place, named so that it does not depend on the current folder: local paths with `~` expanded."""
+    local = _local_path(uri)
+    return uri.rstrip("/") if local is None else local
+
+
+def _local_path(uri: str) -> str | None:
+    """The absolute path of what lies on this machine; None for other addresses."""
+    if "://" not in uri:
+        return os.path.abspath(os.path.expanduser(uri))
+    scheme, _, path = uri.partition("://")
+    if scheme.lower() != "file":
+        return None
+    path = path.removeprefix("localhost")
+    if not path.startswith("/"):
+        raise UserError(
+            "a file:// address must hold an absolute path", value=uri, fix="write file:///folder/…, or a plain path"
+        )
+    # People write a space as it is; programs write %20.
+    return os.path.abspath(unquote(path))
+
+
+def _quoted(uri: str) -> str:
+    """The address with what pyarrow refuses in a path (spaces, braces, brackets, letters beyond ASCII) as %XX."""
+    scheme, _, rest = uri.partition("://")
+    options = _OPTIONS.search(rest)
+    end = options.start() if options else len(rest)
+    authority, slash, path = rest[:end].partition("/")
+    path = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path), safe="/%:@!$&'()*+,;=~")
+    return f"{scheme}://{authority}{slash}{path}{rest[end:]}"
+
+
+def _without_secrets(text: str) -> str:
+    """Keys that an address may hold (s3://KEY:SECRET@bucket/…, ?secret=…) are not for messages."""
+    return re.sub(r"(\?[A-Za-z_]+=)[^\s']*", r"\1…", re.sub(r"://[^/@\s]*@", "://…@", text))
+
+
+# Patterns
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`a-{000..012}.tar` and `{x,y}.tar` as the names they stand for, as bash does; other braces stay as they are.
+
+    The numbers of a range have the width of the wider bound where one begins with a zero; it may count down.
+    """
+    parts = _BRACES.split(pattern)
+    if len(parts) == 1:
+        return [pattern]
+    choices = [_choices(part) if at % 2 else [part] for at, part in enumerate(parts)]
+    names = ("".join(chosen) for chosen in itertools.product(*choices))
+    # What is left are braces around braces, now expanded within.
+    return list(dict.fromkeys(inner for name in names for inner in expand_braces(name)))
+
+
+def _choices(inner: str) -> list[str]:
+    bounds = _RANGE.fullmatch(inner)
+    if bounds is None:
+        return inner.split(",")
+    first, last = bounds.groups()
+    padded = any(bound != "0" and bound.startswith("0") for bound in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    step = 1 if int(first) <= int(last) else -1
+    return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
+
+
+def find(uri: str, *, below: Callable[[str], bool] = lambda path: True) -> Found:
+    """The files that a path or a pattern stands for; none if there are none.
+
+    below: which of the files below a folder are meant; those that a name or a pattern names are meant in any case.
+    Raises as `filesystem_of`.
+    """
+    filesystem, root = filesystem_of(uri)
+    named = files_at(filesystem, root, below)
+    return _found(filesystem, sorted({info.path: info.size for info in named}.items()))
+
+
+def files_at(filesystem: pafs.FileSystem, path: str, below: Callable[[str], bool]) -> list[pafs.FileInfo]:
+    """The files that `path`, literal or a pattern, stands for in a file system; some may come twice."""
+    names = [path]
+    infos = filesystem.get_file_info(names)
+    if infos[0].type == pafs.FileType.NotFound:
+        names = expand_braces(path)
+        infos = filesystem.get_file_info(names)
+    found: list[pafs.FileInfo] = []
+    for name, info in zip(names, infos, strict=True):
+        if info.type == pafs.FileType.File:
+            found.append(info)
+        elif info.type == pafs.FileType.Directory:
+            found += [f for f in _below(filesystem, name) if below(f.path)]
+        elif not _WILD.isdisjoint(name):
+            found += _glob(filesystem, name)
+    return found
+
+
+def _below(filesystem: pafs.FileSystem, folder: str) -> list[pafs.FileInfo]:
+    """All files below a folder that are not hidden in it."""
+    inside = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
+    return [f for f in inside if f.type == pafs.FileType.File and not any(map(_hidden, _parts(f.path, folder)))]
+
+
+def _glob(filesystem: pafs.FileSystem, pattern: str) -> list[pafs.FileInfo]:
+    """Files by a pattern with wildcards: only the folders that its parts lead to are listed."""
+    parts = pattern.split("/")
+    first = next(at for at, part in enumerate(parts) if not _WILD.isdisjoint(part))
+    folders = ["/".join(parts[:first]) or ("/" if pattern.startswith("/") else "")]
+    for at, part in enumerate(parts[first:], start=first):
+        if part == "**":
+            inside = _listed(filesystem, folders, recursive=True)
+            return [f for f, folder in inside if _is_file(f) and _fits(_parts(f.path, folder), parts[at:])]
+        if _WILD.isdisjoint(part):
+            found = filesystem.get_file_info([posixpath.join(folder, part) for folder in folders])
+        else:
+            inside = _listed(filesystem, folders)
+            literal = [info for info, _ in inside if info.base_name == part]
+            found = literal or [info for info, _ in inside if _part_fits(info.base_name, part)]
+        if at == len(parts) - 1:
+            return [info for info in found if _is_file(info)]
+        folders = [info.path for info in found if info.type == pafs.FileType.Directory]
+    return []
+
+
+def _listed(
+    filesystem: pafs.FileSystem, folders: Sequence[str], *, recursive: bool = False
+) -> list[tuple[pafs.FileInfo, str]]:
+    """What lies in each of the folders, with the folder; object stores answer many requests at a time."""
+
+    def listed(folder: str) -> list[tuple[pafs.FileInfo, str]]:
+        selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+        try:
+            return [(info, folder) for info in filesystem.get_file_info(selector)]
+        except NotADirectoryError:
+            return []
+
+    with ThreadPoolExecutor(_LISTING_THREADS) as pool:
+        return [item for items in pool.map(listed, folders) for item in items]
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path are what the parts of a pattern, `**` among them, stand for."""
+    if not pattern:
+        return not parts
+    if pattern[0] != "**":
+        return bool(parts) and _part_fits(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+    if len(pattern) == 1:
+        return bool(parts) and not any(map(_hidden, parts))
+    skipped = itertools.takewhile(lambda at: at == 0 or not _hidden(parts[at - 1]), range(len(parts) + 1))
+    return any(_fits(parts[at:], pattern[1:]) for at in skipped)
+
+
+def _part_fits(name: str, part: str) -> bool:
+    return fnmatchcase(name, part) and not (_hidden(name) and part[:1] != name[:1])
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def _is_file(info: pafs.FileInfo) -> bool:
+    return bool(info.type == pafs.FileType.File)
+
+
+def _parts(path: str, folder: str) -> list[str]:
+    """The parts of a path below a folder."""
+    return path[len(folder) :].strip("/").split("/")
+
+
+def _found(filesystem: pafs.FileSystem, files: Iterable[tuple[str, int]]) -> Found:
+    """files: (path, bytes), sorted by path."""
+    files = list(files)
+    paths = tuple(path for path, _ in files)
+    folders = zip(*(path.split("/")[:-1] for path in paths), strict=False)
+    base = "/".join(parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, folders))
+    names = tuple(path[len(base) :].lstrip("/") for path in paths)
+    return Found(filesystem, paths, names, tuple(size for _, size in files))
