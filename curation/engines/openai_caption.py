@@ -13,8 +13,6 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -25,6 +23,7 @@ from curation.engines.guard import describe
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import PairmillError, UserError
 from pairmill.faults import fault_point
+from pairmill.retry_after import retry_after_s
 
 _MAX_ANSWER_BYTES = 4 << 20
 _MAX_BACKOFF_S = 30.0
@@ -195,7 +194,8 @@ class OpenAICaptioner:
                 return content
             message = f"HTTP {response.status}: {_error_message(content)}"
             if response.status in _RETRIED_STATUSES:
-                raise _TryLater(message, retry_after_s(response.headers.get("Retry-After")))
+                wait_s = retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date"))
+                raise _TryLater(message, wait_s)
             raise _Rejected(message)
 
     def _hide_key(self, text: str) -> str:
@@ -232,22 +232,6 @@ def read_completion(content: bytes) -> Generated:
         raise _TryLater(f"the answer is not a chat completion: content is a {type(text).__name__}")
     score = math.fsum(logprobs) / len(logprobs) if logprobs else None
     return Generated(text=(text or "").strip(), score=score, cut=reason == "length")
-
-
-def retry_after_s(header: str | None, *, now: datetime | None = None) -> float | None:
-    """Seconds to wait by a Retry-After header (RFC 9110, 10.2.3: seconds or a date), or None if it says nothing."""
-    if header is None:
-        return None
-    header = header.strip()
-    if header.isascii() and header.isdigit():
-        return float(header[:9])
-    try:
-        date = parsedate_to_datetime(header)
-    except (ValueError, TypeError):
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=timezone.utc)
-    return max(0.0, (date - (now or datetime.now(timezone.utc))).total_seconds())
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:

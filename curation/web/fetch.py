@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 import aiohttp
@@ -27,6 +25,7 @@ from curation.web.gate_client import GateClient, local_gate
 from curation.web.opt_out import SiteRules, header_opt_out
 from curation.web.safe_http import HTTP_ERRORS, FetchError, Lookup, Resolver, SafeHttp, fetch_error, system_lookup
 from pairmill.faults import fault_point
+from pairmill.retry_after import retry_after_s
 
 #: A body up to this many bytes is read without asking; what is larger shares LARGE_BODIES times max_bytes.
 FREE_BODY_BYTES = 2**20
@@ -193,17 +192,17 @@ class Fetcher:
             raise FetchError(Status.TRUNCATED, "HTTP 206, although no range was asked for", retry=True)
         if 200 <= code < 300:
             return
-        retry_after_s = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
-        if retry_after_s and code in (429, 503):
-            self._gate.block(target.site, retry_after_s)
+        wait_s = retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date")) or 0.0
+        if wait_s and code in (429, 503):
+            self._gate.block(target.site, wait_s)
         if 300 <= code < 400:
             raise FetchError(Status.REDIRECT_ERROR, f"HTTP {code} without a Location to follow")
         if code == 429:
-            raise FetchError(Status.RATE_LIMITED, "HTTP 429", retry=True, retry_after_s=retry_after_s)
+            raise FetchError(Status.RATE_LIMITED, "HTTP 429", retry=True, retry_after_s=wait_s)
         if 400 <= code < 500:
             raise FetchError(Status.HTTP_CLIENT_ERROR, f"HTTP {code}")
         passing = 500 <= code < 600
-        raise FetchError(Status.HTTP_SERVER_ERROR, f"HTTP {code}", retry=passing, retry_after_s=retry_after_s)
+        raise FetchError(Status.HTTP_SERVER_ERROR, f"HTTP {code}", retry=passing, retry_after_s=wait_s)
 
     def _check_headers(self, response: aiohttp.ClientResponse) -> None:
         if self._config.respect_opt_out:
@@ -269,27 +268,6 @@ def _check_image(chunks: list[bytes]) -> bool:
     if sniff(head[:64]) is None:
         raise FetchError(Status.NOT_AN_IMAGE, f"begins with {head[:12]!r}")
     return True
-
-
-def retry_after(value: str | None, date: str | None) -> float:
-    """Seconds that a Retry-After header asks for: 0 if there is none that can be read.
-
-    A date is counted from the answer's own Date header where there is one, so that clocks need not agree.
-    """
-    if value is None:
-        return 0.0
-    value = value.strip()
-    if re.fullmatch("[0-9]{1,9}", value):
-        return float(value)
-    try:
-        until = parsedate_to_datetime(value).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
-    try:
-        now = parsedate_to_datetime(date or "").timestamp()
-    except (ValueError, OverflowError):
-        now = time.time()
-    return max(0.0, until - now)
 
 
 class _Progress:

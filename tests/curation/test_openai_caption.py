@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -26,7 +25,6 @@ from curation.engines.openai_caption import (
     _TryLater,
     data_uri,
     read_completion,
-    retry_after_s,
 )
 from pairmill import faults
 from pairmill.errors import UserError
@@ -299,21 +297,3 @@ json_values = st.recursive(
 def test_no_answer_breaks_the_reader(content: bytes) -> None:
     with contextlib.suppress(_TryLater, _Rejected):
         assert isinstance(read_completion(content), Generated)
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, None),
-        ("7", 7.0),
-        (" 0 ", 0.0),
-        ("Sun, 06 Nov 1994 08:49:47 GMT", 10.0),
-        ("Sun, 06 Nov 1994 08:49:00 GMT", 0.0),
-        ("soon", None),
-        ("-5", None),
-        ("9" * 400, 999999999.0),
-    ],
-)
-def test_retry_after(header: str | None, seconds: float | None) -> None:
-    now = datetime(1994, 11, 6, 8, 49, 37, tzinfo=timezone.utc)
-    assert retry_after_s(header, now=now) == seconds

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import gc
-import time
 import tracemalloc
 
 import pytest
@@ -16,23 +14,7 @@ from pydantic import ValidationError
 
 from curation.schema import Status
 from curation.web.config import DownloadConfig
-from curation.web.fetch import ByteBudget, ErrorRate, Fetcher, retry_after
-
-
-def test_retry_after_in_both_forms() -> None:
-    date = email.utils.formatdate(1_000_000, usegmt=True)
-    later = email.utils.formatdate(1_000_090, usegmt=True)
-    assert retry_after("120", None) == 120
-    assert retry_after(later, date) == 90
-    assert retry_after(date, later) == 0
-    assert retry_after(None, date) == 0
-    assert 80 < retry_after(email.utils.formatdate(time.time() + 90, usegmt=True), None) <= 90
-
-
-@given(st.text(max_size=40), st.none() | st.text(max_size=40))
-@settings(max_examples=200, deadline=None)
-def test_any_retry_after_is_a_duration(value: str, date: str | None) -> None:
-    assert retry_after(value, date) >= 0
+from curation.web.fetch import ByteBudget, ErrorRate, Fetcher
 
 
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=30))
