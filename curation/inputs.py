@@ -22,6 +22,7 @@ from pydantic import Field
 
 from pairmill.config import Config
 from pairmill.errors import InputError, nearest
+from pairmill.tars import samples
 from pairmill.uris import find
 
 Format = Literal["parquet", "csv", "tsv", "jsonl", "txt", "webdataset"]
@@ -290,21 +291,13 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
 def _webdataset_records(file: InputFile) -> Iterator[dict[str, Any]]:
     """One record a sample: its `.json` member, with its `.txt` member as the key `txt`."""
     with file.filesystem.open_input_stream(file.path) as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
-        key: tuple[str, str] | None = None
-        record: dict[str, Any] = {}
-        for member in tar:
-            if not member.isfile():
-                continue
-            stem, _, ending = member.name.rpartition("/")[2].partition(".")
-            folder = member.name.rpartition("/")[0]
-            if (folder, stem) != key:
-                if record:
-                    yield record
-                key, record = (folder, stem), {}
-            if ending in ("json", "txt"):
-                content = tar.extractfile(member)
-                assert content is not None
-                text = content.read().decode("utf-8")
-                record |= _json_object(text, member.name) if ending == "json" else {"txt": text}
-        if record:
-            yield record
+        for _, members in samples(tar):
+            record: dict[str, Any] = {}
+            for ending, member in members:
+                if ending in ("json", "txt"):
+                    content = tar.extractfile(member)
+                    assert content is not None, "a regular file has content"
+                    text = content.read().decode("utf-8")
+                    record |= _json_object(text, member.name) if ending == "json" else {"txt": text}
+            if record:
+                yield record

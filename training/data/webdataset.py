@@ -1,4 +1,4 @@
-"""Webdataset tars: a sample is the files in a row that share a key (their path to the first dot of its last part).
+"""Webdataset tars, as `pairmill.tars` cuts them into samples.
 
 A piece is a tar.  Its headers are read once, without its contents; reading rows is then one range of bytes.  The text
 is in `KEY.txt`, or in `KEY.json` under `texts` (as our own export writes them) or `caption`.
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pairmill import tars
 from pairmill.config import digest
 from pairmill.errors import RecipeError
 from pairmill.uris import Found
@@ -107,22 +108,14 @@ class TarSource:
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tuple[int, int]]]]:
     """Key and (offset, size) of the members of each sample that has an image."""
-    key = ""
-    places: dict[str, tuple[int, int]] = {}
-    for member in tar:
-        if not member.isfile():
-            continue
-        folder, slash, base = member.name.rpartition("/")
-        stem, _, ending = base.partition(".")
-        if folder + slash + stem != key:
-            if "image" in places:
-                yield key, [places.get(name, (0, 0)) for name in _MEMBERS]
-            key, places = folder + slash + stem, {}
-        kind = "image" if ending.lower() in _IMAGES else ending.lower()
-        if kind in _MEMBERS:
-            places[kind] = (member.offset_data, member.size)
-    if "image" in places:
-        yield key, [places.get(name, (0, 0)) for name in _MEMBERS]
+    for key, members in tars.samples(tar):
+        places: dict[str, tuple[int, int]] = {}
+        for ending, member in members:
+            kind = "image" if ending in _IMAGES else ending
+            if kind in _MEMBERS:
+                places[kind] = (member.offset_data, member.size)
+        if "image" in places:
+            yield key, [places.get(name, (0, 0)) for name in _MEMBERS]
 
 
 def _facts(data: bytes | None) -> dict[str, Any]:
