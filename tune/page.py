@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jinja2
 import yaml
 
-from tune import charts, figures, words
+from pairmill.axes import axis
+from tune import plots, words
 from tune.standings import STATUSES, Standings, Trial
 
 #: What the table of many trials shows of them; all are in sweep.json.
@@ -73,13 +74,13 @@ def render(sweep: Mapping[str, Any]) -> str:
         failed=failed,
         hidden=sum(trial["id"] not in shown for trial in standings.search),
         recipe=_recipe(standings),
-        learning=charts.learning(standings),
-        losses=charts.losses(standings),
-        coordinates=charts.coordinates(standings),
-        most_lines=charts.MOST_LINES,
-        shades=charts.SHADES,
-        responses=charts.responses(standings),
-        trades=charts.trades(standings),
+        learning=plots.learning(standings),
+        losses=plots.losses(standings),
+        coordinates=plots.coordinates(standings),
+        most_lines=plots.MOST_LINES,
+        shades=plots.SHADES,
+        responses=plots.responses(standings),
+        trades=plots.trades(standings),
         costs=_costs(standings),
         saved=_saved(standings),
     )
@@ -124,7 +125,7 @@ def _ranked(standings: Standings) -> list[Row]:
         runs = [standings.by_id[entry["trial"]], *standings.repeats_of(entry["trial"])]
         values.append([v for run in runs if (v := standings.value(run)) is not None])
     ends = [entry[end] for entry in entries for end in ("low", "mean", "high") if entry[end] is not None]
-    scale = figures.axis([*ends, *(v for group in values for v in group)], words.number, snug=True)
+    scale = axis([*ends, *(v for group in values for v in group)], words.number, snug=True)
     rows = []
     for rank, (entry, group) in enumerate(zip(entries, values, strict=True), start=1):
         low, high = (entry["mean"] if entry[end] is None else entry[end] for end in ("low", "high"))

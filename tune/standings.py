@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tune.figures import thinned
+from pairmill.axes import thinned
 from tune.words import count, metric_word, setting, tick_word
 
 Trial = Mapping[str, Any]

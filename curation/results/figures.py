@@ -1,12 +1,12 @@
-"""The geometry of the report's figures: shapes in percent, so that a page of any width can draw them."""
+"""The geometry of the report's own figures: the funnel, and the pace of fetching."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-#: Columns a chart has at least, if its bins allow.
-_LEAST_COLUMNS = 8
+from pairmill.charts import Column, Columns, bend
+
 #: Width of a stage in the funnel, and where in it the band starts and ends to narrow.
 _STAGE, _NARROWS, _NARROW = 100.0, 16.0, 84.0
 _HALF = 48.0  # half the funnel's height, of 100 in all
@@ -19,22 +19,6 @@ class Funnel(NamedTuple):
     kept: str
     dropped: list[str]
     pending: list[str]
-
-
-class Column(NamedTuple):
-    """A column of a chart, heights in percent of the highest: what there was, and what of it was kept."""
-
-    behind: float
-    front: float
-    title: str
-
-
-class Chart(NamedTuple):
-    """Columns side by side, and words under their edges: (percent of the width, word)."""
-
-    columns: list[Column]
-    ticks: list[tuple[float, str]]
-    highest: float
 
 
 def funnel(stages: Sequence[Mapping[str, Any]], rows_in: int) -> Funnel:
@@ -70,9 +54,7 @@ def _edge(points: Sequence[tuple[float, float]], sign: int, first: str) -> str:
 
 
 def _curve(x: float, half: float, to: float, half_there: float, sign: int) -> str:
-    middle = (x + to) / 2
-    y, y_there = 50 + sign * half, 50 + sign * half_there
-    return f"C{middle:.2f} {y:.3f} {middle:.2f} {y_there:.3f} {to:.2f} {y_there:.3f}"
+    return bend(x, 50 + sign * half, to, 50 + sign * half_there, share=0.5, decimals=3)
 
 
 def _wedge(x: float, to: float, half: float, half_there: float, sign: int) -> str:
@@ -81,40 +63,7 @@ def _wedge(x: float, to: float, half: float, half_there: float, sign: int) -> st
     return f"M{x:.2f} {y:.3f} {_curve(x, half, to, half_there, sign)} L{to:.2f} {y:.3f} Z"
 
 
-def compared(
-    edges: Sequence[float], everything: Sequence[int], kept: Sequence[int], word: Callable[[float], str]
-) -> Chart | None:
-    """The distribution of all rows with that of the kept ones before it; None if there are none.
-
-    edges, everything, kept: see `curation.results.tallies.Histogram`; word: how an edge is written.
-    """
-    filled = [at for at, n in enumerate(everything) if n]
-    if not filled:
-        return None
-    # Room on both sides, so that a narrow distribution does not look like a wide one.
-    room = max(1, (_LEAST_COLUMNS - (filled[-1] - filled[0] + 1) + 1) // 2)
-    first, last = max(0, filled[0] - room), min(len(everything) - 1, filled[-1] + room)
-    highest = max(everything)
-    columns, ticks = [], []
-    step = -(-(last - first + 1) // 5)
-    for at in range(first, last + 1):
-        low = word(edges[at - 1]) if at else ""
-        high = word(edges[at]) if at < len(edges) else ""
-        title = f"{low} – {high}: {everything[at]:,}"
-        if kept is not everything:
-            title += f", kept {kept[at]:,}"
-        columns.append(Column(100 * everything[at] / highest, 100 * kept[at] / highest, title))
-        if at and (at - first) % step == 0 and at > first:
-            ticks.append((100 * (at - first) / (last - first + 1), low))
-    return Chart(columns, ticks, highest)
-
-
-def distribution(edges: Sequence[float], counts: Sequence[int], word: Callable[[float], str]) -> Chart | None:
-    """One distribution; None if there is nothing in it."""
-    return compared(edges, counts, counts, word)
-
-
-def course(throughput: Mapping[str, Any]) -> Chart | None:
+def pace(throughput: Mapping[str, Any]) -> Columns | None:
     """Images a second over the time spent fetching, before rows a second; None if nothing was fetched."""
     bins = throughput["bins"]
     if not bins:
@@ -132,7 +81,7 @@ def course(throughput: Mapping[str, Any]) -> Chart | None:
     seconds = throughput["seconds"]
     decimals = 1 if seconds < 10 else 0
     ticks = [(25.0 * at, _clock(seconds * at / 4, decimals)) for at in range(5)]
-    return Chart(columns, ticks, highest)
+    return Columns(columns, ticks, highest)
 
 
 def _clock(seconds: float, decimals: int) -> str:

@@ -13,7 +13,8 @@ import jinja2
 import pyarrow as pa
 from PIL import Image
 
-from curation.results.figures import compared, course, distribution, funnel
+from curation.results.figures import funnel, pace
+from pairmill.charts import compared, distribution
 from pairmill.layout import TEXT_KINDS
 from pairmill.store import Store
 
@@ -75,7 +76,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         text_kinds=TEXT_KINDS,
         funnel=funnel(report["stages"], report["rows_in"]),
         figures={
-            "throughput": course(report["throughput"]),
+            "throughput": pace(report["throughput"]),
             "latency": distribution(latency["edges"], latency["counts"], _seconds),
             "sizes": compared(report["sizes"]["edges"], report["sizes"]["all"], report["sizes"]["kept"], _pixels),
             "aspect": compared(report["aspect"]["edges"], report["aspect"]["all"], report["aspect"]["kept"], _aspect),

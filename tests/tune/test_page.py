@@ -1,6 +1,5 @@
 """The sweep's page: every trial in it, nothing of a name taken for markup, figures that any XML reader reads."""
 
-import itertools
 import json
 import math
 import random
@@ -11,20 +10,8 @@ from typing import Any
 
 import pytest
 
-from tune.figures import (
-    Course,
-    Label,
-    Spot,
-    _apart,
-    axis,
-    categorical,
-    curves,
-    numeric,
-    parallel,
-    scatter,
-    stairs,
-    thinned,
-)
+from pairmill.axes import axis
+from tune.coordinates import categorical, numeric, parallel
 from tune.page import MOST_FAILED, MOST_ROWS, render
 from tune.words import metric_word, span
 
@@ -391,57 +378,6 @@ def test_values_that_are_no_numbers_are_left_out() -> None:
     sweep["trials"][1]["curve"][1][RECALL] = None
     sweep["trials"][2]["metrics"][SPEED] = math.nan
     checked(sweep)
-
-
-# Geometry
-
-
-def test_axes_are_marked_with_round_numbers() -> None:
-    assert [word for _, word in axis([0.003, 0.051], lambda v: f"{v:g}", zero=True).ticks] == [
-        "0",
-        "0.02",
-        "0.04",
-        "0.06",
-    ]
-    log = axis([0.01, 0.2], lambda v: f"{v:g}", log=True)
-    assert [word for _, word in log.ticks] == ["0.01", "0.03", "0.1"]
-    assert log.at(0.01) == 0 and log.at(0.2) == 100 and log.at(math.sqrt(0.002)) == pytest.approx(50)
-    assert axis([5.0], str).at(5.0) == pytest.approx(50, abs=25) and axis([0.0], str).ticks
-    assert not axis([-1.0, 1.0], str, log=True).log
-
-
-@pytest.mark.parametrize("values", [[1e-30, 1e30], [-1e30, 1e30], [3.0, 3.0 + 1e-15], [0.0, 5e-324]])
-def test_no_range_is_too_wide_or_too_narrow_for_an_axis(values: list[float]) -> None:
-    for log, snug in itertools.product((False, True), repeat=2):
-        scale = axis(values, str, log=log, snug=snug)
-        assert len(scale.ticks) <= 12 and all(math.isfinite(scale.at(value)) for value in values)
-
-
-def test_thinning_keeps_the_ends() -> None:
-    assert thinned(range(100), 4) == [0, 33, 66, 99] and thinned([1, 2], 4) == [1, 2]
-
-
-def test_labels_are_moved_apart_and_stay_within() -> None:
-    tops = [label.top for label in _apart([Label(0, top, "", "") for top in (99, 98, 97, 10)], 6)]
-    assert tops == [10, 88, 94, 100]
-
-
-def test_curves_of_nothing_are_none() -> None:
-    assert curves([Course([], "finished", "", "")], str, str) is None
-
-
-def test_a_front_is_stepped_on_the_side_of_what_it_dominates() -> None:
-    x, y = axis([0, 4], str, snug=True), axis([0, 4], str, snug=True)
-    assert stairs([(3, 1), (1, 3)], x, y, less_x=False) == "M25.00 25.00V75.00H75.00"
-    assert stairs([(3, 3), (1, 1)], x, y, less_x=True) == "M25.00 75.00H75.00V25.00"
-
-
-def test_a_label_is_left_out_where_it_would_lie_on_the_label_of_a_dot_before_it() -> None:
-    x, y = axis([0, 100], str, snug=True), axis([0, 100], str, snug=True)
-    spots = [Spot(50, 50, "finished", "", "a"), Spot(10, 50, "finished", "", "b"), Spot(52, 51, "best", "", "c")]
-    drawn = scatter(spots, x, y)
-    assert sorted(label.word for label in drawn.labels) == ["b", "c"]
-    assert [mark.kind for mark in drawn.marks] == ["dot finished", "dot finished", "dot best"]
 
 
 def test_the_trade_off_names_what_no_other_beats() -> None:

@@ -1,12 +1,13 @@
-"""What the sweep's report draws: its trials as lines and dots, for `tune.figures` to place."""
+"""What the sweep's report draws: its trials as lines and dots, for `pairmill.charts` to place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tune import figures
-from tune.figures import Axis, Course, Dimension, Mark, Parallel, Plot, Spot
+from pairmill.axes import Axis, axis, thinned
+from pairmill.charts import Course, Mark, Plot, Spot, curves, scatter, stairs
+from tune.coordinates import Dimension, Parallel, categorical, numeric, parallel
 from tune.standings import Standings, Trial
 from tune.words import count, given, is_number, number, setting
 
@@ -60,7 +61,7 @@ def learning(standings: Standings) -> Plot | None:
 
     trials = standings.repeats_of(standings.best.get("trial")) + standings.back_to_front(MOST_LINES, _LABELS)
     word = standings.ticks[standings.objective]
-    return figures.curves([_course(standings, trial, points) for trial in trials], count, word, zero=True)
+    return curves([_course(standings, trial, points) for trial in trials], count, word, zero=True)
 
 
 def losses(standings: Standings) -> Plot | None:
@@ -70,13 +71,13 @@ def losses(standings: Standings) -> Plot | None:
         return [(step, value) for step, value in trial["losses"] if value is not None]
 
     trials = standings.back_to_front(MOST_LINES, _LABELS)
-    return figures.curves([_course(standings, trial, points) for trial in trials], count, number)
+    return curves([_course(standings, trial, points) for trial in trials], count, number)
 
 
 def _course(standings: Standings, trial: Trial, points: Callable[[Trial], list[tuple[float, float]]]) -> Course:
     named = standings.ranks.get(trial["id"], _LABELS) < _LABELS
     label = str(trial["id"]) if named else ""
-    return Course(figures.thinned(points(trial), _MOST_POINTS), standings.kind(trial), standings.title(trial), label)
+    return Course(thinned(points(trial), _MOST_POINTS), standings.kind(trial), standings.title(trial), label)
 
 
 # The space
@@ -95,8 +96,8 @@ def coordinates(standings: Standings) -> Parallel | None:
     measured = [value for value in values if value is not None]
     note = "lower is better" if standings.lower_is_better else ""
     if measured:
-        scale = figures.axis(measured, standings.ticks[standings.objective])
-        dimensions.append(figures.numeric(standings.objective, note, values, scale))
+        scale = axis(measured, standings.ticks[standings.objective])
+        dimensions.append(numeric(standings.objective, note, values, scale))
     else:
         dimensions.append(Dimension(standings.objective, note, [None] * len(trials), []))
     ordered = sorted(map(standings.goodness, trials), reverse=True)
@@ -105,7 +106,7 @@ def coordinates(standings: Standings) -> Parallel | None:
         better = ordered.index(standings.goodness(trial))
         shade = "" if value is None else f"v{SHADES - 1 - SHADES * better // len(measured)} "
         lines.append((shade + standings.kind(trial), standings.title(trial)))
-    return figures.parallel(dimensions, lines)
+    return parallel(dimensions, lines)
 
 
 def _dimension(key: str, parameter: Mapping[str, Any], trials: Sequence[Trial]) -> Dimension:
@@ -113,11 +114,11 @@ def _dimension(key: str, parameter: Mapping[str, Any], trials: Sequence[Trial]) 
     if kind not in ("grid", "choice"):
         values = [trial["point"].get(key) for trial in trials]
         scale = _key_axis(parameter, [value for value in values if value is not None])
-        return figures.numeric(key, "log" if scale.log else "", values, scale)
+        return numeric(key, "log" if scale.log else "", values, scale)
     if all(map(is_number, known)):
         known = sorted(known, reverse=True)
     words = [setting(trial["point"][key]) if key in trial["point"] else None for trial in trials]
-    return figures.categorical(key, words, [setting(value) for value in known])
+    return categorical(key, words, [setting(value) for value in known])
 
 
 def _key_axis(parameter: Mapping[str, Any], values: Sequence[float]) -> Axis:
@@ -127,7 +128,7 @@ def _key_axis(parameter: Mapping[str, Any], values: Sequence[float]) -> Axis:
     # Population-based training leaves the range that it began in: the values count too.
     ends = [*(known if listed else known[:2]), *values]
     log = kind == "loguniform" or (listed and min(ends) > 0 and max(ends) >= 10 * min(ends))
-    return figures.axis(ends, number, log=log, snug=True)
+    return axis(ends, number, log=log, snug=True)
 
 
 # Dots
@@ -140,12 +141,12 @@ def responses(standings: Standings) -> list[Response]:
     Without temperature.init, every key is.
     """
     space = standings.sweep["space"]
-    numeric = [key for key, parameter in space.items() if _is_numeric(parameter)]
-    others = [key for key in space if key not in numeric]
+    keys = [key for key, parameter in space.items() if _is_numeric(parameter)]
+    others = [key for key in space if key not in keys]
     variant = next((key for key in ("loss.target", *others) if key in others), None)
-    first = "temperature.init" if "temperature.init" in numeric else None
+    first = "temperature.init" if "temperature.init" in keys else None
     found = []
-    for key in sorted(numeric, key=lambda key: key != first):
+    for key in sorted(keys, key=lambda key: key != first):
         response = _response(standings, key, variant if first in (None, key) else None)
         if response is not None:
             found.append(response)
@@ -161,7 +162,7 @@ def _response(standings: Standings, key: str, variant: str | None) -> Response |
     if not trials:
         return None
     x = _key_axis(standings.sweep["space"][key], [trial["point"][key] for trial in trials])
-    y = figures.axis(map(standings.measured, trials), standings.ticks[standings.objective], zero=True)
+    y = axis(map(standings.measured, trials), standings.ticks[standings.objective], zero=True)
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         name = "" if variant is None else setting(trial["point"].get(variant, "–"))
@@ -173,7 +174,7 @@ def _response(standings: Standings, key: str, variant: str | None) -> Response |
         spots = [_spot(standings, t, t["point"][key], standings.kind(t) == "best") for t in group]
         spots.sort(key=lambda spot: _DEPTH.index(spot.kind))
         best = standings.said(max(group, key=standings.goodness))
-        panels.append(Panel(name, len(group), best, figures.scatter(spots, x, y)))
+        panels.append(Panel(name, len(group), best, scatter(spots, x, y)))
     return Response(key, x.log, variant, panels, len(names) - len(panels))
 
 
@@ -197,8 +198,8 @@ def _trade(standings: Standings, objective: Mapping[str, Any]) -> Trade | None:
     ]
     if not pairs:
         return None
-    x = figures.axis((value for _, value in pairs), standings.ticks[metric])
-    y = figures.axis((standings.measured(trial) for trial, _ in pairs), standings.ticks[standings.objective])
+    x = axis((value for _, value in pairs), standings.ticks[metric])
+    y = axis((standings.measured(trial) for trial, _ in pairs), standings.ticks[standings.objective])
 
     def beats(one: tuple[Trial, float], other: tuple[Trial, float]) -> bool:
         gains = [(other[1] - one[1]) if less_x else (one[1] - other[1])]
@@ -209,9 +210,9 @@ def _trade(standings: Standings, objective: Mapping[str, Any]) -> Trade | None:
     known = [pair for pair in pairs if pair[0]["id"] in standings.sweep["pareto"]]
     front = [pair for pair in known if not any(beats(other, pair) for other in known)]
     names = [str(trial["id"]) for trial, _ in sorted(front, key=lambda pair: -standings.goodness(pair[0]))]
-    plot = figures.scatter([_spot(standings, trial, value, trial["id"] in names) for trial, value in pairs], x, y)
+    plot = scatter([_spot(standings, trial, value, trial["id"] in names) for trial, value in pairs], x, y)
     if len(front) > 1:
         corners = [(value, standings.measured(trial)) for trial, value in front]
-        edge = figures.stairs(corners, x, y, less_x=less_x)
+        edge = stairs(corners, x, y, less_x=less_x)
         plot.marks.insert(0, Mark("line edge", edge, "no trial is better in both"))
     return Trade(metric, less_x, plot, names)
