@@ -15,7 +15,6 @@ from pydantic import Field, field_validator
 from curation.engines import Failure, Generated, Translator
 from curation.engines.checkpoint import Checkpoint, resolve
 from curation.engines.guard import stop_if_dead, stop_if_useless
-from curation.engines.languages import base, canonical
 from curation.engines.settings import EngineConfig
 from curation.schema import live, set_columns
 from curation.stage import Column, Runtime, Stage
@@ -28,6 +27,7 @@ from curation.translation_checks import (
     length_bounds,
     longest_loop,
 )
+from pairmill.languages import canonical, primary
 from pairmill.meters import Meter
 
 #: One text in one target language.  `source_index` is the position in [caption, *recaptions] of what was translated.
@@ -252,7 +252,7 @@ class Translate(Stage):
         for is_live, caption, language, made in zip(*columns, strict=True):
             texts = [{"text": caption, "language": language, "kind": "alt"}, *(made or ())]
             yield [
-                _Source(text["text"], canonical(text["language"] or "und"), text["kind"], at)
+                _Source(text["text"], canonical(text["language"]), text["kind"], at)
                 for at, text in enumerate(texts)
                 if is_live and text["kind"] in self._config.kinds and (text["text"] or "").strip()
             ]
@@ -328,7 +328,7 @@ def _needs(source: _Source, target: str) -> bool:
 
     The detector does not tell the scripts of Chinese apart, so a `zh` caption is in `zh-hant` already.
     """
-    return base(source.language) != base(target)
+    return primary(source.language) != primary(target)
 
 
 def row_status(made: Sequence[TranslationStatus]) -> RowStatus:

@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from curation.engines.languages import base
+from pairmill.languages import UNKNOWN, primary
 
 
 class TranslationStatus(str, Enum):
@@ -49,7 +49,7 @@ _WORD = re.compile(r"\w+")
 
 def length_bounds(source: str, target: str) -> LengthBounds:
     """The usual bounds between two languages."""
-    dense = [base(code) in _CHARACTER_LANGUAGES for code in (source, target)]
+    dense = [primary(code) in _CHARACTER_LANGUAGES for code in (source, target)]
     if dense[0] == dense[1]:
         return _SAME_KIND
     return _INTO_CHARACTERS if dense[1] else _FROM_CHARACTERS
@@ -84,4 +84,4 @@ def is_wrong_language(detected: str, confidence: float, target: str, *, least_co
 
     Texts without letters (`und`) pass, and so does what the detector is not sure of: of a word or two it seldom is.
     """
-    return detected not in (base(target), "und") and confidence >= least_confidence
+    return detected not in (primary(target), UNKNOWN) and confidence >= least_confidence

@@ -14,9 +14,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from curation.engines import Failure, Generated
 from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype
 from curation.engines.decoding import decode, prepare
+from curation.engines.directions import MANY, language_tokens, marian_targets, pair_of_name
 from curation.engines.guard import answer_batch, describe
-from curation.engines.languages import MANY, canonical, language_tokens, marian_targets, pair_of_name
 from pairmill.errors import UserError
+from pairmill.languages import canonical
 
 
 class TransformersTranslator:

@@ -30,8 +30,7 @@ from pydantic import Field, field_validator
 from curation.filters.alphabets import CYRILLIC, LANGUAGES, LATIN
 from curation.filters.scripts import SCRIPTS, script_of, spelling
 from pairmill.config import Config
-
-UNKNOWN = "und"
+from pairmill.languages import UNKNOWN, canonical
 
 #: Enough of a text to tell its language, characters.
 _PREFIX = 300
@@ -66,7 +65,7 @@ class LanguageConfig(Config):
 
     languages: tuple[str, ...] | None = Field(
         None,
-        description="ISO 639-1 codes to keep, `und` for texts without letters; null keeps all (DataComp basic: en).",
+        description="Languages to keep (ISO 639-1), `und`: texts without letters; null keeps all (DataComp basic: en).",
     )
     min_language_score: float | None = Field(
         None, ge=0, le=1, description="Least `language_score`, 0-1 (Data-Juicer: 0.8, on long text); null is off."
@@ -76,9 +75,9 @@ class LanguageConfig(Config):
     @classmethod
     def _codes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for code in value or ():
-            if code != UNKNOWN and not re.fullmatch("[a-z]{2}", code):
-                raise ValueError(f"a language is an ISO 639-1 code such as en or zh, or und; got {code!r}")
-        return value
+            if canonical(code) != UNKNOWN and not re.fullmatch("[a-z]{2}", canonical(code)):
+                raise ValueError(f"a language must have an ISO 639-1 code, such as en or zh, or be und; got {code!r}")
+        return None if value is None else tuple(dict.fromkeys(map(canonical, value)))
 
 
 def language_masks(rows: pa.Table, config: LanguageConfig) -> dict[str, pa.ChunkedArray]:

@@ -25,7 +25,9 @@ class TextSelector(Config):
     """Some of a row's texts: those of one kind and language, or their sentences."""
 
     kind: str = Field(ANY, description=f"{', '.join(TEXT_KINDS)}, or any")
-    language: str = Field(ANY, description="ISO 639 code, or any; `zh` matches `zh-Hant` as well")
+    language: str = Field(
+        ANY, description="language (ISO 639), or any; `zh` takes `zh-Hant` as well, `zh-Hant` traditional Chinese alone"
+    )
     p: float = Field(1.0, gt=0, description="probability, normalised over the selectors that a row has texts for")
     sentences: bool = Field(
         False, description="split at newlines, `</s>` and sentence ends; each sentence is a text (DreamLIP)"

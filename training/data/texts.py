@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pairmill.languages import matches, primary
 from pairmill.layout import TEXT_KINDS
 from training.data.config import ANY, Slot, TextSelector
 from training.data.sample import hex_id
@@ -89,12 +90,7 @@ def _select(texts: Sequence[Text], selector: TextSelector) -> list[Text]:
 def _matches(text: Text, selector: TextSelector) -> bool:
     if selector.kind not in (ANY, text.kind):
         return False
-    return selector.language == ANY or _primary(text.language) == _primary(selector.language)
-
-
-def _primary(language: str | None) -> str:
-    """The language of a tag, without script and region."""
-    return re.split("[-_]", language or "")[0].lower()
+    return selector.language == ANY or matches(text.language, selector.language)
 
 
 def _draw(slot: Slot, pools: Sequence[list[Text]], which: float) -> list[Text]:
@@ -122,8 +118,8 @@ def kind_code(kind: str | None) -> int:
 
 
 def language_code(language: str | None) -> int:
-    """int16 code of a two- or three-letter language (its letters in base 27); -1 if unknown."""
-    letters = _primary(language)
+    """int16 code of a language (the letters of its ISO 639 code in base 27), however it is spelled; -1 if none."""
+    letters = primary(language) if language else ""
     if not (2 <= len(letters) <= 3 and letters.isascii() and letters.isalpha()):
         return -1
     code = 0

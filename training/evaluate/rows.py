@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from pairmill.languages import UNKNOWN, matches
 from training.data.config import DataConfig
 from training.data.sample import Source
 from training.data.source import open_source
 from training.evaluate.config import EvaluateDatasetConfig
-
-#: ISO 639-2 for a language that is not known.
-UNDETERMINED = "und"
 
 
 class Text(NamedTuple):
@@ -45,7 +43,7 @@ def rows_of(table: pa.Table) -> Iterator[tuple[bytes, list[Text]]]:
     for batch in table.select(["image", "texts"]).to_batches(max_chunksize=256):
         for row in batch.to_pylist():
             texts = [
-                Text(text["text"], text["language"] or UNDETERMINED, text["kind"] or UNDETERMINED)
+                Text(text["text"], text["language"] or UNKNOWN, text["kind"] or UNKNOWN)
                 for text in row["texts"] or ()
                 if text["text"] and text["text"].strip()
             ]
@@ -61,5 +59,5 @@ def chosen_texts(texts: Sequence[Text], languages: Sequence[str] | None, kinds: 
         text
         for text in dict.fromkeys(texts)
         if (kinds is None or text.kind in kinds)
-        and (languages is None or text.language in languages or text.language.partition("-")[0] in languages)
+        and (languages is None or any(matches(text.language, wanted) for wanted in languages))
     ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.filters.language import detect
+from curation.filters.language import LanguageConfig, detect
 from curation.filters.scripts import script_of, spelling
 
 #: Language -> texts of two to six words as a caption would have them.
@@ -100,6 +100,14 @@ def test_scripts_do_not_overlap() -> None:
     found = [script_of(c) for c in "aé中ア한яωعאहবथกა"]
     assert found[:6] == ["latin", "latin", "han", "kana", "hangul", "cyrillic"]
     assert script_of("1") is script_of(" ") is script_of("。") is None
+
+
+def test_languages_to_keep_may_be_spelled_in_any_way() -> None:
+    spelled = LanguageConfig.model_validate({"languages": ["EN", "eng", "zh-CN", "und", "pt_BR"]})
+    assert spelled.languages == ("en", "zh", "und", "pt")
+    for unknown in ("zh-Hant", "yue", "english", "1"):
+        with pytest.raises(ValueError, match="must have an ISO 639-1 code"):
+            LanguageConfig.model_validate({"languages": [unknown]})
 
 
 @given(st.lists(st.text(max_size=30), max_size=5))

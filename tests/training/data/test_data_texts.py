@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pairmill.languages import canonical
 from training.data.config import Slot, TextSelector
 from training.data.texts import (
     Text,
@@ -91,7 +92,15 @@ def test_a_draw_depends_on_seed_row_epoch_and_purpose_alone() -> None:
 @given(st.from_regex(r"[a-z]{2,3}", fullmatch=True))
 def test_languages_survive_their_code(language: str) -> None:
     code = language_code(language)
-    assert language_of(code) == language and 0 < code < 2**15 and language_code(f"{language}-Latn") == code
+    assert language_of(code) == canonical(language) and 0 < code < 2**15
+    assert language_code(f"{language.upper()}_Latn-US") == code
+
+
+def test_spellings_of_a_language_are_one_language() -> None:
+    assert {language_code(tag) for tag in ("en", "EN", "eng", "en-US", "en_GB", "eng_Latn")} == {5 * 27 + 14}
+    texts = [Text("a", "zh_CN", "alt"), Text("b", "zh-TW", "alt"), Text("c", "eng", "alt"), Text("d", None, "alt")]
+    for language, found in {"zh": "ab", "zh-Hant": "b", "zh-Hans": "a", "en": "c", "EN_us": "c", "und": "d"}.items():
+        assert set(draws(texts, (TextSelector(language=language),), 40)) == set(found)
 
 
 def test_unknown_kinds_and_languages_are_minus_one() -> None:

@@ -2,32 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from curation.engines.languages import FLORES, base, canonical, language_tokens, marian_targets, pair_of_name
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        ("EN", "en"),
-        ("eng_Latn", "en"),
-        ("zh-CN", "zh"),
-        ("zh_TW", "zh-hant"),
-        ("zh-Hant", "zh-hant"),
-        ("zho_Hant", "zh-hant"),
-        ("cmn_Hans", "zh"),
-        ("yue", "yue"),
-        ("und", "und"),
-    ],
-)
-def test_canonical(code: str, expected: str) -> None:
-    assert canonical(code) == expected
-    assert canonical(expected) == expected
-
-
-def test_every_flores_code_leads_back_to_its_language() -> None:
-    for iso, flores in FLORES.items():
-        assert FLORES[canonical(flores)] == flores
-        assert base(iso) == iso.removesuffix("-hant")
+from curation.engines.directions import language_tokens, marian_targets, pair_of_name
 
 
 def test_language_tokens_of_each_family() -> None:
