@@ -1,7 +1,7 @@
 """Bytes of a JPEG, PNG, WebP or GIF to 8-bit pixels on white, and pixels back to bytes.
 
-JPEG goes through libjpeg-turbo, which decodes at 1/2, 1/4 or 1/8 of the size for a fraction of the cost; everything
-else, and the few JPEG that its interface does not take, goes through Pillow.
+JPEG goes through libjpeg-turbo at a reduced size; everything else, and the few JPEG that its interface does not take,
+goes through Pillow.
 """
 
 from __future__ import annotations
@@ -17,19 +17,13 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from curation.images.config import Chroma, ImageFormat
 from curation.images.header import Header
-from curation.images.resize import Pixels
+from pairmill.pixels import Pixels, decode_jpeg, largest_reduction, on_white
 
 #: The longest side each format can hold (libjpeg, libpng's default limit, libwebp), in pixels.
 MAX_SIDE = {"jpg": 65_500, "png": 1_000_000, "webp": 16_383}
 
 # `inspect_image` holds the size against image.max_pixels before anything is decoded; Pillow's limit is another number.
 Image.MAX_IMAGE_PIXELS = None
-
-# OpenCV would start a thread per core in every decoder process.
-cv2.setNumThreads(1)
-
-#: Reductions that libjpeg-turbo has SIMD code for: the others (7/8 … 3/8) take longer than decoding in full.
-_REDUCTIONS = (8, 4, 2)
 
 #: What simplejpeg says of JPEG that are sound but not for it: sampling factors outside its enumeration, and scan
 #: headers with values that only progressive files need (old encoders write them, decoders ignore them).
@@ -54,29 +48,22 @@ def decode(data: bytes, kind: str, header: Header, *, at_least: tuple[int, int] 
 
 
 def _with_turbo(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:
-    # Strict, here and below: what libjpeg would fill with grey after damaged or missing data is not the picture.
     height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(header, width, height)
-    reduced: dict[str, int] = {}
-    for reduction in _REDUCTIONS if at_least else ():
-        columns, rows = -(-width // reduction), -(-height // reduction)
-        if at_least and columns >= at_least[0] and rows >= at_least[1]:
-            reduced = {"min_width": columns, "min_height": rows}
-            break
+
+    def fits(reduction: int) -> bool:
+        return at_least is not None and -(-width // reduction) >= at_least[0] and -(-height // reduction) >= at_least[1]
+
+    reduction = largest_reduction(fits)
     if colour in ("CMYK", "YCCK"):
         # Stored inverted by every encoder since Photoshop; Pillow and browsers take that for granted too.
-        inverted: Pixels = simplejpeg.decode_jpeg(data, "CMYK", **reduced)
-        return 255 - inverted
-    # A reduced picture is one step from its stored size: plain chroma upsampling changes nothing then, and the fast
-    # inverse DCT 0.4 dB after encoding; together they save 0.6 ms of 4.2 on 1 MP.
-    fast = bool(reduced)
-    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastupsample=fast, fastdct=fast, **reduced)
-    return pixels
+        return 255 - decode_jpeg(data, (height, width), reduction, "CMYK")
+    return decode_jpeg(data, (height, width), reduction)
 
 
 def _with_pillow(data: bytes, kind: str, header: Header) -> Pixels:
     image = _loaded(data, kind, header)
-    return np.asarray(image if image.mode == "CMYK" else _eight_bit_on_white(image))
+    return np.asarray(image if image.mode == "CMYK" else on_white(image))
 
 
 def _loaded(data: bytes, kind: str, header: Header) -> Image.Image:
@@ -95,18 +82,6 @@ def _loaded(data: bytes, kind: str, header: Header) -> Image.Image:
 def _check_size(header: Header, width: int, height: int) -> None:
     if (width, height) != (header.width, header.height):
         raise ValueError(f"the header gives {header.width}x{header.height}, the picture is {width}x{height}")
-
-
-def _eight_bit_on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow's own conversion to 8 bits clips 16-bit greys at 255.
-        upper = np.asarray(image).astype(np.uint16) >> 8
-        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image if image.mode == "RGBA" else image.convert("RGBA")
-        image = Image.new("RGB", layer.size, "white")
-        image.paste(layer, mask=layer.getchannel("A"))
-    return image.convert("RGB")
 
 
 def to_srgb(pixels: Pixels, icc: bytes) -> Pixels:

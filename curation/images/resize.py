@@ -10,12 +10,10 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+
+from pairmill.pixels import Pixels
 
 from curation.images.config import ResizeMode
-
-#: uint8 [H, W, C]; C = 3 is RGB, C = 4 is CMYK (0 = no ink).
-Pixels: TypeAlias = NDArray[np.uint8]
 
 _SHORTER_SIDE = ("keep_ratio", "center_crop")  # modes that bring the shorter side to the size; border modes, the longer
 

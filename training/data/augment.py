@@ -9,33 +9,23 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TypeAlias
 
 import cv2
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
+from pairmill.pixels import Pixels, decode_jpeg, largest_reduction, on_white
 from training.data.config import AugmentConfig
-
-#: uint8 [H, W, 3], RGB.
-Pixels: TypeAlias = NDArray[np.uint8]
 
 #: Pillow's own limit (twice its warning), for every codec: what unpacks to more is an attack or a mistake.
 MAX_PIXELS = 178_956_970
-
-#: Reductions for which libjpeg-turbo has SIMD code.
-_REDUCTIONS = (8, 4, 2)
 
 #: Tries before torchvision falls back to the largest centred crop of an allowed ratio.
 _TRIES = 10
 
 #: Shrinking by more than this aliases under plain bicubic interpolation: then area averaging.
 _CUBIC_UP_TO = 1.5
-
-# Readers run one to a core: OpenCV's threads would only get in each other's way.
-cv2.setNumThreads(1)
 
 
 class TrainTransform:
@@ -56,7 +46,7 @@ class TrainTransform:
             pixels = np.asarray(image)
             return self._scaled(pixels, crop_box(pixels.shape[0], pixels.shape[1], self.config, rng))
         top, left, height, width = crop_box(*whole, self.config, rng)
-        reduction = next((r for r in _REDUCTIONS if height >= r * self.height and width >= r * self.width), 1)
+        reduction = largest_reduction(lambda r: height >= r * self.height and width >= r * self.width)
         decoded = _decode_jpeg(data, whole, reduction)
         if decoded is None:
             return None
@@ -164,16 +154,11 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _decode_jpeg(data: bytes, whole: tuple[int, int], reduction: int) -> Pixels | None:
-    # A reduced picture is one step from its stored size: plain upsampling of its chroma changes nothing then.
-    fast = reduction > 1
-    least = {"min_height": -(-whole[0] // reduction), "min_width": -(-whole[1] // reduction)} if fast else {}
     try:
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=fast, fastupsample=fast, **least))
+        return decode_jpeg(data, whole, reduction)
     except ValueError:
         image = _with_pillow(data)  # decodes some sound files that libjpeg-turbo's interface does not take
-        if image is None:
-            return None
-        return np.asarray(image)
+        return None if image is None else np.asarray(image)
 
 
 def _with_pillow(data: bytes) -> Image.Image | None:
@@ -183,17 +168,6 @@ def _with_pillow(data: bytes) -> Image.Image | None:
             if image.width * image.height > MAX_PIXELS:
                 return None
             image.load()
-            return _on_white(image)
+            return on_white(image)
     except Exception:
         return None
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow's own conversion to 8 bits clips 16-bit greys at 255.
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGB", layer.size, "white")
-        image.paste(layer, mask=layer.getchannel("A"))
-    return image.convert("RGB")
