@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.filters.text import text_digest
 from curation.identity import row_uid, shuffle_key
 from curation.inputs import InputConfig, InputFile, extra_fields, find_files, read_rows
 from curation.schema import drop, set_columns
@@ -27,6 +26,7 @@ from curation.stage import Column, Stage
 from curation.table import PLAN
 from pairmill.config import Config, digest
 from pairmill.errors import InputError, RunDirError
+from pairmill.folding import text_digest
 from pairmill.store import Store, shard_file
 
 #: Input bytes a bucket of the external sort holds; a list's rows take a few times that in memory.

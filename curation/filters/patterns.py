@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from curation.filters.words import normalise, read_list
+from curation.filters.words import read_list
+from pairmill.folding import fold
 
 BOILERPLATE = Path(__file__).parent.parent / "data" / "boilerplate.txt"
 
@@ -89,4 +90,4 @@ def _phrases(path: Path) -> _Phrases:
 
 def _fold(text: str) -> str:
     """Without case, width, punctuation and symbols; one space for each gap."""
-    return _NOT_WORD.sub(" ", normalise(text)).strip()
+    return _NOT_WORD.sub(" ", fold(text)).strip()

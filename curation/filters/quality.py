@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from curation.filters.words import normalise
 from pairmill.config import Config
 from pairmill.errors import RecipeError
+from pairmill.folding import fold
 
 GOOD = "__label__good"
 BAD = "__label__bad"
@@ -115,7 +115,7 @@ def train_quality(good: Sequence[str], bad: Sequence[str], path: Path | str, *, 
 
 def _line(text: str) -> str:
     """One line, without case; a text cannot pose as a label."""
-    return " ".join(normalise(text).replace("__label__", "label").split())
+    return " ".join(fold(text).replace("__label__", "label").split())
 
 
 def _not_a_model(model: Path, why: str) -> RecipeError:

@@ -24,7 +24,7 @@ from curation.stage import spread
 def filter_rows(rows: pa.Table, *, config: FilterConfig, common_texts: Container[bytes] = frozenset()) -> pa.Table:
     """`rows`, same number and order, with the columns of `filter_columns(config)`, dropped by the rules that are on.
 
-    common_texts: `text_digest` of every raw alt text that the whole input gives to more than
+    common_texts: `pairmill.folding.text_digest` of every raw alt text that the whole input gives to more than
         `config.max_images_per_text` images; read only if that rule is on.
     Raises RecipeError for an expression that does not fit the table, JobError for a user callable that fails.
     """

@@ -12,7 +12,6 @@ put no space between words, so each of their letters counts as a word.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Container, Sequence
@@ -28,6 +27,7 @@ from curation.filters.patterns import is_boilerplate, is_file_name, is_url
 from curation.filters.scripts import UNSPACED, WIDE
 from curation.filters.words import WordList
 from pairmill.config import Config
+from pairmill.folding import text_digest
 
 
 class TextConfig(Config):
@@ -109,12 +109,6 @@ def repair(alt: str) -> str:
         return " ".join(alt.split())
     mended = _INVISIBLE.sub("", ftfy.fix_text(alt, _FTFY))
     return unicodedata.normalize("NFC", _SPACE.sub(" ", mended).strip())
-
-
-def text_digest(alt: str) -> bytes:
-    """8 bytes that are equal for texts which differ in case, width (NFKC) or whitespace only."""
-    folded = " ".join(unicodedata.normalize("NFKC", alt).casefold().split())
-    return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def tokens(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
@@ -11,14 +10,10 @@ from pathlib import Path
 
 from curation.filters.scripts import UNSPACED
 from pairmill.errors import RecipeError
+from pairmill.folding import fold
 
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _TOKEN = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
-
-
-def normalise(text: str) -> str:
-    """NFKC, without case."""
-    return unicodedata.normalize("NFKC", text).casefold()
 
 
 class WordList:
@@ -30,7 +25,7 @@ class WordList:
     def __init__(self, entries: Iterable[str]) -> None:
         phrases: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         for entry in entries:
-            if words := tuple(_TOKEN.findall(normalise(entry))):
+            if words := tuple(_TOKEN.findall(fold(entry))):
                 phrases[words[0]].add(words)
         self._phrases = {first: tuple(found) for first, found in phrases.items()}
 
@@ -44,7 +39,7 @@ class WordList:
 
     def found_in(self, text: str) -> bool:
         """Whether an entry occurs in `text`, whatever the case, width and punctuation."""
-        words = _TOKEN.findall(normalise(text))
+        words = _TOKEN.findall(fold(text))
         return any(
             tuple(words[at : at + len(phrase)]) == phrase
             for at, word in enumerate(words)

@@ -6,14 +6,11 @@ gives pictures of the same sizes here.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import cv2
 import numpy as np
 
-from pairmill.pixels import Pixels
-
 from curation.images.config import ResizeMode
+from pairmill.pixels import Pixels
 
 _SHORTER_SIDE = ("keep_ratio", "center_crop")  # modes that bring the shorter side to the size; border modes, the longer
 

@@ -15,10 +15,10 @@ from curation.duplicates.deduplicate import PIXELS, DeduplicateConfig, survivors
 from curation.duplicates.edges import ROWS
 from curation.duplicates.near import bands
 from curation.duplicates.stage import Deduplicate
-from curation.filters.text import text_digest
 from curation.schema import DROPS, add_seconds, live, set_columns
 from curation.selection import apply_selection, selection_rows
 from curation.shards import Work, read_shard
+from pairmill.folding import text_digest
 from pairmill.store import Store
 from pipelines.stages.told import Told
 

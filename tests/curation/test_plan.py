@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import plan as planning
-from curation.filters.text import text_digest
 from curation.inputs import InputConfig
 from curation.plan import ShardsConfig, common_texts, plan
 from pairmill.errors import InputError, RunDirError
+from pairmill.folding import text_digest
 from pairmill.store import Store
 
 

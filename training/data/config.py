@@ -103,7 +103,7 @@ class DataConfig(Config):
     group: Literal["image", "text"] = Field(
         "image",
         description="rows that are no negatives of each other: image: those with the dataset's own group_id, else with "
-        "the same bytes; text: with the same text in the first slot, but for case and spaces, as alt texts repeat",
+        "the same bytes; text: with the same first slot's text, but for case, width and spaces, as alt texts repeat",
     )
     batch_size: int = Field(256, ge=1, description="rows of a step over all workers")
     shuffle: bool = Field(True, description="permute pieces, and rows within bundles, anew in each epoch")

@@ -7,13 +7,13 @@ of its texts, all alike.  Slots with equal selectors draw different texts while 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from pairmill.folding import text_digest
 from pairmill.languages import matches, primary
 from pairmill.layout import TEXT_KINDS
 from training.data.config import ANY, Slot, TextSelector
@@ -105,11 +105,8 @@ def _draw(slot: Slot, pools: Sequence[list[Text]], which: float) -> list[Text]:
 
 
 def text_group(text: Text | None) -> int:
-    """63 bits that stand for a text, but for its case and spaces; -1 for none."""
-    if text is None:
-        return -1
-    plain = " ".join(text.text.casefold().split())
-    return hex_id(hashlib.blake2b(plain.encode(), digest_size=8).hexdigest())
+    """63 bits that stand for a text, but for its case, width and spaces; -1 for none."""
+    return -1 if text is None else hex_id(text_digest(text.text).hex())
 
 
 def kind_code(kind: str | None) -> int:

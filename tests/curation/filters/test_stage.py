@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from curation.filters.quality import train_quality
 from curation.filters.rules import filter_rows
 from curation.filters.stage import FILTER_COLUMNS, FILTER_REASONS, Filter, FilterConfig, columns_read
-from curation.filters.text import text_digest
 from pairmill.errors import RecipeError
+from pairmill.folding import text_digest
 
 DECLARED = pa.schema([(column.name, column.type) for column in FILTER_COLUMNS])
 NAMES = DECLARED.names

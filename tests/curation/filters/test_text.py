@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.filters.patterns import is_boilerplate, is_file_name, is_url
-from curation.filters.text import count_words, digit_share, repair, repeat_share, text_digest, tokens, width
+from curation.filters.text import count_words, digit_share, repair, repeat_share, tokens, width
 from curation.filters.words import WordList
 from pairmill.errors import RecipeError
 
@@ -94,14 +94,6 @@ def test_measures_are_within_their_ranges(text: str) -> None:
     assert len(caption) <= width(caption) <= 2 * len(caption)
     assert 0 <= count_words(caption) <= len(caption)
     assert len(tokens(caption)) <= len(caption)
-
-
-def test_text_digest_ignores_case_width_and_whitespace() -> None:
-    same = {text_digest(text) for text in ("Red  Apple", "red apple ", "ＲＥＤ\u3000ａｐｐｌｅ")}
-    assert len(same) == 1
-    assert len(same.pop()) == 8
-    assert text_digest("red apple") != text_digest("redapple")
-    assert len(text_digest("\ud800")) == 8
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -16,6 +17,7 @@ from training.data.texts import (
     row_generator,
     row_texts,
     split_sentences,
+    text_group,
 )
 
 ALT = Text("a dog", "en", "alt")
@@ -73,6 +75,15 @@ def test_equal_slots_draw_different_sentences_and_begin_again_when_there_are_no_
 )
 def test_sentences(caption: str, sentences: list[str]) -> None:
     assert split_sentences(caption) == sentences
+
+
+def test_one_text_is_one_group_whatever_its_case_width_and_spaces() -> None:
+    group = text_group(Text("Red apple：1", "en", "alt"))
+    assert group == text_group(Text(" red  APPLE:1", None, "long")) != text_group(Text("red apple 1", "en", "alt"))
+    # As before texts of full width were folded: 63 bits of BLAKE2b, big-endian.
+    digest = hashlib.blake2b("红苹果 apple".encode(), digest_size=8).digest()
+    assert text_group(Text("红苹果  Apple", "zh", "alt")) == int.from_bytes(digest, "big") & (2**63 - 1)
+    assert text_group(Text("half an emoji \ud83d", None, None)) >= 0 and text_group(None) == -1
 
 
 def test_blank_texts_are_none() -> None:
