@@ -18,7 +18,8 @@ from pairmill.faults import fault_point
 from training.data.config import Slot
 from training.data.cursor import BundleSpec
 from training.data.sample import Source, sample_id
-from training.data.texts import Text, choose_texts, kind_code, language_code, row_generator, row_texts, text_group
+from training.data.text_transforms import Text
+from training.data.texts import TextChooser, kind_code, language_code, row_generator, row_texts, text_group
 
 #: Why a row is not valid, by code: 0 is a valid row, the last is none at all but padding of the batch.
 STATUSES = ("valid", "missing_image", "corrupt_image", "no_text", "empty_text", "padding")
@@ -105,11 +106,12 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     images = np.zeros((n, reader.transform.height, reader.transform.width, 3), np.uint8)
     status = np.zeros(n, np.int8)
     sample_ids = np.array([sample_id(uids[at]) for at in order], np.int64)
+    choose = TextChooser(reader.slots)
     chosen: list[list[Text | None]] = []
     for row, at in enumerate(order.tolist()):
         identity = int(sample_ids[row])
         texts = row_texts(all_texts[at])
-        picked = choose_texts(texts, reader.slots, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
+        picked = choose(texts, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
         if not any(picked):
             status[row] = EMPTY_TEXT if all_texts[at] and not texts else NO_TEXT
         else:

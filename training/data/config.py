@@ -4,38 +4,46 @@ data:
   path: runs/demo                                  # one dataset …
   datasets: [{path: …, selection: strict, weight: 3}, {path: …, weight: 1}]     # … or several, mixed by weight
   texts: [{kind: alt, p: 0.2}, {kind: long, p: 0.8}]                            # one slot, sampled by kind
-  texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, sentences: true}]]   # three slots
+  texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, transforms: [sentences]}]]   # three slots
   slots: 8                                         # the last slot six times: six different sentences
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError, nearest
 from pairmill.layout import TEXT_KINDS
+from pairmill.registry import ChosenBy, NamedConfig
+from training.data.text_transforms import TEXT_TRANSFORMS
 
 ANY = "any"
 
 
 class TextSelector(Config):
-    """Some of a row's texts: those of one kind and language, or their sentences."""
+    """Some of a row's texts: those of one kind and language, as transforms make them."""
 
     kind: str = Field(ANY, description=f"{', '.join(TEXT_KINDS)}, or any")
     language: str = Field(ANY, description="ISO 639 code, or any; `zh` matches `zh-Hant` as well")
     p: float = Field(1.0, gt=0, description="probability, normalised over the selectors that a row has texts for")
-    sentences: bool = Field(
-        False, description="split at newlines, `</s>` and sentence ends; each sentence is a text (DreamLIP)"
+    transforms: tuple[Annotated[NamedConfig, ChosenBy(TEXT_TRANSFORMS)], ...] = Field(
+        (),
+        description="what becomes of each text before one is drawn, one after the other; sentences: each sentence is a "
+        "text (DreamLIP); with keys of their own as {name: …, key: …}",
     )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `transforms` where there are none."""
+        return {name: value for name, value in super().identity().items() if name != "transforms" or value}
 
     @model_validator(mode="after")
     def _known_kind(self) -> TextSelector:
         if self.kind not in (*TEXT_KINDS, ANY):
             raise RecipeError(
-                "data.texts: kind is a kind of text that a row can hold",
+                "data.texts: kind must be a kind of text that a row can hold",
                 value=self.kind,
                 fix=f"perhaps you mean: {nearest(self.kind, (*TEXT_KINDS, ANY))}",
             )

@@ -25,7 +25,7 @@ from training.data.cursor import Plan, make_plan, rank_bundles, single_pass
 from training.data.sample import Source, sample_id
 from training.data.source import open_source, open_sources
 
-LONG_THEN_CHINESE = ((TextSelector(kind="long", sentences=True),), (TextSelector(language="zh"),))
+LONG_THEN_CHINESE = ((TextSelector(kind="long", transforms=("sentences",)),), (TextSelector(language="zh"),))
 
 
 def two_datasets(root: Path) -> tuple[Plan, list[Source]]:
