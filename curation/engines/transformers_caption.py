@@ -23,11 +23,11 @@ class TransformersCaptionerConfig(InProcessConfig):
 
 
 class TransformersCaptioner:
-    """A checkpoint in this process, on one device.
+    """Any image-text-to-text or vision-encoder-decoder checkpoint that transformers loads, in the stage's own actor.
 
     Which family a checkpoint belongs to is read from the model type in its configuration.  Prompts go through the
     processor's chat template if it has one, or else stand before the text to write, as in BLIP.  A
-    vision-encoder-decoder takes no prompt (`takes_prompts`): it can write one text an image.
+    vision-encoder-decoder takes no prompt: it can write one text an image.
 
     Raises UserError if the checkpoint cannot be loaded, or is of neither family.
     """

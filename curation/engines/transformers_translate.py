@@ -36,12 +36,11 @@ class TransformersTranslatorConfig(InProcessConfig):
 
 
 class TransformersTranslator:
-    """A checkpoint in this process, on one device.
+    """A Marian, NLLB, M2M100 or mBART-50 checkpoint that transformers loads, in the stage's own actor.
 
     Which directions it has comes from the checkpoint: the languages in its vocabulary (NLLB, M2M100, mBART-50), its
-    `>>…<<` tokens (Marian with several targets), or the one pair its tokenizer or its name states (Marian).
-
-    pair: source and target of a Marian checkpoint that states neither.
+    `>>…<<` tokens (Marian with several targets), or the one pair its tokenizer or its name states (Marian); `pair` is
+    for a checkpoint that states neither.
 
     Raises UserError if the checkpoint cannot be loaded, or its directions are not known.
     """
