@@ -78,7 +78,7 @@ class AugmentConfig(Config):
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if not 0 < low <= high or (name == "scale" and high > 1):
                 raise RecipeError(
-                    f"data.augment.{name} is a range of positive numbers{' up to 1' if name == 'scale' else ''}",
+                    f"data.augment.{name} must be a range of positive numbers{' up to 1' if name == 'scale' else ''}",
                     value=[low, high],
                     fix="give the smaller bound first, e.g. [0.9, 1.0]",
                 )
@@ -143,24 +143,24 @@ class DataConfig(Config):
     def _consistent(self) -> DataConfig:
         if (self.path is None) == (not self.datasets):
             raise RecipeError(
-                "data names its dataset by path, or several by datasets",
+                "data must name one dataset by path, or several by datasets",
                 value=f"path: {self.path}, datasets: {len(self.datasets)}",
                 fix="set data.path, or data.datasets, not both",
             )
         if self.selection is not None and self.datasets:
             raise RecipeError(
-                "data.selection belongs to data.path", value=self.selection, fix="set it within data.datasets"
+                "data.selection must come with data.path", value=self.selection, fix="set it within data.datasets"
             )
         flat = [isinstance(entry, TextSelector) for entry in self.texts]
         if any(flat) != all(flat) or not (all(flat) or all(self.texts)):
             raise RecipeError(
-                "data.texts is a list of selectors (one slot), or a list of non-empty lists of them (a slot each)",
+                "data.texts must be a list of selectors (one slot), or a list of non-empty lists of them (a slot each)",
                 value=self.model_dump(mode="json")["texts"],
                 fix="put each slot's selectors into a list of their own",
             )
         if self.slots is not None and self.slots < len(self._listed()):
             raise RecipeError(
-                "data.slots is at least the number of slots that data.texts lists",
+                "data.slots must be at least the number of slots that data.texts lists",
                 value=f"{self.slots} < {len(self._listed())}",
                 fix="leave data.slots out, or list fewer",
             )
