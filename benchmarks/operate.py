@@ -317,7 +317,7 @@ def curation(
     tick(
         "a job whose input is wrong: exit 2, and the cause", done.returncode == 2 and "URL" in told, done.stderr[-3000:]
     )
-    dead = ["recaption.engine=openai", "recaption.openai.base_url=http://127.0.0.1:9/v1", "recaption.openai.retries=0"]
+    dead = ["recaption.engine={name: openai, base_url: 'http://127.0.0.1:9/v1', retries: 0}"]
     done = cluster.pairmill(*recipe, *overrides, *dead, "recaption.model=none", "translate.enabled=false")
     tick("a job that fails as it runs: exit 1", done.returncode == 1, done.stderr[-3000:])
     before = len(cluster.jobs())

@@ -7,24 +7,26 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 from pydantic import Field, model_validator
 
-from curation.engines import Captioner, CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint, resolve
+from curation.engines import CAPTION_ENGINES, Captioner, CaptionRequest, Failure, Generated
+from curation.engines.checkpoint import Checkpoint
 from curation.engines.guard import describe, stop_if_dead, stop_if_useless
-from curation.engines.openai_caption import OpenAIConfig
 from curation.engines.settings import EngineConfig
 from curation.schema import live, set_columns
 from curation.stage import Column, Runtime, Stage
 from curation.telemetry import count_texts
 from pairmill.config import Config
-from pairmill.errors import UserError
+from pairmill.errors import IntegrityError
 from pairmill.meters import Meter
+from pairmill.registry import ChosenBy, NamedConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: One text about an image: the fields of `schema.TEXT` that are not the same for all of them.
 RECAPTION = pa.struct(
@@ -78,13 +80,16 @@ DEFAULT_PROMPTS: Mapping[str, str | Prompt] = {
 }
 
 
+_ENGINE = ChosenBy(CAPTION_ENGINES, default="transformers")
+
+
 class RecaptionConfig(EngineConfig):
     """`recaption`: which captioner, and what it is asked."""
 
-    engine: Literal["transformers", "vllm", "openai"] = Field(
-        default="transformers",
+    engine: Annotated[NamedConfig, _ENGINE] = Field(
+        default_factory=lambda: _ENGINE.parse({}),
         description="transformers: in this process; vllm: the same on a GPU, faster (needs pairmill[gpu]); openai: any "
-        "server with /v1/chat/completions",
+        "server with /v1/chat/completions; with keys of its own as {name: …, key: …}",
     )
     prompts: Mapping[str, str | Prompt] = Field(
         default=DEFAULT_PROMPTS,
@@ -101,17 +106,12 @@ class RecaptionConfig(EngineConfig):
         default=1.0, gt=0, le=1, description="sample from the smallest set of tokens of this total probability"
     )
     seed: int = Field(default=0, ge=0, description="of sampling; with it, uid and prompt_id decide a text")
-    openai: OpenAIConfig = Field(default_factory=lambda: OpenAIConfig(), description="the server of engine: openai")
-    vllm: Mapping[str, Any] = Field(
-        default_factory=dict,
-        description="vLLM's own engine arguments, such as max_model_len, tensor_parallel_size, quantization",
-    )
 
     @model_validator(mode="after")
     def _prompt_ids_are_words(self) -> RecaptionConfig:
         for prompt_id in self.prompts:
             if not prompt_id.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"prompts: a name is letters, digits, _ and -, got {prompt_id!r}")
+                raise ValueError(f"prompts: a name must be letters, digits, _ and -, got {prompt_id!r}")
         return self
 
     def resolved_prompts(self) -> dict[str, Prompt]:
@@ -125,10 +125,8 @@ class RecaptionConfig(EngineConfig):
         return resolved
 
     def identity(self) -> dict[str, Any]:
-        """What decides the texts; settings that are not used are left out."""
-        unused = {"openai", "vllm"} - {self.engine}
-        if self.temperature == 0:
-            unused |= {"top_p", "seed"}
+        """What decides the texts; how to sample is left out where the most probable token is taken."""
+        unused = {"top_p", "seed"} if self.temperature == 0 else set()
         kept = {name: value for name, value in super().identity().items() if name not in unused}
         prompts = {name: prompt.identity() for name, prompt in self.resolved_prompts().items()}
         return {**kept, "prompts": prompts}
@@ -143,51 +141,7 @@ def model_revision(config: RecaptionConfig) -> str:
 
 
 def _checkpoint(config: RecaptionConfig) -> Checkpoint:
-    assert config.model is not None, "the stage is only built when it is active"
-    if config.engine == "openai":
-        return Checkpoint(source=config.model, commit=None, revision=config.revision or "served")
-    return resolve(config.model, config.revision)
-
-
-def build_captioner(config: RecaptionConfig, checkpoint: Checkpoint) -> Captioner:
-    """Load the configured engine.
-
-    Raises UserError if it cannot be loaded here.
-    """
-    # Imported here: torch and vLLM take seconds and gigabytes that the driver and the openai engine need not spend.
-    if config.engine == "openai":
-        from curation.engines.openai_caption import OpenAICaptioner
-
-        return OpenAICaptioner(checkpoint.source, config.openai, temperature=config.temperature, top_p=config.top_p)
-    if config.engine == "vllm":
-        from curation.engines.vllm_caption import VllmCaptioner
-
-        return VllmCaptioner(
-            checkpoint,
-            batch_size=config.batch_size,
-            dtype=config.dtype,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            engine_arguments=config.vllm,
-        )
-    from curation.engines.transformers_caption import TransformersCaptioner
-
-    engine = TransformersCaptioner(
-        checkpoint,
-        batch_size=config.batch_size,
-        dtype=config.dtype,
-        device=config.device,
-        temperature=config.temperature,
-        top_p=config.top_p,
-    )
-    texts = [prompt.text for prompt in config.resolved_prompts().values()]
-    if not engine.takes_prompts and texts != [""]:
-        raise UserError(
-            "a vision-encoder-decoder model takes no prompt",
-            value=f"{config.model}, recaption.prompts {sorted(config.prompts)}",
-            fix='set recaption.prompts to one empty prompt: {short: ""}',
-        )
-    return engine
+    return CAPTION_ENGINES.get(config.engine.name).check(config.engine, config)
 
 
 @dataclass
@@ -244,8 +198,12 @@ class Recaption(Stage):
 
     def setup(self, runtime: Runtime) -> None:
         """Load the engine.  Raises UserError if it cannot be loaded here."""
-        self._checkpoint = _checkpoint(self._config)
-        self._engine = build_captioner(self._config, self._checkpoint) if self._given is None else self._given
+        config = self._config
+        self._checkpoint = _checkpoint(config)
+        engine = self._given
+        if engine is None:
+            engine = CAPTION_ENGINES.get(config.engine.name).load(config.engine, config, self._checkpoint)
+        self._engine: Captioner = engine
 
     @property
     def tells(self) -> tuple[str, ...]:
@@ -295,6 +253,8 @@ class Recaption(Stage):
 
     def _read(self, rows: pa.Table, at: int) -> _Row | str:
         """The row with its image decoded, or what is wrong with the image."""
+        from PIL import Image
+
         encoded = rows["image"][at].as_py()
         if not encoded:
             return "no image"
@@ -310,7 +270,11 @@ class Recaption(Stage):
         asked = [(row, prompt_id) for prompt_id in self._prompts for row in chunk]
         requests = [self._request(row, prompt_id) for row, prompt_id in asked]
         answers = self._engine.caption(requests)
-        assert len(answers) == len(requests), "an engine answers every request"
+        if len(answers) != len(requests):
+            raise IntegrityError(
+                f"recaption.engine {self._config.engine.name} must answer every request: "
+                f"{len(answers)} answers to {len(requests)}"
+            )
         stop_if_dead(answers, stage="recaption", probe=lambda: self._engine.caption([_probe(self._prompts)]))
         for (row, prompt_id), answer in zip(asked, answers, strict=True):
             if isinstance(answer, Failure):
@@ -365,6 +329,8 @@ def describe_sampling(config: RecaptionConfig, prompt: Prompt) -> str:
 
 def _probe(prompts: Mapping[str, Prompt]) -> CaptionRequest:
     """A grey square, asked the first prompt: what any living captioner can answer."""
+    from PIL import Image
+
     image = Image.new("RGB", (64, 64), (128, 128, 128))
     file = io.BytesIO()
     image.save(file, "PNG")

@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from curation.engines import Failure, Generated, Translator
-from curation.engines.checkpoint import Checkpoint, resolve
+from curation.engines import TRANSLATE_ENGINES, Failure, Generated, Translator
+from curation.engines.checkpoint import Checkpoint
 from curation.engines.guard import stop_if_dead, stop_if_useless
 from curation.engines.settings import EngineConfig
 from curation.schema import live, set_columns
@@ -27,8 +27,10 @@ from curation.translation_checks import (
     length_bounds,
     longest_loop,
 )
+from pairmill.errors import IntegrityError
 from pairmill.languages import canonical, primary
 from pairmill.meters import Meter
+from pairmill.registry import ChosenBy, NamedConfig
 
 #: One text in one target language.  `source_index` is the position in [caption, *recaptions] of what was translated.
 TRANSLATION = pa.struct(
@@ -56,10 +58,16 @@ class RowStatus(str, Enum):
     ENGINE_ERROR = "engine_error"  # none there, and the engine failed for all of them
 
 
+_ENGINE = ChosenBy(TRANSLATE_ENGINES, default="transformers")
+
+
 class TranslateConfig(EngineConfig):
     """`translate`: which translator, what is translated, and what counts as a translation."""
 
-    engine: Literal["transformers"] = Field(default="transformers", description="transformers: in this process")
+    engine: Annotated[NamedConfig, _ENGINE] = Field(
+        default_factory=lambda: _ENGINE.parse({}),
+        description="transformers: in this process; with keys of its own as {name: …, key: …}",
+    )
     targets: tuple[str, ...] = Field(
         default=("zh",),
         min_length=1,
@@ -68,11 +76,7 @@ class TranslateConfig(EngineConfig):
     kinds: tuple[Literal["alt", "short", "long"], ...] = Field(
         default=("alt", "short", "long"), min_length=1, description="kinds of text to translate"
     )
-    pair: tuple[str, str] | None = Field(
-        default=None, description="source and target of a Marian checkpoint that does not state them itself"
-    )
     max_new_tokens: int = Field(default=256, ge=1, description="token limit of a translation; a longer one is refused")
-    num_beams: int = Field(default=1, ge=1, description="beams searched; 1 is greedy, about three times as fast as 4")
     min_length_ratio: float | None = Field(
         default=None, ge=0, description="least characters for each of the source's; null: by the two languages' scripts"
     )
@@ -92,11 +96,6 @@ class TranslateConfig(EngineConfig):
     def _canonical_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(canonical(code) for code in value))
 
-    @field_validator("pair")
-    @classmethod
-    def _canonical_pair(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
-        return None if value is None else (canonical(value[0]), canonical(value[1]))
-
     def bounds(self, source: str, target: str) -> LengthBounds:
         """The length bounds between two languages: the usual ones, except where this configuration gives others."""
         usual = length_bounds(source, target)
@@ -114,27 +113,7 @@ def model_revision(config: TranslateConfig) -> str:
 
 
 def _checkpoint(config: TranslateConfig) -> Checkpoint:
-    assert config.model is not None, "the stage is only built when it is active"
-    return resolve(config.model, config.revision)
-
-
-def build_translator(config: TranslateConfig, checkpoint: Checkpoint) -> Translator:
-    """Load the configured engine.
-
-    Raises UserError if it cannot be loaded.
-    """
-    # Imported here: torch takes seconds and memory that the driver need not spend.
-    from curation.engines.transformers_translate import TransformersTranslator
-
-    return TransformersTranslator(
-        checkpoint,
-        batch_size=config.batch_size,
-        max_new_tokens=config.max_new_tokens,
-        dtype=config.dtype,
-        device=config.device,
-        num_beams=config.num_beams,
-        pair=config.pair,
-    )
+    return TRANSLATE_ENGINES.get(config.engine.name).check(config.engine, config)
 
 
 class _Source(NamedTuple):
@@ -190,7 +169,6 @@ class Translate(Stage):
         self._given = engine
         if engine is not None:
             self.setup(Runtime())
-        self._sampling = "greedy" if config.num_beams == 1 else f"beams={config.num_beams}"
 
     @property
     def active(self) -> bool:
@@ -203,8 +181,12 @@ class Translate(Stage):
 
     def setup(self, runtime: Runtime) -> None:
         """Load the engine.  Raises UserError if it cannot be loaded here."""
-        self._checkpoint = _checkpoint(self._config)
-        self._engine = build_translator(self._config, self._checkpoint) if self._given is None else self._given
+        config = self._config
+        self._checkpoint = _checkpoint(config)
+        engine = self._given
+        if engine is None:
+            engine = TRANSLATE_ENGINES.get(config.engine.name).load(config.engine, config, self._checkpoint)
+        self._engine: Translator = engine
 
     @property
     def tells(self) -> tuple[str, ...]:
@@ -269,7 +251,11 @@ class Translate(Stage):
                 outcomes |= {job: _Outcome(None, None, TranslationStatus.UNSUPPORTED_LANGUAGE) for job in alike}
                 continue
             made = self._engine.translate([job.text for job in alike], source=source, target=target)
-            assert len(made) == len(alike), "an engine answers every request"
+            if len(made) != len(alike):
+                raise IntegrityError(
+                    f"translate.engine {self._config.engine.name} must answer every text: "
+                    f"{len(made)} answers to {len(alike)}"
+                )
             stop_if_dead(made, stage="translate", probe=partial(self._probe, source, target))
             answers += made
             outcomes |= zip(alike, self._judge(alike, made), strict=True)
@@ -317,7 +303,7 @@ class Translate(Stage):
             "source_index": source.position,
             "model": self._config.model,
             "revision": self._checkpoint.revision,
-            "sampling": self._sampling,
+            "sampling": self._engine.sampling,
             "score": outcome.score,
             "status": outcome.status.value,
         }

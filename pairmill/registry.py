@@ -1,7 +1,8 @@
 """Names to things that a recipe chooses by name: stages, objectives, engines, evaluators, transforms.
 
 An entry is given as the thing itself or as `module:attribute`, which is imported when the name is first asked for.  A
-user's own thing needs no registration: its import path, `mypackage.module:Thing`, is a name too.
+user's own thing needs no registration: its import path, `mypackage.module:Thing`, is a name too.  What a process adds
+to a registry reaches its workers with the configurations that name it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from pairmill.config import Config
 from pairmill.errors import RecipeError, nearest
 
 T = TypeVar("T")
+
+#: What was added to registries while this process ran, by key and name: pickled configurations take their entry along.
+_ADDED: dict[tuple[str, str], Any] = {}
 
 
 class Registry(Generic[T]):
@@ -26,15 +30,13 @@ class Registry(Generic[T]):
     def __init__(self, key: str, entries: Mapping[str, str] | None = None) -> None:
         """key: the key of the recipe that names an entry, for messages.  entries: name -> `module:attribute`."""
         self.key = key
-        self._entries: dict[str, T | str] = {}
-        for name, path in (entries or {}).items():
-            self.add(name, path)
+        self._entries: dict[str, T | str] = dict(entries or {})
 
     def add(self, name: str, entry: T | str) -> None:
         """Register a thing, or the `module:attribute` that leads to it.  Raises ValueError for a name that is taken."""
         if name in self._entries:
             raise ValueError(f"{self.key} {name!r} is registered already")
-        self._entries[name] = entry
+        self._entries[name] = _ADDED[self.key, name] = entry
 
     def register(self, name: str) -> Callable[[T], T]:
         """As `add`, as a decorator."""
@@ -52,14 +54,14 @@ class Registry(Generic[T]):
         try:
             yield
         finally:
-            del self._entries[name]
+            del self._entries[name], _ADDED[self.key, name]
 
     def get(self, name: str) -> T:
         """The thing of this name, or at this import path.
 
         Raises RecipeError for an unknown name and for an import path that leads nowhere.
         """
-        entry = self._entries.get(name)
+        entry = self._entries.get(name, _ADDED.get((self.key, name)))
         if entry is None:
             if ":" not in name:
                 known = f"one of {', '.join(self.names)}, or " if self.names else ""
@@ -103,7 +105,16 @@ def load_object(path: str, *, key: str) -> Any:
 class NamedConfig(Config):
     """Base of a configuration that belongs to one entry of a registry, and says which."""
 
-    name: str
+    name: str = Field(description="whose keys these are: a registered name, or an import path package.module:attribute")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        added = {place: entry for place, entry in _ADDED.items() if place[1] == self.name}
+        return _unpickled, (type(self), added), self.__getstate__()
+
+
+def _unpickled(kind: type[NamedConfig], added: Mapping[tuple[str, str], Any]) -> NamedConfig:
+    _ADDED.update(added)
+    return kind.__new__(kind)
 
 
 class ChosenBy:
@@ -113,23 +124,34 @@ class ChosenBy:
 
     In a recipe it is a mapping with `name` and that entry's keys, or the name alone.  Entries have an attribute
     `Config`, a subclass of NamedConfig.
+
+    default: whose keys a mapping without `name` has; None: it must have one.
     """
 
-    def __init__(self, registry: Registry[Any]) -> None:
+    def __init__(self, registry: Registry[Any], *, default: str | None = None) -> None:
         self.registry = registry
+        self.default = default
 
     def parse(self, value: object) -> NamedConfig:
         """The entry's configuration.  Raises RecipeError for an unknown name and for keys that break a rule."""
         if isinstance(value, NamedConfig):
             return value
         data = {"name": value} if isinstance(value, str) else value
+        if self.default is not None and isinstance(data, Mapping):
+            data = {"name": self.default, **data}
         if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
             raise RecipeError(
                 f"{self.registry.key} must be a name, or a mapping with a key `name`",
                 value=value,
                 fix=f"name one of {', '.join(self.registry.names)}",
             )
-        kind: type[NamedConfig] = self.registry.get(data["name"]).Config
+        kind = getattr(self.registry.get(data["name"]), "Config", None)
+        if not (isinstance(kind, type) and issubclass(kind, NamedConfig)):
+            raise RecipeError(
+                f"an entry of {self.registry.key} must have an attribute Config, a subclass of NamedConfig",
+                value=data["name"],
+                fix="add `Config = NamedConfig` to it where it has no keys of its own",
+            )
         return kind.checked(dict(data), at=self.registry.key)
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -35,7 +35,7 @@ from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows, make_plan
 from training.data.source import open_sources
 from training.errors import ERROR_FILE, told
-from training.evaluate.run import check_datasets
+from training.evaluate.datasets import check_datasets
 from training.launch import launch
 from training.recipe import TrainRecipe
 from training.resources import size_workers

@@ -1,17 +1,48 @@
 """Engines that generate text: what the recaption and translate stages ask of them, and what they get back.
 
-Read in this order: this file (the contract), guard (no request can hurt another), checkpoint (which files are loaded),
-decoding (batched generation with scores), then one file an engine.  An engine answers every request, in order; what it
-cannot answer is a `Failure` in that request's place, never an exception.
+Read in this order: this file (the contract and the two registries), settings (keys that engines share), guard (no
+request can hurt another), checkpoint (which files are loaded), decoding (batched generation with scores), then one file
+an engine.  An engine answers every request, in order; what it cannot answer is a `Failure` in that request's place,
+never an exception.
+
+A new engine is one class in one file and one line in a registry below, or its import path in the recipe:
+
+    class ShoutConfig(NamedConfig):
+        loudness: int = Field(1, ge=1, description="exclamation marks")
+
+    class Shout:
+        "Calls everything great."
+
+        Config, rows_per_call = ShoutConfig, 64
+
+        def __init__(self, loudness):
+            self._text = "great" + "!" * loudness
+
+        @classmethod
+        def check(cls, config, section):
+            return Checkpoint(source=section.model, commit=None, revision="1")
+
+        @classmethod
+        def load(cls, config, section, checkpoint):
+            return cls(config.loudness)
+
+        def caption(self, requests):
+            return [Generated(self._text, score=None) for _ in requests]
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from PIL import Image
+from pairmill.registry import NamedConfig, Registry
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from curation.engines.checkpoint import Checkpoint
+    from curation.engines.settings import EngineConfig
 
 
 @dataclass(frozen=True)
@@ -60,6 +91,9 @@ class Captioner(Protocol):
 class Translator(Protocol):
     """Turns texts of one language into another.  Languages are ISO 639-1 codes, with `zh-hant` beside `zh`."""
 
+    sampling: str
+    """How tokens are chosen, as it is stored with each text: `greedy`, `beams=4`."""
+
     def supports(self, source: str, target: str) -> bool:
         """Whether the model was made for this direction."""
         ...
@@ -67,3 +101,42 @@ class Translator(Protocol):
     def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
         """One answer a text, in order."""
         ...
+
+
+class Engine(Protocol):
+    """An entry of a registry below: how a captioner or a translator is found and loaded.
+
+    Its module is imported wherever a recipe is read, so it imports model libraries only in `load`.
+    """
+
+    Config: type[NamedConfig]
+    """Its own keys of the recipe.  Keys that do not decide a text are marked `EXECUTION`."""
+
+    def check(self, config: Any, section: EngineConfig) -> Checkpoint:
+        """The model that the section names, and the revision stored with each text, without loading it.
+
+        config: of type `Config`.  A changed revision makes texts stale.  Raises UserError if there is no such model.
+        """
+        ...
+
+    def load(self, config: Any, section: Any, checkpoint: Checkpoint) -> Any:
+        """The `Captioner` or `Translator`.
+
+        section: `RecaptionConfig` or `TranslateConfig`.  Raises UserError if it cannot be loaded here, or cannot do
+        what the section asks for.
+        """
+        ...
+
+
+CAPTION_ENGINES: Registry[Engine] = Registry(
+    "recaption.engine",
+    {
+        "transformers": "curation.engines.transformers_caption:TransformersCaptioner",
+        "vllm": "curation.engines.vllm_caption:VllmCaptioner",
+        "openai": "curation.engines.openai_caption:OpenAICaptioner",
+    },
+)
+
+TRANSLATE_ENGINES: Registry[Engine] = Registry(
+    "translate.engine", {"transformers": "curation.engines.transformers_translate:TransformersTranslator"}
+)

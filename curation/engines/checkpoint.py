@@ -48,7 +48,7 @@ def resolve(model: str, revision: str | None) -> Checkpoint:
         content = f"sha256:{folder_digest(folder)}"
         if revision not in (None, content):
             raise UserError(
-                "the revision of a model in a folder is the digest of its content",
+                "the revision of a model in a folder must be the digest of its content",
                 value=f"revision {revision}, but {folder} is {content}",
                 fix="remove the revision, or restore the files",
             )
@@ -67,7 +67,7 @@ def local_folder(model: str) -> Path | None:
             return candidate.resolve()
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model):
         raise UserError(
-            "a model is a folder or a hub id (owner/name)",
+            "a model must be a folder or a hub id (owner/name)",
             value=model,
             fix=f"check the path; relative ones are looked up in {Path.cwd()} and {PROJECT_ROOT}",
         )

@@ -13,17 +13,24 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from pydantic import Field
 
 from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines.checkpoint import Checkpoint
 from curation.engines.guard import describe
-from pairmill.config import EXECUTION, Config
+from curation.engines.settings import EngineConfig
+from pairmill.config import EXECUTION
 from pairmill.errors import PairmillError, UserError
 from pairmill.faults import fault_point
+from pairmill.registry import NamedConfig
 from pairmill.retry_after import retry_after_s
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from curation.recaption import RecaptionConfig
 
 _MAX_ANSWER_BYTES = 4 << 20
 _MAX_BACKOFF_S = 30.0
@@ -31,8 +38,8 @@ _RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MAGIC = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"), (b"GIF8", "image/gif"))
 
 
-class OpenAIConfig(Config):
-    """`recaption.openai`: where the server is, and how patient to be with it."""
+class OpenAIConfig(NamedConfig):
+    """Where the server is, and how patient to be with it."""
 
     base_url: str = Field(
         default="http://127.0.0.1:8000/v1",
@@ -91,10 +98,25 @@ class _TryLater(Exception):
 
 
 class OpenAICaptioner:
-    """Sends each request as a chat of one image and one prompt, `concurrency` at a time.
+    """Any server with /v1/chat/completions: one chat of one image and one prompt a text, `concurrency` at a time.
+
+    The server has the model; `recaption.model` is what it is called there, and `recaption.revision` whatever tells its
+    versions apart.
 
     Raises UserError if the variable that should hold the key is not set.
     """
+
+    Config = OpenAIConfig
+
+    @classmethod
+    def check(cls, config: OpenAIConfig, section: EngineConfig) -> Checkpoint:
+        """The name, and what the recipe says of the revision: the server is not asked."""
+        return Checkpoint(source=section.named_model, commit=None, revision=section.revision or "served")
+
+    @classmethod
+    def load(cls, config: OpenAIConfig, section: RecaptionConfig, checkpoint: Checkpoint) -> OpenAICaptioner:
+        """A client of the server."""
+        return cls(checkpoint.source, config, temperature=section.temperature, top_p=section.top_p)
 
     def __init__(
         self,
@@ -114,7 +136,7 @@ class OpenAICaptioner:
             self._key = os.environ.get(config.api_key_env)
             if not self._key:
                 raise UserError(
-                    "recaption.openai.api_key_env names an environment variable that holds the key",
+                    "recaption.engine.api_key_env must name an environment variable that holds the key",
                     value=f"{config.api_key_env} is not set where the stage runs",
                     fix=f"export {config.api_key_env}=… on the workers (Ray: runtime_env env_vars), or remove it",
                 )
@@ -124,6 +146,8 @@ class OpenAICaptioner:
         return asyncio.run(self._caption_all(requests))
 
     async def _caption_all(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
+        import aiohttp
+
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         in_flight = asyncio.Semaphore(self._config.concurrency)
         async with aiohttp.ClientSession(

@@ -1,4 +1,4 @@
-"""What the configurations of all stages with an engine share."""
+"""The keys that all stages with an engine share, and those that engines in this process share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pydantic import Field, model_validator
 
 from curation.engines.checkpoint import DType
 from pairmill.config import EXECUTION, Placement
+from pairmill.errors import RecipeError
+from pairmill.registry import NamedConfig
 
 
 class EngineConfig(Placement):
-    """Which model, in which precision, on which share of the machine."""
+    """Which model, on which share of the machine."""
 
     enabled: bool | None = Field(default=None, description="run this stage; null: if it has a model")
     model: str | None = Field(
@@ -25,6 +27,33 @@ class EngineConfig(Placement):
         description="hub branch, tag or commit (default: what main is now); for a folder, the content digest that it "
         "must have (default: any)",
     )
+
+    @model_validator(mode="after")
+    def _enabled_means_model(self) -> EngineConfig:
+        if self.enabled and self.model is None:
+            raise ValueError("enabled: true needs a model; give one, or set enabled: false")
+        return self
+
+    @property
+    def named_model(self) -> str:
+        """The model.  Raises RecipeError if there is none, as where the stage is off."""
+        if self.model is None:
+            raise RecipeError("a stage with an engine must have a model", value="model: null", fix="set its model")
+        return self.model
+
+    @property
+    def active(self) -> bool:
+        """Whether the stage runs."""
+        return self.model is not None if self.enabled is None else self.enabled
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration; whether the stage is enabled shows by its being asked."""
+        return {name: value for name, value in super().identity().items() if name != "enabled"}
+
+
+class InProcessConfig(NamedConfig):
+    """The keys of an engine that runs torch in the stage's own actor."""
+
     batch_size: int = Field(
         default=32,
         ge=1,
@@ -38,18 +67,3 @@ class EngineConfig(Placement):
         description="torch device of the engine; auto: the GPU that Ray gave the actor, or else the CPU",
         json_schema_extra=EXECUTION,
     )
-
-    @model_validator(mode="after")
-    def _enabled_means_model(self) -> EngineConfig:
-        if self.enabled and self.model is None:
-            raise ValueError("enabled: true needs a model; give one, or set enabled: false")
-        return self
-
-    @property
-    def active(self) -> bool:
-        """Whether the stage runs."""
-        return self.model is not None if self.enabled is None else self.enabled
-
-    def identity(self) -> dict[str, Any]:
-        """As for every configuration; whether the stage is enabled shows by its being asked."""
-        return {name: value for name, value in super().identity().items() if name != "enabled"}

@@ -4,35 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
-
-import torch
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    VisionEncoderDecoderModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from typing import TYPE_CHECKING, Any
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype
-from curation.engines.decoding import Sampling, decode, prepare
+from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
 from curation.engines.guard import answer_batch, describe
+from curation.engines.settings import EngineConfig, InProcessConfig
 from pairmill.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from curation.recaption import RecaptionConfig
+
+
+class TransformersCaptionerConfig(InProcessConfig):
+    """How the checkpoint is run."""
 
 
 class TransformersCaptioner:
-    """A checkpoint in this process, on one device.
+    """Any image-text-to-text or vision-encoder-decoder checkpoint that transformers loads, in the stage's own actor.
 
     Which family a checkpoint belongs to is read from the model type in its configuration.  Prompts go through the
     processor's chat template if it has one, or else stand before the text to write, as in BLIP.  A
-    vision-encoder-decoder takes no prompt (`takes_prompts`): it can write one text an image.
+    vision-encoder-decoder takes no prompt: it can write one text an image.
 
     Raises UserError if the checkpoint cannot be loaded, or is of neither family.
     """
+
+    Config = TransformersCaptionerConfig
+
+    @classmethod
+    def check(cls, config: TransformersCaptionerConfig, section: EngineConfig) -> Checkpoint:
+        """The files that the section names."""
+        return resolve(section.named_model, section.revision)
+
+    @classmethod
+    def load(
+        cls, config: TransformersCaptionerConfig, section: RecaptionConfig, checkpoint: Checkpoint
+    ) -> TransformersCaptioner:
+        """The model on its device.  Raises UserError, too, for prompts that the model cannot be given."""
+        engine = cls(
+            checkpoint,
+            batch_size=config.batch_size,
+            dtype=config.dtype,
+            device=config.device,
+            temperature=section.temperature,
+            top_p=section.top_p,
+        )
+        texts = [prompt.text for prompt in section.resolved_prompts().values()]
+        if not engine.takes_prompts and texts != [""]:
+            raise UserError(
+                "a vision-encoder-decoder model takes no prompt: recaption.prompts must be one empty prompt",
+                value=f"{section.model}, recaption.prompts {sorted(section.prompts)}",
+                fix='set recaption.prompts to {short: ""}',
+            )
+        return engine
 
     def __init__(
         self,
@@ -44,6 +71,18 @@ class TransformersCaptioner:
         temperature: float = 0.0,
         top_p: float = 1.0,
     ) -> None:
+        from transformers import (
+            AutoConfig,
+            AutoImageProcessor,
+            AutoModelForImageTextToText,
+            AutoProcessor,
+            AutoTokenizer,
+            VisionEncoderDecoderModel,
+        )
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+        from curation.engines.decoding import prepare
+
         self.rows_per_call = batch_size
         self._batch_size = batch_size
         self._temperature = temperature
@@ -96,6 +135,8 @@ class TransformersCaptioner:
         return request.max_new_tokens, "" if self._has_template else request.prompt
 
     def _generate(self, requests: Sequence[CaptionRequest]) -> list[Generated]:
+        from curation.engines.decoding import Sampling, decode
+
         inputs = self._inputs(requests)
         sampling = None
         if self._temperature > 0:
@@ -138,6 +179,8 @@ class TransformersCaptioner:
         return f"{token}\n{prompt}"
 
     def _free_memory(self) -> None:
+        import torch
+
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -6,30 +6,67 @@ Shapes: B texts, L tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from pydantic import Field, field_validator
 
 from curation.engines import Failure, Generated
-from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype
-from curation.engines.decoding import decode, prepare
+from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
 from curation.engines.directions import MANY, language_tokens, marian_targets, pair_of_name
 from curation.engines.guard import answer_batch, describe
+from curation.engines.settings import EngineConfig, InProcessConfig
 from pairmill.errors import UserError
 from pairmill.languages import canonical
 
+if TYPE_CHECKING:
+    from curation.translate import TranslateConfig
+
+
+class TransformersTranslatorConfig(InProcessConfig):
+    """How the checkpoint is run, and what it does not say itself."""
+
+    num_beams: int = Field(default=1, ge=1, description="beams searched; 1 is greedy, about three times as fast as 4")
+    pair: tuple[str, str] | None = Field(
+        default=None, description="source and target of a Marian checkpoint that does not state them itself"
+    )
+
+    @field_validator("pair")
+    @classmethod
+    def _canonical_pair(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
+        return None if value is None else (canonical(value[0]), canonical(value[1]))
+
 
 class TransformersTranslator:
-    """A checkpoint in this process, on one device.
+    """A Marian, NLLB, M2M100 or mBART-50 checkpoint that transformers loads, in the stage's own actor.
 
     Which directions it has comes from the checkpoint: the languages in its vocabulary (NLLB, M2M100, mBART-50), its
-    `>>…<<` tokens (Marian with several targets), or the one pair its tokenizer or its name states (Marian).
-
-    pair: source and target of a Marian checkpoint that states neither.
+    `>>…<<` tokens (Marian with several targets), or the one pair its tokenizer or its name states (Marian); `pair` is
+    for a checkpoint that states neither.
 
     Raises UserError if the checkpoint cannot be loaded, or its directions are not known.
     """
+
+    Config = TransformersTranslatorConfig
+
+    @classmethod
+    def check(cls, config: TransformersTranslatorConfig, section: EngineConfig) -> Checkpoint:
+        """The files that the section names."""
+        return resolve(section.named_model, section.revision)
+
+    @classmethod
+    def load(
+        cls, config: TransformersTranslatorConfig, section: TranslateConfig, checkpoint: Checkpoint
+    ) -> TransformersTranslator:
+        """The model on its device."""
+        return cls(
+            checkpoint,
+            batch_size=config.batch_size,
+            max_new_tokens=section.max_new_tokens,
+            dtype=config.dtype,
+            device=config.device,
+            num_beams=config.num_beams,
+            pair=config.pair,
+        )
 
     def __init__(
         self,
@@ -42,6 +79,11 @@ class TransformersTranslator:
         num_beams: int = 1,
         pair: tuple[str, str] | None = None,
     ) -> None:
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        from curation.engines.decoding import prepare
+
+        self.sampling = "greedy" if num_beams == 1 else f"beams={num_beams}"
         self._batch_size = batch_size
         self._num_beams = num_beams
         self._device = pick_device(device)
@@ -65,10 +107,10 @@ class TransformersTranslator:
         self._pair = pair or self._stated_pair(checkpoint.source)
         if not self._tokens and self._pair is None:
             raise UserError(
-                "a translator says which languages it translates: in its vocabulary (NLLB, M2M100, mBART-50), as "
+                "a translator must say which languages it translates: in its vocabulary (NLLB, M2M100, mBART-50), as "
                 "source_lang and target_lang in tokenizer_config.json, or in its name (opus-mt-en-zh)",
                 value=checkpoint.source,
-                fix="set translate.pair, for example [en, zh]",
+                fix="set translate.engine.pair, for example [en, zh]",
             )
         # The checkpoint's number of positions: longer texts are refused, not cut off unseen.
         limits = (self._tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
@@ -115,6 +157,10 @@ class TransformersTranslator:
         return answers
 
     def _generate(self, token_ids: Sequence[Sequence[int]], forced_bos: int | None) -> list[Generated]:
+        import torch
+
+        from curation.engines.decoding import decode
+
         longest = max(len(ids) for ids in token_ids)
         padding = self._tokenizer.pad_token_id
         inputs_BL = torch.tensor([[*ids, *[padding] * (longest - len(ids))] for ids in token_ids])
@@ -142,5 +188,7 @@ class TransformersTranslator:
         return pair_of_name(name)
 
     def _free_memory(self) -> None:
+        import torch
+
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint
+from curation.engines.checkpoint import Checkpoint, DType, resolve
 from curation.engines.guard import answer_batch, describe
 from curation.engines.openai_caption import data_uri
+from curation.engines.settings import EngineConfig
+from pairmill.config import EXECUTION
 from pairmill.errors import UserError
+from pairmill.registry import NamedConfig
+
+if TYPE_CHECKING:
+    from curation.recaption import RecaptionConfig
 
 #: Not the user's to change: no code from a checkpoint, one image a request.
 _SAFE_ENGINE_ARGUMENTS: Mapping[str, Any] = {
@@ -18,17 +26,49 @@ _SAFE_ENGINE_ARGUMENTS: Mapping[str, Any] = {
 }
 
 
+class VllmConfig(NamedConfig):
+    """What vLLM is started with."""
+
+    dtype: DType = Field(default="auto", description="computing precision; auto: as vLLM chooses by the checkpoint")
+    arguments: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="vLLM's own engine arguments, such as max_model_len, tensor_parallel_size, quantization",
+    )
+    rows_per_call: int = Field(
+        default=256, ge=1, description="images that vLLM is given at a time", json_schema_extra=EXECUTION
+    )
+
+
 class VllmCaptioner:
-    """`vllm.LLM` in this process, on the GPUs of this actor; it batches by itself.
+    """`vllm.LLM` in this process, on the GPUs of this actor; it batches by itself.  Needs `pairmill[gpu]`.
 
     Raises UserError if vLLM is not installed, or the model cannot be loaded.
     """
+
+    Config = VllmConfig
+
+    @classmethod
+    def check(cls, config: VllmConfig, section: EngineConfig) -> Checkpoint:
+        """The files that the section names."""
+        return resolve(section.named_model, section.revision)
+
+    @classmethod
+    def load(cls, config: VllmConfig, section: RecaptionConfig, checkpoint: Checkpoint) -> VllmCaptioner:
+        """The model on this actor's GPUs."""
+        return cls(
+            checkpoint,
+            rows_per_call=config.rows_per_call,
+            dtype=config.dtype,
+            temperature=section.temperature,
+            top_p=section.top_p,
+            engine_arguments=config.arguments,
+        )
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         *,
-        batch_size: int,
+        rows_per_call: int = 256,
         dtype: str = "auto",
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -42,7 +82,7 @@ class VllmCaptioner:
                 value=describe(error),
                 fix='pip install "pairmill[gpu]" on a machine with a GPU, or set recaption.engine: transformers',
             ) from error
-        self.rows_per_call = max(256, batch_size)
+        self.rows_per_call = rows_per_call
         self._parameters: Callable[..., Any] = vllm.SamplingParams
         self._temperature = temperature
         self._top_p = top_p
@@ -54,7 +94,7 @@ class VllmCaptioner:
             raise UserError(
                 "recaption.model must load with vLLM",
                 value=f"{checkpoint.source}: {describe(error)}",
-                fix="check recaption.vllm (vLLM's engine arguments) and that the model fits the GPU",
+                fix="check recaption.engine.arguments (vLLM's own) and that the model fits the GPU",
             ) from error
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:

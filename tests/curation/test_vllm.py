@@ -56,7 +56,6 @@ def test_vllm_captions_through_its_chat(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "vllm", FakeVllm)
     captioner = VllmCaptioner(
         Checkpoint("owner/name", "c0ffee", "c0ffee"),
-        batch_size=4,
         engine_arguments={"max_model_len": 4096, "trust_remote_code": True},
     )
     answers = captioner.caption([request("cat"), request("bad"), request("dog", max_new_tokens=2)])
@@ -70,7 +69,7 @@ def test_vllm_captions_through_its_chat(monkeypatch: pytest.MonkeyPatch) -> None
 def test_vllm_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match=r"pairmill\[gpu\]"):
-        VllmCaptioner(Checkpoint("owner/name", None, ""), batch_size=1, engine_arguments={})
+        VllmCaptioner(Checkpoint("owner/name", None, ""), engine_arguments={})
 
 
 def test_vllm_arguments_cannot_turn_off_what_is_safe() -> None:

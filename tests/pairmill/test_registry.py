@@ -1,4 +1,7 @@
-from typing import Annotated
+import pickle
+import subprocess
+import sys
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
@@ -29,7 +32,7 @@ VOICES.add("whisper", Whisper)
 
 
 class SpeakConfig(Config):
-    voice: Annotated[NamedConfig, ChosenBy(VOICES)] = WhisperConfig(name="whisper")
+    voice: Annotated[NamedConfig, ChosenBy(VOICES, default="shout")] = WhisperConfig(name="whisper")
 
 
 def test_an_entry_is_imported_when_it_is_asked_for_and_a_name_is_given_once() -> None:
@@ -58,6 +61,7 @@ def test_an_import_path_is_a_name_too() -> None:
 def test_a_field_holds_the_configuration_of_the_entry_it_names() -> None:
     assert SpeakConfig.checked({}).voice == WhisperConfig(name="whisper")
     assert SpeakConfig.checked({"voice": "shout"}).voice == ShoutConfig(name="shout", loudness=3)
+    assert SpeakConfig.checked({"voice": {"loudness": 7}}).voice == ShoutConfig(name="shout", loudness=7)
     own = SpeakConfig.checked({"voice": {"name": f"{__name__}:Shout", "loudness": 7}})
     assert own.model_dump(mode="json") == {"voice": {"name": f"{__name__}:Shout", "loudness": 7}}
     assert SpeakConfig.checked(own.model_dump(mode="json")) == own
@@ -70,7 +74,7 @@ def test_a_field_holds_the_configuration_of_the_entry_it_names() -> None:
     [
         ({"name": "shout", "loudness": 0}, "speak.voice.loudness: Input should be greater than or equal to 1"),
         ({"name": "shout", "loud": 1}, r"speak\.voice\.loud is not a key of the recipe\n.*\n.*loudness"),
-        ({"loudness": 1}, "speak.voice must be a name, or a mapping with a key `name`"),
+        (3, "speak.voice must be a name, or a mapping with a key `name`"),
         ("sing", "speak.voice must be one of shout, whisper"),
     ],
 )
@@ -83,3 +87,49 @@ def test_the_schema_lists_every_entry() -> None:
     schema = SpeakConfig.model_json_schema()["properties"]["voice"]
     assert schema["anyOf"][0]["enum"] == ["shout", "whisper"]
     assert "loudness" in str(schema["anyOf"][1:]) + str(SpeakConfig.model_json_schema().get("$defs"))
+
+
+class Sing:
+    pass
+
+
+def test_a_mapping_without_a_name_and_an_entry_without_keys_are_refused() -> None:
+    with pytest.raises(RecipeError, match="or a mapping with a key `name`"):
+        ChosenBy(VOICES).parse({"loudness": 1})
+    with VOICES.extended("sing", Sing), pytest.raises(RecipeError, match="attribute Config"):
+        SpeakConfig.checked({"voice": "sing"})
+
+
+_ELSEWHERE = """
+import pickle, sys
+from pairmill.registry import Registry
+config = pickle.load(sys.stdin.buffer)
+print(Registry("speak.voice").get(config.name)().speak(config.loudness))
+"""
+
+
+def _hum() -> Any:
+    """A voice that no other process can import."""
+
+    class HumConfig(NamedConfig):
+        loudness: int = 1
+
+    class Hum:
+        Config = HumConfig
+
+        def speak(self, loudness: int) -> str:
+            return "m" * loudness
+
+    return Hum
+
+
+def test_an_entry_that_was_added_here_is_known_where_its_configuration_goes() -> None:
+    from ray import cloudpickle
+
+    with VOICES.extended("hum", _hum()):
+        pickled = cloudpickle.dumps(SpeakConfig.checked({"voice": {"name": "hum", "loudness": 3}}).voice)
+    found = subprocess.run([sys.executable, "-c", _ELSEWHERE], input=pickled, capture_output=True, check=True)
+    assert found.stdout == b"mmm\n"
+    with pytest.raises(RecipeError, match="must be one of shout, whisper"):
+        VOICES.get("hum")
+    assert pickle.loads(pickle.dumps(ShoutConfig(name="shout", loudness=2))) == ShoutConfig(name="shout", loudness=2)

@@ -185,7 +185,7 @@ def test_what_is_wrong_is_said_before_any_work(emoji: str, tmp_path: Path) -> No
 def test_what_one_worker_meets_reaches_the_person(emoji: str, tmp_path: Path) -> None:
     # Known only when something is evaluated: on the first worker, for which the second one waits.
     nobody = {"datasets": {"emoji": {"path": emoji, "languages": ["de"]}}}
-    with pytest.raises(RecipeError, match="has a row to evaluate on"):
+    with pytest.raises(RecipeError, match="must have a row to evaluate on"):
         train(recipe(emoji, tmp_path, evaluate=nobody), quiet=True)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pairmill.errors import IntegrityError
 from training.data.bundle import PADDING, STATUSES, VALID, Bundle, Reader
 from training.data.cursor import BundleSpec, Plan, lanes_of, local_rows, rank_bundles, single_pass
 from training.data.sample import Source
@@ -90,7 +91,8 @@ def assemble(
     def next_bundle(lane: int, dataset: int) -> Bundle:
         while not waiting.get((lane, dataset)):
             spec, bundle = next(stream)
-            assert len(bundle.status) == spec.rows, "a bundle arrives with the rows that its spec counts"
+            if len(bundle.status) != spec.rows:
+                raise IntegrityError(f"a bundle must have the rows of its spec: {len(bundle.status)}, not {spec.rows}")
             waiting.setdefault((spec.lane, spec.dataset), deque()).append(bundle)
         return waiting[lane, dataset].popleft()
 
@@ -126,7 +128,8 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) ->
         offsets = bundle.offsets[start * slots : (start + len(at)) * slots + 1]
         lengths[at] = np.diff(offsets).reshape(-1, slots)
     longest = int(lengths.max())
-    assert length is None or longest <= length, "the tokenizer truncates to the context length"
+    if length is not None and longest > length:
+        raise IntegrityError(f"a tokenizer must truncate to the context length: {longest} tokens, not {length}")
     tokens = np.full((size, slots, length or max(1, longest)), pad_id, np.int64)
     images = np.zeros((size, *first.images.shape[1:]), np.uint8)
     kind, language = np.full((size, slots), -1, np.int8), np.full((size, slots), -1, np.int16)

@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
 from training.data.config import Slot
 from training.data.cursor import BundleSpec
 from training.data.sample import Source, sample_id
-from training.data.texts import Text, choose_texts, kind_code, language_code, row_generator, row_texts, text_group
+from training.data.text_transforms import Text
+from training.data.texts import TextChooser, kind_code, language_code, row_generator, row_texts, text_group
 
 #: Why a row is not valid, by code: 0 is a valid row, the last is none at all but padding of the batch.
 STATUSES = ("valid", "missing_image", "corrupt_image", "no_text", "empty_text", "padding")
@@ -89,14 +91,19 @@ class Reader:
 
 
 def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
-    """The rows of a bundle, in their order.  Raises OSError if a file cannot be read."""
+    """The rows of a bundle, in their order.
+
+    Raises OSError if a file cannot be read, IntegrityError if it does not hold the rows that were counted.
+    """
     fault_point("train.read_bundle")
     source = reader.sources[spec.dataset]
     rows = pa.concat_tables([source.read(span.piece, span.start, span.stop) for span in spec.spans])
     order = spec.order()
-    assert len(rows) == spec.rows + spec.skip, (
-        f"{source.name}: {len(rows)} rows where {spec.rows + spec.skip} were counted"
-    )
+    if len(rows) != spec.rows + spec.skip:
+        raise IntegrityError(
+            f"{source.name} must hold the rows that were counted when the run began: {len(rows)} in place of "
+            f"{spec.rows + spec.skip}; restore its files, or begin another run"
+        )
     rows = rows.select(["uid", "texts", "group_id", "image"])
     uids, all_texts = rows["uid"].to_pylist(), rows["texts"].to_pylist()
     image_column = rows["image"]
@@ -105,11 +112,12 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     images = np.zeros((n, reader.transform.height, reader.transform.width, 3), np.uint8)
     status = np.zeros(n, np.int8)
     sample_ids = np.array([sample_id(uids[at]) for at in order], np.int64)
+    choose = TextChooser(reader.slots)
     chosen: list[list[Text | None]] = []
     for row, at in enumerate(order.tolist()):
         identity = int(sample_ids[row])
         texts = row_texts(all_texts[at])
-        picked = choose_texts(texts, reader.slots, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
+        picked = choose(texts, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
         if not any(picked):
             status[row] = EMPTY_TEXT if all_texts[at] and not texts else NO_TEXT
         else:
@@ -153,7 +161,8 @@ def _tokens(texts: Iterable[Text | None], tokenize: Tokenize) -> tuple[NDArray[n
     slots = list(texts)
     there = [text.text for text in slots if text is not None]
     made = [np.asarray(ids, np.int32) for ids in (tokenize(there) if there else [])]
-    assert len(made) == len(there), "a tokenizer answers each text"
+    if len(made) != len(there):
+        raise IntegrityError(f"a tokenizer must answer each text: {len(made)} answers to {len(there)}")
     lengths = np.zeros(len(slots), np.int64)
     lengths[[at for at, text in enumerate(slots) if text is not None]] = [len(ids) for ids in made]
     return np.concatenate([np.zeros(0, np.int32), *made]), np.concatenate([[0], np.cumsum(lengths)])
@@ -182,7 +191,8 @@ def from_table(table: pa.Table, height: int, width: int) -> Bundle:
     """The bundle that `to_table` made a table of, without copying its pixels.  height, width: pixels of an image."""
     column = {name: table[name].combine_chunks() for name in table.schema.names if name != "image"}
     # Combining would copy the pixels even of a single chunk.
-    assert table["image"].num_chunks == 1, "a bundle is one block"
+    if table["image"].num_chunks != 1:
+        raise IntegrityError(f"a bundle must be one block: {table['image'].num_chunks}")
     image = table["image"].chunk(0)
     row = height * width * 3
     pixels = np.frombuffer(image.buffers()[1], np.uint8)[image.offset * row : (image.offset + len(image)) * row]

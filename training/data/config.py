@@ -4,40 +4,48 @@ data:
   path: runs/demo                                  # one dataset …
   datasets: [{path: …, selection: strict, weight: 3}, {path: …, weight: 1}]     # … or several, mixed by weight
   texts: [{kind: alt, p: 0.2}, {kind: long, p: 0.8}]                            # one slot, sampled by kind
-  texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, sentences: true}]]   # three slots
+  texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, transforms: [sentences]}]]   # three slots
   slots: 8                                         # the last slot six times: six different sentences
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError, nearest
 from pairmill.layout import TEXT_KINDS
+from pairmill.registry import ChosenBy, NamedConfig
+from training.data.text_transforms import TEXT_TRANSFORMS
 
 ANY = "any"
 
 
 class TextSelector(Config):
-    """Some of a row's texts: those of one kind and language, or their sentences."""
+    """Some of a row's texts: those of one kind and language, as transforms make them."""
 
     kind: str = Field(ANY, description=f"{', '.join(TEXT_KINDS)}, or any")
     language: str = Field(
         ANY, description="language (ISO 639), or any; `zh` takes `zh-Hant` as well, `zh-Hant` traditional Chinese alone"
     )
     p: float = Field(1.0, gt=0, description="probability, normalised over the selectors that a row has texts for")
-    sentences: bool = Field(
-        False, description="split at newlines, `</s>` and sentence ends; each sentence is a text (DreamLIP)"
+    transforms: tuple[Annotated[NamedConfig, ChosenBy(TEXT_TRANSFORMS)], ...] = Field(
+        (),
+        description="what becomes of each text before one is drawn, one after the other; sentences: each sentence is a "
+        "text (DreamLIP); with keys of their own as {name: …, key: …}",
     )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `transforms` where there are none."""
+        return {name: value for name, value in super().identity().items() if name != "transforms" or value}
 
     @model_validator(mode="after")
     def _known_kind(self) -> TextSelector:
         if self.kind not in (*TEXT_KINDS, ANY):
             raise RecipeError(
-                "data.texts: kind is a kind of text that a row can hold",
+                "data.texts: kind must be a kind of text that a row can hold",
                 value=self.kind,
                 fix=f"perhaps you mean: {nearest(self.kind, (*TEXT_KINDS, ANY))}",
             )
@@ -72,7 +80,7 @@ class AugmentConfig(Config):
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if not 0 < low <= high or (name == "scale" and high > 1):
                 raise RecipeError(
-                    f"data.augment.{name} is a range of positive numbers{' up to 1' if name == 'scale' else ''}",
+                    f"data.augment.{name} must be a range of positive numbers{' up to 1' if name == 'scale' else ''}",
                     value=[low, high],
                     fix="give the smaller bound first, e.g. [0.9, 1.0]",
                 )
@@ -137,24 +145,24 @@ class DataConfig(Config):
     def _consistent(self) -> DataConfig:
         if (self.path is None) == (not self.datasets):
             raise RecipeError(
-                "data names its dataset by path, or several by datasets",
+                "data must name one dataset by path, or several by datasets",
                 value=f"path: {self.path}, datasets: {len(self.datasets)}",
                 fix="set data.path, or data.datasets, not both",
             )
         if self.selection is not None and self.datasets:
             raise RecipeError(
-                "data.selection belongs to data.path", value=self.selection, fix="set it within data.datasets"
+                "data.selection must come with data.path", value=self.selection, fix="set it within data.datasets"
             )
         flat = [isinstance(entry, TextSelector) for entry in self.texts]
         if any(flat) != all(flat) or not (all(flat) or all(self.texts)):
             raise RecipeError(
-                "data.texts is a list of selectors (one slot), or a list of non-empty lists of them (a slot each)",
+                "data.texts must be a list of selectors (one slot), or a list of non-empty lists of them (a slot each)",
                 value=self.model_dump(mode="json")["texts"],
                 fix="put each slot's selectors into a list of their own",
             )
         if self.slots is not None and self.slots < len(self._listed()):
             raise RecipeError(
-                "data.slots is at least the number of slots that data.texts lists",
+                "data.slots must be at least the number of slots that data.texts lists",
                 value=f"{self.slots} < {len(self._listed())}",
                 fix="leave data.slots out, or list fewer",
             )

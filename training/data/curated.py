@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from pairmill.config import digest
-from pairmill.errors import RecipeError, nearest
+from pairmill.errors import IntegrityError, RecipeError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts
 from pairmill.store import Entry, Store, shard_file
 from pairmill.uris import Found, filesystem_of
@@ -104,7 +104,10 @@ class SelectionSource:
         for name, there in self._tables.items():
             if there[piece]:
                 loaded = self._store.load(name, shard, ["uid", *self._reads[name]]).take(kept)
-                assert loaded["uid"].equals(rows["uid"]), f"{name} shard {shard} is not aligned with {self._selection}"
+                if not loaded["uid"].equals(rows["uid"]):
+                    raise IntegrityError(
+                        f"{name} must have the rows of {self._selection}, in their order: shard {shard} has others"
+                    )
                 for column in self._reads[name]:
                     rows = rows.append_column(column, loaded[column])
         sources = [name for name in ("caption", "language", "recaptions", "translations") if name in rows.schema.names]

@@ -26,7 +26,7 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
-from pairmill.errors import JobError, UserError
+from pairmill.errors import IntegrityError, JobError, PairmillError
 from training.data.batches import Batch, assemble, read_here
 from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig
@@ -175,7 +175,8 @@ class _Progress:
     def __next__(self) -> tuple[BundleSpec, Bundle]:
         self._awaited, self.at = next(self._specs), time.monotonic()
         found = next(self._stream)
-        assert found[0] == self._awaited, "bundles come in the planned order"
+        if found[0] != self._awaited:
+            raise IntegrityError(f"bundles must come in the planned order: {found[0]}, not {self._awaited}")
         self._awaited, self.at = None, time.monotonic()
         return found
 
@@ -225,7 +226,7 @@ def _cause(error: BaseException) -> BaseException:
     while seen is not None:
         # Ray wraps an error in one that is of the same class as well, and prints as a trace: the inner one is meant.
         inner = getattr(seen, "cause", None) or seen.__cause__
-        if isinstance(seen, UserError | JobError) and not isinstance(inner, UserError | JobError):
+        if isinstance(seen, PairmillError) and not isinstance(inner, PairmillError):
             return seen
         seen = inner
     return error

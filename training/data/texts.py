@@ -1,15 +1,14 @@
 """Which texts of a row fill its K slots in this epoch.
 
-A slot's selectors each find some of the row's texts; one selector is drawn by `p` among those that found any, then one
-of its texts, all alike.  Slots with equal selectors draw different texts while there are any left, then again from all
-(DreamLIP samples its sentences so: objectives #66).  The draw depends on (seed, row, epoch), not on who reads the row.
+A slot's selectors each find some of the row's texts, which their transforms may change, split or leave out; one
+selector is drawn by `p` among those that found any, then one of its texts, all alike.  Slots with equal selectors draw
+different texts while there are any left, then again from all (DreamLIP samples its sentences so: objectives #66).  The
+draw depends on (seed, row, epoch), not on who reads the row.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,19 +17,9 @@ from pairmill.languages import matches, primary
 from pairmill.layout import TEXT_KINDS
 from training.data.config import ANY, Slot, TextSelector
 from training.data.sample import hex_id
-
-#: DreamLIP splits at newlines, `</s>` and every full stop; ours leaves 3.5 and file names whole, and knows Chinese.
-_SENTENCE_END = re.compile(r"\n|</s>|[.!?]+(?=\s|$)|[。！？]+")
+from training.data.text_transforms import TEXT_TRANSFORMS, Text, TextTransform
 
 _LETTERS = 27  # `a`-`z` and nothing: three of them fit an int16
-
-
-class Text(NamedTuple):
-    """A text of a row.  language: as the dataset has it, or None."""
-
-    text: str
-    language: str | None
-    kind: str | None
 
 
 def row_generator(seed: int, sample_id: int, epoch: int, purpose: int) -> np.random.Generator:
@@ -55,36 +44,50 @@ def _word(value: object) -> str | None:
     return str(value) if value is not None else None
 
 
-def split_sentences(text: str) -> list[str]:
-    """The sentences of a caption, without their end marks."""
-    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+class TextChooser:
+    """K slots with their transforms."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        """Raises RecipeError if a transform cannot be imported in this process."""
+        self._slots = slots
+        # Equal slots share their texts, so that they can draw different ones.
+        self._first = [list(slots).index(slot) for slot in slots]
+        self._transforms = {
+            at: [[TEXT_TRANSFORMS.get(one.name)(one) for one in selector.transforms] for selector in slots[at]]
+            for at in set(self._first)
+        }
+
+    def __call__(self, texts: Sequence[Text], rng: np.random.Generator) -> list[Text | None]:
+        """One text for each slot, None where the row has none for it.
+
+        texts: of the row.  Draws two numbers a slot whatever the row holds, then what the transforms draw.
+        """
+        found: dict[int, list[list[Text]]] = {}
+        left: dict[int, list[list[Text]]] = {}
+        chosen: list[Text | None] = []
+        for at, (which, where) in zip(self._first, rng.random((len(self._slots), 2)).tolist(), strict=True):
+            slot = self._slots[at]
+            if at not in found:
+                found[at] = left[at] = [
+                    _select(texts, selector, transforms, rng)
+                    for selector, transforms in zip(slot, self._transforms[at], strict=True)
+                ]
+            if not any(left[at]):
+                left[at] = found[at]
+            pool = _draw(slot, left[at], which)
+            text = pool[int(where * len(pool))] if pool else None
+            left[at] = [[other for other in texts if other != text] for texts in left[at]]
+            chosen.append(text)
+        return chosen
 
 
-def choose_texts(texts: Sequence[Text], slots: Sequence[Slot], rng: np.random.Generator) -> list[Text | None]:
-    """One text for each slot, None where the row has none for it.
-
-    texts: of the row.  slots: K.  Draws two numbers a slot whatever the row holds.
-    """
-    found: dict[Slot, list[list[Text]]] = {}
-    left: dict[Slot, list[list[Text]]] = {}
-    chosen: list[Text | None] = []
-    for slot, (which, where) in zip(slots, rng.random((len(slots), 2)).tolist(), strict=True):
-        if slot not in found:
-            found[slot] = left[slot] = [_select(texts, selector) for selector in slot]
-        if not any(left[slot]):
-            left[slot] = found[slot]
-        pool = _draw(slot, left[slot], which)
-        text = pool[int(where * len(pool))] if pool else None
-        left[slot] = [[other for other in texts if other != text] for texts in left[slot]]
-        chosen.append(text)
-    return chosen
-
-
-def _select(texts: Sequence[Text], selector: TextSelector) -> list[Text]:
-    matching = [text for text in texts if _matches(text, selector)]
-    if not selector.sentences:
-        return matching
-    return [text._replace(text=sentence) for text in matching for sentence in split_sentences(text.text)]
+def _select(
+    texts: Sequence[Text], selector: TextSelector, transforms: Sequence[TextTransform], rng: np.random.Generator
+) -> list[Text]:
+    found = [text for text in texts if _matches(text, selector)]
+    for transform in transforms:
+        found = [made for text in found for made in transform(text, rng) if made.text.strip()]
+    return found
 
 
 def _matches(text: Text, selector: TextSelector) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from pairmill.config import EXECUTION, Config
+from pairmill.registry import ChosenBy, NamedConfig
+from training.evaluate.dataset_kinds import KINDS
+from training.evaluate.metrics import METRICS
+
+_KIND = ChosenBy(KINDS, default="retrieval")
 
 
 class EvaluateDatasetConfig(Config):
@@ -14,28 +19,15 @@ class EvaluateDatasetConfig(Config):
 
     path: str = Field(description="a curated run, a Parquet file or folder, or webdataset tars, as `data.path`")
     selection: str | None = Field(None, description="a selection of a curated run, as `data.selection`")
-    kind: Literal["retrieval", "zero_shot"] = Field(
-        "retrieval", description="retrieval: texts describe their image; zero_shot: a text of the row names its class"
+    kind: Annotated[NamedConfig, _KIND] = Field(
+        default_factory=lambda: _KIND.parse({}),
+        description="retrieval: texts describe their image; zero_shot: a text of the row names its class; with keys of "
+        "its own as {name: …, key: …}",
     )
     image_column: str | None = Field(None, description="image column of a foreign Parquet file, as `data.image_column`")
     text_column: str | None = Field(None, description="text column of a foreign Parquet file, as `data.text_column`")
     languages: tuple[str, ...] | None = Field(
         None, description="ISO codes of the texts (or class names) used; null: `evaluate.languages`"
-    )
-    kinds: tuple[str, ...] | None = Field(
-        None, description="kinds of text used for retrieval (alt, short, long, …); null: all"
-    )
-    class_names: str | None = Field(
-        None,
-        description="zero_shot: file of class names (JSON list, JSON {language: list}, or one a line), or `imagenet`",
-    )
-    templates: str | None = Field(
-        None,
-        description="zero_shot: file of prompt templates, same forms, `{c}` or `{}` is the class name; "
-        "null: OpenAI's 80 for en, ours for zh, the bare name otherwise",
-    )
-    label: Literal["name", "index"] = Field(
-        "name", description="zero_shot: a row's class is the text that is a class name, or a 0-based number"
     )
 
 
@@ -46,7 +38,11 @@ class EvaluateConfig(Config):
     every_steps: int | None = Field(
         None, ge=1, description="optimiser steps between evaluations during training; null: only at the end"
     )
-    recall_at: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1, description="k of retrieval recall@k")
+    metrics: tuple[Annotated[NamedConfig, ChosenBy(METRICS)], ...] | None = Field(
+        None,
+        description="what is measured, where a dataset has what it needs: recall, rank_variance, geometry, accuracy; "
+        "with keys of their own as {name: …, key: …}; null: all that are registered",
+    )
     languages: tuple[str, ...] | None = Field(None, description="ISO codes of the texts used; null: all there are")
     max_images: int | None = Field(None, ge=1, description="images of a dataset, its first ones; null: all")
     batch_size: int = Field(256, ge=1, description="images, or texts, encoded at a time", json_schema_extra=EXECUTION)

@@ -48,13 +48,15 @@ def templates_of(language: str, path: str | None = None) -> tuple[str, ...]:
     by_language = read_lists(path, "templates", language)
     if language not in by_language:
         raise RecipeError(
-            f"the templates file has templates for every language evaluated, here {language}",
+            f"the templates file must have templates for every language evaluated, here {language}",
             value=", ".join(by_language),
             fix=f"add {language} to {path}, or name the languages to evaluate in `languages`",
         )
     for template in by_language[language]:
         if "{c}" not in template and "{}" not in template:
-            raise RecipeError("a prompt template holds {c} or {}, the class name", value=template, fix=f"mend {path}")
+            raise RecipeError(
+                "a prompt template must hold {c} or {}, the class name", value=template, fix=f"fix {path}"
+            )
     return tuple(by_language[language])
 
 
@@ -78,7 +80,7 @@ def class_names_of(path: str, languages: Sequence[str] | None) -> dict[str, list
     missing = [language for language in languages or () if language not in found]
     if missing:
         raise RecipeError(
-            "class names exist in every language evaluated",
+            "class names must exist in every language evaluated",
             value=f"{', '.join(missing)} is not in {path}, which has {', '.join(found)}",
             fix="add the names, or name the languages to evaluate in `languages`",
         )
@@ -86,9 +88,9 @@ def class_names_of(path: str, languages: Sequence[str] | None) -> dict[str, list
     sizes = {language: len(names) for language, names in found.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise RecipeError(
-            "class names are one list a language, of the same classes in the same order",
+            "class names must be one list a language, of the same classes in the same order",
             value=", ".join(f"{language}: {size}" for language, size in sizes.items()) or "nothing",
-            fix=f"mend {path}",
+            fix=f"fix {path}",
         )
     return found
 
@@ -102,15 +104,15 @@ def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"`{key}` is a readable UTF-8 file", value=f"{path}: {error}", fix=forms) from error
+        raise RecipeError(f"`{key}` must be a readable UTF-8 file", value=f"{path}: {error}", fix=forms) from error
     if text.lstrip()[:1] not in ("[", "{") or not path.endswith(".json"):
         return {language: [line.strip() for line in text.splitlines() if line.strip()]}
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise RecipeError(f"`{key}` is valid JSON", value=f"{path}: {error}", fix=forms) from error
+        raise RecipeError(f"`{key}` must be valid JSON", value=f"{path}: {error}", fix=forms) from error
     lists = data if isinstance(data, dict) else {language: data}
     for names in lists.values():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise RecipeError(f"`{key}` holds lists of strings", value=str(names)[:80], fix=forms)
+            raise RecipeError(f"`{key}` must hold lists of strings", value=str(names)[:80], fix=forms)
     return lists

@@ -16,9 +16,6 @@ from rich.table import Table
 
 from pairmill.store import Store
 
-#: Task names of CLIP_benchmark by the dataset's kind.
-TASKS = {"retrieval": "zeroshot_retrieval", "zero_shot": "zeroshot_classification"}
-
 JSON_LINES = "results.jsonl"
 
 

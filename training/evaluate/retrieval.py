@@ -1,148 +1,57 @@
-"""Image-text retrieval both ways, with several texts an image and several images a text, by language and by kind.
-
-    texts (one row an occurrence: text, its image, language, kind)
-      → pool: the distinct texts and the images of a subset of the occurrences, with their positive pairs
-      → ranks of the best positive, both ways → recall@k, chance, and rank variance over languages and kinds
-
-Metric names are CLIP_benchmark's: `image_retrieval_recall@k` asks with a text for its images, `text_retrieval_recall@k`
-asks with an image for its texts; a hit is any positive in the top k (Karpathy & Fei-Fei 2015, and CLIP).  A prefix
-names the subset: `language_zh/…`, `kind_long/…` (long-text retrieval).  A subset is measured as a dataset of its own:
-only its texts, and only the images that have one.
-
-One text that describes several images (the same string in the same language) is one key with several positives, not
-several keys of which all but one count as wrong: a model cannot tell equal strings apart.
-"""
+"""Image-text retrieval: an image's own texts among all texts, and a text's own images among all images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from training.evaluate.rank_variance import mean_rank_variance
-from training.evaluate.ranks import positive_ranks, positives_of
+from pairmill.registry import NamedConfig
+from training.evaluate.dataset_kinds import DatasetKind, Embedded
+from training.evaluate.rows import chosen_texts, read_rows
 
-
-class Pool(NamedTuple):
-    """Some images, some distinct texts, and which belong together.
-
-    image_I, text_U: int64, rows of the embedding matrices.  image_P, text_P: int64, positive pairs as positions in
-    `image_I` and `text_U`.
-    """
-
-    image_I: Tensor
-    text_U: Tensor
-    image_P: Tensor
-    text_P: Tensor
+if TYPE_CHECKING:
+    from training.evaluate.encoder import Encoder
 
 
-def retrieval_metrics(
-    image_ND: Tensor,
-    text_MD: Tensor,
-    text_to_image_M: Tensor,
-    language_M: Sequence[str],
-    kind_M: Sequence[str],
-    ks: Sequence[int] = (1, 5, 10),
-    *,
-    key_M: Tensor | None = None,
-) -> dict[str, float]:
-    """Recall@k of all texts, of each language and of each kind (where there are several), and MRV over them.
+class RetrievalConfig(NamedConfig):
+    """Which texts take part."""
 
-    image_ND, text_MD: float32, unit rows, one device.  Row m of `text_MD` is a text of image `text_to_image_M[m]`
-    (int64) in `language_M[m]` and of kind `kind_M[m]`.  key_M (int64): equal keys are equal texts (see above); the
-    first one's embedding stands for all.  Without it every row is a text of its own.
-
-    `image_retrieval_chance@1`, `text_retrieval_chance@1`: expected recall@1 of a random order (`chance_recall`).
-    `mrv_language/…`, `mrv_kind/…`: `rank_variance`, over the images that have a text in every language (kind), each
-    language ranked among its own texts; `text_retrieval_*`, `image_retrieval_*`, their mean, and `instances`.
-    """
-    assert len(text_MD) == len(text_to_image_M) == len(language_M) == len(kind_M)
-    device = image_ND.device
-    image_M = text_to_image_M.to(device)
-    key_M = torch.arange(len(text_MD), device=device) if key_M is None else key_M.to(device)
-    metrics = _recalls(image_ND, text_MD, pool_of(torch.ones_like(image_M, dtype=torch.bool), image_M, key_M), ks)
-    for facet, values in (("language", language_M), ("kind", kind_M)):
-        array_M = np.asarray(values)
-        masks = {value: torch.from_numpy(array_M == value).to(device) for value in sorted(set(values))}
-        if len(masks) < 2:
-            continue
-        for value, mask_M in masks.items():
-            found = _recalls(image_ND, text_MD, pool_of(mask_M, image_M, key_M), ks)
-            metrics |= {f"{facet}_{value}/{name}": number for name, number in found.items()}
-        variance = _rank_variance(image_ND, text_MD, masks, image_M, key_M)
-        metrics |= {f"mrv_{facet}/{name}": number for name, number in variance.items()}
-    return metrics
-
-
-def pool_of(mask_M: Tensor, image_M: Tensor, key_M: Tensor) -> Pool:
-    """The pool of the text occurrences where `mask_M` is true."""
-    row_S = mask_M.nonzero()[:, 0]
-    image_I, image_P = torch.unique(image_M[row_S], return_inverse=True)
-    keys, text_P = torch.unique(key_M[row_S], return_inverse=True)
-    text_U = torch.full((len(keys),), len(key_M), device=key_M.device)
-    text_U.scatter_reduce_(0, text_P, row_S, "amin")
-    return Pool(image_I, text_U, image_P, text_P)
-
-
-def chance_recall(positives_N: Tensor, keys: int, k: int) -> float:
-    """Expected recall@k of a random order of `keys`: the mean over queries of 1 - C(M - P, k) / C(M, k).
-
-    positives_N: int64, positives P of each query.  For one positive each it is k / M.
-    """
-    if k >= keys:
-        return float((positives_N > 0).double().mean())
-    left_N = (keys - positives_N).double()
-    missed_N = torch.ones_like(left_N)
-    for drawn in range(k):
-        missed_N *= ((left_N - drawn) / (keys - drawn)).clamp(min=0)
-    return float(1 - missed_N.mean())
-
-
-def _recalls(image_ND: Tensor, text_MD: Tensor, pool: Pool, ks: Sequence[int]) -> dict[str, float]:
-    image_ID, text_UD = image_ND[pool.image_I], text_MD[pool.text_U]
-    metrics: dict[str, float] = {}
-    for name, queries, keys, query_P, key_P in (
-        ("text_retrieval", image_ID, text_UD, pool.image_P, pool.text_P),
-        ("image_retrieval", text_UD, image_ID, pool.text_P, pool.image_P),
-    ):
-        positives = positives_of(query_P, key_P, len(queries), len(keys))
-        best_N = positive_ranks(queries, keys, positives).best_N
-        metrics |= {f"{name}_recall@{k}": float((best_N <= k).double().mean()) for k in ks}
-        metrics[f"{name}_chance@1"] = chance_recall(positives.counts, len(keys), 1)
-    return metrics
-
-
-def _rank_variance(
-    image_ND: Tensor, text_MD: Tensor, masks: Mapping[str, Tensor], image_M: Tensor, key_M: Tensor
-) -> dict[str, float]:
-    """MRV both ways and its mean; {"instances": 0} if no image has a text of every value.
-
-    An image with several texts of one value has the rank of its best one, as in recall.
-    """
-    complete_N = torch.ones(len(image_ND), dtype=torch.bool, device=image_ND.device)
-    for mask_M in masks.values():
-        complete_N &= torch.bincount(image_M[mask_M], minlength=len(image_ND)) > 0
-    instances = int(complete_N.sum())
-    if not instances:
-        return {"instances": 0.0}
-    text_ranks, image_ranks = [], []
-    for mask_M in masks.values():
-        pool = pool_of(mask_M & complete_N[image_M], image_M, key_M)
-        image_ID, text_UD = image_ND[pool.image_I], text_MD[pool.text_U]
-        to_text = positives_of(pool.image_P, pool.text_P, instances, len(text_UD))
-        text_ranks.append(positive_ranks(image_ID, text_UD, to_text).best_N)
-        to_image = positives_of(pool.text_P, pool.image_P, len(text_UD), instances)
-        of_text_U = positive_ranks(text_UD, image_ID, to_image).best_N
-        of_image_I = torch.full_like(text_ranks[-1], instances + 1)
-        image_ranks.append(of_image_I.scatter_reduce(0, pool.image_P, of_text_U[pool.text_P], "amin"))
-    by_text = mean_rank_variance(torch.stack(text_ranks, 1))
-    by_image = mean_rank_variance(torch.stack(image_ranks, 1))
-    return (
-        {f"text_retrieval_{name}": number for name, number in by_text.items()}
-        | {f"image_retrieval_{name}": number for name, number in by_image.items()}
-        | {name: (by_text[name] + by_image[name]) / 2 for name in by_text}
-        | {"instances": float(instances)}
+    text_kinds: tuple[str, ...] | None = Field(
+        None, description="kinds of text used (alt, short, long, …); null: all there are"
     )
+
+
+class Retrieval(DatasetKind):
+    """Texts describe their image: retrieval both ways, one record a dataset."""
+
+    Config = RetrievalConfig
+    task = "zeroshot_retrieval"
+    gives = ("image_ND", "text_UD", "image_P", "text_P", "language_P", "kind_P")
+    config: RetrievalConfig
+
+    def __call__(self, encoder: Encoder) -> Iterator[Embedded]:
+        """One, of all texts that were chosen."""
+        import torch
+
+        rows = encoder.rows(
+            read_rows(self.dataset),
+            lambda texts: chosen_texts(texts, self.languages, self.config.text_kinds) or None,
+            reason="no_text",
+            max_images=self.evaluate.max_images,
+        )
+        self.refuse_empty(rows, "give it texts of these languages and kinds, or change `languages` or `text_kinds`")
+        occurrences = [(image, text) for image, texts in enumerate(rows.chosen) for text in texts]
+        row_of: dict[tuple[str, str], int] = {}
+        text_P = torch.tensor([row_of.setdefault((t.text, t.language), len(row_of)) for _, t in occurrences])
+        languages = [text.language for _, text in occurrences]
+        features = {
+            "image_ND": rows.image_ND,
+            "text_UD": encoder.texts([text for text, _ in row_of]),
+            "image_P": torch.tensor([image for image, _ in occurrences]).to(encoder.device),
+            "text_P": text_P.to(encoder.device),
+            "language_P": languages,
+            "kind_P": [text.kind for _, text in occurrences],
+        }
+        yield Embedded(",".join(sorted(set(languages))), len(rows.chosen), len(row_of), features, rows.skipped)

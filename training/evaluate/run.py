@@ -4,38 +4,24 @@
     texts or class prompts → text embeddings
     → metrics → records
 
-Retrieval makes one record a dataset, zero-shot classification one a dataset and language.
+What the rows of a dataset mean, and how many records it makes, is its kind's; what is measured is the metrics'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from pairmill.errors import InputError, RecipeError
-from training.evaluate.config import EvaluateConfig, EvaluateDatasetConfig
+from pairmill.errors import RecipeError
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.datasets import datasets_of, metrics_of
 from training.evaluate.embed import evaluating
-from training.evaluate.encoder import Encoder, Rows, Tokenizer, Transform
-from training.evaluate.geometry import geometry_metrics
-from training.evaluate.prompts import class_names_of, templates_of
-from training.evaluate.results import TASKS, Record
-from training.evaluate.retrieval import retrieval_metrics
-from training.evaluate.rows import chosen_texts, open_dataset, read_rows
-from training.evaluate.zero_shot import Labels, classifier_weights, zero_shot_metrics
-
-
-def check_datasets(config: EvaluateConfig) -> None:
-    """Open every dataset of the recipe, and read its class names and templates, without a model.
-
-    Raises RecipeError as `evaluate` would.
-    """
-    for name, dataset in config.datasets.items():
-        open_dataset(dataset)
-        if dataset.kind != "retrieval":
-            _class_prompts(name, dataset, config)
+from training.evaluate.encoder import Encoder, Tokenizer, Transform
+from training.evaluate.metrics import Metric
+from training.evaluate.results import Record
 
 
 def evaluate(
@@ -59,104 +45,42 @@ def evaluate(
     encoder = Encoder(
         model, tokenize, transform, torch.device(device), autocast, config.batch_size, config.decode_threads
     )
+    metrics = metrics_of(config)
     records: list[Record] = []
     with evaluating(model):
-        for dataset_name, dataset in config.datasets.items():
-            measure = _retrieval if dataset.kind == "retrieval" else _zero_shot
-            for language, images, texts, metrics, skipped in measure(encoder, dataset_name, dataset, config):
+        for dataset_name, kind in datasets_of(config).items():
+            for embedded in kind(encoder):
                 records.append(
                     Record(
                         dataset=dataset_name,
                         model=name,
                         pretrained=pretrained,
-                        task=TASKS[dataset.kind],
-                        metrics=metrics,
-                        language=language,
-                        images=images,
-                        texts=texts,
-                        skipped=skipped,
+                        task=kind.task,
+                        metrics=measured(metrics, embedded.features),
+                        language=embedded.language,
+                        images=embedded.images,
+                        texts=embedded.texts,
+                        skipped=embedded.skipped,
                     )
                 )
     return records
 
 
-class Measured(NamedTuple):
-    """A record but for the names."""
+def measured(metrics: Mapping[str, Metric], features: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of all metrics that find the features they need, in the metrics' order.
 
-    language: str
-    images: int
-    texts: int
-    metrics: dict[str, float]
-    skipped: dict[str, int]
-
-
-def _retrieval(
-    encoder: Encoder, name: str, dataset: EvaluateDatasetConfig, config: EvaluateConfig
-) -> Iterator[Measured]:
-    languages = dataset.languages or config.languages
-    rows = encoder.rows(
-        read_rows(dataset),
-        lambda texts: chosen_texts(texts, languages, dataset.kinds) or None,
-        reason="no_text",
-        max_images=config.max_images,
-    )
-    _refuse_empty(name, rows, "give it texts of these languages and kinds, or change `languages` or `kinds`")
-    occurrences = [(image, text) for image, texts in enumerate(rows.chosen) for text in texts]
-    key_of: dict[tuple[str, str], int] = {}
-    key_M = torch.tensor([key_of.setdefault((t.text, t.language), len(key_of)) for _, t in occurrences])
-    text_UD = encoder.texts([text for text, _ in key_of])
-    image_M = torch.tensor([image for image, _ in occurrences])
-    language_M = [text.language for _, text in occurrences]
-    key_M, image_M = key_M.to(encoder.device), image_M.to(encoder.device)
-    metrics = retrieval_metrics(
-        rows.image_ND,
-        text_UD[key_M],
-        image_M,
-        language_M,
-        [text.kind for _, text in occurrences],
-        config.recall_at,
-        key_M=key_M,
-    )
-    geometry = geometry_metrics(rows.image_ND, text_UD, image_M, key_M)
-    metrics |= {f"geometry/{key}": number for key, number in geometry.items()}
-    yield Measured(",".join(sorted(set(language_M))), len(rows.chosen), len(key_of), metrics, rows.skipped)
-
-
-def _zero_shot(
-    encoder: Encoder, name: str, dataset: EvaluateDatasetConfig, config: EvaluateConfig
-) -> Iterator[Measured]:
-    class_names, templates = _class_prompts(name, dataset, config)
-    labels = Labels(class_names, dataset.label)
-    rows = encoder.rows(
-        read_rows(dataset),
-        lambda texts: labels([text.text for text in texts]),
-        reason="no_label",
-        max_images=config.max_images,
-    )
-    _refuse_empty(name, rows, "check `class_names` and `label` against the texts of its rows")
-    label_N = torch.tensor(rows.chosen, device=encoder.device)
-    for language, names in class_names.items():
-        weights_CD = classifier_weights(encoder.texts, names, templates[language], encoder.batch_size)
-        metrics = zero_shot_metrics(rows.image_ND, weights_CD, label_N)
-        prompts = len(names) * len(templates[language])
-        yield Measured(language, len(rows.chosen), prompts, metrics, rows.skipped)
-
-
-def _class_prompts(
-    name: str, dataset: EvaluateDatasetConfig, config: EvaluateConfig
-) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]]]:
-    """Names of the classes, and templates, by language."""
-    if dataset.class_names is None:
-        raise RecipeError(
-            "zero-shot evaluation needs class names",
-            value=f"evaluate.datasets.{name}.class_names = null",
-            fix="name a file of class names, or `imagenet`",
-        )
-    class_names = class_names_of(dataset.class_names, dataset.languages or config.languages)
-    return class_names, {language: templates_of(language, dataset.templates) for language in class_names}
-
-
-def _refuse_empty(name: str, rows: Rows, fix: str) -> None:
-    if not rows.chosen:
-        counts = ", ".join(f"{reason}: {count}" for reason, count in rows.skipped.items())
-        raise InputError(f"evaluate.datasets.{name} has a row to evaluate on", value=counts, fix=fix)
+    Raises RecipeError if two metrics give numbers of the same name.
+    """
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        if not features.keys() >= set(metric.needs):
+            continue
+        numbers = metric(**{need: features[need] for need in metric.needs})
+        if twice := found.keys() & numbers.keys():
+            raise RecipeError(
+                "metrics must give numbers of different names",
+                value=f"{name} gives {min(twice)}, as another metric does",
+                fix="rename it, for example with a prefix of its own, or leave one out of evaluate.metrics",
+            )
+        found |= {key: float(number) for key, number in numbers.items()}
+    return found

@@ -1,22 +1,86 @@
 """Zero-shot classification: an image has the class whose averaged prompt embedding is nearest (Radford et al. 2021).
 
     class names × templates → prompts → unit embeddings → mean → unit classifier row a class
-    image embeddings × classifier → rank of the true class → acc1, acc5, mean per-class recall
+    image embeddings × classifier → metrics, of each language
 
 Shapes: N images, C classes, T templates, D embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from pydantic import Field
 
 from pairmill.errors import RecipeError
-from training.evaluate.prompts import fill
-from training.evaluate.ranks import positive_ranks, positives_of
+from pairmill.registry import NamedConfig
+from training.evaluate.dataset_kinds import DatasetKind, Embedded
+from training.evaluate.prompts import class_names_of, fill, templates_of
+from training.evaluate.rows import read_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.evaluate.encoder import Encoder
+
+
+class ZeroShotConfig(NamedConfig):
+    """Names of the classes, and the prompts made of them."""
+
+    class_names: str = Field(
+        description="file of class names (JSON list, JSON {language: list}, or one a line), or `imagenet`"
+    )
+    templates: str | None = Field(
+        None,
+        description="file of prompt templates, same forms, `{c}` or `{}` is the class name; "
+        "null: OpenAI's 80 for en, ours for zh, the bare name otherwise",
+    )
+    label: Literal["name", "index"] = Field(
+        "name", description="a row's class is the text that is a class name, or a 0-based number"
+    )
+
+
+class ZeroShot(DatasetKind):
+    """A text of a row names its class: zero-shot classification, one record a language of the class names.
+
+    An image's features are compared with a classifier made of prompts (Radford et al. 2021).
+    """
+
+    Config = ZeroShotConfig
+    task = "zeroshot_classification"
+    gives = ("image_ND", "class_CD", "label_N")
+    config: ZeroShotConfig
+
+    def check(self) -> None:
+        """Raises RecipeError if the files of names and templates are wrong, or names are no labels."""
+        class_names, _ = self._prompts()
+        Labels(class_names, self.config.label)
+
+    def __call__(self, encoder: Encoder) -> Iterator[Embedded]:
+        """One for each language."""
+        import torch
+
+        class_names, templates = self._prompts()
+        labels = Labels(class_names, self.config.label)
+        rows = encoder.rows(
+            read_rows(self.dataset),
+            lambda texts: labels([text.text for text in texts]),
+            reason="no_label",
+            max_images=self.evaluate.max_images,
+        )
+        self.refuse_empty(rows, "check `class_names` and `label` against the texts of its rows")
+        label_N = torch.tensor(rows.chosen, device=encoder.device)
+        for language, names in class_names.items():
+            class_CD = classifier_weights(encoder.texts, names, templates[language], encoder.batch_size)
+            features = {"image_ND": rows.image_ND, "class_CD": class_CD, "label_N": label_N}
+            prompts = len(names) * len(templates[language])
+            yield Embedded(language, len(rows.chosen), prompts, features, rows.skipped)
+
+    def _prompts(self) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]]]:
+        """Names of the classes, and templates, by language."""
+        class_names = class_names_of(self.config.class_names, self.languages)
+        return class_names, {language: templates_of(language, self.config.templates) for language in class_names}
 
 
 def classifier_weights(
@@ -27,6 +91,9 @@ def classifier_weights(
     embed: texts to unit embeddings float32 [n, D].  About `batch_size` prompts are embedded at a time, whole classes
     together, so memory does not grow with C·T.  The recipe of OpenAI's CLIP notebook, in open_clip as well.
     """
+    import torch
+    from torch.nn.functional import normalize
+
     classes = max(1, batch_size // len(templates))
     weights = []
     for first in range(0, len(class_names), classes):
@@ -34,27 +101,6 @@ def classifier_weights(
         prompts_D = embed([fill(template, name) for name in names for template in templates])
         weights.append(normalize(prompts_D.view(len(names), len(templates), -1).mean(1), dim=-1))
     return torch.cat(weights)
-
-
-def zero_shot_metrics(image_ND: Tensor, weights_CD: Tensor, label_N: Tensor) -> dict[str, float]:
-    """Fractions, by CLIP_benchmark's names; label_N is int64, the class of each image.
-
-    acc1, acc5: the true class is the nearest, among the five nearest (acc5 only with five classes or more).  Ties count
-    as wrong (`ranks`).  mean_per_class_recall: acc1 of each class that has images, averaged over those classes.
-    chance: 1 / C, the expected acc1 of a random guess.
-    """
-    classes = len(weights_CD)
-    row_N = torch.arange(len(label_N), device=label_N.device)
-    rank_N = positive_ranks(image_ND, weights_CD, positives_of(row_N, label_N, len(label_N), classes)).best_N
-    right_N = (rank_N <= 1).double()
-    images_C = torch.bincount(label_N, minlength=classes)
-    recall_C = torch.bincount(label_N, weights=right_N, minlength=classes) / images_C
-    metrics = {"acc1": float(right_N.mean())}
-    if classes >= 5:
-        metrics["acc5"] = float((rank_N <= 5).double().mean())
-    metrics["mean_per_class_recall"] = float(recall_C[images_C > 0].mean())
-    metrics["chance"] = 1 / classes
-    return metrics
 
 
 class Labels:
@@ -75,7 +121,7 @@ class Labels:
                 other = self._of.setdefault(_folded(name), label)
                 if other != label:
                     raise RecipeError(
-                        "class names differ from each other where a row's class is given by name",
+                        "class names must differ from each other where a row's class is given by name",
                         value=f"{name!r} is class {other} and class {label}",
                         fix="rename one, or give classes by number with `label: index`",
                     )

@@ -14,9 +14,10 @@ def test_a_flat_list_is_one_slot() -> None:
 
 
 def test_nested_lists_are_slots_and_the_last_is_repeated() -> None:
-    texts = [[{"kind": "alt", "language": "en"}], [{"language": "zh"}], [{"kind": "long", "sentences": True}]]
+    texts = [[{"kind": "alt", "language": "en"}], [{"language": "zh"}], [{"kind": "long", "transforms": ["sentences"]}]]
     slots = DataConfig.model_validate({"path": "x", "texts": texts, "slots": 5}).text_slots()
-    assert [slot[0].sentences for slot in slots] == [False, False, True, True, True] and slots[2] == slots[4]
+    names = [[transform.name for transform in slot[0].transforms] for slot in slots]
+    assert names == [[], [], *[["sentences"]] * 3] and slots[2] == slots[4]
 
 
 def test_path_is_short_for_one_dataset() -> None:
@@ -26,6 +27,7 @@ def test_path_is_short_for_one_dataset() -> None:
 
 def test_how_it_is_read_is_no_part_of_what_is_read() -> None:
     few, many = DataConfig(path="x", look_ahead=2), DataConfig(path="x", look_ahead=9, timeout_s=1)
+    assert few.identity()["texts"] == [{"kind": "any", "language": "any", "p": 1.0}]
     assert few.identity() == many.identity() != DataConfig(path="x", bundle_rows=7).identity()
 
 

@@ -8,17 +8,9 @@ from hypothesis import strategies as st
 
 from pairmill.languages import canonical
 from training.data.config import Slot, TextSelector
-from training.data.texts import (
-    Text,
-    choose_texts,
-    kind_code,
-    language_code,
-    language_of,
-    row_generator,
-    row_texts,
-    split_sentences,
-    text_group,
-)
+from training.data.sentences import split_sentences
+from training.data.text_transforms import Text
+from training.data.texts import TextChooser, kind_code, language_code, language_of, row_generator, row_texts, text_group
 
 ALT = Text("a dog", "en", "alt")
 SHORT = Text("A dog runs", "en", "short")
@@ -28,7 +20,8 @@ ROW = [ALT, SHORT, LONG, CHINESE]
 
 
 def draws(texts: list[Text], slot: Slot, n: int = 4000) -> Counter[str | None]:
-    chosen = (choose_texts(texts, [slot], row_generator(0, row, 0, 0))[0] for row in range(n))
+    choose = TextChooser([slot])
+    chosen = (choose(texts, row_generator(0, row, 0, 0))[0] for row in range(n))
     return Counter(text.text if text else None for text in chosen)
 
 
@@ -52,12 +45,12 @@ def test_without_kinds_all_texts_are_alike() -> None:
 
 def test_fixed_slots_by_kind_and_language_stay_in_place() -> None:
     slots = [(TextSelector(kind="alt", language="en"),), (TextSelector(language="zh"),), (TextSelector(language="fr"),)]
-    assert choose_texts(ROW, slots, np.random.default_rng(0)) == [ALT, CHINESE, None]
+    assert TextChooser(slots)(ROW, np.random.default_rng(0)) == [ALT, CHINESE, None]
 
 
 def test_equal_slots_draw_different_sentences_and_begin_again_when_there_are_no_more() -> None:
-    slot = (TextSelector(kind="long", sentences=True),)
-    chosen = choose_texts([LONG], [slot] * 6, np.random.default_rng(0))
+    slot = (TextSelector(kind="long", transforms=("sentences",)),)
+    chosen = TextChooser([slot] * 6)([LONG], np.random.default_rng(0))
     texts = [text.text for text in chosen if text]
     sentences = {"A dog runs", "It is 3.5 years old", "The sky is blue", "Grass"}
     assert set(texts[:4]) == sentences and set(texts[4:]) <= sentences and len(set(texts[4:])) == 2

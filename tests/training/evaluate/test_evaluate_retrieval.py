@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pairmill.errors import IntegrityError
 from training.evaluate.rank_variance import mean_rank_variance
-from training.evaluate.retrieval import chance_recall, retrieval_metrics
+from training.evaluate.recall import chance_recall, rank_variance_metrics, recall_metrics
 
 
 def unit(rows: int, dimension: int, seed: int) -> torch.Tensor:
@@ -27,7 +28,7 @@ def naive_recalls(image: np.ndarray, text: np.ndarray, text_to_image: list[int],
 def test_recall_both_ways_equals_a_naive_one_with_several_texts_an_image() -> None:
     image, text = unit(40, 8, 0), unit(150, 8, 1)
     owner = torch.tensor([*range(40), *np.random.default_rng(2).integers(0, 40, 110).tolist()])
-    metrics = retrieval_metrics(image, text, owner, ["en"] * 150, ["alt"] * 150, (1, 5, 10))
+    metrics = recall_metrics(image, text, owner, ["en"] * 150, ["alt"] * 150, (1, 5, 10))
     for k in (1, 5, 10):
         from_text, from_image = naive_recalls(image.numpy(), text.numpy(), owner.tolist(), k)
         assert metrics[f"image_retrieval_recall@{k}"] == pytest.approx(from_text)
@@ -40,9 +41,9 @@ def test_equal_texts_of_two_images_are_one_key_with_two_positives() -> None:
     image = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [1.0, -0.1], [0.0, 1.0]]), dim=1)
     text = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     labels = (torch.tensor([0, 1, 2]), ["en"] * 3, ["alt"] * 3, (1,))
-    shared = retrieval_metrics(image, text, *labels, key_M=torch.tensor([7, 7, 9]))
+    shared = recall_metrics(image, text, *labels, key_M=torch.tensor([7, 7, 9]))
     assert shared["text_retrieval_recall@1"] == shared["image_retrieval_recall@1"] == 1
-    apart = retrieval_metrics(image, text, *labels)
+    apart = recall_metrics(image, text, *labels)
     assert apart["text_retrieval_recall@1"] == pytest.approx(1 / 3)  # equal strings tie, and a tie is a miss
     # of two keys, each a positive of one or two of three images
     assert shared["text_retrieval_chance@1"] == pytest.approx(1 / 2)
@@ -55,10 +56,10 @@ def test_a_language_or_kind_is_measured_as_a_dataset_of_its_own(facet: str, valu
     image, text = unit(20, 6, 3), unit(50, 6, 4)
     owner = torch.from_numpy(rng.integers(0, 20, 50))
     language, kind = rng.choice(["en", "zh"], 50).tolist(), rng.choice(["alt", "short", "long"], 50).tolist()
-    whole = retrieval_metrics(image, text, owner, language, kind)
+    whole = recall_metrics(image, text, owner, language, kind)
     rows = [m for m in range(50) if (language if facet == "language" else kind)[m] == value]
     images = sorted({int(owner[m]) for m in rows})
-    alone = retrieval_metrics(
+    alone = recall_metrics(
         image[images],
         text[rows],
         torch.tensor([images.index(int(owner[m])) for m in rows]),
@@ -70,8 +71,14 @@ def test_a_language_or_kind_is_measured_as_a_dataset_of_its_own(facet: str, valu
 
 
 def test_one_language_and_kind_has_no_parts() -> None:
-    metrics = retrieval_metrics(unit(3, 4, 0), unit(3, 4, 1), torch.arange(3), ["en"] * 3, ["alt"] * 3)
+    metrics = recall_metrics(unit(3, 4, 0), unit(3, 4, 1), torch.arange(3), ["en"] * 3, ["alt"] * 3)
     assert not any("/" in name for name in metrics)
+    assert not rank_variance_metrics(unit(3, 4, 0), unit(3, 4, 1), torch.arange(3), ["en"] * 3, ["alt"] * 3)
+
+
+def test_texts_without_an_image_each_are_a_bug() -> None:
+    with pytest.raises(IntegrityError, match="3, 2, 3, 3"):
+        recall_metrics(torch.eye(3), torch.eye(3), torch.arange(2), ["en"] * 3, ["alt"] * 3)
 
 
 def test_rank_variance_by_hand() -> None:
@@ -85,22 +92,24 @@ def test_rank_variance_over_languages_of_the_images_that_have_all() -> None:
     image = torch.eye(4)
     # English is right; Chinese gives each image's text to the next, a little less to its own; image 3 has no Chinese.
     chinese = torch.nn.functional.normalize(torch.eye(4)[[1, 2, 0]] + 0.5 * torch.eye(4)[:3], dim=1)
-    metrics = retrieval_metrics(
+    given_ = (
         image,
         torch.cat([torch.eye(4), chinese]),
         torch.tensor([0, 1, 2, 3, 0, 1, 2]),
         ["en"] * 4 + ["zh"] * 3,
         ["alt"] * 7,
     )
+    metrics = rank_variance_metrics(*given_)
     assert metrics["mrv_language/instances"] == 3
     for direction in ("image_retrieval_", "text_retrieval_", ""):
         assert metrics[f"mrv_language/{direction}variance"] == pytest.approx(0.25)  # ranks 1 and 2
         assert metrics[f"mrv_language/{direction}std"] == pytest.approx(0.5)
-    assert metrics["language_zh/image_retrieval_recall@1"] == 0
+    assert not any(name.startswith("mrv_kind") for name in metrics), "there is one kind only"
+    assert recall_metrics(*given_)["language_zh/image_retrieval_recall@1"] == 0
 
 
 def test_no_image_with_every_language_is_said_not_guessed() -> None:
-    metrics = retrieval_metrics(torch.eye(2), torch.eye(2), torch.arange(2), ["en", "zh"], ["alt", "alt"])
+    metrics = rank_variance_metrics(torch.eye(2), torch.eye(2), torch.arange(2), ["en", "zh"], ["alt", "alt"])
     assert metrics["mrv_language/instances"] == 0
     assert "mrv_language/variance" not in metrics
 
@@ -112,9 +121,7 @@ def test_chance_is_the_hypergeometric_one(positives: list[int], keys: int, k: in
 
 
 def test_random_embeddings_are_at_chance() -> None:
-    metrics = retrieval_metrics(
-        unit(500, 64, 8), unit(1000, 64, 9), torch.arange(1000) % 500, ["en"] * 1000, ["a"] * 1000
-    )
+    metrics = recall_metrics(unit(500, 64, 8), unit(1000, 64, 9), torch.arange(1000) % 500, ["en"] * 1000, ["a"] * 1000)
     # 1000 queries at p = 0.002: within five standard deviations
     assert metrics["image_retrieval_recall@1"] == pytest.approx(0.002, abs=5 * math.sqrt(0.002 / 1000))
     assert metrics["image_retrieval_chance@1"] == pytest.approx(0.002)

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import nn
 from pairmill.errors import InputError, RecipeError
 from training.data.augment import EvalTransform
 from training.evaluate.config import EvaluateConfig
+from training.evaluate.datasets import check_datasets
 from training.evaluate.results import Record
 from training.evaluate.run import evaluate
 from training.towers.build import build_model, image_statistics
@@ -92,7 +95,8 @@ def naive_features(
 def test_retrieval_equals_a_naive_evaluation(
     model: nn.Module, tokenizer: Tokenizer, dataset: str, labels: list[dict[str, str]]
 ) -> None:
-    (record,) = run(model, tokenizer, datasets={"emoji": {"path": dataset}}, recall_at=[1, 10])
+    metrics = ["geometry", {"name": "recall", "at": [1, 10]}, "rank_variance"]
+    (record,) = run(model, tokenizer, datasets={"emoji": {"path": dataset}}, metrics=metrics)
     keys = list(dict.fromkeys((t, lang) for label in labels for t, lang in _texts(label)))
     images, texts = naive_features(model, labels, [t for t, _ in keys])
     own = np.array([[key in _texts(label) for key in keys] for label in labels])
@@ -117,7 +121,7 @@ def _texts(label: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def test_languages_kinds_and_a_limit(model: nn.Module, tokenizer: Tokenizer, dataset: str) -> None:
-    only = {"path": dataset, "kinds": ["alt"]}
+    only = {"path": dataset, "kind": {"text_kinds": ["alt"]}}
     (chinese,) = run(model, tokenizer, datasets={"emoji": only}, languages=["zh"], max_images=21)
     assert (chinese["language"], chinese["images"], chinese["texts"]) == ("zh", 21, 21)
     assert not any(name.startswith(("language_", "kind_", "mrv_")) for name in chinese["metrics"])
@@ -130,7 +134,8 @@ def test_zero_shot_equals_open_clips_classifier(
 ) -> None:
     groups = sorted({label["group"] for label in labels})
     (tmp_path / "groups.json").write_text(json.dumps({"en": groups, "zh": [f"第{i}类" for i in range(len(groups))]}))
-    asked = {"kind": "zero_shot", "path": dataset, "text_column": "group", "class_names": str(tmp_path / "groups.json")}
+    kind = {"name": "zero_shot", "class_names": str(tmp_path / "groups.json")}
+    asked = {"kind": kind, "path": dataset, "text_column": "group"}
     english, chinese = run(model, tokenizer, datasets={"groups": asked})
     model.eval()
     weights = open_clip.build_zero_shot_classifier(
@@ -165,3 +170,36 @@ def test_nothing_to_evaluate_on_is_said(model: nn.Module, tokenizer: Tokenizer, 
         run(model, tokenizer, datasets={"emoji": {"path": dataset, "kind": "zero_shot"}})
     with pytest.raises(RecipeError):
         run(model, tokenizer, datasets={"emoji": {"path": dataset + "/nowhere"}})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        (["recal"], "perhaps you mean: recall"),
+        ([{"name": "geometry", "at": [1]}], r"evaluate\.metrics\.at is not a key"),
+        (["recall", "recall"], "must name a metric once"),
+        (["recall", "accuracy"], "must find what it needs in a dataset"),
+    ],
+)
+def test_metrics_that_cannot_be_measured_are_refused_without_a_model(
+    dataset: str, metrics: list[object], says: str
+) -> None:
+    with pytest.raises(RecipeError, match=says):
+        check_datasets(EvaluateConfig.checked({"datasets": {"emoji": {"path": dataset}}, "metrics": metrics}))
+
+
+def test_classes_that_share_a_name_are_refused_without_a_model(dataset: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("crane\nCrane\n")
+    kind = {"name": "zero_shot", "class_names": str(tmp_path / "names.txt")}
+    config = EvaluateConfig.checked({"datasets": {"emoji": {"path": dataset, "kind": kind}}})
+    with pytest.raises(RecipeError, match="must differ"):
+        check_datasets(config)
+
+
+def test_reading_a_recipe_imports_no_torch() -> None:
+    code = (
+        "import sys; from training.evaluate.config import EvaluateConfig as E; from training.evaluate import datasets;"
+        "E.checked({'datasets': {'a': {'path': 'p', 'kind': {'name': 'zero_shot', 'class_names': 'imagenet'}}},"
+        "'metrics': ['accuracy']}); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

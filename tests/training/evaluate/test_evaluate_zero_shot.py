@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pairmill.errors import RecipeError
+from training.evaluate.accuracy import accuracy_metrics
 from training.evaluate.prompts import CHINESE_TEMPLATES, class_names_of, fill, templates_of
-from training.evaluate.zero_shot import Labels, classifier_weights, zero_shot_metrics
+from training.evaluate.zero_shot import Labels, classifier_weights
 
 
 def unit(rows: int, dimension: int, seed: int) -> torch.Tensor:
@@ -19,7 +20,7 @@ def unit(rows: int, dimension: int, seed: int) -> torch.Tensor:
 def test_accuracies_equal_naive_ones() -> None:
     image, weights = unit(300, 6, 0), unit(12, 6, 1)
     label = np.random.default_rng(2).choice([c for c in range(12) if c != 7], 300)  # class 7 has no image
-    metrics = zero_shot_metrics(image, weights, torch.from_numpy(label))
+    metrics = accuracy_metrics(image, weights, torch.from_numpy(label))
     scores = image.double().numpy() @ weights.double().numpy().T
     order = np.argsort(-scores, axis=1)
     right = order[:, 0] == label
@@ -30,7 +31,7 @@ def test_accuracies_equal_naive_ones() -> None:
 
 
 def test_a_constant_classifier_is_never_right() -> None:
-    metrics = zero_shot_metrics(unit(9, 4, 0), unit(1, 4, 1).expand(3, -1), torch.arange(9) % 3)
+    metrics = accuracy_metrics(unit(9, 4, 0), unit(1, 4, 1).expand(3, -1), torch.arange(9) % 3)
     assert metrics["acc1"] == 0
     assert "acc5" not in metrics
 

@@ -1,0 +1,57 @@
+"""Image heads: small models that say something of an image, from its pixels or from its embedding.
+
+A head is one class in one file and one line in the registry below.  The rule that uses a head (`filters/safety.py`)
+loads it once a process, by `loaded`.
+
+Read in this order: this file (the contract), open_nsfw.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+from pairmill.registry import NamedConfig, Registry
+
+
+class ImageHead(Protocol):
+    """A head, loaded."""
+
+    def __call__(self, images: pa.Array | pa.ChunkedArray) -> pa.Table:
+        """The head's `columns` of N images, row-aligned; null where an image is null or cannot be scored.
+
+        images: [N], of the kind that `input` says.
+        """
+        ...
+
+
+class HeadDeclaration(Protocol):
+    """An entry of `HEADS`.  Its module imports model libraries only in `load`, and its class may be the head itself."""
+
+    Config: type[NamedConfig]
+    """Its own keys."""
+
+    input: Literal["pixels", "embedding"]
+    """pixels: encoded image files (binary); embedding: unit vectors (list of float32)."""
+
+    columns: pa.Schema
+    """What it adds: names and types."""
+
+    def revision(self, config: Any) -> str:
+        """What scores depend on besides `config`, without loading it: another revision makes them stale."""
+        ...
+
+    def load(self, config: Any) -> ImageHead:
+        """The head.  Raises UserError if it cannot be loaded here."""
+        ...
+
+
+HEADS: Registry[HeadDeclaration] = Registry("heads", {"open_nsfw": "curation.heads.open_nsfw:OpenNsfw"})
+
+
+@cache
+def loaded(config: NamedConfig) -> ImageHead:
+    """The head of a configuration, loaded once a process.  Raises RecipeError if there is none, UserError as `load`."""
+    return HEADS.get(config.name).load(config)

@@ -1,0 +1,50 @@
+"""docs/registries.md: everything that a recipe chooses by name, with its keys.
+
+python -m pipelines.registry_page           writes the page again
+"""
+
+from __future__ import annotations
+
+from pairmill.registry import load_object
+from pairmill.registry_docs import render
+from pipelines.doctor import project_root
+
+PAGE = project_root() / "docs" / "registries.md"
+
+#: Title and import path of each registry, in the order of the page.  Stages have a page of their own.
+REGISTRIES = (
+    ("Caption engines", "curation.engines:CAPTION_ENGINES"),
+    ("Translation engines", "curation.engines:TRANSLATE_ENGINES"),
+    ("Image heads", "curation.heads:HEADS"),
+    ("Text transforms", "training.data.text_transforms:TEXT_TRANSFORMS"),
+    ("Kinds of evaluation dataset", "training.evaluate.dataset_kinds:KINDS"),
+    ("Evaluation metrics", "training.evaluate.metrics:METRICS"),
+)
+
+_HEAD = """\
+# What a recipe chooses by name
+
+Written by `python -m pipelines.registry_page`; do not edit.
+
+An entry is chosen by its name alone, or as a mapping of `name` and keys of its own:
+
+```yaml
+recaption:
+  engine: vllm                                              # all keys as they are by default
+  engine: {name: vllm, arguments: {max_model_len: 4096}}    # with keys
+  engine: {name: "mypackage.engines:Mine", beams: 4}        # your own, importable wherever the job runs
+```
+
+A new entry is one class in one file, and one line in the registry that its module names.  In a script,
+`REGISTRY.add(name, entry)` before the job starts does the same.
+"""
+
+
+def page() -> str:
+    """The page as it should be.  Imports every entry."""
+    sections = [render(load_object(path, key="REGISTRIES"), title) for title, path in REGISTRIES]
+    return "\n".join([_HEAD, *sections])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
