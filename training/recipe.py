@@ -153,7 +153,7 @@ class TrainRecipe(Config):
                 value="deepspeed.stage: 3",
                 fix="use stage 2, or leave the average out",
             )
-        if "teacher" in self.loss.declared().needs and self.deepspeed.stage == 3:
+        if "teacher" in self.loss.opened().needs and self.deepspeed.stage == 3:
             raise RecipeError(
                 f"loss.objective {self.loss.objective.name} must have a ZeRO stage below 3, where every worker holds "
                 "the whole weights that its teacher averages",

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pairmill.config import Config
 from pairmill.registry import ChosenBy, NamedConfig, Registry
 from training.objectives.clip import ClipConfig
-from training.objectives.declaration import Objective, check_declaration
+from training.objectives.declaration import Objective, opened
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
@@ -43,13 +43,9 @@ class LossConfig(Config):
 
     @model_validator(mode="after")
     def _deliverable(self) -> LossConfig:
-        self.declared()
+        self.opened()
         return self
 
-    def declared(self) -> type[Objective]:
-        """The declaration of the objective.  Raises RecipeError if it asks for what the loop does not deliver."""
-        return check_declaration(OBJECTIVES.get(self.objective.name), self.objective.name)
-
     def opened(self) -> Objective:
-        """The objective, which `Objective.begin` readies for a run."""
-        return self.declared()(self.objective)
+        """The objective, which `Objective.begin` readies for a run.  Raises RecipeError as `opened` does."""
+        return opened(OBJECTIVES.get(self.objective.name), self.objective)

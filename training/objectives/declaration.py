@@ -100,14 +100,14 @@ class Objective:
 
     #: Its own keys of the recipe.  The module that defines it must not import torch.
     Config: ClassVar[type[NamedConfig]] = NamedConfig
-    #: Names of NEEDS.
-    needs: ClassVar[tuple[str, ...]] = ()
+    #: Names of NEEDS.  One that is made of others sets this and what follows when it is made.
+    needs: tuple[str, ...] = ()
     #: The tensors of `state`, and where each lives.
-    keeps: ClassVar[tuple[Kept, ...]] = ()
+    keeps: tuple[Kept, ...] = ()
     #: Where temperature.init is null and no checkpoint brings one along.  0.07: CLIP's.
-    temperature_init: ClassVar[float] = 0.07
+    temperature_init: float = 0.07
     #: Names of parameters of `heads` without weight decay: codebooks, prototypes.  Vectors and biases have none anyway.
-    undecayed: ClassVar[tuple[str, ...]] = ()
+    undecayed: tuple[str, ...] = ()
 
     config: NamedConfig
     setup: Setup
@@ -117,6 +117,7 @@ class Objective:
     state: dict[str, Tensor]
 
     def __init__(self, config: NamedConfig) -> None:
+        """Costs nothing: a recipe is checked with it."""
         self.config = config
         self.state = {}
 
@@ -179,18 +180,20 @@ def _forms(forms: Mapping[str, tuple[tuple[int, ...], object]]) -> str:
     return ", ".join(f"{name} {list(shape)} {dtype}" for name, (shape, dtype) in forms.items()) or "none"
 
 
-def check_declaration(kind: object, name: str) -> type[Objective]:
-    """The objective that a name or an import path led to.
+def opened(kind: object, config: NamedConfig) -> Objective:
+    """The objective that a name or an import path led to, which `begin` readies for a run.
 
     Raises RecipeError if it is none, or asks for what there is not or what the loop does not deliver.
     """
+    name = config.name
     if not (isinstance(kind, type) and issubclass(kind, Objective)):
         raise RecipeError(
             "loss.objective must name a subclass of training.objectives.declaration.Objective",
             value=f"{name}: {kind!r}",
             fix="correct the import path, or derive the class from Objective",
         )
-    for need in kind.needs:
+    objective = kind(config)
+    for need in objective.needs:
         if need not in NEEDS:
             raise RecipeError(
                 f"loss.objective {name}: needs must be of {', '.join(NEEDS)}",
@@ -204,4 +207,4 @@ def check_declaration(kind: object, name: str) -> type[Objective]:
                 value=f"{need} ({NEEDS[need].what}), which it does not deliver yet",
                 fix="choose another objective",
             )
-    return kind
+    return objective
