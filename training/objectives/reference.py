@@ -33,7 +33,16 @@ space:
 ```
 
 An objective of your own is one class: `training/objectives/declaration.py` says what it may declare, and
-`tests/training/test_own_objective.py` has one with a queue, a teacher, and parameters of its own.
+`tests/training/test_own_objective.py` has one with a queue, a teacher, and parameters of its own.  Installed where the
+job runs, it is named by its import path.  To add one here:
+
+1. Write a subclass of `Objective` and its config in a file of its own in `training/objectives/`.  The file must not
+   import torch when it is imported: a recipe is checked without.  What is a contrast of images with texts derives from
+   `Contrastive` and returns its contrasts; it knows nothing of ranks.
+2. Add a line to `OBJECTIVES` in `training/objectives/config.py`, and write this page again.
+3. Write the equation of a contrastive one once more, naively, in `tests/training/losses/naive.py`, whose tests hold it
+   to that over ranks, modes and tiles.  One with state, teacher or parameters has its gradients tested over ranks,
+   micro-batches and ZeRO stages, and its run killed and resumed, as in `test_own_objective.py`.
 """
 
 _KEPT = """\
