@@ -60,13 +60,16 @@ def case(contender: str, rows: int) -> dict[str, float]:
 
 def _pairmill(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     from training.gather import Exchange
-    from training.losses.compose import LossConfig, compute_loss
+    from training.losses.compose import compute_loss
+    from training.losses.contrast import one_slot
     from training.losses.inputs import LossInputs
+    from training.objectives.config import LossConfig
 
     rows = len(image)
     mask = torch.ones(rows, 1, dtype=torch.bool, device=image.device)
     group = torch.full((rows,), -1, device=image.device)
-    return compute_loss(LossInputs(image, text[:, None], mask, scale, None, group), LossConfig(), Exchange()).total
+    inputs = LossInputs(image, text[:, None], mask, scale, None, group)
+    return compute_loss(inputs, [one_slot(mask, 0)], Exchange(), tile=LossConfig().tile)
 
 
 def _open_clip(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

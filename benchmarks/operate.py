@@ -368,7 +368,7 @@ def swept(cluster: Cluster, folder: Path, curated: str, tick: Callable[..., None
     command = ["submit", "sweep", "pipelines/recipes/sweep-demo.yaml", f"run_dir={run}", f"train.data.path={curated}"]
     command += ["train.data.batch_size=16", "train.data.bundle_rows=16", f"train.train.steps={TRIAL_STEPS}"]
     command += [f"train.evaluate.every_steps={TRIAL_STEPS // 2}", f"train.evaluate.datasets.google.path={DRAWINGS}"]
-    command += ["space.loss.target={grid: [clip]}", "space.temperature.init={grid: [0.05, 0.1]}", "repeat.best=0"]
+    command += ["space.loss.objective={grid: [clip]}", "space.temperature.init={grid: [0.05, 0.1]}", "repeat.best=0"]
     done = cluster.pairmill(*command)
     report = json.loads((run / "sweep.json").read_text()) if (run / "sweep.json").exists() else {}
     ended = [trial["status"] for trial in report.get("trials", [])]

@@ -177,12 +177,12 @@ def launch_pairmill(config: Any, folder: Path, watch: Watch) -> None:
 
     import deepspeed
 
-    from training import step
     from training.data.stream import Batches
     from training.launch import launch
+    from training.losses import compose
     from training.model import DualEncoder
 
-    ask, compute = Batches.__next__, step.compute_loss
+    ask, compute = Batches.__next__, compose.compute_loss
 
     def asked(batches: Batches) -> Any:
         batch = notes.batch(lambda: ask(batches))
@@ -190,15 +190,15 @@ def launch_pairmill(config: Any, folder: Path, watch: Watch) -> None:
         notes.text_tokens.append(batch.tokens_BKL.shape[2])
         return batch
 
-    def computed(inputs: Any, *args: Any) -> Any:
+    def computed(inputs: Any, *args: Any, **named: Any) -> Any:
         with clock.part("loss"):
             clock.watch(inputs.image_BD, inputs.text_BKD)
-            output = compute(inputs, *args)
-        notes.losses.append(output.total.detach())
-        return output
+            total = compute(inputs, *args, **named)
+        notes.losses.append(total.detach())
+        return total
 
     Batches.__next__ = asked
-    step.compute_loss = computed
+    compose.compute_loss = computed
     clock.wrap(DualEncoder, "forward", "towers")
     clock.wrap_backward(deepspeed.DeepSpeedEngine, "backward")
     clock.wrap(deepspeed.DeepSpeedEngine, "allreduce_gradients", "communication")

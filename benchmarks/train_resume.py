@@ -54,7 +54,7 @@ RECIPE: dict[str, Any] = {
     },
     # No batch normalisation: its statistics are of a worker's own rows, so they depend on the number of workers.
     "model": {"architecture": str(ROOT / "tests" / "training" / "towers" / "configs" / "vit.json")},
-    "loss": {"target": "one_to_k"},
+    "loss": {"objective": "one_to_k"},
     "optim": {"lr": 1e-3, "warmup_steps": 4},
     "train": {"steps": STEPS, "precision": "fp32"},
     "compute": {"workers": 2, "cpus_per_worker": 0.5, "threads": 1},

@@ -97,12 +97,18 @@ def digest(data: object, *, size: int = 8) -> str:
 
 
 def put(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of nested mappings, making those that are not there.  Raises RecipeError for `value.key`."""
+    """Set a dotted key of nested mappings, making those that are not there.  Raises RecipeError for `value.key`.
+
+    A text within a section, before the last part of the key, is the name alone of an entry that has keys of its own
+    (`registry.ChosenBy`), and becomes a mapping.
+    """
     keys = key.split(".")
     for depth, name in enumerate(keys[:-1]):
         inner = data.setdefault(name, {})
         if inner is None:
             inner = data[name] = {}
+        if isinstance(inner, str) and depth:
+            inner = data[name] = {"name": inner}
         if not isinstance(inner, dict):
             where = ".".join(keys[: depth + 1])
             raise RecipeError(f"{where} is a value, not a section", value=key, fix=f"override {where} itself")

@@ -8,11 +8,11 @@ to a registry reaches its workers with the configurations that name it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from pairmill.config import Config
@@ -167,3 +167,20 @@ class ChosenBy:
 
 def _dumped(value: NamedConfig, info: Any) -> dict[str, Any]:
     return value.model_dump(mode=info.mode)
+
+
+def chosen_at(model: type[BaseModel], path: Sequence[str]) -> int | None:
+    """How many parts of `path`, keys of nested sections, lead to the first field that is chosen by name; None if none.
+
+    What follows are keys of the chosen entry's own.
+    """
+    for depth, part in enumerate(path, start=1):
+        field = model.model_fields.get(part)
+        if field is None:
+            return None
+        if any(isinstance(extra, ChosenBy) for extra in field.metadata):
+            return depth
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        model = field.annotation
+    return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,19 +20,20 @@ _TYPES = {"boolean": "true or false", "array": "list", "object": "mapping", "str
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "like"}
 
 
-def render(registry: Registry[Any], title: str) -> str:
+def render(registry: Registry[Any], title: str, more: Callable[[Any], str] | None = None) -> str:
     """The section of a registry: its key, then each entry in the order of registration.  Imports every entry.
 
     An entry is documented by its docstring; the keys are the fields of its attribute `Config`, if it has one, without
-    `name`.
+    `name`.  more: what else to say of an entry, in Markdown.
     """
-    entries = "\n\n".join(_entry(name, registry.get(name)) for name in registry.names)
+    entries = "\n\n".join(_entry(name, registry.get(name), more) for name in registry.names)
     choice = "one of these names, or the import path `package.module:attribute` of your own"
     return f"## {title}\n\nKey `{registry.key}`: {choice}.\n\n{entries}\n"
 
 
-def _entry(name: str, entry: Any) -> str:
+def _entry(name: str, entry: Any, more: Callable[[Any], str] | None) -> str:
     parts = [f"### `{name}`", inspect.getdoc(entry) or "", _keys(getattr(entry, "Config", None))]
+    parts += [more(entry)] if more is not None else []
     return "\n\n".join(part for part in parts if part)
 
 

@@ -1,11 +1,12 @@
-"""Checkpoints: a model folder that plain open_clip loads, with beside it what training needs to go on.
+"""Checkpoints: a model folder that plain open_clip loads, with beside it what training needs to resume.
 
     open_clip_config.json, open_clip_model.safetensors, tokenizer files     as `export` writes them
     optimizer.pt    Adam's moments by parameter name, whole
     ema.pt          the averaged weights, if there are any
+    objective.pt    state, parameters and teacher of an objective that has any (`objectives/saved.py`)
     training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation
 
-Nothing in it depends on the number of workers or the ZeRO stage.
+Nothing in it depends on the number of workers or the ZeRO stage, but for what an objective keeps per worker.
 """
 
 from __future__ import annotations
@@ -23,16 +24,28 @@ from ray.train import CheckpointConsistencyMode
 from safetensors.torch import load_file
 
 from pairmill.faults import fault_point
-from training.engine import load, model_weights, optimizer_state
+from training.engine import load, model_weights, objective_weights, optimizer_state
 from training.errors import diverged
 from training.export import export_open_clip
+from training.objectives.declaration import Objective
+from training.objectives.saved import resume, to_save
+from training.teacher import Teacher
 from training.towers.architecture import WEIGHTS_FILE
 from training.towers.ema import Ema
 from training.towers.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
-TRAINING_FILE, OPTIMIZER_FILE, EMA_FILE = "training.json", "optimizer.pt", "ema.pt"
+TRAINING_FILE, OPTIMIZER_FILE, EMA_FILE, OBJECTIVE_FILE = "training.json", "optimizer.pt", "ema.pt", "objective.pt"
+
+
+class Learner(NamedTuple):
+    """All that learns, or keeps what was learnt: what a checkpoint holds."""
+
+    engine: Any  #: DeepSpeed's, around a DualEncoder
+    ema: Ema | None
+    objective: Objective
+    teacher: Teacher | None
 
 
 class Progress(NamedTuple):
@@ -43,14 +56,16 @@ class Progress(NamedTuple):
     metrics: Mapping[str, float]  #: of the latest evaluation
 
 
-def save(engine: Any, ema: Ema | None, progress: Progress, describe: Describe, *, rank: int) -> None:
+def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int) -> None:
     """Write a checkpoint and wait until Ray Train has committed it: only then does it count.  A collective call.
 
-    Raises FinalError for weights that are not numbers, which are not kept.
+    Raises FinalError for weights that are not numbers, which are not kept, and IntegrityError as `to_save` does.
     """
+    engine, ema, objective, teacher = learner
     weights, state = model_weights(engine, keep=rank == 0), optimizer_state(engine, keep=rank == 0)
     if not _from_first(all(bool(w.isfinite().all()) for w in weights.values())):
         raise diverged(f"the weights after step {progress.step} are not finite")
+    own = to_save(objective, teacher, objective_weights(engine, keep=rank == 0), rank=rank)
     folder = None
     with tempfile.TemporaryDirectory(prefix="pairmill-") as scratch:
         if rank == 0:
@@ -59,8 +74,10 @@ def save(engine: Any, ema: Ema | None, progress: Progress, describe: Describe, *
             torch.save(state, folder / OPTIMIZER_FILE)
             if ema is not None:
                 torch.save(ema.state_dict(), folder / EMA_FILE)
+            if own is not None:
+                torch.save(own, folder / OBJECTIVE_FILE)
             (folder / TRAINING_FILE).write_text(json.dumps(progress._asdict(), indent=1))
-        del weights, state
+        del weights, state, own
         fault_point("train.save")
         ray_train.report(
             {"step": progress.step, **progress.metrics},
@@ -80,14 +97,24 @@ class Describe(NamedTuple):
     tokenizer: Tokenizer
 
 
-def restore(engine: Any, ema: Ema | None, folder: Path) -> Progress:
-    """Set the engine (and the average) to a checkpoint.  Every rank calls it."""
-    state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-    load(engine, load_file(folder / WEIGHTS_FILE), state)
+def restore(learner: Learner, folder: Path) -> Progress:
+    """Set a learner to a checkpoint.  Every rank calls it.
+
+    Raises RecipeError as `objectives.saved.resume` does, and IntegrityError for a checkpoint of another model.
+    """
+    engine, ema, objective, teacher = learner
+    own = _loaded(folder / OBJECTIVE_FILE) if (folder / OBJECTIVE_FILE).exists() else None
+    resume(objective, teacher, own)
+    weights = load_file(folder / WEIGHTS_FILE) | (own["parameters"] if own is not None else {})
+    load(engine, weights, _loaded(folder / OPTIMIZER_FILE))
     if ema is not None and (folder / EMA_FILE).exists():
-        ema.load_state_dict(torch.load(folder / EMA_FILE, map_location="cpu", weights_only=True))
+        ema.load_state_dict(_loaded(folder / EMA_FILE))
     data = json.loads((folder / TRAINING_FILE).read_text())
     return Progress(int(data["step"]), str(data["plan"]), dict(data["metrics"]))
+
+
+def _loaded(file: Path) -> Any:
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _from_first(value: T) -> T:

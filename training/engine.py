@@ -1,7 +1,8 @@
 """The DeepSpeed engine: ZeRO, the optimiser, its update; and its whole state as plain tensors by parameter name.
 
 DeepSpeed's own checkpoints are cut by rank and stage.  Ours hold each parameter's weight and Adam moments whole, under
-its name, so a run goes on with any number of workers and any ZeRO stage, and an export needs no consolidation.
+its name, so a run resumes with any number of workers and any ZeRO stage, and an export needs no consolidation.
+Parameters of the model have open_clip's names; those of the objective's heads have theirs, after `objective.`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pairmill.errors import IntegrityError
 from training.model import LOSS_PARAMETERS, DualEncoder
 from training.recipe import TrainRecipe
-from training.towers.groups import parameter_groups
+from training.towers.groups import decays, parameter_groups
 
 #: Of AdamW, in the names of both torch's and DeepSpeed's implementations.
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+#: What the names of the objective's own parameters begin with.
+_OWN = "objective."
 
 #: Elements from which a gradient is exchanged by itself, where it is; smaller ones go together.
 _BY_ITSELF = 100_000
@@ -48,12 +53,7 @@ def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: i
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if recipe.train.precision == "fp16":
         config["fp16"] = {"enabled": True}
-    groups = [
-        {key: value for key, value in group.items() if key != "names"}
-        for group in parameter_groups(
-            module.model, weight_decay=optim.weight_decay, layer_decay=recipe.model.layer_decay
-        )
-    ]
+    groups = [{key: value for key, value in group.items() if key != "names"} for group in _groups(module, recipe)]
     optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
     if stage:
@@ -61,6 +61,25 @@ def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: i
     else:
         engine._reduce_non_expert_gradients = _mean_over_ranks
     return engine
+
+
+def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
+    """The model's groups, with the objective's parameters at the full learning rate in those that they belong to."""
+    weight_decay = recipe.optim.weight_decay
+    groups = parameter_groups(module.model, weight_decay=weight_decay, layer_decay=recipe.model.layer_decay)
+    for name, parameter in module.heads.named_parameters() if module.heads is not None else ():
+        if not parameter.requires_grad:
+            continue
+        own = weight_decay if name not in module.undecayed and decays(name, parameter) else 0.0
+        for group in groups:
+            if (group["lr_scale"], group["weight_decay"]) == (1.0, own):
+                break
+        else:
+            group = {"params": [], "weight_decay": own, "lr_scale": 1.0, "names": []}
+            groups.append(group)
+        group["params"].append(parameter)
+        group["names"].append(_OWN + name)
+    return groups
 
 
 def _mean_over_ranks(gradients: Sequence[Tensor], _elements_per_buffer: int) -> None:
@@ -83,7 +102,7 @@ def _make_moments(zero: Any, stage: int) -> None:
     """Give ZeRO the moments that its first step would make, so that a checkpoint's can be put there before it.
 
     At stages 1 and 2 DeepSpeed 0.19 links parameters to their moments once, after the step of the first group, and so
-    never to those of the groups behind it: linking them here mends that too.
+    never to those of the groups behind it: linking them here fixes that too.
     """
     for flat in zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups:
         zero.optimizer.state[flat] = {
@@ -117,15 +136,23 @@ def set_scale(engine: Any, scale: float) -> None:
 
 def model_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
     """The open_clip model's state dict, whole, float32, on the CPU; empty where not kept.  Every rank calls it."""
-    model: nn.Module = engine.module.model
-    parameters = dict(model.named_parameters())
+    weights = _whole(engine.module.model, keep)
+    return {name: value.reshape(()) if name in LOSS_PARAMETERS else value for name, value in weights.items()}
+
+
+def objective_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
+    """As `model_weights`, of the objective's heads; empty if there are none."""
+    heads: nn.Module | None = engine.module.heads
+    return {} if heads is None else {_OWN + name: value for name, value in _whole(heads, keep).items()}
+
+
+def _whole(module: nn.Module, keep: bool) -> dict[str, Tensor]:
+    parameters = dict(module.named_parameters())
     found = {}
-    for name, value in model.state_dict().items():
+    for name, value in module.state_dict().items():
         whole = _weight(parameters[name]) if name in parameters else value
-        if not keep:
-            continue
-        whole = whole.detach().to("cpu", torch.float32 if whole.is_floating_point() else None, copy=True)
-        found[name] = whole.reshape(()) if name in LOSS_PARAMETERS else whole
+        if keep:
+            found[name] = whole.detach().to("cpu", torch.float32 if whole.is_floating_point() else None, copy=True)
     return found
 
 
@@ -144,14 +171,24 @@ def optimizer_state(engine: Any, *, keep: bool = True) -> dict[str, Any]:
 
 
 def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Set weights and optimiser to what `model_weights` and `optimizer_state` gave, from any number of workers."""
-    model: nn.Module = engine.module.model
-    buffers = dict(model.named_buffers())
+    """Set weights and optimiser to what `optimizer_state` and the two of weights gave, from any number of workers.
+
+    weights: of the model and of the objective.  Raises IntegrityError if those of a parameter are missing.
+    """
+    learning = [name for name, _ in _learning(engine)]
+    held = [(weights, [name for name, _ in _parameters(engine)]), *((state[moment], learning) for moment in MOMENTS)]
+    if missing := {name for found, names in held for name in names if name not in found}:
+        raise IntegrityError(
+            f"a checkpoint must hold every parameter of its run; missing: {', '.join(sorted(missing))}"
+        )
+    buffers = dict(engine.module.model.named_buffers())
+    if engine.module.heads is not None:
+        buffers |= {_OWN + name: buffer for name, buffer in engine.module.heads.named_buffers()}
     with torch.no_grad():
         for name, value in weights.items():
             if name in buffers:
                 buffers[name].copy_(value)
-        for name, parameter in model.named_parameters():
+        for name, parameter in _parameters(engine):
             _set_weight(parameter, weights[name])
         for name, parameter in _learning(engine):
             for moment in MOMENTS:
@@ -162,8 +199,14 @@ def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None
     engine.global_steps = int(state["step"])
 
 
+def _parameters(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    yield from engine.module.model.named_parameters()
+    if engine.module.heads is not None:
+        yield from ((_OWN + name, parameter) for name, parameter in engine.module.heads.named_parameters())
+
+
 def _learning(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in engine.module.model.named_parameters() if p.requires_grad)
+    return ((name, p) for name, p in _parameters(engine) if p.requires_grad)
 
 
 def _inner(engine: Any) -> Any:

@@ -9,6 +9,9 @@ the blocks and adds up what the ranks made of each.
     group    as gather, within groups of ranks that change from step to step (grouped aggregation of M2-Encoder)
     ring     blocks travel from rank to rank: O(B·D) memory, the same numbers as gather
 
+An objective that no kernel serves has two messages of its own: `everyone`, for what needs no gradient (queues, loss
+tables), and `contrasted`, through which gradients find their way back.
+
 n rows of this rank, m columns of this rank, D embedding.  Every rank must have the same m: pad, and mark as not valid.
 """
 
@@ -16,11 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pairmill.errors import RecipeError
 
 # torch 2.14 gave them new names and deprecated the old ones.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -57,6 +63,9 @@ class Exchange:
     def __init__(self) -> None:
         on = dist.is_available() and dist.is_initialized()
         self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if on else (1, 0)
+        #: Ranks that this mode contrasts with, this one among them, and which of them it is.
+        self.peers, self.place = 1, 0
+        self._group: dist.ProcessGroup | None = None
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over all ranks, whatever the mode; no gradient."""
@@ -64,6 +73,22 @@ class Exchange:
         if self.world > 1:
             dist.all_reduce(values)
         return values
+
+    def everyone(self, values: Tensor) -> Tensor:
+        """Rows [n, …] of all ranks [W·n, …], in the order of ranks, whatever the mode; no gradient (rule R4)."""
+        values = values.detach()
+        return values if self.world == 1 else _gathered(values, self.world, None)
+
+    def contrasted(self, values: Tensor) -> Tensor:
+        """Floating rows [n, …] of this rank's peers [peers·n, …], in the order of ranks; the own ones begin at place·n.
+
+        Its gradient is the sum over the peers: the mean over ranks of a loss of own rows against these has the gradient
+        of one process on the whole batch (rule R1).  All rows are in memory at once, in mode ring too.
+        """
+        if self.peers == 1:
+            return values
+        found: Tensor = _Contrasted.apply(values, self.peers, self._group)
+        return found
 
     def lse(self, columns: Columns, visit: Callable[[Columns], Lse]) -> Lse:
         """`visit` every block of columns; for the own columns, what the ranks' rows made of them together."""
@@ -81,12 +106,12 @@ class Gather(Exchange):
         super().__init__()
         self._group = group
         self._members = list(members) if members is not None else list(range(self.world))
-        self._place = self._members.index(self.rank)
+        self.peers, self.place = len(self._members), self._members.index(self.rank)
 
     def lse(self, columns: Columns, visit: Callable[[Columns], Lse]) -> Lse:
         largest, total = visit(columns.map(self._all))
         common = largest.clone()
-        if len(self._members) > 1:
+        if self.peers > 1:
             dist.all_reduce(common, dist.ReduceOp.MAX, group=self._group)
             total = total * _shift(largest, common)
             dist.all_reduce(total, group=self._group)
@@ -94,28 +119,25 @@ class Gather(Exchange):
 
     def gradient(self, columns: Columns, own: Tensor, visit: Callable[[Columns, Tensor], Tensor]) -> Tensor:
         found = visit(columns.map(self._all), self._all(own))
-        if len(self._members) == 1:
+        if self.peers == 1:
             return found
         mine = torch.empty_like(self._mine(found))
         _reduce_scatter(mine, found.contiguous(), group=self._group)
         return mine
 
     def _all(self, own: Tensor) -> Tensor:
-        if len(self._members) == 1:
-            return own
-        own = own.contiguous()
-        # NCCL and gloo agree on bytes, not on bool.
-        sent = own.view(torch.uint8) if own.dtype == torch.bool else own
-        found = sent.new_empty((len(self._members) * len(sent), *sent.shape[1:]))
-        _all_gather(found, sent, group=self._group)
-        return found.view(torch.bool) if own.dtype == torch.bool else found
+        return own if self.peers == 1 else _gathered(own, self.peers, self._group)
 
     def _mine(self, values: Tensor) -> Tensor:
-        return values.chunk(len(self._members))[self._place]
+        return values.chunk(self.peers)[self.place]
 
 
 class Ring(Exchange):
     """One block of columns at a time, which travels round all ranks with what they made of it, and comes home."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peers, self.place = self.world, self.rank
 
     def lse(self, columns: Columns, visit: Callable[[Columns], Lse]) -> Lse:
         travelling: Lse | None = None
@@ -150,6 +172,30 @@ class Ring(Exchange):
         return received.view(torch.bool) if block.dtype == torch.bool else received
 
 
+class _Contrasted(torch.autograd.Function):
+    """Gather forward, sum and scatter backward."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, members: int, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group, ctx.shape = group, values.shape
+        return _gathered(values, members, group)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        mine = upstream[0].new_empty(ctx.shape)
+        _reduce_scatter(mine, upstream[0].contiguous(), group=ctx.group)
+        return mine, None, None
+
+
+def _gathered(own: Tensor, members: int, group: dist.ProcessGroup | None) -> Tensor:
+    own = own.contiguous()
+    # NCCL and gloo agree on bytes, not on bool.
+    sent = own.view(torch.uint8) if own.dtype == torch.bool else own
+    found = sent.new_empty((members * len(sent), *sent.shape[1:]))
+    _all_gather(found, sent, group=group)
+    return found.view(torch.bool) if own.dtype == torch.bool else found
+
+
 def _joined(one: Lse, other: Lse) -> Lse:
     largest = torch.maximum(one[0], other[0])
     return largest, one[1] * _shift(one[0], largest) + other[1] * _shift(other[0], largest)
@@ -168,7 +214,7 @@ def open_exchange(mode: str, *, group_size: int | None = None, seed: int = 0) ->
     """The exchange of each step; a collective call: every rank makes it, with equal arguments.
 
     mode: local | gather | group | ring.  group_size: ranks of a group; the world must be a multiple of it.
-    The partition of step t is drawn by (seed, t), the same on all ranks (R6).  Raises ValueError for a group size that
+    The partition of step t is drawn by (seed, t), the same on all ranks (R6).  Raises RecipeError for a group size that
     does not divide the number of ranks.
     """
     if mode != "group":
@@ -177,7 +223,11 @@ def open_exchange(mode: str, *, group_size: int | None = None, seed: int = 0) ->
     world = Exchange().world
     size = world if group_size is None else group_size
     if size < 1 or world % size:
-        raise ValueError(f"loss.group_size must divide the number of workers, got {size} of {world}")
+        raise RecipeError(
+            "loss.group_size must divide the number of workers",
+            value=f"{size} of {world}",
+            fix="choose a divisor, or other compute.workers",
+        )
     return _rotating(_partitions(world, size, seed), seed)
 
 

@@ -7,12 +7,17 @@ no step needs would stand before the start of the workers, which then do the sam
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 
 def launch(config: Mapping[str, Any]) -> None:
-    """Run `training.worker.work` on the pickled payload."""
+    """Run `training.worker.work` on the pickled payload.
+
+    path: where the driver looks for modules: a user's own objective is found on workers that see the same folders.
+    """
+    sys.path += [folder for folder in config["path"] if folder not in sys.path]
     from training.worker import work
 
     work(pickle.loads(config["payload"]))

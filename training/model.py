@@ -1,4 +1,4 @@
-"""The one module that DeepSpeed is given: both towers, logit scale and bias.
+"""The one module that DeepSpeed is given: both towers, logit scale and bias, and the objective's own parameters.
 
 It encodes; the loss is made of what it returns, so that ZeRO stage 3 gathers the scale like any other weight (R5).
 
@@ -7,6 +7,7 @@ B rows of this rank, K text slots, L tokens of the longest text, D embedding.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pairmill.errors import RecipeError
 from training.data.batches import Batch
 from training.towers.build import image_statistics
 from training.towers.encode import encode_text
@@ -26,13 +28,50 @@ LOSS_PARAMETERS = ("logit_scale", "logit_bias")
 AUTOCAST = {"bf16": torch.bfloat16}
 
 
+class Own(NamedTuple):
+    """What an objective's heads make: new tensors, never a parameter itself."""
+
+    rows: dict[str, Tensor]  #: [B, …] each
+    shared: dict[str, Tensor]  #: the same for all rows
+
+
 class Features(NamedTuple):
-    """L2-normalised float32 embeddings, and the loss's own parameters."""
+    """L2-normalised float32 embeddings, the loss's own parameters, and what the objective asked for besides."""
 
     image_BD: Tensor
     text_BKD: Tensor
     scale: Tensor  #: scalar, exp of the parameter
     bias: Tensor | None
+    own: Own = Own({}, {})
+    teacher: Features | None = None  #: of the need `teacher`; without gradient
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """The same with every tensor changed, but the teacher's."""
+        rows, shared = ({name: change(value) for name, value in values.items()} for values in self.own)
+        bias = None if self.bias is None else change(self.bias)
+        own = Own(rows, shared)
+        return Features(change(self.image_BD), change(self.text_BKD), change(self.scale), bias, own, self.teacher)
+
+    def by_row(self) -> list[Tensor]:
+        """The tensors that have B rows, the teacher's not among them."""
+        return [self.image_BD, self.text_BKD, *self.own.rows.values()]
+
+    def common(self) -> list[Tensor]:
+        """The tensors that all rows share, the teacher's not among them."""
+        return [self.scale, *([] if self.bias is None else [self.bias]), *self.own.shared.values()]
+
+    @staticmethod
+    def joined(parts: Sequence[Features]) -> Features:
+        """Of all micro-batches, without teacher; what rows share is the first one's."""
+        first = parts[0]
+        rows = {name: torch.cat([part.own.rows[name] for part in parts]) for name in first.own.rows}
+        return Features(
+            torch.cat([part.image_BD for part in parts]),
+            torch.cat([part.text_BKD for part in parts]),
+            first.scale,
+            first.bias,
+            Own(rows, dict(first.own.shared)),
+        )
 
 
 class Rows(NamedTuple):
@@ -41,7 +80,10 @@ class Rows(NamedTuple):
     images_BHWC: Tensor  #: uint8
     tokens_BKL: Tensor  #: int64
     text_mask_BK: Tensor  #: bool
-    group_B: Tensor  #: int64
+    group_B: Tensor  #: int64, rows of one group are no negatives of each other; -1 for none
+    kind_BK: Tensor  #: int8, `training.data.texts.kind_code`; -1 for unknown
+    language_BK: Tensor  #: int16, `training.data.texts.language_code`; -1 for unknown
+    sample_id_B: Tensor  #: int64, names the row in the data for ever; -1 in padding
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
@@ -51,22 +93,44 @@ class Rows(NamedTuple):
 def to_device(batch: Batch, device: torch.device) -> Rows:
     """The batch on the device; a row that is not valid has no text."""
     mask = batch.text_mask_BK & batch.row_valid_B[:, None]
-    arrays = (batch.images_BHWC, batch.tokens_BKL, mask, batch.group_id_B)
+    arrays = (
+        batch.images_BHWC,
+        batch.tokens_BKL,
+        mask,
+        batch.group_id_B,
+        batch.kind_BK,
+        batch.language_BK,
+        batch.sample_id_B,
+    )
     return Rows(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
 
 
 class DualEncoder(nn.Module):
-    """Both towers of an open_clip model, from pixels and tokens to features."""
+    """Both towers of an open_clip model, from pixels and tokens to features, and the objective's heads."""
 
-    def __init__(self, model: nn.Module, precision: str) -> None:
-        """model: an open_clip model.  precision: the recipe's."""
+    def __init__(
+        self, model: nn.Module, precision: str, heads: nn.Module | None = None, undecayed: Sequence[str] = ()
+    ) -> None:
+        """model: an open_clip model.  precision: the recipe's.  heads, undecayed: the objective's.
+
+        Raises RecipeError for a parameter of the heads without dimensions.
+        """
         super().__init__()
         # DeepSpeed 0.19 broadcasts parameters as bytes, which a tensor of no dimensions does not allow.
         for name in LOSS_PARAMETERS:
             scalar = getattr(model, name, None)
             if scalar is not None:
                 setattr(model, name, nn.Parameter(scalar.detach().reshape(1), requires_grad=scalar.requires_grad))
+        for name, parameter in heads.named_parameters() if heads is not None else ():
+            if parameter.ndim == 0:
+                raise RecipeError(
+                    "a parameter of an objective's heads must have a dimension",
+                    value=f"{name}: a scalar",
+                    fix="make it a tensor of one element, torch.zeros(1), and return its sum()",
+                )
         self.model = model
+        self.heads = heads
+        self.undecayed = tuple(undecayed)
         self._autocast = AUTOCAST.get(precision)
         self._half = precision == "fp16"
         mean, std = image_statistics(model)
@@ -88,7 +152,23 @@ class DualEncoder(nn.Module):
         bias = getattr(model, "logit_bias", None)
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
-        return Features(image_BD, text_BKD, scale, None if bias is None else bias.float().sum())
+        bias = None if bias is None else bias.float().sum()
+        return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD))
+
+    def _own(self, image_BD: Tensor, text_BKD: Tensor) -> Own:
+        if self.heads is None:
+            return Own({}, {})
+        dtype = torch.float16 if self._half else torch.float32  # DeepSpeed halves the weights of all it is given
+        made: Own = self.heads(image_BD.to(dtype), text_BKD.to(dtype))
+        for name, value in {**made.rows, **made.shared}.items():
+            if isinstance(value, nn.Parameter):
+                raise RecipeError(
+                    "an objective's heads must return new tensors: ZeRO stage 3 empties a parameter outside of them",
+                    value=name,
+                    fix="return its clone()",
+                )
+        rows, shared = ({n: v.float() if v.is_floating_point() else v for n, v in part.items()} for part in made)
+        return Own(rows, shared)
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         if self._autocast is None:

@@ -11,8 +11,7 @@ from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError
 from training.data.config import DataConfig
 from training.evaluate.config import EvaluateConfig
-from training.losses.compose import LossConfig
-from training.losses.targets import TARGETS
+from training.objectives.config import LossConfig
 from training.schedule import OptimConfig, TemperatureConfig
 from training.towers.config import ModelConfig
 
@@ -109,22 +108,21 @@ class TrainRecipe(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainRecipe:
-        TARGETS.get(self.loss.target)
         if (self.train.steps is None) == (self.train.epochs is None):
             raise RecipeError(
-                "a run is as long as train.steps or as train.epochs says",
+                "the length of a run must be given by train.steps or by train.epochs",
                 value=f"steps: {self.train.steps}, epochs: {self.train.epochs}",
                 fix="set one of the two",
             )
         if self.data.batch_size % self.train.accumulate:
             raise RecipeError(
-                "train.accumulate divides data.batch_size",
+                "train.accumulate must divide data.batch_size",
                 value=f"{self.train.accumulate} of {self.data.batch_size}",
                 fix="choose a divisor",
             )
         if self.checkpoint.keep_best is not None and not self.evaluate.datasets:
             raise RecipeError(
-                "checkpoint.keep_best is a metric of the evaluation",
+                "checkpoint.keep_best must be a metric of the evaluation",
                 value=f"{self.checkpoint.keep_best}, without evaluate.datasets",
                 fix="give evaluate.datasets, or leave it out",
             )
@@ -132,24 +130,35 @@ class TrainRecipe(Config):
             every = self.evaluate.every_steps
             if every is None or self.checkpoint.every_steps % every:
                 raise RecipeError(
-                    "checkpoint.keep_best ranks checkpoints by an evaluation of their own step: evaluate.every_steps "
-                    "divides checkpoint.every_steps",
+                    "evaluate.every_steps must divide checkpoint.every_steps where checkpoint.keep_best is given: it "
+                    "ranks checkpoints by an evaluation of their own step",
                     value=f"{every}, {self.checkpoint.every_steps}",
                     fix="set evaluate.every_steps to checkpoint.every_steps, or a part of it",
                 )
         if self.train.precision == "fp16" and self.deepspeed.stage == 0:
             raise RecipeError(
-                "float16 weights have a float32 master copy, which is ZeRO's",
+                "train.precision fp16 must have a ZeRO stage, which holds the float32 master copy of the weights",
                 value="train.precision: fp16, deepspeed.stage: 0",
                 fix="set deepspeed.stage to 1, or train.precision to bf16",
             )
         if self.deepspeed.offload and self.deepspeed.stage == 0:
-            raise RecipeError("deepspeed.offload needs a ZeRO stage", value="stage: 0", fix="set deepspeed.stage to 1")
+            raise RecipeError(
+                "deepspeed.offload must have a ZeRO stage, whose state it moves",
+                value="deepspeed.stage: 0",
+                fix="set deepspeed.stage to 1",
+            )
         if self.model.ema_decay is not None and self.deepspeed.stage == 3:
             raise RecipeError(
-                "model.ema_decay averages whole weights, which no worker holds at ZeRO stage 3",
+                "model.ema_decay must have a ZeRO stage below 3, where every worker holds the whole weights to average",
                 value="deepspeed.stage: 3",
                 fix="use stage 2, or leave the average out",
+            )
+        if "teacher" in self.loss.opened().needs and self.deepspeed.stage == 3:
+            raise RecipeError(
+                f"loss.objective {self.loss.objective.name} must have a ZeRO stage below 3, where every worker holds "
+                "the whole weights that its teacher averages",
+                value="deepspeed.stage: 3",
+                fix="use stage 2, or an objective without a teacher",
             )
         return self
 

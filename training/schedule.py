@@ -15,24 +15,25 @@ class TemperatureConfig(Config):
     """What cosines are divided by.  The model holds its inverse, the logit scale."""
 
     init: float | None = Field(
-        None, gt=0, description="temperature at the start; null: of the checkpoint, else 0.07 (CLIP), 0.1 for siglip"
+        None, gt=0, description="temperature at the start; null: of the checkpoint, else the objective's (clip: 0.07)"
     )
     learnable: bool = True
     max: float = Field(100.0, ge=1, description="largest logit scale, 1/temperature (CLIP: 100)")
     final: float | None = Field(
         None, gt=0, description="temperature at the last step, approached geometrically; only where it is not learnable"
     )
-    bias_init: float = Field(-10.0, description="logit bias at the start, for siglip only (SigLIP: -10)")
 
     @model_validator(mode="after")
     def _consistent(self) -> TemperatureConfig:
         if self.learnable and self.final is not None:
             raise RecipeError(
-                "a temperature is learnt or scheduled", value=f"final: {self.final}", fix="set learnable: false"
+                "a temperature with temperature.final must not be learnable",
+                value=f"final: {self.final}, learnable: true",
+                fix="set temperature.learnable: false, or leave final out",
             )
         if self.final is not None and self.init is None:
             raise RecipeError(
-                "a scheduled temperature begins at temperature.init",
+                "a scheduled temperature must begin at temperature.init",
                 value=f"init: null, final: {self.final}",
                 fix="set temperature.init (CLIP: 0.07)",
             )
@@ -40,7 +41,7 @@ class TemperatureConfig(Config):
             value = getattr(self, name)
             if value is not None and 1 / value > self.max * (1 + 1e-6):
                 raise RecipeError(
-                    f"1 / temperature.{name} is at most temperature.max",
+                    f"1 / temperature.{name} must be at most temperature.max",
                     value=f"1 / {value} > {self.max}",
                     fix=f"raise temperature.max, or {name}",
                 )

@@ -1,79 +1,117 @@
-"""One step: features, the loss of the whole batch, gradients, and the optimiser's update.
+"""One step: features, the loss of the whole batch, gradients, the optimiser's update, and the objective's state.
 
-With micro-batches the contrastive loss is still that of the whole batch (GradCache, Gao et al. 2021): encode every
-micro-batch without keeping activations; the loss of all features gives the gradient at each feature; encode again, with
-the same random numbers, and carry those gradients into the towers.
+With micro-batches the loss is still that of the whole batch (GradCache, Gao et al. 2021): encode every micro-batch
+without keeping activations; the loss of all features gives the gradient at each feature; encode again, with the same
+random numbers, and carry those gradients into the towers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pairmill.errors import RecipeError
 from training.gather import Exchange
-from training.losses.compose import LossConfig, compute_loss
-from training.losses.inputs import LossInputs
+from training.losses.inputs import LossOutput
 from training.model import Features, Rows
+from training.objectives.declaration import Objective
+from training.teacher import Teacher
 
 
 class StepResult(NamedTuple):
-    """What a step tells."""
+    """What a step reports, of this rank; the mean over ranks is of the batch."""
 
-    loss: Tensor  #: scalar, of this rank; the mean over ranks is the loss of the batch
-    scale: Tensor  #: scalar, before the update
+    loss: Tensor  #: scalar
+    parts: Mapping[str, Tensor]  #: scalars that add up to it
+    scale: Tensor  #: scalar, before the update; the same on all ranks
 
 
 def train_step(
-    engine: Any, rows: Rows, config: LossConfig, exchange: Exchange, *, accumulate: int, seed: int
+    engine: Any,
+    rows: Rows,
+    objective: Objective,
+    exchange: Exchange,
+    *,
+    accumulate: int,
+    seed: int,
+    teacher: Teacher | None = None,
 ) -> StepResult:
     """Forward, backward and update on a DeepSpeed engine whose gradient_accumulation_steps is `accumulate`.
 
     seed: of dropout and the like in this step on this rank; what a step draws depends on nothing that came before.
+    teacher: for an objective that needs one.
     """
+    parts = _micro_batches(rows, accumulate)
+    taught = teacher(parts) if teacher is not None else None
     if accumulate == 1:
-        torch.manual_seed(seed)
-        features = engine(rows)
-        loss = _loss(features, rows, config, exchange)
-        engine.backward(loss)
-        engine.step()
-        return StepResult(loss.detach(), features.scale.detach())
-    return _cached_step(engine, rows, config, exchange, accumulate, seed)
+        features, output = _plain_step(engine, rows, objective, exchange, seed, taught)
+    else:
+        features, output = _cached_step(engine, parts, rows, objective, exchange, seed, taught)
+    if teacher is not None:
+        teacher.update()
+    with torch.no_grad():
+        objective.after_step(features.map(Tensor.detach), rows, exchange)
+    return StepResult(output.total.detach(), output.parts, features.scale.detach())
+
+
+def _micro_batches(rows: Rows, accumulate: int) -> list[Rows]:
+    size = len(rows.images_BHWC)
+    if size % accumulate:
+        raise RecipeError(
+            "train.accumulate must divide the rows of every worker",
+            value=f"{accumulate} of {size}",
+            fix="choose a divisor",
+        )
+    return [rows.part(slice(at, at + size // accumulate)) for at in range(0, size, size // accumulate)]
+
+
+def _plain_step(
+    engine: Any, rows: Rows, objective: Objective, exchange: Exchange, seed: int, taught: Features | None
+) -> tuple[Features, LossOutput]:
+    features = _encode(engine, rows, seed)._replace(teacher=taught)
+    output = objective(features, rows, exchange)
+    engine.backward(output.total)
+    engine.step()
+    return features, output
 
 
 def _cached_step(
-    engine: Any, rows: Rows, config: LossConfig, exchange: Exchange, accumulate: int, seed: int
-) -> StepResult:
-    size = len(rows.images_BHWC)
-    parts = [rows.part(slice(at, at + size // accumulate)) for at in range(0, size, size // accumulate)]
-    assert len(parts) == accumulate, "accumulate divides the rows of every rank"
-    seeds = [seed + number for number in range(accumulate)]
+    engine: Any,
+    parts: Sequence[Rows],
+    rows: Rows,
+    objective: Objective,
+    exchange: Exchange,
+    seed: int,
+    taught: Features | None,
+) -> tuple[Features, LossOutput]:
+    seeds = [seed + number for number in range(len(parts))]
     with torch.no_grad():
-        first = [_encode(engine, part, s) for part, s in zip(parts, seeds, strict=True)]
-    scale, bias = first[0].scale, first[0].bias
-    whole = Features(torch.cat([f.image_BD for f in first]), torch.cat([f.text_BKD for f in first]), scale, bias)
-    leaves = whole._replace(
-        image_BD=whole.image_BD.requires_grad_(),
-        text_BKD=whole.text_BKD.requires_grad_(),
-        scale=scale.requires_grad_(),
-        bias=None if bias is None else bias.requires_grad_(),
-    )
-    loss = _loss(leaves, rows, config, exchange)
-    torch.autograd.backward(loss)
+        first = [_encode(engine, part, part_seed) for part, part_seed in zip(parts, seeds, strict=True)]
+    leaves = Features.joined(first).map(_leaf)._replace(teacher=taught)
+    output = objective(leaves, rows, exchange)
+    torch.autograd.backward(output.total)
+    size = len(parts[0].images_BHWC)
     for number, (part, part_seed) in enumerate(zip(parts, seeds, strict=True)):
         features = _encode(engine, part, part_seed)
-        here = slice(number * size // accumulate, (number + 1) * size // accumulate)
-        carried = (features.image_BD * _gradient(leaves.image_BD)[here]).sum()
-        carried = carried + (features.text_BKD * _gradient(leaves.text_BKD)[here]).sum()
+        here = slice(number * size, (number + 1) * size)
+        carried = [
+            (value * _gradient(leaf)[here]).sum()
+            for value, leaf in zip(features.by_row(), leaves.by_row(), strict=True)
+            if leaf.requires_grad
+        ]
         if number == 0:
-            carried = carried + features.scale * _gradient(leaves.scale)
-            if features.bias is not None and leaves.bias is not None:
-                carried = carried + features.bias * _gradient(leaves.bias)
+            carried += [
+                (value * _gradient(leaf)).sum()
+                for value, leaf in zip(features.common(), leaves.common(), strict=True)
+                if leaf.requires_grad
+            ]
         # DeepSpeed divides by the number of micro-batches, as if each had a loss of its own.
-        engine.backward(carried * accumulate)
+        engine.backward(torch.stack(carried).sum() * len(parts))
         engine.step()
-    return StepResult(loss.detach(), scale.detach())
+    return leaves, output
 
 
 def _encode(module: Any, part: Rows, seed: int) -> Features:
@@ -82,11 +120,8 @@ def _encode(module: Any, part: Rows, seed: int) -> Features:
     return features
 
 
-def _loss(features: Features, rows: Rows, config: LossConfig, exchange: Exchange) -> Tensor:
-    inputs = LossInputs(
-        features.image_BD, features.text_BKD, rows.text_mask_BK, features.scale, features.bias, rows.group_B
-    )
-    return compute_loss(inputs, config, exchange).total
+def _leaf(value: Tensor) -> Tensor:
+    return value.requires_grad_() if value.is_floating_point() else value
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -100,7 +101,7 @@ def train(
         payload = Payload(recipe, plan, reader, tokenizer, steps, end, begin, workers.threads, os.getcwd())
         trainer = TorchTrainer(
             launch,
-            train_loop_config={"payload": pickle.dumps(payload)},
+            train_loop_config={"payload": pickle.dumps(payload), "path": sys.path},
             scaling_config=ScalingConfig(
                 num_workers=workers.number,
                 use_gpu=workers.num_gpus > 0,

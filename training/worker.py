@@ -1,4 +1,4 @@
-"""What each worker runs: data -> towers -> gather -> loss -> step, from the last checkpoint to the last step."""
+"""What each worker runs: data -> towers -> objective -> step, from the last checkpoint to the last step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import torch
 import torch.distributed as dist
 from ray import train as ray_train
 
-from pairmill.errors import UserError, nearest
+from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
-from training.checkpoint import Describe, Progress, restore, save
+from training.checkpoint import Describe, Learner, Progress, restore, save
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows
 from training.data.stream import Batches, batches
@@ -29,8 +29,10 @@ from training.errors import ERROR_FILE, FinalError, diverged, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
 from training.model import AUTOCAST, DualEncoder, to_device
+from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe
-from training.step import train_step
+from training.step import StepResult, train_step
+from training.teacher import Teacher
 from training.telemetry import Telemetry
 from training.towers.build import build_from_description, build_model, eval_transform, model_description
 from training.towers.ema import Ema
@@ -64,14 +66,27 @@ class Payload(NamedTuple):
 def build(recipe: TrainRecipe) -> torch.nn.Module:
     """The open_clip model of a recipe, its weights drawn by `train.seed`."""
     torch.manual_seed(recipe.train.seed)
-    siglip = recipe.loss.target == "siglip"
+    objective = recipe.loss.opened()
     init = recipe.temperature.init
     if init is None and recipe.model.pretrained is None:
-        init = 0.1 if siglip else 0.07
-    model = build_model(recipe.model, temperature_init=init, bias_init=recipe.temperature.bias_init if siglip else None)
+        init = objective.temperature_init
+    model = build_model(recipe.model, temperature_init=init, bias_init=objective.bias_init)
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model
+
+
+def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> Learner:
+    """A model, as `build` gives it, ready for its first step.  A collective call."""
+    objective = recipe.loss.opened()
+    # What all ranks draw alike, from a seed of its own: the model's architecture does not change it.
+    torch.manual_seed(recipe.train.seed)
+    objective.begin(setup)
+    module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed)
+    engine = start_engine(module, recipe, rows_per_worker=setup.rows)
+    ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
+    teacher = Teacher(module, objective.teacher_decay) if "teacher" in objective.needs else None
+    return Learner(engine, ema, objective, teacher)
 
 
 def work(payload: Payload) -> None:
@@ -90,9 +105,9 @@ def work(payload: Payload) -> None:
     except FinalError as error:
         if ray_train.get_context().get_world_rank() == 0:
             store.write_json(ERROR_FILE, error.parts)
-    except UserError as error:
+    except (UserError, IntegrityError) as error:
         # Perhaps this worker's alone: the others wait for it, and only its failure ends them.
-        store.write_json(ERROR_FILE, parts_of(error))
+        store.write_json(ERROR_FILE, parts_of(error) if isinstance(error, UserError) else [str(error)])
         raise
 
 
@@ -108,9 +123,19 @@ def _train(payload: Payload) -> None:
     model = build(recipe)
     describe = Describe(model_description(recipe.model, model), payload.tokenizer)
     full_length = describe.tokenizer.context_length if needs_full_length(model) else None
-    engine = start_engine(DualEncoder(model, recipe.train.precision), recipe, rows_per_worker=local_rows(plan, world))
-    ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
-    progress = _restored(engine, ema, payload)
+    setup = Setup(
+        width=int(describe.model["architecture"]["embed_dim"]),
+        slots=len(recipe.data.text_slots()),
+        rows=local_rows(plan, world),
+        rank=rank,
+        world=world,
+        tile=recipe.loss.tile,
+        seed=recipe.train.seed,
+        device=device,
+    )
+    learner = start_learner(model, recipe, setup)
+    engine, ema, objective, teacher = learner
+    progress = _restored(learner, payload)
     exchange_of = open_exchange(recipe.loss.mode, group_size=recipe.loss.group_size, seed=recipe.train.seed)
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
     evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
@@ -141,46 +166,49 @@ def _train(payload: Payload) -> None:
             set_lr(engine, lr)
             if (scheduled := recipe.temperature.scale_at(step, payload.steps)) is not None:
                 set_scale(engine, scheduled)
+            objective.when = When(step, payload.steps, plan.steps_per_epoch)
             result = train_step(
                 engine,
                 rows,
-                recipe.loss,
+                objective,
                 exchange_of(step),
                 accumulate=recipe.train.accumulate,
                 seed=step_seed(recipe.train.seed, step, rank),
+                teacher=teacher,
             )
             if recipe.temperature.learnable:
                 limit_scale(engine, lowest=1.0, highest=recipe.temperature.max)
             if ema is not None:
                 ema.update(model.named_parameters())
             done = step + 1
-            told = _agreed(result.loss, batch, stop=stop is not None and stop.asked(), device=device)
-            if not math.isfinite(told.loss):
-                raise diverged(f"the loss of step {done} is {told.loss}")
+            agreed = _agreed(result, batch, stop=stop is not None and stop.asked(), device=device)
+            if not math.isfinite(agreed.loss):
+                raise diverged(f"the loss of step {done} is {agreed.loss}")
             seconds, waited = clock.lap()
             if telemetry is not None:
-                telemetry.count(told.rows, batch.skipped)
+                telemetry.count(agreed.rows, batch.skipped)
                 if done % recipe.log.every_steps == 0 or done == payload.end:
                     telemetry.write(
                         done,
                         {
-                            "loss": told.loss,
+                            "loss": agreed.loss,
+                            **agreed.parts,
                             "logit_scale": float(result.scale),
                             "lr": lr,
                             "samples_per_second": round(plan.batch_size / seconds, 3),
                             "data_wait_fraction": round(waited / seconds, 4),
                             "epoch": round(done / plan.steps_per_epoch, 4),
-                            "skipped": told.skipped,
+                            "skipped": agreed.skipped,
                         },
                     )
-            last = done == payload.end or told.stop
+            last = done == payload.end or agreed.stop
             if _due(done, recipe.evaluate.every_steps) or (last and recipe.evaluate.datasets):
                 metrics = evaluation(done)
             if last or _due(done, recipe.checkpoint.every_steps):
                 if telemetry is not None:
                     telemetry.flush()
-                save(engine, ema, Progress(done, plan.fingerprint, metrics), describe, rank=rank)
-            if told.stop:
+                save(learner, Progress(done, plan.fingerprint, metrics), describe, rank=rank)
+            if agreed.stop:
                 break
     if telemetry is not None:
         telemetry.close()
@@ -191,7 +219,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
-def _restored(engine: Any, ema: Ema | None, payload: Payload) -> Progress:
+def _restored(learner: Learner, payload: Payload) -> Progress:
     """The run's own last checkpoint, else the one to begin from, else nothing."""
     recipe, plan, own = payload.recipe, payload.plan, ray_train.get_checkpoint()
     checkpoint = own
@@ -201,35 +229,39 @@ def _restored(engine: Any, ema: Ema | None, payload: Payload) -> Progress:
     if checkpoint is None:
         return Progress(0, plan.fingerprint, {})
     with checkpoint.as_directory() as folder:
-        progress = restore(engine, ema, Path(folder))
+        progress = restore(learner, Path(folder))
     gc.collect()
     if progress.plan != plan.fingerprint:
         raise FinalError(
-            "the data is not what the checkpoint was trained on: its files, their rows or the recipe's data changed\n"
+            "the data must be what the checkpoint was trained on: its files, their rows or the recipe's data changed\n"
             "fix: give the run a new run_dir, with model.pretrained set to the checkpoint"
         )
     if own is None and not recipe.temperature.learnable and recipe.temperature.init is not None:
-        set_scale(engine, 1 / recipe.temperature.init)
+        set_scale(learner.engine, 1 / recipe.temperature.init)
     return progress
 
 
-class _Told(NamedTuple):
+class _Agreed(NamedTuple):
     loss: float
+    parts: dict[str, float]  #: by `loss/name`; none where the loss has a single part
     rows: int
     skipped: int
     stop: bool
 
 
-def _agreed(loss: torch.Tensor, batch: Any, *, stop: bool, device: torch.device) -> _Told:
+def _agreed(result: StepResult, batch: Any, *, stop: bool, device: torch.device) -> _Agreed:
     """What all ranks together say of a step: the loss of the whole batch, and whether to stop."""
-    own = [float(loss), float(batch.row_valid_B.sum()), float(sum(batch.skipped.values())), float(stop)]
+    parts = {f"loss/{name}": float(part) for name, part in result.parts.items()} if len(result.parts) > 1 else {}
+    rows, skipped = float(batch.row_valid_B.sum()), float(sum(batch.skipped.values()))
+    own = [float(result.loss), rows, skipped, float(stop), *parts.values()]
     values = torch.tensor(own, dtype=torch.float64, device=device)
     world = 1
     if dist.is_initialized():
         dist.all_reduce(values)
         world = dist.get_world_size()
     total = values.tolist()
-    return _Told(total[0] / world, int(total[1]), int(total[2]), total[3] > 0)
+    means = {name: value / world for name, value in zip(parts, total[4:], strict=True)}
+    return _Agreed(total[0] / world, means, int(total[1]), int(total[2]), total[3] > 0)
 
 
 def _due(step: int, every: int | None) -> bool:
@@ -269,7 +301,7 @@ def check_best(keep_best: str | None, metrics: Mapping[str, float]) -> None:
     """Raises FinalError for a metric that the evaluation does not have."""
     if keep_best is not None and keep_best not in metrics:
         raise FinalError(
-            "checkpoint.keep_best is a metric of the evaluation",
+            "checkpoint.keep_best must be a metric of the evaluation",
             keep_best,
             f"perhaps you mean: {nearest(keep_best, metrics)}",
         )

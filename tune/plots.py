@@ -137,13 +137,13 @@ def _key_axis(parameter: Mapping[str, Any], values: Sequence[float]) -> Axis:
 def responses(standings: Standings) -> list[Response]:
     """The objective over each numeric key.
 
-    temperature.init comes first and is shown by loss variant: loss.target, else the first key that is not numeric.
+    temperature.init comes first and is shown by objective: loss.objective, else the first key that is not numeric.
     Without temperature.init, every key is.
     """
     space = standings.sweep["space"]
     keys = [key for key, parameter in space.items() if _is_numeric(parameter)]
     others = [key for key in space if key not in keys]
-    variant = next((key for key in ("loss.target", *others) if key in others), None)
+    variant = next((key for key in ("loss.objective", *others) if key in others), None)
     first = "temperature.init" if "temperature.init" in keys else None
     found = []
     for key in sorted(keys, key=lambda key: key != first):

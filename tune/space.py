@@ -1,10 +1,11 @@
 """The search space as data: dotted keys of the training recipe, what each may be, and when it matters.
 
-    loss.target:       {grid: [clip, one_to_k]}              every value, with every other grid value
-    optim.lr:          {loguniform: [1.0e-4, 1.0e-2]}        drawn
-    temperature.final: {loguniform: [0.01, 0.07], when: {temperature.learnable: false}}
+    loss.objective:           {grid: [clip, siglip]}                every value, with every other grid value
+    loss.objective.bias_init: {choice: [-10, -5], when: {loss.objective: siglip}}
+    optim.lr:                 {loguniform: [1.0e-4, 1.0e-2]}        drawn
 
-A point is one draw: {key: value}, without the keys that do not matter in it.
+A point is one draw: {key: value}, without the keys that do not matter in it.  Where the recipe chooses something by
+name, the space does so too, and the chosen entry's own keys stand below that name.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pydantic import Field, model_validator
 
 from pairmill.config import Config, digest, fields_at, put
 from pairmill.errors import RecipeError, nearest
+from pairmill.registry import chosen_at
 from training.recipe import TrainRecipe
 
 Point = dict[str, Any]
@@ -103,11 +105,23 @@ Space = Mapping[str, Parameter]
 
 def matters(parameter: Parameter, point: Point, recipe: Mapping[str, Any]) -> bool:
     """Whether a parameter's `when` holds, for the point's values so far and the base recipe's others."""
-    for key, wanted in parameter.when.items():
-        value = point[key] if key in point else value_at(recipe, key)
-        if value not in (wanted if isinstance(wanted, list) else [wanted]):
-            return False
-    return True
+    return all(_is(_value_in(point, recipe, key), wanted) for key, wanted in parameter.when.items())
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether a value is the wanted one, or one of a list of them; what is chosen by name is its name too."""
+    names = [value, value.get("name")] if isinstance(value, Mapping) else [value]
+    return any(name in (wanted if isinstance(wanted, list) else [wanted]) for name in names)
+
+
+def _value_in(point: Point, recipe: Mapping[str, Any], key: str) -> Any:
+    """The value that a key has at a point: its own, else that of a section the point sets whole, else the recipe's."""
+    parts = key.split(".")
+    for depth in range(len(parts), 0, -1):
+        section = ".".join(parts[:depth])
+        if section in point:
+            return _inside(point[section], parts[depth:])
+    return value_at(recipe, key)
 
 
 def draw_points(space: Space, recipe: Mapping[str, Any], *, samples: int, seed: int) -> Iterator[Point]:
@@ -145,8 +159,14 @@ def recipe_at(base: Mapping[str, Any], point: Point, seed: int | None = None, **
     Raises RecipeError, as a recipe in a file would.
     """
     data = json.loads(json.dumps({**base, **top}))
-    for key, value in {**point, **({} if seed is None else {"train.seed": seed})}.items():
-        put(data, key, value)
+    values = {**point, **({} if seed is None else {"train.seed": seed})}
+    # A section comes before what lies in it.
+    for key in sorted(values, key=lambda key: key.count(".")):
+        now = value_at(data, key)
+        if not (
+            isinstance(now, Mapping) and now.get("name") == values[key]
+        ):  # else it is chosen already, with its keys
+            put(data, key, values[key])
     return TrainRecipe.checked(data)
 
 
@@ -158,16 +178,39 @@ def check_space(space: Space, base: Mapping[str, Any]) -> None:
         )
     for number, (key, parameter) in enumerate(space.items()):
         _check_key(key)
-        point = _context(space, base, key, list(space)[:number])
-        for value in parameter.edges:
+        points = _chosen(space, key, _context(space, base, key, list(space)[:number]))
+        for point, value in itertools.product(points, parameter.edges):
             try:
                 recipe_at(base, {**point, key: value})
             except RecipeError as error:
-                raise RecipeError(f"space: {key}: {error.rule}", value=json.dumps(value), fix=str(error.fix)) from error
+                fix = (
+                    f"{error.fix}; or say with `when` which entries have the key" if len(points) > 1 else str(error.fix)
+                )
+                raise RecipeError(f"space: {key}: {error.rule}", value=json.dumps(value), fix=fix) from error
+
+
+def _chosen(space: Space, key: str, point: Point) -> list[Point]:
+    """A point with each entry in turn that may be chosen where `key` is one of an entry's own."""
+    path = key.split(".")
+    depth = chosen_at(TrainRecipe, path)
+    section = ".".join(path[:depth])
+    if depth in (None, len(path)) or section not in space:
+        return [point]
+    when = space[key].when
+    return [{**point, section: e} for e in space[section].edges if section not in when or _is(e, when[section])]
 
 
 def _check_key(key: str) -> None:
     path = key.split(".")
+    depth = chosen_at(TrainRecipe, path)
+    if depth is not None:
+        if path[depth:] == ["name"]:
+            raise RecipeError(
+                f"space: what {key} names must be chosen by the key above it",
+                value=key,
+                fix=f"write {'.'.join(path[:depth])}: {{grid: [name, …]}}",
+            )
+        return  # keys of its own depend on the entry: the recipe itself decides
     known = fields_at(TrainRecipe, path[:-1])
     # Below a section without fixed keys (evaluate.datasets.NAME) the recipe itself decides.
     if known and path[-1] not in known:
@@ -195,7 +238,7 @@ def _context(space: Space, base: Mapping[str, Any], key: str, earlier: list[str]
         if name in earlier:
             allowed = space[name].values
             limits = space[name].limits
-            if allowed is not None and value not in allowed:
+            if allowed is not None and not any(_is(one, value) for one in allowed):
                 raise RecipeError(
                     f"space: {key}: `when` names a value that {name} may have",
                     value=json.dumps(wanted),
@@ -223,7 +266,10 @@ def _context(space: Space, base: Mapping[str, Any], key: str, earlier: list[str]
 
 def value_at(recipe: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key of nested mappings; None if it is not there."""
-    value: Any = recipe
-    for part in key.split("."):
+    return _inside(recipe, key.split("."))
+
+
+def _inside(value: Any, path: Iterable[str]) -> Any:
+    for part in path:
         value = value.get(part) if isinstance(value, Mapping) else None
     return value

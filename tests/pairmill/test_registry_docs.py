@@ -8,7 +8,7 @@ from pairmill.registry_docs import render
 
 class KiteConfig(NamedConfig):
     line_m: float = Field(30.0, gt=0, description="length of the line, m")
-    tail: Literal["long", "short"] | None = Field(None, description="a | b")
+    tail: Literal["forked", "straight"] | None = Field(None, description="a | b")
     ribbons: tuple[str, ...] = ()
     maker: str = Field(pattern="^[a-z]+$", description="who\nmade it")
 
@@ -44,7 +44,7 @@ Second paragraph.
 | key | value | default | meaning |
 |---|---|---|---|
 | `line_m` | number > `0` | `30.0` | length of the line, m |
-| `tail` | `long`, `short` or null | `null` | a \\| b |
+| `tail` | `forked`, `straight` or null | `null` | a \\| b |
 | `ribbons` | list of text | `[]` |  |
 | `maker` | text like `^[a-z]+$` | required | who made it |
 

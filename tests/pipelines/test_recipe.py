@@ -114,3 +114,10 @@ def test_the_schema_describes_every_key() -> None:
         if "description" not in value and key != "enabled"
     ]
     assert undescribed == []
+
+
+def test_a_key_below_a_name_alone_is_of_what_it_names() -> None:
+    text = "{run_dir: r, data: {path: p}, train: {steps: 1}, loss: {objective: siglip}}"
+    recipe = parse_recipe(text, ["loss.objective.bias_init=-5"], TrainRecipe)
+    assert recipe.loss.objective.model_dump() == {"name": "siglip", "bias_init": -5.0}
+    assert parse_recipe(text, ["loss.objective=clip"], TrainRecipe).loss.objective.name == "clip"

@@ -11,6 +11,7 @@ from gloo_ranks import run_on_ranks
 from training.data.config import DataConfig
 from training.gather import open_exchange
 from training.model import DualEncoder, Rows
+from training.objectives.declaration import Setup
 from training.recipe import TrainRecipe
 
 ROWS, SLOTS, LENGTH = 8, 2, 12
@@ -21,7 +22,7 @@ def recipe(**sections: dict[str, Any]) -> TrainRecipe:
         "run_dir": "unused",
         "data": {"path": "unused", "batch_size": ROWS, "lanes": 2},
         "model": {"architecture": "tests/training/towers/configs/vit.json", "patch_dropout": 0.5},
-        "loss": {"target": "one_to_k", "tile": [4, 8]},
+        "loss": {"objective": "one_to_k", "tile": [4, 8]},
         "optim": {"lr": 1e-3, "warmup_steps": 0, "schedule": "constant", "eps": 1e-3},
         "train": {"steps": 10, "precision": "fp32", "accumulate": 1},
         "deepspeed": {"stage": 0},
@@ -39,7 +40,13 @@ def rows_of(step: int, rank: int, world: int) -> Rows:
     tokens[..., -1] = 49407
     mask = torch.rand(ROWS, SLOTS, generator=random) > 0.2
     share = slice(rank * ROWS // world, (rank + 1) * ROWS // world)
-    return Rows(images, tokens, mask, torch.full((ROWS,), -1)).part(share)
+    kinds, languages = (torch.full((ROWS, SLOTS), -1, dtype=dtype) for dtype in (torch.int8, torch.int16))
+    ids = torch.arange(ROWS) + step * ROWS
+    return Rows(images, tokens, mask, torch.full((ROWS,), -1), kinds, languages, ids).part(share)
+
+
+def setup_of(recipe: TrainRecipe, rank: int = 0, world: int = 1) -> Setup:
+    return Setup(48, SLOTS, ROWS // world, rank, world, recipe.loss.tile, recipe.train.seed, torch.device("cpu"))
 
 
 def trained(
@@ -48,12 +55,12 @@ def trained(
     """Losses of steps [first, last) on this rank's share, then the engine's whole state if it is asked for."""
     import torch.distributed as dist
 
-    from training.engine import limit_scale, load, model_weights, optimizer_state, set_lr, start_engine
+    from training.engine import limit_scale, load, model_weights, optimizer_state, set_lr
     from training.step import train_step
-    from training.worker import build, step_seed
+    from training.worker import build, start_learner, step_seed
 
     world = dist.get_world_size()
-    engine = start_engine(DualEncoder(build(recipe), recipe.train.precision), recipe, rows_per_worker=ROWS // world)
+    engine, _, objective, _ = start_learner(build(recipe), recipe, setup_of(recipe, rank, world))
     if state is not None:
         load(engine, *state)
     losses = []
@@ -62,7 +69,7 @@ def trained(
         set_lr(engine, recipe.optim.lr_at(step, recipe.train.steps or 0))
         seed = step_seed(recipe.train.seed, step, rank)
         result = train_step(
-            engine, rows_of(step, rank, world), recipe.loss, exchange, accumulate=recipe.train.accumulate, seed=seed
+            engine, rows_of(step, rank, world), objective, exchange, accumulate=recipe.train.accumulate, seed=seed
         )
         limit_scale(engine, lowest=1.0, highest=recipe.temperature.max)
         losses.append(exchange.total(result.loss) / world)
@@ -91,13 +98,13 @@ def test_micro_batches_encode_twice_with_the_same_random_numbers() -> None:
 
 
 def _cached_against_plain(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    from training.losses.compose import compute_loss
-    from training.losses.inputs import LossInputs
     from training.step import train_step
     from training.worker import build
 
     used = recipe(train={"accumulate": 2})
     exchange = open_exchange("local")(0)
+    objective = used.loss.opened()
+    objective.begin(setup_of(used))
     batch = rows_of(3, 0, 1)
 
     class Engine:
@@ -116,15 +123,14 @@ def _cached_against_plain(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tens
             pass
 
     engine = Engine()
-    train_step(engine, batch, used.loss, exchange, accumulate=2, seed=11)
+    train_step(engine, batch, objective, exchange, accumulate=2, seed=11)
     module = DualEncoder(build(used), "fp32")
     parts = []
     for number in range(2):
         torch.manual_seed(11 + number)
         parts.append(module(batch.part(slice(4 * number, 4 * number + 4))))
     image, text = (torch.cat([part[i] for part in parts]) for i in range(2))
-    inputs = LossInputs(image, text, batch.text_mask_BK, parts[0].scale, None, batch.group_B)
-    compute_loss(inputs, used.loss, exchange).total.backward()
+    objective(parts[0]._replace(image_BD=image, text_BKD=text), batch, exchange).total.backward()
     theirs = dict(module.named_parameters())
     return {n: (p.grad, theirs[n].grad) for n, p in engine.module.named_parameters() if p.grad is not None}
 

@@ -51,7 +51,7 @@ def recipe(emoji: str, run_dir: Path, **sections: Any) -> TrainRecipe:
             "reader_cpus": 0.5,
         },
         "model": {"architecture": "tests/training/towers/configs/vit.json", "patch_dropout": 0.25},
-        "loss": {"target": "one_to_k", "tile": [8, 8]},
+        "loss": {"objective": "one_to_k", "tile": [8, 8]},
         "optim": {"lr": 1e-3, "warmup_steps": 2},
         "train": {"steps": STEPS, "precision": "fp32"},
         "compute": {"workers": 2, "cpus_per_worker": 0.5, "threads": 1},
@@ -171,7 +171,7 @@ def test_what_is_wrong_is_said_before_any_work(emoji: str, tmp_path: Path) -> No
         ({"model": {"architecture": "ViT-B-33"}}, "ViT-B-32"),
         ({"compute": {"workers": 64}}, "compute.workers"),
         ({"compute": {"cpus_per_worker": 1.0}}, "data.reader_cpus"),
-        ({"loss": {"target": "one_to_n"}}, "one_to_k"),
+        ({"loss": {"objective": "one_to_n"}}, "one_to_k"),
         ({"evaluate": {"datasets": {"emoji": {"path": "no/such/folder"}}}}, "no/such/folder"),
         ({"evaluate": {"datasets": {"emoji": {"path": emoji, "kind": "zero_shot"}}}}, "class_names"),
     ):

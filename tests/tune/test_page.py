@@ -18,7 +18,7 @@ from tune.words import metric_word, span
 RECALL = "google/image_retrieval_recall@1"
 SPEED = "samples_per_second"
 SPACE: dict[str, Any] = {
-    "loss.target": {"grid": ["clip", "one_to_k", "siglip"], "when": {}},
+    "loss.objective": {"grid": ["clip", "one_to_k", "siglip"], "when": {}},
     "temperature.init": {"loguniform": [0.01, 0.2], "when": {}},
     "temperature.learnable": {"choice": [True, False]},
     "temperature.final": {"loguniform": [0.01, 0.1], "when": {"temperature.learnable": False}},
@@ -29,7 +29,7 @@ VOID = {"meta", "br", "wbr", "img", "link", "input", "hr"}
 
 def some_point(draw: random.Random, number: int) -> dict[str, Any]:
     point: dict[str, Any] = {
-        "loss.target": SPACE["loss.target"]["grid"][number % 3],
+        "loss.objective": SPACE["loss.objective"]["grid"][number % 3],
         "temperature.init": round(math.exp(draw.uniform(math.log(0.01), math.log(0.2))), 5),
         "temperature.learnable": draw.random() < 0.6,
     }
@@ -43,13 +43,13 @@ def some_trial(
 ) -> dict[str, Any]:
     """A trial whose recall saturates at what its point allows: best at a temperature of 0.05 and a rate of 1e-3."""
     off = math.log(point["temperature.init"] / 0.05) ** 2 / 2 + math.log(point["optim.lr"] / 1e-3) ** 2 / 3
-    reach = {"clip": 0.046, "one_to_k": 0.06, "siglip": 0.038}[point["loss.target"]] * math.exp(-off / 2)
+    reach = {"clip": 0.046, "one_to_k": 0.06, "siglip": 0.038}[point["loss.objective"]] * math.exp(-off / 2)
     pace = draw.uniform(0.75, 0.95)
     curve = [
         {"step": step, RECALL: round(0.001 + reach * (1 - math.exp(-step / 25)) * draw.uniform(0.95, 1.05), 5)}
         for step in range(0, steps + 1, 10)
     ]
-    start = {"clip": 4.85, "one_to_k": 5.4, "siglip": 7.1}[point["loss.target"]]
+    start = {"clip": 4.85, "one_to_k": 5.4, "siglip": 7.1}[point["loss.objective"]]
     losses = [
         [step, round(start * (0.55 + 0.45 * math.exp(-step * reach / 0.9)) + draw.gauss(0, 0.04), 4)]
         for step in range(1, steps + 1)
@@ -134,7 +134,12 @@ def make_sweep(trials: int = 12, *, repeats: int = 2, seed: int = 0) -> dict[str
         "trials": everyone,
         "ranking": ranking,
         "pareto": front,
-        "importance": {"optim.lr": 0.41, "loss.target": 0.33, "temperature.init": 0.22, "temperature.learnable": 0.04},
+        "importance": {
+            "optim.lr": 0.41,
+            "loss.objective": 0.33,
+            "temperature.init": 0.22,
+            "temperature.learnable": 0.04,
+        },
         "best": {"trial": first, "tied_with": [], "metrics": {}} if first else None,
         "steps_total": sum(trial["steps"] for trial in everyone if trial["role"] == "search"),
         "steps_full": 60 * trials,
@@ -233,7 +238,7 @@ def test_ranks_points_and_values_stand_in_their_columns() -> None:
     assert head == ["#", "Trial", RECALL, "", SPEED, *SPACE, "Steps", "Time", "Status"]
     for number, (entry, row) in enumerate(zip(sweep["ranking"], rows, strict=True), start=1):
         assert row[:3] == [str(number), entry["trial"], f"{100 * entry['mean']:.2f} %"]
-        assert row[5] == entry["point"]["loss.target"]
+        assert row[5] == entry["point"]["loss.objective"]
         assert row[7] == json.dumps(entry["point"]["temperature.learnable"])
         assert (row[8] == "–") == ("temperature.final" not in entry["point"])
 
@@ -301,7 +306,7 @@ def test_nothing_is_taken_for_markup(text: str) -> None:
 def test_control_characters_and_halves_of_pairs_are_replaced() -> None:
     sweep = make_sweep(9)
     sweep["name"] = "a\x00b\x1bc\ud800d"
-    sweep["trials"][0]["point"]["loss.target"] = "\x08\udfff"
+    sweep["trials"][0]["point"]["loss.objective"] = "\x08\udfff"
     assert "a�b�c�d" in checked(sweep).words
 
 
@@ -320,9 +325,9 @@ def test_a_curve_is_drawn_for_each_trial_and_ends_where_it_was_stopped() -> None
 
 def test_the_response_to_temperature_is_split_by_loss() -> None:
     page = checked(make_sweep(30))
-    at = page.words.index("temperature.init · log by loss.target")
+    at = page.words.index("temperature.init · log by loss.objective")
     panels = page.words[at : page.words.index("optim.lr · log", at)]
-    assert all(name in panels for name in SPACE["loss.target"]["grid"])
+    assert all(name in panels for name in SPACE["loss.objective"]["grid"])
 
 
 def test_three_trials_and_three_hundred() -> None:
@@ -358,14 +363,14 @@ def test_a_sweep_that_has_just_begun() -> None:
 
 def test_a_space_without_numbers_and_an_objective_to_be_small() -> None:
     sweep = make_sweep(9)
-    sweep["space"] = {"loss.target": SPACE["loss.target"]}
+    sweep["space"] = {"loss.objective": SPACE["loss.objective"]}
     sweep["objectives"] = [{"metric": "google/loss", "mode": "min"}]
     sweep = json.loads(json.dumps(sweep).replace(RECALL, "google/loss"))
     sweep["ranking"].sort(key=lambda entry: entry["mean"])
     sweep["best"]["trial"] = sweep["ranking"][0]["trial"]
     sweep["trials"] = [trial for trial in sweep["trials"] if trial["status"] == "finished"]
     for trial in sweep["trials"]:
-        trial["point"] = {"loss.target": trial["point"]["loss.target"]}
+        trial["point"] = {"loss.objective": trial["point"]["loss.objective"]}
     page = checked(sweep)
     assert "Response" not in page.words and "Trade-offs" not in page.words and "lower is better" in page.words
     assert " %" not in page.rows[1][2]

@@ -39,18 +39,18 @@ def play(proposals: Proposals, ends: Callable[[Trial], State], *, late: int = 1)
     return trials
 
 
-SPACE = {"optim.lr": {"loguniform": [1e-4, 1e-1]}, "loss.target": {"grid": ["clip", "one_to_k"]}}
+SPACE = {"optim.lr": {"loguniform": [1e-4, 1e-1]}, "loss.objective": {"grid": ["clip", "one_to_k"]}}
 
 
 def quality(trial: Trial) -> State:
-    return done(-abs(trial.point["optim.lr"] - 0.01) + (0.1 if trial.point["loss.target"] == "one_to_k" else 0.0))
+    return done(-abs(trial.point["optim.lr"] - 0.01) + (0.1 if trial.point["loss.objective"] == "one_to_k" else 0.0))
 
 
 def test_drawn_trials_have_ids_in_an_order_that_the_seed_draws() -> None:
     trials, again, other = (drawn_trials(recipe(SPACE, search={"trials": 8, "seed": seed})) for seed in (0, 0, 1))
     assert trials == again
     assert [t.id for t in trials] == [f"{n:03d}" for n in range(16)]
-    losses = [[t.point["loss.target"] for t in of] for of in (trials, other)]
+    losses = [[t.point["loss.objective"] for t in of] for of in (trials, other)]
     assert losses[0] != losses[1]
     assert sorted(losses[0]) == sorted(losses[1]) == ["clip"] * 8 + ["one_to_k"] * 8
 
@@ -82,22 +82,22 @@ def test_tpe_finds_what_is_good() -> None:
     trials = play(proposals_of(tpe, concurrent=1), quality)
     # The last draws are near the best value and of the better loss far more often than chance (1 of 2, 1 of 3).
     last = trials[-15:]
-    assert sum(t.point["loss.target"] == "one_to_k" for t in last) >= 12
+    assert sum(t.point["loss.objective"] == "one_to_k" for t in last) >= 12
     assert sum(0.003 < t.point["optim.lr"] < 0.03 for t in last) >= 9
 
 
 def test_tpe_takes_failed_trials_and_conditions() -> None:
     space = {
-        "loss.target": {"grid": ["clip", "siglip"]},
-        "temperature.bias_init": {"uniform": [-12, -4], "when": {"loss.target": "siglip"}},
+        "loss.objective": {"grid": ["clip", "siglip"]},
+        "loss.objective.bias_init": {"uniform": [-12, -4], "when": {"loss.objective": "siglip"}},
     }
     tpe = recipe(space, search={"method": "tpe", "trials": 12, "random_first": 4})
 
     def fails(trial: Trial) -> State:
-        return State("failed", {}, 0, None, "boom") if trial.point["loss.target"] == "clip" else done(0.5)
+        return State("failed", {}, 0, None, "boom") if trial.point["loss.objective"] == "clip" else done(0.5)
 
     trials = play(proposals_of(tpe, concurrent=1), fails)
-    assert all(("temperature.bias_init" in t.point) == (t.point["loss.target"] == "siglip") for t in trials)
+    assert all(("loss.objective.bias_init" in t.point) == (t.point["loss.objective"] == "siglip") for t in trials)
 
 
 def members(trials: list[Trial], generation: int) -> list[Trial]:

@@ -33,7 +33,7 @@ def points(space: dict[str, dict[str, Any]], *, samples: int = 1, seed: int = 0)
 
 
 def test_a_grid_is_every_combination_in_order() -> None:
-    found = points({"loss.target": {"grid": ["clip", "siglip"]}, "optim.lr": {"grid": [0.1, 0.2]}})
+    found = points({"loss.objective": {"grid": ["clip", "siglip"]}, "optim.lr": {"grid": [0.1, 0.2]}})
     assert [tuple(point.values()) for point in found] == [
         ("clip", 0.1),
         ("clip", 0.2),
@@ -94,9 +94,42 @@ def test_what_is_drawn_lies_in_the_range(share: float, low: float, factor: float
     assert abs((drawn - low) / step - round((drawn - low) / step)) < 1e-3
 
 
+SIGLIP = {"loss.objective": {"grid": ["clip", "siglip"]}}
+OWN_KEY = {"loss.objective.bias_init": {"grid": [-10, -5]}}
+OF_SIGLIP = {"loss.objective.bias_init": {"grid": [-10, -5], "when": {"loss.objective": "siglip"}}}
+
+
+def test_what_is_chosen_by_name_has_keys_of_its_own() -> None:
+    found = points({**SIGLIP, **OF_SIGLIP})
+    assert found == [
+        {"loss.objective": "clip"},
+        {"loss.objective": "siglip", "loss.objective.bias_init": -10},
+        {"loss.objective": "siglip", "loss.objective.bias_init": -5},
+    ]
+    chosen = [recipe_at(BASE, point).loss.objective.model_dump() for point in found]
+    assert chosen == [{"name": "clip"}, *({"name": "siglip", "bias_init": bias} for bias in (-10.0, -5.0))]
+    # The order of the keys does not matter, and an entry that is chosen already keeps its keys.
+    backwards = {"loss.objective.bias_init": -5, "loss.objective": "siglip"}
+    assert recipe_at(BASE, backwards).loss.objective.model_dump() == chosen[-1]
+    other = BASE | {"loss": BASE["loss"] | {"objective": {"name": "siglip", "bias_init": -3.0}}}
+    assert recipe_at(other, {"loss.objective": "siglip"}).loss.objective.model_dump()["bias_init"] == -3.0
+    assert recipe_at(other, {"loss.objective": "clip"}).loss.objective.model_dump() == {"name": "clip"}
+
+
+def test_a_whole_entry_is_a_value_too() -> None:
+    whole = {"loss.objective": {"grid": ["clip", {"name": "siglip", "bias_init": -7.0}]}}
+    lr = {"optim.lr": {"grid": [0.1], "when": {"loss.objective": "siglip"}}}
+    check_space({key: Parameter.checked(kind) for key, kind in {**whole, **lr}.items()}, BASE)
+    first, second = points({**whole, **lr})
+    assert (first, second["optim.lr"]) == ({"loss.objective": "clip"}, 0.1)
+    assert recipe_at(BASE, second).loss.objective.model_dump() == {"name": "siglip", "bias_init": -7.0}
+    no_more = {"optim.eps": {"grid": [0.1], "when": {"loss.objective.bias_init": -7.0}}}
+    assert "optim.eps" in points({**whole, **no_more})[1]
+
+
 def test_a_point_is_a_recipe() -> None:
-    recipe = recipe_at(BASE, {"loss": {"target": "siglip"}, "optim.lr": 0.5}, seed=3, name="t")
-    assert (recipe.loss.target, recipe.optim.lr, recipe.train.seed, recipe.name) == ("siglip", 0.5, 3, "t")
+    recipe = recipe_at(BASE, {"loss": {"objective": "siglip"}, "optim.lr": 0.5}, seed=3, name="t")
+    assert (recipe.loss.objective.name, recipe.optim.lr, recipe.train.seed, recipe.name) == ("siglip", 0.5, 3, "t")
     assert BASE["train"]["seed"] == 0, "the base is not changed"
 
 
@@ -109,14 +142,18 @@ def test_a_point_is_a_recipe() -> None:
         ({"run_dir": {"grid": ["a"]}}, "given by the sweep"),
         ({"optim.lr": {"grid": ["fast"]}}, r"space: optim\.lr"),
         ({"optim.lr": {"uniform": [-1, 1]}}, "greater than 0"),
-        ({"loss.target": {"grid": ["clip", "clop"]}}, "clip"),
+        ({"loss.objective": {"grid": ["clip", "clop"]}}, "clip"),
         ({"optim.lr": {"grid": [1], "when": {"optim.eps": 1}}}, "matters in some point"),
+        ({"loss.objective.name": {"grid": ["clip"]}}, r"chosen by the key above it"),
+        (OWN_KEY, r"space: loss\.objective\.bias_init: loss\.objective\.bias_init is not a key"),
+        ({**SIGLIP, **OWN_KEY}, "say with `when` which entries have the key"),
+        (SIGLIP | {"loss.objective.bias_initt": OF_SIGLIP["loss.objective.bias_init"]}, "perhaps you mean: bias_init"),
         (
-            {"optim.lr": {"grid": [1], "when": {"loss.target": "clip"}}, "loss.target": {"grid": ["clip"]}},
+            {"optim.lr": {"grid": [1], "when": {"loss.objective": "clip"}}, "loss.objective": {"grid": ["clip"]}},
             "stand before",
         ),
         (
-            {"loss.target": {"grid": ["siglip"]}, "optim.lr": {"grid": [1], "when": {"loss.target": "clip"}}},
+            {"loss.objective": {"grid": ["siglip"]}, "optim.lr": {"grid": [1], "when": {"loss.objective": "clip"}}},
             "may have",
         ),
     ],

@@ -72,7 +72,7 @@ def test_keys_of_the_space_can_be_overridden_whole() -> None:
     loaded = load_sweep(RECIPES / "sweep-demo.yaml", ["space.optim.lr={grid: [1, 2]}", "train.train.steps=7"])
     assert loaded.space["optim.lr"].grid == (1, 2)
     assert loaded.base["train"]["steps"] == 7
-    assert "loss.target" in loaded.space
+    assert "loss.objective" in loaded.space
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Contrastive losses: a similarity, a target and any terms, composed by the recipe.
+"""What objectives are computed with: contrasts, and the kernels that make a loss of them tile by tile.
 
-Losses are functions of named inputs and know nothing of ranks; `training.gather` does.  Read in this order: inputs,
-registry, targets, softmax, sigmoid, compose.
+These are functions of named inputs and know nothing of ranks; `training.gather` does.  Read in this order: inputs,
+contrast, tiles, softmax, sigmoid, compose.  What names a loss in a recipe is in `training/objectives/`.
 """

@@ -1,63 +1,35 @@
-"""Put a loss together from the recipe's parts, and compute it.
+"""The loss of contrasts: what the kernels make of all pairs, less what is at the targets.
 
 B rows of this rank, K text slots, k slots of one contrast, D embedding.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from pairmill.config import Config
 from pairmill.errors import RecipeError
 from training.gather import Columns, Exchange
-from training.losses.inputs import LossInputs, LossOutput
+from training.losses.contrast import Contrast
+from training.losses.inputs import LossInputs
 from training.losses.sigmoid import sigmoid_value
 from training.losses.softmax import softmax_value
-from training.losses.targets import TARGETS, Contrast
-from training.losses.tiles import Rows, wide
+from training.losses.tiles import Queries, wide
 from training.precision import full_precision
 
 
-class LossConfig(Config):
-    """`loss`: what is learnt from a batch."""
+def compute_loss(
+    inputs: LossInputs, contrasts: Sequence[Contrast], exchange: Exchange, *, tile: tuple[int, int]
+) -> Tensor:
+    """The loss of this rank's rows; its mean over ranks is the loss of the whole batch, and so are its gradients (R1).
 
-    similarity: Literal["dot"] = Field("dot", description="dot: cosine of the two embeddings")
-    target: str = Field(
-        "clip",
-        description="clip: the first text; one_to_k: all texts in one softmax; per_slot: a softmax a slot; siglip",
-    )
-    terms: tuple[str, ...] = Field((), description="auxiliary terms to add; there are none yet")
-    mode: Literal["gather", "group", "ring", "local"] = Field(
-        "gather",
-        description="whose texts are the negatives: gather and ring: of all workers, with the same numbers; group: of "
-        "group_size workers, others at every step; local: of the own worker",
-    )
-    group_size: int | None = Field(None, ge=1, description="workers of a group in mode group; null: all")
-    tile: tuple[int, int] = Field(
-        (1024, 2048),
-        description="rows and columns of the logits that exist at a time; takes 12 bytes times their product",
-    )
-
-    @model_validator(mode="after")
-    def _known_terms(self) -> LossConfig:
-        if self.terms:
-            raise RecipeError(
-                "loss.terms names auxiliary terms", value=", ".join(self.terms), fix="leave it out: there are none yet"
-            )
-        return self
-
-
-def compute_loss(inputs: LossInputs, config: LossConfig, exchange: Exchange) -> LossOutput:
-    """The loss of this rank's rows; its mean over ranks is the loss of the whole batch, and so are its gradients.
-
+    contrasts: equally many on all ranks.  tile: `loss.tile`.
     A collective call where the mode is not local.  A batch without a single text gives 0.
     """
     with full_precision(inputs.image_BD.device):
-        return _compute(_without_what_is_missing(inputs), config, exchange)
+        return _compute(_without_what_is_missing(inputs), contrasts, exchange, tile)
 
 
 def _without_what_is_missing(inputs: LossInputs) -> LossInputs:
@@ -69,8 +41,7 @@ def _without_what_is_missing(inputs: LossInputs) -> LossInputs:
     )
 
 
-def _compute(inputs: LossInputs, config: LossConfig, exchange: Exchange) -> LossOutput:
-    contrasts = TARGETS.get(config.target)(inputs.text_mask_BK)
+def _compute(inputs: LossInputs, contrasts: Sequence[Contrast], exchange: Exchange, tile: tuple[int, int]) -> Tensor:
     # One message for all sums that the means over the global batch are divided by.
     sums = exchange.total(
         torch.stack([torch.stack([c.image_weight_B.sum(), c.text_weight_Bk.sum()]) for c in contrasts]).double()
@@ -80,15 +51,19 @@ def _compute(inputs: LossInputs, config: LossConfig, exchange: Exchange) -> Loss
     shares = shares / shares.sum().clamp(min=1e-12)
     # Empty contrasts are computed too: whether one is empty must not decide whether a rank takes part in a message.
     losses = [
-        _contrast_loss(inputs, contrast, share, total.clamp(min=1.0), config, exchange)
+        _contrast_loss(inputs, contrast, share, total.clamp(min=1.0), exchange, tile)
         for contrast, share, total in zip(contrasts, shares, sums, strict=True)
     ]
-    total = torch.stack(losses).sum()
-    return LossOutput(total, {config.target: total.detach()})
+    return torch.stack(losses).sum()
 
 
 def _contrast_loss(
-    inputs: LossInputs, contrast: Contrast, share: Tensor, sums: Tensor, config: LossConfig, exchange: Exchange
+    inputs: LossInputs,
+    contrast: Contrast,
+    share: Tensor,
+    sums: Tensor,
+    exchange: Exchange,
+    tile: tuple[int, int],
 ) -> Tensor:
     text_BkD = inputs.text_BKD[:, contrast.slots]
     image_BD, kept = wide(inputs.image_BD), contrast.mask_Bk
@@ -98,7 +73,7 @@ def _contrast_loss(
     number = torch.arange(len(image_BD), device=image_BD.device) + exchange.rank * len(image_BD)
     slots = kept.shape[1]
     half = 0.5 if contrast.kind == "softmax" else 1.0
-    rows = Rows(inputs.image_BD, kept.any(1), half * row_weight, number, inputs.group_B)
+    rows = Queries(inputs.image_BD, kept.any(1), half * row_weight, number, inputs.group_B)
     columns = Columns(
         text_BkD.flatten(0, 1),
         kept.flatten(),
@@ -112,10 +87,15 @@ def _contrast_loss(
     at_own_Bk = scale * torch.einsum("bd,bkd->bk", image_BD, wide(text_BkD))
     if contrast.kind == "softmax":
         weight_Bk = half * (row_weight[:, None] * positive_Bk + text_weight)
-        value = softmax_value(rows, columns, inputs.scale, exchange=exchange, tile=config.tile)
+        value = softmax_value(rows, columns, inputs.scale, exchange=exchange, tile=tile)
     else:
-        assert inputs.bias is not None, "a sigmoid loss needs a bias"
+        if inputs.bias is None:
+            raise RecipeError(
+                "a model that sigmoid contrasts are computed of must have a logit bias",
+                value="an objective without bias_init",
+                fix="give the objective a bias_init (SigLIP: -10)",
+            )
         at_own_Bk = at_own_Bk + wide(inputs.bias)
         weight_Bk = row_weight[:, None] * positive_Bk
-        value = sigmoid_value(rows, columns, inputs.scale, inputs.bias, exchange=exchange, tile=config.tile)
+        value = sigmoid_value(rows, columns, inputs.scale, inputs.bias, exchange=exchange, tile=tile)
     return value - exchange.world * (weight_Bk * at_own_Bk).sum()

@@ -6,9 +6,10 @@ B rows of this rank, K text slots, D embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LossInputs(NamedTuple):

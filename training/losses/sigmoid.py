@@ -18,12 +18,12 @@ import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor
 
 from training.gather import Columns, Exchange
-from training.losses.tiles import Rows, tiles, wide
+from training.losses.tiles import Queries, tiles, wide
 from training.precision import full_precision
 
 
 def sigmoid_value(
-    rows: Rows, columns: Columns, scale: Tensor, bias: Tensor, *, exchange: Exchange, tile: tuple[int, int]
+    rows: Queries, columns: Columns, scale: Tensor, bias: Tensor, *, exchange: Exchange, tile: tuple[int, int]
 ) -> Tensor:
     """V of the module's docstring over this rank's rows and all columns, times the number of ranks.
 
@@ -41,7 +41,7 @@ class _Sigmoid(torch.autograd.Function):
         key: Tensor,
         scale: Tensor,
         bias: Tensor,
-        rows: Rows,
+        rows: Queries,
         columns: Columns,
         exchange: Exchange,
         tile: tuple[int, int],

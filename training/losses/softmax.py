@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from training.gather import Columns, Exchange, Lse
-from training.losses.tiles import Rows, tiles, wide
+from training.losses.tiles import Queries, tiles, wide
 from training.precision import full_precision
 
 #: Differences of log-sum-exps, in nats, up to which one exponential serves rows and columns: exp(±60) is far inside
@@ -36,7 +36,7 @@ SoftTarget = Callable[[slice, Columns, slice], Tensor]
 
 
 def softmax_value(
-    rows: Rows,
+    rows: Queries,
     columns: Columns,
     scale: Tensor,
     *,
@@ -60,7 +60,7 @@ class _Softmax(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         scale: Tensor,
-        rows: Rows,
+        rows: Queries,
         columns: Columns,
         exchange: Exchange,
         tile: tuple[int, int],
@@ -99,7 +99,7 @@ class _Softmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        rows: Rows = ctx.rows
+        rows: Queries = ctx.rows
         scale, row_lse, column_lse = ctx.saved_tensors
         soft: SoftTarget | None = ctx.soft
         row_lse = torch.where(rows.weight == 0, _ref(row_lse), row_lse)

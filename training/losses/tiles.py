@@ -17,7 +17,7 @@ from torch import Tensor
 from training.gather import Columns
 
 
-class Rows(NamedTuple):
+class Queries(NamedTuple):
     """The rows of this rank (images): query [n, D], valid [n] bool, weight [n], row [n] int64, group [n] int64."""
 
     query: Tensor
@@ -40,7 +40,7 @@ def wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def tiles(rows: Rows, columns: Columns, scale: Tensor, size: tuple[int, int]) -> Iterator[Tile]:
+def tiles(rows: Queries, columns: Columns, scale: Tensor, size: tuple[int, int]) -> Iterator[Tile]:
     """Every pair once; the tiles are `size` (rows, columns) at most.  A tile is the caller's to overwrite."""
     scaled = rows.query * scale
     shared = _shared(rows, columns)
@@ -71,7 +71,7 @@ def _within(indices: Tensor, there: slice) -> Tensor:
     return within
 
 
-def _shared(rows: Rows, columns: Columns) -> Tensor:
+def _shared(rows: Queries, columns: Columns) -> Tensor:
     """Columns whose group is also that of another row here: few, so that the rest need no comparison."""
     grouped = rows.group >= 0
     if not bool(grouped.any()):

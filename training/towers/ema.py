@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pairmill.errors import IntegrityError
+
 
 class Ema:
     """shadow ← d·shadow + (1 − d)·weight after every step, d = min(decay, (1 + n) / (10 + n)) at the n-th update.
@@ -20,10 +22,14 @@ class Ema:
     4 bytes a parameter.  Under stage 3 a rank sees shards; there is no average.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        """model: its parameters that learn, as and where they are now, are the first shadow.  decay: 0 < d < 1."""
+    def __init__(self, model: nn.Module, decay: float, *, warm_up: bool = True) -> None:
+        """model: its parameters that learn, as and where they are now, are the first shadow.  decay: 0 < d < 1.
+
+        warm_up: false: d = decay from the first update on.
+        """
         assert 0 < decay < 1, decay
         self.decay = decay
+        self._warm_up = warm_up
         self.updates = 0
         self.shadow: dict[str, Tensor] = {
             name: parameter.detach().to(torch.float32, copy=True)
@@ -34,7 +40,7 @@ class Ema:
     @torch.no_grad()
     def update(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Move towards the weights after a step: float32 masters where there are any, all shadowed names among them."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self._warm_up else self.decay
         self.updates += 1
         seen = 0
         for name, parameter in named_parameters:
@@ -42,7 +48,8 @@ class Ema:
                 shadow = self.shadow[name]
                 shadow.lerp_(parameter.detach().to(shadow), 1 - decay)
                 seen += 1
-        assert seen == len(self.shadow), f"{len(self.shadow) - seen} of the shadowed parameters are missing"
+        if seen != len(self.shadow):
+            raise IntegrityError(f"{len(self.shadow) - seen} of the averaged parameters are missing from the model")
 
     @contextmanager
     def swapped_in(self, model: nn.Module) -> Iterator[None]:
@@ -59,8 +66,9 @@ class Ema:
         return {"updates": self.updates, "shadow": dict(self.shadow)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint of the same model."""
-        assert state["shadow"].keys() == self.shadow.keys(), "the average is of another model"
+        """Continue from a checkpoint of the same model.  Raises IntegrityError for one of another."""
+        if state["shadow"].keys() != self.shadow.keys():
+            raise IntegrityError("a checkpoint's average must be of the parameters that learn: it is of another model")
         self.updates = int(state["updates"])
         for name, shadow in self.shadow.items():
             shadow.copy_(state["shadow"][name])

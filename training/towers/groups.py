@@ -37,17 +37,18 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decays = _decays(name, parameter)
-        key = (scales[name], decays)
+        decayed = decays(name, parameter)
+        key = (scales[name], decayed)
         group = groups.setdefault(
-            key, {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": key[0], "names": []}
+            key, {"params": [], "weight_decay": weight_decay if decayed else 0.0, "lr_scale": key[0], "names": []}
         )
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """open_clip's rule of the module's docstring."""
     return parameter.ndim >= 2 and not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
 
 

@@ -8,6 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor
 
+from training.objectives.config import OBJECTIVES
+from training.objectives.contrastive import Contrastive
+
+#: The objectives that the kernels compute.
+CONTRASTIVE = [name for name in OBJECTIVES.names if issubclass(OBJECTIVES.get(name), Contrastive)]
+
 
 class Case(NamedTuple):
     """A whole batch: raw (not normalised) features G rows, K slots, D wide."""

@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from gloo_ranks import run_on_ranks
-from naive import Case, make_case, naive_loss
+from naive import CONTRASTIVE, Case, make_case, naive_loss
 from torch import Tensor
 
 from training.gather import open_exchange
-from training.losses.compose import LossConfig, compute_loss
+from training.losses.compose import compute_loss
 from training.losses.inputs import LossInputs
-from training.losses.targets import TARGETS
+from training.objectives.config import LossConfig
 
 ROWS, SLOTS, WIDTH, INPUT = 12, 3, 8, 6
 RELATIVE = 1e-5
@@ -55,7 +55,7 @@ def ours(case: Case, config: LossConfig, step: int = 0) -> Tensor:
         case.group_G,
     )
     exchange = open_exchange(config.mode, group_size=config.group_size, seed=3)(step)
-    return compute_loss(inputs, config, exchange).total
+    return compute_loss(inputs, config.opened().contrasts(case.mask_GK), exchange, tile=config.tile)
 
 
 def rank_gradients(rank: int, raw: Case, config: LossConfig, share: list[list[int]]) -> dict[str, Tensor]:
@@ -105,24 +105,24 @@ UNEVEN = {1: [12], 2: [7, 5], 4: [4, 1, 5, 2]}
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("mode", ["gather", "ring"])
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_ranks_give_the_gradients_of_one_process(target: str, mode: str, world: int) -> None:
     raw = raw_case(groups=True)
     bounds = [sum(UNEVEN[world][:r]) for r in range(world + 1)]
     share = [list(range(begin, end)) for begin, end in itertools.pairwise(bounds)]
-    config = LossConfig(target=target, mode=mode, tile=(3, 5))
+    config = LossConfig(objective=target, mode=mode, tile=(3, 5))
     results = run_on_ranks(world, rank_gradients, raw, config, share)
     for found in results:
         assert_equal(found, expected_gradients(raw, target))
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_groups_of_two_of_four_ranks_are_the_mean_over_the_groups(target: str) -> None:
     # Full masks: then both groups have as many texts, and the mean over groups is plain.
     raw = raw_case(groups=False)
     raw = raw._replace(mask_GK=torch.ones_like(raw.mask_GK))
     share = [list(range(3 * r, 3 * r + 3)) for r in range(4)]
-    config = LossConfig(target=target, mode="group", group_size=2, tile=(3, 5))
+    config = LossConfig(objective=target, mode="group", group_size=2, tile=(3, 5))
     results = run_on_ranks(4, rank_gradients, raw, config, share)
     matches = []
     for pairs in ([(0, 1), (2, 3)], [(0, 2), (1, 3)], [(0, 3), (1, 2)]):
@@ -139,12 +139,12 @@ def test_groups_of_two_of_four_ranks_are_the_mean_over_the_groups(target: str) -
     assert matches.count(True) == 1
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_local_has_the_negatives_of_the_own_rank_only(target: str) -> None:
     raw = raw_case(groups=False)
     raw = raw._replace(mask_GK=torch.ones_like(raw.mask_GK))
     share = [list(range(6)), list(range(6, 12))]
-    results = run_on_ranks(2, rank_gradients, raw, LossConfig(target=target, mode="local", tile=(4, 4)), share)
+    results = run_on_ranks(2, rank_gradients, raw, LossConfig(objective=target, mode="local", tile=(4, 4)), share)
     towers = Towers()
     whole = towers.case(raw)
     parts = [Case(whole.image_GD[r], whole.text_GKD[r], whole.mask_GK[r], whole.group_G[r], *whole[4:]) for r in share]
@@ -189,5 +189,5 @@ def test_equal_to_open_clip_where_it_is_exact(target: str) -> None:
     raw = raw._replace(image_GD=raw.image_GD.detach(), text_GKD=raw.text_GKD.detach())
     share = [list(range(6)), list(range(6, 12))]
     theirs = run_on_ranks(2, _open_clip_gradients, raw, target)[0]
-    mine = run_on_ranks(2, rank_gradients, raw, LossConfig(target=target, tile=(4, 4)), share)[0]
+    mine = run_on_ranks(2, rank_gradients, raw, LossConfig(objective=target, tile=(4, 4)), share)[0]
     assert_equal(mine, theirs)

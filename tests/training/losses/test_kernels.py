@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import make_case, naive_loss, naive_normalised
+from naive import CONTRASTIVE, make_case, naive_loss, naive_normalised
 from torch import Tensor
 
 from pairmill.errors import RecipeError
 from pairmill.registry import Registry
 from training.gather import Columns, Exchange
-from training.losses.compose import LossConfig, compute_loss
+from training.losses.compose import compute_loss
 from training.losses.inputs import LossInputs
 from training.losses.softmax import softmax_value
-from training.losses.targets import TARGETS
-from training.losses.tiles import Rows
+from training.losses.tiles import Queries
+from training.objectives.config import OBJECTIVES, LossConfig
 
 
 def inputs(
@@ -37,7 +37,8 @@ def inputs(
 
 
 def loss(of: LossInputs, target: str, **config: object) -> Tensor:
-    return compute_loss(of, LossConfig(target=target, **config), Exchange()).total
+    used = LossConfig(objective=target, **config)
+    return compute_loss(of, used.opened().contrasts(of.text_mask_BK), Exchange(), tile=used.tile)
 
 
 def units(*shape: int, seed: int = 0) -> Tensor:
@@ -69,7 +70,7 @@ def test_chance_is_the_logarithm_of_the_choices(target: str) -> None:
     assert found == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_alignment_is_better_than_chance(target: str) -> None:
     image = units(8, 16)
     aligned = image[:, None].expand(8, 2, 16)
@@ -78,7 +79,7 @@ def test_alignment_is_better_than_chance(target: str) -> None:
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(TARGETS.names),
+    st.sampled_from(CONTRASTIVE),
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.integers(2, 9),
     st.integers(1, 3),
@@ -91,7 +92,7 @@ def test_any_tile_gives_the_naive_value_and_gradients(
     case = make_case(rows, slots, 4, seed=seed, groups=groups)
     image, text = F.normalize(case.image_GD, dim=-1), F.normalize(case.text_GKD, dim=-1)
     of = LossInputs(image, text, case.mask_GK, case.log_scale.exp(), case.bias, case.group_G)
-    found = compute_loss(of, LossConfig(target=target, tile=tile), Exchange()).total
+    found = loss(of, target, tile=tile)
     leaves = list(case.leaves().values())
     mine = torch.autograd.grad(found, leaves, allow_unused=True, materialize_grads=True)
     if not (case.mask_GK[:, 0] if target == "clip" else case.mask_GK).any():
@@ -104,7 +105,7 @@ def test_any_tile_gives_the_naive_value_and_gradients(
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_what_a_missing_text_holds_does_not_matter(target: str) -> None:
     image, text = units(6, 8), units(6, 3, 8, seed=1)
     mask = torch.rand(6, 3, generator=torch.Generator().manual_seed(2)) > 0.4
@@ -117,7 +118,7 @@ def test_what_a_missing_text_holds_does_not_matter(target: str) -> None:
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_order_of_rows_does_not_matter(target: str) -> None:
     image, text = units(9, 8), units(9, 2, 8, seed=1)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
@@ -130,7 +131,7 @@ def test_one_to_k_of_one_text_is_clip() -> None:
     assert loss(of, "one_to_k") == loss(of, "clip") == loss(of, "per_slot")
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_rows_of_one_group_are_not_pushed_apart(target: str) -> None:
     image, text = units(4, 8).requires_grad_(), units(4, 1, 8, seed=1)
     pair = torch.tensor([5, 5, -1, -1])
@@ -158,7 +159,7 @@ def test_rows_of_one_group_are_not_pushed_apart(target: str) -> None:
     torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1000.0])
 def test_float32_is_exact_where_logits_are_far_apart(target: str, scale: float) -> None:
     # Half of the rows lie opposite to their text, so that row and column maxima are up to 2·scale apart.
@@ -181,7 +182,7 @@ def test_float32_is_exact_where_logits_are_far_apart(target: str, scale: float) 
         assert torch.linalg.norm(a - b) <= 1e-4 * torch.linalg.norm(b)
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_autocast_does_not_reach_the_logits(target: str) -> None:
     of = inputs(units(32, 16), units(32, 1, 16, seed=1), scale=100.0)
     with torch.autocast("cpu", torch.bfloat16):
@@ -190,7 +191,7 @@ def test_autocast_does_not_reach_the_logits(target: str) -> None:
     assert inside == loss(of, target)
 
 
-@pytest.mark.parametrize("target", TARGETS.names)
+@pytest.mark.parametrize("target", CONTRASTIVE)
 def test_bfloat16_features_are_close(target: str) -> None:
     of = inputs(units(32, 16), units(32, 1, 16, seed=1))
     low = of._replace(image_BD=of.image_BD.bfloat16(), text_BKD=of.text_BKD.bfloat16())
@@ -206,7 +207,7 @@ def test_soft_targets() -> None:
     weight = torch.full((6,), 1 / 6, dtype=torch.float64)
     number, none = torch.arange(6), torch.full((6,), -1)
     yes = torch.ones(6, dtype=torch.bool)
-    rows = Rows(image, yes, weight, number, none)
+    rows = Queries(image, yes, weight, number, none)
     # Column c brings the target of each row along, as a teacher's feature would.
     columns = Columns(text, yes, torch.zeros_like(weight), number, none, extra=wanted.T.contiguous())
 
@@ -239,7 +240,7 @@ def test_logits_never_exist_as_a_whole() -> None:
             return out
 
     image, text = units(600, 4).requires_grad_(), units(600, 1, 4, seed=1).requires_grad_()
-    for target in TARGETS.names:
+    for target in CONTRASTIVE:
         with Watch():
             loss(inputs(image, text), target, tile=(50, 40)).backward()
     assert largest <= 600 * 4
@@ -247,17 +248,17 @@ def test_logits_never_exist_as_a_whole() -> None:
 
 def test_a_batch_without_a_text_costs_nothing() -> None:
     of = inputs(units(3, 4).requires_grad_(), units(3, 2, 4), torch.zeros(3, 2, dtype=torch.bool))
-    for target in TARGETS.names:
+    for target in CONTRASTIVE:
         assert loss(of, target) == 0
 
 
-def test_unknown_target_names_the_near_ones() -> None:
+def test_unknown_objective_names_the_near_ones() -> None:
     with pytest.raises(RecipeError, match="one_to_k"):
-        TARGETS.get("one_to_n")
+        OBJECTIVES.get("one_to_n")
 
 
 def test_a_name_is_registered_once() -> None:
-    registry: Registry[int] = Registry("loss.target")
+    registry: Registry[int] = Registry("loss.objective")
     registry.register("a")(1)
     with pytest.raises(ValueError, match="'a'"):
         registry.register("a")(2)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from pairmill.errors import IntegrityError
 from training.towers.ema import Ema
 
 
@@ -70,5 +71,16 @@ def test_it_continues_from_a_checkpoint(tmp_path: Path) -> None:
 def test_a_missing_parameter_is_a_bug() -> None:
     model = small()
     ema = Ema(model, 0.9)
-    with pytest.raises(AssertionError):
+    with pytest.raises(IntegrityError, match="missing from the model"):
         ema.update([("0.weight", model[0].weight)])
+    with pytest.raises(IntegrityError, match="of another model"):
+        ema.load_state_dict({"updates": 1, "shadow": {}})
+
+
+def test_without_warm_up_the_first_update_has_the_whole_decay() -> None:
+    model = small()
+    ema, before = Ema(model, 0.9, warm_up=False), model[0].weight.detach().clone()
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    ema.update(model.named_parameters())
+    torch.testing.assert_close(ema.shadow["0.weight"], before + 0.1)

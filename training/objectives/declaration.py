@@ -1,0 +1,210 @@
+"""What an objective says of itself.  Recipe, loop, checkpoint, sweep and docs derive everything else from it.
+
+    class MyConfig(NamedConfig):
+        queue: int = Field(4096, ge=1, description="text embeddings that are kept")
+
+    class Mine(Objective):
+        '''What docs/objectives.md says of it.'''
+
+        Config = MyConfig
+        config: MyConfig
+        needs = ("teacher",)
+        keeps = (Kept("queue", "replicated", "the teacher's latest text embeddings"),)
+
+        def start(self, setup): ...                            # -> {"queue": tensor}
+        def heads(self, setup): ...                            # -> a module that is trained with the model
+        def __call__(self, features, rows, exchange): ...      # -> LossOutput
+        def after_step(self, features, rows, exchange): ...    # changes self.state
+
+A line in `config.OBJECTIVES` gives it a name; `loss.objective: mypackage.module:Mine` needs none.
+
+B rows of this rank, G of all ranks, K text slots, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+
+from pairmill.errors import RecipeError, nearest
+from pairmill.registry import NamedConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from training.gather import Exchange
+    from training.losses.inputs import LossOutput
+    from training.model import Features, Rows
+
+
+class Need(NamedTuple):
+    """Something that costs more than embeddings do, so that the loop makes it only where it is asked for."""
+
+    what: str
+    delivered: bool  #: by today's loop
+
+
+#: All that an objective may ask for beyond the embeddings, masks, kinds, languages and ids of its rows.
+NEEDS: Mapping[str, Need] = {
+    "teacher": Need("embeddings of the same rows by a moving average of the model: `features.teacher`", True),
+    "frozen_teacher": Need("embeddings of the same rows by another model, which does not learn", False),
+    "negatives": Need("texts that were written to be wrong", False),
+    "raw": Need("embeddings before normalisation", False),
+    "tokens": Need("embeddings of image patches and of text tokens", False),
+    "views": Need("a second crop of each image and a second draw of its texts", False),
+}
+
+
+#: Where a tensor of the state lives.
+#: replicated: every worker changes it alike and holds the same; a run resumes with any number of workers.
+#: per_worker: each has its own; a run resumes with the number of workers that it was saved with.
+Where: TypeAlias = Literal["replicated", "per_worker"]
+
+
+class Kept(NamedTuple):
+    """A tensor that an objective carries from step to step.  The checkpoint has it."""
+
+    name: str
+    where: Where
+    what: str
+
+
+class Setup(NamedTuple):
+    """What a run tells an objective before its first step."""
+
+    width: int  #: D
+    slots: int  #: K
+    rows: int  #: B
+    rank: int
+    world: int  #: ranks
+    tile: tuple[int, int]  #: `loss.tile`, of the kernels
+    seed: int
+    device: torch.device
+
+
+class When(NamedTuple):
+    """Where a run stands, for what changes by schedule."""
+
+    step: int  #: 0 … steps - 1
+    steps: int
+    steps_per_epoch: int
+
+
+class Objective:
+    """Base of every objective.  Its docstring is its documentation.
+
+    Rule R1 (must): the mean over ranks of `__call__`'s total is the loss of the whole batch, and so is the mean of its
+    gradients.  State is changed in `after_step` only, and replicated state by every rank alike.
+    """
+
+    #: Its own keys of the recipe.  The module that defines it must not import torch.
+    Config: ClassVar[type[NamedConfig]] = NamedConfig
+    #: Names of NEEDS.  One that is made of others sets this and what follows when it is made.
+    needs: tuple[str, ...] = ()
+    #: The tensors of `state`, and where each lives.
+    keeps: tuple[Kept, ...] = ()
+    #: Where temperature.init is null and no checkpoint brings one along.  0.07: CLIP's.
+    temperature_init: float = 0.07
+    #: Names of parameters of `heads` without weight decay: codebooks, prototypes.  Vectors and biases have none anyway.
+    undecayed: tuple[str, ...] = ()
+
+    config: NamedConfig
+    setup: Setup
+    #: Set before each step.
+    when: When
+    #: The tensors of `keeps`, by name.
+    state: dict[str, Tensor]
+
+    def __init__(self, config: NamedConfig) -> None:
+        """Costs nothing: a recipe is checked with it."""
+        self.config = config
+        self.state = {}
+
+    def begin(self, setup: Setup) -> None:
+        """Take up a run.  Raises RecipeError if `start` gives other tensors than `keeps` names."""
+        self.setup = setup
+        self.state = dict(self.start(setup))
+        names = [kept.name for kept in self.keeps]
+        if sorted(self.state) != sorted(names):
+            raise RecipeError(
+                f"loss.objective {self.config.name}: start must give the tensors that keeps names",
+                value=f"start: {', '.join(self.state)}; keeps: {', '.join(names)}",
+                fix="name every tensor of the state in keeps, and no other",
+            )
+
+    @property
+    def bias_init(self) -> float | None:
+        """Initial value of open_clip's `logit_bias`, which is added to the logits; None: the model gets none."""
+        return None
+
+    @property
+    def teacher_decay(self) -> float:
+        """Of the need `teacher`: share of the average that a step leaves as it was.  0.995: ALBEF (Li et al. 2021)."""
+        return 0.995
+
+    def start(self, setup: Setup) -> Mapping[str, Tensor]:
+        """The state before the first step, on `setup.device`.  torch is seeded alike on all ranks."""
+        return {}
+
+    def heads(self, setup: Setup) -> nn.Module | None:
+        """Parameters of the objective's own, which learn as those of the model do; None: it has none.
+
+        (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `features.teacher.own`.
+        """
+        return None
+
+    def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
+        """The loss of this rank's rows, computed once a step, of all rows of the step.  A collective call.
+
+        A row without a text (`rows.text_mask_BK`) has no image either, and counts for nothing.
+        """
+        raise NotImplementedError
+
+    def after_step(self, features: Features, rows: Rows, exchange: Exchange) -> None:
+        """Change the state after the optimiser's update, without gradient: once a step, with all rows of the step."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a checkpoint's state.  Raises RecipeError for tensors of another form than `start` gives."""
+        now, then = ({name: (tuple(t.shape), t.dtype) for name, t in one.items()} for one in (self.state, state))
+        if now != then:
+            raise RecipeError(
+                f"loss.objective {self.config.name} must keep the tensors that its checkpoint holds",
+                value=f"{_forms(now)}; the checkpoint: {_forms(then)}",
+                fix="give the run a new run_dir, with model.pretrained set to the checkpoint",
+            )
+        self.state = {name: t.to(self.setup.device, copy=True) for name, t in state.items()}
+
+
+def _forms(forms: Mapping[str, tuple[tuple[int, ...], object]]) -> str:
+    return ", ".join(f"{name} {list(shape)} {dtype}" for name, (shape, dtype) in forms.items()) or "none"
+
+
+def opened(kind: object, config: NamedConfig) -> Objective:
+    """The objective that a name or an import path led to, which `begin` readies for a run.
+
+    Raises RecipeError if it is none, or asks for what there is not or what the loop does not deliver.
+    """
+    name = config.name
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        raise RecipeError(
+            "loss.objective must name a subclass of training.objectives.declaration.Objective",
+            value=f"{name}: {kind!r}",
+            fix="correct the import path, or derive the class from Objective",
+        )
+    objective = kind(config)
+    for need in objective.needs:
+        if need not in NEEDS:
+            raise RecipeError(
+                f"loss.objective {name}: needs must be of {', '.join(NEEDS)}",
+                value=need,
+                fix=f"perhaps you mean: {nearest(need, NEEDS)}",
+            )
+        if not NEEDS[need].delivered:
+            delivered = ", ".join(known for known, one in NEEDS.items() if one.delivered)
+            raise RecipeError(
+                f"loss.objective {name}: needs must be something that the training loop delivers ({delivered})",
+                value=f"{need} ({NEEDS[need].what}), which it does not deliver yet",
+                fix="choose another objective",
+            )
+    return objective
