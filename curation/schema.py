@@ -12,6 +12,8 @@ from enum import Enum
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.duplicates.kinds import reasons
+
 
 class Stage(str, Enum):
     """The stages in the order a row meets them."""
@@ -131,7 +133,7 @@ DROP_REASONS: Mapping[Stage, tuple[str, ...]] = {
     Stage.DOWNLOAD: tuple(s.value for s in Status if s is not Status.SUCCESS and s not in INSPECT_STATUSES),
     Stage.INSPECT: tuple(s.value for s in Status if s in INSPECT_STATUSES),
     Stage.FILTER: FILTER_REASONS,
-    Stage.DEDUPLICATE: ("duplicate_pair", "duplicate_image", "near_duplicate_image"),
+    Stage.DEDUPLICATE: reasons(),
     Stage.RECAPTION: (),
     Stage.TRANSLATE: (),
     Stage.PACK: (),

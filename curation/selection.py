@@ -9,7 +9,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.schema import DROP_REASONS, Stage, drop, set_columns
+from curation.schema import Stage, live, set_columns
+from pairmill.errors import IntegrityError
 
 
 def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
@@ -17,10 +18,12 @@ def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
 
     rows:   uid, drop_reason of the shard, in its order.
     losers: row (int32, position in the shard), reason.
+    Raises IntegrityError for a loser that was dropped before.
     """
     reason = rows["drop_reason"].to_pylist()
     for at, why in zip(losers["row"].to_pylist(), losers["reason"].to_pylist(), strict=True):
-        assert reason[at] is None, "a dropped row cannot lose a global step"
+        if reason[at] is not None:
+            raise IntegrityError(f"a row that was dropped before cannot lose a global step: {reason[at]}, then {why}")
         reason[at] = why
     reasons = pa.array(reason, pa.string())
     return pa.table({"uid": rows["uid"], "keep": pc.is_null(reasons), "reason": reasons})
@@ -28,8 +31,13 @@ def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
 
 def apply_selection(rows: pa.Table) -> pa.Table:
     """Drop what the loaded selection (columns keep, reason) does not keep, and let go of the pixels of dropped rows."""
-    masks = {name: pc.equal(rows["reason"], name) for name in DROP_REASONS[Stage.DEDUPLICATE]}
-    rows = drop(rows, Stage.DEDUPLICATE, masks).drop_columns(["keep", "reason"])
+    # Of the table itself: which kinds of duplicates there are is known where it was made, and need not be known here.
+    loses = pc.and_(live(rows), pc.is_valid(rows["reason"]))
+    drops = {
+        "drop_stage": pc.if_else(loses, Stage.DEDUPLICATE.value, rows["drop_stage"]),
+        "drop_reason": pc.if_else(loses, rows["reason"], rows["drop_reason"]),
+    }
+    rows = set_columns(rows, drops).drop_columns(["keep", "reason"])
     if "image" not in rows.schema.names:
         return rows
     image = rows["image"].combine_chunks()

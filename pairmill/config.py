@@ -42,8 +42,7 @@ class Config(BaseModel):
         for name, value in data.items():
             if _is_execution(fields[name]):
                 continue
-            inner = getattr(self, name)
-            kept[name] = inner.identity() if isinstance(inner, Config) else value
+            kept[name] = _identity_of(getattr(self, name), value)
         return kept
 
 
@@ -76,6 +75,14 @@ class Placement(Config):
 def accelerator_types(resources: Iterable[str]) -> list[str]:
     """The GPUs among the names of Ray's resources: `accelerator_type:A100` is one of type A100."""
     return sorted(name.partition(":")[2] for name in resources if name.startswith("accelerator_type:"))
+
+
+def _identity_of(value: object, dumped: Any) -> Any:
+    if isinstance(value, Config):
+        return value.identity()
+    if isinstance(value, tuple):
+        return [_identity_of(inner, plain) for inner, plain in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def _is_execution(field: FieldInfo) -> bool:

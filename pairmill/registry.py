@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from pairmill.config import Config
@@ -102,7 +102,7 @@ def load_object(path: str, *, key: str) -> Any:
 class NamedConfig(Config):
     """Base of a configuration that belongs to one entry of a registry, and says which."""
 
-    name: str
+    name: str = Field(description="whose keys these are: a registered name, or an import path package.module:attribute")
 
 
 class ChosenBy:

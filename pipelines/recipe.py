@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import Field
 
-from curation.duplicates.deduplicate import DeduplicateConfig
+from curation.duplicates.kinds import DeduplicateConfig
 from curation.filters import FilterConfig
 from curation.images.inspect import ImageConfig
 from curation.inputs import InputConfig

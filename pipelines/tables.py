@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from curation import download, filters, pack
-from curation.duplicates.deduplicate import PIXELS
+from curation.duplicates.kinds import PIXELS, kinds_of, reads
 from curation.filters.where import compile_where
 from curation.plan import Plan
 from curation.recaption import CAPTION_PLACEHOLDER
@@ -58,17 +58,12 @@ class Tables:
         return {self.images.name: (*sorted(wanted | {"status"}), *_DROPS)}
 
     def narrow_reads(self) -> Mapping[str, tuple[str, ...]]:
-        """What deduplication needs to know of a row."""
-        score = self.recipe.deduplicate.score
-        images = ["sha256", "phash"]
-        filtered = ["caption", *_DROPS]
-        if score == PIXELS:
-            images += ["original_width", "original_height"]
-        elif score in download.COLUMNS.names:
-            images.append(score)
-        else:
-            filtered.append(score)
-        return {self.images.name: tuple(dict.fromkeys(images)), self.filtered.name: tuple(dict.fromkeys(filtered))}
+        """What deduplication needs to know of a row, beside the columns of the plan."""
+        wanted = reads(self.recipe.deduplicate)
+        images = [name for name in wanted if name in download.COLUMNS.names]
+        measured = [*filters.FILTER_COLUMNS.names, *(f"would_drop_{r}" for r in self.recipe.filter.score_only)]
+        filtered = [name for name in wanted if name in measured]
+        return {self.images.name: tuple(images), self.filtered.name: (*filtered, *_DROPS)}
 
     def rewrite_reads(self) -> Mapping[str, tuple[str, ...]]:
         """What captioning and translating need."""
@@ -94,8 +89,10 @@ def tables_of(recipe: CurateRecipe, plan: Plan, store: Store, *, beside: bool = 
     beside: the filters' table is the selection's own (`columns/filter-NAME`), so that the run's stays as it is.
     """
     _check_score(recipe)
+    known = _filterable(store.schema(shard_file("plan", 0)))
+    _check_kinds(recipe, known)
     if recipe.filter.where is not None:
-        compile_where(recipe.filter.where, _filterable(store.schema(shard_file("plan", 0))))
+        compile_where(recipe.filter.where, known)
     images = Table(
         "images",
         (*download.COLUMNS.names, *_DROPS),
@@ -134,7 +131,7 @@ def tables_of(recipe: CurateRecipe, plan: Plan, store: Store, *, beside: bool = 
 
 
 def _filterable(planned: pa.Schema) -> pa.Schema:
-    """The columns that `filter.where` may name: ours, and those of the input list that have names of their own."""
+    """What `filter.where` and kinds of duplicates may name: our columns, and the input list's own of other names."""
     fields = {f.name: f for f in [*planned, *download.COLUMNS, *filters.FILTER_COLUMNS]}
     own = [] if "input" not in planned.names else list(planned.field("input").type)
     return pa.schema([f for f in fields.values() if f.name != "input"] + [f for f in own if f.name not in fields])
@@ -147,3 +144,14 @@ def _check_score(recipe: CurateRecipe) -> None:
         raise RecipeError(
             "deduplicate.score names a numeric column", value=score, fix=f"perhaps you mean: {nearest(score, known)}"
         )
+
+
+def _check_kinds(recipe: CurateRecipe, known: pa.Schema) -> None:
+    for kind in kinds_of(recipe.deduplicate):
+        for name in kind.reads:
+            if name not in known.names:
+                raise RecipeError(
+                    f"a kind of duplicate must read columns of the input list, the images or the filter: {kind.name}",
+                    value=name,
+                    fix=f"perhaps you mean: {nearest(name, known.names)}",
+                )

@@ -2,6 +2,7 @@ import pyarrow as pa
 import pytest
 
 from curation.selection import apply_selection, selection_rows
+from pairmill.errors import IntegrityError
 
 ROWS = pa.table(
     {
@@ -32,5 +33,5 @@ def test_applied_it_drops_the_losers_and_lets_go_of_their_pixels() -> None:
 
 
 def test_a_dropped_row_cannot_lose_again() -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(IntegrityError, match="nsfw, then duplicate_image"):
         selection_rows(ROWS, pa.table({"row": pa.array([1], pa.int32()), "reason": ["duplicate_image"]}))
