@@ -20,11 +20,12 @@ def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
 
     rows:   uid, drop_reason of the shard, in its order.
     losers: row (int32, position in the shard), reason.
+    Raises IntegrityError for a loser that was dropped before.
     """
     reason = rows["drop_reason"].to_pylist()
     for at, why in zip(losers["row"].to_pylist(), losers["reason"].to_pylist(), strict=True):
         if reason[at] is not None:
-            raise IntegrityError(f"row {at} was dropped before, so it cannot lose a global step")
+            raise IntegrityError(f"a row that was dropped before cannot lose a global step: {reason[at]}, then {why}")
         reason[at] = why
     reasons = pa.array(reason, pa.string())
     return pa.table({"uid": rows["uid"], "keep": pc.is_null(reasons), "reason": reasons})

@@ -14,19 +14,15 @@ Every arrow ends in committed shards.  Running the job again does what is not co
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset, from_arrow, from_items, read_datasource
+from ray.data import ActorPoolStrategy, Dataset, from_items, read_datasource
 
 from curation.dataset_card import write_card
 from curation.download import Download
-from curation.duplicates.deduplicate import exact_edges
-from curation.duplicates.edges import EDGES
-from curation.duplicates.near import near_edges
 from curation.duplicates.stage import Deduplicate
 from curation.flow import Tables
 from curation.pack import Pack, cut_parts, product_columns
@@ -47,7 +43,7 @@ from pipelines.journal import Journal
 from pipelines.pools import RESTARTS, Pools, connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
-from pipelines.stages.deduplicate import ByBand, ByImage, NarrowRows, SelectStage, losers_of
+from pipelines.stages.deduplicate import SelectStage, losers_over
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.rows import ActorStage, RetryStage, RowStage, Setting, named
 from pipelines.stages.told import name_run
@@ -56,9 +52,6 @@ logger = logging.getLogger("pairmill")
 
 #: A batch is a block is a shard.
 _SHARDS: Mapping[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
-
-#: Rows that one task of the barrier holds at a time, about.
-_PARTITION_ROWS = 500_000
 
 
 def curate(
@@ -243,26 +236,14 @@ class Job:
     def _contents(self, table: str) -> dict[int, str]:
         return {shard: entry.content for shard, entry in self.store.index(table).items()}
 
+    def _narrow_reads(self) -> Mapping[str, Sequence[str]]:
+        return self.tables.reads(self.flow.of(Deduplicate).reads, "global")
+
     def _losers(self) -> Any:
-        """A reference to the table of losers: the edges stay in the object store, away from the driver."""
+        """A reference to the table of losers."""
         fault_point("barrier.deduplicate")
-        config = self.recipe.deduplicate
-        edges: list[Any] = [ray.put(EDGES.empty_table())]
-        if config.enabled:
-            partitions = 1 + self.planned.rows // _PARTITION_ROWS
-            shards = pa.table({"shard": list(self.planned.shard_numbers())})
-            # At least a few shards a task: opening a file costs more than reading a narrow table.
-            rows = from_arrow([shards.slice(at, 32) for at in range(0, len(shards), 32)])
-            rows.set_name("edges")
-            rows = rows.map_batches(
-                NarrowRows(self.store, self.tables.reads(self.flow.of(Deduplicate).reads, "global"), config), **_SHARDS
-            ).materialize()
-            by_image = rows.map_batches(ByImage(partitions), **_SHARDS)
-            edges += _grouped(by_image, lambda part: exact_edges(part, config=config))
-            if config.near_image:
-                by_band = rows.map_batches(ByBand(partitions * (config.max_distance + 1), config), **_SHARDS)
-                edges += _grouped(by_band, lambda part: near_edges(part, max_distance=config.max_distance))
-        return losers_of.remote(*edges)
+        shards, rows = self.planned.shard_numbers(), self.planned.rows
+        return losers_over(self.store, shards, rows, self._narrow_reads(), self.recipe.deduplicate)
 
     def pack(self) -> None:
         """Write the product from the committed tables."""
@@ -317,16 +298,6 @@ def _bounded() -> dict[str, Any]:
 def _waves(work: list[Work], size: int) -> Iterator[list[Work]]:
     for at in range(0, len(work), size):
         yield work[at : at + size]
-
-
-def _grouped(rows: Dataset, edges: Callable[[pa.Table], pa.Table]) -> list[Any]:
-    """Apply `edges` to each partition; references to the edge tables it finds."""
-
-    def found_in(part: pa.Table) -> pa.Table:
-        return edges(part.drop_columns(["partition"]))
-
-    found = rows.groupby("partition").map_groups(found_in, batch_format="pyarrow").materialize()
-    return list(found.to_arrow_refs())
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""Which rows show the same: rows that meet become edges, and components of edges leave one survivor.
+"""Which rows show the same: kinds bring rows together and link them, and of all that is linked one row survives.
 
-Read in this order: edges, near, deduplicate.
+Read in this order: kinds, edges, equal_values, duplicate_pair, duplicate_image, near_duplicate_image, deduplicate.
 """

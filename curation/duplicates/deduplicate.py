@@ -1,65 +1,31 @@
-"""Find duplicate pairs, duplicate images and near-duplicate images over the whole run, and keep the best of each.
+"""Find the duplicates of the whole run, of all kinds that are on, and keep the best of each family.
 
-reads: uid, sha256, phash, caption_digest, and the column named by `deduplicate.score`
+reads: uid, and what the kinds (`curation.duplicates.kinds`) and `deduplicate.score` name
 adds:  —
-drops: duplicate_pair, duplicate_image, near_duplicate_image
+drops: the name of each kind
 
 A global step on narrow tables.  The driver brings rows together and these pure functions do the rest:
 
-    rows by sha256               -> exact_edges ┐
-    bands(rows) by band_key      -> near_edges  ┴-> survivors -> the losers, to be written as a selection
+    rows of a shard -> met_rows -> (bring equal `key` together) -> found_edges -> survivors -> the losers
 
 Duplicates are transitive: A like B and B like C makes one family, of which one row stays: the one with the highest
 score, of those the one with the smallest uid.  So the result does not depend on the order of the rows, on how they are
 divided, or on how many machines there are.
+
+The reason of a row that goes is the strongest kind that joins it to a better row: the first kind, from the strongest
+on, for which the edges of this kind and of all stronger ones connect the row to one of higher rank.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from curation.duplicates.edges import EDGES, ENDPOINT, ROWS, Indices, combined, edges_between, stars
-from curation.duplicates.near import bands, near_edges
-from pairmill.config import Config
-
-#: The score that needs no column of its own: original width × height.
-PIXELS = "pixels"
-
-
-class DeduplicateConfig(Config):
-    """Which rows count as duplicates, and which of them stays."""
-
-    enabled: bool = True
-    exact_image: bool = Field(default=True, description="images of equal bytes (SHA-256) are duplicates")
-    exact_pair: bool = Field(
-        default=True,
-        description="images of equal bytes with equal normalised captions are duplicates; implied by exact_image",
-    )
-    near_image: bool = Field(
-        default=True, description="images whose perceptual hashes differ in at most max_distance bits are duplicates"
-    )
-    max_distance: int = Field(
-        default=4, ge=0, le=15, description="bits of 64 in which the hashes of near-duplicates may differ"
-    )
-    min_bits: int = Field(
-        default=8,
-        ge=0,
-        le=32,
-        description="a hash with fewer ones or fewer zeros (bits) belongs to a flat picture, which is compared by "
-        "its bytes only",
-    )
-    score: str = Field(
-        default=PIXELS, description="numeric column that ranks duplicates: the highest stays, then the smallest uid"
-    )
-    name: str = Field(
-        default="default", pattern=r"^[A-Za-z0-9_-]+$", description="name of the selection that is written"
-    )
-
+from curation.duplicates.edges import EDGES, ENDPOINT, edges_between, stars
+from curation.duplicates.kinds import PIXELS, DeduplicateConfig, Kind, kinds_of
 
 #: Schema of `survivors`: one line for each row that is to be dropped.
 LOSERS = pa.schema(
@@ -73,71 +39,104 @@ LOSERS = pa.schema(
 )
 
 
-def exact_edges(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
-    """Edges between rows of equal sha256, or of equal sha256 and caption if only pairs count; schema `EDGES`.
+def scores(rows: pa.Table, name: str) -> pa.ChunkedArray:
+    """The score (float64) that `deduplicate.score` names."""
+    if name == PIXELS:
+        return pc.multiply(rows["original_width"].cast(pa.float64()), rows["original_height"].cast(pa.float64()))
+    return rows[name].cast(pa.float64())
 
-    rows: schema `ROWS`, with all rows of each sha256 that occurs.
+
+def met_schema(kinds: Sequence[Kind]) -> pa.Schema:
+    """The schema of `met_rows`."""
+    own = [pa.field(_own(kind, field.name), field.type) for kind in kinds for field in kind.columns]
+    return pa.schema([*ENDPOINT, ("kind", pa.int8()), ("key", pa.int64()), *own])
+
+
+def met_rows(rows: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
+    """Each row once for each kind and key that it has, with what that kind compares; schema `met_schema`.
+
+    rows:  columns `ENDPOINT` and what the kinds read.
+    kinds: strongest first.
     """
-    if not (config.exact_image or config.exact_pair):
-        return EDGES.empty_table()
-    rows = rows.filter(pc.is_valid(rows["sha256"]))
-    groups = _codes(rows["sha256"])
-    if not config.exact_image:
-        groups = combined(groups, _codes(rows["caption_digest"]))
-    return edges_between(rows, *stars(groups))
+    schema = met_schema(kinds)
+    met = [schema.empty_table()]
+    for code, kind in enumerate(kinds):
+        narrowed = kind.narrow(rows)
+        narrow = pa.table({name: narrowed[name] for name in kind.columns.names}).cast(kind.columns)
+        keys = kind.keys(narrow)
+        picked = rows.select(ENDPOINT.names).take(keys["row"])
+        columns = {name: picked[name] for name in ENDPOINT.names}
+        columns |= {"kind": pa.repeat(pa.scalar(code, pa.int8()), len(keys)), "key": keys["key"]}
+        compared = narrow.take(keys["row"])
+        columns |= {_own(kind, name): compared[name] for name in kind.columns.names}
+        missing = {field.name: pa.nulls(len(keys), field.type) for field in schema if field.name not in columns}
+        met.append(pa.table(columns | missing).select(schema.names).cast(schema))
+    return pa.concat_tables(met)
 
 
-def survivors(edges: pa.Table) -> pa.Table:
+def found_edges(met: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
+    """The edges of all kinds among rows that were brought together; schema `EDGES`.
+
+    met:   schema `met_schema`, with all rows of each key that occurs; one key or any number of them.
+    kinds: as for `met_rows`.
+    """
+    edges = [EDGES.empty_table()]
+    for code, kind in enumerate(kinds):
+        rows = met.filter(pc.equal(met["kind"], code))
+        own = {name: rows[_own(kind, name)] for name in kind.columns.names}
+        a, b = kind.edges(pa.table({**own, "key": rows["key"]}))
+        edges.append(edges_between(rows, a, b, kind=code))
+    return pa.concat_tables(edges)
+
+
+def survivors(edges: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     """All rows but the best of each connected component, ordered by shard and row; schema `LOSERS`.
 
     edges: schema `EDGES`, of all kinds and partitions together, in any order.
-
-    The reason of a row: duplicate_pair if a better one of its component has the same bytes and caption, else
-    duplicate_image if a better one has the same bytes, else near_duplicate_image.
+    kinds: as for `met_rows`.
     """
+    from scipy.sparse import coo_array  # not needed to read a recipe, and slow to import
+    from scipy.sparse.csgraph import connected_components
+
     if not edges.num_rows:
         return LOSERS.empty_table()
     ends = pa.concat_tables(
-        [edges.select([f"{end}_{name}" for name in ENDPOINT]).rename_columns(ENDPOINT) for end in "ab"]
+        [edges.select([f"{end}_{name}" for name in ENDPOINT.names]).rename_columns(ENDPOINT.names) for end in "ab"]
     )
     place = ends["shard"].to_numpy().astype(np.int64) << 32 | ends["row"].to_numpy()
     _, first, node = np.unique(place, return_index=True, return_inverse=True)
-    a, b = node.reshape(2, -1)
-    graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(len(first), len(first)))
-    _, component = connected_components(graph, directed=False)
+    nodes = ends.take(pa.array(first))
+    # Nodes from the best to the worst; Arrow puts a missing score behind every other.
+    by_rank = pc.sort_indices(nodes, [("score", "descending"), ("uid", "ascending")]).to_numpy()
+    nodes = nodes.take(pa.array(by_rank))
+    rank = np.empty(len(by_rank), np.int64)
+    rank[by_rank] = np.arange(len(by_rank))
+    a, b = rank[node].reshape(2, -1)
 
-    nodes = ends.take(pa.array(first)).append_column("component", pa.array(component))
-    # Arrow puts a missing score behind every other.
-    nodes = nodes.sort_by([("component", "ascending"), ("score", "descending"), ("uid", "ascending")])
-    component = nodes["component"].to_numpy()
-    image = combined(component, _codes(nodes["sha256"]))
-    pair = combined(image, _codes(nodes["caption_digest"]))
-    reason = np.full(len(component), "near_duplicate_image", dtype=object)
-    reason[stars(image)[1]] = "duplicate_image"
-    reason[stars(pair)[1]] = "duplicate_pair"
-
-    best, losers = stars(component)
+    code = edges["kind"].to_numpy()
+    reason = np.full(len(nodes), -1)
+    for strongest in range(len(kinds)):
+        there = code <= strongest
+        graph = coo_array((np.ones(there.sum(), np.int8), (a[there], b[there])), shape=(len(nodes), len(nodes)))
+        # The first row of a component is its best, so the others are those that a better one is joined to.
+        best, losers = stars(connected_components(graph, directed=False)[1])
+        reason[losers] = np.where(reason[losers] < 0, strongest, reason[losers])
+    # The components of the last turn are those of all edges.
     found = nodes.take(pa.array(losers)).select(["uid", "shard", "row"])
-    found = found.append_column("reason", pa.array(reason[losers], pa.string()))
+    names = np.array([kind.name for kind in kinds], dtype=object)
+    found = found.append_column("reason", pa.array(names[reason[losers]], pa.string()))
     found = found.append_column("survivor", nodes["uid"].take(pa.array(best)))
     return found.cast(LOSERS).sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
 def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
-    """The whole of the step, for rows that fit in memory; schemas `ROWS` and `LOSERS`.
+    """The whole of the step, for rows that fit in memory; schema `LOSERS`.
 
-    What the driver does over a cluster gives the same.
+    rows: as for `met_rows`.  What the driver does over a cluster gives the same.
     """
-    assert rows.schema.names == ROWS.names
-    edges = [exact_edges(rows, config=config)]
-    if config.near_image:
-        banded = bands(rows, max_distance=config.max_distance, min_bits=config.min_bits)
-        edges.append(near_edges(banded, max_distance=config.max_distance))
-    return survivors(pa.concat_tables(edges))
+    kinds = kinds_of(config)
+    return survivors(found_edges(met_rows(rows, kinds=kinds), kinds=kinds), kinds=kinds)
 
 
-def _codes(column: pa.ChunkedArray) -> Indices:
-    """A number for each value, equal for equal values; a missing value equals a missing value."""
-    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
-    codes: Indices = encoded.indices.to_numpy().astype(np.int64)
-    return codes
+def _own(kind: Kind, column: str) -> str:
+    return f"{kind.name}.{column}"

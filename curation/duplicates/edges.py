@@ -1,9 +1,8 @@
 """Edges: the one currency of deduplication.
 
-Every kind of duplicate (equal bytes, near images; later MinHash, embeddings) is found by its own function, which takes
-rows that were brought together by some key and returns an edge table.  `survivors` (deduplicate) takes the
-edges of all kinds together.  Only connected components matter: which member of a group is the centre of its star, and
-in which direction an edge points, changes nothing.
+Every kind of duplicate finds its own, among rows that were brought together by some key.  `survivors` (deduplicate)
+takes the edges of all kinds together.  Only connected components matter: which member of a group is the centre of its
+star, and in which direction an edge points, changes nothing.
 """
 
 from __future__ import annotations
@@ -13,41 +12,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-Indices = npt.NDArray[np.int64]
+from curation.duplicates.kinds import Indices
 
-#: What the search for duplicates needs to know of a row; live rows with an image only.
-ROWS = pa.schema(
+#: What an edge carries of each of its two rows, so that no join back to the rows is needed.
+ENDPOINT = pa.schema(
     [
         ("uid", pa.string()),
         ("shard", pa.int32()),
         ("row", pa.int32()),  # position in the shard
-        ("sha256", pa.string()),  # hex, of the original bytes
-        ("phash", pa.uint64()),
-        ("caption_digest", pa.int64()),  # of the normalised caption
         ("score", pa.float64()),  # the higher, the better; a missing one is the worst
     ]
 )
 
-#: What an edge carries of each of its two rows, so that no join back to the rows is needed.  Of sha256 it has the first
-#: 16 digits: it is compared within one component only, where 64 bits do not collide.
-ENDPOINT = ("uid", "shard", "row", "sha256", "caption_digest", "score")
-_SHA256_DIGITS = 16
-
-EDGES = pa.schema([pa.field(f"{end}_{name}", ROWS.field(name).type) for end in "ab" for name in ENDPOINT])
+#: `kind` is the place of the edge's kind among those that are on, strongest first.
+EDGES = pa.schema(
+    [("kind", pa.int8()), *(pa.field(f"{end}_{field.name}", field.type) for end in "ab" for field in ENDPOINT)]
+)
 
 
-def edges_between(rows: pa.Table, a: Indices, b: Indices) -> pa.Table:
+def edges_between(rows: pa.Table, a: Indices, b: Indices, *, kind: int) -> pa.Table:
     """One edge from row a[i] to row b[i] of `rows` (columns `ENDPOINT`) for each i; schema `EDGES`."""
-    columns = {}
+    columns = {"kind": pa.repeat(pa.scalar(kind, pa.int8()), len(a))}
     for end, indices in (("a", a), ("b", b)):
-        picked = rows.select(ENDPOINT).take(pa.array(indices))
-        for name in ENDPOINT:
-            column = picked[name]
-            columns[f"{end}_{name}"] = (
-                pc.utf8_slice_codeunits(column, 0, _SHA256_DIGITS) if name == "sha256" else column
-            )
+        picked = rows.select(ENDPOINT.names).take(pa.array(indices))
+        columns |= {f"{end}_{name}": picked[name] for name in ENDPOINT.names}
     return pa.table(columns, schema=EDGES)
 
 

@@ -6,30 +6,32 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from curation.duplicates.deduplicate import PIXELS, DeduplicateConfig
+from curation.duplicates.kinds import PIXELS, DeduplicateConfig, kinds_of, reads, reasons
 from curation.stage import Column, Stage
 from pairmill.errors import RecipeError, nearest
 from pairmill.layout import SELECTIONS
 
 
 class Deduplicate(Stage):
-    """Equal bytes, equal pairs, near-duplicate images; of each family the best by (score, uid) stays."""
+    """Of each family of duplicates, by all kinds that are on, the best by (score, uid) stays."""
 
     name, segment, table, pool = "deduplicate", "global", SELECTIONS, None
     adds = (
         Column("keep", pa.bool_(), "whether the row is part of the selection"),
         Column("reason", pa.string(), "why it is not"),
     )
-    drops = ("duplicate_pair", "duplicate_image", "near_duplicate_image")
+    drops = reasons()
+    reads_input = True
     Config = DeduplicateConfig
 
     def __init__(self, config: DeduplicateConfig) -> None:
         super().__init__(config)
-        score = ("original_width", "original_height") if config.score == PIXELS else (config.score,)
-        self.reads = ("sha256", "phash", "caption", *score)
+        self.reads = reads(config)
+        #: Those of kinds that are named by their import path too.
+        self.drops = tuple(dict.fromkeys([*(kind.name for kind in kinds_of(config)), *reasons()]))
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a score that is no numeric column."""
+        """Raise RecipeError for a score that is no numeric column, and for a kind whose columns are not there."""
         known = [name for name, kind in columns.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
         if self.config.score not in (PIXELS, *known):
             raise RecipeError(
@@ -37,3 +39,11 @@ class Deduplicate(Stage):
                 value=self.config.score,
                 fix=f"perhaps you mean: {nearest(self.config.score, [PIXELS, *known])}",
             )
+        for kind in kinds_of(self.config):
+            for name in kind.reads:
+                if name not in columns:
+                    raise RecipeError(
+                        f"a kind of duplicate must read columns of the input list or of earlier stages: {kind.name}",
+                        value=name,
+                        fix=f"perhaps you mean: {nearest(name, columns)}",
+                    )

@@ -1,4 +1,4 @@
-"""Deduplicate: the narrow rows of all shards, partitioned so that duplicates meet, and then a selection a shard."""
+"""Deduplicate: what the kinds compare of all shards, brought together so that duplicates meet; a selection a shard."""
 
 from __future__ import annotations
 
@@ -8,78 +8,54 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
-from curation.duplicates.deduplicate import PIXELS, DeduplicateConfig, survivors
-from curation.duplicates.edges import ROWS
-from curation.duplicates.near import bands
+from curation.duplicates.deduplicate import found_edges, met_rows, scores, survivors
+from curation.duplicates.edges import EDGES
+from curation.duplicates.kinds import DeduplicateConfig, Kind, kinds_of
 from curation.duplicates.stage import Deduplicate
+from curation.filters.stage import input_columns
 from curation.schema import DROPS, add_seconds, live, set_columns
 from curation.selection import apply_selection, selection_rows
 from curation.shards import Work, read_shard
-from pairmill.folding import text_digest
 from pairmill.store import Store
+from pipelines.barrier import PARTITION_ROWS, brought_together, over_shards
 from pipelines.stages.told import Told
 
 
-class NarrowRows:
-    """Read what deduplication needs of some shards: schema `ROWS`, live rows only."""
+def losers_over(
+    store: Store, shards: Sequence[int], rows: int, reads: Mapping[str, Sequence[str]], config: DeduplicateConfig
+) -> Any:
+    """A reference to the table of losers: the edges stay in the object store, away from the driver.
 
-    def __init__(self, store: Store, reads: Mapping[str, Sequence[str]], config: DeduplicateConfig) -> None:
-        self._store, self._reads, self._config = store, reads, config
+    rows: how many the shards have together.  reads: table -> columns that the kinds and the score need.
+    """
+    # A worker has what it unpickles and not what was registered where the job began, so it gets the kinds themselves.
+    kinds = kinds_of(config)
+    edges: list[Any] = [ray.put(EDGES.empty_table())]
+    if kinds:
+        partitions = (1 + rows // PARTITION_ROWS) * sum(kind.keys_per_row for kind in kinds)
 
-    def __call__(self, shards: pa.Table) -> pa.Table:
-        narrow = [self._narrow(shard) for shard in shards["shard"].to_pylist()]
-        return pa.concat_tables(narrow)
+        def read(shard: int) -> pa.Table:
+            return met_rows(_live_rows(store, shard, reads, config), kinds=kinds)
 
-    def _narrow(self, shard: int) -> pa.Table:
-        rows = read_shard(self._store, Work(shard, dict.fromkeys(self._reads, "")), self._reads)
-        rows = set_columns(rows, {"row": pa.array(range(len(rows)), pa.int32())})
-        rows = rows.filter(live(rows))
-        digests = [int.from_bytes(text_digest(c), "little", signed=True) for c in rows["caption"].to_pylist()]
-        columns = {
-            "shard": rows["_shard"],
-            "caption_digest": pa.array(digests, pa.int64()),
-            "score": _score(rows, self._config.score),
-        }
-        return set_columns(rows, columns).select(ROWS.names).cast(ROWS)
+        met = over_shards(shards, read, name="edges")
+        edges += brought_together(met, partitions, lambda part: found_edges(part, kinds=kinds))
+    return _losers_of.remote(kinds, *edges)
 
 
-def _score(rows: pa.Table, name: str) -> pa.ChunkedArray:
-    if name == PIXELS:
-        return pc.multiply(rows["original_width"].cast(pa.float64()), rows["original_height"].cast(pa.float64()))
-    return rows[name].cast(pa.float64())
-
-
-class ByImage:
-    """Partition narrow rows so that equal images meet."""
-
-    def __init__(self, partitions: int) -> None:
-        self._partitions = partitions
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        part = [int(sha[:8], 16) % self._partitions for sha in rows["sha256"].to_pylist()]
-        return set_columns(rows, {"partition": pa.array(part, pa.int32())})
-
-
-class ByBand:
-    """Partition banded rows so that hashes which may be near meet."""
-
-    def __init__(self, partitions: int, config: DeduplicateConfig) -> None:
-        self._partitions, self._config = partitions, config
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        banded = bands(rows, max_distance=self._config.max_distance, min_bits=self._config.min_bits)
-        part = banded["band_key"].to_numpy() % self._partitions
-        return set_columns(banded, {"partition": pa.array(part.astype(np.int32))})
+def _live_rows(store: Store, shard: int, reads: Mapping[str, Sequence[str]], config: DeduplicateConfig) -> pa.Table:
+    rows = read_shard(store, Work(shard, dict.fromkeys(reads, "")), reads)
+    rows = set_columns(rows, {"shard": rows["_shard"], "row": pa.array(range(len(rows)), pa.int32())})
+    rows = rows.filter(live(rows))
+    return set_columns(rows, {**input_columns(rows), "score": scores(rows, config.score)})
 
 
 @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
-def losers_of(*edges: pa.Table) -> pa.Table:
+def _losers_of(kinds: Sequence[Kind], *edges: pa.Table) -> pa.Table:
     """All rows that a better duplicate replaces, of the edges of every partition."""
     # Where a partition has no rows at all, Ray Data's block has no columns either.
-    return survivors(pa.concat_tables([found for found in edges if found.num_columns]))
+    return survivors(pa.concat_tables([found for found in edges if found.num_columns]), kinds=kinds)
 
 
 class SelectStage:

@@ -5,10 +5,8 @@ Cut the hash into d + 1 blocks of bits: of two hashes that differ in at most d b
 d + 1 places, one for each (block number, block value), and only rows that meet are compared: for N random hashes
 about (d + 1) · N² / 2^(1 + 64/(d + 1)) pairs instead of N²/2, 1,400 times fewer at d = 4.
 
-    rows -> bands -> (bring equal band_key together) -> near_edges -> edges
-
 Few edges come out: rows of the same hash are linked in a star, and of the other pairs that meet a minimum spanning
-forest is kept, so there are fewer edges than rows of `bands` however large a family of near-duplicates is.  Connected
+forest is kept, so there are fewer edges than rows that meet however large a family of near-duplicates is.  Connected
 components are those of all pairs.  Memory is O(rows that meet); time is O(pairs of different hashes that meet).
 
 Flat pictures (one colour, a gradient, a straight edge) have hashes of almost only zeros or almost only ones whatever
@@ -25,17 +23,14 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
+from pydantic import Field
 
-from curation.duplicates.edges import ENDPOINT, ROWS, Indices, edges_between
+from curation.duplicates.kinds import KEYS, Indices, Kind
+from pairmill.registry import NamedConfig
 
 Hashes = npt.NDArray[np.uint64]
 
 HASH_BITS = 64
-#: Schema of `bands`; repartition it by `band_key`.
-BANDS = pa.schema([*(ROWS.field(name) for name in (*ENDPOINT, "phash")), ("band_key", pa.int64())])
 
 # Hashes compared at once: 16k of them with their keys and results stay in a core's second-level cache.
 _CHUNK = 1 << 14
@@ -62,48 +57,72 @@ def blocks(max_distance: int) -> list[tuple[int, int]]:
     return [(low, (1 << (high - low)) - 1) for low, high in pairwise(edges)]
 
 
-def bands(rows: pa.Table, *, max_distance: int, min_bits: int = 8) -> pa.Table:
-    """max_distance + 1 rows for each row of `rows` that has a telling hash; schema `BANDS`.
+class NearDuplicateImageConfig(NamedConfig):
+    """How near is near."""
 
-    rows: schema `ROWS`.
-    """
-    rows = rows.filter(pc.is_valid(rows["phash"]))
-    phash = _hashes(rows)
-    ones = bit_count(phash)
-    telling = (ones >= min_bits) & (ones <= HASH_BITS - min_bits)
-    rows, phash = rows.filter(pa.array(telling)), phash[telling]
-    rows = rows.select([*ENDPOINT, "phash"])
-    if max_distance == 0:
-        return rows.append_column("band_key", pa.array(phash.view(np.int64))).cast(BANDS)
-    banded = []
-    for number, (shift, mask) in enumerate(blocks(max_distance)):
+    max_distance: int = Field(
+        4, ge=0, le=15, description="bits of 64 in which the perceptual hashes of near-duplicates may differ"
+    )
+    min_bits: int = Field(
+        8,
+        ge=0,
+        le=32,
+        description="a hash with fewer ones or fewer zeros (bits) belongs to a flat picture, which is compared by "
+        "its bytes only",
+    )
+
+
+class NearDuplicateImage(Kind):
+    """Images whose perceptual hashes differ in at most `max_distance` bits."""
+
+    name, strength = "near_duplicate_image", 10
+    reads = ("phash",)
+    columns = pa.schema([("phash", pa.uint64())])
+    Config = NearDuplicateImageConfig
+    config: NearDuplicateImageConfig
+
+    @property
+    def keys_per_row(self) -> int:
+        """One for each block of bits."""
+        return self.config.max_distance + 1
+
+    def keys(self, rows: pa.Table) -> pa.Table:
+        """Number and value of each block of bits, for each row that has a telling hash."""
+        max_distance, min_bits = self.config.max_distance, self.config.min_bits
+        row = np.flatnonzero(rows["phash"].is_valid())
+        phash = _hashes(rows.take(pa.array(row)))
+        ones = bit_count(phash)
+        telling = (ones >= min_bits) & (ones <= HASH_BITS - min_bits)
+        row, phash = row[telling], phash[telling]
+        if max_distance == 0:
+            return pa.table({"row": row, "key": phash.view(np.int64)}, schema=KEYS)
         # With two blocks or more a block has at most 32 bits, which leaves the upper half for its number.
-        key = (phash >> np.uint64(shift)) & np.uint64(mask) | np.uint64(number << 32)
-        banded.append(rows.append_column("band_key", pa.array(key.view(np.int64))))
-    return pa.concat_tables(banded).cast(BANDS)
+        keys = [
+            (phash >> np.uint64(shift)) & np.uint64(mask) | np.uint64(number << 32)
+            for number, (shift, mask) in enumerate(blocks(max_distance))
+        ]
+        key = np.concatenate(keys).view(np.int64)
+        return pa.table({"row": np.tile(row, max_distance + 1), "key": key}, schema=KEYS)
 
+    def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:
+        """Pairs within `max_distance` bits: fewer than rows, and they connect what all such pairs connect."""
+        max_distance = self.config.max_distance
+        key = rows["key"].to_numpy()
+        phash = _hashes(rows)
+        order = np.lexsort((phash, key))
+        key, phash = key[order], phash[order]
+        changes = np.ones(len(order), dtype=bool)
+        changes[1:] = (key[1:] != key[:-1]) | (phash[1:] != phash[:-1])
+        heads = np.flatnonzero(changes)
+        centre = heads[np.cumsum(changes) - 1]
+        # Rows of the same hash meet in every band; their star comes from the first.
+        first_band = (key >> 32 == 0) if max_distance else np.ones(len(key), dtype=bool)
+        others = np.flatnonzero(~changes & first_band)
 
-def near_edges(banded: pa.Table, *, max_distance: int) -> pa.Table:
-    """Edges that connect what the pairs within `max_distance` bits connect; schema `EDGES`.
-
-    banded: schema `BANDS`, with all rows of each band_key that occurs; one key or any number of them.
-    """
-    key = banded["band_key"].to_numpy()
-    phash = _hashes(banded)
-    order = np.lexsort((phash, key))
-    key, phash = key[order], phash[order]
-    changes = np.ones(len(order), dtype=bool)
-    changes[1:] = (key[1:] != key[:-1]) | (phash[1:] != phash[:-1])
-    heads = np.flatnonzero(changes)
-    centre = heads[np.cumsum(changes) - 1]
-    # Rows of the same hash meet in every band; their star comes from the first.
-    first_band = (key >> 32 == 0) if max_distance else np.ones(len(key), dtype=bool)
-    others = np.flatnonzero(~changes & first_band)
-
-    left, right = _close_pairs(key[heads], phash[heads], max_distance)
-    a = np.concatenate([centre[others], heads[left]])
-    b = np.concatenate([others, heads[right]])
-    return edges_between(banded, order[a], order[b])
+        left, right = _close_pairs(key[heads], phash[heads], max_distance)
+        a = np.concatenate([centre[others], heads[left]])
+        b = np.concatenate([others, heads[right]])
+        return order[a], order[b]
 
 
 def _hashes(rows: pa.Table) -> Hashes:
@@ -169,6 +188,9 @@ def _forest(
     left: Indices, right: Indices, found: list[tuple[Indices, Indices]], phash: Hashes
 ) -> tuple[Indices, Indices]:
     """A minimum spanning forest, by bits of difference, of the pairs so far and those just found."""
+    from scipy.sparse import coo_array  # not needed to read a recipe, and slow to import
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
     if not found:
         return left, right
     left = np.concatenate([left, *(one for one, _ in found)])

@@ -1,0 +1,175 @@
+"""What a kind of duplicate is, which kinds there are, and the section of the recipe that chooses among them.
+
+A kind is one declaration: the drop reason it is named by, how strong it is, the columns it reads, the keys that bring
+rows together, and which of the rows that meet are duplicates of each other:
+
+    class DuplicateCaption(EqualValues):
+        "Rows of equal caption."
+
+        name, strength = "duplicate_caption", 5     # weaker than any of ours
+        reads = ("caption",)
+        columns = pa.schema([("caption", pa.string())])
+
+    deduplicate:
+      kinds: [duplicate_image, "my_package.my_module:DuplicateCaption"]
+
+What is read of a row, what is shuffled, the edges and the reasons are derived from the kinds that are on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from pairmill.config import Config
+from pairmill.errors import RecipeError
+from pairmill.registry import ChosenBy, NamedConfig, Registry
+
+Indices = npt.NDArray[np.int64]
+
+#: What brings rows together: the position of a row in the table that was given, and a key.  A row may have many keys,
+#: or none, which leaves it out.  Keys are compared by value, so unequal things that share one only cost time.
+KEYS = pa.schema([("row", pa.int64()), ("key", pa.int64())])
+
+#: The score that needs no column of its own: original width × height.
+PIXELS = "pixels"
+
+
+class Kind(ABC):
+    """Base of every kind of duplicate.
+
+    name:     the drop reason.
+    strength: which reason a row gets that several kinds join to a better one: the strongest.
+    reads:    columns of the plan and of the stages before deduplication.
+    columns:  what the kind compares of a row.  All rows of a run are shuffled by these, so keep them narrow; a type of
+              variable size (string, binary, list) costs nothing in the rows that meet for another kind.
+    Config:   the kind's own keys of the recipe.
+
+    Every method may be called any number of times, in any process, on any part of the rows.
+    """
+
+    name: ClassVar[str]
+    strength: ClassVar[float]
+    reads: ClassVar[tuple[str, ...]]
+    columns: ClassVar[pa.Schema]
+    Config: ClassVar[type[NamedConfig]] = NamedConfig
+
+    def __init__(self, config: NamedConfig) -> None:
+        self.config = config
+
+    @property
+    def keys_per_row(self) -> int:
+        """How many keys a row has at most, about: sizes the shuffle."""
+        return 1
+
+    def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
+        """The values of `columns`, derived from those of `reads`; as they are, unless a kind says otherwise.
+
+        rows: live rows of a shard.
+        """
+        return {name: rows[name] for name in self.columns.names}
+
+    @abstractmethod
+    def keys(self, rows: pa.Table) -> pa.Table:
+        """The keys of some rows, such that any two duplicates share one; schema `KEYS`.
+
+        rows: `columns`.
+        """
+
+    @abstractmethod
+    def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:
+        """Positions (a, b) of rows that are duplicates: enough of them to connect what all of them connect.
+
+        rows: `columns` and `key` (int64); all rows of each key that occurs, in any order.  A row is there once for each
+        of its keys.
+        """
+
+
+_HERE = "curation.duplicates"
+KINDS: Registry[type[Kind]] = Registry(
+    "deduplicate.kinds",
+    {
+        "duplicate_pair": f"{_HERE}.duplicate_pair:DuplicatePair",
+        "duplicate_image": f"{_HERE}.duplicate_image:DuplicateImage",
+        "near_duplicate_image": f"{_HERE}.near_duplicate_image:NearDuplicateImage",
+    },
+)
+
+
+def _default_kinds() -> tuple[NamedConfig, ...]:
+    names = ("duplicate_pair", "duplicate_image", "near_duplicate_image")
+    return tuple(KINDS.get(name).Config(name=name) for name in names)
+
+
+class DeduplicateConfig(Config):
+    """Which rows count as duplicates, and which of them stays."""
+
+    enabled: bool = True
+    kinds: tuple[Annotated[NamedConfig, ChosenBy(KINDS)], ...] = Field(
+        default_factory=_default_kinds,
+        description="what makes two rows duplicates: each a name, or a mapping of `name` and that kind's keys, in any "
+        "order",
+    )
+    score: str = Field(
+        PIXELS, description="numeric column that ranks duplicates: the highest stays, then the smallest uid"
+    )
+    name: str = Field("default", pattern=r"^[A-Za-z0-9_-]+$", description="name of the selection that is written")
+
+    @field_validator("kinds")
+    @classmethod
+    def _each_once_strongest_first(cls, value: tuple[NamedConfig, ...]) -> tuple[NamedConfig, ...]:
+        kinds = sorted(((KINDS.get(config.name), config) for config in value), key=lambda pair: _rank(pair[0]))
+        names = [kind.name for kind, _ in kinds]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise RecipeError(
+                "deduplicate.kinds must name each kind once",
+                value=f"{twice[0]} {len(twice)} times",
+                fix="leave one of them, with its keys",
+            )
+        return tuple(config for _, config in kinds)
+
+    def identity(self) -> dict[str, Any]:
+        """The configuration, with the source of each kind that is not of ours."""
+        own = {config.name: _source_digest(KINDS.get(config.name)) for config in self.kinds if ":" in config.name}
+        return super().identity() | ({"sources": own} if own else {})
+
+
+def kinds_of(config: DeduplicateConfig) -> tuple[Kind, ...]:
+    """The kinds that are on, strongest first."""
+    if not config.enabled:
+        return ()
+    return tuple(KINDS.get(chosen.name)(chosen) for chosen in config.kinds)
+
+
+def reasons() -> tuple[str, ...]:
+    """The drop reasons of all registered kinds, strongest first."""
+    return tuple(kind.name for kind in sorted(map(KINDS.get, KINDS.names), key=_rank))
+
+
+def reads(config: DeduplicateConfig) -> tuple[str, ...]:
+    """The columns that the kinds which are on, and the score, need of a row."""
+    if not config.enabled:
+        return ()
+    score = ("original_width", "original_height") if config.score == PIXELS else (config.score,)
+    return tuple(dict.fromkeys([*(name for kind in kinds_of(config) for name in kind.reads), *score]))
+
+
+def _rank(kind: type[Kind]) -> tuple[float, str]:
+    return -kind.strength, kind.name
+
+
+def _source_digest(kind: type[Kind]) -> str | None:
+    """Hash of the kind's source, so that another version of it is another kind; None where there is no source."""
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):
+        return None
+    return hashlib.blake2b(source.encode(), digest_size=16).hexdigest()

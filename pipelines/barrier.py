@@ -1,0 +1,53 @@
+"""A global step's way through Ray Data: read narrow rows of every shard, and bring together those of equal key.
+
+Nothing that grows with the rows passes the driver: it holds references to tables in the object store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from ray.data import Dataset, from_arrow
+
+from curation.schema import set_columns
+
+#: Rows that one task of a barrier holds at a time, about.
+PARTITION_ROWS = 500_000
+
+#: Shards that one task reads: opening a file costs more than reading a narrow table.
+_SHARDS_PER_TASK = 32
+
+_BATCHES = {"batch_size": None, "batch_format": "pyarrow"}
+# 2^64 divided by the golden ratio: the upper bits of a product with it depend on all bits of a key, so that keys which
+# are multiples of something spread too (Knuth, The Art of Computer Programming 3, 6.4).
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def over_shards(shards: Sequence[int], read: Callable[[int], pa.Table], *, name: str) -> Dataset:
+    """The rows that `read` returns of each shard.  name: what the dashboard calls it."""
+    numbers = pa.table({"shard": pa.array(shards, pa.int32())})
+    tasks = from_arrow([numbers.slice(at, _SHARDS_PER_TASK) for at in range(0, len(numbers), _SHARDS_PER_TASK)])
+    tasks.set_name(name)
+
+    def read_all(some: pa.Table) -> pa.Table:
+        return pa.concat_tables([read(shard) for shard in some["shard"].to_pylist()])
+
+    return tasks.map_batches(read_all, **_BATCHES)
+
+
+def brought_together(rows: Dataset, partitions: int, apply: Callable[[pa.Table], pa.Table]) -> list[Any]:
+    """References to what `apply` makes of each partition of the rows, of which equal keys (int64) share one."""
+
+    def partitioned(some: pa.Table) -> pa.Table:
+        spread = some["key"].to_numpy().view(np.uint64) * _SPREAD >> np.uint64(32)
+        part = (spread % np.uint64(partitions)).astype(np.int32)
+        return set_columns(some, {"partition": pa.array(part)})
+
+    def applied(part: pa.Table) -> pa.Table:
+        return apply(part.drop_columns(["partition"]))
+
+    grouped = rows.map_batches(partitioned, **_BATCHES).groupby("partition")
+    return list(grouped.map_groups(applied, batch_format="pyarrow").materialize().to_arrow_refs())

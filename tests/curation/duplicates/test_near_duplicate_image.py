@@ -1,0 +1,122 @@
+"""Near-duplicates: what is connected is what all close pairs connect, by few edges, in pieces of any size."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from curation.duplicates import near_duplicate_image
+from curation.duplicates.near_duplicate_image import NearDuplicateImage, NearDuplicateImageConfig, blocks
+
+BASE = 0x0F0F_3333_5555_A5A5
+Hashes = np.ndarray[Any, Any]
+
+
+def flip(phash: int, *bits: int) -> int:
+    for bit in bits:
+        phash ^= 1 << bit
+    return phash
+
+
+def near(max_distance: int = 4) -> NearDuplicateImage:
+    return NearDuplicateImage(NearDuplicateImageConfig(name="near_duplicate_image", max_distance=max_distance))
+
+
+def linked(hashes: Hashes, max_distance: int) -> list[tuple[int, int]]:
+    """The edges among hashes, as positions in `hashes`, the smaller first."""
+    kind = near(max_distance)
+    rows = pa.table({"phash": hashes.astype(np.uint64)}, schema=kind.columns)
+    keys = kind.keys(rows)
+    a, b = kind.edges(rows.take(keys["row"]).append_column("key", keys["key"]))
+    row = keys["row"].to_numpy()
+    return [(min(pair), max(pair)) for pair in zip(row[a].tolist(), row[b].tolist(), strict=True)]
+
+
+def components(n: int, pairs: set[tuple[int, int]]) -> set[frozenset[int]]:
+    group = {at: {at} for at in range(n)}
+    for i, j in pairs:
+        small, large = sorted((group[i], group[j]), key=len)
+        if small is not large:
+            large |= small
+            group.update(dict.fromkeys(small, large))
+    return {frozenset(members) for members in group.values()}
+
+
+def all_close_pairs(hashes: Hashes, max_distance: int) -> set[tuple[int, int]]:
+    counts = near_duplicate_image._count_by_table((hashes[:, None] ^ hashes[None, :]).reshape(-1)).reshape(
+        len(hashes), len(hashes)
+    )
+    return {(int(i), int(j)) for i, j in zip(*np.nonzero(counts <= max_distance), strict=True) if i < j}
+
+
+def thick_cloud(n: int) -> Hashes:
+    """Different hashes around a few centres: chains, cliques and large buckets."""
+    rng = np.random.default_rng(0)
+    centres = rng.integers(0, 2**64, size=n // 100, dtype=np.uint64)
+    hashes = centres[rng.integers(0, len(centres), size=n)]
+    for _ in range(4):
+        hashes ^= np.uint64(1) << rng.integers(0, 64, size=n, dtype=np.uint64)
+    return hashes
+
+
+@pytest.mark.parametrize("max_distance", [0, 1, 2, 4, 7, 15])
+@pytest.mark.parametrize(("chunk", "max_pairs"), [(1 << 14, 1 << 20), (50, 10)])
+def test_components_are_those_of_all_pairs_in_pieces_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, max_distance: int, chunk: int, max_pairs: int
+) -> None:
+    monkeypatch.setattr(near_duplicate_image, "_CHUNK", chunk)
+    monkeypatch.setattr(near_duplicate_image, "_MAX_PAIRS", max_pairs)
+    hashes = thick_cloud(700)
+    edges = set(linked(hashes, max_distance))
+    close = all_close_pairs(hashes, max_distance)
+    assert components(700, edges) == components(700, close)
+    assert edges <= close
+
+
+def test_a_clique_and_a_crowd_of_equal_hashes_give_few_edges() -> None:
+    clique = [flip(BASE, i, j) for i, j in itertools.combinations(range(0, 64, 2), 2)]
+    crowd = [0x5A5A_0F0F_1234_4321] * 20_000
+    edges = linked(np.array(clique + crowd, dtype=np.uint64), 4)
+    assert len(set(edges)) == len(edges) < len(crowd) + 5 * len(clique)
+    families = components(len(clique) + len(crowd), set(edges))
+    assert sorted(map(len, families)) == [len(clique), len(crowd)]
+
+
+def test_no_rows() -> None:
+    assert linked(np.array([], dtype=np.uint64), 4) == []
+
+
+@pytest.mark.parametrize("distance", [-1, 16])
+def test_distance_out_of_range_is_refused(distance: int) -> None:
+    with pytest.raises(ValidationError):
+        NearDuplicateImageConfig(name="near_duplicate_image", max_distance=distance)
+
+
+@pytest.mark.parametrize("max_distance", [0, 4, 15])
+def test_a_row_has_as_many_keys_as_the_shuffle_is_sized_for(max_distance: int) -> None:
+    kind = near(max_distance)
+    keys = kind.keys(pa.table({"phash": [None, BASE, 1]}, schema=kind.columns))
+    assert keys["row"].to_pylist() == [1] * kind.keys_per_row
+    assert len(set(keys["key"].to_pylist())) == kind.keys_per_row
+
+
+@pytest.mark.parametrize("max_distance", range(16))
+def test_blocks_cover_each_bit_once(max_distance: int) -> None:
+    cut = blocks(max_distance)
+    assert len(cut) == max_distance + 1
+    masks = [mask << shift for shift, mask in cut]
+    assert sum(masks) == (1 << 64) - 1
+    assert max(mask.bit_count() for mask in masks) - min(mask.bit_count() for mask in masks) <= 1
+
+
+@pytest.mark.parametrize("count", [near_duplicate_image.bit_count, near_duplicate_image._count_by_table])
+def test_bit_count(count: Callable[[Any], Any]) -> None:
+    values = np.array([0, 1, BASE, 2**63, 2**64 - 1], dtype=np.uint64)
+    assert count(values).tolist() == [int(value).bit_count() for value in values]
+    assert count(values[::2]).tolist() == [int(value).bit_count() for value in values[::2]]
