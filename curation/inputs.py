@@ -51,14 +51,21 @@ class InputConfig(Config):
     )
 
 
-class InputFile:
-    """One file of the list: what it is, how large (bytes), and where."""
+class NoInputFiles(InputError):
+    """There is no file where the list should be."""
 
-    def __init__(self, filesystem: pafs.FileSystem, path: str, kind: Format, size: int) -> None:
+
+class InputFile:
+    """One file of the list: what it is, how large (bytes), where, and since when (ns; None where nobody knows)."""
+
+    def __init__(
+        self, filesystem: pafs.FileSystem, path: str, kind: Format, size: int, modified_ns: int | None = None
+    ) -> None:
         self.filesystem = filesystem
         self.path = path
         self.kind = kind
         self.size = size
+        self.modified_ns = modified_ns
 
     def malformed(self, why: object) -> InputError:
         """The error for a file that cannot be read as `kind`."""
@@ -70,7 +77,7 @@ class InputFile:
 
 
 def find_files(config: InputConfig) -> list[InputFile]:
-    """The input files, sorted by path.  Raises InputError if there is none, or one of an unknown format."""
+    """The input files, sorted by path.  Raises NoInputFiles if there is none, InputError for one of unknown format."""
     filesystem, root, pattern = _resolve(config.path)
     info = filesystem.get_file_info(root)
     if info.type == pafs.FileType.File:
@@ -85,7 +92,7 @@ def find_files(config: InputConfig) -> list[InputFile]:
     else:
         found = []
     if not found:
-        raise InputError(
+        raise NoInputFiles(
             "input.path must lead to at least one input file",
             value=config.path,
             fix=f"give a file, a folder or a glob of {', '.join(sorted(_ENDINGS))} files",
@@ -99,7 +106,7 @@ def find_files(config: InputConfig) -> list[InputFile]:
                 value=info.path,
                 fix=f"rename it to one of {', '.join(sorted(_ENDINGS))}, or set input.format",
             )
-        files.append(InputFile(filesystem, info.path, kind, info.size))
+        files.append(InputFile(filesystem, info.path, kind, info.size, info.mtime_ns))
     return files
 
 
