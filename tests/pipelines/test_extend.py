@@ -20,14 +20,13 @@ from curation.common_texts import common_texts_table
 from curation.plan import open_plan
 from curation.results.rows import write_rows
 from pairmill.store import Store
-from pipelines.curate import curate
+from pipelines.curate import curate, tables_of
 from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server
 from pipelines.doctor import project_root
 from pipelines.extend import extend_run
 from pipelines.recipe import CurateRecipe, load_recipe
-from pipelines.tables import tables_of
 
 pytestmark = pytest.mark.ray
 
@@ -171,8 +170,7 @@ def test_no_old_shard_is_touched_but_those_in_which_a_text_became_common(extende
 def test_only_shards_whose_selection_changed_would_be_captioned_again(extended: Extended) -> None:
     captions = {"enabled": True, "model": str(project_root() / "samples" / "models" / "captioner")}
     recipe = CurateRecipe.checked(extended.recipe.model_dump(mode="json") | {"recaption": captions})
-    table = tables_of(recipe, open_plan(extended.store), extended.store).recaptioned
-    assert table is not None
+    table = tables_of(recipe, open_plan(extended.store), extended.store).named("columns/recaption")
     now = {name: extended.store.index(name) for name in table.upstream}
     old = [n for n in extended.before if n.startswith("selections/default/_manifest/")]
     redone, recommitted = set(), set()
