@@ -62,7 +62,7 @@ def record(files: Sequence[InputFile], known: Iterable[ListFile] = ()) -> list[L
 def check_unchanged(files: Sequence[InputFile], recorded: Sequence[ListFile]) -> None:
     """Raises InputError if a file was written to since it was recorded: its rows may not be those of its digest."""
     for file, was in zip(files, recorded, strict=True):
-        # An object is replaced whole, and a reader of the old one fails or has it to the end.
+        # The stamp of an object is that of the listing: if it was replaced since, the next resume reads it and says so.
         if isinstance(file.filesystem, pafs.LocalFileSystem) and _stamp(file) != was.stamp:
             raise InputError(
                 "the input files must not change while they are planned",
