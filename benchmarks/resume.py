@@ -46,7 +46,7 @@ WITHOUT_MODELS = ("recaption.enabled=false", "translate.enabled=false")
 
 #: point, action, pass.  The passes are spread so that some shards are committed before, and some are not.
 POINTS: list[tuple[str, str, int]] = [
-    ("plan.shard.before_rename", "kill-driver", 2),
+    ("commit.plan.data.before_rename", "kill-driver", 2),
     ("plan.commit.before_rename", "kill-driver", 1),
     ("fetch.request", "kill", 40),
     ("fetch.request", "kill-driver", 90),

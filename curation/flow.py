@@ -129,14 +129,14 @@ class Flow:
 class Tables:
     """The tables of a flow, in the order in which rows meet them, as the store keys them."""
 
-    def __init__(self, flow: Flow, plan: str, *, selection: str, beside: bool = False, keyed: bool = True) -> None:
-        """plan: fingerprint of the plan.  selection: its name.
+    def __init__(self, flow: Flow, *, selection: str, beside: bool = False, keyed: bool = True) -> None:
+        """selection: its name.
 
         beside: the selection has narrow tables of its own (`columns/filter-NAME`), so that the run's stay as they are.
         keyed: whether shards are to be keyed, for which models are looked up; reading needs no keys.
         Raises UserError if a stage's model cannot be found.
         """
-        self.flow, self._plan, self._keyed = flow, plan, keyed
+        self.flow, self._keyed = flow, keyed
         self.selection = f"{SELECTIONS}/{selection}"
         self._names = {stage.table_name(): self._name(stage, selection, beside) for stage in flow.stages}
         self.all: tuple[Table, ...] = tuple(self._made())
@@ -167,13 +167,15 @@ class Tables:
             upstream = [self._names[table] for table in self.flow.by_table(reads) if table != name]
             if teller is not None and teller not in upstream:
                 upstream.append(teller)
+            upstream += [table for stage in stages for table in stage.counted]
             identity: Any = [[stage.identity(), stage.revision()] for stage in stages] if self._keyed else []
             own = [*waiting, *(stage.name for stage in stages)]
             yield Table(
                 self._names[name],
                 (*(c.name for c in columns), *(DROPS if tells and name != SELECTIONS else ())),
-                identity if upstream else [self._plan, *identity],
-                tuple(upstream),
+                identity,
+                # Whatever else it reads was made of the plan.
+                tuple(upstream) or (PLAN,),
                 tuple(own),
                 tuple(counted),
                 frozenset(c.name for c in columns if c.volatile),
@@ -188,6 +190,10 @@ class Tables:
         """The tables that a segment writes."""
         names = dict.fromkeys(self._names[s.table_name()] for s in self.flow.segment(segment) if s.segment in STREAMED)
         return tuple(table for table in self.all if table.name in names)
+
+    def counted(self, segment: Segment) -> dict[str, tuple[str, ...]]:
+        """What the stages of a segment read of tables that are made of the whole list first: table -> columns."""
+        return {table: columns for s in self.flow.segment(segment) for table, columns in s.counted.items()}
 
     def before(self, segment: Segment) -> tuple[Table, ...]:
         """The tables that earlier segments write."""

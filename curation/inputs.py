@@ -56,14 +56,21 @@ class InputConfig(Config):
     )
 
 
-class InputFile:
-    """One file of the list: what it is, how large (bytes), and where."""
+class NoInputFiles(InputError):
+    """There is no file where the list should be."""
 
-    def __init__(self, filesystem: pafs.FileSystem, path: str, kind: Format, size: int) -> None:
+
+class InputFile:
+    """One file of the list: what it is, how large (bytes), where, and since when (ns; None where nobody knows)."""
+
+    def __init__(
+        self, filesystem: pafs.FileSystem, path: str, kind: Format, size: int, modified_ns: int | None = None
+    ) -> None:
         self.filesystem = filesystem
         self.path = path
         self.kind = kind
         self.size = size
+        self.modified_ns = modified_ns
 
     def malformed(self, why: object) -> InputError:
         """The error for a file that cannot be read as `kind`."""
@@ -75,17 +82,17 @@ class InputFile:
 
 
 def find_files(config: InputConfig) -> list[InputFile]:
-    """The input files, sorted by path.  Raises InputError if there is none, or one of an unknown format."""
+    """The input files, sorted by path.  Raises NoInputFiles if there is none, InputError for one of unknown format."""
     auto = config.format == "auto"
     found = find(config.path, below=lambda path: not auto or _kind(path) is not None)
     if not found.paths:
-        raise InputError(
+        raise NoInputFiles(
             "input.path must lead to at least one input file",
             value=config.path,
             fix=f"give a file, a folder or a pattern of {', '.join(sorted(_ENDINGS))} files",
         )
     files = []
-    for path, size in zip(found.paths, found.sizes, strict=True):
+    for path, size, modified_ns in zip(found.paths, found.sizes, found.modified_ns, strict=True):
         kind = _kind(path) if config.format == "auto" else config.format
         if kind is None:
             raise InputError(
@@ -93,7 +100,7 @@ def find_files(config: InputConfig) -> list[InputFile]:
                 value=path,
                 fix=f"rename it to one of {', '.join(sorted(_ENDINGS))}, or set input.format",
             )
-        files.append(InputFile(found.filesystem, path, kind, size))
+        files.append(InputFile(found.filesystem, path, kind, size, modified_ns))
     return files
 
 

@@ -3,35 +3,42 @@
 adds:  uid, index (int64, position in the input), url, alt, input, drop_stage, drop_reason
 drops: duplicate_input
 
-The order is an external sort by a keyed hash of the uid.  That is a shuffle (so the hosts of a list spread over the
-shards and over time), it needs the memory of one bucket, and it brings rows of equal uid side by side.
+A run is known by the content of its lists, not by where they lie.  `extend` adds more lists behind the first one:
+their rows go into shards of their own, numbered on, and no shard that is there is touched.  A plan shard is committed
+as those of every table are; `plan/plan.json`, written last, is the commit of the plan, and what is not in it does not
+count.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import logging
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.fs as pafs
 from pydantic import Field
 
-from curation.identity import row_uid, shuffle_key
-from curation.inputs import InputConfig, InputFile, extra_fields, find_files, read_rows
-from curation.schema import drop, set_columns
+from curation.input_column import merged_fields
+from curation.inputs import InputConfig, InputFile, NoInputFiles, extra_fields, find_files
+from curation.listing import ListFile, check_unchanged, place, record
 from curation.stage import Column, Stage
 from curation.table import PLAN
+from curation.visiting import KnownUids, cut, visited
 from pairmill.config import Config, digest
 from pairmill.errors import InputError, RunDirError
-from pairmill.folding import text_digest
-from pairmill.store import Store, shard_file
+from pairmill.store import Store, shard_file, shard_key
 
-#: Input bytes a bucket of the external sort holds; a list's rows take a few times that in memory.
-_BUCKET_BYTES = 64 * 2**20
-_MAX_BUCKETS = 1024
+logger = logging.getLogger("pairmill")
+
+_PLAN_JSON = "plan/plan.json"
+_READERS = 8
+_NAMED = 3
 
 
 class ShardsConfig(Config):
@@ -55,15 +62,41 @@ class Planned(Stage):
     Config = ShardsConfig
 
 
+class PlannedList(Config):
+    """One list of a run: the recipe's own, or one that the run was extended by.
+
+    given:       the paths by which it was named; only their last parts are looked at again, when the list is gone.
+    url_column, text_column: which columns were read as URL and alt text.
+    fingerprint: of the rows in its shards.
+    """
+
+    given: list[str]
+    url_column: str
+    text_column: str | None
+    files: list[ListFile]
+    rows: int
+    first_shard: int
+    shards: int
+    fingerprint: str
+
+    def shard_numbers(self) -> range:
+        """The shards that hold this list's rows, and no others."""
+        return range(self.first_shard, self.first_shard + self.shards)
+
+
 class Plan(Config):
-    """What `plan/plan.json` says of a planned run."""
+    """What `plan/plan.json` says of a planned run: its lists in the order they came, and what they are together."""
 
     fingerprint: str
     rows: int
     shards: int
-    files: list[str]
-    listing: str
     cut: str
+    inputs: list[PlannedList]
+
+    @property
+    def files(self) -> list[str]:
+        """Where the input files lay when they were planned, in the order of the rows."""
+        return [file.place for listed in self.inputs for file in listed.files]
 
     def shard_numbers(self) -> range:
         """The shards of the run."""
@@ -71,142 +104,199 @@ class Plan(Config):
 
 
 def plan(store: Store, inputs: InputConfig, shards: ShardsConfig) -> Plan:
-    """The plan of this run directory: the one that is there if it is of the same input, else a new one.
+    """The plan of this run directory: the one that is there if the list at `inputs` is part of it, else a new one.
 
-    Raises InputError for an input that cannot be read, RunDirError if the directory holds another input's plan.
+    A list that is gone, in whole or in part, does not matter to a run that is planned.
+    Raises InputError for an input that cannot be read, RunDirError if the directory holds another list's plan.
     """
-    files = find_files(inputs)
-    # Names and sizes tell cheaply whether the input is the one that was planned; the fingerprint tells for sure.
-    listing = digest([[f.path, f.size, f.kind] for f in files] + [inputs.identity()])
-    cut = digest(shards.identity())
-    known = store.read_json("plan/plan.json")
-    if known is not None:
-        old = Plan.model_validate(known)
-        if old.listing == listing and old.cut == cut:
-            return old
-        changed = "shards.*" if old.listing == listing else "input.* or the input files"
+    there = read_plan(store)
+    if there is None:
+        new = _Seen(find_files(inputs), [], [])
+        with store.locked():
+            there = read_plan(store)
+            if there is None:
+                return _append(store, None, new, [inputs.path], inputs, shards)
+    _check_cut(store, there, shards)
+    try:
+        files = find_files(inputs)
+    except NoInputFiles:
+        # Gone, or misspelt?
+        if PurePosixPath(inputs.path).name not in {PurePosixPath(p).name for one in there.inputs for p in one.given}:
+            raise
+        logger.warning("no input file at %s any more: resuming with the rows that were planned", inputs.path)
+        return there
+    _check_list(store, there, files, inputs)
+    return there
+
+
+def extend(store: Store, paths: Sequence[str], inputs: InputConfig, shards: ShardsConfig) -> tuple[Plan, list[str]]:
+    """Add the lists at `paths`, read as `inputs` says (but for its path), to the run; the plan, and the files added.
+
+    Files whose content is part of the run already are left out, so that the same call again adds nothing.
+    Raises InputError for a list that cannot be read, RunDirError if the run is not planned or in use.
+    """
+    with store.locked():
+        there = open_plan(store, shards)
+        found: dict[str, InputFile] = {}
+        for path in paths:
+            for file in find_files(inputs.model_copy(update={"path": path})):
+                found.setdefault(place(file), file)
+        seen = _seen(there, list(found.values()), inputs)
+        if seen.known:
+            logger.warning("%d of %d files are part of the run already, and left out", len(seen.known), len(found))
+        if not seen.new:
+            return there, []
+        return _append(store, there, seen, list(paths), inputs, shards), [file.path for file in seen.new]
+
+
+def read_plan(store: Store) -> Plan | None:
+    """The plan of a run directory; None if nothing is planned there."""
+    known = store.read_json(_PLAN_JSON)
+    return None if known is None else Plan.model_validate(known)
+
+
+def open_plan(store: Store, shards: ShardsConfig | None = None) -> Plan:
+    """The plan of a run that is known by its directory: no list is looked for.
+
+    Raises RunDirError if there is none, or if its rows are cut in another way than `shards` says.
+    """
+    there = read_plan(store)
+    if there is None:
         raise RunDirError(
-            "a run directory belongs to one input, cut into shards in one way",
-            value=f"{store.uri} was planned from {', '.join(old.files[:3])}, and {changed} changed since",
-            fix="give another run_dir, or delete this one if its rows are not needed",
+            "a run directory must hold plan/plan.json", value=store.uri, fix="check the path, or start the run first"
         )
+    if shards is not None:
+        _check_cut(store, there, shards)
+    return there
+
+
+def input_type(store: Store, listed: PlannedList) -> pa.StructType | None:
+    """The type of `input` in a list's shards (None: they have none); that of the last list is the whole run's."""
+    schema = store.schema(shard_file(PLAN, listed.first_shard))
+    return schema.field("input").type if "input" in schema.names else None
+
+
+class _Seen(NamedTuple):
+    """What a look at some files finds: those that are not part of a run, those that are, and all that were read."""
+
+    new: list[InputFile]
+    known: list[ListFile]
+    read: list[ListFile]
+
+
+def _seen(there: Plan, files: Sequence[InputFile], inputs: InputConfig) -> _Seen:
+    sizes = {one.size for one in _files_of(there)}
+    # A file of a size of its own is another file: it need not be read to know that.
+    alike = [file for file in files if file.size in sizes]
+    read = record(alike, _files_of(there))
+    known_as = {_read_as(file, listed) for listed in there.inputs for file in listed.files}
+    known = [one for one in read if _read_as(one, inputs) in known_as]
+    places = {one.place for one in known}
+    return _Seen([file for file in files if place(file) not in places], known, read)
+
+
+def _append(
+    store: Store, before: Plan | None, seen: _Seen, given: list[str], inputs: InputConfig, shards: ShardsConfig
+) -> Plan:
+    """Plan the rows of the new files behind those that the run has, and commit the plan."""
+    files = seen.new
+    lists = before.inputs if before else []
+    first, start = (before.shards, before.rows) if before else (0, 0)
     extra = extra_fields(files, inputs)
-    fingerprint = hashlib.blake2b(digest([shards.identity(), str(extra)]).encode(), digest_size=8)
-    rows = numbered = 0
-    with tempfile.TemporaryDirectory(prefix="pairmill-plan-") as scratch:
-        counts = _TextCounts(Path(scratch))
-        pieces = _sorted_rows(files, inputs, shards.seed, extra, Path(scratch))
-        for shard, table in enumerate(_cut(pieces, shards.rows_per_shard)):
-            rows, numbered = rows + len(table), shard + 1
-            for name in ("uid", "index", "drop_reason"):
-                fingerprint.update("\n".join(map(str, table[name].to_pylist())).encode())
-            counts.add(table)
-            store.write_table(shard_file("plan", shard), table, "plan.shard")
-        store.write_table("plan/text_counts.parquet", counts.table())
+    if before and (whole := input_type(store, before.inputs[-1])) is not None:
+        extra = merged_fields(whole, extra)
+    # After the columns, which a wrong recipe is found out by: this reads every byte.
+    recorded = record(files, seen.read)
+    key = shard_key([shards.identity(), str(extra)], [f"{one.kind} {one.content}" for one in recorded])
+    fingerprint = hashlib.blake2b(digest_size=8)
+    rows, behind = 0, first
+    with (
+        tempfile.TemporaryDirectory(prefix="pairmill-plan-") as scratch,
+        ThreadPoolExecutor(_READERS) as pool,
+    ):
+        planned = KnownUids(store, [one.shard_numbers() for one in lists], shards.seed, pool)
+        pieces = visited(files, inputs, extra, seed=shards.seed, start=start, planned=planned, scratch=Path(scratch))
+        for number, table in enumerate(cut(pieces, shards.rows_per_shard), start=first):
+            rows, behind = rows + len(table), number + 1
+            entry = store.commit(PLAN, number, key, table, {"list": len(lists)})
+            fingerprint.update(entry.content.encode())
+    check_unchanged(files, recorded)
     if not rows:
-        raise InputError("the input must have at least one row", value=inputs.path, fix="check input.path")
-    made = Plan(
-        fingerprint=fingerprint.hexdigest(),
+        raise InputError("the input must have at least one row", value=", ".join(given), fix="check the list")
+    _remove_from(store, behind)
+    added = PlannedList(
+        given=given,
+        url_column=inputs.url_column,
+        text_column=inputs.text_column,
+        files=recorded,
         rows=rows,
-        shards=numbered,
-        files=[f.path for f in files],
-        listing=listing,
-        cut=cut,
+        first_shard=first,
+        shards=behind - first,
+        fingerprint=fingerprint.hexdigest(),
     )
-    store.write_json("plan/plan.json", made.model_dump(), "plan.commit")
+    cut_digest = digest(shards.identity())
+    made = Plan(
+        fingerprint=digest([cut_digest, *(one.fingerprint for one in (*lists, added))]),
+        rows=start + rows,
+        shards=behind,
+        cut=cut_digest,
+        inputs=[*lists, added],
+    )
+    store.write_json(_PLAN_JSON, made.model_dump(), "extend.commit" if before else "plan.commit")
+    store.sweep(PLAN)
     return made
 
 
-def _sorted_rows(
-    files: list[InputFile], inputs: InputConfig, seed: int, extra: pa.StructType, scratch: Path
-) -> Iterator[pa.Table]:
-    """All rows in the order of their shuffle keys, a bucket at a time, duplicates marked."""
-    buckets = min(_MAX_BUCKETS, 1 + sum(f.size for f in files) // _BUCKET_BYTES)
-    writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
-    start = 0
-    for file in files:
-        for batch in read_rows(file, inputs, extra):
-            keyed = _with_identity(batch, start, seed)
-            start += len(keyed)
-            # Bucket b holds the b-th slice of the key space, so that bucket order is key order.
-            bucket = (keyed["key"].to_numpy() >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
-            for b in np.unique(bucket):
-                part = keyed.filter(pa.array(bucket == b))
-                if b not in writers:
-                    writers[b] = pa.ipc.new_file(str(scratch / f"{b}.arrow"), part.schema)
-                writers[b].write_table(part)
-    for writer in writers.values():
-        writer.close()
-    for b in sorted(writers):
-        spill = scratch / f"{b}.arrow"
-        with pa.memory_map(str(spill)) as source:
-            yield _mark_duplicates(pa.ipc.open_file(source).read_all())
-        spill.unlink()
+def _remove_from(store: Store, shard: int) -> None:
+    """Remove the shards, from this one on, that a planning left which was killed before its commit."""
+    committed = store.index(PLAN)
+    for number in itertools.count(shard):
+        data = store.filesystem.get_file_info(store.path(shard_file(PLAN, number)))
+        if number not in committed and data.type == pafs.FileType.NotFound:
+            return
+        store.remove_shard(PLAN, number)
 
 
-def _with_identity(batch: pa.Table, start: int, seed: int) -> pa.Table:
-    uids = [row_uid(u, a) for u, a in zip(batch["url"].to_pylist(), batch["alt"].to_pylist(), strict=True)]
-    identity = {
-        "key": pa.array([shuffle_key(uid, seed) for uid in uids], pa.uint64()),
-        "uid": pa.array(uids, pa.string()),
-        "index": pa.array(range(start, start + len(uids)), pa.int64()),
-    }
-    return set_columns(pa.table(identity), {name: batch[name] for name in batch.schema.names})
-
-
-def _mark_duplicates(bucket: pa.Table) -> pa.Table:
-    order = pc.sort_indices(bucket, [("key", "ascending"), ("uid", "ascending"), ("index", "ascending")])
-    rows = bucket.take(order).drop_columns(["key"])
-    nulls = pa.nulls(len(rows), pa.string())
-    rows = rows.append_column("drop_stage", nulls).append_column("drop_reason", nulls)
-    uid = rows["uid"].combine_chunks()
-    again = pa.array(np.r_[False, np.asarray(pc.equal(uid[1:], uid[:-1]))])
-    return drop(rows, Planned.name, {"duplicate_input": again}, Planned.drops)
-
-
-def _cut(pieces: Iterator[pa.Table], rows_per_shard: int) -> Iterator[pa.Table]:
-    """Tables of exactly `rows_per_shard` rows, the last one shorter."""
-    rest: pa.Table | None = None
-    for piece in pieces:
-        rest = piece if rest is None else pa.concat_tables([rest, piece])
-        whole = len(rest) // rows_per_shard * rows_per_shard
-        for at in range(0, whole, rows_per_shard):
-            yield rest.slice(at, rows_per_shard).combine_chunks()
-        rest = rest.slice(whole)
-    if rest is not None and len(rest):
-        yield rest.combine_chunks()
-
-
-class _TextCounts:
-    """How many rows share each alt text, counted on disk: digests are spilled by their first byte."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-
-    def add(self, table: pa.Table) -> None:
-        live = table.filter(pc.is_null(table["drop_reason"]))
-        digests = np.frombuffer(b"".join(text_digest(alt) for alt in live["alt"].to_pylist()), dtype="<u8")
-        first = digests & np.uint64(0xFF)
-        for byte in np.unique(first):
-            with (self._scratch / f"{byte}.digests").open("ab") as spill:
-                digests[first == byte].tofile(spill)
-
-    def table(self) -> pa.Table:
-        """digest (uint64), images (int64), for the texts that more than one row has."""
-        found = [np.unique(np.fromfile(f, dtype="<u8"), return_counts=True) for f in self._scratch.glob("*.digests")]
-        shared = [(values[n > 1], n[n > 1]) for values, n in found]
-        digests = np.concatenate([d for d, _ in shared] or [np.empty(0, "<u8")])
-        images = np.concatenate([n for _, n in shared] or [np.empty(0, np.int64)])
-        order = np.argsort(digests)
-        return pa.table(
-            {"digest": pa.array(digests[order], pa.uint64()), "images": pa.array(images[order], pa.int64())}
+def _check_cut(store: Store, there: Plan, shards: ShardsConfig) -> None:
+    if there.cut != digest(shards.identity()):
+        raise RunDirError(
+            "a run directory must hold rows that are cut into shards in one way",
+            value=f"{store.uri} was planned from {_named(there.files)}, and shards.* changed since",
+            fix="set shards.* back, or give another run_dir",
         )
 
 
-def common_texts(store: Store, more_than: int | None) -> frozenset[bytes]:
-    """Digests of the alt texts that more than `more_than` rows share (none if it is None)."""
-    if more_than is None:
-        return frozenset()
-    counts = store.read_table("plan/text_counts.parquet")
-    digests = counts.filter(pc.greater(counts["images"], more_than))["digest"].to_numpy()
-    return frozenset(int(d).to_bytes(8, "little") for d in digests)
+def _check_list(store: Store, there: Plan, files: Sequence[InputFile], inputs: InputConfig) -> None:
+    """Raises RunDirError if one of `files` is not part of the run."""
+    seen = _seen(there, files, inputs)
+    contents = {one.content for one in seen.read}
+    if seen.new and len(seen.read) == len(files) and contents <= {one.content for one in _files_of(there)}:
+        raise RunDirError(
+            "a list must be read as it was when it was planned",
+            value=f"input.format, url_column or text_column changed since {store.uri} was planned",
+            fix="set them back, or give another run_dir",
+        )
+    if seen.new:
+        raise RunDirError(
+            "the input files must be those that the run directory was planned from",
+            value=f"{store.uri} was planned from {_named(there.files)}; "
+            f"new or changed since: {_named([file.path for file in seen.new])}",
+            fix=f"add their rows by `pairmill extend {store.uri} {inputs.path}`, or give another run_dir",
+        )
+    if gone := {one.content for one in there.inputs[0].files} - contents:
+        logger.warning("%d input files of the run are not at %s any more; their rows stay", len(gone), inputs.path)
+
+
+def _files_of(there: Plan) -> Iterator[ListFile]:
+    return (file for listed in there.inputs for file in listed.files)
+
+
+def _read_as(file: ListFile, columns: PlannedList | InputConfig) -> tuple[Any, ...]:
+    """What makes a file's rows what they are; a plain list of URLs has no columns."""
+    named = () if file.kind == "txt" else (columns.url_column, columns.text_column)
+    return (file.content, file.kind, *named)
+
+
+def _named(places: Sequence[str]) -> str:
+    more = len(places) - _NAMED
+    return ", ".join(places[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -16,6 +16,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasink
 
+from curation.input_column import with_input
 from curation.schema import count_drops, set_columns, undrop_after
 from curation.table import Table
 from pairmill.errors import IntegrityError
@@ -50,9 +51,14 @@ def outstanding(store: Store, tables: Sequence[Table], shards: Iterable[int], gi
     return work
 
 
-def read_shard(store: Store, work: Work, columns: Mapping[str, Sequence[str]]) -> pa.Table:
-    """The rows of a shard's plan with those `columns` of its fresh tables that a segment needs (table -> columns)."""
-    rows = store.read_table(shard_file("plan", work.shard))
+def read_shard(
+    store: Store, work: Work, columns: Mapping[str, Sequence[str]], input_type: pa.StructType | None = None
+) -> pa.Table:
+    """The rows of a shard's plan with those `columns` of its fresh tables that a segment needs (table -> columns).
+
+    input_type: the type of `input` over all lists of the run; None: as this shard has it.
+    """
+    rows = with_input(store.read_table(shard_file("plan", work.shard)), input_type)
     constants: dict[str, pa.Scalar] = {"_shard": pa.scalar(work.shard, pa.int32())}
     for table, content in work.fresh.items():
         constants[f"_content_{table}"] = pa.scalar(content)
@@ -75,10 +81,15 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
         work: Sequence[Work],
         columns: Mapping[str, Sequence[str]],
         prepare: Callable[[pa.Table], pa.Table] | None = None,
+        input_type: pa.StructType | None = None,
     ) -> None:
-        """columns: what to load of each fresh table.  prepare: applied to each block where it is read."""
+        """columns: what to load of each fresh table.  prepare: applied to each block where it is read.
+
+        input_type: as of `read_shard`.
+        """
         super().__init__()
         self._store, self._work, self._columns, self._prepare = store, list(work), dict(columns), prepare
+        self._input_type = input_type
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown before the shards are read."""
@@ -88,11 +99,11 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
         """One task a shard, whatever parallelism is asked for."""
-        store, columns, prepare = self._store, self._columns, self._prepare
+        store, columns, prepare, input_type = self._store, self._columns, self._prepare, self._input_type
 
         def task(work: Work) -> ReadTask:
             def read() -> Iterable[pa.Table]:
-                rows = read_shard(store, work, columns)
+                rows = read_shard(store, work, columns, input_type)
                 return [prepare(rows) if prepare else rows]
 
             return ReadTask(read, BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))

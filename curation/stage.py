@@ -91,7 +91,7 @@ class Runtime:
 class Stage:
     """Base of every stage.  An instance is the declaration under one configuration, and is cheap until `setup`.
 
-    `reads` and `adds` may depend on the configuration: a stage's `__init__` sets them then.
+    `reads`, `counted` and `adds` may depend on the configuration: a stage's `__init__` sets them then.
     """
 
     #: What the report, metrics, manifests and the recipe's section call it; unique in a recipe.
@@ -117,6 +117,8 @@ class Stage:
     #: Columns that it reads where a stage before adds them.
     optional: tuple[str, ...] = ()
     adds: tuple[Column, ...] = ()
+    #: What it reads of tables that the job makes of the whole list before the first segment: table -> columns.
+    counted: Mapping[str, tuple[str, ...]] = {}
 
     def __init__(self, config: Any) -> None:
         """config: an instance of `Config`.  Raises UserError for what is wrong with it in this environment."""

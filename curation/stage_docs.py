@@ -35,6 +35,8 @@ def _section(stage: Stage) -> str:
         lines.append(f"- placed as `{stage.pool}`")
     if reads := (*stage.reads, *(f"{name} (where it is there)" for name in stage.optional)):
         lines.append(f"- reads {_listed(reads)}")
+    if counted := [name for columns in stage.counted.values() for name in columns]:
+        lines.append(f"- reads {_listed(counted)}, counted over the whole list beforehand")
     if stage.drops:
         lines.append(f"- drops for {_listed(stage.drops)}")
     return "\n".join([*lines, "", *_columns(stage.adds)])

@@ -38,18 +38,19 @@ class Found(NamedTuple):
     """Files on one file system, sorted by path.
 
     paths: as the file system names them.  names: relative to the deepest folder that holds all of them, so that they
-    mean the same elsewhere.  sizes: bytes.
+    mean the same elsewhere.  sizes: bytes.  modified_ns: since when, ns since the epoch; None where nobody knows.
     """
 
     filesystem: pafs.FileSystem
     paths: tuple[str, ...]
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    modified_ns: tuple[int | None, ...] = ()
 
     def ending_in(self, ending: str) -> Found:
         """Those of them whose path ends so."""
-        kept = [(path, size) for path, size in zip(self.paths, self.sizes, strict=True) if path.endswith(ending)]
-        return _found(self.filesystem, kept)
+        files = zip(self.paths, self.sizes, self.modified_ns, strict=True)
+        return _found(self.filesystem, [file for file in files if file[0].endswith(ending)])
 
 
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -144,7 +145,7 @@ def find(uri: str, *, below: Callable[[str], bool] = lambda path: True) -> Found
     """
     filesystem, root = filesystem_of(uri)
     named = files_at(filesystem, root, below)
-    return _found(filesystem, sorted({info.path: info.size for info in named}.items()))
+    return _found(filesystem, sorted({info.path: (info.path, info.size, info.mtime_ns) for info in named}.values()))
 
 
 def files_at(filesystem: pafs.FileSystem, path: str, below: Callable[[str], bool]) -> list[pafs.FileInfo]:
@@ -237,11 +238,13 @@ def _parts(path: str, folder: str) -> list[str]:
     return path[len(folder) :].strip("/").split("/")
 
 
-def _found(filesystem: pafs.FileSystem, files: Iterable[tuple[str, int]]) -> Found:
-    """files: (path, bytes), sorted by path."""
+def _found(filesystem: pafs.FileSystem, files: Iterable[tuple[str, int, int | None]]) -> Found:
+    """files: (path, bytes, modified), sorted by path."""
     files = list(files)
-    paths = tuple(path for path, _ in files)
+    paths = tuple(path for path, _, _ in files)
     folders = zip(*(path.split("/")[:-1] for path in paths), strict=False)
     base = "/".join(parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, folders))
     names = tuple(path[len(base) :].lstrip("/") for path in paths)
-    return Found(filesystem, paths, names, tuple(size for _, size in files))
+    return Found(
+        filesystem, paths, names, tuple(size for _, size, _ in files), tuple(modified for _, _, modified in files)
+    )

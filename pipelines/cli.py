@@ -10,6 +10,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,13 +128,47 @@ def retry_failed(run: Run, overrides: Overrides = None, as_json: Json = False) -
 
     def job() -> dict[str, Any]:
         from pipelines.curate import curate as run_job
-        from pipelines.recipe import CurateRecipe, load_recipe
 
-        store, _ = _opened(run)
-        recipe = load_recipe(Path(store.path("recipe.yaml")), overrides or [], CurateRecipe)
-        return run_job(recipe, command=shlex.join(sys.argv), quiet=as_json, retry_failed=True)
+        _, recipe = _opened(run, overrides or [])
+        return run_job(recipe, command=shlex.join(sys.argv), quiet=as_json, retry_failed=True, planned=True)
 
     finish(job, as_json, show_funnel)
+
+
+@app.command()
+def extend(
+    run: Run,
+    inputs: Annotated[list[str], typer.Argument(help="files, folders or globs of more rows", show_default=False)],
+    url_column: Annotated[str | None, typer.Option(help="their column of URLs; default: as in the run")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="their column of alt texts, '' if they have none; default: as in the run")
+    ] = None,
+    form: Annotated[str | None, typer.Option("--format", help="of the files; default: as in the run")] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="cut the new rows into shards and stop; `curate` does the rest")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Add input files to a run: new shards behind the old ones, then bring the dataset up to date."""
+    given = {"url_column": url_column, "text_column": text_column, "format": form}
+    changes = {key: value or None for key, value in given.items() if value is not None}
+
+    def job() -> dict[str, Any]:
+        from pipelines.extend import extend_plan, extend_run
+
+        store, recipe = _opened(run)
+        if plan_only:
+            made, added = extend_plan(store, recipe, inputs, changes)
+            return {"run_dir": store.uri, "rows": made.rows, "shards": made.shards, "files_added": added}
+        return extend_run(store, recipe, inputs, changes, command=shlex.join(sys.argv), quiet=as_json)
+
+    def show(done: dict[str, Any]) -> None:
+        if plan_only:
+            say(f"{len(done['files_added'])} files added: {done['rows']:,} rows in {done['shards']:,} shards")
+        else:
+            show_funnel(done)
+
+    finish(job, as_json, show)
 
 
 @app.command()
@@ -359,11 +394,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _opened(run: str) -> tuple[Any, Any]:
-    """The store of a run directory, and the recipe it was run with."""
+def _opened(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
+    """The store of a run directory, and the recipe it was run with; `run_dir` is where it lies now."""
     from pairmill.errors import RunDirError
     from pairmill.store import Store
-    from pipelines.recipe import parse_recipe
+    from pipelines.recipe import CurateRecipe, parse_recipe
 
     store = Store(run)
     text = store.read_text("recipe.yaml")
@@ -371,7 +406,8 @@ def _opened(run: str) -> tuple[Any, Any]:
         raise RunDirError(
             "a run directory holds the recipe it was run with", value=run, fix="give the run_dir of a `pairmill curate`"
         )
-    return store, parse_recipe(text, source=store.path("recipe.yaml"))
+    recipe: CurateRecipe = parse_recipe(text, overrides, source=store.path("recipe.yaml"))
+    return store, recipe.model_copy(update={"run_dir": store.uri})
 
 
 def main() -> None:

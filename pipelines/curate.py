@@ -21,12 +21,13 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, Dataset, from_items, read_datasource
 
+from curation.common_texts import mark_common_texts
 from curation.dataset_card import write_card
 from curation.download import Download
 from curation.duplicates.stage import Deduplicate
 from curation.flow import Tables
 from curation.pack import Pack, cut_parts, product_columns
-from curation.plan import Plan, plan
+from curation.plan import Plan, input_type, open_plan, plan
 from curation.results.report import write_report
 from curation.schema import RETRYABLE
 from curation.selection import apply_selection
@@ -55,26 +56,27 @@ _SHARDS: Mapping[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
 
 
 def curate(
-    recipe: CurateRecipe, *, command: str = "", quiet: bool = False, retry_failed: bool = False
+    recipe: CurateRecipe, *, command: str = "", quiet: bool = False, retry_failed: bool = False, planned: bool = False
 ) -> dict[str, Any]:
     """Run the job, or what is left of it; returns the report (`report.json`).
 
     quiet: plain lines on a terminal too, not the live table.
     retry_failed: first fetch again the rows whose fetch failed for a reason that may have passed.
+    planned: the run is known by its directory, and its lists need not be there any more.
     Raises UserError for a wrong recipe or input, before any work, and JobError when the job itself fails.
     """
     if not recipe.download.names_contact:
         logger.warning("download.user_agent names no contact: site owners cannot reach you, and may block you instead")
     store = Store(recipe.run_dir)
-    planned = plan(store, recipe.input, recipe.shards)
-    tables = tables_of(recipe, planned, store)
+    made = open_plan(store, recipe.shards) if planned else plan(store, recipe.input, recipe.shards)
+    tables = tables_of(recipe, made, store)
     store.write_bytes("recipe.yaml", recipe.to_yaml().encode())
     with (
         connected(recipe) as pools,
         Journal(store, command) as journal,
-        watched(planned.rows, quiet=quiet) as board,
+        watched(made.rows, quiet=quiet) as board,
     ):
-        job = Job(recipe, store, planned, tables, pools, board, journal)
+        job = Job(recipe, store, made, tables, pools, board, journal)
         try:
             if retry_failed:
                 job.retry_failed()
@@ -97,7 +99,7 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
     """
     recipe = recipe.model_copy(update={"download": recipe.download.model_copy(update={"enabled": False})})
     store = Store(recipe.run_dir)
-    planned = plan(store, recipe.input, recipe.shards)
+    planned = open_plan(store, recipe.shards)
     tables = tables_of(recipe, planned, store, beside=True)
     with (
         connected(recipe) as pools,
@@ -120,8 +122,9 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     Raises UserError if a model cannot be found or a column does not exist.
     """
     flow = recipe.flow()
-    flow.check(store.schema(shard_file(PLAN, 0)))
-    return Tables(flow, planned.fingerprint, selection=recipe.deduplicate.name, beside=beside)
+    # The columns of all lists are in the shards of the last one.
+    flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
 
 
 class Job:
@@ -140,13 +143,14 @@ class Job:
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
         self.flow = tables.flow
         self.pools, self.board, self.journal = pools, board, journal
+        self.input_type = input_type(store, planned.inputs[-1])
         name_run(store.uri)
 
     def retry_failed(self) -> None:
         """Fetch again, in every committed shard, the rows that `RETRYABLE` says may succeed now."""
-        images = self.tables.named(self.flow.of(Download).table)
+        images, planned = self.tables.named(self.flow.of(Download).table), self._contents(PLAN)
         again = [
-            Work(int(m["shard"]), {images.name: m["content"]})
+            Work(int(m["shard"]), {PLAN: planned[int(m["shard"])], images.name: m["content"]})
             for m in self.store.manifests(images.name)
             if RETRYABLE & m["stages"][Download.name].keys()
         ]
@@ -158,6 +162,8 @@ class Job:
 
     def collect(self) -> None:
         """Fetch, inspect and filter every row that is not there yet."""
+        if (most := self.recipe.filter.common_above) is not None:
+            mark_common_texts(self.store, self.planned, most)
         self.stream("collect")
 
     def stream(self, segment: Segment) -> None:
@@ -165,8 +171,9 @@ class Job:
         tables, stages = self.tables.of(segment), [s for s in self.flow.segment(segment) if not s.within]
         if not stages:
             return
-        given = [table.name for table in self.tables.before(segment)]
-        reads = self.tables.reads((read for s in stages for read in (*s.reads, *s.optional)), segment)
+        counted = self.tables.counted(segment)
+        given = [PLAN, *counted, *(table.name for table in self.tables.before(segment))]
+        reads = self.tables.reads((read for s in stages for read in (*s.reads, *s.optional)), segment) | counted
         prepare = None
         if self.tables.selection in reads:
             made_by = self.flow.of(Deduplicate)
@@ -253,6 +260,9 @@ class Job:
         committed = self.store.index(PAIRS)
         columns = product_columns(self.flow.carried)
         identity = [self.recipe.pack.identity(), self.recipe.image.format, list(columns)]
+        if input_type(self.store, self.planned.inputs[0]) != self.input_type:
+            # A later list brought columns, and all parts of a dataset have the same.
+            identity.append(str(self.input_type))
         parts = []
         cut = cut_parts(kept, self.recipe.pack.rows_per_part)
         for part in cut:
@@ -266,7 +276,8 @@ class Job:
             if parts:
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
-                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, self.flow.of(Deduplicate).drops)
+                reasons, image_format = self.flow.of(Deduplicate).drops, self.recipe.image.format
+                packing = Packing(self.recipe.pack, image_format, columns, reasons, self.input_type)
                 rows.map_batches(PackStage(packing, self.store, reads, self.board), **_SHARDS).materialize()
             self.store.sweep(PAIRS)
             write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried, rows=sum(kept.values()))
@@ -281,7 +292,7 @@ class Job:
     def _read(
         self, segment: str, work: Sequence[Work], columns: Mapping[str, Sequence[str]], prepare: Any = None
     ) -> Dataset:
-        source = ShardSource(self.store, work, columns, prepare)
+        source = ShardSource(self.store, work, columns, prepare, self.input_type)
         # Half a core, so that a node of few cores has room for a reader beside the actors.
         rows = read_datasource(source, override_num_blocks=len(work), num_cpus=0.5)
         rows.set_name(segment)  # what the dashboard calls it, and all that is made of it

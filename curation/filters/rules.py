@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.common_texts import COMMON_TEXT
 from curation.filters.custom import keep_mask
 from curation.filters.geometry import geometry_masks
 from curation.filters.language import detect, language_masks
@@ -21,11 +22,9 @@ from curation.schema import drop, live, set_columns
 from curation.stage import spread
 
 
-def filter_rows(rows: pa.Table, *, config: FilterConfig, common_texts: Container[bytes] = frozenset()) -> pa.Table:
+def filter_rows(rows: pa.Table, *, config: FilterConfig) -> pa.Table:
     """`rows`, same number and order, with the columns of `filter_columns(config)`, dropped by the rules that are on.
 
-    common_texts: `pairmill.folding.text_digest` of every raw alt text that the whole input gives to more than
-        `config.max_images_per_text` images; read only if that rule is on.
     Raises RecipeError for an expression that does not fit the table, JobError for a user callable that fails.
     """
     alive = live(rows).combine_chunks()
@@ -59,7 +58,8 @@ def filter_rows(rows: pa.Table, *, config: FilterConfig, common_texts: Container
 
     if config.enabled:
         apply(geometry_masks(rows, config))
-        texts = text_masks(captions, alts, measures, config, common_texts)
+        common = None if config.max_images_per_text is None else rows[COMMON_TEXT].filter(alive).combine_chunks()
+        texts = text_masks(captions, measures, config, common)
         apply({name: spread(mask, pa.bool_(), alive) for name, mask in texts.items()})
         apply(quality_masks(rows, config))
         apply(language_masks(rows, config))

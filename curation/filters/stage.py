@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
+from curation.common_texts import COMMON_TEXT, common_texts_table
 from curation.filters.custom import CustomConfig, callable_reads, load_callable
 from curation.filters.geometry import COLUMNS as GEOMETRY_COLUMNS
 from curation.filters.geometry import GeometryConfig
@@ -29,11 +29,9 @@ from curation.filters.quality import QualityConfig
 from curation.filters.safety import SafetyConfig
 from curation.filters.text import MEASURES, TextConfig
 from curation.filters.where import WhereConfig, columns_of, compile_where
-from curation.plan import common_texts
 from curation.schema import set_columns
-from curation.stage import Column, Runtime, Stage
+from curation.stage import Column, Stage
 from pairmill.errors import RecipeError, nearest
-from pairmill.store import Store
 
 FILTER_REASONS = (
     # geometry
@@ -97,6 +95,11 @@ class FilterConfig(CustomConfig, WhereConfig, SafetyConfig, QualityConfig, Langu
                 )
         return value
 
+    @property
+    def common_above(self) -> int | None:
+        """How many rows of the whole list may share a text; None where no such rule is on."""
+        return self.max_images_per_text if self.enabled else None
+
     def identity(self) -> dict[str, Any]:
         """The configuration with each file replaced by the hash of its content, and with the versions of the models."""
         found = super().identity()
@@ -123,7 +126,8 @@ class Filter(Stage):
         self.reads = tuple(columns_read(config))
         scored = (Column(f"would_drop_{r}", pa.bool_(), f"whether {r} applies") for r in config.score_only)
         self.adds = (*FILTER_COLUMNS, *scored)
-        self._store: Store | None = None
+        if config.common_above is not None:
+            self.counted = {common_texts_table(config.common_above): (COMMON_TEXT,)}
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise RecipeError for an expression that names a column that is not there."""
@@ -131,21 +135,11 @@ class Filter(Stage):
             there = {**columns, **{column.name: column.type for column in self.adds}}
             compile_where(self.config.where, pa.schema(list(there.items())))
 
-    def setup(self, runtime: Runtime) -> None:
-        """Remember where the list's shared texts are counted."""
-        self._store = runtime.store
-
     def __call__(self, rows: pa.Table) -> pa.Table:
         from curation.filters.rules import filter_rows
 
-        common = frozenset() if self._store is None else _common_texts(self._store.uri, self.config.max_images_per_text)
         own = input_columns(rows)
-        return filter_rows(set_columns(rows, own), config=self.config, common_texts=common).drop_columns(list(own))
-
-
-@lru_cache(maxsize=2)
-def _common_texts(uri: str, more_than: int | None) -> frozenset[bytes]:
-    return common_texts(Store(uri), more_than)
+        return filter_rows(set_columns(rows, own), config=self.config).drop_columns(list(own))
 
 
 def input_columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:

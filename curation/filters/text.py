@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from curation.filters.patterns import is_boilerplate, is_file_name, is_url
 from curation.filters.scripts import UNSPACED, WIDE
 from curation.filters.words import WordList
 from pairmill.config import Config
-from pairmill.folding import text_digest
 
 
 class TextConfig(Config):
@@ -156,19 +155,18 @@ def measure(captions: Sequence[str]) -> dict[str, pa.Array]:
 
 def text_masks(
     captions: Sequence[str],
-    alts: Sequence[str],
     measures: dict[str, pa.Array],
     config: TextConfig,
-    common_texts: Container[bytes],
+    common: pa.Array | pa.ChunkedArray | None,
 ) -> dict[str, pa.Array]:
     """Reason -> mask over the given texts, for the rules that are on.
 
-    common_texts: `text_digest` of every raw alt text that the whole input gives to more than
-        `config.max_images_per_text` images.
+    common: which of the raw alt texts the whole input gives to more than `config.max_images_per_text` images; read only
+        if that rule is on.
     """
 
-    def each(rule: Callable[[str], bool], texts: Sequence[str] = captions) -> pa.Array:
-        return pa.array([rule(text) for text in texts], pa.bool_())
+    def each(rule: Callable[[str], bool]) -> pa.Array:
+        return pa.array([rule(text) for text in captions], pa.bool_())
 
     masks = {}
     if config.min_characters:
@@ -193,7 +191,7 @@ def text_masks(
     if config.max_digit_share is not None:
         masks["text_too_many_digits"] = pc.greater(measures["text_digit_share"], config.max_digit_share)
     if config.max_images_per_text is not None:
-        masks["text_too_common"] = each(lambda alt: text_digest(alt) in common_texts, alts)
+        masks["text_too_common"] = common
     if config.listed_words:
         listed = WordList.load(config.listed_words)
         masks["text_has_listed_word"] = each(listed.found_in)

@@ -18,11 +18,11 @@ import yaml
 from curation.duplicates.stage import Deduplicate
 from curation.flow import Tables, flow_of
 from curation.pack import PackConfig
-from curation.plan import Plan, Planned
+from curation.plan import Plan, Planned, open_plan
 from curation.schema import DROPS, count_drops, set_columns
 from curation.stage import Stage
 from curation.table import PLAN, Table
-from pairmill.errors import IntegrityError, RunDirError
+from pairmill.errors import IntegrityError
 from pairmill.layout import PAIRS, filter_table
 from pairmill.store import Store
 
@@ -77,18 +77,13 @@ class Outcome(NamedTuple):
 
 def open_run(store: Store, selection: str = "default") -> Run:
     """The run in this directory, as seen through one of its selections.  Raises RunDirError if nothing is planned."""
-    plan = store.read_json("plan/plan.json")
-    if plan is None:
-        raise RunDirError(
-            "a run directory holds plan/plan.json", value=store.uri, fix="check the path, or start the run first"
-        )
+    planned = open_plan(store)
     recipe = yaml.safe_load(store.read_text("recipe.yaml") or "") or {}
-    planned = Plan.model_validate(plan)
     flow = flow_of(recipe)
     packs = flow.of(Deduplicate).config.name == selection
     # A selection beside the run's own was made by filters of its own, if it has their table.
     beside = not packs and bool(store.index(filter_table(selection)))
-    tables = Tables(flow, planned.fingerprint, selection=selection, beside=beside, keyed=False)
+    tables = Tables(flow, selection=selection, beside=beside, keyed=False)
     # What follows the selection is there once, for the selection that the recipe names.
     chain = tables.all if packs else (*tables.before("global"), tables.named(tables.selection))
     names = [table.name for table in chain] + ([PAIRS] if packs else [])

@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.input_column import with_input
+from curation.plan import input_type
 from curation.results.outcome import Run, open_run, read_outcome
 from pairmill.atomic import whole_file
 from pairmill.errors import IntegrityError
-from pairmill.store import Store, shard_file
+from pairmill.store import Store
 
 #: What stands before the input's own columns.
 OWN = pa.schema(
@@ -69,19 +71,24 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
 
 def _pieces(run: Run) -> Iterator[pa.Table]:
     """`index` and the columns of the file, one shard after the other."""
-    given = run.store.schema(shard_file("plan", 0))
-    inner = [field.name for field in given.field("input").type] if "input" in given.names else []
-    columns = input_columns(inner, run.recipe.get("input") or {})
-    wanted = ("index", "url", "alt", *(("input",) if inner else ()), "status", "http_status", "error")
-    for shard in run.plan.shard_numbers():
-        rows = read_outcome(run, shard, wanted).rows
-        piece = {"index": rows["index"]}
-        for field in OWN:
-            there = field.name in rows.schema.names
-            piece[field.name] = rows[field.name].cast(field.type) if there else pa.nulls(len(rows), field.type)
-        for name, source in columns.items():
-            piece[name] = rows[source] if isinstance(source, str) else pc.struct_field(rows["input"], source)
-        yield pa.table(piece)
+    kind = input_type(run.store, run.plan.inputs[-1])
+    columns = input_columns([field.name for field in kind or ()], run.recipe.get("input") or {})
+    for listed in run.plan.inputs:
+        own = () if input_type(run.store, listed) is None else ("input",)
+        for shard in listed.shard_numbers():
+            wanted = ("index", "url", "alt", *own, "status", "http_status", "error")
+            rows = with_input(read_outcome(run, shard, wanted).rows, kind)
+            yield _piece(rows, columns)
+
+
+def _piece(rows: pa.Table, columns: Mapping[str, str | int]) -> pa.Table:
+    piece = {"index": rows["index"]}
+    for field in OWN:
+        there = field.name in rows.schema.names
+        piece[field.name] = rows[field.name].cast(field.type) if there else pa.nulls(len(rows), field.type)
+    for name, source in columns.items():
+        piece[name] = rows[source] if isinstance(source, str) else pc.struct_field(rows["input"], source)
+    return pa.table(piece)
 
 
 def input_columns(inner: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, str | int]:

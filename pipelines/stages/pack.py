@@ -37,7 +37,7 @@ class PackStage:
         return parts
 
     def _packed(self, shard: int) -> pa.Table:
-        rows = read_shard(self._store, Work(shard, dict.fromkeys(self._reads, "")), self._reads)
+        rows = read_shard(self._store, Work(shard, dict.fromkeys(self._reads, "")), self._reads, self._pack.input_type)
         rows = apply_selection(rows, Deduplicate.name, self._pack.reasons)
         return pack_rows(rows, self._pack.config, self._pack.extension, self._pack.columns)
 
@@ -46,9 +46,11 @@ class Packing(NamedTuple):
     """What the product is to be.
 
     extension: of its images' format.  columns: taken over as they are, with their types.  reasons: the selection's.
+    input_type: of the column `input` over all lists; None where they had no other columns.
     """
 
     config: PackConfig
     extension: str
     columns: Mapping[str, pa.DataType]
     reasons: Sequence[str]
+    input_type: pa.StructType | None

@@ -6,22 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import plan as planning
+from curation import visiting
 from curation.inputs import InputConfig
-from curation.plan import ShardsConfig, common_texts, plan
+from curation.plan import Plan, ShardsConfig, plan
 from pairmill.errors import InputError, RunDirError
-from pairmill.folding import text_digest
 from pairmill.store import Store
 
 
-def make(folder: Path, rows: list[tuple[str, str]], *, run: str = "run", **shards: int) -> tuple[Store, planning.Plan]:
+def make(folder: Path, rows: list[tuple[str, str]], *, run: str = "run", **shards: int) -> tuple[Store, Plan]:
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.table({"url": [u for u, _ in rows], "text": [t for _, t in rows]}), folder / "list.parquet")
     store = Store(str(folder / run))
     return store, plan(store, InputConfig(path=str(folder / "list.parquet")), ShardsConfig(**shards))
 
 
-def planned(store: Store, made: planning.Plan) -> pa.Table:
+def planned(store: Store, made: Plan) -> pa.Table:
     return pa.concat_tables([store.read_table(f"plan/shard-{s:06d}.parquet") for s in made.shard_numbers()])
 
 
@@ -50,12 +49,9 @@ def test_the_order_is_a_seeded_shuffle(tmp_path: Path) -> None:
 def test_first_of_equal_rows_lives_whatever_the_buckets(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], per_shard: int, bucket_bytes: int
 ) -> None:
-    whole = bucket_bytes, planning._BUCKET_BYTES
-    planning._BUCKET_BYTES = whole[0]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visiting, "_BUCKET_BYTES", bucket_bytes)
         store, made = make(tmp_path_factory.mktemp("plan"), rows, rows_per_shard=per_shard)
-    finally:
-        planning._BUCKET_BYTES = whole[1]
     table = planned(store, made)
     first: dict[tuple[str, str], int] = {}
     for index, row in enumerate(rows):
@@ -69,7 +65,7 @@ def test_first_of_equal_rows_lives_whatever_the_buckets(
 
 def test_bucket_count_does_not_change_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, made = make(tmp_path, ROWS, run="one", rows_per_shard=30)
-    monkeypatch.setattr(planning, "_BUCKET_BYTES", 50)
+    monkeypatch.setattr(visiting, "_BUCKET_BYTES", 50)
     again_store, again = make(tmp_path, ROWS, run="many", rows_per_shard=30)
     assert again.fingerprint == made.fingerprint
     assert planned(again_store, again).equals(planned(store, made))
@@ -94,9 +90,23 @@ def test_no_rows_is_an_error(tmp_path: Path) -> None:
         make(tmp_path, [])
 
 
-def test_texts_are_counted_over_images_not_rows(tmp_path: Path) -> None:
-    rows = [*[(f"u{i}", "Shared  Text") for i in range(4)], ("u9", "shared text"), ("u0", "Shared  Text"), ("v", "own")]
-    store, _ = make(tmp_path, rows, rows_per_shard=3)
-    assert common_texts(store, 4) == {text_digest("shared text")}
-    assert common_texts(store, 5) == frozenset()
-    assert common_texts(store, None) == frozenset()
+def test_each_plan_shard_is_committed_by_its_content(tmp_path: Path) -> None:
+    store, made = make(tmp_path, ROWS, rows_per_shard=30)
+    again, _ = make(tmp_path, ROWS, run="again", rows_per_shard=30)
+    index = store.index("plan")
+    assert sorted(index) == list(made.shard_numbers())
+    assert len({entry.content for entry in index.values()}) == 4
+    assert again.index("plan") == index
+
+
+def test_what_a_killed_planning_left_behind_the_plan_is_removed(tmp_path: Path) -> None:
+    store, _ = make(tmp_path, ROWS, rows_per_shard=10)
+    Path(store.path("plan/plan.json")).unlink()  # its commit: a planning without it was killed
+    last = store.index("plan")[9]
+    Path(store.path(f"plan/_manifest/0000/shard-000009-{last.key}-{last.content}.json")).unlink()
+    _, made = make(tmp_path, ROWS[:25], rows_per_shard=10)
+    assert made.shards == 3
+    assert sorted(store.index("plan")) == [0, 1, 2]
+    assert sorted(file.name for file in Path(store.path("plan")).glob("*.parquet")) == [
+        f"shard-{number:06d}.parquet" for number in range(3)
+    ]

@@ -88,3 +88,27 @@ def test_a_package_that_shadows_ours_is_named(tmp_path: Path, name: str) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert f"`{name}`" in done.stderr
+
+
+def test_extend_plans_more_rows_of_a_run_that_was_moved_and_whose_list_is_gone(recipe: Path, tmp_path: Path) -> None:
+    assert pairmill("plan", str(recipe), "--json").returncode == 0
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe.read_text())  # as `curate` keeps it
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "list.parquet").unlink()
+    (tmp_path / "more.csv").write_text("link,text\nhttp://a/2,y\nhttp://a/3,z\n")
+    arguments = ("extend", "moved", "more.csv", "--url-column", "link", "--plan-only", "--json")
+    done = pairmill(*arguments, cwd=tmp_path, PYTHONPATH=str(project_root()))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "run_dir": str(tmp_path / "moved"),
+        "rows": 4,
+        "shards": 2,
+        "files_added": ["more.csv"],
+    }
+    again = pairmill(*arguments, cwd=tmp_path, PYTHONPATH=str(project_root()))
+    assert json.loads(again.stdout)["files_added"] == []
+    assert "part of the run already" in again.stderr
+    assert not (tmp_path / "run").exists()
+    wrong = pairmill("extend", str(tmp_path / "moved"), str(tmp_path / "no.csv"), "--json")
+    assert wrong.returncode == 2
+    assert "no.csv" in wrong.stderr

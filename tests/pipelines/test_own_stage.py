@@ -157,7 +157,7 @@ def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> 
     on_gpus = size_pools(flow, {"CPU": 16.0, "GPU": 2.0}).of["brightness"]
     assert (on_gpus.actors, on_gpus.num_gpus) == (2, 0.5)
     assert size_pools(flow, {"CPU": 2.0}).of["brightness"].num_gpus == 0
-    table = Tables(flow, "f", selection="default").named("columns/brightness")
+    table = Tables(flow, selection="default").named("columns/brightness")
     assert table.columns == ("brightness", "drop_stage", "drop_reason")
     assert table.upstream == ("images", "columns/filter")
     page = render_flow(flow)

@@ -15,7 +15,6 @@ from curation.filters.quality import train_quality
 from curation.filters.rules import filter_rows
 from curation.filters.stage import FILTER_COLUMNS, FILTER_REASONS, Filter, FilterConfig, columns_read
 from pairmill.errors import RecipeError
-from pairmill.folding import text_digest
 
 DECLARED = pa.schema([(column.name, column.type) for column in FILTER_COLUMNS])
 NAMES = DECLARED.names
@@ -106,13 +105,15 @@ def test_every_reason_of_the_stage_has_a_test() -> None:
     assert set(CASES) | elsewhere == set(FILTER_REASONS)
 
 
-def test_text_too_common_uses_the_counts_handed_over_and_only_if_the_rule_is_on() -> None:
-    rows = table(row("The  SAME words again"), row())
-    common = frozenset({text_digest("the same words again")})
-    on = filter_rows(rows, config=FilterConfig(max_images_per_text=10), common_texts=common)
-    off = filter_rows(rows, config=FilterConfig(), common_texts=common)
-    assert on["drop_reason"].to_pylist() == ["text_too_common", None]
-    assert off["drop_reason"].to_pylist() == [None, None]
+def test_text_too_common_goes_by_the_column_and_only_if_the_rule_is_on() -> None:
+    dropped = row() | {"drop_stage": "plan", "drop_reason": "duplicate_input"}
+    rows = table(dropped, row(), row()).append_column("text_is_common", pa.array([None, True, False]))
+    on = filter_rows(rows, config=FilterConfig(max_images_per_text=10))
+    off = filter_rows(rows, config=FilterConfig())
+    assert on["drop_reason"].to_pylist() == ["duplicate_input", "text_too_common", None]
+    assert off["drop_reason"].to_pylist() == ["duplicate_input", None, None]
+    assert Filter(FilterConfig(max_images_per_text=10)).counted == {"columns/common_texts-10": ("text_is_common",)}
+    assert Filter(FilterConfig(max_images_per_text=10, enabled=False)).counted == {}
 
 
 def test_text_low_quality(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ _NAMES = {
 
 
 def _table(step: str) -> Table:
-    table = Tables(_FLOW, "f", selection="default", keyed=False).named(_NAMES[step])
+    table = Tables(_FLOW, selection="default", keyed=False).named(_NAMES[step])
     return replace(table, upstream=())  # what steps commit is not resumed
 
 

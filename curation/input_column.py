@@ -1,0 +1,61 @@
+"""The column `input`: what a list had beside URL and alt text, as one type over all lists of a run.
+
+A list that a run is extended by may bring columns of its own.  No shard is written again for them: each list's shards
+have the columns of the lists before it and then its own, so the last list has all, and readers fill in what others
+lack.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.schema import set_columns
+from pairmill.errors import InputError
+
+
+def merged_fields(planned: pa.StructType, more: pa.StructType) -> pa.StructType:
+    """The type of the `input` column of a run whose list had the columns `planned` and is extended by one with `more`.
+
+    Columns keep the places and types they have (one that had no value yet takes a type), and new ones follow.
+    Raises InputError for a column whose new type holds what the planned one cannot.
+    """
+    merged = {field.name: field for field in planned}
+    for field in more:
+        known = merged.setdefault(field.name, field)
+        if known.type == pa.null():
+            merged[field.name] = field
+        elif not _fits(field.type, known.type):
+            raise InputError(
+                "a list that extends a run must agree with it on the types of their columns",
+                value=f"column {field.name!r} is {known.type} in the run, {field.type} in the new list",
+                fix="convert or rename the column in the new list",
+            )
+    return pa.struct(list(merged.values()))
+
+
+def _fits(given: pa.DataType, planned: pa.DataType) -> bool:
+    """Whether every value of the type `given` is one of the type `planned`."""
+    if pa.types.is_large_string(given) or pa.types.is_string_view(given):
+        given = pa.string()
+    try:
+        both = pa.unify_schemas([pa.schema([("c", planned)]), pa.schema([("c", given)])], promote_options="permissive")
+    except pa.ArrowException:
+        return False
+    return bool(both.field("c").type == planned)
+
+
+def with_input(rows: pa.Table, kind: pa.StructType | None) -> pa.Table:
+    """Plan rows with their column `input` in the run's type: columns that their own list lacked are null."""
+    if kind is None or ("input" in rows.schema.names and rows.schema.field("input").type == kind):
+        return rows
+    own = rows.schema.field("input").type if "input" in rows.schema.names else pa.struct([])
+    there = {field.name: at for at, field in enumerate(own)}
+    children: list[pa.Array] = []
+    for field in kind:
+        if field.name not in there:
+            children.append(pa.nulls(len(rows), field.type))
+            continue
+        values = pc.struct_field(rows["input"], [there[field.name]]).cast(field.type)
+        children.append(pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], field.type))
+    return set_columns(rows, {"input": pa.StructArray.from_arrays(children, fields=list(kind))})

@@ -1,0 +1,44 @@
+"""Add lists to a run: their rows go behind those that are there, and the job brings the dataset up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from curation.inputs import InputConfig
+from curation.plan import Plan, extend
+from pairmill.store import Store
+from pipelines.recipe import CurateRecipe
+
+
+def extend_plan(
+    store: Store, recipe: CurateRecipe, paths: Sequence[str], changes: Mapping[str, Any]
+) -> tuple[Plan, list[str]]:
+    """The plan with these lists, and the files that were added; nothing is fetched.
+
+    recipe:  that of the run.
+    changes: keys of its section `input` that are others for these lists (`url_column`, `text_column`, `format`).
+    Raises InputError for a list that cannot be read, RunDirError if the run is in use, as `curation.plan.extend`.
+    """
+    inputs = InputConfig.checked(recipe.input.model_dump() | dict(changes), at="input")
+    return extend(store, paths, inputs, recipe.shards)
+
+
+def extend_run(
+    store: Store,
+    recipe: CurateRecipe,
+    paths: Sequence[str],
+    changes: Mapping[str, Any],
+    *,
+    command: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """`extend_plan`, then the job; returns its report.  Killed anywhere, the same call completes it.
+
+    Raises as `extend_plan` and `curate`.
+    """
+    extend_plan(store, recipe, paths, changes)
+    # What it imports takes longer than it takes to say that a list cannot be read.
+    from pipelines.curate import curate
+
+    return curate(recipe, command=command, quiet=quiet, planned=True)
