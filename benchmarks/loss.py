@@ -60,7 +60,8 @@ def case(contender: str, rows: int) -> dict[str, float]:
 
 def _pairmill(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     from training.gather import Exchange
-    from training.losses.compose import LossConfig, compute_loss
+    from training.losses.compose import compute_loss
+    from training.losses.config import LossConfig
     from training.losses.inputs import LossInputs
 
     rows = len(image)

@@ -7,11 +7,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 from pydantic import Field, model_validator
 
 from curation.engines import Captioner, CaptionRequest, Failure, Generated
@@ -25,6 +24,9 @@ from curation.telemetry import count_texts
 from pairmill.config import Config
 from pairmill.errors import UserError
 from pairmill.meters import Meter
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: One text about an image: the fields of `schema.TEXT` that are not the same for all of them.
 RECAPTION = pa.struct(
@@ -295,6 +297,8 @@ class Recaption(Stage):
 
     def _read(self, rows: pa.Table, at: int) -> _Row | str:
         """The row with its image decoded, or what is wrong with the image."""
+        from PIL import Image
+
         encoded = rows["image"][at].as_py()
         if not encoded:
             return "no image"
@@ -365,6 +369,8 @@ def describe_sampling(config: RecaptionConfig, prompt: Prompt) -> str:
 
 def _probe(prompts: Mapping[str, Prompt]) -> CaptionRequest:
     """A grey square, asked the first prompt: what any living captioner can answer."""
+    from PIL import Image
+
     image = Image.new("RGB", (64, 64), (128, 128, 128))
     file = io.BytesIO()
     image.save(file, "PNG")

@@ -65,9 +65,11 @@ def curate(
         raise typer.BadParameter("give a recipe, for example pipelines/recipes/curate-demo.yaml")
 
     def job() -> dict[str, Any]:
+        loaded = load_recipe(recipe, overrides or [])
+        # What runs the job is imported when the recipe is known to be right: Ray alone takes longer than all checks.
         from pipelines.curate import curate as run_job
 
-        return run_job(load_recipe(recipe, overrides or []), command=shlex.join(sys.argv), quiet=as_json)
+        return run_job(loaded, command=shlex.join(sys.argv), quiet=as_json)
 
     finish(job, as_json, show_funnel)
 
@@ -77,12 +79,13 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
     """Check the recipe, read the input and cut it into shards; fetch nothing."""
 
     def job() -> dict[str, Any]:
-        from curation.plan import plan as make_plan
-        from pairmill.store import Store
-        from pipelines.curate import tables_of
         from pipelines.recipe import CurateRecipe, load_recipe
 
         loaded = load_recipe(recipe, overrides or [], CurateRecipe)
+        from curation.plan import plan as make_plan
+        from pairmill.store import Store
+        from pipelines.curate import tables_of
+
         store = Store(loaded.run_dir)
         made = make_plan(store, loaded.input, loaded.shards)
         tables_of(loaded, made, store)
@@ -126,11 +129,12 @@ def retry_failed(run: Run, overrides: Overrides = None, as_json: Json = False) -
     """Fetch again what failed for a reason that may have passed, then bring the dataset up to date."""
 
     def job() -> dict[str, Any]:
-        from pipelines.curate import curate as run_job
         from pipelines.recipe import CurateRecipe, load_recipe
 
         store, _ = _opened(run)
         recipe = load_recipe(Path(store.path("recipe.yaml")), overrides or [], CurateRecipe)
+        from pipelines.curate import curate as run_job
+
         return run_job(recipe, command=shlex.join(sys.argv), quiet=as_json, retry_failed=True)
 
     finish(job, as_json, show_funnel)
@@ -154,9 +158,10 @@ def train(
         raise typer.BadParameter("give a recipe, for example pipelines/recipes/train-demo.yaml")
 
     def job() -> dict[str, Any]:
+        loaded = load_recipe(recipe, overrides or [], TrainRecipe)
         from training.train import train as run_job
 
-        return run_job(load_recipe(recipe, overrides or [], TrainRecipe))
+        return run_job(loaded)
 
     finish(job, as_json, show_training)
 

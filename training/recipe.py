@@ -11,7 +11,7 @@ from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError
 from training.data.config import DataConfig
 from training.evaluate.config import EvaluateConfig
-from training.losses.compose import LossConfig
+from training.losses.config import LossConfig
 from training.losses.targets import TARGETS
 from training.schedule import OptimConfig, TemperatureConfig
 from training.towers.config import ModelConfig

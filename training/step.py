@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from training.gather import Exchange
-from training.losses.compose import LossConfig, compute_loss
+from training.losses.compose import compute_loss
+from training.losses.config import LossConfig
 from training.losses.inputs import LossInputs
 from training.model import Features, Rows
 

@@ -20,8 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from curation.duplicates.edges import EDGES, ENDPOINT, ROWS, Indices, combined, edges_between, stars
 from curation.duplicates.near import bands, near_edges
@@ -95,6 +93,9 @@ def survivors(edges: pa.Table) -> pa.Table:
     The reason of a row: duplicate_pair if a better one of its component has the same bytes and caption, else
     duplicate_image if a better one has the same bytes, else near_duplicate_image.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     if not edges.num_rows:
         return LOSERS.empty_table()
     ends = pa.concat_tables(

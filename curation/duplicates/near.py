@@ -26,8 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
 
 from curation.duplicates.edges import ENDPOINT, ROWS, Indices, edges_between
 
@@ -169,6 +167,9 @@ def _forest(
     left: Indices, right: Indices, found: list[tuple[Indices, Indices]], phash: Hashes
 ) -> tuple[Indices, Indices]:
     """A minimum spanning forest, by bits of difference, of the pairs so far and those just found."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
     if not found:
         return left, right
     left = np.concatenate([left, *(one for one, _ in found)])

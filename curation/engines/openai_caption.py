@@ -15,9 +15,8 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from pydantic import Field
 
 from curation.engines import CaptionRequest, Failure, Generated
@@ -25,6 +24,9 @@ from curation.engines.guard import describe
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import PairmillError, UserError
 from pairmill.faults import fault_point
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _MAX_ANSWER_BYTES = 4 << 20
 _MAX_BACKOFF_S = 30.0
@@ -125,6 +127,8 @@ class OpenAICaptioner:
         return asyncio.run(self._caption_all(requests))
 
     async def _caption_all(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
+        import aiohttp
+
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         in_flight = asyncio.Semaphore(self._config.concurrency)
         async with aiohttp.ClientSession(

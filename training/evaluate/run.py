@@ -15,27 +15,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pairmill.errors import InputError, RecipeError
+from pairmill.errors import InputError
+from training.evaluate.class_prompts import class_prompts
 from training.evaluate.config import EvaluateConfig, EvaluateDatasetConfig
 from training.evaluate.embed import evaluating
 from training.evaluate.encoder import Encoder, Rows, Tokenizer, Transform
 from training.evaluate.geometry import geometry_metrics
-from training.evaluate.prompts import class_names_of, templates_of
 from training.evaluate.results import TASKS, Record
 from training.evaluate.retrieval import retrieval_metrics
-from training.evaluate.rows import chosen_texts, open_dataset, read_rows
+from training.evaluate.rows import chosen_texts, read_rows
 from training.evaluate.zero_shot import Labels, classifier_weights, zero_shot_metrics
-
-
-def check_datasets(config: EvaluateConfig) -> None:
-    """Open every dataset of the recipe, and read its class names and templates, without a model.
-
-    Raises RecipeError as `evaluate` would.
-    """
-    for name, dataset in config.datasets.items():
-        open_dataset(dataset)
-        if dataset.kind != "retrieval":
-            _class_prompts(name, dataset, config)
 
 
 def evaluate(
@@ -125,7 +114,7 @@ def _retrieval(
 def _zero_shot(
     encoder: Encoder, name: str, dataset: EvaluateDatasetConfig, config: EvaluateConfig
 ) -> Iterator[Measured]:
-    class_names, templates = _class_prompts(name, dataset, config)
+    class_names, templates = class_prompts(name, dataset, config)
     labels = Labels(class_names, dataset.label)
     rows = encoder.rows(
         read_rows(dataset),
@@ -140,20 +129,6 @@ def _zero_shot(
         metrics = zero_shot_metrics(rows.image_ND, weights_CD, label_N)
         prompts = len(names) * len(templates[language])
         yield Measured(language, len(rows.chosen), prompts, metrics, rows.skipped)
-
-
-def _class_prompts(
-    name: str, dataset: EvaluateDatasetConfig, config: EvaluateConfig
-) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]]]:
-    """Names of the classes, and templates, by language."""
-    if dataset.class_names is None:
-        raise RecipeError(
-            "zero-shot evaluation needs class names",
-            value=f"evaluate.datasets.{name}.class_names = null",
-            fix="name a file of class names, or `imagenet`",
-        )
-    class_names = class_names_of(dataset.class_names, dataset.languages or config.languages)
-    return class_names, {language: templates_of(language, dataset.templates) for language in class_names}
 
 
 def _refuse_empty(name: str, rows: Rows, fix: str) -> None:

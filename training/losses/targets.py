@@ -8,11 +8,12 @@ B rows of this rank, K text slots, k the slots of one contrast.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from pairmill.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor  # only a name here: a recipe asks for the names of targets without loading torch
 
 
 class Contrast(NamedTuple):
@@ -30,7 +31,7 @@ class Contrast(NamedTuple):
     share: float  #: weight among the contrasts that hold any row at all
 
 
-Target = Callable[[Tensor], list[Contrast]]
+Target: TypeAlias = "Callable[[Tensor], list[Contrast]]"
 
 #: text_mask_BK -> contrasts.
 TARGETS: Registry[Target] = Registry("loss.target")

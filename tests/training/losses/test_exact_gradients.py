@@ -15,7 +15,8 @@ from naive import Case, make_case, naive_loss
 from torch import Tensor
 
 from training.gather import open_exchange
-from training.losses.compose import LossConfig, compute_loss
+from training.losses.compose import compute_loss
+from training.losses.config import LossConfig
 from training.losses.inputs import LossInputs
 from training.losses.targets import TARGETS
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from pairmill.errors import RecipeError
 from pairmill.registry import Registry
 from training.gather import Columns, Exchange
-from training.losses.compose import LossConfig, compute_loss
+from training.losses.compose import compute_loss
+from training.losses.config import LossConfig
 from training.losses.inputs import LossInputs
 from training.losses.softmax import softmax_value
 from training.losses.targets import TARGETS
