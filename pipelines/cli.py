@@ -352,10 +352,12 @@ def dashboard(address: Address = None, as_json: Json = False) -> None:
 
 @app.command()
 def doctor(
-    run_dir: Annotated[str, typer.Option(help="check that this can be written")] = ".", as_json: Json = False
+    run_dir: Annotated[str, typer.Option(help="check that this can be written")] = ".",
+    address: Address = None,
+    as_json: Json = False,
 ) -> None:
-    """Say what this machine has: versions, Ray, cores, GPUs, shadowed packages, writable storage."""
-    found = diagnose(run_dir)
+    """Report what this machine has, and the cluster at --address or RAY_ADDRESS: versions, cores, GPUs, Python."""
+    found = diagnose(run_dir, address)
     if as_json:
         say(json.dumps(found, indent=2))
     else:
