@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.filters.text import text_digest
 from curation.identity import row_uid, shuffle_key
 from curation.inputs import InputConfig, InputFile, extra_fields, find_files, read_rows
 from curation.schema import drop, set_columns
@@ -184,6 +183,8 @@ class _TextCounts:
         self._scratch = scratch
 
     def add(self, table: pa.Table) -> None:
+        from curation.filters.text import text_digest  # with all filters; reading a plan needs none
+
         live = table.filter(pc.is_null(table["drop_reason"]))
         digests = np.frombuffer(b"".join(text_digest(alt) for alt in live["alt"].to_pylist()), dtype="<u8")
         first = digests & np.uint64(0xFF)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,7 +67,7 @@ def curate(
         raise typer.BadParameter("give a recipe, for example pipelines/recipes/curate-demo.yaml")
 
     def job() -> dict[str, Any]:
-        loaded = load_recipe(recipe, overrides or [])
+        loaded = load_recipe(recipe, overrides or [], CurateRecipe)
         # What runs the job is imported when the recipe is known to be right: Ray alone takes longer than all checks.
         from pipelines.curate import curate as run_job
 
@@ -99,10 +101,11 @@ def report(run: Run, as_json: Json = False) -> None:
     """Build report.json and report.html again, of a finished or an unfinished run."""
 
     def job() -> dict[str, Any]:
+        sys.meta_path.insert(0, _NoPandas())
+        store, selection = _opened(run)
         from curation.results.report import write_report
 
-        store, recipe = _opened(run)
-        return write_report(store, selection=recipe.deduplicate.name)
+        return write_report(store, selection=selection)
 
     finish(job, as_json, show_funnel)
 
@@ -116,10 +119,11 @@ def rows(
     """Write what became of every input row: one row each, kept ones too."""
 
     def job() -> dict[str, Any]:
+        sys.meta_path.insert(0, _NoPandas())
+        store, selection = _opened(run)
         from curation.results.rows import write_rows
 
-        store, recipe = _opened(run)
-        return {"rows": write_rows(store, to, selection=recipe.deduplicate.name), "path": str(to)}
+        return {"rows": write_rows(store, to, selection=selection), "path": str(to)}
 
     finish(job, as_json, lambda done: say(f"{done['rows']:,} rows written to {done['path']}"))
 
@@ -366,24 +370,42 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _opened(run: str) -> tuple[Any, Any]:
-    """The store of a run directory, and the recipe it was run with."""
+def _opened(run: str) -> tuple[Any, str]:
+    """The store of a run directory, and the selection that its recipe names.  Raises RunDirError if it holds no run."""
+    import yaml
+
     from pairmill.errors import RunDirError
     from pairmill.store import Store
-    from pipelines.recipe import parse_recipe
 
     store = Store(run)
     text = store.read_text("recipe.yaml")
     if text is None:
         raise RunDirError(
-            "a run directory holds the recipe it was run with", value=run, fix="give the run_dir of a `pairmill curate`"
+            "a run directory must hold the recipe it was run with",
+            value=f"{run} has no recipe.yaml",
+            fix="give the run_dir of a `pairmill curate`",
         )
-    return store, parse_recipe(text, source=store.path("recipe.yaml"))
+    # The recipe was checked when the run was made; what is read of it here is one name.
+    section = (yaml.load(text, Loader=yaml.CSafeLoader) or {}).get("deduplicate") or {}
+    return store, str(section.get("name", "default"))
+
+
+class _NoPandas(MetaPathFinder):
+    """Spares commands that only read a run the import of pandas, which takes longer than their work.
+
+    pyarrow imports it, where there is one, to recognise its objects among the values it is given.  There are none here.
+    """
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not needed here", name=fullname)
 
 
 def main() -> None:
     """Entry point: stdout is kept for results, whatever libraries print."""
     keep_stdout()
+    # Pydantic would read the metadata of every installed package in search of plugins, at every start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("ray", "aiohttp", "asyncio", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,6 +1,6 @@
 """docs/recipe.md: every key of every recipe with its type, default and meaning, made from the recipes' own schemas.
 
-    python -m pipelines.recipe_keys docs/recipe.md       (make docs)
+python -m pipelines.recipe_keys docs/recipe.md       (make docs)
 """
 
 from __future__ import annotations
@@ -138,7 +138,11 @@ def main() -> None:
     from training.recipe import TrainRecipe
     from tune.recipe import SweepRecipe
 
-    recipes = {"pairmill curate": CurateRecipe, "pairmill train": TrainRecipe, "pairmill sweep": SweepRecipe}
+    recipes: dict[str, type[Config]] = {
+        "pairmill curate": CurateRecipe,
+        "pairmill train": TrainRecipe,
+        "pairmill sweep": SweepRecipe,
+    }
     Path(sys.argv[1]).write_text(recipe_page(recipes), encoding="utf-8")
 
 
