@@ -79,8 +79,13 @@ def _objects(path: str, field: Schema, defs: Schema) -> Iterator[tuple[str, Sche
     if "properties" in target:
         yield path, target, _text(field.get("description") or target.get("description", ""))
         return
-    for option in target.get("anyOf", ()):
-        yield from _objects(path, option, defs)
+    options = target.get("anyOf", [])
+    # A choice by name: the names, then the keys of each (`pairmill.registry.ChosenBy`).
+    names = options[0].get("enum", []) if options else []
+    prefixes = [f"With `name: {name}`: " for name in names] if len(names) == len(options) - 1 else [""] * len(options)
+    for prefix, option in zip(prefixes, options[-len(prefixes) :], strict=True):
+        for where, found, meaning in _objects(path, option, defs):
+            yield where, found, (prefix if where == path else "") + meaning
     if isinstance(more := target.get("additionalProperties"), dict):
         yield from _objects(f"{path}.NAME", more, defs)
     for item in (target.get("items"), *target.get("prefixItems", ())):
@@ -132,18 +137,18 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def main() -> None:
-    """Write the page to the file that is named."""
+def all_recipes() -> dict[str, type[Config]]:
+    """Command -> the recipe it takes."""
     from pipelines.recipe import CurateRecipe
     from training.recipe import TrainRecipe
     from tune.recipe import SweepRecipe
 
-    recipes: dict[str, type[Config]] = {
-        "pairmill curate": CurateRecipe,
-        "pairmill train": TrainRecipe,
-        "pairmill sweep": SweepRecipe,
-    }
-    Path(sys.argv[1]).write_text(recipe_page(recipes), encoding="utf-8")
+    return {"pairmill curate": CurateRecipe, "pairmill train": TrainRecipe, "pairmill sweep": SweepRecipe}
+
+
+def main() -> None:
+    """Write the page to the file that is named."""
+    Path(sys.argv[1]).write_text(recipe_page(all_recipes()), encoding="utf-8")
 
 
 if __name__ == "__main__":
