@@ -82,8 +82,12 @@ def _objects(path: str, field: Schema, defs: Schema) -> Iterator[tuple[str, Sche
     options = target.get("anyOf", [])
     # A choice by name: the names, then the keys of each (`pairmill.registry.ChosenBy`).
     names = options[0].get("enum", []) if options else []
-    prefixes = [f"With `name: {name}`: " for name in names] if len(names) == len(options) - 1 else [""] * len(options)
-    for prefix, option in zip(prefixes, options[-len(prefixes) :], strict=True):
+    prefixes = (
+        [f"With `name: {name}`: " for name in names]
+        if names and len(names) == len(options) - 1
+        else [""] * len(options)
+    )
+    for prefix, option in zip(prefixes, options[len(options) - len(prefixes) :], strict=True):
         for where, found, meaning in _objects(path, option, defs):
             yield where, found, (prefix if where == path else "") + meaning
     if isinstance(more := target.get("additionalProperties"), dict):
