@@ -73,7 +73,7 @@ def diagnose(run_dir: str, address: str | None = None) -> dict[str, Any]:
         **versions,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpus": torch.cuda.device_count(),
-        "ray_address": os.environ.get("RAY_ADDRESS", "none: a local cluster will be started"),
+        "ray_address": address or os.environ.get("RAY_ADDRESS", "none: a local cluster will be started"),
         "ray_auth_mode": os.environ.get("RAY_AUTH_MODE", "token (set by us for a local cluster)"),
         **cluster,
         "project": str(project_root()),

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 # Ranks are forked from a server that has the libraries loaded and no threads: quick, and safe beside Ray and OpenMP.
-multiprocessing.set_forkserver_preload(["gloo_ranks", "open_clip", "training.engine"])
+multiprocessing.set_forkserver_preload(["gloo_ranks", "open_clip", "training.worker"])
 
 
 def run_on_ranks(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
