@@ -51,6 +51,7 @@ oldest: install
 	  --custom-compile-command 'make oldest' --upgrade --output-file constraints-oldest.txt pyproject.toml
 
 docs: install
+	$(BIN)/python -m curation.stage_docs > docs/stages.md
 	$(BIN)/python -m pipelines.recipe_keys docs/recipe.md
 
 bench: install
