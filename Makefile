@@ -1,30 +1,58 @@
 # Each target does its own set-up: python3 with venv and a C++ compiler is all a machine needs.
-.PHONY: install demo test check bench clean
+.PHONY: install demo test test-fast coverage check constraints oldest docs bench clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What `make constraints` found to work together.  Another file, or none: make install CONSTRAINTS=
+CONSTRAINTS ?= constraints.txt
+PIP_INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+# Two processes, each a file of tests at a time; all that need Ray share one, and its one cluster.
+PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch and torchvision first and together: their versions must match, and the resolver is quicker so.
-	$(BIN)/python -m pip install --quiet torch torchvision
-	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	$(PIP_INSTALL) torch torchvision
+	$(PIP_INSTALL) --editable '.[all]'
 	touch $@
 
 demo: install
 	$(BIN)/pairmill demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# Without the tests that use Ray: under 90 s on 2 cores.
+test-fast: install
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray'
+
+coverage: install
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report term:skip-covered --cov-report xml
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The newest versions that pyproject.toml allows, for every Python and platform.  uv does not read pip's configuration,
+# so what pip is held to on this machine is handed on.
+constraints: install
+	UV_CONSTRAINT="$$($(BIN)/python -m pip config list | sed -n "s/.*\.constraint='\(.*\)'/\1/p")" $(BIN)/uv pip compile --quiet \
+	  --universal --python-version 3.10 --extra all --no-annotate --custom-compile-command 'make constraints' \
+	  --upgrade --output-file constraints.txt pyproject.toml
+
+# The oldest versions that pyproject.toml allows, for one Python; CI tests with them.
+oldest: install
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.10 --extra all --no-annotate \
+	  --custom-compile-command 'make oldest' --upgrade --output-file constraints-oldest.txt pyproject.toml
+
+docs: install
+	$(BIN)/python -m curation.stage_docs > docs/stages.md
+	$(BIN)/python -m pipelines.recipe_keys docs/recipe.md
 
 bench: install
 	$(BIN)/python benchmarks/download.py

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,9 +68,11 @@ def curate(
         raise typer.BadParameter("give a recipe, for example pipelines/recipes/curate-demo.yaml")
 
     def job() -> dict[str, Any]:
+        loaded = load_recipe(recipe, overrides or [], CurateRecipe)
+        # What runs the job is imported when the recipe is known to be right: Ray alone takes longer than all checks.
         from pipelines.curate import curate as run_job
 
-        return run_job(load_recipe(recipe, overrides or []), command=shlex.join(sys.argv), quiet=as_json)
+        return run_job(loaded, command=shlex.join(sys.argv), quiet=as_json)
 
     finish(job, as_json, show_funnel)
 
@@ -78,12 +82,13 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
     """Check the recipe, read the input and cut it into shards; fetch nothing."""
 
     def job() -> dict[str, Any]:
-        from curation.plan import plan as make_plan
-        from pairmill.store import Store
-        from pipelines.curate import tables_of
         from pipelines.recipe import CurateRecipe, load_recipe
 
         loaded = load_recipe(recipe, overrides or [], CurateRecipe)
+        from curation.plan import plan as make_plan
+        from pairmill.store import Store
+        from pipelines.curate import tables_of
+
         store = Store(loaded.run_dir)
         made = make_plan(store, loaded.input, loaded.shards)
         tables_of(loaded, made, store)
@@ -97,10 +102,11 @@ def report(run: Run, as_json: Json = False) -> None:
     """Build report.json and report.html again, of a finished or an unfinished run."""
 
     def job() -> dict[str, Any]:
+        sys.meta_path.insert(0, _NoPandas())
+        store, selection = _selected(run)
         from curation.results.report import write_report
 
-        store, recipe = _opened(run)
-        return write_report(store, selection=recipe.deduplicate.name)
+        return write_report(store, selection=selection)
 
     finish(job, as_json, show_funnel)
 
@@ -114,10 +120,11 @@ def rows(
     """Write what became of every input row: one row each, kept ones too."""
 
     def job() -> dict[str, Any]:
+        sys.meta_path.insert(0, _NoPandas())
+        store, selection = _selected(run)
         from curation.results.rows import write_rows
 
-        store, recipe = _opened(run)
-        return {"rows": write_rows(store, to, selection=recipe.deduplicate.name), "path": str(to)}
+        return {"rows": write_rows(store, to, selection=selection), "path": str(to)}
 
     finish(job, as_json, lambda done: say(f"{done['rows']:,} rows written to {done['path']}"))
 
@@ -189,9 +196,10 @@ def train(
         raise typer.BadParameter("give a recipe, for example pipelines/recipes/train-demo.yaml")
 
     def job() -> dict[str, Any]:
+        loaded = load_recipe(recipe, overrides or [], TrainRecipe)
         from training.train import train as run_job
 
-        return run_job(load_recipe(recipe, overrides or [], TrainRecipe))
+        return run_job(loaded)
 
     finish(job, as_json, show_training)
 
@@ -382,10 +390,12 @@ def dashboard(address: Address = None, as_json: Json = False) -> None:
 
 @app.command()
 def doctor(
-    run_dir: Annotated[str, typer.Option(help="check that this can be written")] = ".", as_json: Json = False
+    run_dir: Annotated[str, typer.Option(help="check that this can be written")] = ".",
+    address: Address = None,
+    as_json: Json = False,
 ) -> None:
-    """Say what this machine has: versions, Ray, cores, GPUs, shadowed packages, writable storage."""
-    found = diagnose(run_dir)
+    """Report what this machine has, and the cluster at --address or RAY_ADDRESS: versions, cores, GPUs, Python."""
+    found = diagnose(run_dir, address)
     if as_json:
         say(json.dumps(found, indent=2))
     else:
@@ -394,25 +404,57 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _opened(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
-    """The store of a run directory, and the recipe it was run with; `run_dir` is where it lies now."""
+def _text(run: str) -> tuple[Any, str]:
+    """The store of a run directory, and its recipe.yaml.  Raises RunDirError if it holds no run."""
     from pairmill.errors import RunDirError
     from pairmill.store import Store
-    from pipelines.recipe import CurateRecipe, parse_recipe
 
     store = Store(run)
     text = store.read_text("recipe.yaml")
     if text is None:
         raise RunDirError(
-            "a run directory holds the recipe it was run with", value=run, fix="give the run_dir of a `pairmill curate`"
+            "a run directory must hold the recipe it was run with",
+            value=f"{run} has no recipe.yaml",
+            fix="give the run_dir of a `pairmill curate`",
         )
+    return store, text
+
+
+def _selected(run: str) -> tuple[Any, str]:
+    """The store of a run directory, and the selection that its recipe names.  Raises RunDirError if it holds no run."""
+    import yaml
+
+    store, text = _text(run)
+    # The recipe was checked when the run was made; what is read of it here is one name.
+    section = (yaml.load(text, Loader=yaml.CSafeLoader) or {}).get("deduplicate") or {}
+    return store, str(section.get("name", "default"))
+
+
+def _opened(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
+    """The store of a run directory, and the recipe it was run with; `run_dir` is where it lies now."""
+    from pipelines.recipe import CurateRecipe, parse_recipe
+
+    store, text = _text(run)
     recipe: CurateRecipe = parse_recipe(text, overrides, source=store.path("recipe.yaml"))
     return store, recipe.model_copy(update={"run_dir": store.uri})
+
+
+class _NoPandas(MetaPathFinder):
+    """Spares commands that only read a run the import of pandas, which takes longer than their work.
+
+    pyarrow imports it, where there is one, to recognise its objects among the values it is given.  There are none here.
+    """
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not needed here", name=fullname)
 
 
 def main() -> None:
     """Entry point: stdout is kept for results, whatever libraries print."""
     keep_stdout()
+    # Pydantic would read the metadata of every installed package in search of plugins, at every start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("ray", "aiohttp", "asyncio", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

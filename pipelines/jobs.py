@@ -45,7 +45,13 @@ class SubmittedJobError(JobError):
     """A submitted job that failed or was stopped; the exit code is that of its command."""
 
     def __init__(self, job: Job) -> None:
-        super().__init__(f"{job.id} {_ENDING[job.status]}: {job.message or 'the cluster says no more'}")
+        said = job.message or "the cluster says no more"
+        if "No module named" in said:
+            said += (
+                "\n  fix: use an image that has pairmill's dependencies, or submit with --install; `pairmill doctor "
+                "--address …` names the cluster's Python and what it lacks"
+            )
+        super().__init__(f"{job.id} {_ENDING[job.status]}: {said}")
         self.exit_code = exit_code(job)
 
 

@@ -26,6 +26,7 @@ import yaml
 from pairmill.config import digest
 from pairmill.errors import InputError, JobError, RecipeError, RunDirError
 from pipelines.doctor import project_root
+from pipelines.interpreter import head_python
 from pipelines.jobs import ENDED, Job, cluster_hosts, last_line, list_jobs
 from pipelines.packing import UPLOAD_LIMIT_MIB, check_upload, packed_files
 from pipelines.recipe import CurateRecipe, load_recipe, parse_section
@@ -146,13 +147,15 @@ def submit(
     """
     root = root or project_root()
     run_dir = resolve_run_dir(prepared.run_dir, cluster_hosts(client), root)
+    # With `pip`, Ray makes an environment for the job and puts its python first on the PATH.
+    python = "python" if install else head_python(client) or "python"
     job_id = next_id(prepared.kind, redact(run_dir), list_jobs(client))
     check_upload(root, limit_mib)
     runtime_env: dict[str, Any] = {"working_dir": str(root), "env_vars": environment(prepared)}
     if install:
         runtime_env["pip"] = dependencies()
     job: dict[str, Any] = {
-        "entrypoint": entrypoint(prepared, run_dir),
+        "entrypoint": entrypoint(prepared, run_dir, python),
         "submission_id": job_id,
         "runtime_env": runtime_env,
         "metadata": {
@@ -175,9 +178,12 @@ def submit(
             time.sleep(1)
 
 
-def entrypoint(prepared: Prepared, run_dir: str) -> str:
-    """The job's shell command, run in the copy of the project by the python that is first on the cluster's PATH."""
-    command = ["python", "-m", "pipelines", prepared.kind]
+def entrypoint(prepared: Prepared, run_dir: str, python: str = "python") -> str:
+    """The job's shell command, run in the copy of the project.
+
+    python: the interpreter, on the cluster; by default the one that is first on the PATH there.
+    """
+    command = [python, "-m", "pipelines", prepared.kind]
     if prepared.kind == "evaluate":
         return shlex.join([*command, run_dir, *prepared.overrides])
     last = [] if run_dir == prepared.run_dir else [f"run_dir={_as_yaml(run_dir)}"]

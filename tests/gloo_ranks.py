@@ -6,19 +6,23 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 # Ranks are forked from a server that has the libraries loaded and no threads: quick, and safe beside Ray and OpenMP.
-multiprocessing.set_forkserver_preload(["gloo_ranks", "open_clip", "training.engine"])
+multiprocessing.set_forkserver_preload(["open_clip", "training.worker", "deepspeed"])
 
 
 def run_on_ranks(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     """`work(rank, *args)` on every rank; the results, by rank."""
+    with patch.dict(os.environ, DS_ACCELERATOR="cpu"):  # DeepSpeed looks for an accelerator when it is imported
+        forkserver.ensure_running()
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(_rank, (world, folder, work, args), nprocs=world, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]

@@ -49,3 +49,23 @@ def test_make_targets_exist() -> None:
     targets = {words[1] for words in LINES if words and words[0] == "make"}
     made = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert targets and targets <= made
+
+
+def rows(page: str) -> list[str]:
+    """The rows of the tables of figures, in order."""
+    return re.findall(r"^\| .* \| .* \| .*json`.* \|$", (ROOT / page).read_text(), re.M)
+
+
+def test_the_readme_has_the_ten_figures_that_matter_as_docs_figures_has_them() -> None:
+    assert len(rows("README.md")) == 10
+    assert set(rows("README.md")) <= set(rows("docs/figures.md"))
+
+
+def test_a_figure_names_a_command_and_a_result_that_are_there() -> None:
+    for row in rows("docs/figures.md"):
+        command = row.split(" | ")[-1]
+        for script in re.findall(r"(?:benchmarks|samples/training)/\w+\.py", command):
+            assert (ROOT / script).is_file(), script
+        for result in re.findall(r"`(\S+\.json)`", command):
+            folder = ROOT if "/" in result else ROOT / "benchmarks" / "results"
+            assert (folder / result).is_file(), result

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,7 +57,8 @@ def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: i
         config["fp16"] = {"enabled": True}
     groups = [{key: value for key, value in group.items() if key != "names"} for group in _groups(module, recipe)]
     optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+    with _without_compiler():
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
     if stage:
         _make_moments(engine.optimizer, stage)
     else:
@@ -80,6 +83,24 @@ def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
         group["params"].append(parameter)
         group["names"].append(_OWN + name)
     return groups
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Keep torch.compile from doing anything.
+
+    DeepSpeed decorates parts of an optimiser that is not ours with it when it is first initialised, and that loads
+    torch's whole compiler: 4 s of a core in every worker.
+    """
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TORCHDYNAMO_DISABLE"]
+        else:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
 
 
 def _mean_over_ranks(gradients: Sequence[Tensor], _elements_per_buffer: int) -> None:

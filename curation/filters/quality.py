@@ -13,8 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import fasttext
-import fasttext_new
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -69,6 +67,8 @@ def score_quality(texts: Sequence[str], model: Path) -> list[float]:
 @lru_cache(maxsize=4)
 def load_quality(model: Path) -> Any:
     """The classifier, loaded once a process; raises RecipeError if it is none."""
+    import fasttext
+
     try:
         loaded = fasttext.load_model(str(model))
         labels, _ = loaded.predict("a", k=-1, threshold=-1.0)
@@ -87,6 +87,8 @@ def train_quality(good: Sequence[str], bad: Sequence[str], path: Path | str, *, 
     same texts and seed give the same model.
     Raises ValueError if a class is empty.
     """
+    import fasttext_new
+
     if not good or not bad:
         raise ValueError(f"train_quality needs examples of both classes, got {len(good)} good and {len(bad)} bad")
     size = max(len(good), len(bad))

@@ -15,10 +15,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import ftfy
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -96,18 +97,25 @@ _CLEAN = re.compile(
     r"|(?<![^\x00-\x7f])[\xdf-\xf6\xf8-\xff](?![^\x00-\x7f]))*"
 )
 
-#: Widths and curly quotes stay: they are how Chinese is punctuated.
-_FTFY = ftfy.TextFixerConfig(
-    unescape_html=True, uncurl_quotes=False, fix_character_width=False, normalization="NFC", explain=False
-)
-
 
 def repair(alt: str) -> str:
     """`alt` with mojibake, HTML entities and control characters mended (ftfy), one space for each gap, in NFC."""
     if _CLEAN.fullmatch(alt):
         return " ".join(alt.split())
-    mended = _INVISIBLE.sub("", ftfy.fix_text(alt, _FTFY))
+    mended = _INVISIBLE.sub("", _fixer()(alt))
     return unicodedata.normalize("NFC", _SPACE.sub(" ", mended).strip())
+
+
+@cache
+def _fixer() -> Any:
+    """ftfy with our settings.  Imported here: a recipe, and most texts, need none of it."""
+    import ftfy
+
+    # Widths and curly quotes stay: they are how Chinese is punctuated.
+    config = ftfy.TextFixerConfig(
+        unescape_html=True, uncurl_quotes=False, fix_character_width=False, normalization="NFC", explain=False
+    )
+    return partial(ftfy.fix_text, config=config)
 
 
 def tokens(text: str) -> list[str]:

@@ -6,12 +6,16 @@ import base64
 import io
 import time
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import pyarrow as pa
-from PIL import Image
+from PIL import (
+    Image,
+    WebPImagePlugin,  # noqa: F401  else the first picture loads every plugin there is
+)
 
 from curation.results.figures import funnel, pace
 from pairmill.charts import compared, distribution
@@ -32,13 +36,15 @@ def thumbnails(store: Store, entries: Iterable[Mapping[str, Any]]) -> dict[str, 
         if entry["width"] and entry["drop_reason"] not in WITHHELD:
             wanted.setdefault(entry["shard"], []).append(entry)
     found = {}
-    for shard, shown in sorted(wanted.items()):
-        images = store.load("images", shard, ["image"])["image"]
-        encoded = images.take(pa.array([entry["row"] for entry in shown])).to_pylist()
-        for entry, image in zip(shown, encoded, strict=True):
-            side = _LONGER_SIDE["kept" if entry["drop_reason"] is None else "dropped"]
-            if image is not None and (uri := _thumbnail(image, side)):
-                found[place(entry)] = uri
+    # Pillow's codecs let other threads run.
+    with ThreadPoolExecutor() as pool:
+        for shard, shown in sorted(wanted.items()):
+            images = store.load("images", shard, ["image"])["image"]
+            encoded = images.take(pa.array([entry["row"] for entry in shown])).to_pylist()
+            sides = [_LONGER_SIDE["kept" if entry["drop_reason"] is None else "dropped"] for entry in shown]
+            for entry, uri in zip(shown, pool.map(_thumbnail, encoded, sides), strict=True):
+                if uri is not None:
+                    found[place(entry)] = uri
     return found
 
 
@@ -47,8 +53,10 @@ def place(entry: Mapping[str, Any]) -> str:
     return f"{entry['shard']}/{entry['row']}"
 
 
-def _thumbnail(encoded: bytes, side: int) -> str | None:
-    """A WebP of at most `side` pixels; None if the picture cannot be read."""
+def _thumbnail(encoded: bytes | None, side: int) -> str | None:
+    """A WebP of at most `side` pixels; None if there is no picture, or it cannot be read."""
+    if encoded is None:
+        return None
     file = io.BytesIO()
     try:
         with Image.open(io.BytesIO(encoded)) as image:
@@ -66,7 +74,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"count": _count, "share": _share, "size": _size, "span": _span, "moment": _moment}
-    template = environment.from_string(files("curation.results").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     latency, texts = report["fetch"]["latency_s"], report["caption_length"]
     return template.render(
         report=report,

@@ -68,6 +68,23 @@ def test_doctor_is_content_here(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["problems"] == []
 
 
+def test_doctor_says_what_a_shell_here_calls_python(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "python").write_text("#!/bin/sh\necho /elsewhere\n")
+    (other / "python").chmod(0o755)
+    for folder, says in ((Path(sys.executable).parent, "this one"), (other, "another one")):
+        found = json.loads(pairmill("doctor", "--json", PATH=f"{folder}:/usr/bin:/bin").stdout)
+        assert found["python_on_path"] == f"{folder / 'python'} ({says})"
+        assert "cluster_python" not in found
+
+
+def test_doctor_reports_a_cluster_that_does_not_answer() -> None:
+    done = pairmill("doctor", "--address", "http://127.0.0.1:9", "--json")
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in " ".join(json.loads(done.stdout)["problems"])
+
+
 def test_report_of_no_run_is_exit_2(tmp_path: Path) -> None:
     done = pairmill("report", str(tmp_path))
     assert done.returncode == 2

@@ -224,6 +224,29 @@ def test_installing_asks_for_the_projects_dependencies_and_no_extras(tmp_path: P
     assert "pytest" not in names
 
 
+class ByPath(Cluster):
+    """A cluster whose head was started by the path of its `ray`."""
+
+    def _do_request(self, method: str, path: str) -> Any:
+        head = {
+            "raylet": {"isHeadNode": True, "state": "ALIVE"},
+            "cmdline": ["raylet", "--python_worker_command=/opt/env/bin/python worker.py"],
+        }
+        return SimpleNamespace(json=lambda: {"data": {"hostNameList": list(self.hosts), "summary": [head]}})
+
+
+def test_the_command_is_run_by_the_python_of_the_head(tmp_path: Path) -> None:
+    cluster = ByPath()
+    submit(cluster, Prepared("train", "/r", "r.yaml", None, (), "d"), root=a_project(tmp_path))
+    assert cluster.submitted[0]["entrypoint"].startswith("/opt/env/bin/python -m pipelines train ")
+
+
+def test_where_the_cluster_installs_the_command_is_run_by_the_environment_it_makes(tmp_path: Path) -> None:
+    cluster = ByPath()
+    submit(cluster, Prepared("train", "/r", "r.yaml", None, (), "d"), install=True, root=a_project(tmp_path))
+    assert cluster.submitted[0]["entrypoint"].startswith("python -m pipelines train ")
+
+
 def test_credentials_of_a_run_dir_are_not_kept_with_the_job(tmp_path: Path) -> None:
     cluster = Cluster()
     submit(cluster, Prepared("curate", "s3://me:mine@b/run", "r.yaml", None, (), "d"), root=a_project(tmp_path))
@@ -295,6 +318,11 @@ def test_the_cause_is_what_pairmill_said_else_the_last_line() -> None:
     assert cause(message) == "a rule; got: b"
     assert cause("first\nlast\n") == "last"
     assert cause("") == ""
+
+
+def test_a_job_that_lacks_a_package_says_how_to_get_it() -> None:
+    with pytest.raises(SubmittedJobError, match=r"typer(?s:.*)--install(?s:.*)pairmill doctor"):
+        outcome(a_job("FAILED", 1, message="ModuleNotFoundError: No module named 'typer'"))
 
 
 def test_jobs_of_others_are_listed_and_messages_hold_no_secrets() -> None:

@@ -17,10 +17,11 @@ import torch
 from pairmill.errors import JobError, RecipeError, RunDirError
 from pairmill.store import Store
 from pipelines.models import evaluate_model, export_model, model_folder
+from training.driver import progress_line
 from training.errors import FinalError
 from training.recipe import TrainRecipe
 from training.resources import size_workers
-from training.train import progress_line, train
+from training.train import train
 from training.worker import check_best
 
 EMOJI = Path("samples/emoji")

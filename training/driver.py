@@ -1,0 +1,214 @@
+"""The driver of a training run that was checked: `worker.work` on Ray Train's workers until the last step.
+
+sources, plan -> TorchTrainer(launch -> worker.work) -> checkpoints -> RUN/result.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import math
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from statistics import median
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pairmill import faults
+from pairmill.cluster import alive_nodes, connected, stoppable
+from pairmill.errors import JobError, PairmillError, RecipeError
+from pairmill.store import Store
+from training.data.augment import TrainTransform
+from training.data.bundle import Reader
+from training.data.cursor import Plan, local_rows, make_plan
+from training.data.sample import Source
+from training.errors import ERROR_FILE, told
+from training.launch import launch
+from training.recipe import TrainRecipe
+from training.resources import size_workers
+from training.telemetry import METRICS_FILE
+from training.towers.build import image_size
+from training.towers.tokenizer import open_tokenizer
+from training.train import RECIPE_FILE, RESULT_FILE
+from training.worker import STOP_FILE, Payload, build
+
+logger = logging.getLogger("pairmill")
+
+_PROGRESS_EVERY_S = 10.0
+
+#: After so long without a step it is said, again and again.
+_SILENCE_S = 60.0
+
+
+def run(
+    recipe: TrainRecipe,
+    store: Store,
+    sources: Sequence[Source],
+    *,
+    quiet: bool = False,
+    begin: str | None = None,
+    until: int | None = None,
+) -> dict[str, Any]:
+    """Train, or resume, the recipe's run in `store`; arguments, result and errors as of `training.train.train`."""
+    model, tokenizer = build(recipe), open_tokenizer(recipe.model)
+    reader = Reader(
+        sources,
+        TrainTransform(image_size(model), recipe.data.augment),
+        recipe.data.text_slots(),
+        tokenizer.tokens,
+        recipe.train.seed,
+        recipe.data.group,
+    )
+    del model
+    compute = recipe.compute
+    with (
+        connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard),
+        store.locked(),
+    ):
+        workers = size_workers(recipe, ray.cluster_resources(), alive_nodes())
+        plan = make_plan(recipe.data, sources, seed=recipe.train.seed, workers=workers.number)
+        _check_division(recipe, plan, workers.number)
+        steps = recipe.train.steps or max(1, round((recipe.train.epochs or 0) * plan.steps_per_epoch))
+        store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
+        for left_over in (STOP_FILE, ERROR_FILE):
+            store.remove(left_over)
+        end = min(until or steps, steps)
+        payload = Payload(recipe, plan, reader, tokenizer, steps, end, begin, workers.threads, os.getcwd())
+        trainer = TorchTrainer(
+            launch,
+            train_loop_config={"payload": pickle.dumps(payload), "path": sys.path},
+            scaling_config=ScalingConfig(
+                num_workers=workers.number,
+                use_gpu=workers.num_gpus > 0,
+                resources_per_worker={
+                    "CPU": workers.num_cpus,
+                    **({"GPU": workers.num_gpus} if workers.num_gpus else {}),
+                    **({"memory": compute.memory_gb * 1e9} if compute.memory_gb is not None else {}),
+                },
+                accelerator_type=compute.accelerator_type,
+            ),
+            run_config=RunConfig(
+                name=recipe.name,
+                storage_path=store.uri,
+                failure_config=FailureConfig(max_failures=recipe.compute.max_failures),
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=recipe.checkpoint.keep_last,
+                    checkpoint_score_attribute=recipe.checkpoint.keep_best,
+                    checkpoint_score_order="max",
+                ),
+                worker_runtime_env={"env_vars": faults.environment()},
+            ),
+            torch_config=TorchConfig(
+                backend="nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2
+            ),
+        )
+        ask = functools.partial(store.write_bytes, STOP_FILE, b"")
+        with stoppable(ask, "saving a checkpoint"), _watching(store, end, plan.batch_size, quiet=quiet):
+            try:
+                result = trainer.fit()
+            except Exception as error:
+                raise told(store) or _cause(error) from error
+        if (final := told(store)) is not None:
+            raise final
+        return _finish(store, result, steps, recipe.checkpoint.keep_best)
+
+
+def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
+    rows = local_rows(plan, workers)
+    if rows % recipe.train.accumulate:
+        raise RecipeError(
+            "train.accumulate divides the rows of a worker",
+            value=f"{recipe.train.accumulate} of {rows} ({recipe.data.batch_size} over {workers} workers)",
+            fix="choose a divisor",
+        )
+
+
+@contextlib.contextmanager
+def _watching(store: Store, steps: int, batch_size: int, *, quiet: bool) -> Iterator[None]:
+    """Show where the run stands, from its metrics, every few seconds; and that it stands still, every minute."""
+    done = threading.Event()
+
+    def show() -> None:
+        shown, since = 0, time.monotonic()
+        while not done.wait(_PROGRESS_EVERY_S):
+            lines = (store.read_text(METRICS_FILE) or "").splitlines()[-50:]
+            latest = [line for line in map(json.loads, lines) if "loss" in line]
+            if latest and latest[-1]["step"] != shown:
+                shown, since = latest[-1]["step"], time.monotonic()
+                logger.info("%s", progress_line(latest, steps, batch_size))
+            elif (silent := time.monotonic() - since) > _SILENCE_S:
+                since = time.monotonic()
+                logger.info("step %d/%d: the next one takes %.0f s so far", shown, steps, silent)
+
+    thread = threading.Thread(target=show, daemon=True)
+    if not quiet:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join(timeout=5)
+
+
+def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) -> str:
+    """The latest of these lines of metrics, for people; what is left takes as long as their median step did."""
+    latest = lines[-1]
+    left = (steps - latest["step"]) * batch_size / median(line["samples_per_second"] for line in lines)
+    return (
+        f"step {latest['step']}/{steps}: loss {latest['loss']:.4f}, scale {latest['logit_scale']:.2f}, "
+        f"lr {latest['lr']:.2e}, {latest['samples_per_second']:.1f} samples/s, "
+        f"{latest['data_wait_fraction']:.0%} of it waiting for data, ETA {timedelta(seconds=round(left))}"
+    )
+
+
+def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dict[str, Any]:
+    if result.checkpoint is None:
+        raise JobError("training ended without a checkpoint: run it again")
+    metrics = dict(result.metrics or {})
+    step = int(metrics.pop("step", 0))
+    told = {
+        "checkpoint": store.uri_of(result.checkpoint.path),
+        "best_checkpoint": store.uri_of(_best(result.best_checkpoints, keep_best).path) if keep_best else None,
+        "step": step,
+        "steps": steps,
+        "finished": step >= steps,
+        "metrics": metrics,
+        "metrics_before": _first_metrics(store),
+    }
+    store.write_json(RESULT_FILE, told)
+    return told
+
+
+def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
+    """The checkpoint with the highest value; the earlier of equal ones."""
+    return max(kept, key=lambda entry: entry[1].get(metric, -math.inf))[0]
+
+
+def _first_metrics(store: Store) -> dict[str, float]:
+    """What was evaluated before the first step; empty if nothing was."""
+    first = json.loads((store.read_text(METRICS_FILE) or "{}").split("\n", 1)[0])
+    return {name: value for name, value in first.items() if name != "step"} if first.get("step") == 0 else {}
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised, if it is for the user; else the run's failure, in short."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    for failure in failures:
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, PairmillError):
+                return seen
+            seen = getattr(seen, "cause", None) or getattr(seen, "_base_exc", None) or seen.__cause__
+    what = str(failures[0] if failures else error).strip().splitlines()
+    return JobError(f"training failed: {what[-1] if what else error!r}\nCommitted checkpoints stay: run it again.")
