@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from curation.erase import Change, finish_rewrites, rewrite_shard
 from curation.schema import set_columns
 from curation.shards import commit_shard, outstanding
 from curation.table import Table
+from pairmill import faults
 from pairmill.errors import IntegrityError
 from pairmill.store import Store
 
@@ -152,15 +151,6 @@ POINTS = [
     *(f"rewrite.{t.name}.manifest.{step}" for t in TABLES for step in ("before_rename", "after_rename")),
 ]
 
-REWRITE = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from test_erase import CHANGES, TABLES
-from curation.erase import rewrite_shard
-from pairmill.store import Store
-rewrite_shard(Store(sys.argv[1]), TABLES, 0, CHANGES)
-"""
-
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_it_ends_the_same(store: Store, tmp_path: Path, point: str) -> None:
@@ -187,7 +177,10 @@ def test_killed_anywhere_it_ends_the_same(store: Store, tmp_path: Path, point: s
 
 
 def _kill(store: Store, tmp_path: Path, point: str) -> None:
-    armed = {"PAIRMILL_FAULTS": f"{point}:kill@1", "PAIRMILL_FAULTS_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", REWRITE, store.uri, str(Path(__file__).parent)]
-    killed = subprocess.run(command, env=os.environ | armed, check=False)
-    assert killed.returncode == -9
+    """Rewrite the shard in a process of its own, which is killed at a fault point."""
+    child = os.fork()
+    if not child:
+        faults._armed = faults._parse(f"{point}:kill@1", str(tmp_path))
+        rewrite_shard(store, TABLES, 0, CHANGES)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
