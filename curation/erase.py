@@ -68,7 +68,10 @@ def rewrite_shard(store: Store, tables: Sequence[Table], shard: int, changes: Ma
         after[table.name] = Entry(key, content)
         drops = _drops(store, table, shard, rows, known)
         if rows is not None or after[table.name] != entry:
-            steps.append(_Step(table, _manifest(store, table, shard, entry, after[table.name], drops), rows))
+            manifest = _manifest(store, table, shard, entry, after[table.name], drops)
+            if rows is not None:
+                manifest["facts"] = {stage.name: stage.facts(rows) for stage in table.makers}
+            steps.append(_Step(table, manifest, rows))
         known = drops
     for step in reversed(steps):
         _replace(store, step, shard)

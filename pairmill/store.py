@@ -230,9 +230,9 @@ class Store:
         self.retract(table, shard)
         self._delete(self.path(shard_file(table, shard)))
 
-    def manifests(self, table: str) -> list[dict[str, Any]]:
-        """The manifests of all committed shards of a table, by shard number."""
-        index = self.index(table)
+    def manifests(self, table: str, index: Mapping[int, Entry] | None = None) -> list[dict[str, Any]]:
+        """The manifests of committed shards of a table, by shard number.  index: which; None: all."""
+        index = self.index(table) if index is None else index
         names = [_manifest_file(table, shard, entry) for shard, entry in sorted(index.items())]
         with ThreadPoolExecutor(16) as pool:
             return [m for m in pool.map(self.read_json, names) if m is not None]
