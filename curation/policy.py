@@ -106,9 +106,7 @@ class Policy(Stage):
         rules: list[tuple[str, str]] = [("route", ", ".join(_ROUTE_RULES))]
         rules += [("robots", "respect_robots")] if self.config.respect_robots else []
         rules += [("opt_out", "respect_opt_out")] if self.config.respect_opt_out else []
-        missing = [
-            [keys if gone else None for gone in pc.is_null(rows[column]).to_pylist()] for column, keys in rules
-        ]
+        missing = [[keys if gone else None for gone in pc.is_null(rows[column]).to_pylist()] for column, keys in rules]
         joined = [", ".join(filter(None, keys)) or None for keys in zip(*missing, strict=True)]
         return pc.if_else(has_picture(rows), pa.array(joined, pa.string()), pa.scalar(None, pa.string()))
 

@@ -150,6 +150,11 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     return Tables(flow, planned.fingerprint, selection=recipe.deduplicate.name, beside=beside)
 
 
+def product_identity(recipe: CurateRecipe) -> object:
+    """Plain data that, with the contents of the tables, decides what the product holds."""
+    return [recipe.pack.identity(), recipe.image.format, list(product_columns(recipe.flow().carried))]
+
+
 class Job:
     """One invocation: what every segment needs, and the segments in their order."""
 
@@ -349,7 +354,7 @@ class Job:
         kept = {int(manifest["shard"]): kept_rows(manifest) for manifest in self.store.manifests(self.tables.selection)}
         committed = self.store.index(PAIRS)
         columns = product_columns(self.flow.carried)
-        identity = [self.recipe.pack.identity(), self.recipe.image.format, list(columns)]
+        identity = product_identity(self.recipe)
         parts = []
         cut = cut_parts(kept, self.recipe.pack.rows_per_part)
         for part in cut:
