@@ -6,6 +6,7 @@ not decide what is stored of a picture.  Tables behind a stale one follow only w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from curation.engines.checkpoint import resolve
 from curation.flow import Tables
 from curation.stage import Column, Stage
 from pairmill.config import EXECUTION, POLICY, Config, marked, put
+from pairmill.registry import ChosenBy, NamedConfig
 from pipelines.curate import product_identity
 from pipelines.doctor import project_root
 from pipelines.recipe import CurateRecipe
@@ -28,7 +30,7 @@ BASE: dict[str, Any] = {
     "run_dir": "run",
     "input": {"path": "urls.parquet"},
     "recaption": {"model": str(MODELS / "captioner"), "prompts": {"short": "say"}},
-    "translate": {"model": str(MODELS / "translator"), "pair": ["en", "zh"]},
+    "translate": {"model": str(MODELS / "translator"), "engine": {"name": "transformers", "pair": ["en", "zh"]}},
 }
 
 
@@ -119,39 +121,47 @@ CHANGES: dict[str, Change] = {
     "deduplicate.score": selected("entropy"),
     # A selection of another name is another table, and what is made from it is made from that.
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
-    # Captions
+    # Captions.  A key of one engine is `engine{name}.key`.
     **{f"recaption.{key}": nothing(value) for key, value in PLACEMENT.items()},
-    **{"recaption.batch_size": nothing(3), "recaption.device": nothing("cpu")},
     "recaption.enabled": makes("columns/recaption", "columns/translate")(False),
     "recaption.model": captions(str(MODELS / "translator")),
     "recaption.revision": captions("r2", recaption__engine="openai"),
-    "recaption.dtype": captions("bfloat16"),
     "recaption.engine": captions("openai"),
     "recaption.prompts": captions({"short": "say it"}),
     **{"recaption.max_new_tokens": captions(9), "recaption.temperature": captions(0.5)},
     "recaption.top_p": captions(0.5, recaption__temperature=1.0),
     "recaption.seed": captions(5, recaption__temperature=1.0),
-    **{"recaption.openai.base_url": nothing("http://a/v1"), "recaption.openai.api_key_env": nothing("KEY")},
-    **{f"recaption.openai.{key}": nothing(7.0) for key in ("timeout_s", "backoff_s", "max_retry_after_s")},
-    **{f"recaption.openai.{key}": nothing(7) for key in ("concurrency", "retries")},
-    "recaption.openai.logprobs": captions(False, recaption__engine="openai"),
-    "recaption.openai.extra_body": captions({"min_p": 0.1}, recaption__engine="openai"),
-    "recaption.vllm": captions({"max_model_len": 512}, recaption__engine="vllm"),
+    "recaption.engine{transformers}.dtype": captions("bfloat16"),
+    **{
+        "recaption.engine{transformers}.batch_size": nothing(3),
+        "recaption.engine{transformers}.device": nothing("cpu"),
+    },
+    **{
+        "recaption.engine{openai}.base_url": nothing("http://a/v1"),
+        "recaption.engine{openai}.api_key_env": nothing("K"),
+    },
+    **{f"recaption.engine{{openai}}.{key}": nothing(7.0) for key in ("timeout_s", "backoff_s", "max_retry_after_s")},
+    **{f"recaption.engine{{openai}}.{key}": nothing(7) for key in ("concurrency", "retries")},
+    "recaption.engine{openai}.logprobs": captions(False),
+    "recaption.engine{openai}.extra_body": captions({"min_p": 0.1}),
+    "recaption.engine{vllm}.arguments": captions({"max_model_len": 512}),
+    **{"recaption.engine{vllm}.dtype": captions("float16"), "recaption.engine{vllm}.rows_per_call": nothing(3)},
     # Translations
     **{f"translate.{key}": nothing(value) for key, value in PLACEMENT.items()},
-    **{
-        "translate.batch_size": nothing(3),
-        "translate.device": nothing("cpu"),
-        "translate.engine": nothing("transformers"),
-    },
     "translate.enabled": translations(False),
     "translate.model": translations(str(MODELS / "captioner")),
     # A folder's revision is its content: to name it changes what is asked for, not what comes.
     "translate.revision": translations(resolve(str(MODELS / "translator"), None).revision),
-    "translate.dtype": translations("bfloat16"),
+    "translate.engine": nothing({"name": "transformers", "pair": ["en", "zh"], "batch_size": 2}),
+    "translate.engine{transformers}.dtype": translations("bfloat16"),
+    **{
+        "translate.engine{transformers}.batch_size": nothing(3),
+        "translate.engine{transformers}.device": nothing("cpu"),
+    },
+    "translate.engine{transformers}.num_beams": translations(2),
+    "translate.engine{transformers}.pair": translations(["en", "de"]),
     **{"translate.targets": translations(["de"]), "translate.kinds": translations(["alt"])},
-    "translate.pair": translations(["en", "de"]),
-    **{"translate.max_new_tokens": translations(9), "translate.num_beams": translations(2)},
+    "translate.max_new_tokens": translations(9),
     **{"translate.min_length_ratio": translations(0.1), "translate.max_length_ratio": translations(9.0)},
     **{"translate.max_repeat": translations(9), "translate.check_language": translations(False)},
     "translate.min_language_score": translations(0.9),
@@ -172,10 +182,14 @@ def keep_all(rows: pa.Table) -> pa.Array:
 
 
 def fields(model: type[Config], at: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of a recipe that is no section."""
+    """Every key of a recipe that is no section, and those of each entry that is chosen by name."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Config):
+        for chosen in (extra for extra in field.metadata if isinstance(extra, ChosenBy)):
+            for entry in chosen.registry.names:
+                of_entry = chosen.registry.get(entry).Config.model_fields.items()
+                yield from ((f"{at}{name}{{{entry}}}.{key}", f) for key, f in of_entry if key != "name")
+        if isinstance(kind, type) and issubclass(kind, Config) and kind is not NamedConfig:
             yield from fields(kind, f"{at}{name}.")
         else:
             yield f"{at}{name}", field
@@ -205,19 +219,28 @@ def keys_of(recipe: CurateRecipe) -> dict[str, Any]:
 
 
 def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRecipe:
-    data: dict[str, Any] = {}
-    for section, keys in BASE.items():
-        put(data, section, dict(keys) if isinstance(keys, dict) else keys)
+    data = copy.deepcopy(BASE)
     for key, value in changes.items():
-        put(data, key, value.format(**files) if isinstance(value, str) and "{" in value else value)
+        at, brace, rest = key.partition("{")
+        if brace:
+            name, _, key = rest.partition("}.")
+            value = {**BASE[at.partition(".")[0]].get("engine", {}), "name": name, key: value}
+        put(data, at, value.format(**files) if isinstance(value, str) and "{" in value else value)
     return CurateRecipe.checked(data)
+
+
+def chosen(key: str) -> dict[str, Any]:
+    """The change that chooses the entry whose key this is."""
+    at, brace, rest = key.partition("{")
+    return {at: rest.partition("}")[0]} if brace and at == "recaption.engine" else {}
 
 
 @pytest.mark.parametrize("key", sorted(CHANGES))
 def test_a_change_makes_stale_what_the_table_says_and_nothing_else(key: str, files: dict[str, str]) -> None:
     change = CHANGES[key]
-    before = keys_of(recipe_of(files, change.given))
-    after = keys_of(recipe_of(files, {**change.given, key: change.value}))
+    given = {**chosen(key), **change.given}
+    before = keys_of(recipe_of(files, given))
+    after = keys_of(recipe_of(files, {**given, key: change.value}))
     stale = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     if key == "deduplicate.name":
         assert "selections/other" in stale  # beside the old one, which stays
