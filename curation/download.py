@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,7 +48,15 @@ class Download(Stage):
         Column("elapsed_s", pa.float32(), "seconds the URL took, waits for its host left out", volatile=True),
         Column("attempts", pa.int8(), "requests made", volatile=True),
         Column("error", pa.string(), "what went wrong, in words", volatile=True),
-        Column("opt_out", pa.string(), "by what the owner opted out"),
+        # What a later policy is held against; of failures only what is the same in every run.
+        Column("opt_out", pa.string(), "by what the owner opted out; empty: by nothing; null: not known"),
+        Column("robots", pa.string(), "what robots.txt says: allowed, unavailable, disallowed; null: not known"),
+        Column(
+            "route", pa.string(), "ports asked, hop by hop, with addresses that download.allow_networks vouched for"
+        ),
+        Column("needs", pa.int64(), "the least limit (bytes, redirects, pixels, frames) that would have let it pass"),
+        Column("agent", pa.string(), "the product token that it was asked under"),
+        Column("engine", pa.string(), "download.engine that fetched it, and made the picture"),
     )
     drops = tuple(s.value for s in Status if s is not Status.SUCCESS and s.value not in Inspect.drops)
     Config = DownloadConfig
@@ -80,10 +89,46 @@ class Download(Stage):
         urls = [url if alive else None for url, alive in zip(rows["url"].to_pylist(), mask, strict=True)]
         done = self._run(self._collect(urls))
         seconds = time.perf_counter() - began
-        rows = set_columns(rows, _columns(done, (*self.adds, *Inspect.adds)))
+        by = {
+            "agent": self._config.product_token,
+            "engine": self._config.engine,
+            "image_settings": self._image.settings,
+        }
+        rows = set_columns(rows, _columns(done, (*self.adds, *Inspect.adds), by))
         for stage in (self, *self.inner):
             rows = add_seconds(drop(rows, stage.name, _masks(rows, stage.drops), stage.drops), stage.name, seconds)
         return rows
+
+    def outdated(self, rows: pa.Table) -> pa.ChunkedArray:
+        """URLs that were never asked for, and pictures that were made by other image.*; failures are for a retry."""
+        other = pc.not_equal(pc.fill_null(rows["image_settings"], ""), self._settings)
+        return pc.or_(pc.is_null(rows["status"]), pc.and_(has_picture(rows), other))
+
+    def preferred(self, old: pa.Table, new: pa.Table) -> pa.Table:
+        """A picture that was there is not replaced by a failure; what the owner wants now is noted with it."""
+        stays = pc.and_(has_picture(old), pc.and_(pc.is_valid(new["status"]), pc.invert(has_picture(new))))
+        refused = pc.is_in(new["status"], pa.array([Status.OPT_OUT.value, Status.ROBOTS_DISALLOWED.value]))
+        noted = set_columns(old, {n: pc.if_else(refused, new[n], old[n]) for n in ("robots", "agent")})
+        opted_out = pc.equal(new["status"], Status.OPT_OUT.value)
+        noted = set_columns(noted, {"opt_out": pc.if_else(opted_out, new["opt_out"], old["opt_out"])})
+        place = np.arange(len(new))
+        chosen = pa.array(np.where(np.asarray(stays), place, place + len(new)))
+        return pa.concat_tables([noted, new]).take(chosen)
+
+    def facts(self, rows: pa.Table) -> dict[str, Any]:
+        """Pictures by the image.* that made them, the bytes they were made from, and robots.txt out of reach."""
+        pictures = rows.filter(has_picture(rows))
+        by = pc.value_counts(pc.fill_null(pictures["image_settings"], "")).to_pylist()
+        return {
+            "pictures": {one["values"]: one["counts"] for one in by},
+            "bytes": pc.sum(pictures["original_bytes"]).as_py() or 0,
+            "robots_unavailable": pc.sum(pc.equal(pictures["robots"], "unavailable")).as_py() or 0,
+        }
+
+    @property
+    def _settings(self) -> str:
+        image: ImageConfig = next(stage.config for stage in self.inner if isinstance(stage, Inspect))
+        return image.settings
 
     def count(self, meter: Meter, rows: pa.Table) -> None:
         """Fetches by status, bytes and seconds."""
@@ -177,17 +222,38 @@ def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConf
     return inspected._replace(image=made.data, width=made.width, height=made.height)
 
 
+def has_picture(rows: pa.Table) -> pa.ChunkedArray:
+    """Mask of the rows whose picture is there."""
+    return pc.fill_null(pc.equal(rows["status"], Status.SUCCESS.value), False)
+
+
+def without_pictures(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The rows, those of `mask` as if their bytes had been on the block list when they were fetched.
+
+    rows: with some or all columns of images/.  Of such a picture nothing is kept but its digest.
+    """
+    gone = pc.and_(mask, has_picture(rows))
+    lost = [c for c in Inspect.adds if c.name != "sha256" and c.name in rows.schema.names]
+    blocked = pa.scalar(Status.HASH_BLOCKED.value)
+    values: dict[str, pa.Scalar] = {c.name: pa.scalar(None, c.type) for c in lost}
+    values |= {"status": blocked, "drop_stage": pa.scalar(Download.name), "drop_reason": blocked}
+    return set_columns(rows, {name: pc.if_else(gone, value, rows[name]) for name, value in values.items()})
+
+
 def _masks(rows: pa.Table, reasons: Sequence[str]) -> Mapping[str, pa.ChunkedArray]:
     present = set(pc.unique(rows["status"]).to_pylist())
     return {reason: pc.equal(rows["status"], reason) for reason in reasons if reason in present}
 
 
-def _columns(done: Sequence[tuple[Fetched, Inspected | None] | None], columns: Sequence[Column]) -> dict[str, pa.Array]:
-    records = [_record(*one) if one is not None else {} for one in done]
+def _columns(
+    done: Sequence[tuple[Fetched, Inspected | None] | None], columns: Sequence[Column], by: Mapping[str, str]
+) -> dict[str, pa.Array]:
+    records = [_record(*one, by) if one is not None else {} for one in done]
     return {c.name: pa.array([record.get(c.name) for record in records], c.type) for c in columns}
 
 
-def _record(fetched: Fetched, inspected: Inspected | None) -> dict[str, object]:
+def _record(fetched: Fetched, inspected: Inspected | None, by: Mapping[str, str]) -> dict[str, object]:
+    """by: `agent`, `engine` and `image_settings` of this worker."""
     record: dict[str, object] = {
         "status": fetched.status.value,
         "http_status": fetched.http_status,
@@ -197,12 +263,19 @@ def _record(fetched: Fetched, inspected: Inspected | None) -> dict[str, object]:
         "elapsed_s": fetched.elapsed_s,
         "attempts": fetched.attempts,
         "error": fetched.error or None,
-        "opt_out": fetched.opt_out or None,
+        "opt_out": fetched.opt_out if fetched.opt_out or fetched.status is Status.SUCCESS else None,
+        "robots": fetched.robots,
+        "route": fetched.route,
+        "needs": fetched.needs,
+        "agent": by["agent"],
+        "engine": by["engine"],
     }
     if inspected is None:
         return record
     record |= {"status": inspected.status.value, "error": inspected.error or None, "sha256": inspected.sha256}
+    record |= {"needs": inspected.needs or None}
     if inspected.status is Status.SUCCESS:
         names = ("image", "width", "height", "original_width", "original_height", "format", "frames")
         record |= {name: getattr(inspected, name) for name in (*names, "phash", "sharpness", "entropy")}
+        record |= {"image_settings": by["image_settings"]}
     return record

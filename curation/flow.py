@@ -17,7 +17,7 @@ from curation.stages import CHOSEN_STAGES, STAGES
 from curation.table import PLAN, Table
 from pairmill.config import digest
 from pairmill.errors import RecipeError, nearest
-from pairmill.layout import PAIRS, SELECTIONS
+from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS
 from pairmill.registry import ChosenBy
 
 S = TypeVar("S", bound=Stage)
@@ -56,6 +56,7 @@ class Flow:
                 self.owners[column.name] = stage.table_name()
         for stage in self.stages:
             stage.inner = tuple(other for other in self.stages if other.within == stage.name)
+            stage.others = {name: self.named(name) for name in stage.looks_at}
 
     def _check_reads(self, stage: Stage) -> None:
         for name in stage.reads:
@@ -138,14 +139,20 @@ class Tables:
         """
         self.flow, self._keyed = flow, keyed
         self.selection = f"{SELECTIONS}/{selection}"
-        self._names = {stage.table_name(): self._name(stage, selection, beside) for stage in flow.stages}
+        self._names: dict[str, str] = {}
+        #: Stage -> digest of its identity and of its model's revision.
+        self.made_by: dict[str, str] = {}
+        for stage in flow.stages:
+            self._names.setdefault(stage.table_name(), self._name(stage, selection, beside))
         self.all: tuple[Table, ...] = tuple(self._made())
 
     def _name(self, stage: Stage, selection: str, beside: bool) -> str:
         name = stage.table_name()
         if name == SELECTIONS:
             return self.selection
+        # A selection has other filters; what comes before them is the same for all.
         narrow = stage.segment in ("collect", "score") and name.startswith("columns/")
+        narrow = narrow and (name == FILTER_TABLE or FILTER_TABLE in self._names)
         return f"{name}-{selection}" if beside and narrow else name
 
     def _made(self) -> Iterator[Table]:
@@ -161,7 +168,7 @@ class Tables:
                 continue
             if name == PAIRS:
                 continue
-            columns = [column for stage in stages for column in stage.adds]
+            columns = [column for stage in stages for column in (*stage.adds, stage.made_from) if column is not None]
             tells = any(stage.drops for stage in stages)
             reads = {read for stage in stages for read in (*stage.reads, *stage.optional)}
             upstream = [self._names[table] for table in self.flow.by_table(reads) if table != name]
@@ -169,6 +176,7 @@ class Tables:
                 upstream.append(teller)
             upstream += [table for stage in stages for table in stage.counted]
             identity: Any = [[stage.identity(), stage.revision()] for stage in stages] if self._keyed else []
+            self.made_by |= {stage.name: digest(one) for stage, one in zip(stages, identity, strict=False)}
             own = [*waiting, *(stage.name for stage in stages)]
             yield Table(
                 self._names[name],
@@ -180,6 +188,7 @@ class Tables:
                 tuple(counted),
                 frozenset(c.name for c in columns if c.volatile),
                 drops=tells,
+                makers=tuple(stages),
             )
             counted += own
             waiting = []

@@ -214,6 +214,10 @@ class Recaption(Stage):
         """Rows whose status says so."""
         return pc.equal(rows["recaption_status"], RecaptionStatus.NOT_NEEDED.value)
 
+    def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Rows that the engine failed for."""
+        return pc.equal(rows["recaption_status"], RecaptionStatus.ENGINE_ERROR.value)
+
     def count(self, meter: Meter, rows: pa.Table) -> None:
         """Texts written."""
         count_texts(meter, self.name, rows["recaptions"])

@@ -136,6 +136,12 @@ def add_seconds(rows: pa.Table, stage: str, seconds: float) -> pa.Table:
     return set_columns(rows, {f"_seconds_{stage}": pa.repeat(pa.scalar(seconds, pa.float64()), len(rows))})
 
 
+def add_worked(rows: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
+    """Note how many rows stages worked on for this shard, and how many of those they kept (`count_drops`)."""
+    noted = {name: {"rows": of_stage["rows_in"], "kept": of_stage["rows_kept"]} for name, of_stage in counts.items()}
+    return set_columns(rows, {f"_worked_{name}": pa.repeat(pa.scalar(n), len(rows)) for name, n in noted.items()})
+
+
 def count_drops(rows: pa.Table, stages: Sequence[str], before: Collection[str] = ()) -> dict[str, dict[str, int]]:
     """Rows in, kept and dropped by reason, for consecutive `stages` over one shard's rows.
 

@@ -1,7 +1,8 @@
 """Ray Data in and out: one block is one shard, read from the store and committed to it.
 
-A block carries the row table plus three kinds of private columns, constant within the block, that never reach a file:
-`_shard` (its number), `_content_<table>` (the table was already committed, with this content) and `_seconds_<stage>`.
+A block carries the row table plus private columns that never reach a file.  Constant within the block: `_shard` (its
+number), `_content_<table>` (the table was already committed, with this content), `_earlier_<table>` (it is to be made
+again, and the block holds what it had), `_seconds_<stage>` and `_worked_<stage>`.  A value a row: `_was_<drop column>`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +19,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasink
 
 from curation.input_column import with_input
-from curation.schema import count_drops, set_columns, undrop_after
+from curation.reuse import WAS, earlier_columns, was_there
+from curation.schema import DROPS, count_drops, set_columns, undrop_after
 from curation.table import Table
 from pairmill.errors import IntegrityError
 from pairmill.store import Entry, Store, shard_file
@@ -31,13 +34,20 @@ class Work:
     fresh: Mapping[str, str] = field(default_factory=dict)
 
 
-def outstanding(store: Store, tables: Sequence[Table], shards: Iterable[int], given: Sequence[str] = ()) -> list[Work]:
+def outstanding(
+    store: Store,
+    tables: Sequence[Table],
+    shards: Iterable[int],
+    given: Sequence[str] = (),
+    committed: Mapping[str, Mapping[int, Entry]] | None = None,
+) -> list[Work]:
     """The shards for which some of `tables` (in upstream order) is not committed as it should be.
 
     given: tables that are committed already, whatever they hold, and only need to be known.
-    Costs one listing a table; nothing is read.
+    committed: what `listed` gives, where the caller has it; else this costs one listing a table.  Nothing is read.
     """
-    committed = {name: store.index(name) for name in [*given, *(t.name for t in tables)]}
+    if committed is None:
+        committed = listed(store, [*given, *(t.name for t in tables)])
     work = []
     for shard in shards:
         fresh = {name: committed[name][shard].content for name in given}
@@ -51,12 +61,37 @@ def outstanding(store: Store, tables: Sequence[Table], shards: Iterable[int], gi
     return work
 
 
+def listed(store: Store, tables: Iterable[str]) -> dict[str, dict[int, Entry]]:
+    """Table -> its committed shards, by a listing each."""
+    return {name: store.index(name) for name in tables}
+
+
+def ahead(work: Sequence[Work], table: Table, later: Sequence[Mapping[int, Entry]]) -> list[Work]:
+    """Of outstanding shards those where `table` can be made now, and a later table waits for what it then says.
+
+    If it comes out as it was, the later one is as it should be, and its shard need not be worked on.
+    later: the committed shards of the tables behind it.
+    """
+    return [
+        one
+        for one in work
+        if table.name not in one.fresh
+        and all(up in one.fresh for up in table.upstream)
+        and any(one.shard in committed for committed in later)
+    ]
+
+
 def read_shard(
-    store: Store, work: Work, columns: Mapping[str, Sequence[str]], input_type: pa.StructType | None = None
+    store: Store,
+    work: Work,
+    columns: Mapping[str, Sequence[str]],
+    input_type: pa.StructType | None = None,
+    earlier: Sequence[Table] = (),
 ) -> pa.Table:
     """The rows of a shard's plan with those `columns` of its fresh tables that a segment needs (table -> columns).
 
     input_type: the type of `input` over all lists of the run; None: as this shard has it.
+    earlier: tables of which, where they are not fresh, what they hold is read all the same, for rows that stay.
     """
     rows = with_input(store.read_table(shard_file("plan", work.shard)), input_type)
     constants: dict[str, pa.Scalar] = {"_shard": pa.scalar(work.shard, pa.int32())}
@@ -69,7 +104,34 @@ def read_shard(
         if not loaded["uid"].equals(rows["uid"]):
             raise IntegrityError(f"{table} shard {work.shard}: its rows are not those of the plan")
         rows = set_columns(rows, {name: loaded[name] for name in wanted})
+    for one in earlier:
+        if one.name not in work.fresh and (found := _earlier(store, one, work.shard, rows["uid"])) is not None:
+            constants[was_there(one.name)] = pa.scalar(True)
+            rows = set_columns(rows, found)
     return set_columns(rows, {name: pa.repeat(value, len(rows)) for name, value in constants.items()})
+
+
+def _earlier(
+    store: Store, table: Table, shard: int, uids: pa.ChunkedArray
+) -> dict[str, pa.Array | pa.ChunkedArray] | None:
+    """What a table that is to be made again holds of the same rows; None if it holds nothing of them.
+
+    A file is there whole or not at all, so it counts even if a killed writer took its commit back.
+    """
+    columns = earlier_columns(table)
+    file = shard_file(table.name, shard)
+    if not columns or not store.exists(file):
+        return None
+    there = set(store.schema(file).names)
+    wanted = [c.name for c in columns if c.name in there]
+    drops = [name for name in DROPS if name in there]
+    loaded = store.read_table(file, ["uid", *wanted, *drops])
+    if not loaded["uid"].equals(uids):
+        return None
+    found = {c.name: loaded[c.name] if c.name in there else pa.nulls(len(loaded), c.type) for c in columns}
+    if any(found[c.name].type != c.type for c in columns):
+        return None
+    return found | {WAS[name]: loaded[name] for name in drops}
 
 
 class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
@@ -82,14 +144,12 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
         columns: Mapping[str, Sequence[str]],
         prepare: Callable[[pa.Table], pa.Table] | None = None,
         input_type: pa.StructType | None = None,
+        earlier: Sequence[Table] = (),
     ) -> None:
-        """columns: what to load of each fresh table.  prepare: applied to each block where it is read.
-
-        input_type: as of `read_shard`.
-        """
+        """columns, input_type, earlier: as `read_shard`.  prepare: applied to each block where it is read."""
         super().__init__()
         self._store, self._work, self._columns, self._prepare = store, list(work), dict(columns), prepare
-        self._input_type = input_type
+        self._input_type, self._earlier = input_type, list(earlier)
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown before the shards are read."""
@@ -99,11 +159,12 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
         """One task a shard, whatever parallelism is asked for."""
-        store, columns, prepare, input_type = self._store, self._columns, self._prepare, self._input_type
+        store, columns, prepare = self._store, self._columns, self._prepare
+        input_type, earlier = self._input_type, self._earlier
 
         def task(work: Work) -> ReadTask:
             def read() -> Iterable[pa.Table]:
-                rows = read_shard(store, work, columns, input_type)
+                rows = read_shard(store, work, columns, input_type, earlier)
                 return [prepare(rows) if prepare else rows]
 
             return ReadTask(read, BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))
@@ -140,18 +201,19 @@ def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int
             continue
         # The rows have come further than this table: what later stages dropped, it does not know.
         known = undrop_after(rows, table.known)
+        kept = known.select(["uid", *table.columns])
         facts = {
             "run": run,
             "committed_at": time.time(),
             "stages": count_drops(known, table.stages, table.before),
-            "seconds": {stage: _seconds(rows, stage) for stage in table.stages},
+            "seconds": {stage: _constant(rows, f"_seconds_{stage}", 0.0) for stage in table.stages},
+            "worked": {stage: _constant(rows, f"_worked_{stage}", {}) for stage in table.stages},
+            "facts": {stage.name: stage.facts(kept) for stage in table.makers},
         }
-        kept = known.select(["uid", *table.columns])
         done[table.name] = store.commit(table.name, shard, table.key(contents), kept, facts, volatile=table.volatile)
         contents[table.name] = done[table.name].content
     return done
 
 
-def _seconds(rows: pa.Table, stage: str) -> float:
-    name = f"_seconds_{stage}"
-    return float(rows[name][0].as_py()) if name in rows.schema.names else 0.0
+def _constant(rows: pa.Table, name: str, default: Any) -> Any:
+    return rows[name][0].as_py() if name in rows.schema.names else default

@@ -110,6 +110,8 @@ class Stage:
     pool: ClassVar[Pool | None] = "tasks"
     #: Shards that one actor works on at a time.
     shards_at_once: ClassVar[int] = 1
+    #: Stages before it whose configuration it needs; the flow puts them into `others`.
+    looks_at: ClassVar[tuple[str, ...]] = ()
     #: Whether `reads` may name columns of the input list too, which only `check` can know.
     reads_input: ClassVar[bool] = False
     drops: tuple[str, ...] = ()
@@ -125,11 +127,18 @@ class Stage:
         self.config = config
         #: The stages of the flow that are `within` this one.
         self.inner: tuple[Stage, ...] = ()
+        #: The stages of the flow that `looks_at` names.
+        self.others: Mapping[str, Stage] = {}
 
     @property
     def active(self) -> bool:
         """Whether a recipe with this configuration has the stage at all."""
         return True
+
+    @property
+    def dear(self) -> bool:
+        """Whether it fetches or holds a model: none of its work is done again unasked, or for rows that need none."""
+        return self.pool in ("fetch", "model")
 
     def identity(self) -> object:
         """Plain data that decides what the stage computes; a change makes its table stale."""
@@ -173,6 +182,32 @@ class Stage:
         for column in self.adds:
             mask = pc.and_(mask, pc.is_null(rows[column.name]))
         return mask
+
+    @property
+    def made_from(self) -> Column | None:
+        """The column that says what each row's result was made from, for stages of models (`curation.reuse`)."""
+        if self.pool != "model":
+            return None
+        return Column(f"{self.name}_made_from", pa.uint64(), "what the result was made from", volatile=True)
+
+    def outdated(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray | None:
+        """Mask of the rows to work on, where its table holds results already; None: as `made_from` says.
+
+        rows: with the stage's own columns as its table has them.
+        """
+        return None
+
+    def unfinished(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
+        """Mask of the rows that it worked on in vain, for a reason that may pass."""
+        return pa.array([False] * len(rows))
+
+    def preferred(self, old: pa.Table, new: pa.Table) -> pa.Table:
+        """What stands of rows that were worked on again: a row of either for each, in their order."""
+        return new
+
+    def facts(self, rows: pa.Table) -> dict[str, Any]:
+        """What a shard's manifest says of the stage's columns, as plain data."""
+        return {}
 
     def count(self, meter: Meter, rows: pa.Table) -> None:
         """Add what the stage did with these rows to metrics of its own."""

@@ -12,6 +12,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "plan": "curation.plan:Planned",
         "download": "curation.download:Download",
         "inspect": "curation.images.stage:Inspect",
+        "policy": "curation.policy:Policy",
         "filter": "curation.filters.stage:Filter",
         "deduplicate": "curation.duplicates.stage:Deduplicate",
         "recaption": "curation.recaption:Recaption",

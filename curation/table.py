@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pairmill.store import shard_key
+
+if TYPE_CHECKING:
+    from curation.stage import Stage
 
 #: The table of the planned rows, with which every other table is aligned.
 PLAN = "plan"
@@ -20,6 +24,7 @@ class Table:
     before:   the stages before those, in order.
     volatile: columns that are no part of a shard's content.
     drops:    whether its stages drop rows at all.
+    makers:   the stages that fill its columns; what they say of them goes into its manifests.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Table:
     before: tuple[str, ...] = ()
     volatile: frozenset[str] = frozenset()
     drops: bool = True
+    makers: tuple[Stage, ...] = field(default=(), compare=False)
 
     def key(self, contents: Mapping[str, str]) -> str:
         """The key of a shard made from upstream shards with these contents."""

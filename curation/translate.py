@@ -197,6 +197,10 @@ class Translate(Stage):
         """Rows whose status says so."""
         return pc.equal(rows["translate_status"], RowStatus.NOT_NEEDED.value)
 
+    def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Rows that the engine failed for, in whole or in part."""
+        return pc.is_valid(rows["translate_error"])
+
     def count(self, meter: Meter, rows: pa.Table) -> None:
         """Translations written."""
         count_texts(meter, self.name, rows["translations"])

@@ -17,6 +17,10 @@ from pairmill.errors import RecipeError, nearest
 #: not what it computes: changing it does not make committed shards stale.
 EXECUTION: dict[str, Any] = {"execution": True}
 
+#: `Field(..., json_schema_extra=POLICY)` marks a field that says what may be had and kept (sizes, ports, opt-outs), not
+#: what is made of it: changing it makes nothing stale that was made; it is applied to what is known of every row.
+POLICY: dict[str, Any] = {"policy": True}
+
 
 class Config(BaseModel):
     """Base of all configuration: immutable, and an unknown key is an error."""
@@ -40,10 +44,15 @@ class Config(BaseModel):
         data = self.model_dump(mode="json")
         kept = {}
         for name, value in data.items():
-            if _is_execution(fields[name]):
+            if marked(fields[name], EXECUTION) or marked(fields[name], POLICY):
                 continue
             kept[name] = _identity_of(getattr(self, name), value)
         return kept
+
+    def policy(self) -> dict[str, Any]:
+        """The fields that say what may be had and kept, as plain JSON data."""
+        fields = type(self).model_fields
+        return {name: value for name, value in self.model_dump(mode="json").items() if marked(fields[name], POLICY)}
 
 
 class Placement(Config):
@@ -85,9 +94,10 @@ def _identity_of(value: object, dumped: Any) -> Any:
     return dumped
 
 
-def _is_execution(field: FieldInfo) -> bool:
+def marked(field: FieldInfo, mark: dict[str, Any]) -> bool:
+    """Whether a field carries a mark, `EXECUTION` or `POLICY`."""
     extra = field.json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("execution"))
+    return isinstance(extra, dict) and mark.items() <= extra.items()
 
 
 def digest(data: object, *, size: int = 8) -> str:

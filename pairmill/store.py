@@ -122,6 +122,15 @@ class Store:
         """Write plain data as JSON, all or nothing."""
         self.write_bytes(name, json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True).encode(), fault)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return bool(self._fs.get_file_info(self.path(name)).type == pafs.FileType.File)
+
+    def read_bytes(self, name: str) -> bytes:
+        """The bytes of a file.  Raises FileNotFoundError."""
+        with self._fs.open_input_stream(self.path(name)) as stream:
+            return bytes(stream.read())
+
     def read_text(self, name: str) -> str | None:
         """The text of a file; None if there is no such file."""
         if self._fs.get_file_info(self.path(name)).type == pafs.FileType.NotFound:
@@ -188,26 +197,43 @@ class Store:
         self.retract(table, shard)
         size = self.write_table(shard_file(table, shard), rows, f"commit.{table}.data", row_group_rows)
         manifest = {"shard": shard, "rows": len(rows), "bytes": size, **entry._asdict(), **facts}
-        name = self._manifest(table, shard, entry)
-        self.write_bytes(name, json.dumps(manifest, sort_keys=True).encode(), f"commit.{table}.manifest")
+        self.write_manifest(table, shard, manifest, f"commit.{table}.manifest")
         return entry
 
-    def retract(self, table: str, shard: int) -> None:
-        """Take back the commit of a shard, if there is one (its data stays until it is replaced)."""
-        folder = self.path(f"{table}/_manifest/{shard // _MANIFESTS_PER_FOLDER:04d}")
-        for info in self._fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
-            if info.base_name.startswith(f"shard-{shard:06d}-"):
-                self._delete(info.path)
+    def write_manifest(self, table: str, shard: int, manifest: Mapping[str, object], fault: str) -> None:
+        """Write a manifest, under the name that its key and its content give it."""
+        entry = Entry(str(manifest["key"]), str(manifest["content"]))
+        data = json.dumps(manifest, sort_keys=True).encode()
+        self.write_bytes(_manifest_file(table, shard, entry), data, fault)
+
+    def retract(self, table: str, shard: int, keep: Entry | None = None) -> None:
+        """Take back the commits of a shard but for `keep` (its data stays until it is replaced)."""
+        for name in self._manifest_names(table, shard):
+            if keep is None or name != _manifest_file(table, shard, keep).rpartition("/")[2]:
+                self._delete(self.path(f"{_manifest_folder(table, shard)}/{name}"))
+
+    def entry(self, table: str, shard: int) -> Entry | None:
+        """One committed shard, by a listing of its folder; None if it is not committed."""
+        found = [Entry(*name.removesuffix(".json").split("-")[2:]) for name in self._manifest_names(table, shard)]
+        return found[-1] if found else None
+
+    def manifest(self, table: str, shard: int, entry: Entry) -> dict[str, Any] | None:
+        """The manifest of one committed shard; None if there is none."""
+        return self.read_json(_manifest_file(table, shard, entry))
+
+    def _manifest_names(self, table: str, shard: int) -> list[str]:
+        names = self.names(_manifest_folder(table, shard))
+        return [name for name in names if name.startswith(f"shard-{shard:06d}-") and name.endswith(".json")]
 
     def remove_shard(self, table: str, shard: int) -> None:
         """Take back the commit of a shard, and delete its data."""
         self.retract(table, shard)
         self._delete(self.path(shard_file(table, shard)))
 
-    def manifests(self, table: str) -> list[dict[str, Any]]:
-        """The manifests of all committed shards of a table, by shard number."""
-        index = self.index(table)
-        names = [self._manifest(table, shard, entry) for shard, entry in sorted(index.items())]
+    def manifests(self, table: str, index: Mapping[int, Entry] | None = None) -> list[dict[str, Any]]:
+        """The manifests of committed shards of a table, by shard number.  index: which; None: all."""
+        index = self.index(table) if index is None else index
+        names = [_manifest_file(table, shard, entry) for shard, entry in sorted(index.items())]
         with ThreadPoolExecutor(16) as pool:
             return [m for m in pool.map(self.read_json, names) if m is not None]
 
@@ -222,10 +248,10 @@ class Store:
             if info.base_name.endswith(".partial"):
                 self._delete(info.path)
 
-    @staticmethod
-    def _manifest(table: str, shard: int, entry: Entry) -> str:
-        folder = f"{table}/_manifest/{shard // _MANIFESTS_PER_FOLDER:04d}"
-        return f"{folder}/shard-{shard:06d}-{entry.key}-{entry.content}.json"
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, sorted, without temporary ones; none if there is no such folder."""
+        found = self._fs.get_file_info(pafs.FileSelector(self.path(folder), allow_not_found=True))
+        return sorted(i.base_name for i in found if i.type == pafs.FileType.File and not i.base_name.startswith("."))
 
     def _delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -255,6 +281,14 @@ def _leaves(schema: pa.Schema) -> list[str]:
     pq.write_table(schema.empty_table(), buffer)
     columns = pq.read_metadata(pa.BufferReader(buffer.getvalue())).schema
     return [columns.column(number).path for number in range(len(columns))]
+
+
+def _manifest_folder(table: str, shard: int) -> str:
+    return f"{table}/_manifest/{shard // _MANIFESTS_PER_FOLDER:04d}"
+
+
+def _manifest_file(table: str, shard: int, entry: Entry) -> str:
+    return f"{_manifest_folder(table, shard)}/shard-{shard:06d}-{entry.key}-{entry.content}.json"
 
 
 def shard_file(table: str, shard: int) -> str:

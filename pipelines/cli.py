@@ -48,6 +48,9 @@ Address = Annotated[
 ]
 JobId = Annotated[str, typer.Argument(help="the job's id, as `pairmill jobs` prints it", show_default=False)]
 Average = Annotated[bool, typer.Option("--average", help="of a model trained with model.ema_decay: its average")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="fetch and compute again what the recipe makes stale, however much that is")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else there")]
 
 
@@ -55,6 +58,7 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON object on std
 def curate(
     recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file", show_default=False)] = None,
     overrides: Overrides = None,
+    yes: Yes = False,
     as_json: Json = False,
     schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
 ) -> None:
@@ -72,7 +76,7 @@ def curate(
         # What runs the job is imported when the recipe is known to be right: Ray alone takes longer than all checks.
         from pipelines.curate import curate as run_job
 
-        return run_job(loaded, command=shlex.join(sys.argv), quiet=as_json)
+        return run_job(loaded, command=shlex.join(sys.argv), quiet=as_json, yes=yes)
 
     finish(job, as_json, show_funnel)
 
@@ -130,14 +134,15 @@ def rows(
 
 
 @app.command("retry-failed")
-def retry_failed(run: Run, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Fetch again what failed for a reason that may have passed, then bring the dataset up to date."""
+def retry_failed(run: Run, overrides: Overrides = None, yes: Yes = False, as_json: Json = False) -> None:
+    """Fetch again what failed for a reason that may have passed, or was refused by a policy that allows it now."""
 
     def job() -> dict[str, Any]:
         from pipelines.curate import curate as run_job
 
         _, recipe = _opened(run, overrides or [])
-        return run_job(recipe, command=shlex.join(sys.argv), quiet=as_json, retry_failed=True, planned=True)
+        command = shlex.join(sys.argv)
+        return run_job(recipe, command=command, quiet=as_json, retry_failed=True, planned=True, yes=yes)
 
     finish(job, as_json, show_funnel)
 
@@ -312,6 +317,7 @@ def submit(
         typer.Option("--install", help="pip-install the project's dependencies there; default: the image has them"),
     ] = False,
     upload_limit: Annotated[int, typer.Option(min=1, max=500, help="MiB of the project that may be uploaded")] = 100,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Run a job on a cluster and follow its log; submitted again after a failure or a stop, it goes on."""
@@ -322,7 +328,7 @@ def submit(
         from pipelines.submit import prepare
         from pipelines.submit import submit as submit_job
 
-        prepared = prepare(kind, recipe, overrides or [])
+        prepared = prepare(kind, recipe, overrides or [], yes=yes)
         client = connect(address)
         check_dashboard(address)  # nobody's job goes to a cluster that takes anybody's
         job_id = submit_job(client, prepared, install=install, limit_mib=upload_limit)

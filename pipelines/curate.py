@@ -1,7 +1,7 @@
 """The curation job, as the list of its stages.
 
     plan                                           -> plan/
-    collect:  read, download, inspect, filter      -> images/, columns/filter/
+    collect:  read, download, inspect, policy, filter -> images/, columns/policy/, columns/filter/
     score:    the stages that the recipe names     -> columns/<stage>/
     barrier:  deduplicate                          -> selections/<name>/
     rewrite:  recaption, translate                 -> columns/recaption/, columns/translate/
@@ -14,7 +14,7 @@ Every arrow ends in committed shards.  Running the job again does what is not co
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,13 +25,16 @@ from curation.common_texts import mark_common_texts
 from curation.dataset_card import write_card
 from curation.download import Download
 from curation.duplicates.stage import Deduplicate
+from curation.erase import finish_rewrites
 from curation.flow import Tables
 from curation.pack import Pack, cut_parts, product_columns
 from curation.plan import Plan, input_type, open_plan, plan
+from curation.policy import Policy
+from curation.results.advice import advice
 from curation.results.report import write_report
-from curation.schema import RETRYABLE
+from curation.reuse import decided_by
 from curation.selection import apply_selection
-from curation.shards import ShardSink, ShardSource, Work, outstanding
+from curation.shards import ShardSink, ShardSource, Work, ahead, listed, outstanding
 from curation.stage import Segment, Stage
 from curation.table import PLAN, Table
 from curation.web.gate_client import gate_settings
@@ -39,14 +42,16 @@ from curation.web.host_gate import HostGate
 from pairmill.errors import JobError, RecipeError, UserError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS, kept_rows
-from pairmill.store import Store, shard_file, shard_key
+from pairmill.store import Entry, Store, shard_file, shard_key
+from pipelines.consent import ConsentError, CountAgain, ask, fetch_again, model_again
 from pipelines.journal import Journal
 from pipelines.pools import RESTARTS, Pools, connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import SelectStage, losers_over
 from pipelines.stages.pack import Packing, PackStage
-from pipelines.stages.rows import ActorStage, RetryStage, RowStage, Setting, named
+from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
+from pipelines.stages.rows import ActorStage, RowStage, Setting, named
 from pipelines.stages.told import name_run
 
 logger = logging.getLogger("pairmill")
@@ -56,27 +61,40 @@ _SHARDS: Mapping[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
 
 
 def curate(
-    recipe: CurateRecipe, *, command: str = "", quiet: bool = False, retry_failed: bool = False, planned: bool = False
+    recipe: CurateRecipe,
+    *,
+    command: str = "",
+    quiet: bool = False,
+    retry_failed: bool = False,
+    planned: bool = False,
+    yes: bool = False,
 ) -> dict[str, Any]:
     """Run the job, or what is left of it; returns the report (`report.json`).
 
     quiet: plain lines on a terminal too, not the live table.
-    retry_failed: first fetch again the rows whose fetch failed for a reason that may have passed.
+    retry_failed: first fetch again the rows that may come out better now (`Policy.retriable`).
     planned: the run is known by its directory, and its lists need not be there any more.
-    Raises UserError for a wrong recipe or input, before any work, and JobError when the job itself fails.
+    yes: fetch and compute again whatever the recipe makes stale, however much that is.
+    Raises UserError for a wrong recipe or input, before any work, and for dear work that would be done again without
+    `yes`, before that work; JobError when the job itself fails.
     """
     if not recipe.download.names_contact:
         logger.warning("download.user_agent names no contact: site owners cannot reach you, and may block you instead")
     store = Store(recipe.run_dir)
     made = open_plan(store, recipe.shards) if planned else plan(store, recipe.input, recipe.shards)
     tables = tables_of(recipe, made, store)
+    images = tables.name_of(tables.flow.of(Download))
+    committed = {images: store.index(images)}
+    if recipe.download.enabled:
+        ask(fetch_again(store, tables, made, committed[images]), yes=yes)
+    before = store.read_text("recipe.yaml")
     store.write_bytes("recipe.yaml", recipe.to_yaml().encode())
     with (
         connected(recipe) as pools,
         Journal(store, command) as journal,
         watched(made.rows, quiet=quiet) as board,
     ):
-        job = Job(recipe, store, made, tables, pools, board, journal)
+        job = Job(recipe, store, made, tables, pools, board, journal, yes=yes, committed=committed)
         try:
             if retry_failed:
                 job.retry_failed()
@@ -85,10 +103,17 @@ def curate(
             job.deduplicate()
             job.stream("rewrite")
             job.pack()
+        except ConsentError:
+            if before is not None:  # the run is still that of its old recipe
+                store.write_bytes("recipe.yaml", before.encode())
+            raise
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
     fault_point("report.write")
-    return write_report(store, selection=recipe.deduplicate.name)
+    report = write_report(store, selection=recipe.deduplicate.name)
+    for line in advice(report):
+        logger.info("%s", line)
+    return report
 
 
 def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> int:
@@ -106,7 +131,7 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
         Journal(store, command) as journal,
         watched(planned.rows, quiet=quiet) as board,
     ):
-        job = Job(recipe, store, planned, tables, pools, board, journal)
+        job = Job(recipe, store, planned, tables, pools, board, journal, yes=True)
         try:
             job.collect()
             job.stream("score")
@@ -127,6 +152,11 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
 
 
+def product_identity(recipe: CurateRecipe) -> object:
+    """Plain data that, with the contents of the tables, decides what the product holds."""
+    return [recipe.pack.identity(), recipe.image.format, list(product_columns(recipe.flow().carried))]
+
+
 class Job:
     """One invocation: what every segment needs, and the segments in their order."""
 
@@ -139,54 +169,124 @@ class Job:
         pools: Pools,
         board: Any,
         journal: Journal,
+        *,
+        yes: bool,
+        committed: Mapping[str, Mapping[int, Entry]] | None = None,
     ) -> None:
+        """yes: dear work may be done again.  committed: tables that were listed just before, by name."""
+        self.yes, self._listed = yes, dict(committed or {})
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
         self.flow = tables.flow
         self.pools, self.board, self.journal = pools, board, journal
         self.input_type = input_type(store, planned.inputs[-1])
         name_run(store.uri)
+        finish_rewrites(store)
 
     def retry_failed(self) -> None:
-        """Fetch again, in every committed shard, the rows that `RETRYABLE` says may succeed now."""
-        images, planned = self.tables.named(self.flow.of(Download).table), self._contents(PLAN)
+        """Fetch again the rows of committed shards that may come out better now."""
+        stage, policy = self.flow.of(Download), self.flow.of(Policy)
+        images = self.tables.named(self.tables.name_of(stage))
+        manifests = self.store.manifests(images.name)
+        plans = self._contents(PLAN)
         again = [
-            Work(int(m["shard"]), {PLAN: planned[int(m["shard"])], images.name: m["content"]})
-            for m in self.store.manifests(images.name)
-            if RETRYABLE & m["stages"][Download.name].keys()
+            Work(int(m["shard"]), {PLAN: plans[int(m["shard"])], images.name: m["content"]})
+            for m in manifests
+            if policy.may_have_retriable(m)
         ]
+        look = ForRetry(self.store, images, policy)
+        self._listed = {}
         with self.journal.segment("retry-failed"):
             for wave in _waves(again, self.recipe.cluster.wave_shards):
-                rows = self._read("retry-failed", wave, {images.name: images.columns})
-                rows = self._staged(rows, self.flow.of(Download), len(wave), RetryStage)
+                self._refuse_to_fetch(len(wave))
+                rows = self._read("retry-failed", wave, {images.name: look.reads}, look)
+                rows = self._staged(rows, stage, len(wave), RetryStage)
                 self._write(rows, [images])
 
     def collect(self) -> None:
-        """Fetch, inspect and filter every row that is not there yet."""
+        """Fetch and inspect every row that is not there yet, and hold policy and filters against all."""
         if (most := self.recipe.filter.common_above) is not None:
             mark_common_texts(self.store, self.planned, most)
         self.stream("collect")
 
     def stream(self, segment: Segment) -> None:
         """Run the stages of a streaming segment over every shard that lacks one of their tables."""
-        tables, stages = self.tables.of(segment), [s for s in self.flow.segment(segment) if not s.within]
-        if not stages:
+        tables = self.tables.of(segment)
+        if not tables:
             return
-        counted = self.tables.counted(segment)
-        given = [PLAN, *counted, *(table.name for table in self.tables.before(segment))]
-        reads = self.tables.reads((read for s in stages for read in (*s.reads, *s.optional)), segment) | counted
-        prepare = None
-        if self.tables.selection in reads:
-            made_by = self.flow.of(Deduplicate)
-            prepare = partial(apply_selection, stage=made_by.name, reasons=made_by.drops)
+        given = [PLAN, *self.tables.counted(segment), *(table.name for table in self.tables.before(segment))]
         with self.journal.segment(segment):
-            for wave in self._outstanding(tables, given):
-                rows = self._read(segment, wave, reads, prepare)
-                for stage in stages:
-                    if any(self.tables.name_of(stage) not in work.fresh for work in wave):
-                        if stage.pool == "fetch":
-                            self._refuse_to_fetch(len(wave))
-                        rows = self._staged(rows, stage, len(wave))
-                self._write(rows, tables)
+            names = [*given, *(table.name for table in tables)]
+            known, self._listed = self._listed, {}
+            committed = {**known, **listed(self.store, [name for name in names if name not in known])}
+            for at, table in enumerate(tables[:-1]):
+                if any(stage.dear for stage in table.makers):
+                    continue
+                work = outstanding(self.store, tables, self.planned.shard_numbers(), given, committed)
+                work = ahead(work, table, [committed[later.name] for later in tables[at + 1 :]])
+                if work:
+                    self._run(segment, [table], work)
+                    committed = {**listed(self.store, committed)}
+            work = outstanding(self.store, tables, self.planned.shard_numbers(), given, committed)
+            self._ask(segment, tables, work, committed)
+            self._run(segment, tables, work)
+
+    def _ask(
+        self,
+        segment: Segment,
+        tables: Sequence[Table],
+        work: Sequence[Work],
+        committed: Mapping[str, Mapping[int, Entry]],
+    ) -> None:
+        """Raise ConsentError if models would make more again than they add.  committed: the tables as they are."""
+        makers = {stage: table for table in tables for stage in table.makers if stage.made_from is not None}
+        there = {
+            table.name: {w.shard for w in work if table.name not in w.fresh} & committed[table.name].keys()
+            for table in makers.values()
+        }
+        stale = [w for w in work if any(w.shard in shards for shards in there.values())]
+        if self.yes or not stale:
+            return
+        reads, prepare = self._reads([name for stage in makers for name in decided_by(stage)], segment)
+        counts: list[dict[str, Any]] = []
+        for wave in _waves(stale, self.recipe.cluster.wave_shards):
+            rows = self._read(f"{segment}: what is there", wave, reads, prepare, tables)
+            counts += rows.map_batches(CountAgain(list(makers), self.tables), num_cpus=0.5, **_SHARDS).take_all()
+        teller = [table for table in self.tables.before(segment) if table.drops][-1]
+        for stage, table in makers.items():
+            shards = {shard: committed[table.name][shard] for shard in there[table.name]}
+            found = model_again(self.store, self.tables, stage, counts, shards)
+            if found.again > found.new:
+                # Shards that have nothing yet add what the stages before them keep.
+                none = {w.shard: committed[teller.name][w.shard] for w in work if w.shard not in committed[table.name]}
+                kept = [m["stages"][teller.stages[-1]]["rows_kept"] for m in self.store.manifests(teller.name, none)]
+                found = found._replace(new=found.new + sum(kept))
+            ask(found, yes=False)
+
+    def _reads(self, names: Iterable[str], segment: Segment) -> tuple[dict[str, tuple[str, ...]], Any]:
+        """What to load of the tables for these columns, and what makes the rows of it that a stage sees."""
+        reads = self.tables.reads(names, segment) | self.tables.counted(segment)
+        if self.tables.selection not in reads:
+            return reads, None
+        made_by = self.flow.of(Deduplicate)
+        return reads, partial(apply_selection, stage=made_by.name, reasons=made_by.drops)
+
+    def _run(self, segment: Segment, tables: Sequence[Table], work: list[Work]) -> None:
+        """Run the stages of some tables of a segment over outstanding shards; behind them, what killed writers left
+        is swept, old and new."""
+        names = {table.name for table in tables}
+        stages = [s for s in self.flow.segment(segment) if self.tables.name_of(s) in names and not s.within]
+        wanted = [name for s in stages for name in (*s.reads, *s.optional, *(decided_by(s) if s.dear else ()))]
+        reads, prepare = self._reads(wanted, segment)
+        for wave in _waves(work, self.recipe.cluster.wave_shards):
+            rows = self._read(segment, wave, reads, prepare, tables)
+            for stage in stages:
+                if any(self.tables.name_of(stage) not in one.fresh for one in wave):
+                    if stage.pool == "fetch":
+                        self._refuse_to_fetch(len(wave))
+                    rows = self._staged(rows, stage, len(wave), ErasingStage if isinstance(stage, Policy) else None)
+            self._write(rows, tables)
+        for table in tables:
+            self.store.sweep(table.name)
 
     def _refuse_to_fetch(self, shards: int) -> None:
         if not self.recipe.download.enabled:
@@ -201,14 +301,7 @@ class Job:
         gate = None
         if stage.pool == "fetch":
             gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(stage.config))
-        setting = Setting(
-            self.store,
-            self.board,
-            self.tables.name_of(stage),
-            self.flow.before(stage.name),
-            self.pools.decoders,
-            gate,
-        )
+        setting = Setting(self.store, self.board, self.tables, self.pools.decoders, gate)
         pool = self.pools.of.get(stage.name)
         if pool is None:
             return rows.map_batches(named(stage, kind or RowStage)(stage, setting), num_cpus=0.5, **_SHARDS)
@@ -259,10 +352,10 @@ class Job:
         kept = {int(manifest["shard"]): kept_rows(manifest) for manifest in self.store.manifests(self.tables.selection)}
         committed = self.store.index(PAIRS)
         columns = product_columns(self.flow.carried)
-        identity = [self.recipe.pack.identity(), self.recipe.image.format, list(columns)]
+        identity = product_identity(self.recipe)
         if input_type(self.store, self.planned.inputs[0]) != self.input_type:
             # A later list brought columns, and all parts of a dataset have the same.
-            identity.append(str(self.input_type))
+            identity = [identity, str(self.input_type)]
         parts = []
         cut = cut_parts(kept, self.recipe.pack.rows_per_part)
         for part in cut:
@@ -290,9 +383,14 @@ class Job:
             self.store.sweep(table.name)
 
     def _read(
-        self, segment: str, work: Sequence[Work], columns: Mapping[str, Sequence[str]], prepare: Any = None
+        self,
+        segment: str,
+        work: Sequence[Work],
+        columns: Mapping[str, Sequence[str]],
+        prepare: Any = None,
+        earlier: Sequence[Table] = (),
     ) -> Dataset:
-        source = ShardSource(self.store, work, columns, prepare, self.input_type)
+        source = ShardSource(self.store, work, columns, prepare, self.input_type, earlier)
         # Half a core, so that a node of few cores has room for a reader beside the actors.
         rows = read_datasource(source, override_num_blocks=len(work), num_cpus=0.5)
         rows.set_name(segment)  # what the dashboard calls it, and all that is made of it

@@ -59,15 +59,20 @@ class Prepared:
     text: str | None  # the recipe itself, where it is not uploaded with the project
     overrides: tuple[str, ...]
     digest: str
+    yes: bool = False  # of `curate`: do again what is stale, however much that is
 
 
-def prepare(kind: str, recipe: str, overrides: Sequence[str], root: Path | None = None) -> Prepared:
-    """Check a job of `kind` as its command would.  recipe: a file; of `evaluate`, a checkpoint.
+def prepare(
+    kind: str, recipe: str, overrides: Sequence[str], root: Path | None = None, *, yes: bool = False
+) -> Prepared:
+    """Check a job of `kind` as its command would.  recipe: a file; of `evaluate`, a checkpoint.  yes: of `curate`.
 
     Raises RecipeError for a wrong recipe, and for a secret in an override: a command is shown to all who see the job.
     """
     if kind not in KINDS:
         raise InputError("a job is of a kind that can be submitted", value=kind, fix=f"one of {', '.join(KINDS)}")
+    if yes and kind != "curate":
+        raise InputError("--yes must come with a job that asks", value=f"{kind} --yes", fix="leave --yes out")
     for override in overrides:
         if redact(override) != override:
             raise RecipeError(
@@ -89,7 +94,7 @@ def prepare(kind: str, recipe: str, overrides: Sequence[str], root: Path | None 
                 value=f"{recipe}: {len(text.encode()):,}",
                 fix=f"copy it into {root}",
             )
-    return Prepared(kind, str(loaded.run_dir), name, text, tuple(overrides), digest(loaded.identity()))
+    return Prepared(kind, str(loaded.run_dir), name, text, tuple(overrides), digest(loaded.identity()), yes)
 
 
 def _load(kind: str, path: Path, overrides: Sequence[str]) -> Any:
@@ -187,7 +192,7 @@ def entrypoint(prepared: Prepared, run_dir: str, python: str = "python") -> str:
     if prepared.kind == "evaluate":
         return shlex.join([*command, run_dir, *prepared.overrides])
     last = [] if run_dir == prepared.run_dir else [f"run_dir={_as_yaml(run_dir)}"]
-    job = shlex.join([*command, prepared.recipe, *prepared.overrides, *last])
+    job = shlex.join([*command, prepared.recipe, *prepared.overrides, *last, *(["--yes"] if prepared.yes else [])])
     # A recipe's text does not go into the command itself, which the cluster shows: it may be long, or not for all.
     return job if prepared.text is None else f"printenv {_RECIPE_VARIABLE} | {job}"
 

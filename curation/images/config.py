@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
-from pairmill.config import EXECUTION, Config
+from pairmill.config import EXECUTION, POLICY, Config, digest
 
 ImageFormat: TypeAlias = Literal["jpg", "png", "webp"]
 Chroma: TypeAlias = Literal["420", "444"]
@@ -37,9 +37,14 @@ class ImageConfig(Config):
         "nearer to the source at 256 pixels for a third more bytes; at quality 92 it has the bytes of 420 at 95.",
     )
     max_pixels: int = Field(
-        64_000_000, ge=1, description="Width x height by the header above which an image is not decoded."
+        64_000_000,
+        ge=1,
+        json_schema_extra=POLICY,
+        description="Width x height by the header above which an image is not decoded.",
     )
-    max_frames: int = Field(1000, ge=1, description="Frames above which an animation is not decoded.")
+    max_frames: int = Field(
+        1000, ge=1, json_schema_extra=POLICY, description="Frames above which an animation is not decoded."
+    )
     min_factor: float = Field(
         1.5,
         ge=1,
@@ -52,3 +57,8 @@ class ImageConfig(Config):
         description="Seconds after which the process that decodes one image is killed.",
         json_schema_extra=EXECUTION,
     )
+
+    @property
+    def settings(self) -> str:
+        """Hex digest of how pictures are stored, which is kept with each picture."""
+        return digest(self.identity())

@@ -24,6 +24,7 @@ class Inspected(NamedTuple):
     width, height: pixels of `image`.  original_width, original_height: pixels of the source as it is to be looked at
     (EXIF orientation applied).  format: what `sniff` calls the source.  sha256: hex, of the source's bytes.
     phash, sharpness, entropy: see `curation.images.measure`, taken before padding or cropping.
+    needs: the least limit that would have let it pass, where image.max_pixels or max_frames did not; else 0.
     """
 
     status: Status
@@ -39,6 +40,7 @@ class Inspected(NamedTuple):
     phash: int = 0
     sharpness: float = 0.0
     entropy: float = 0.0
+    needs: int = 0
 
 
 def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> Inspected:
@@ -63,7 +65,7 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
     known = known._replace(original_width=shown[0], original_height=shown[1], frames=header.frames)
     target = target_size(*size, mode=config.resize, size=config.size, only_if_bigger=config.resize_only_if_bigger)
     if (refusal := _refusal(size, target or size, header.frames, config)) is not None:
-        return known._replace(status=refusal[0], error=refusal[1])
+        return known._replace(status=refusal[0], error=refusal[1], needs=refusal[2])
 
     enough = (math.ceil(config.min_factor * target[0]), math.ceil(config.min_factor * target[1])) if target else None
     try:
@@ -89,13 +91,15 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
 
 def _refusal(
     size: tuple[int, int], stored: tuple[int, int], frames: int, config: ImageConfig
-) -> tuple[Status, str] | None:
-    """Why a picture of this header must not be decoded; None if it may be."""
+) -> tuple[Status, str, int] | None:
+    """Why a picture of this header must not be decoded, and what limit it needs (0: none helps); None if it may be."""
     if math.prod(size) > config.max_pixels:
-        return Status.TOO_MANY_PIXELS, f"{size[0]}x{size[1]}, the most is {config.max_pixels}"
+        return Status.TOO_MANY_PIXELS, f"{size[0]}x{size[1]}, the most is {config.max_pixels}", math.prod(size)
     # A sliver of a picture grows without bound when its shorter side is brought to `size`.
-    if math.prod(stored) > config.max_pixels or max(stored) > MAX_SIDE[config.format]:
-        return Status.TOO_MANY_PIXELS, f"{size[0]}x{size[1]} would be stored as {stored[0]}x{stored[1]}"
+    too_long = max(stored) > MAX_SIDE[config.format]
+    if too_long or math.prod(stored) > config.max_pixels:
+        message = f"{size[0]}x{size[1]} would be stored as {stored[0]}x{stored[1]}"
+        return Status.TOO_MANY_PIXELS, message, 0 if too_long else math.prod(stored)
     if frames > config.max_frames:
-        return Status.TOO_MANY_FRAMES, f"more than {config.max_frames}"
+        return Status.TOO_MANY_FRAMES, f"more than {config.max_frames}", frames
     return None

@@ -23,6 +23,7 @@ class Inspect(Stage):
         Column("height", pa.int32(), "pixels of `image`", carried=True),
         Column("original_width", pa.int32(), "pixels of the original, turned upright", carried=True),
         Column("original_height", pa.int32(), "pixels of the original, turned upright", carried=True),
+        Column("image_settings", pa.string(), "digest of image.* that the picture was made by"),
         Column("format", pa.string(), "format of the original", carried=True),
         Column("frames", pa.int32(), "frames of the original"),
         Column("sha256", pa.string(), "SHA-256 of the original bytes, hex", carried=True),

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.pack import PackConfig, best_text
+from curation.policy import Policy
 from curation.results.outcome import Outcome, Run, read_outcome
 from curation.results.tallies import Frequent, Histogram
 
@@ -20,6 +21,7 @@ READS = (
     *("url", "alt"),
     *("status", "http_status", "elapsed_s", "original_bytes", "opt_out"),
     *("original_width", "original_height", "format"),
+    *(*Policy.reads, *Policy.reads_for_retry, *(column.name for column in Policy.adds)),
     *("caption", "language"),
     *("recaptions", "recaption_status"),
     *("translations", "translate_status"),
@@ -52,13 +54,15 @@ class Pick(NamedTuple):
 class Tally:
     """Everything counted over the rows."""
 
-    def __init__(self, pack: PackConfig) -> None:
-        self._pack = pack
+    def __init__(self, pack: PackConfig, policy: Policy) -> None:
+        self._pack, self._policy = pack, policy
         self.status: Counter[str] = Counter()
         self.http_status: Counter[int] = Counter()
         self.latency = Histogram(_LATENCY)
         self.failures: Frequent[tuple[str, str]] = Frequent()  # (host, status)
         self.opt_out: Frequent[str] = Frequent()
+        self.no_evidence: Counter[str] = Counter()  # key of the recipe
+        self.retry: dict[str, Counter[str]] = defaultdict(Counter)  # why -> status
         self.fetched_bytes = 0
         self.formats: Frequent[str] = Frequent()
         self.sides = {"all": Histogram(_SIDE), "kept": Histogram(_SIDE)}
@@ -80,6 +84,11 @@ class Tally:
         if "status" in rows.schema.names:
             self._add_fetches(rows)
             self._add_images(rows, alive)
+            for why, mask in self._policy.retriable(rows).items():
+                self.retry[why].update(_counts(rows["status"].filter(mask)))
+        if "no_evidence" in rows.schema.names:
+            for keys, n in _counts(rows["no_evidence"].filter(alive)).items():
+                self.no_evidence.update(dict.fromkeys(keys.split(", "), n))
         if "language" in rows.schema.names:
             self.languages["all"].add(_counts(rows["language"]))
             self.languages["kept"].add(_counts(rows["language"].filter(alive)))
@@ -93,7 +102,8 @@ class Tally:
         self.http_status.update(_counts(rows["http_status"]))
         self.latency.add(_numbers(rows["elapsed_s"]))
         self.fetched_bytes += pc.sum(rows["original_bytes"]).as_py() or 0
-        self.opt_out.add(_counts(pc.utf8_slice_codeunits(rows["opt_out"], 0, 120)))
+        said = pc.utf8_slice_codeunits(rows["opt_out"], 0, 120)
+        self.opt_out.add(_counts(said.filter(pc.not_equal(said, ""))))
         failed = rows.filter(pc.equal(rows["drop_stage"], "download"))
         found = pc.struct_field(pc.extract_regex(failed["url"], _HOST), "host")
         host = pc.utf8_slice_codeunits(pc.fill_null(pc.utf8_lower(found), ""), 0, 120)
@@ -152,6 +162,10 @@ class Tally:
                 "hosts": [{"host": h, "errors": c.total(), "status": dict(c.most_common())} for h, c in worst],
             },
             "opt_out": self.opt_out.most_common(_TOP),
+            "policy": {
+                "no_evidence": dict(self.no_evidence.most_common()),
+                "retry": {why: dict(counts.most_common()) for why, counts in self.retry.items()},
+            },
             "formats": self.formats.most_common(),
             "languages": {
                 code: {"rows": n, "kept": self.languages["kept"].counts[code]}

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from curation.duplicates.stage import Deduplicate
 from curation.pack import Pack, cut_parts
+from curation.policy import Policy
 from curation.results.data import READS, Tally, read_gallery
 from curation.results.outcome import Outcome, Run, open_run, read_outcome
 from curation.results.page import render, thumbnails
@@ -54,9 +55,10 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
     Raises RunDirError if nothing is planned; IntegrityError, naming the shard, if two counts disagree.
     """
     run = open_run(store, selection)
-    tally = Tally(run.pack_config)
+    tally = Tally(run.pack_config, run.tables.flow.of(Policy))
     counted: dict[str, Counter[str]] = {}
     seconds: dict[str, float] = defaultdict(float)
+    worked: Counter[str] = Counter()  # rows that those seconds were spent on
     kept: dict[int, _Kept] = {}
     for shard in run.plan.shard_numbers():
         outcome = read_outcome(run, shard, READS)
@@ -64,8 +66,10 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
         for name, counts in outcome.counts.items():
             counted.setdefault(name, Counter()).update(counts)
         for table in outcome.tables:
-            for name, spent in run.manifests[table][shard]["seconds"].items():
+            manifest = run.manifests[table][shard]
+            for name, spent in manifest["seconds"].items():
                 seconds[name] += spent
+                worked[name] += manifest["worked"][name].get("rows", manifest["stages"][name]["rows_in"])
         if len(outcome.tables) == len(run.chain):
             kept[shard] = _kept(outcome)
     whole = len(kept) == run.plan.shards
@@ -74,8 +78,9 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
         whole = whole and packs_all
         if packed is not None:
             counted[Pack.name] = Counter(rows_in=packed, rows_kept=packed)
+            worked[Pack.name] = packed
             seconds[Pack.name] = _pack_seconds(run)
-    stages = _stages(run.tables.flow.order, counted, seconds)
+    stages = _stages(run.tables.flow.order, counted, seconds, worked)
     speed = throughput(run)
     report = {
         "run_dir": store.uri,
@@ -105,7 +110,10 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
 
 
 def _stages(
-    order: Sequence[str], counted: Mapping[str, Counter[str]], seconds: Mapping[str, float]
+    order: Sequence[str],
+    counted: Mapping[str, Counter[str]],
+    seconds: Mapping[str, float],
+    worked: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     """The stages that ran, in flow order, each with what it did and what waits in front of it."""
     stages: list[dict[str, Any]] = []
@@ -123,7 +131,7 @@ def _stages(
                 "rows_pending": stages[-1]["rows_kept"] - rows_in if stages else 0,
                 "dropped": dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
                 "seconds": round(spent, 3),
-                "rows_per_second": round(rows_in / spent, 2) if spent else None,
+                "rows_per_second": round(worked[name] / spent, 2) if spent else None,
             }
         )
     return stages

@@ -45,7 +45,8 @@ def throughput(run: Run) -> dict[str, Any]:
         span = spans.get(manifest["run"])
         if span is None:
             continue
-        fetched = int(manifest["stages"]["inspect"]["rows_kept"])
+        # Of a shard that was committed again, what was fetched for that.
+        fetched = int(manifest["worked"]["inspect"].get("kept", manifest["stages"]["inspect"]["rows_kept"]))
         total += fetched
         share = _share(manifest, span, edges)
         images += share * fetched

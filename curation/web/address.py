@@ -99,10 +99,11 @@ _GLOBAL_V6 = IPv6Network("2000::/3")
 class Refused(Exception):
     """A URL, or where it leads, is against the rules: nothing was asked of it."""
 
-    def __init__(self, status: Status, reason: str) -> None:
+    def __init__(self, status: Status, reason: str, hop: str = "") -> None:
         super().__init__(status, reason)
         self.status = status
         self.reason = reason
+        self.hop = hop  #: what was refused, as `AddressPolicy.hop` writes it; "" for the text of a URL
 
 
 class Target(NamedTuple):
@@ -293,10 +294,31 @@ class AddressPolicy:
             reason = refuse_address(address, self._networks)
             if reason is not None:
                 leads = "" if address == host else f"{host} leads to an address that is refused: "
-                raise Refused(Status.FORBIDDEN_ADDRESS, leads + reason)
-        if port not in self._ports and not all(map(self._vouched, addresses)):
-            raise Refused(Status.FORBIDDEN_PORT, f"port {port} is not in download.allow_ports")
+                raise Refused(Status.FORBIDDEN_ADDRESS, leads + reason, _hop(port, addresses))
+        if port not in self._ports and not (addresses and all(map(self._vouched, addresses))):
+            message = f"port {port} is not in download.allow_ports"
+            raise Refused(Status.FORBIDDEN_PORT, message, _hop(port, addresses))
+
+    def hop(self, port: int, addresses: Sequence[str]) -> str:
+        """What is kept of a host that was asked: `443`, or `8000@10.0.0.1,::1` if somebody vouched for an address.
+
+        A public name's addresses change from hour to hour and say nothing of what is allowed, so they are left out.
+        """
+        return _hop(port, addresses if any(map(self._vouched, addresses)) else ())
+
+    def judge(self, hop: str) -> Status | None:
+        """Why what `hop` stands for must not be asked; None if it may be."""
+        port, _, addresses = hop.partition("@")
+        try:
+            self.check("", int(port), addresses.split(",") if addresses else ())
+        except Refused as refused:
+            return refused.status
+        return None
 
     def _vouched(self, address: str) -> bool:
         parsed = ipaddress.ip_address(address)
         return any(parsed in network for network in self._networks)
+
+
+def _hop(port: int, addresses: Sequence[str]) -> str:
+    return f"{port}@{','.join(addresses)}" if addresses else str(port)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from curation.web.address import parse_networks
-from pairmill.config import EXECUTION, Placement, digest
+from pairmill.config import EXECUTION, POLICY, Placement, digest
 from pairmill.errors import RecipeError
 
 _PRODUCT = re.compile(r"([A-Za-z0-9_-]+)(?:/|\s|\Z)")
@@ -28,8 +28,10 @@ class DownloadConfig(Placement):
     )
     engine: Literal["async", "img2dataset"] = Field(
         "async",
+        json_schema_extra=EXECUTION,
         description="`async`: pairmill's own fetcher. `img2dataset`: that project's downloader and resizer, for "
-        "comparison; it checks addresses before, but not while, connecting, and knows no robots.txt.",
+        "comparison; it checks addresses before, but not while, connecting, and knows no robots.txt. A change keeps "
+        "the pictures there are: the new one fetches what is fetched from then on.",
     )
     timeout_s: float = Field(
         30.0,
@@ -55,7 +57,9 @@ class DownloadConfig(Placement):
         json_schema_extra=EXECUTION,
         description="Seconds before the first further attempt; doubles each time, ±50 % at random.",
     )
-    max_bytes: int = Field(32 * 2**20, ge=1024, description="Bytes of one image file at most.")
+    max_bytes: int = Field(
+        32 * 2**20, ge=1024, json_schema_extra=POLICY, description="Bytes of one image file at most."
+    )
     min_bytes_per_s: float = Field(
         1000.0,
         ge=0,
@@ -65,7 +69,9 @@ class DownloadConfig(Placement):
     min_rate_window_s: float = Field(
         5.0, gt=0, json_schema_extra=EXECUTION, description="Seconds over which min_bytes_per_s is judged."
     )
-    max_redirects: int = Field(5, ge=0, le=20, description="Redirects followed; each is checked like a new URL.")
+    max_redirects: int = Field(
+        5, ge=0, le=20, json_schema_extra=POLICY, description="Redirects followed; each is checked like a new URL."
+    )
     max_in_flight: int = Field(256, ge=1, json_schema_extra=EXECUTION, description="Requests of one fetcher at a time.")
     per_host_concurrency: int = Field(
         16, ge=1, json_schema_extra=EXECUTION, description="Requests to one host at a time, over all fetchers."
@@ -100,34 +106,50 @@ class DownloadConfig(Placement):
     )
     user_agent: str = Field(
         "pairmill/0.1 (+https://github.com/pairmill/pairmill)",
+        json_schema_extra=EXECUTION,
         description="Sent with every request. Begins with a product token, which robots.txt is matched by, and should "
         "name a contact.",
     )
-    respect_robots: bool = Field(True, description="Obey robots.txt (RFC 9309).")
+    respect_robots: bool = Field(
+        True,
+        json_schema_extra=POLICY,
+        description="Obey robots.txt (RFC 9309). It is read and noted either way, so that it can be obeyed later.",
+    )
     robots_timeout_s: float = Field(
         10.0, gt=0, json_schema_extra=EXECUTION, description="Seconds for one robots.txt or tdmrep.json."
     )
     respect_opt_out: bool = Field(
         True,
-        description="Obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and TDMRep.",
+        json_schema_extra=POLICY,
+        description="Obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and TDMRep. They are read and "
+        "noted either way, so that they can be obeyed later.",
     )
     allow_networks: tuple[str, ...] = Field(
         (),
+        json_schema_extra=POLICY,
         description="Networks (CIDR) that may be asked although they are not public, on any port. Default none.",
     )
-    allow_ports: tuple[int, ...] = Field((80, 443, 8080, 8443), description="Ports that may be asked.")
+    allow_ports: tuple[int, ...] = Field(
+        (80, 443, 8080, 8443), json_schema_extra=POLICY, description="Ports that may be asked."
+    )
     hash_blocklist: str | None = Field(
         None,
-        description="File of SHA-256 digests in hex, one a line: of such an image only id and digest are kept.",
+        json_schema_extra=POLICY,
+        description="File of SHA-256 digests in hex, one a line: of such an image only id and digest are kept. What "
+        "is added to it later is erased from the pictures there are.",
     )
 
-    def identity(self) -> dict[str, Any]:
-        """The configuration with the block list replaced by the digest of its content.
+    def policy(self) -> dict[str, Any]:
+        """What may be fetched and kept, with the block list replaced by the digest of its content.
 
         Raises RecipeError if it cannot be read.
         """
         listed = sorted(read_blocklist(self.hash_blocklist))
-        return super().identity() | {"hash_blocklist": digest(listed) if listed else None}
+        return super().policy() | {
+            "allow_networks": sorted(self.allow_networks),
+            "allow_ports": sorted(self.allow_ports),
+            "hash_blocklist": digest(listed) if listed else None,
+        }
 
     @field_validator("user_agent")
     @classmethod

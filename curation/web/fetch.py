@@ -22,7 +22,7 @@ from curation.schema import RETRYABLE, Status
 from curation.web.address import Refused, Target, check_url, redirect_url
 from curation.web.config import DownloadConfig
 from curation.web.gate_client import GateClient, local_gate
-from curation.web.opt_out import SiteRules, header_opt_out
+from curation.web.opt_out import SiteRules, Wishes, header_opt_out
 from curation.web.safe_http import HTTP_ERRORS, FetchError, Lookup, Resolver, SafeHttp, fetch_error, system_lookup
 from pairmill.faults import fault_point
 from pairmill.retry_after import retry_after_s
@@ -50,7 +50,10 @@ class Fetched(NamedTuple):
     elapsed_s: float  #: seconds, without waiting for the host to be free and for its robots.txt
     attempts: int  #: 0: the URL itself was refused
     error: str  #: why there is no image; "" on success
-    opt_out: str  #: evidence that the owner does not want it fetched, or ""
+    opt_out: str | None  #: by what the owner opted out, "" if by nothing; None: not looked at
+    robots: str | None = None  #: what robots.txt says (`opt_out.ROBOTS`); None: not looked at
+    route: str | None = None  #: the hops, as `AddressPolicy.hop` writes them, with blanks between; None: not known
+    needs: int | None = None  #: the least limit that would have let it pass, where one of ours did not
 
 
 class Fetcher:
@@ -138,12 +141,13 @@ class Fetcher:
             progress.url = target.url
             left = progress.left()
             try:
-                await self._http.resolver.addresses(target.host, target.port, left)
+                addresses = await self._http.resolver.addresses(target.host, target.port, left)
             except FetchError:
                 self._gate.failed(target.site)
                 raise
+            progress.route.append(self._http.policy.hop(target.port, addresses))
             paused = self._clock()
-            await self._sites.check(target)
+            progress.wishes = progress.wishes.joined(await self._sites.check(target))
             await self._gate.acquire(target.site)
             try:
                 async with self._in_flight:
@@ -161,7 +165,8 @@ class Fetcher:
                 if refused.status is not Status.INVALID_URL:
                     raise
                 raise FetchError(Status.REDIRECT_ERROR, f"redirected to no URL: {refused.reason}") from None
-        raise FetchError(Status.REDIRECT_ERROR, f"more than {self._config.max_redirects} redirects")
+        most = self._config.max_redirects
+        raise FetchError(Status.REDIRECT_ERROR, f"more than {most} redirects", needs=most + 1)
 
     async def _request(self, target: Target, progress: _Progress) -> Fetched | str:
         """One GET: the image, or the URL a redirect leads to."""
@@ -178,7 +183,7 @@ class Fetcher:
             if response.status in _REDIRECTS and "Location" in response.headers:
                 return redirect_url(target, response.headers["Location"])
             self._check_status(target, response)
-            self._check_headers(response)
+            self._check_headers(response, progress)
             return progress.succeeded(await self._read(response, progress))
         finally:
             # Goes back to the pool if the body was read to its end, is closed otherwise.
@@ -204,16 +209,17 @@ class Fetcher:
         passing = 500 <= code < 600
         raise FetchError(Status.HTTP_SERVER_ERROR, f"HTTP {code}", retry=passing, retry_after_s=wait_s)
 
-    def _check_headers(self, response: aiohttp.ClientResponse) -> None:
-        if self._config.respect_opt_out:
-            evidence = header_opt_out(response.headers, self._config.product_token)
-            if evidence:
-                raise FetchError(Status.OPT_OUT, "the answer's headers keep it out", evidence=evidence)
+    def _check_headers(self, response: aiohttp.ClientResponse, progress: _Progress) -> None:
+        evidence = header_opt_out(response.headers, self._config.product_token)
+        if evidence and self._config.respect_opt_out:
+            raise FetchError(Status.OPT_OUT, "the answer's headers keep it out", evidence=evidence)
+        progress.wishes = progress.wishes.joined(Wishes(opt_out=evidence))
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
             raise FetchError(Status.ENCODED_BODY, f"Content-Encoding {encoding[:40]} although none was accepted")
-        if (response.content_length or 0) > self._config.max_bytes:
-            raise FetchError(Status.TOO_LARGE, f"{response.content_length} bytes announced")
+        announced = response.content_length or 0
+        if announced > self._config.max_bytes:
+            raise FetchError(Status.TOO_LARGE, f"{announced} bytes announced", needs=announced)
 
     async def _read(self, response: aiohttp.ClientResponse, progress: _Progress) -> bytes:
         """The whole body, or `FetchError` as soon as it is known to be none of ours."""
@@ -227,8 +233,9 @@ class Fetcher:
             while chunk := await content.readany():
                 chunks.append(chunk)
                 progress.size += len(chunk)
-                if progress.size > self._config.max_bytes:
-                    raise FetchError(Status.TOO_LARGE, f"more than {self._config.max_bytes} bytes")
+                most = self._config.max_bytes
+                if progress.size > most:
+                    raise FetchError(Status.TOO_LARGE, f"more than {most} bytes", needs=most + 1)
                 if not known and progress.size >= SNIFF_BYTES:
                     known = _check_image(chunks)
                 if progress.size > FREE_BODY_BYTES and not reserved:
@@ -273,7 +280,10 @@ def _check_image(chunks: list[bytes]) -> bool:
 class _Progress:
     """One URL on its way: its deadline, and what is known so far."""
 
-    __slots__ = ("_clock", "_deadline", "_start", "attempts", "content_type", "http_status", "size", "url")
+    __slots__ = (
+        *("_clock", "_deadline", "_start"),
+        *("attempts", "content_type", "http_status", "route", "size", "url", "wishes"),
+    )
 
     def __init__(self, url: str, clock: Callable[[], float], timeout_s: float) -> None:
         self._clock = clock
@@ -284,12 +294,16 @@ class _Progress:
         self.http_status: int | None = None
         self.content_type = ""
         self.size = 0
+        self.route: list[str] = []
+        self.wishes = Wishes()
 
     def begin_attempt(self) -> None:
         self.attempts += 1
         self.http_status = None
         self.content_type = ""
         self.size = 0
+        self.route = []
+        self.wishes = Wishes()
 
     def remaining(self) -> float:
         """Seconds to the deadline, negative when it is over."""
@@ -308,10 +322,17 @@ class _Progress:
         self._deadline += seconds
 
     def succeeded(self, body: bytes) -> Fetched:
-        return self._result(Status.SUCCESS, self.http_status, body, "", "")
+        found = self._result(Status.SUCCESS, self.http_status, body, "", self.wishes.opt_out)
+        return found._replace(robots=self.wishes.robots, route=" ".join(self.route))
 
     def failed(self, failure: FetchError) -> Fetched:
-        return self._result(failure.status, failure.http_status, b"", failure.message, failure.evidence)
+        found = self._result(failure.status, failure.http_status, b"", failure.message, failure.evidence)
+        if failure.status in (Status.ROBOTS_DISALLOWED, Status.ROBOTS_UNAVAILABLE):
+            found = found._replace(robots=failure.status.value.removeprefix("robots_"))
+        elif failure.status is Status.OPT_OUT:
+            found = found._replace(robots=self.wishes.robots)
+        # Of other failures nothing is kept that differs from run to run.
+        return found._replace(route=" ".join([*self.route, failure.hop]) if failure.hop else None, needs=failure.needs)
 
     def _result(self, status: Status, http_status: int | None, body: bytes, error: str, opt_out: str) -> Fetched:
         elapsed_s = self._clock() - self._start

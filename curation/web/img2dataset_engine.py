@@ -87,7 +87,8 @@ class Img2datasetFetcher:
             target = check_url(url)
             await self._resolver.addresses(target.host, target.port, self._config.timeout_s)
         except Refused as refused:
-            return _failed(url, refused.status, refused.reason, attempts=0)
+            hop = refused.hop or None
+            return _failed(url, refused.status, refused.reason, attempts=0)._replace(route=hop)
         except FetchError as error:
             return _failed(url, error.status, error.message, attempts=1)
         fault_point("fetch.request")
@@ -115,11 +116,13 @@ class Img2datasetFetcher:
             return _failed(url, Status.EMPTY_BODY, "no bytes", http_status=200, elapsed_s=elapsed_s)
         if len(body) > self._config.max_bytes:
             message = f"more than {self._config.max_bytes} bytes"
-            return _failed(url, Status.TOO_LARGE, message, http_status=200, size=len(body), elapsed_s=elapsed_s)
+            failed = _failed(url, Status.TOO_LARGE, message, http_status=200, size=len(body), elapsed_s=elapsed_s)
+            return failed._replace(needs=len(body))
         if sniff(body[:64]) is None:
             message = f"begins with {body[:12]!r}"
             return _failed(url, Status.NOT_AN_IMAGE, message, http_status=200, size=len(body), elapsed_s=elapsed_s)
-        return Fetched(Status.SUCCESS, 200, url, "", body, len(body), elapsed_s, 1, "", "")
+        # It tells neither where redirects led nor what the owner wants, so no later policy can be held against that.
+        return Fetched(Status.SUCCESS, 200, url, "", body, len(body), elapsed_s, 1, "", None)
 
 
 def _failed(

@@ -1,5 +1,7 @@
 """What a site's owner wants: robots.txt (RFC 9309), X-Robots-Tag, and the TDM Reservation Protocol (W3C TDMRep).
 
+All of it is read and kept with the row whether it is obeyed or not, so that a stricter recipe can obey it later without
+asking anybody again (`curation.policy`).
 A site file that cannot be had because the host cannot be reached is the row's own connection error; robots.txt that
 answers 5xx or not in time forbids everything (RFC 9309, 2.3.1.4), 4xx allows everything (2.3.1.3).
 """
@@ -99,6 +101,25 @@ def parse_robots(body: bytes) -> Protego | None:
     return Protego.parse(text) if "isallow" in text.lower() else None
 
 
+class Wishes(NamedTuple):
+    """What the owner of a URL wants, as far as it was read.
+
+    robots: `allowed`, `disallowed`, or `unavailable` where robots.txt could not be read.  opt_out: by what the owner
+    opted out, "" if by nothing.
+    """
+
+    robots: str = "allowed"
+    opt_out: str = ""
+
+    def joined(self, other: Wishes) -> Wishes:
+        """The wishes over two hops of a redirect: the stricter of each."""
+        return Wishes(max(self.robots, other.robots, key=ROBOTS.index), self.opt_out or other.opt_out)
+
+
+#: What robots.txt says of a URL, from the most to the least permissive that is known.
+ROBOTS = ("allowed", "unavailable", "disallowed")
+
+
 class _Rules(NamedTuple):
     """What one origin allows."""
 
@@ -129,23 +150,29 @@ class SiteRules:
         self._cached_bytes = 0
         self._pending: dict[str, asyncio.Task[_Rules]] = {}
 
-    async def check(self, target: Target) -> None:
-        """Return if the owner of `target` lets us fetch it.
+    async def check(self, target: Target) -> Wishes:
+        """What the owner of `target` wants, where that lets us fetch it or we do not obey it.
 
         Raises `FetchError` with ROBOTS_DISALLOWED, OPT_OUT, ROBOTS_UNAVAILABLE, or why the host cannot be reached.
         """
-        if not (self._config.respect_robots or self._config.respect_opt_out):
-            return
         rules = await self._rules(target)
+        wishes = Wishes()
         if rules.failure is not None:
             failure = rules.failure
-            raise FetchError(failure.status, failure.message, retry=failure.retry, connecting=failure.connecting)
-        if rules.robots is not None and not rules.robots.can_fetch(target.url, self._token):
-            evidence = f"robots.txt: disallows {target.path[:200]} to {self._token}"
-            raise FetchError(Status.ROBOTS_DISALLOWED, f"{target.origin}/robots.txt forbids it", evidence=evidence)
+            if self._config.respect_robots or failure.status is not Status.ROBOTS_UNAVAILABLE:
+                raise FetchError(failure.status, failure.message, retry=failure.retry, connecting=failure.connecting)
+            wishes = Wishes("unavailable")
+        elif rules.robots is not None and not rules.robots.can_fetch(target.url, self._token):
+            if self._config.respect_robots:
+                evidence = f"robots.txt: disallows {target.path[:200]} to {self._token}"
+                raise FetchError(Status.ROBOTS_DISALLOWED, f"{target.origin}/robots.txt forbids it", evidence=evidence)
+            wishes = Wishes("disallowed")
         if rules.reserved is not None and not rules.reserved.can_fetch(target.url, self._token):
-            evidence = f"tdmrep.json: reserves {target.path[:200]}"
-            raise FetchError(Status.OPT_OUT, f"{target.origin}/.well-known/tdmrep.json reserves it", evidence=evidence)
+            wishes = wishes._replace(opt_out=f"tdmrep.json: reserves {target.path[:200]}")
+            if self._config.respect_opt_out:
+                message = f"{target.origin}/.well-known/tdmrep.json reserves it"
+                raise FetchError(Status.OPT_OUT, message, evidence=wishes.opt_out)
+        return wishes
 
     async def close(self) -> None:
         for task in self._pending.values():
@@ -180,29 +207,29 @@ class SiteRules:
             self._cached_bytes -= old[1].size
 
     async def _fetch_rules(self, origin: str) -> _Rules:
-        robots = reserved = None
+        failure = None
         size = 0
-        if self._config.respect_robots:
-            try:
-                body = await self._get(f"{origin}/robots.txt")
-            except FetchError as error:
-                if error.connecting or error.status in (Status.CIRCUIT_OPEN, Status.HOST_BUSY):
-                    return _Rules(failure=error, ttl_s=0.0)
-                failure = FetchError(Status.ROBOTS_UNAVAILABLE, f"{origin}/robots.txt: {error.message}")
+        try:
+            body = await self._get(f"{origin}/robots.txt")
+        except FetchError as error:
+            if error.connecting or error.status in (Status.CIRCUIT_OPEN, Status.HOST_BUSY):
+                return _Rules(failure=error, ttl_s=0.0)
+            failure = FetchError(Status.ROBOTS_UNAVAILABLE, f"{origin}/robots.txt: {error.message}")
+            if self._config.respect_robots:
                 return _Rules(failure=failure, ttl_s=UNAVAILABLE_TTL_S)
-            size += len(body)
-            if len(body) > _PARSE_INLINE_BYTES:
-                robots = await asyncio.to_thread(parse_robots, body)
-            else:
-                robots = parse_robots(body)
-        if self._config.respect_opt_out:
-            try:
-                body = await self._get(f"{origin}/.well-known/tdmrep.json")
-            except FetchError:
-                body = b""  # no statement is no reservation; only robots.txt fails closed
-            size += len(body)
-            reserved = parse_tdmrep(body)
-        return _Rules(robots, reserved, size=size + 200)
+            body = b""
+        size += len(body)
+        if len(body) > _PARSE_INLINE_BYTES:
+            robots = await asyncio.to_thread(parse_robots, body)
+        else:
+            robots = parse_robots(body)
+        try:
+            body = await self._get(f"{origin}/.well-known/tdmrep.json")
+        except FetchError:
+            body = b""  # no statement is no reservation; only robots.txt fails closed
+        size += len(body)
+        ttl_s = RULES_TTL_S if failure is None else UNAVAILABLE_TTL_S
+        return _Rules(robots, parse_tdmrep(body), failure, size + 200, ttl_s)
 
     async def _get(self, url: str) -> bytes:
         """The body of a site file, at most ROBOTS_BYTES of it; b"" when the answer is 4xx."""

@@ -49,6 +49,8 @@ class FetchError(Exception):
         http_status: int | None = None,
         retry_after_s: float = 0.0,
         evidence: str = "",
+        hop: str = "",
+        needs: int | None = None,
     ) -> None:
         super().__init__(status, message)
         self.status = status
@@ -58,6 +60,8 @@ class FetchError(Exception):
         self.http_status = http_status
         self.retry_after_s = retry_after_s
         self.evidence = evidence  #: of an opt-out
+        self.hop = hop  #: that the address policy refused, as `AddressPolicy.hop` writes it
+        self.needs = needs  #: the least limit that would have let it pass, as far as is known
 
 
 def system_lookup(host: str) -> list[str]:
@@ -170,8 +174,8 @@ class SafeHttp:
         self, config: DownloadConfig, lookup: Lookup = system_lookup, *, resolver: Resolver | None = None
     ) -> None:
         self._config = config
-        self._policy = AddressPolicy(config.allow_networks, config.allow_ports)
-        self.resolver = resolver or Resolver(self._policy, lookup)
+        self.policy = AddressPolicy(config.allow_networks, config.allow_ports)
+        self.resolver = resolver or Resolver(self.policy, lookup)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> SafeHttp:
@@ -219,7 +223,7 @@ class SafeHttp:
     def _checked_socket(self, addr_info: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, proto, _, sockaddr = addr_info
         try:
-            self._policy.check(str(sockaddr[0]), int(sockaddr[1]), [_with_scope(sockaddr)])
+            self.policy.check(str(sockaddr[0]), int(sockaddr[1]), [_with_scope(sockaddr)])
         except Refused as refused:
             raise _RefusedAtConnect(refused) from None
         return socket.socket(family, kind, proto)
@@ -239,9 +243,10 @@ def fetch_error(error: Exception) -> FetchError:
     if isinstance(error, FetchError):
         return error
     if isinstance(error, Refused):
-        return FetchError(error.status, error.reason)
+        return FetchError(error.status, error.reason, hop=error.hop)
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, _RefusedAtConnect):
-        return FetchError(error.os_error.refused.status, error.os_error.refused.reason)
+        refused = error.os_error.refused
+        return FetchError(refused.status, refused.reason, hop=refused.hop)
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         # A bad certificate stays bad; a broken handshake may not.
         lasting = isinstance(error, aiohttp.ClientConnectorCertificateError)

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.schema import DROPS, RETRYABLE, add_seconds, set_columns
+from curation.download import Download
+from curation.flow import Tables
+from curation.reuse import restored, to_be_made, was_there, with_made_from, work_again
+from curation.schema import DROPS, add_seconds, add_worked
 from curation.stage import Runtime, Stage
+from curation.table import Table
 from pairmill.errors import IntegrityError
 from pairmill.store import Store
 from pipelines.stages.told import Told
@@ -20,22 +23,19 @@ from pipelines.stages.told import Told
 
 @dataclass(frozen=True)
 class Setting:
-    """What a job gives to the workers of a stage.
+    """What a job gives to the workers of its stages.
 
-    table:  the table that the stage's columns go to; a shard that has it already is passed on.
-    before: the stages before it.
-    gate:   the actor by which fetching actors share what a host may be asked; None where there is none.
+    gate: the actor by which fetching actors share what a host may be asked; None where there is none.
     """
 
     store: Store
     board: Any
-    table: str
-    before: tuple[str, ...]
+    tables: Tables
     decoders: int = 1
     gate: Any = None
 
     def runtime(self, meter: Any, topic: str) -> Runtime:
-        """What the stage is set up with."""
+        """What a stage is set up with."""
         gate, board = self.gate, self.board
 
         async def exchange(*args: Any) -> Any:
@@ -46,33 +46,61 @@ class Setting:
 
         return Runtime(self.store, meter, self.decoders, None if gate is None else exchange, warn)
 
+    @property
+    def images(self) -> Table:
+        """The table of pictures."""
+        return self.tables.named(self.tables.name_of(self.tables.flow.of(Download)))
+
 
 class RowStage:
-    """Runs one stage, and those within it, on whole shards; sets it up in the worker, at the first shard."""
+    """Runs one stage, and those within it, on whole shards; sets it up in the worker, at the first shard.
+
+    A shard whose table is there is passed on.  Of one whose table is there, though not as it should be, a dear stage
+    works on the rows alone whose result would be another one.
+    """
 
     def __init__(self, stage: Stage, setting: Setting) -> None:
         self._stage, self._setting = stage, setting
-        self._told = Told(setting.board, (stage, *stage.inner), setting.before)
+        self._table = setting.tables.name_of(stage)
+        self._told = Told(setting.board, (stage, *stage.inner), setting.tables.flow.before(stage.name))
         self._ready = False
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        if f"_content_{self._setting.table}" in rows.schema.names:
+        if f"_content_{self._table}" in rows.schema.names:
             return rows
         self._set_up()
         began = self._told.begin()
-        return self._told.end(self._worked(rows, began))
+        if was_there(self._table) in rows.schema.names:
+            rows = restored(self._stage, rows)
+            return self._again(rows, to_be_made(self._stage, rows, self._made_by), began)
+        done = self._work(rows)
+        return self._end(done, done, began)
+
+    @property
+    def _made_by(self) -> str:
+        return self._setting.tables.made_by.get(self._stage.name, "")
 
     def _set_up(self) -> None:
         if not self._ready:
             self._stage.setup(self._setting.runtime(self._told.meter, self._stage.name))
             self._ready = True
 
-    def _worked(self, rows: pa.Table, began: float) -> pa.Table:
+    def _work(self, rows: pa.Table) -> pa.Table:
         done = self._stage(rows)
         check_work(self._stage, rows, done)
-        if f"_seconds_{self._stage.name}" in done.schema.names:
-            return done
-        return add_seconds(done, self._stage.name, time.perf_counter() - began)
+        return done
+
+    def _again(self, rows: pa.Table, again: pa.Array, began: float) -> pa.Table:
+        done, worked = work_again(self._stage, rows, again, self._work)
+        return self._end(done, worked, began)
+
+    def _end(self, done: pa.Table, worked: pa.Table, began: float) -> pa.Table:
+        """The shard as it is passed on.  worked: the rows that there was work on."""
+        if f"_seconds_{self._stage.name}" not in done.schema.names:
+            done = add_seconds(done, self._stage.name, time.perf_counter() - began)
+        if self._stage.dear:
+            done = add_worked(with_made_from(self._stage, done, self._made_by), self._told.counts(worked))
+        return self._told.end(done, worked)
 
 
 class ActorStage(RowStage):
@@ -81,25 +109,6 @@ class ActorStage(RowStage):
     def __init__(self, stage: Stage, setting: Setting) -> None:
         super().__init__(stage, setting)
         self._set_up()
-
-
-class RetryStage(ActorStage):
-    """Fetch again the rows of committed shards whose failure may have passed, and put the shard together again."""
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        self._told.begin()
-        failed = pc.is_in(rows["status"], pa.array([s.value for s in RETRYABLE]))
-        nothing = pa.nulls(len(rows), pa.string())
-        asked = set_columns(rows, dict.fromkeys(DROPS, nothing)).filter(failed)
-        own = {name for stage in (self._stage, *self._stage.inner) for name in stage.column_names()}
-        done = self._stage(asked.drop_columns([n for n in asked.schema.names if n in own]))
-        done = done.select([n for n in done.schema.names if n in rows.schema.names]).select(rows.schema.names)
-        # Rows and their replacements, each back in its place.
-        place = np.arange(len(rows))
-        again = place[np.asarray(failed)]
-        order = np.argsort(np.r_[np.setdiff1d(place, again), again])
-        rows = pa.concat_tables([rows.filter(pc.invert(failed)), done.cast(rows.schema)]).take(pa.array(order))
-        return self._told.end(rows.drop_columns([f"_content_{self._setting.table}"]), worked=done)
 
 
 def named(stage: Stage, kind: type[RowStage]) -> type[RowStage]:

@@ -44,14 +44,15 @@ class Told:
 
     def end(self, rows: pa.Table, worked: pa.Table | None = None) -> pa.Table:
         """The shard is done.  worked: the rows that there was work on; None: all."""
-        counts = self._counts(rows)
+        counts = self.counts(rows)
         for name, of_stage in counts.items():
             self._board.add.remote(name, of_stage["rows_in"], of_stage["rows_kept"], time.time())
-        worked, counts = (rows, counts) if worked is None else (worked, self._counts(worked))
+        worked, counts = (rows, counts) if worked is None else (worked, self.counts(worked))
         count_rows(self.meter, counts)
         for stage in self._stages:
             stage.count(self.meter, worked)
         return rows
 
-    def _counts(self, rows: pa.Table) -> dict[str, dict[str, int]]:
+    def counts(self, rows: pa.Table) -> dict[str, dict[str, int]]:
+        """Rows in, kept and dropped of each of the stages."""
         return count_drops(rows, [stage.name for stage in self._stages], self._before)

@@ -28,6 +28,7 @@ from curation.stages import CHOSEN_STAGES
 from pairmill.errors import IntegrityError, RecipeError
 from pairmill.registry import ChosenBy
 from pairmill.store import Store
+from pipelines.consent import ConsentError
 from pipelines.curate import curate
 from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows
@@ -113,7 +114,7 @@ def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own
     assert first["complete"]
     [stage] = [stage for stage in first["stages"] if stage["name"] == "brightness"]
     assert (stage["rows_in"], stage["dropped"]) == (stage["rows_kept"], {})
-    assert [s["name"] for s in first["stages"]][3:6] == ["filter", "brightness", "deduplicate"]
+    assert [s["name"] for s in first["stages"]][3:7] == ["policy", "filter", "brightness", "deduplicate"]
 
     pairs = pq.read_table(sorted((job.folder / "run" / "pairs").glob("part-*.parquet")))
     scores = pairs["brightness"].to_pylist()
@@ -128,7 +129,10 @@ def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own
     assert committed(job.store) == before, "a resume has nothing to do"
 
     median = float(np.median(scores))
-    second = curate(job.recipe(median))
+    with pytest.raises(ConsentError, match="brightness must not make again"):
+        curate(job.recipe(median))
+    assert committed(job.store) == before
+    second = curate(job.recipe(median), yes=True)
     [stage] = [stage for stage in second["stages"] if stage["name"] == "brightness"]
     dark = sum(score < np.float32(median) for score in scores)
     assert 0 < dark <= stage["dropped"]["too_dark"]
@@ -153,12 +157,12 @@ def test_duplicates_may_be_ranked_by_its_score(job: Job) -> None:
 def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> None:
     recipe = Job(Path("f"), "").recipe(0.5)
     flow = recipe.flow()
-    assert flow.order == ("plan", "download", "inspect", "filter", "brightness", "deduplicate", "pack")
+    assert flow.order == ("plan", "download", "inspect", "policy", "filter", "brightness", "deduplicate", "pack")
     on_gpus = size_pools(flow, {"CPU": 16.0, "GPU": 2.0}).of["brightness"]
     assert (on_gpus.actors, on_gpus.num_gpus) == (2, 0.5)
     assert size_pools(flow, {"CPU": 2.0}).of["brightness"].num_gpus == 0
-    table = Tables(flow, selection="default").named("columns/brightness")
-    assert table.columns == ("brightness", "drop_stage", "drop_reason")
+    table = Tables(flow, "f", selection="default").named("columns/brightness")
+    assert table.columns == ("brightness", "brightness_made_from", "drop_stage", "drop_reason")
     assert table.upstream == ("images", "columns/filter")
     page = render_flow(flow)
     assert "## brightness\n\nScore how bright a picture is.\n" in page

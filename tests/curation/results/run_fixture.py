@@ -24,10 +24,12 @@ from curation.download import Download
 from curation.duplicates.stage import Deduplicate
 from curation.filters.stage import FILTER_COLUMNS, FILTER_REASONS
 from curation.flow import Tables, flow_of
+from curation.images.config import ImageConfig
 from curation.images.stage import Inspect
 from curation.inputs import InputConfig
 from curation.pack import PackConfig, cut_parts, pack_rows, product_columns
 from curation.plan import ShardsConfig, plan
+from curation.policy import Policy
 from curation.recaption import RECAPTION
 from curation.schema import DROPS, Status, add_seconds, drop, live, set_columns
 from curation.selection import apply_selection, selection_rows
@@ -39,12 +41,12 @@ from pairmill.layout import PAIRS
 from pairmill.store import Store
 
 #: How far a run has come; each includes those before it.
-STEPS = ("plan", "images", "filter", "select", "recaption", "translate", "pack")
+STEPS = ("plan", "images", "policy", "filter", "select", "recaption", "translate", "pack")
 
 
 _FLOW = flow_of({name: {"model": "m", "enabled": True} for name in ("recaption", "translate")})
 _NAMES = {
-    **{"images": "images", "filter": "columns/filter", "select": "selections/default"},
+    **{"images": "images", "policy": "columns/policy", "filter": "columns/filter", "select": "selections/default"},
     **{"recaption": "columns/recaption", "translate": "columns/translate"},
 }
 
@@ -219,7 +221,12 @@ def _image_record(url: str) -> dict[str, object]:
         record |= {"image": image, "sha256": hashlib.sha256(image).hexdigest(), "width": 96, "height": 64}
         record |= {"original_width": 960, "original_height": 640, "format": "jpeg", "frames": 1}
         record |= {"phash": 2**63 + len(url), "sharpness": 100.0, "entropy": 5.0}
+        record |= {"opt_out": "", "robots": "allowed", "route": "80", "image_settings": ImageConfig().settings}
     return record
+
+
+def _policy(rows: pa.Table, _: object) -> pa.Table:
+    return add_seconds(_FLOW.of(Policy)(rows), "policy", 0.01)
 
 
 def _filter(rows: pa.Table, _: object) -> pa.Table:
@@ -261,6 +268,7 @@ def _recaption(rows: pa.Table, _: object) -> pa.Table:
         "recaptions": pa.array(texts, pa.list_(RECAPTION)),
         "recaption_status": pa.array(["success" if t else "not_needed" for t in texts]),
         "recaption_error": pa.nulls(len(rows), pa.string()),
+        "recaption_made_from": pa.nulls(len(rows), pa.uint64()),
     }
     return add_seconds(set_columns(rows, columns), "recaption", 2.0)
 
@@ -274,11 +282,15 @@ def _translate(rows: pa.Table, _: object) -> pa.Table:
         "translations": pa.array(texts, pa.list_(TRANSLATION)),
         "translate_status": pa.array(["partial" if t else "not_needed" for t in texts]),
         "translate_error": pa.nulls(len(rows), pa.string()),
+        "translate_made_from": pa.nulls(len(rows), pa.uint64()),
     }
     return add_seconds(set_columns(rows, columns), "translate", 1.0)
 
 
-_STEP = {"images": _images, "filter": _filter, "select": _select, "recaption": _recaption, "translate": _translate}
+_STEP = {
+    **{"images": _images, "policy": _policy, "filter": _filter, "select": _select},
+    **{"recaption": _recaption, "translate": _translate},
+}
 
 
 def _with(rows: pa.Table, records: Iterable[Mapping[str, object]], columns: Sequence[Column]) -> pa.Table:

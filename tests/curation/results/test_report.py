@@ -18,7 +18,7 @@ from pairmill.errors import IntegrityError, RunDirError
 from pairmill.layout import PAIRS
 from pairmill.store import Store, shard_file
 
-STAGES = ["plan", "download", "inspect", "filter", "deduplicate", "recaption", "translate", "pack"]
+STAGES = ["plan", "download", "inspect", "policy", "filter", "deduplicate", "recaption", "translate", "pack"]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
 
 def test_stages_that_are_off_are_left_out(tmp_path: Path) -> None:
     report = write_report(make_run(tmp_path, recaption=False, translate=False))
-    assert [stage["name"] for stage in report["stages"]] == [*STAGES[:5], "pack"]
+    assert [stage["name"] for stage in report["stages"]] == [*STAGES[:6], "pack"]
     assert report["complete"]
     assert report["recaption_status"] == {} and report["texts"] == {"alt": {"en": 19, "zh": 1}}
 
@@ -138,7 +138,7 @@ def test_another_selection_ends_where_it_differs(tmp_path: Path) -> None:
         manifest = store.manifests("selections/default")[shard]
         store.commit("selections/other", shard, "k", store.load("selections/default", shard), manifest)
     report = build_report(store, selection="other")
-    assert [stage["name"] for stage in report["stages"]] == STAGES[:5]
+    assert [stage["name"] for stage in report["stages"]] == STAGES[:6]
     assert closes(report) and report["rows_kept"] == 20
 
 
@@ -203,7 +203,7 @@ def test_a_table_made_from_rows_that_changed_since_counts_as_not_there(tmp_path:
     assert not report["complete"] and closes(report)
     stages = by_stage(report)
     assert "timeout" not in stages["download"]["dropped"]
-    assert stages["filter"]["rows_pending"] > 0
+    assert stages["policy"]["rows_pending"] > 0
     assert report["shards"]["complete"] == 5
 
 
@@ -211,7 +211,7 @@ def test_in_a_run_that_ended_well_there_is_no_such_table(tmp_path: Path) -> None
     store = make_run(tmp_path)
     shard = shard_with(store, "timeout")
     retry(store, shard)
-    with pytest.raises(IntegrityError, match=f"columns/filter shard {shard}"):
+    with pytest.raises(IntegrityError, match=f"columns/policy shard {shard}"):
         build_report(store)
 
 

@@ -15,7 +15,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(2000)
 
 
 def config(**overrides: Any) -> DownloadConfig:
-    """Loopback allowed, short deadlines, no second try, no robots.txt."""
+    """Loopback allowed, short deadlines, no second try, robots.txt and opt-outs not obeyed."""
     short: dict[str, Any] = {
         "allow_networks": ["127.0.0.0/8"],
         "timeout_s": 0.7,
@@ -49,9 +49,14 @@ class Connection:
 
 Behaviour = Callable[[Connection], Awaitable[None]]
 
+_SITE_FILES = (b"/robots.txt", b"/.well-known/tdmrep.json")
+
 
 class Server:
-    """A raw TCP server: reads a request's head, then lets the behaviour do what it likes, then closes."""
+    """A raw TCP server: reads a request's head, then lets the behaviour do what it likes, then closes.
+
+    It has no robots.txt and no tdmrep.json; requests for them do not count.
+    """
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
@@ -60,10 +65,13 @@ class Server:
         self.port = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         connection = Connection(reader, writer)
         try:
             connection.head = await reader.readuntil(b"\r\n\r\n")
+            if connection.head.split()[1] in _SITE_FILES:
+                await connection.send(head("Content-Length: 0", status="404 Not Found"))
+                return
+            self.connections += 1
             self.heads.append(connection.head)
             await self._behaviour(connection)
         except (ConnectionError, asyncio.IncompleteReadError):

@@ -115,18 +115,22 @@ def test_configuration_is_checked(field: str, value: object) -> None:
         DownloadConfig.model_validate({field: value})
 
 
-def test_only_what_decides_the_dataset_is_identity() -> None:
-    assert set(DownloadConfig().identity()) == {
-        "engine",
+def test_no_key_of_download_decides_a_picture_and_policy_is_its_own() -> None:
+    assert DownloadConfig().identity() == {}
+    assert set(DownloadConfig().policy()) == {
         "max_bytes",
         "max_redirects",
-        "user_agent",
         "respect_robots",
         "respect_opt_out",
         "allow_networks",
         "allow_ports",
         "hash_blocklist",
     }
+    ports = DownloadConfig(allow_ports=(8443, 443, 80, 8080))
+    assert ports.policy() == DownloadConfig().policy()
+
+
+def test_a_user_agent_has_a_token_and_perhaps_a_contact() -> None:
     assert DownloadConfig(user_agent="mybot/2 (mailto:a@b.example)").product_token == "mybot"
     assert DownloadConfig(user_agent="mybot/2 (mailto:a@b.example)").names_contact
     assert not DownloadConfig(user_agent="mybot/2").names_contact

@@ -188,12 +188,33 @@ def test_site_files_are_asked_for_once_by_concurrent_requests() -> None:
     assert asked["/robots.txt"] == asked["/.well-known/tdmrep.json"] == 1
 
 
-def test_what_is_not_respected_is_not_asked_for() -> None:
-    routes = {"/robots.txt": reply("User-agent: *\nDisallow: /\n"), "/a.jpg": reply("x", X_Robots_Tag="noai")}
+def test_what_is_not_respected_is_noted_all_the_same() -> None:
+    routes = {
+        "/robots.txt": reply("User-agent: *\nDisallow: /private/\n"),
+        "/.well-known/tdmrep.json": reply(json.dumps([{"location": "/art/", "tdm-reservation": 1}])),
+        "/moved.jpg": reply(status=302, Location="/private/b.jpg"),
+    }
+
+    async def marked(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=JPEG, headers={"X-Robots-Tag": "noai"})
+
     settings = config(respect_robots=False, respect_opt_out=False)
-    results, asked = asyncio.run(fetch_with(routes, ["/a.jpg", "/b.jpg"], settings))
-    assert [result.status for result in results] == [Status.NOT_AN_IMAGE, Status.SUCCESS]
-    assert set(asked) == {"/a.jpg", "/b.jpg"}
+    paths = ["/header.jpg", "/private/a.jpg", "/art/a.jpg", "/moved.jpg", "/free.jpg"]
+    results, asked = asyncio.run(fetch_with({**routes, "/header.jpg": marked}, paths, settings))
+    assert {result.status for result in results} == {Status.SUCCESS}
+    assert [(result.robots, result.opt_out) for result in results] == [
+        ("allowed", "X-Robots-Tag: noai"),
+        ("disallowed", ""),
+        ("allowed", "tdmrep.json: reserves /art/a.jpg"),
+        ("disallowed", ""),
+        ("allowed", ""),
+    ]
+    assert asked["/robots.txt"] == asked["/.well-known/tdmrep.json"] == 1
+
+
+def test_a_robots_txt_that_is_not_respected_may_be_out_of_reach() -> None:
+    [fetched], _ = asyncio.run(fetch_with({"/robots.txt": reply(status=503)}, ["/a.jpg"], config(respect_robots=False)))
+    assert (fetched.status, fetched.robots, fetched.opt_out) == (Status.SUCCESS, "unavailable", "")
 
 
 @pytest.mark.parametrize(

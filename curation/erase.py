@@ -1,0 +1,149 @@
+"""Rewrite committed shards in place, for what must be gone from them: pixels, URLs, texts.
+
+    note -> data -> new manifest -> old manifest gone -> note gone
+
+A shard is never without a commit on the way, because one without it is worked on again: its URLs would be fetched.
+What is made from the shard and was up to date stays so: it is keyed by the shard's new content.  Tables are rewritten
+from the last to the first, so that a killed rewriting, done again, finds the same work to do or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.schema import DROPS, count_drops
+from curation.table import Table
+from pairmill.errors import IntegrityError
+from pairmill.store import Entry, Store, content_digest, parquet_bytes, shard_file
+
+#: The rows of a committed shard to the same rows in the same order without what must be gone.  Doing it twice must be
+#: the same as doing it once.
+Change = Callable[[pa.Table], pa.Table]
+
+#: Notes of rewritings that have begun: which manifest goes with which data.
+NOTES = "rewriting"
+
+
+class _Step(NamedTuple):
+    """What a table's shard becomes.  rows: None where its data stays as it is and only its key changes."""
+
+    table: Table
+    manifest: dict[str, Any]
+    rows: pa.Table | None
+
+
+def rewrite_shard(store: Store, tables: Sequence[Table], shard: int, changes: Mapping[str, Change]) -> dict[str, Entry]:
+    """Rewrite a shard of the tables that `changes` names (table -> change); what is committed of it then, by table.
+
+    tables: every table that may be made from those that change, each behind those that it is made from (`Tables.all`,
+    with a `Table` for the plan in front if that changes too).  A table that fitted what it was made from fits after it
+    too; one that did not stays as stale as it was.  Data that lie there without a commit are rewritten as well.
+
+    Killed anywhere, the same call again ends the same; `finish_rewrites` must come before anything else is done with
+    the run.  Raises IntegrityError for a change that loses or moves rows.
+    """
+    finish_rewrites(store, shard)
+    before: dict[str, str] = {}
+    after: dict[str, Entry] = {}
+    steps: list[_Step] = []
+    known: pa.Table | None = None
+    for table in tables:
+        rows = _changed(store, table, shard, changes.get(table.name))
+        entry = store.entry(table.name, shard)
+        if entry is None:
+            if rows is not None:
+                store.write_table(shard_file(table.name, shard), rows, f"rewrite.{table.name}.data")
+            continue
+        contents = {name: made.content for name, made in after.items()}
+        key = entry.key
+        if all(name in before for name in table.upstream) and entry.key in (table.key(before), table.key(contents)):
+            key = table.key(contents)
+        before[table.name] = entry.content
+        content = entry.content if rows is None else content_digest(rows, table.volatile)
+        after[table.name] = Entry(key, content)
+        drops = _drops(store, table, shard, rows, known)
+        if rows is not None or after[table.name] != entry:
+            manifest = _manifest(store, table, shard, entry, after[table.name], drops)
+            if rows is not None:
+                manifest["facts"] = {stage.name: stage.facts(rows) for stage in table.makers}
+            steps.append(_Step(table, manifest, rows))
+        known = drops
+    for step in reversed(steps):
+        _replace(store, step, shard)
+    return after
+
+
+def finish_rewrites(store: Store, shard: int | None = None) -> None:
+    """Bring to an end what killed rewritings left, of one shard or of the whole run, as if they had not begun or ended.
+
+    Costs a listing of a folder that is empty or not there.
+    """
+    for name in store.names(NOTES):
+        if name.endswith(".json") and (shard is None or name.startswith(f"{shard:06d}-")):
+            _finish(store, f"{NOTES}/{name}")
+
+
+def _changed(store: Store, table: Table, shard: int, change: Change | None) -> pa.Table | None:
+    """The rows that a change makes; None if nothing changes."""
+    if change is None or not store.exists(shard_file(table.name, shard)):
+        return None
+    rows = store.load(table.name, shard)
+    made = change(rows)
+    if len(made) != len(rows) or made.schema.names != rows.schema.names:
+        raise IntegrityError(f"{table.name} shard {shard}: rewriting must keep its rows and its columns")
+    return None if made.equals(rows) else made
+
+
+def _drops(store: Store, table: Table, shard: int, rows: pa.Table | None, known: pa.Table | None) -> pa.Table | None:
+    """drop_stage and drop_reason behind a table, as its rows and those of the tables before it have them."""
+    if not table.drops:
+        return known
+    if set(DROPS) <= set(table.columns):
+        return (store.load(table.name, shard, list(DROPS)) if rows is None else rows).select(DROPS)
+    if known is None:
+        return None
+    reason = (store.load(table.name, shard, ["reason"]) if rows is None else rows)["reason"]
+    newly = pc.and_(pc.is_null(known["drop_reason"]), pc.is_valid(reason))
+    return pa.table({"drop_stage": pc.if_else(newly, table.stages[-1], known["drop_stage"]), "drop_reason": reason})
+
+
+def _manifest(store: Store, table: Table, shard: int, old: Entry, new: Entry, drops: pa.Table | None) -> dict[str, Any]:
+    """The shard's manifest with its new key and content, and its drops counted again."""
+    found = store.manifest(table.name, shard, old) or {}
+    if "stages" in found and drops is not None:
+        found["stages"] = count_drops(drops, table.stages, table.before)
+    return {**found, "shard": shard, **new._asdict()}
+
+
+def _replace(store: Store, step: _Step, shard: int) -> None:
+    """Put the new data and the new manifest in the place of the old."""
+    name, manifest = step.table.name, step.manifest
+    note = f"{NOTES}/{shard:06d}-{name.replace('/', '.')}.json"
+    data = None if step.rows is None else parquet_bytes(step.rows)
+    if data is not None:
+        manifest["bytes"] = data.nbytes
+    file = None if data is None else _file_digest(data)
+    store.write_json(note, {"table": name, "shard": shard, "manifest": manifest, "file": file}, "rewrite.note")
+    if data is not None:
+        store.write_bytes(shard_file(name, shard), data, f"rewrite.{name}.data")
+    _finish(store, note)
+
+
+def _finish(store: Store, note: str) -> None:
+    """Commit what a note announces, if its data are there; take the note away."""
+    said = store.read_json(note)
+    if said is not None:
+        table, shard, manifest = said["table"], said["shard"], said["manifest"]
+        if said["file"] in (None, _file_digest(store.read_bytes(shard_file(table, shard)))):
+            store.write_manifest(table, shard, manifest, f"rewrite.{table}.manifest")
+            store.retract(table, shard, keep=Entry(manifest["key"], manifest["content"]))
+        store.remove(note)
+
+
+def _file_digest(data: bytes | memoryview) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

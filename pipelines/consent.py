@@ -1,0 +1,147 @@
+"""Nothing dear is done again unasked: what a recipe would have fetched or computed once more, and the question.
+
+A stage that fetches or holds a model (`Stage.dear`) asks where it would make more results again than it adds; how many
+those are is known from the tables themselves, how long it takes from the manifests of what was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.download import Download
+from curation.flow import Tables
+from curation.images.stage import Inspect
+from curation.plan import Plan
+from curation.reuse import restored, to_be_made, was_there
+from curation.schema import live
+from curation.stage import Stage
+from pairmill.errors import UserError
+from pairmill.store import Entry, Store
+
+#: Manifests that the time of a model's work is estimated from, at most.
+_SAMPLE = 200
+
+
+class ConsentError(UserError):
+    """Dear work would be done again, and nobody said that it shall be."""
+
+
+class Again(NamedTuple):
+    """Dear work that would be done.
+
+    again: results that are there and would be made again.  new: rows that have none yet.
+    bytes: that would be fetched, about; 0 if it is no fetch.  seconds: of one worker, about; 0 if nothing is known.
+    then: stages whose results follow from these.
+    """
+
+    stage: str
+    again: int
+    new: int
+    bytes: int = 0
+    seconds: float = 0.0
+    then: tuple[str, ...] = ()
+
+
+def ask(found: Again | None, *, yes: bool) -> None:
+    """Raise ConsentError for work that makes more again than it adds, unless somebody said yes."""
+    if found is None or yes or found.again <= found.new:
+        return
+    much = f", {found.bytes / 1e6:,.1f} MB" if found.bytes else ""
+    long = f", about {_spelled(found.seconds)} of one worker" if found.seconds else ""
+    then = f"; {' and '.join(found.then)} would follow" if found.then else ""
+    raise ConsentError(
+        f"{found.stage} must not make again what is there unless you say so",
+        value=f"{found.again:,} results would be made again{much}{long}, and {found.new:,} are new{then}",
+        fix="say --yes (what cannot be fetched again stays as it is), or set the keys back that changed since",
+    )
+
+
+def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[int, Entry]) -> Again | None:
+    """The fetches of pictures that are there by other `image.*`; None if there are none.
+
+    committed: the shards of images/.
+    """
+    stage = tables.flow.of(Download)
+    images = tables.named(tables.name_of(stage))
+    upstream = {name: store.index(name) for name in images.upstream}
+
+    def key(shard: int) -> str:
+        return images.key({name: index[shard].content for name, index in upstream.items()})
+
+    stale = {shard: entry for shard, entry in sorted(committed.items()) if entry.key != key(shard)}
+    settings = tables.flow.of(Inspect).config.settings
+    pictures = other = size = 0
+    for manifest in store.manifests(images.name, stale):
+        facts = manifest["facts"][stage.name]
+        pictures += sum(facts["pictures"].values())
+        other += sum(n for made_by, n in facts["pictures"].items() if made_by != settings)
+        size += facts["bytes"]
+    if not other:
+        return None
+    new = (plan.shards - len(committed)) * plan.rows // plan.shards
+    seconds = other * _seconds_a_row(store, images.name, stale, stage.name)
+    then = tuple(s.name for s in tables.flow.stages if s.dear and s.name != stage.name)
+    return Again(stage.name, other, new, size * other // pictures, seconds, then)
+
+
+class CountAgain:
+    """Counts what the dear stages of a segment would make again of each shard; a line a stage."""
+
+    def __init__(self, stages: Sequence[Stage], tables: Tables) -> None:
+        self._stages = [stage for stage in stages if stage.made_from is not None]
+        self._tables = tables
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        changed: dict[str, pa.ChunkedArray] = {}  # column -> mask of the rows whose value would be another one
+        counts: list[dict[str, Any]] = []
+        for stage in self._stages:
+            name = self._tables.name_of(stage)
+            made = stage.made_from
+            if made is None or f"_content_{name}" in rows.schema.names:
+                continue
+            if was_there(name) not in rows.schema.names:
+                again, new = 0, pc.sum(live(rows)).as_py() or 0
+            else:
+                rows = restored(stage, rows)
+                mask = to_be_made(stage, rows, self._tables.made_by[stage.name])
+                for column in (*stage.reads, *stage.optional):
+                    mask = pc.or_(mask, changed[column]) if column in changed else mask
+                changed |= {column.name: mask for column in stage.adds}
+                mask = pc.and_(mask, live(rows))
+                again = pc.sum(pc.and_(mask, pc.is_valid(rows[made.name]))).as_py() or 0
+                new = (pc.sum(mask).as_py() or 0) - again
+            counts.append({"stage": stage.name, "again": again, "new": new})
+        return pa.Table.from_pylist(counts, _COUNTS)
+
+
+_COUNTS = pa.schema([("stage", pa.string()), ("again", pa.int64()), ("new", pa.int64())])
+
+
+def model_again(
+    store: Store, tables: Tables, stage: Stage, counts: Iterable[Mapping[str, Any]], stale: Mapping[int, Entry]
+) -> Again:
+    """The work of one stage of a model.  counts: lines of `CountAgain`.  stale: the shards they are of."""
+    mine = [line for line in counts if line["stage"] == stage.name]
+    again = sum(line["again"] for line in mine)
+    seconds = again * _seconds_a_row(store, tables.name_of(stage), stale, stage.name) if again else 0.0
+    return Again(stage.name, again, sum(line["new"] for line in mine), seconds=seconds)
+
+
+def _seconds_a_row(store: Store, table: str, shards: Mapping[int, Entry], stage: str) -> float:
+    """What a row took, over some of these shards; 0 if nothing is known."""
+    sample = dict(islice(shards.items(), _SAMPLE))
+    done = [(m["seconds"][stage], m["worked"][stage].get("rows", 0)) for m in store.manifests(table, sample)]
+    rows = sum(n for _, n in done)
+    return sum(seconds for seconds, n in done if n) / rows if rows else 0.0
+
+
+def _spelled(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{max(1, round(seconds))} s"

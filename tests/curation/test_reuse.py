@@ -1,0 +1,143 @@
+"""Rows keep what dear stages made of them, whatever happens to the other rows of their shard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from curation.download import Download
+from curation.flow import flow_of
+from curation.images.config import ImageConfig
+from curation.images.stage import Inspect
+from curation.reuse import WAS, restored, to_be_made, with_made_from, work_again
+from curation.schema import live, set_columns
+from curation.stage import Column, Stage, StageConfig
+
+DROPS = ("drop_stage", "drop_reason")
+
+
+class Count(Stage):
+    """A model that counts letters, drops what has none, fails at `?`, and remembers what it was asked."""
+
+    name, segment, pool = "count", "score", "model"
+    reads = ("caption", "image")
+    adds = (Column("letters", pa.int64()),)
+    drops = ("no_letters",)
+
+    def __init__(self) -> None:
+        super().__init__(StageConfig())
+        self.asked: list[str] = []
+
+    def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
+        return pc.equal(rows["letters"], -1)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        alive = live(rows).to_pylist()
+        captions = rows["caption"].to_pylist()
+        self.asked += [caption for caption, lives in zip(captions, alive, strict=True) if lives]
+        found = [(-1 if c == "?" else len(c)) if lives else None for c, lives in zip(captions, alive, strict=True)]
+        rows = set_columns(
+            rows, {"letters": pa.array(found, pa.int64()), "_seconds_count": pa.array([2.0] * len(rows))}
+        )
+        return self.drop(rows, no_letters=pc.equal(rows["letters"], 0))
+
+
+def rows(captions: list[str], dropped: tuple[int, ...] = (), sha: str = "s") -> pa.Table:
+    where = [("filter" if at in dropped else None) for at in range(len(captions))]
+    columns: dict[str, Any] = {"uid": [str(at) for at in range(len(captions))], "caption": captions}
+    columns |= {"image": [b"x"] * len(captions), "sha256": [f"{sha}{at}" for at in range(len(captions))]}
+    columns |= {"drop_stage": pa.array(where, pa.string()), "drop_reason": pa.array(where, pa.string())}
+    return pa.table(columns)
+
+
+def first(stage: Count, table: pa.Table) -> pa.Table:
+    return with_made_from(stage, stage(table), "model 1")
+
+
+def again(stage: Count, table: pa.Table, had: pa.Table, made_by: str = "model 1") -> pa.Table:
+    """Work on a shard whose table is there; `had` is what it holds."""
+    stage.asked.clear()
+    earlier = {name: had[name] for name in ("letters", "count_made_from")}
+    block = set_columns(table, earlier | {WAS[name]: had[name] for name in DROPS})
+    block = restored(stage, block)
+    done, worked = work_again(stage, block, to_be_made(stage, block, made_by), stage)
+    assert done["uid"].equals(table["uid"])
+    assert len(worked) >= len(stage.asked)
+    return with_made_from(stage, done, made_by)
+
+
+def test_only_what_changed_is_worked_on_and_all_comes_out_as_if_it_were_made_anew() -> None:
+    stage = Count()
+    had = first(stage, rows(["ab", "cde", "", "f", "?"]))
+    assert stage.asked == ["ab", "cde", "", "f", "?"]
+    changed = rows(["ab", "cdefg", "", "f", "?"], dropped=(3,))
+    done = again(stage, changed, had)
+    assert stage.asked == ["cdefg", "?"]
+    assert done["letters"].to_pylist() == [2, 5, 0, None, -1]
+    assert done["drop_reason"].to_pylist() == [None, None, "no_letters", "filter", None]
+    assert done["_seconds_count"].to_pylist() == [2.0] * 5
+    fresh = first(Count(), changed)
+    assert done.select(fresh.schema.names).equals(fresh)
+
+
+def test_nothing_is_asked_where_nothing_changed() -> None:
+    stage = Count()
+    had = first(stage, rows(["ab", "cde", ""]))
+    done = again(stage, rows(["ab", "cde", ""]), had)
+    assert stage.asked == []
+    assert done["letters"].equals(had["letters"]) and done["drop_reason"].equals(had["drop_reason"])
+
+
+def test_a_row_that_comes_back_is_worked_on() -> None:
+    stage = Count()
+    had = first(stage, rows(["ab", "cde"], dropped=(1,)))
+    assert again(stage, rows(["ab", "cde"]), had)["letters"].to_pylist() == [2, 3]
+    assert stage.asked == ["cde"]
+
+
+@pytest.mark.parametrize(("sha", "made_by"), [("t", "model 1"), ("s", "model 2")])
+def test_another_picture_or_another_model_is_another_result(sha: str, made_by: str) -> None:
+    stage = Count()
+    had = first(stage, rows(["ab", "cde"]))
+    again(stage, rows(["ab", "cde"], sha=sha), had, made_by)
+    assert stage.asked == ["ab", "cde"]
+
+
+# Pictures
+
+
+def images(*changes: dict[str, Any]) -> pa.Table:
+    good = {"status": "success", "sha256": "a", "image": b"old", "robots": "allowed", "opt_out": "", "agent": "one"}
+    types = {c.name: c.type for c in (*Download.adds, *Inspect.adds)}
+    types |= dict.fromkeys(("uid", *DROPS), pa.string())
+    records = [{"uid": str(n), **good, "image_settings": ImageConfig().settings, **c} for n, c in enumerate(changes)]
+    for record in records:
+        if record["status"] != "success":
+            record |= {"image": None, "drop_stage": "download", "drop_reason": record["status"]}
+    return pa.table({name: pa.array([r.get(name) for r in records], kind) for name, kind in types.items()})
+
+
+def test_a_picture_is_outdated_by_its_settings_and_a_failure_by_nothing() -> None:
+    table = images({}, {"image_settings": "other"}, {"status": "http_client_error"}, {"status": None})
+    assert flow_of({}).of(Download).outdated(table).to_pylist() == [False, True, False, True]
+
+
+def test_a_failure_never_replaces_a_picture_but_the_owners_wish_is_noted() -> None:
+    old = images({}, {}, {}, {}, {"status": "timeout"}, {"status": "timeout"})
+    new = images(
+        {"image": b"new", "sha256": "b"},
+        {"status": "dns_error"},
+        {"status": "opt_out", "opt_out": "X-Robots-Tag: noai", "agent": "two"},
+        {"status": "robots_disallowed", "robots": "disallowed", "opt_out": "robots.txt: no", "agent": "two"},
+        {"image": b"new", "sha256": "c"},
+        {"status": "http_client_error"},
+    )
+    stands = flow_of({}).of(Download).preferred(old, new)
+    assert stands["status"].to_pylist() == [*["success"] * 5, "http_client_error"]
+    assert stands["image"].to_pylist() == [b"new", b"old", b"old", b"old", b"new", None]
+    assert stands["opt_out"].to_pylist() == ["", "", "X-Robots-Tag: noai", "", "", ""]
+    assert stands["robots"].to_pylist() == ["allowed", "allowed", "allowed", "disallowed", "allowed", "allowed"]
+    assert stands["drop_reason"].to_pylist() == [None] * 5 + ["http_client_error"]

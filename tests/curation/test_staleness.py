@@ -1,0 +1,277 @@
+"""What a change of each key of the recipe makes stale: nothing, a table, or nothing but the verdict of the policy.
+
+A table that is stale is made again from what is there.  images/ is fetched again, so no key may make it stale that does
+not decide what is stored of a picture.  Tables behind a stale one follow only where its content comes out different.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pytest
+from pydantic.fields import FieldInfo
+
+from curation.engines.checkpoint import resolve
+from curation.flow import Tables
+from curation.stage import Column, Stage
+from pairmill.config import EXECUTION, POLICY, Config, marked, put
+from pairmill.registry import ChosenBy, NamedConfig
+from pipelines.curate import product_identity
+from pipelines.doctor import project_root
+from pipelines.recipe import CurateRecipe
+
+MODELS = project_root() / "samples" / "models"
+
+BASE: dict[str, Any] = {
+    "run_dir": "run",
+    "input": {"path": "urls.parquet"},
+    "recaption": {"model": str(MODELS / "captioner"), "prompts": {"short": "say"}},
+    "translate": {"model": str(MODELS / "translator"), "engine": {"name": "transformers", "pair": ["en", "zh"]}},
+}
+
+
+class Darkness(Stage):
+    """A user's own stage."""
+
+    name, segment = "darkness", "score"
+    reads = ("entropy",)
+    adds = (Column("dark", pa.float32()),)
+
+
+class Change(NamedTuple):
+    """Another value of a key, and the tables that it makes stale.  given: other keys, before and after."""
+
+    value: Any
+    stale: frozenset[str] = frozenset()
+    given: Mapping[str, Any] = {}
+
+
+def makes(table: str, *more: str) -> Any:
+    def change(value: Any, **given: Any) -> Change:
+        return Change(value, frozenset({table, *more}), {key.replace("__", "."): v for key, v in given.items()})
+
+    return change
+
+
+nothing = Change
+policy = makes("columns/policy")
+pictures = makes("images")
+filtered = makes("columns/filter")
+selected = makes("selections/default")
+captions = makes("columns/recaption")
+translations = makes("columns/translate")
+product = makes("pairs")
+
+#: Where the work is done and with how much; of every stage with workers of its own.
+PLACEMENT = {
+    "actors": 3,
+    "actors_min": 1,
+    "num_cpus": 2.0,
+    "num_gpus": 1.0,
+    "memory_gb": 4.0,
+    "accelerator_type": "A100",
+}
+
+CHANGES: dict[str, Change] = {
+    # Another list, or another way to cut it, is another run: planning refuses the directory.
+    **{"run_dir": nothing("other"), "input.path": nothing("other.parquet"), "input.format": nothing("csv")},
+    **{"input.url_column": nothing("u"), "input.text_column": nothing("t")},
+    **{"shards.rows_per_shard": nothing(7), "shards.seed": nothing(1)},
+    # How pictures are fetched
+    "download.enabled": nothing(False),
+    "download.engine": nothing("img2dataset"),
+    "download.user_agent": nothing("pairmill/0.1 (+mailto:somebody@example.com)"),
+    **{f"download.{key}": nothing(5.5) for key in ("timeout_s", "connect_timeout_s", "backoff_s", "robots_timeout_s")},
+    **{f"download.{key}": nothing(5.5) for key in ("min_bytes_per_s", "min_rate_window_s", "per_host_rate")},
+    **{f"download.{key}": nothing(5.5) for key in ("max_host_wait_s", "circuit_open_s")},
+    **{f"download.{key}": nothing(7) for key in ("retries", "max_in_flight", "per_host_concurrency")},
+    **{"download.circuit_failures": nothing(7), "download.alarm_error_rate": nothing(0.9)},
+    # What may be fetched and kept
+    **{"download.max_bytes": policy(4096), "download.max_redirects": policy(1)},
+    **{"download.respect_robots": policy(False), "download.respect_opt_out": policy(False)},
+    **{"download.allow_networks": policy(["10.0.0.0/8"]), "download.allow_ports": policy([443])},
+    "download.hash_blocklist": policy("{blocklist}"),
+    **{"image.max_pixels": policy(1000), "image.max_frames": policy(1)},
+    # What is stored of a picture
+    **{"image.size": pictures(64), "image.resize": pictures("border"), "image.resize_only_if_bigger": pictures(True)},
+    "image.format": makes("images", "pairs")("png"),
+    **{"image.quality": pictures(80), "image.chroma": pictures("444"), "image.min_factor": pictures(3.0)},
+    "image.decode_timeout_s": nothing(5.0),
+    # Rules for texts and pictures
+    **{f"filter.{key}": filtered(50) for key in ("min_side", "min_bytes", "min_characters", "max_characters")},
+    **{f"filter.{key}": filtered(2) for key in ("min_words", "max_words", "max_images_per_text")},
+    **{f"filter.{key}": filtered(0.25) for key in ("max_repeat_share", "max_digit_share", "min_language_score")},
+    **{f"filter.{key}": filtered(1.5) for key in ("max_aspect", "min_sharpness", "min_entropy")},
+    **{f"filter.{key}": filtered(False) for key in ("drop_url_captions", "drop_file_names", "drop_boilerplate")},
+    **{"filter.boilerplate_file": filtered("{words}"), "filter.listed_words": filtered(["casino"])},
+    **{"filter.languages": filtered(["en"]), "filter.nsfw_max": filtered(0.5), "filter.where": filtered("width > 3")},
+    **{
+        "filter.quality_model": filtered("{model}"),
+        "filter.min_quality": filtered(0.1, filter__quality_model="{model}"),
+    },
+    **{"filter.callables": filtered(["test_staleness:keep_all"]), "filter.score_only": filtered(["nsfw"])},
+    "filter.enabled": filtered(False),
+    # Duplicates
+    **{f"deduplicate.{key}": selected(False) for key in ("enabled", "exact_image", "exact_pair", "near_image")},
+    **{"deduplicate.max_distance": selected(2), "deduplicate.min_bits": selected(3)},
+    "deduplicate.score": selected("entropy"),
+    # A selection of another name is another table, and what is made from it is made from that.
+    "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
+    # Captions.  A key of one engine is `engine{name}.key`.
+    **{f"recaption.{key}": nothing(value) for key, value in PLACEMENT.items()},
+    "recaption.enabled": makes("columns/recaption", "columns/translate")(False),
+    "recaption.model": captions(str(MODELS / "translator")),
+    "recaption.revision": captions("r2", recaption__engine="openai"),
+    "recaption.engine": captions("openai"),
+    "recaption.prompts": captions({"short": "say it"}),
+    **{"recaption.max_new_tokens": captions(9), "recaption.temperature": captions(0.5)},
+    "recaption.top_p": captions(0.5, recaption__temperature=1.0),
+    "recaption.seed": captions(5, recaption__temperature=1.0),
+    "recaption.engine{transformers}.dtype": captions("bfloat16"),
+    **{
+        "recaption.engine{transformers}.batch_size": nothing(3),
+        "recaption.engine{transformers}.device": nothing("cpu"),
+    },
+    **{
+        "recaption.engine{openai}.base_url": nothing("http://a/v1"),
+        "recaption.engine{openai}.api_key_env": nothing("K"),
+    },
+    **{f"recaption.engine{{openai}}.{key}": nothing(7.0) for key in ("timeout_s", "backoff_s", "max_retry_after_s")},
+    **{f"recaption.engine{{openai}}.{key}": nothing(7) for key in ("concurrency", "retries")},
+    "recaption.engine{openai}.logprobs": captions(False),
+    "recaption.engine{openai}.extra_body": captions({"min_p": 0.1}),
+    "recaption.engine{vllm}.arguments": captions({"max_model_len": 512}),
+    **{"recaption.engine{vllm}.dtype": captions("float16"), "recaption.engine{vllm}.rows_per_call": nothing(3)},
+    # Translations
+    **{f"translate.{key}": nothing(value) for key, value in PLACEMENT.items()},
+    "translate.enabled": translations(False),
+    "translate.model": translations(str(MODELS / "captioner")),
+    # A folder's revision is its content: to name it changes what is asked for, not what comes.
+    "translate.revision": translations(resolve(str(MODELS / "translator"), None).revision),
+    "translate.engine": nothing({"name": "transformers", "pair": ["en", "zh"], "batch_size": 2}),
+    "translate.engine{transformers}.dtype": translations("bfloat16"),
+    **{
+        "translate.engine{transformers}.batch_size": nothing(3),
+        "translate.engine{transformers}.device": nothing("cpu"),
+    },
+    "translate.engine{transformers}.num_beams": translations(2),
+    "translate.engine{transformers}.pair": translations(["en", "de"]),
+    **{"translate.targets": translations(["de"]), "translate.kinds": translations(["alt"])},
+    "translate.max_new_tokens": translations(9),
+    **{"translate.min_length_ratio": translations(0.1), "translate.max_length_ratio": translations(9.0)},
+    **{"translate.max_repeat": translations(9), "translate.check_language": translations(False)},
+    "translate.min_language_score": translations(0.9),
+    # The product
+    **{f"pack.{key}": product(7) for key in ("rows_per_part", "row_group_rows")},
+    **{"pack.prefer": product(["alt"]), "pack.min_score": product(-1.0)},
+    # A stage that adds columns of its own makes its table, and nothing else.
+    "stages": makes("columns/darkness")(["test_staleness:Darkness"]),
+    **{f"download.{key}": nothing(value) for key, value in PLACEMENT.items()},
+    **{"cluster.address": nothing("auto"), "cluster.dashboard": nothing(True), "cluster.num_cpus": nothing(1)},
+    **{"cluster.autoscaling": nothing(True), "cluster.wave_shards": nothing(1)},
+}
+
+
+def keep_all(rows: pa.Table) -> pa.Array:
+    """A user's own filter."""
+    return pa.array([True] * len(rows))
+
+
+def fields(model: type[Config], at: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of a recipe that is no section, and those of each entry that is chosen by name."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        for chosen in (extra for extra in field.metadata if isinstance(extra, ChosenBy)):
+            for entry in chosen.registry.names:
+                of_entry = chosen.registry.get(entry).Config.model_fields.items()
+                yield from ((f"{at}{name}{{{entry}}}.{key}", f) for key, f in of_entry if key != "name")
+        if isinstance(kind, type) and issubclass(kind, Config) and kind is not NamedConfig:
+            yield from fields(kind, f"{at}{name}.")
+        else:
+            yield f"{at}{name}", field
+
+
+FIELDS = dict(fields(CurateRecipe))
+
+
+def test_every_key_has_an_entry_and_every_entry_a_key() -> None:
+    assert CHANGES.keys() == FIELDS.keys()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "blocklist").write_text("0" * 64 + "\n")
+    (folder / "words").write_text("buy now\n")
+    (folder / "model").write_bytes(b"weights")
+    return {name: str(folder / name) for name in ("blocklist", "words", "model")}
+
+
+def keys_of(recipe: CurateRecipe) -> dict[str, Any]:
+    """Table -> what keys its shards, beside the contents of those it is made from; `pairs` too."""
+    tables = Tables(recipe.flow(), "plan", selection=recipe.deduplicate.name)
+    found = {table.name: [table.identity, list(table.upstream)] for table in tables.all}
+    return found | {"pairs": product_identity(recipe)}
+
+
+def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRecipe:
+    data = copy.deepcopy(BASE)
+    for key, value in changes.items():
+        at, brace, rest = key.partition("{")
+        if brace:
+            name, _, key = rest.partition("}.")
+            value = {**BASE[at.partition(".")[0]].get("engine", {}), "name": name, key: value}
+        put(data, at, value.format(**files) if isinstance(value, str) and "{" in value else value)
+    return CurateRecipe.checked(data)
+
+
+def chosen(key: str) -> dict[str, Any]:
+    """The change that chooses the entry whose key this is."""
+    at, brace, rest = key.partition("{")
+    return {at: rest.partition("}")[0]} if brace and at == "recaption.engine" else {}
+
+
+@pytest.mark.parametrize("key", sorted(CHANGES))
+def test_a_change_makes_stale_what_the_table_says_and_nothing_else(key: str, files: dict[str, str]) -> None:
+    change = CHANGES[key]
+    given = {**chosen(key), **change.given}
+    before = keys_of(recipe_of(files, given))
+    after = keys_of(recipe_of(files, {**given, key: change.value}))
+    stale = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    if key == "deduplicate.name":
+        assert "selections/other" in stale  # beside the old one, which stays
+        stale.remove("selections/other")
+    assert stale == change.stale
+
+
+@pytest.mark.parametrize("key", sorted(key for key, field in FIELDS.items() if marked(field, EXECUTION)))
+def test_how_a_stage_is_run_makes_nothing_stale(key: str) -> None:
+    assert not CHANGES[key].stale
+
+
+def test_only_what_is_stored_of_a_picture_makes_pictures_stale() -> None:
+    assert {key for key, change in CHANGES.items() if "images" in change.stale} == {
+        f"image.{name}"
+        for name in ("size", "resize", "resize_only_if_bigger", "format", "quality", "chroma", "min_factor")
+    }
+
+
+def test_policy_is_a_matter_of_the_policy_alone() -> None:
+    of_policy = {key for key, field in FIELDS.items() if marked(field, POLICY)}
+    assert {key for key, change in CHANGES.items() if "columns/policy" in change.stale} == of_policy
+    assert all(CHANGES[key].stale == {"columns/policy"} for key in of_policy)
+
+
+def test_the_block_list_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    one, other, longer = (tmp_path / name for name in ("one", "other", "longer"))
+    one.write_text("0" * 64 + "\n")
+    other.write_text("# the same\n" + "0" * 64)
+    longer.write_text("0" * 64 + "\n" + "1" * 64)
+    keys = [keys_of(recipe_of({}, {"download.hash_blocklist": str(path)})) for path in (one, other, longer)]
+    assert keys[0] == keys[1]
+    assert keys[0]["columns/policy"] != keys[2]["columns/policy"]
+    assert keys[0]["images"] == keys[2]["images"]
