@@ -116,8 +116,8 @@ CHANGES: dict[str, Change] = {
     **{"filter.callables": filtered(["test_staleness:keep_all"]), "filter.score_only": filtered(["nsfw"])},
     "filter.enabled": filtered(False),
     # Duplicates
-    **{f"deduplicate.{key}": selected(False) for key in ("enabled", "exact_image", "exact_pair", "near_image")},
-    **{"deduplicate.max_distance": selected(2), "deduplicate.min_bits": selected(3)},
+    "deduplicate.enabled": selected(False),
+    "deduplicate.kinds": selected([{"name": "near_duplicate_image", "max_distance": 2}]),
     "deduplicate.score": selected("entropy"),
     # A selection of another name is another table, and what is made from it is made from that.
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
@@ -213,7 +213,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def keys_of(recipe: CurateRecipe) -> dict[str, Any]:
     """Table -> what keys its shards, beside the contents of those it is made from; `pairs` too."""
-    tables = Tables(recipe.flow(), "plan", selection=recipe.deduplicate.name)
+    tables = Tables(recipe.flow(), selection=recipe.deduplicate.name)
     found = {table.name: [table.identity, list(table.upstream)] for table in tables.all}
     return found | {"pairs": product_identity(recipe)}
 

@@ -120,7 +120,7 @@ def test_extend_plans_more_rows_of_a_run_that_was_moved_and_whose_list_is_gone(r
         "run_dir": str(tmp_path / "moved"),
         "rows": 4,
         "shards": 2,
-        "files_added": ["more.csv"],
+        "files_added": [str(tmp_path / "more.csv")],
     }
     again = pairmill(*arguments, cwd=tmp_path, PYTHONPATH=str(project_root()))
     assert json.loads(again.stdout)["files_added"] == []

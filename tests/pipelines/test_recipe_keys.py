@@ -12,6 +12,8 @@ from pipelines.recipe_keys import all_recipes, recipe_page, sections
 from training.recipe import TrainRecipe
 from tune.recipe import SweepRecipe
 
+WHOSE_KEYS = "whose keys these are: a registered name, or an import path package.module:attribute"
+
 
 class LongConfig(NamedConfig):
     """Many words."""
@@ -80,7 +82,10 @@ def test_every_key_has_a_line_with_type_default_and_meaning() -> None:
     assert found["how"] == ("how it is run", [(f"`how.{name}` ○", *rest) for name, *rest in inner])
     assert found["writer"] == (
         "With `name: long`: Many words.",
-        [("`writer.name`", "string", "required", ""), ("`writer.words`", "integer ≥ 1", "`9`", "words at least")],
+        [
+            ("`writer.name`", "string", "required", WHOSE_KEYS),
+            ("`writer.words`", "integer ≥ 1", "`9`", "words at least"),
+        ],
     )
 
 

@@ -208,7 +208,7 @@ def test_a_run_dir_is_one_run_s(emoji: str, tmp_path: Path) -> None:
     [
         ({"train": {"precision": "fp16"}, "deepspeed": {"stage": 0}}, "master copy"),
         ({"temperature": {"learnable": False, "final": 0.02}}, r"temperature\.init"),
-        ({"checkpoint": {"keep_best": "emoji/x", "every_steps": 3}, "evaluate": {"every_steps": 2}}, "divides"),
+        ({"checkpoint": {"keep_best": "emoji/x", "every_steps": 3}, "evaluate": {"every_steps": 2}}, "must divide"),
     ],
 )
 def test_recipes_that_could_not_do_what_they_say(
