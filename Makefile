@@ -52,6 +52,7 @@ oldest: install
 
 docs: install
 	$(BIN)/python -m curation.stage_docs > docs/stages.md
+	$(BIN)/python -m pipelines.registry_page
 	$(BIN)/python -m pipelines.recipe_keys docs/recipe.md
 
 bench: install

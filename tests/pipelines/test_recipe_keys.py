@@ -80,7 +80,10 @@ def test_every_key_has_a_line_with_type_default_and_meaning() -> None:
     assert found["how"] == ("how it is run", [(f"`how.{name}` ○", *rest) for name, *rest in inner])
     assert found["writer"] == (
         "With `name: long`: Many words.",
-        [("`writer.name`", "string", "required", ""), ("`writer.words`", "integer ≥ 1", "`9`", "words at least")],
+        [
+            ("`writer.name`", "string", "required", NamedConfig.model_fields["name"].description or ""),
+            ("`writer.words`", "integer ≥ 1", "`9`", "words at least"),
+        ],
     )
 
 
