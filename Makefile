@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # What `make constraints` found to work together.  Another file, or none: make install CONSTRAINTS=
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
-# Two processes, each a file of tests at a time; all that need Ray share one, and its one cluster.
+# Two processes, each a file of tests at a time; the tests that use Ray run after them, on one cluster.
 PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 install: $(VENV)/installed
@@ -24,7 +24,8 @@ demo: install
 	$(BIN)/pairmill demo
 
 test: install
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray'
+	$(BIN)/python -m pytest -m ray
 
 # Without the tests that use Ray: under 90 s on 2 cores.
 test-fast: install
@@ -52,6 +53,8 @@ oldest: install
 
 docs: install
 	$(BIN)/python -m curation.stage_docs > docs/stages.md
+	$(BIN)/python -m pipelines.registry_page
+	$(BIN)/python -m training.objectives.reference > docs/objectives.md
 	$(BIN)/python -m pipelines.recipe_keys docs/recipe.md
 
 bench: install

@@ -72,7 +72,7 @@ class Build:
         done = subprocess.run(
             [sys.executable, "-m", "pipelines", *given],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.folder)},
+            env=environment(self.folder, self.out),
             capture_output=True,
             text=True,
             check=False,
@@ -87,13 +87,18 @@ class Build:
             self.cpu_s[name].append(cpu_s)
 
 
+def environment(build: Path, scratch: Path) -> dict[str, str]:
+    """Has a build's modules imported, compiled once; what Python compiles is kept out of the checkouts."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(build), "PYTHONPYCACHEPREFIX": str(scratch / "compiled")}
+
+
 def curated(build: Path, run: Path) -> str:
     """Curate the demo's URLs with a build, for its own commands to read."""
     await_no_ray()
     script = "import sys; from pipelines.demo import run_demo; run_demo(sys.argv[1], quiet=True)"
-    environment = {**os.environ, "PYTHONPATH": str(build)}
     command = [sys.executable, "-c", script, str(run)]
-    subprocess.run(command, cwd=build, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=build, env=environment(build, run.parent), check=True, stdout=subprocess.DEVNULL)
     return str(run)
 
 

@@ -18,6 +18,7 @@ picture has about 32 ones; a random hash has fewer than 8 with probability 4e-11
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -37,12 +38,16 @@ _CHUNK = 1 << 14
 # Pairs found before they are thinned out to a forest: 16 MB.
 _MAX_PAIRS = 1 << 20
 
-_BITS_SET = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
+
+@cache
+def _bits_set() -> npt.NDArray[np.uint8]:
+    """How many bits are set in each number of 16 bits."""
+    return np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
 
 
 def _count_by_table(values: Hashes) -> npt.NDArray[np.uint8]:
     """Bits set in each value; what NumPy before 2.0 lacks."""
-    halves = _BITS_SET[np.ascontiguousarray(values).view(np.uint16)]
+    halves = _bits_set()[np.ascontiguousarray(values).view(np.uint16)]
     count: npt.NDArray[np.uint8] = halves.reshape(-1, 4).sum(axis=1, dtype=np.uint8)
     return count
 

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from curation.recaption import RecaptionConfig
 
-if TYPE_CHECKING:
-    import aiohttp
-
 _MAX_ANSWER_BYTES = 4 << 20
 _MAX_BACKOFF_S = 30.0
 _RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})

@@ -98,14 +98,6 @@ _CLEAN = re.compile(
 )
 
 
-def repair(alt: str) -> str:
-    """`alt` with mojibake, HTML entities and control characters mended (ftfy), one space for each gap, in NFC."""
-    if _CLEAN.fullmatch(alt):
-        return " ".join(alt.split())
-    mended = _INVISIBLE.sub("", _fixer()(alt))
-    return unicodedata.normalize("NFC", _SPACE.sub(" ", mended).strip())
-
-
 @cache
 def _fixer() -> Any:
     """ftfy with our settings.  Imported here: a recipe, and most texts, need none of it."""
@@ -116,6 +108,14 @@ def _fixer() -> Any:
         unescape_html=True, uncurl_quotes=False, fix_character_width=False, normalization="NFC", explain=False
     )
     return partial(ftfy.fix_text, config=config)
+
+
+def repair(alt: str) -> str:
+    """`alt` with mojibake, HTML entities and control characters mended (ftfy), one space for each gap, in NFC."""
+    if _CLEAN.fullmatch(alt):
+        return " ".join(alt.split())
+    mended = _INVISIBLE.sub("", _fixer()(alt))
+    return unicodedata.normalize("NFC", _SPACE.sub(" ", mended).strip())
 
 
 def tokens(text: str) -> list[str]:
