@@ -10,7 +10,7 @@ from curation.erase import rewrite_shard
 from curation.policy import Policy
 from curation.schema import set_columns
 from curation.shards import Work, read_shard
-from curation.table import Table
+from curation.table import PLAN, Table
 from pairmill.store import Store
 from pipelines.stages.rows import ActorStage, RowStage
 
@@ -62,10 +62,9 @@ class ForRetry:
     def __call__(self, rows: pa.Table) -> pa.Table:
         if not pc.any(retriable(self._policy, rows)).as_py():
             return rows.slice(0, 0)
-        shard, content = rows["_shard"][0].as_py(), rows[f"_content_{self._images.name}"][0].as_py()
-        return read_shard(
-            self._store, Work(shard, {self._images.name: content}), {self._images.name: self._images.columns}
-        )
+        shard = rows["_shard"][0].as_py()
+        fresh = {name: rows[f"_content_{name}"][0].as_py() for name in (PLAN, self._images.name)}
+        return read_shard(self._store, Work(shard, fresh), {self._images.name: self._images.columns})
 
 
 def retriable(policy: Policy, rows: pa.Table) -> pa.Array:
