@@ -149,7 +149,7 @@ def test_a_killed_worker_goes_on_bit_for_bit(
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_is_asked_to_stop_saves_first(emoji: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr("training.train.STOP_FILE", "another")  # the driver clears it when it starts
+    monkeypatch.setattr("training.driver.STOP_FILE", "another")  # the driver clears it when it starts
     (tmp_path / "run" / "stop").touch()
     stopped = train(recipe(emoji, tmp_path / "run", compute={"workers": 1}), quiet=True)
     assert not stopped["finished"] and stopped["step"] == 1
