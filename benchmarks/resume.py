@@ -56,7 +56,6 @@ POINTS: list[tuple[str, str, int]] = [
     ("commit.images.data.after_rename", "kill-driver", 3),
     ("commit.images.manifest.before_rename", "kill-driver", 4),
     ("commit.images.manifest.after_rename", "kill-driver", 2),
-    ("commit.columns/policy.manifest.before_rename", "kill-driver", 2),
     ("commit.columns/filter.data.before_rename", "kill-driver", 3),
     ("commit.columns/filter.manifest.before_rename", "kill", 3),
     ("barrier.deduplicate", "kill-driver", 1),
