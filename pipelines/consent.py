@@ -51,7 +51,7 @@ def ask(found: Again | None, *, yes: bool) -> None:
     """Raise ConsentError for work that makes more again than it adds, unless somebody said yes."""
     if found is None or yes or found.again <= found.new:
         return
-    much = f", {found.bytes / 1e6:,.1f} MB" if found.bytes else ""
+    much = f", {_size(found.bytes)}" if found.bytes else ""
     long = f", about {_spelled(found.seconds)} of one worker" if found.seconds else ""
     then = f"; {' and '.join(found.then)} would follow" if found.then else ""
     raise ConsentError(
@@ -138,6 +138,11 @@ def _seconds_a_row(store: Store, table: str, shards: Mapping[int, Entry], stage:
     done = [(m["seconds"][stage], m["worked"][stage].get("rows", 0)) for m in store.manifests(table, sample)]
     rows = sum(n for _, n in done)
     return sum(seconds for seconds, n in done if n) / rows if rows else 0.0
+
+
+def _size(bytes_: int) -> str:
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if bytes_ >= size), ("kB", 1e3))
+    return f"{bytes_ / size:,.1f} {unit}"
 
 
 def _spelled(seconds: float) -> str:

@@ -251,14 +251,16 @@ class Job:
         for wave in _waves(stale, self.recipe.cluster.wave_shards):
             rows = self._read(f"{segment}: what is there", wave, reads, prepare, tables)
             counts += rows.map_batches(CountAgain(list(makers), self.tables), num_cpus=0.5, **_SHARDS).take_all()
-        teller = [table for table in self.tables.before(segment) if table.drops][-1]
+        tellers = [table for table in self.tables.before(segment) if table.drops]
         for stage, table in makers.items():
             shards = {shard: committed[table.name][shard] for shard in there[table.name]}
             found = model_again(self.store, self.tables, stage, counts, shards)
-            if found.again > found.new:
-                # Shards that have nothing yet add what the stages before them keep.
-                none = {w.shard: committed[teller.name][w.shard] for w in work if w.shard not in committed[table.name]}
-                kept = [m["stages"][teller.stages[-1]]["rows_kept"] for m in self.store.manifests(teller.name, none)]
+            none = [w.shard for w in work if w.shard not in committed[table.name]]
+            if found.again > found.new and none and tellers:
+                # Shards that have nothing yet add what the stages before keep of them.
+                last = tellers[-1]
+                index = {shard: committed[last.name][shard] for shard in none}
+                kept = [m["stages"][last.stages[-1]]["rows_kept"] for m in self.store.manifests(last.name, index)]
                 found = found._replace(new=found.new + sum(kept))
             ask(found, yes=False)
 
@@ -271,8 +273,7 @@ class Job:
         return reads, partial(apply_selection, stage=made_by.name, reasons=made_by.drops)
 
     def _run(self, segment: Segment, tables: Sequence[Table], work: list[Work]) -> None:
-        """Run the stages of some tables of a segment over outstanding shards; behind them, what killed writers left
-        is swept, old and new."""
+        """Run the stages of some tables of a segment over outstanding shards, and sweep what killed writers left."""
         names = {table.name for table in tables}
         stages = [s for s in self.flow.segment(segment) if self.tables.name_of(s) in names and not s.within]
         wanted = [name for s in stages for name in (*s.reads, *s.optional, *(decided_by(s) if s.dear else ()))]

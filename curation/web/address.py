@@ -321,4 +321,4 @@ class AddressPolicy:
 
 
 def _hop(port: int, addresses: Sequence[str]) -> str:
-    return f"{port}@{','.join(addresses)}" if addresses else str(port)
+    return f"{port}@{','.join(sorted(addresses))}" if addresses else str(port)

@@ -265,7 +265,7 @@ def test_nothing_is_fetched_again_unasked(gone: Site) -> None:
     with pytest.raises(ConsentError) as error:
         curate(gone.recipe("unasked", "image.size=64"))
     assert f"{pictures:,} results would be made again" in str(error.value.value)
-    assert "MB" in str(error.value.value)
+    assert "kB" in str(error.value.value)
     assert "--yes" in error.value.fix
     assert {str(f): f.read_bytes() for f in Path(store.uri).rglob("*") if f.is_file()} == before
 

@@ -141,6 +141,14 @@ def test_overrides_survive_the_shell() -> None:
     assert seen == ["curate", "pipelines/recipes/curate.yaml", *TRICKY, "run_dir=/runs/a", ""]
 
 
+def test_yes_goes_with_the_job_that_asks_and_with_no_other() -> None:
+    prepared = prepare("curate", str(project_root() / "pipelines/recipes/curate.yaml"), ["run_dir=/runs/a"], yes=True)
+    seen = run_in_shell(entrypoint(prepared, "/runs/b"), {})
+    assert seen == ["curate", "pipelines/recipes/curate.yaml", "run_dir=/runs/a", "run_dir=/runs/b", "--yes", ""]
+    with pytest.raises(InputError, match="a job that asks"):
+        prepare("train", str(project_root() / "pipelines/recipes/train-demo.yaml"), [], yes=True)
+
+
 def test_a_run_dir_that_was_made_absolute_overrides_the_recipes(recipe: Path) -> None:
     prepared = prepare("curate", str(project_root() / "pipelines/recipes/curate.yaml"), ["input.path=x"])
     [*_, last, _] = run_in_shell(entrypoint(prepared, "/run dirs/a: b"), {})

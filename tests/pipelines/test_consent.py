@@ -1,0 +1,123 @@
+"""What would be made again is counted and asked about, before a cluster is started or anything is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from curation.download import Download
+from curation.flow import Tables
+from curation.images.stage import Inspect
+from curation.plan import plan
+from curation.schema import add_seconds, add_worked, set_columns
+from curation.shards import commit_shard
+from pairmill.store import Store
+from pipelines.consent import Again, ConsentError, ask, fetch_again
+from pipelines.curate import tables_of
+from pipelines.recipe import CurateRecipe
+
+#: Pictures of a shard, its rows, and the bytes and seconds that each picture took.
+PICTURES, ROWS, BYTES, SECONDS = 3, 4, 1000, 2.0
+
+
+def recipe(folder: Path, **image: Any) -> CurateRecipe:
+    data = {"run_dir": str(folder / "run"), "input": {"path": str(folder / "urls.txt"), "text_column": None}}
+    return CurateRecipe.checked({**data, "shards": {"rows_per_shard": ROWS}, "image": image})
+
+
+def committed(folder: Path, shards: int, of: int) -> tuple[Store, CurateRecipe]:
+    """A run of some shards, the first of which were fetched by image.size 64."""
+    (folder / "urls.txt").write_text("".join(f"http://a.example/{n}.jpg\n" for n in range(ROWS * of)))
+    made_by = recipe(folder, size=64)
+    store = Store(made_by.run_dir)
+    planned = plan(store, made_by.input, made_by.shards)
+    tables = tables_of(made_by, planned, store)
+    for shard in range(shards):
+        rows = store.load("plan", shard)
+        nothing = {c.name: pa.nulls(len(rows), c.type) for c in (*Download.adds, *Inspect.adds)}
+        good = [n < PICTURES for n in range(len(rows))]
+        found = {
+            "status": pa.array(["success" if ok else "timeout" for ok in good]),
+            "image_settings": pa.array([made_by.image.settings if ok else None for ok in good]),
+            "original_bytes": pa.array([BYTES] * len(rows)),
+            "_shard": pa.array([shard] * len(rows), pa.int32()),
+        }
+        rows = set_columns(rows, nothing | found)
+        for stage in ("download", "inspect"):
+            rows = add_seconds(rows, stage, SECONDS * len(rows))
+        rows = add_worked(rows, {stage: {"rows_in": ROWS, "rows_kept": PICTURES} for stage in ("download", "inspect")})
+        commit_shard(store, [tables.named("images")], rows, run=1)
+    return store, made_by
+
+
+def found(folder: Path, store: Store, now: CurateRecipe) -> Again | None:
+    planned = plan(store, now.input, now.shards)
+    return fetch_again(store, tables_of(now, planned, store), planned, store.index("images"))
+
+
+def test_pictures_of_other_settings_are_counted_with_bytes_and_time(tmp_path: Path) -> None:
+    store, made_by = committed(tmp_path, shards=2, of=3)
+    assert found(tmp_path, store, made_by) is None
+    again = found(tmp_path, store, recipe(tmp_path, size=128))
+    pictures = 2 * PICTURES
+    assert again == Again("download", pictures, ROWS, pictures * BYTES, pictures * SECONDS)
+    # Policy and the way of fetching count for nothing.
+    assert found(tmp_path, store, recipe(tmp_path, size=64, max_pixels=5, decode_timeout_s=1)) is None
+
+
+def test_models_that_would_follow_are_named(tmp_path: Path) -> None:
+    store, _ = committed(tmp_path, shards=1, of=1)
+    now = recipe(tmp_path, size=128)
+    now = now.model_copy(update={"recaption": type(now.recaption).checked({"model": "m", "engine": "openai"})})
+    planned = plan(store, now.input, now.shards)
+    tables = Tables(now.flow(), planned.fingerprint, selection="default")
+    again = fetch_again(store, tables, planned, store.index("images"))
+    assert again is not None and again.then == ("recaption",)
+
+
+@pytest.mark.parametrize(
+    ("work", "yes", "asks"),
+    [
+        (None, False, False),
+        (Again("download", 0, 0), False, False),
+        (Again("download", 10, 10), False, False),
+        (Again("download", 11, 10), False, True),
+        (Again("download", 11, 10), True, False),
+    ],
+)
+def test_it_asks_where_more_is_made_again_than_is_added(work: Again | None, yes: bool, asks: bool) -> None:
+    if not asks:
+        ask(work, yes=yes)
+        return
+    with pytest.raises(ConsentError, match="11 results would be made again, and 10 are new"):
+        ask(work, yes=yes)
+
+
+def test_bytes_time_and_what_follows_are_said() -> None:
+    with pytest.raises(ConsentError) as error:
+        ask(Again("download", 2_000_000, 5, 3_100_000_000, 7300.0, ("recaption", "translate")), yes=False)
+    assert error.value.value == (
+        "2,000,000 results would be made again, 3.1 GB, about 2 hours of one worker, and 5 are new; "
+        "recaption and translate would follow"
+    )
+
+
+def test_the_command_refuses_with_exit_2_and_leaves_the_run_as_it_is(tmp_path: Path) -> None:
+    store, made_by = committed(tmp_path, shards=1, of=1)
+    store.write_bytes("recipe.yaml", made_by.to_yaml().encode())
+    before = {file: file.read_bytes() for file in Path(store.uri).rglob("*") if file.is_file()}
+    (tmp_path / "recipe.yaml").write_text(recipe(tmp_path, size=128).to_yaml())
+    command = [sys.executable, "-m", "pipelines", "curate", str(tmp_path / "recipe.yaml"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    said = json.loads(done.stdout)
+    assert said["rule"] == "download must not make again what is there unless you say so"
+    assert said["value"].startswith("3 results would be made again, 3.0 kB, about 6 s of one worker, and 0 are new")
+    assert "--yes" in said["fix"]
+    assert {file: file.read_bytes() for file in Path(store.uri).rglob("*") if file.is_file()} == before
