@@ -159,6 +159,7 @@ def extend(
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="cut the new rows into shards and stop; `curate` does the rest")
     ] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Add input files to a run: new shards behind the old ones, then bring the dataset up to date."""
@@ -172,7 +173,7 @@ def extend(
         if plan_only:
             made, added = extend_plan(store, recipe, inputs, changes)
             return {"run_dir": store.uri, "rows": made.rows, "shards": made.shards, "files_added": added}
-        return extend_run(store, recipe, inputs, changes, command=shlex.join(sys.argv), quiet=as_json)
+        return extend_run(store, recipe, inputs, changes, command=shlex.join(sys.argv), quiet=as_json, yes=yes)
 
     def show(done: dict[str, Any]) -> None:
         if plan_only:

@@ -61,19 +61,19 @@ def ask(found: Again | None, *, yes: bool) -> None:
     )
 
 
-def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[int, Entry]) -> Again | None:
+def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[str, Mapping[int, Entry]]) -> Again | None:
     """The fetches of pictures that are there by other `image.*`; None if there are none.
 
-    committed: the shards of images/.
+    committed: the shards of images/ and of the tables that it is made from.
     """
     stage = tables.flow.of(Download)
     images = tables.named(tables.name_of(stage))
-    upstream = {name: store.index(name) for name in images.upstream}
 
     def key(shard: int) -> str:
-        return images.key({name: index[shard].content for name, index in upstream.items()})
+        return images.key({name: committed[name][shard].content for name in images.upstream})
 
-    stale = {shard: entry for shard, entry in sorted(committed.items()) if entry.key != key(shard)}
+    there = committed[images.name]
+    stale = {shard: entry for shard, entry in sorted(there.items()) if entry.key != key(shard)}
     settings = tables.flow.of(Inspect).config.settings
     pictures = other = size = 0
     for manifest in store.manifests(images.name, stale):
@@ -83,7 +83,7 @@ def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[int
         size += facts["bytes"]
     if not other:
         return None
-    new = (plan.shards - len(committed)) * plan.rows // plan.shards
+    new = (plan.shards - len(there)) * plan.rows // plan.shards
     seconds = other * _seconds_a_row(store, images.name, stale, stage.name)
     then = tuple(s.name for s in tables.flow.stages if s.dear and s.name != stage.name)
     return Again(stage.name, other, new, size * other // pictures, seconds, then)

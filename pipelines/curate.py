@@ -83,10 +83,10 @@ def curate(
     store = Store(recipe.run_dir)
     made = open_plan(store, recipe.shards) if planned else plan(store, recipe.input, recipe.shards)
     tables = tables_of(recipe, made, store)
-    images = tables.name_of(tables.flow.of(Download))
-    committed = {images: store.index(images)}
+    images = tables.named(tables.name_of(tables.flow.of(Download)))
+    committed = listed(store, [images.name, *images.upstream])
     if recipe.download.enabled:
-        ask(fetch_again(store, tables, made, committed[images]), yes=yes)
+        ask(fetch_again(store, tables, made, committed), yes=yes)
     before = store.read_text("recipe.yaml")
     store.write_bytes("recipe.yaml", recipe.to_yaml().encode())
     with (

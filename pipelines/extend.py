@@ -32,13 +32,14 @@ def extend_run(
     *,
     command: str = "",
     quiet: bool = False,
+    yes: bool = False,
 ) -> dict[str, Any]:
     """`extend_plan`, then the job; returns its report.  Killed anywhere, the same call completes it.
 
-    Raises as `extend_plan` and `curate`.
+    yes: as of `curate`.  Raises as `extend_plan` and `curate`.
     """
     extend_plan(store, recipe, paths, changes)
     # What it imports takes longer than it takes to say that a list cannot be read.
     from pipelines.curate import curate
 
-    return curate(recipe, command=command, quiet=quiet, planned=True)
+    return curate(recipe, command=command, quiet=quiet, planned=True, yes=yes)

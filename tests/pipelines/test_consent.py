@@ -52,13 +52,15 @@ def committed(folder: Path, shards: int, of: int) -> tuple[Store, CurateRecipe]:
         for stage in ("download", "inspect"):
             rows = add_seconds(rows, stage, SECONDS * len(rows))
         rows = add_worked(rows, {stage: {"rows_in": ROWS, "rows_kept": PICTURES} for stage in ("download", "inspect")})
+        rows = set_columns(rows, {"_content_plan": pa.array([store.index("plan")[shard].content] * len(rows))})
         commit_shard(store, [tables.named("images")], rows, run=1)
     return store, made_by
 
 
 def found(folder: Path, store: Store, now: CurateRecipe) -> Again | None:
     planned = plan(store, now.input, now.shards)
-    return fetch_again(store, tables_of(now, planned, store), planned, store.index("images"))
+    committed = {name: store.index(name) for name in ("plan", "images")}
+    return fetch_again(store, tables_of(now, planned, store), planned, committed)
 
 
 def test_pictures_of_other_settings_are_counted_with_bytes_and_time(tmp_path: Path) -> None:
@@ -76,8 +78,8 @@ def test_models_that_would_follow_are_named(tmp_path: Path) -> None:
     now = recipe(tmp_path, size=128)
     now = now.model_copy(update={"recaption": type(now.recaption).checked({"model": "m", "engine": "openai"})})
     planned = plan(store, now.input, now.shards)
-    tables = Tables(now.flow(), planned.fingerprint, selection="default")
-    again = fetch_again(store, tables, planned, store.index("images"))
+    tables = Tables(now.flow(), selection="default")
+    again = fetch_again(store, tables, planned, {name: store.index(name) for name in ("plan", "images")})
     assert again is not None and again.then == ("recaption",)
 
 

@@ -244,7 +244,9 @@ def test_killed_while_it_erases_it_ends_the_same(gone: Site, point: str) -> None
     recipe.write_text(gone.recipe(name, change).to_yaml())
     armed = {"PAIRMILL_FAULTS": point, "PAIRMILL_FAULTS_DIR": str(faults)}
     command = [sys.executable, "-m", "pipelines", "curate", str(recipe), "--json"]
-    subprocess.run(command, env=os.environ | armed, capture_output=True, check=False, timeout=300)
+    # In a session of its own: Ray ends the whole process group of a worker that was killed.
+    done = subprocess.run(command, env=os.environ | armed, capture_output=True, check=False, start_new_session=True)
+    assert done.returncode in (0, -9), done.stderr[-2000:]
     assert list(faults.glob("*.passes"))
     report = curate(gone.recipe(name, change))
     assert report["complete"]
