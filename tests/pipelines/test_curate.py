@@ -175,6 +175,9 @@ def test_a_changed_threshold_fetches_nothing_and_captions_only_what_is_new(run: 
     assert report["rows_kept"] > run.report["rows_kept"]
     assert run.store.index("images") == images
     assert counts(run) == asked
+    latest = max(m["run"] for m in run.store.manifests("columns/recaption"))
+    made = [m["worked"]["recaption"] for m in run.store.manifests("columns/recaption") if m["run"] == latest]
+    assert sum(worked["rows"] for worked in made) == report["rows_kept"] - run.report["rows_kept"]
 
 
 def test_the_product_loads_as_a_dataset_of_images(run: Run, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own
 
 @pytest.mark.ray
 def test_duplicates_may_be_ranked_by_its_score(job: Job) -> None:
-    report = curate(job.recipe(0.0, "deduplicate.score=brightness"))
+    report = curate(job.recipe(0.0, "deduplicate.score=brightness"), yes=True)
     assert report["complete"]
     with pytest.raises(RecipeError, match="deduplicate reads must be added by stages before it"):
         job.recipe(0.0, "deduplicate.score=brightnes")
@@ -161,7 +161,7 @@ def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> 
     on_gpus = size_pools(flow, {"CPU": 16.0, "GPU": 2.0}).of["brightness"]
     assert (on_gpus.actors, on_gpus.num_gpus) == (2, 0.5)
     assert size_pools(flow, {"CPU": 2.0}).of["brightness"].num_gpus == 0
-    table = Tables(flow, "f", selection="default").named("columns/brightness")
+    table = Tables(flow, selection="default").named("columns/brightness")
     assert table.columns == ("brightness", "brightness_made_from", "drop_stage", "drop_reason")
     assert table.upstream == ("images", "columns/filter")
     page = render_flow(flow)
