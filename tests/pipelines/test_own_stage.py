@@ -150,8 +150,8 @@ def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own
 def test_duplicates_may_be_ranked_by_its_score(job: Job) -> None:
     report = curate(job.recipe(0.0, "deduplicate.score=brightness"), yes=True)
     assert report["complete"]
-    with pytest.raises(RecipeError, match="deduplicate reads must be added by stages before it"):
-        job.recipe(0.0, "deduplicate.score=brightnes")
+    with pytest.raises(RecipeError, match=r"deduplicate\.score must name a numeric column"):
+        curate(job.recipe(0.0, "deduplicate.score=brightnes"))
 
 
 def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> None:
