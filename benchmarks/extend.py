@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,7 +37,6 @@ from pipelines.demo_server import demo_server
 
 sys.path.insert(0, str(Path(__file__).parent))
 from record import machine, record
-from resume import _wait_for_the_cluster_to_be_gone
 
 #: point and pass; each kills the driver of an extension.
 KILLS: list[tuple[str, int]] = [
@@ -53,6 +53,9 @@ KILLS: list[tuple[str, int]] = [
     ("commit.selections/default.manifest.before_rename", 5),
     ("commit.pairs.data.before_rename", 1),
 ]
+
+#: A variable that the processes of a job inherit, by which they are known.
+_MARK = "PAIRMILL_BENCHMARK"
 
 Files = dict[str, tuple[bytes, int]]
 
@@ -80,12 +83,21 @@ class Bench:
         began = time.monotonic()
         with (self.folder / f"{run}.log").open("ab") as log:
             command = [sys.executable, "-m", "pipelines", *words, "--json"]
-            code = subprocess.run(command, env=os.environ | armed, stdout=log, stderr=log, check=False).returncode
+            env = os.environ | {_MARK: str(self.folder)} | armed
+            code = subprocess.run(command, env=env, stdout=log, stderr=log, check=False).returncode
         seconds = time.monotonic() - began
-        _wait_for_the_cluster_to_be_gone()
+        self._wait_for_its_cluster_to_be_gone()
         if code and not armed:
             raise RuntimeError((self.folder / f"{run}.log").read_text()[-3000:])
         return round(seconds, 1), code
+
+    def _wait_for_its_cluster_to_be_gone(self) -> None:
+        # A killed driver's cluster ends by itself a moment later; the server's counts are only whole after that.
+        deadline = time.monotonic() + 60
+        while any(_is_of(process, str(self.folder)) for process in psutil.process_iter()):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the Ray cluster is still running a minute after its driver ended")
+            time.sleep(0.2)
 
     def forget_requests(self) -> None:
         """Let the server count anew, and be busy and flaky once again."""
@@ -113,6 +125,15 @@ class Bench:
         path = self.folder / f"{run}-rows.parquet"
         write_rows(Store(str(self.folder / run)), path)
         return pq.read_table(path)
+
+
+def _is_of(process: psutil.Process, mark: str) -> bool:
+    """Whether a process runs a cluster that this benchmark started, and no other cluster of this machine."""
+    try:
+        running = process.name() in ("raylet", "gcs_server") and process.status() != psutil.STATUS_ZOMBIE
+        return running and process.environ().get(_MARK) == mark
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def _paths(rows: pa.Table) -> set[str]:
