@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -51,13 +50,13 @@ def mark_common_texts(store: Store, plan: Plan, most: int) -> None:
     done = f"{table}/plan.json"
     if store.read_json(done) == {"fingerprint": plan.fingerprint}:
         return
-    with TemporaryDirectory(prefix="pairmill-texts-") as scratch, ThreadPoolExecutor(_READERS) as pool:
+    with store.scratch("texts") as scratch, ThreadPoolExecutor(_READERS) as pool:
         buckets = min(_MAX_BUCKETS, 1 + plan.rows // _BUCKET_ROWS)
-        texts = _Spill(Path(scratch), "texts", buckets)
+        texts = _Spill(scratch, "texts", buckets)
         for rows in _gathered(store, plan, pool):
             texts.deal(rows[:, 0] % np.uint64(buckets), rows)
         each = -(-plan.shards // buckets)  # shards of a bucket
-        shards = _Spill(Path(scratch), "shards", buckets)
+        shards = _Spill(scratch, "shards", buckets)
         for places in _common(texts, most):
             shards.deal((places >> _SHIFT) // np.uint64(each), places)
         committed = store.index(table)

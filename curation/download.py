@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.forget.tombstones import Tombstones
 from curation.images.config import ImageConfig
 from curation.images.stage import Inspect
 from curation.schema import Status, add_seconds, drop, live, set_columns
@@ -69,6 +70,7 @@ class Download(Stage):
         self._config: DownloadConfig = self.config
         self._image: ImageConfig = next(stage.config for stage in self.inner if isinstance(stage, Inspect))
         self._runtime = runtime
+        self._forgotten = Tombstones() if runtime.store is None else Tombstones.read(runtime.store)
         self._blocked = read_blocklist(self._config.hash_blocklist)
         self.queues = {"fetch": 0, "decode": 0}
         self._loop = asyncio.new_event_loop()
@@ -185,11 +187,15 @@ class Download(Stage):
         fetched = await self._fetcher.fetch(url)
         self.queues["fetch"] -= 1
         self._watch(fetched.status)
+        if self._forgotten.covers_url(fetched.final_url):
+            return _nothing_of(fetched), None
         if fetched.status is not Status.SUCCESS:
             return fetched, None
         self.queues["decode"] += 1
         inspected = await self._pool.inspect(fetched.body)
         self.queues["decode"] -= 1
+        if self._forgotten.covers_picture(inspected.sha256):
+            return _nothing_of(fetched), None
         if self._config.engine == "img2dataset" and inspected.status is Status.SUCCESS:
             inspected = await asyncio.to_thread(_resized_by_img2dataset, fetched.body, inspected, self._image)
         return fetched._replace(body=b""), inspected
@@ -202,6 +208,12 @@ class Download(Stage):
         share = f"{self._errors.recent:.0%} of the latest fetches failed, mostly with {status.value}"
         why = f"{share}: is the network, the resolver or a limit of this node in the way?"
         self._runtime.warn("" if before else why)
+
+
+def _nothing_of(fetched: Fetched) -> Fetched:
+    """What is noted of a URL that led to what must not come back (`pairmill forget`)."""
+    said = fetched._replace(http_status=None, final_url="", content_type="", body=b"", size=0, error="", opt_out=None)
+    return said._replace(status=Status.FORGOTTEN, robots=None, route=None, needs=None)
 
 
 def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConfig) -> Inspected:

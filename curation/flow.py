@@ -16,7 +16,7 @@ from curation.stage import SEGMENTS, Column, Segment, Stage
 from curation.stages import CHOSEN_STAGES, STAGES
 from curation.table import PLAN, Table
 from pairmill.config import digest
-from pairmill.errors import RecipeError, nearest
+from pairmill.errors import RecipeError, UserError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS
 from pairmill.registry import ChosenBy
 
@@ -130,14 +130,18 @@ class Flow:
 class Tables:
     """The tables of a flow, in the order in which rows meet them, as the store keys them."""
 
-    def __init__(self, flow: Flow, *, selection: str, beside: bool = False, keyed: bool = True) -> None:
+    def __init__(
+        self, flow: Flow, *, selection: str, beside: bool = False, keyed: bool = True, lenient: bool = False
+    ) -> None:
         """selection: its name.
 
         beside: the selection has narrow tables of its own (`columns/filter-NAME`), so that the run's stay as they are.
         keyed: whether shards are to be keyed, for which models are looked up; reading needs no keys.
-        Raises UserError if a stage's model cannot be found.
+        lenient: a table whose key cannot be made, because a model or a file is not here, gets one that no shard has.
+        Raises UserError if a stage's model cannot be found, unless lenient.
         """
-        self.flow, self._keyed = flow, keyed
+        self.flow, self._keyed, self._lenient = flow, keyed, lenient
+        self.unkeyed: dict[str, UserError] = {}  #: table -> why its key cannot be made
         self.selection = f"{SELECTIONS}/{selection}"
         self._names: dict[str, str] = {}
         #: Stage -> digest of its identity and of its model's revision.
@@ -175,8 +179,8 @@ class Tables:
             if teller is not None and teller not in upstream:
                 upstream.append(teller)
             upstream += [table for stage in stages for table in stage.counted]
-            identity: Any = [[stage.identity(), stage.revision()] for stage in stages] if self._keyed else []
-            self.made_by |= {stage.name: digest(one) for stage, one in zip(stages, identity, strict=False)}
+            identity = self._identity(self._names[name], stages)
+            self.made_by |= {stage.name: digest(one) for stage, one in zip(stages, identity or (), strict=False)}
             own = [*waiting, *(stage.name for stage in stages)]
             yield Table(
                 self._names[name],
@@ -194,6 +198,17 @@ class Tables:
             waiting = []
             if tells:
                 teller = self._names[name]
+
+    def _identity(self, table: str, stages: Sequence[Stage]) -> Any:
+        if not self._keyed:
+            return []
+        try:
+            return [[stage.identity(), stage.revision()] for stage in stages]
+        except UserError as error:
+            if not self._lenient:
+                raise
+            self.unkeyed[table] = error
+            return None
 
     def of(self, segment: Segment) -> tuple[Table, ...]:
         """The tables that a segment writes."""

@@ -33,6 +33,23 @@ def canonical_url(url: str) -> str:
     return urlunsplit((scheme, netloc, parts.path or "/", parts.query, ""))
 
 
+def url_host(url: str) -> str:
+    """The host of a URL in the form of `plain_host`, without port and user; '' if it has none."""
+    try:
+        return plain_host(urlsplit(url.strip()).hostname or "")
+    except ValueError:
+        return ""
+
+
+def plain_host(host: str) -> str:
+    """A host's name as names are compared: in lower case, in ASCII (RFC 3490), without the dot of the root."""
+    lower = host.strip("[]").lower().rstrip(".")
+    try:
+        return lower if lower.isascii() else lower.encode("idna").decode("ascii")
+    except UnicodeError:
+        return lower
+
+
 def row_uid(url: str, alt: str) -> str:
     """32 hex digits: BLAKE2b-128 of the canonical URL, a zero byte, and the raw alt text."""
     content = canonical_url(url).encode("utf-8", "surrogatepass") + b"\0" + alt.encode("utf-8", "surrogatepass")

@@ -1,7 +1,7 @@
 """Cut the input list into shards, once: the same rows, in a seeded order, whatever the memory and the machine.
 
 adds:  uid, index (int64, position in the input), url, alt, input, drop_stage, drop_reason
-drops: duplicate_input
+drops: forgotten, duplicate_input
 
 A run is known by the content of its lists, not by where they lie.  `extend` adds more lists behind the first one:
 their rows go into shards of their own, numbered on, and no shard that is there is touched.  A plan shard is committed
@@ -14,22 +14,22 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 from pydantic import Field
 
+from curation.forget.tombstones import Tombstones
 from curation.input_column import merged_fields
 from curation.inputs import InputConfig, InputFile, NoInputFiles, extra_fields, find_files
 from curation.listing import ListFile, check_unchanged, place, record
 from curation.stage import Column, Stage
 from curation.table import PLAN
-from curation.visiting import KnownUids, cut, visited
+from curation.visiting import PLAN_REASONS, KnownUids, cut, visited
 from pairmill.config import Config, digest
 from pairmill.errors import InputError, RunDirError
 from pairmill.store import Store, shard_file, shard_key
@@ -58,7 +58,7 @@ class Planned(Stage):
         Column("url", pa.string(), "where the image was found", carried=True),
         Column("alt", pa.string(), "the alt text as it was found", carried=True),
     )
-    drops = ("duplicate_input",)
+    drops = PLAN_REASONS
     Config = ShardsConfig
 
 
@@ -211,11 +211,20 @@ def _append(
     fingerprint = hashlib.blake2b(digest_size=8)
     rows, behind = 0, first
     with (
-        tempfile.TemporaryDirectory(prefix="pairmill-plan-") as scratch,
+        store.scratch("plan") as scratch,
         ThreadPoolExecutor(_READERS) as pool,
     ):
         planned = KnownUids(store, [one.shard_numbers() for one in lists], shards.seed, pool)
-        pieces = visited(files, inputs, extra, seed=shards.seed, start=start, planned=planned, scratch=Path(scratch))
+        pieces = visited(
+            files,
+            inputs,
+            extra,
+            seed=shards.seed,
+            start=start,
+            planned=planned,
+            forgotten=Tombstones.read(store),
+            scratch=scratch,
+        )
         for number, table in enumerate(cut(pieces, shards.rows_per_shard), start=first):
             rows, behind = rows + len(table), number + 1
             entry = store.commit(PLAN, number, key, table, {"list": len(lists)})
@@ -223,7 +232,7 @@ def _append(
     check_unchanged(files, recorded)
     if not rows:
         raise InputError("the input must have at least one row", value=", ".join(given), fix="check the list")
-    _remove_from(store, behind)
+    remove_unplanned(store, behind)
     added = PlannedList(
         given=given,
         url_column=inputs.url_column,
@@ -247,7 +256,7 @@ def _append(
     return made
 
 
-def _remove_from(store: Store, shard: int) -> None:
+def remove_unplanned(store: Store, shard: int) -> None:
     """Remove the shards, from this one on, that a planning left which was killed before its commit."""
     committed = store.index(PLAN)
     for number in itertools.count(shard):

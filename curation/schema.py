@@ -50,6 +50,7 @@ class Status(str, Enum):
     ROBOTS_DISALLOWED = "robots_disallowed"
     ROBOTS_UNAVAILABLE = "robots_unavailable"  # robots.txt answered 5xx or not at all: RFC 9309 says do not crawl
     OPT_OUT = "opt_out"  # X-Robots-Tag noai/noimageai/noindex/noimageindex, or TDMRep
+    FORGOTTEN = "forgotten"  # a rule of `pairmill forget` covers where it led, or its bytes
     HASH_BLOCKED = "hash_blocked"  # sha256 is on the operator's block list; id and hash are kept, pixels are not
     # The bytes.
     NOT_AN_IMAGE = "not_an_image"  # magic bytes of none of JPEG, PNG, WebP, GIF
@@ -59,6 +60,9 @@ class Status(str, Enum):
     DECODE_TIMEOUT = "decode_timeout"
     DECODER_CRASH = "decoder_crash"  # the codec took its process down; only this row is lost
 
+
+#: Why a row is dropped that was taken out by `pairmill forget`, or that a rule of it keeps out.
+FORGOTTEN = Status.FORGOTTEN.value
 
 #: Statuses that a second try may cure: what `pairmill retry-failed` fetches again.
 RETRYABLE = frozenset(

@@ -1,7 +1,7 @@
 """The order in which the rows of a list are visited: an external sort by a keyed hash of the uid, cut into shards.
 
 adds:  uid, index (int64, position in the input), drop_stage, drop_reason
-drops: duplicate_input
+drops: forgotten, duplicate_input
 
 Sorting by that hash is a shuffle (so the hosts of a list spread over the shards and over time), needs the memory of
 one bucket, and brings rows of equal uid side by side.  The shards of earlier lists lie in the same order, so a walk
@@ -21,11 +21,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.forget.blanking import blanked
+from curation.forget.tombstones import Tombstones
 from curation.identity import row_uid, shuffle_key
 from curation.inputs import InputConfig, InputFile, read_rows
-from curation.schema import drop, set_columns
+from curation.schema import DROPS, FORGOTTEN, drop, set_columns
 from curation.table import PLAN
 from pairmill.store import Store
+
+#: Why the plan drops a row: it was taken out of the run (`curation.forget`), or is there already.
+PLAN_REASONS = (FORGOTTEN, "duplicate_input")
 
 Keys = npt.NDArray[np.uint64]
 
@@ -103,18 +108,20 @@ def visited(
     seed: int,
     start: int,
     planned: KnownUids,
+    forgotten: Tombstones,
     scratch: Path,
 ) -> Iterator[pa.Table]:
     """All rows of a list in the order of their shuffle keys, a bucket at a time, duplicates marked.
 
     start: index of the first row, which is how many rows the run has already.
-    Of equal rows the first lives, in the order of `index`; those of `planned` were all there before.
+    Of equal rows the first lives, in the order of `index`; those of `planned` were all there before.  Rows that are
+    `forgotten` come without URL, text and columns of their own, and not even `scratch` gets to see them.
     """
     buckets = min(_MAX_BUCKETS, 1 + sum(f.size for f in files) // _BUCKET_BYTES)
     writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
     for file in files:
         for batch in read_rows(file, inputs, extra):
-            keyed = _with_identity(batch, start, seed)
+            keyed = _with_identity(batch, start, seed, forgotten)
             start += len(keyed)
             # Bucket b holds the b-th slice of the key space, so that bucket order is key order.
             bucket = (keyed["key"].to_numpy() >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
@@ -132,26 +139,28 @@ def visited(
         spill.unlink()
 
 
-def _with_identity(batch: pa.Table, start: int, seed: int) -> pa.Table:
-    uids = [row_uid(u, a) for u, a in zip(batch["url"].to_pylist(), batch["alt"].to_pylist(), strict=True)]
+def _with_identity(batch: pa.Table, start: int, seed: int, forgotten: Tombstones) -> pa.Table:
+    urls, alts = batch["url"].to_pylist(), batch["alt"].to_pylist()
+    uids = [row_uid(u, a) for u, a in zip(urls, alts, strict=True)]
     identity = {
         "key": pa.array([shuffle_key(uid, seed) for uid in uids], pa.uint64()),
         "uid": pa.array(uids, pa.string()),
         "index": pa.array(range(start, start + len(uids)), pa.int64()),
     }
-    return set_columns(pa.table(identity), {name: batch[name] for name in batch.schema.names})
+    rows = set_columns(pa.table(identity), {name: batch[name] for name in batch.schema.names})
+    rows = set_columns(rows, dict.fromkeys(DROPS, pa.nulls(len(rows), pa.string())))
+    mask = forgotten.mask(uids, urls)
+    return blanked(rows, pa.array(mask)) if mask.any() else rows
 
 
 def _marked(bucket: pa.Table, planned: KnownUids) -> pa.Table:
     order = pc.sort_indices(bucket, [("key", "ascending"), ("uid", "ascending"), ("index", "ascending")])
     sorted_rows = bucket.take(order)
     rows = sorted_rows.drop_columns(["key"])
-    nulls = pa.nulls(len(rows), pa.string())
-    rows = rows.append_column("drop_stage", nulls).append_column("drop_reason", nulls)
     uid = rows["uid"].combine_chunks()
     again = np.r_[False, np.asarray(pc.equal(uid[1:], uid[:-1]))]
     again |= planned.among(sorted_rows["key"].to_numpy(), rows["uid"])
-    return drop(rows, "plan", {"duplicate_input": pa.array(again)}, ("duplicate_input",))
+    return drop(rows, "plan", {"duplicate_input": pa.array(again)}, PLAN_REASONS)
 
 
 def cut(pieces: Iterable[pa.Table], rows_per_shard: int) -> Iterator[pa.Table]:

@@ -19,6 +19,8 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -99,6 +101,21 @@ class Store:
                     fix="wait for the other job, or stop it",
                 ) from None
             yield
+
+    @contextlib.contextmanager
+    def scratch(self, what: str) -> Iterator[Path]:
+        """A folder on this machine's own disk for work on this run, gone afterwards."""
+        with tempfile.TemporaryDirectory(prefix=f"pairmill-{what}-{self._scratch}-") as folder:
+            yield Path(folder)
+
+    def clear_scratch(self) -> None:
+        """Remove what killed processes left of such folders on this machine; the caller works in the run alone."""
+        for folder in Path(tempfile.gettempdir()).glob(f"pairmill-*-{self._scratch}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def _scratch(self) -> str:
+        return digest(self.uri)
 
     # Single files
 
@@ -242,7 +259,9 @@ class Store:
         return self.read_table(shard_file(table, shard), columns)
 
     def sweep(self, table: str) -> None:
-        """Remove the temporary files that killed writers left in a table's folders."""
+        """Remove the temporary files that killed writers left in a table's folders; an object store has none."""
+        if not self._local:
+            return
         selector = pafs.FileSelector(self.path(table), allow_not_found=True, recursive=True)
         for info in self._fs.get_file_info(selector):
             if info.base_name.endswith(".partial"):

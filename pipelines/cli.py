@@ -108,8 +108,10 @@ def report(run: Run, as_json: Json = False) -> None:
     def job() -> dict[str, Any]:
         sys.meta_path.insert(0, _NoPandas())
         store, selection = _selected(run)
+        from curation.forget.tombstones import refuse_pending
         from curation.results.report import write_report
 
+        refuse_pending(store)
         return write_report(store, selection=selection)
 
     finish(job, as_json, show_funnel)
@@ -126,8 +128,10 @@ def rows(
     def job() -> dict[str, Any]:
         sys.meta_path.insert(0, _NoPandas())
         store, selection = _selected(run)
+        from curation.forget.tombstones import refuse_pending
         from curation.results.rows import write_rows
 
+        refuse_pending(store)
         return {"rows": write_rows(store, to, selection=selection), "path": str(to)}
 
     finish(job, as_json, lambda done: say(f"{done['rows']:,} rows written to {done['path']}"))
@@ -182,6 +186,51 @@ def extend(
             show_funnel(done)
 
     finish(job, as_json, show)
+
+
+@app.command()
+def forget(
+    run: Run,
+    uid: Annotated[list[str] | None, typer.Option(help="a row, as the column uid has it", show_default=False)] = None,
+    url: Annotated[list[str] | None, typer.Option(help="an image's URL, with any text", show_default=False)] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="a host; '*.example.com': every host below it", show_default=False)
+    ] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="a picture, by the SHA-256 of its original file", show_default=False)
+    ] = None,
+    listed: Annotated[
+        list[Path] | None, typer.Option("--from", help="a file of those, one a line", show_default=False)
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="an export, or a file of `pairmill rows`, to take the rows out of too", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do it; else only say what it would be")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take rows out of a run and its copies, and keep them out: URL, texts, picture and all that was made of it."""
+    found: dict[str, Any] = {}
+
+    def job() -> dict[str, Any]:
+        from curation.forget.request import merged, read_request, request
+        from pipelines.forget import forget as run_job
+
+        store, _ = _opened(run)
+        given = request(uid=uid or (), url=url or (), host=host or (), sha256=sha256 or ())
+        wanted = merged([given, *map(read_request, listed or ())])
+        found.update(run_job(store, wanted, also or (), sure=yes))
+        return found
+
+    def show(done: dict[str, Any]) -> None:
+        from pipelines.forget import lines
+
+        say("\n".join(lines(done)))
+
+    finish(job, as_json, show)
+    if not found["done"]:
+        print("pairmill: nothing is changed yet; give --yes to do it", file=sys.stderr)
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -278,6 +327,7 @@ def export(
 
             return {"files": export_model(what, to, form, average=average), "format": form}
 
+        from curation.forget.tombstones import refuse_pending
         from curation.results.export import export_img2dataset, export_webdataset
 
         known = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}
@@ -285,6 +335,7 @@ def export(
             names = ", ".join([*known, "open_clip", "huggingface"])
             raise UserError(f"--format is one of {names}", value=form, fix="choose one of them")
         store, _ = _opened(what)
+        refuse_pending(store)
         return {"files": [str(f) for f in known[form](store, to)], "format": form}
 
     finish(job, as_json, lambda done: say(f"{len(done['files'])} files written to {to}"))

@@ -27,7 +27,9 @@ from curation.download import Download
 from curation.duplicates.stage import Deduplicate
 from curation.erase import finish_rewrites
 from curation.flow import Tables
-from curation.pack import Pack, cut_parts, product_columns
+from curation.forget.takedown import complete_pending
+from curation.pack import Pack, product_columns
+from curation.parts import wanted_parts
 from curation.plan import Plan, input_type, open_plan, plan
 from curation.policy import Policy
 from curation.results.advice import advice
@@ -42,7 +44,7 @@ from curation.web.host_gate import HostGate
 from pairmill.errors import JobError, RecipeError, UserError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS, kept_rows
-from pairmill.store import Entry, Store, shard_file, shard_key
+from pairmill.store import Entry, Store, shard_file
 from pipelines.consent import ConsentError, CountAgain, ask, fetch_again, model_again
 from pipelines.journal import Journal
 from pipelines.pools import RESTARTS, Pools, connected
@@ -81,6 +83,7 @@ def curate(
     if not recipe.download.names_contact:
         logger.warning("download.user_agent names no contact: site owners cannot reach you, and may block you instead")
     store = Store(recipe.run_dir)
+    complete_pending(store)
     made = open_plan(store, recipe.shards) if planned else plan(store, recipe.input, recipe.shards)
     tables = tables_of(recipe, made, store)
     images = tables.named(tables.name_of(tables.flow.of(Download)))
@@ -124,6 +127,7 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
     """
     recipe = recipe.model_copy(update={"download": recipe.download.model_copy(update={"enabled": False})})
     store = Store(recipe.run_dir)
+    complete_pending(store)
     planned = open_plan(store, recipe.shards)
     tables = tables_of(recipe, planned, store, beside=True)
     with (
@@ -150,11 +154,6 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     # The columns of all lists are in the shards of the last one.
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
     return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
-
-
-def product_identity(recipe: CurateRecipe) -> object:
-    """Plain data that, with the contents of the tables, decides what the product holds."""
-    return [recipe.pack.identity(), recipe.image.format, list(product_columns(recipe.flow().carried))]
 
 
 class Job:
@@ -349,32 +348,25 @@ class Job:
     def pack(self) -> None:
         """Write the product from the committed tables."""
         reads = self.tables.reads(self.flow.of(Pack).columns_read(self.flow.carried), "pack")
-        indexes = {name: self.store.index(name) for name in reads}
-        kept = {int(manifest["shard"]): kept_rows(manifest) for manifest in self.store.manifests(self.tables.selection)}
         committed = self.store.index(PAIRS)
-        columns = product_columns(self.flow.carried)
-        identity = product_identity(self.recipe)
-        if input_type(self.store, self.planned.inputs[0]) != self.input_type:
-            # A later list brought columns, and all parts of a dataset have the same.
-            identity = [identity, str(self.input_type)]
-        parts = []
-        cut = cut_parts(kept, self.recipe.pack.rows_per_part)
-        for part in cut:
-            contents = [indexes[name][shard].content for shard in part.shards for name in sorted(reads)]
-            key = shard_key(identity, contents)
-            if part.number not in committed or committed[part.number].key != key:
-                parts.append({"number": part.number, "shards": list(part.shards), "key": key})
+        wanted = wanted_parts(self.store, self.tables, self.planned)
+        parts = [
+            {"number": part.number, "shards": list(part.shards), "key": part.key}
+            for part in wanted
+            if part.number not in committed or committed[part.number].key != part.key
+        ]
         with self.journal.segment("pack"):
-            for number in set(committed) - {part.number for part in cut}:
+            for number in set(committed) - {part.number for part in wanted}:
                 self.store.remove_shard(PAIRS, number)
             if parts:
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
-                reasons, image_format = self.flow.of(Deduplicate).drops, self.recipe.image.format
-                packing = Packing(self.recipe.pack, image_format, columns, reasons, self.input_type)
+                columns, reasons = product_columns(self.flow.carried), self.flow.of(Deduplicate).drops
+                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, reasons, self.input_type)
                 rows.map_batches(PackStage(packing, self.store, reads, self.board), **_SHARDS).materialize()
             self.store.sweep(PAIRS)
-            write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried, rows=sum(kept.values()))
+            kept = sum(kept_rows(manifest) for manifest in self.store.manifests(self.tables.selection))
+            write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried, rows=kept)
 
     def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
         """The shards to be done, a wave at a time; behind them what killed writers left is swept, old and new."""

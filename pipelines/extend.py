@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curation.forget.takedown import complete_pending
 from curation.inputs import InputConfig
 from curation.plan import Plan, extend
 from pairmill.store import Store
@@ -20,6 +21,7 @@ def extend_plan(
     changes: keys of its section `input` that are others for these lists (`url_column`, `text_column`, `format`).
     Raises InputError for a list that cannot be read, RunDirError if the run is in use, as `curation.plan.extend`.
     """
+    complete_pending(store)
     inputs = InputConfig.checked(recipe.input.model_dump() | dict(changes), at="input")
     return extend(store, paths, inputs, recipe.shards)
 

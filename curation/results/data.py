@@ -15,6 +15,7 @@ from curation.pack import PackConfig, best_text
 from curation.policy import Policy
 from curation.results.outcome import Outcome, Run, read_outcome
 from curation.results.tallies import Frequent, Histogram
+from curation.schema import FORGOTTEN
 
 #: The columns that are read, of the tables that are there.
 READS = (
@@ -143,6 +144,8 @@ class Tally:
         for row, (uid, stage, reason) in enumerate(zip(*columns, strict=True)):
             groups[None if reason is None else (stage, reason)].append(Pick(uid, outcome.shard, row))
         for group, picks in groups.items():
+            if group is not None and group[1] == FORGOTTEN:
+                continue
             if group is not None:
                 self.dropped[group] = heapq.nsmallest(DROPPED_SHOWN, self.dropped[group] + picks)
             elif "caption" in outcome.rows.schema.names:

@@ -49,10 +49,11 @@ class Run:
 
     @property
     def settled(self) -> bool:
-        """Whether the last invocation ended well, after its last segment."""
-        if not self.records:
+        """Whether the last job ended well, after its last segment."""
+        jobs = [record for record in self.records if not record.get("forgot")]
+        if not jobs:
             return False
-        last = self.records[-1]
+        last = jobs[-1]
         return bool(last["finished_at"]) and not last.get("failed") and "pack" in last["segments"]
 
     @property

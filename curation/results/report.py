@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from curation.duplicates.stage import Deduplicate
+from curation.forget.tombstones import Tombstones
 from curation.pack import Pack, cut_parts
+from curation.parts import sizes
 from curation.policy import Policy
 from curation.results.data import READS, Tally, read_gallery
 from curation.results.outcome import Outcome, Run, open_run, read_outcome
@@ -176,8 +177,7 @@ def _packed(run: Run, kept: Mapping[int, _Kept]) -> tuple[int | None, bool]:
     # Which shards a part is made of is known only when all are through the selection; packing begins after that.
     if len(selected) < run.plan.shards or not committed:
         return None, False
-    sizes = {shard: m["stages"][Deduplicate.name]["rows_kept"] for shard, m in selected.items()}
-    parts = cut_parts(sizes, run.pack_config.rows_per_part)
+    parts = cut_parts(sizes(selected.values(), Tombstones.read(run.store)), run.pack_config.rows_per_part)
     rows = good = 0
     for part in parts:
         manifest = committed.get(part.number)

@@ -8,7 +8,6 @@ index, and each file is sorted in memory.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,11 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
     run = open_run(store, selection)
     ranges = min(_MAX_RANGES, 1 + run.plan.rows // _RANGE_ROWS)
     size = -(-run.plan.rows // ranges)
-    with tempfile.TemporaryDirectory(prefix="pairmill-rows-") as scratch, whole_file(Path(path)) as stream:
-        schema = _deal(_pieces(run), Path(scratch), size)
+    with store.scratch("rows") as scratch, whole_file(Path(path)) as stream:
+        schema = _deal(_pieces(run), scratch, size)
         written = 0
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-            for piece in _sorted(Path(scratch)):
+            for piece in _sorted(scratch):
                 in_order = np.arange(written, written + len(piece))
                 if not np.array_equal(piece["index"], in_order):
                     raise IntegrityError("every row of the input must be there once")

@@ -17,10 +17,10 @@ from pydantic.fields import FieldInfo
 
 from curation.engines.checkpoint import resolve
 from curation.flow import Tables
+from curation.parts import product_identity
 from curation.stage import Column, Stage
 from pairmill.config import EXECUTION, POLICY, Config, marked, put
 from pairmill.registry import ChosenBy, NamedConfig
-from pipelines.curate import product_identity
 from pipelines.doctor import project_root
 from pipelines.recipe import CurateRecipe
 
@@ -215,7 +215,7 @@ def keys_of(recipe: CurateRecipe) -> dict[str, Any]:
     """Table -> what keys its shards, beside the contents of those it is made from; `pairs` too."""
     tables = Tables(recipe.flow(), selection=recipe.deduplicate.name)
     found = {table.name: [table.identity, list(table.upstream)] for table in tables.all}
-    return found | {"pairs": product_identity(recipe)}
+    return found | {"pairs": product_identity(recipe.flow())}
 
 
 def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRecipe:

@@ -165,7 +165,7 @@ def commit_pairs(store: Store, tables: Mapping[int, pa.Table], config: PackConfi
 
 def fate(url: str) -> str:
     """What is to become of the row with this URL."""
-    return urlsplit(url).path.split("/")[1]
+    return [*urlsplit(url).path.split("/"), ""][1]
 
 
 def picture(name: str, size: tuple[int, int] = (96, 64)) -> bytes:

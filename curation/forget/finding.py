@@ -1,0 +1,200 @@
+"""Find the rows of a run that are to be forgotten, and the others that have the same pictures and URLs.
+
+reads: uid, url, drop_reason (plan); sha256, final_url, status (images); keep (the packing selection)
+
+A row is found by its uid; by its URL or by where the redirects led; by the host of either; by the SHA-256 of its
+picture.  Rows of equal uid go together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.forget.request import Request
+from curation.forget.tombstones import SCHEMA, Tombstones
+from curation.identity import canonical_url, url_host
+from curation.schema import FORGOTTEN, set_columns
+from curation.table import PLAN
+from pairmill.store import Store, shard_file
+
+#: The table of pictures, and its columns that tell of a row.
+IMAGES = "images"
+_TELLS = ("sha256", "final_url", "status")
+
+_READERS = 8
+#: Hosts that one expression looks for; with more of them, every URL is looked at.
+_MOST_HOSTS = 500
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Found(NamedTuple):
+    """What there is of a request in a run.
+
+    places:       those to be forgotten, a line for each uid and shard; schema `tombstones.SCHEMA`.
+    rows:         how many rows that is, and kept: how many of them the product holds.
+    already:      rows asked for that are forgotten.
+    same_picture: rows not asked for that show a picture of those found, and sha256s: which pictures.
+    same_url:     rows not asked for that have a URL of those found, and urls: those, and where redirects led.
+    """
+
+    places: pa.Table
+    rows: int
+    kept: int
+    already: int
+    same_picture: int
+    sha256s: tuple[str, ...]
+    same_url: int
+    urls: frozenset[str]
+
+
+class _Asked(NamedTuple):
+    """Rows of a shard that are asked for."""
+
+    uids: frozenset[str]
+    urls: frozenset[str]
+    sha256s: frozenset[str]
+    already: int
+
+
+class _Sought(NamedTuple):
+    """What was found in all shards.  hosts: see `_hosts_of`."""
+
+    uids: pa.Array
+    sha256s: pa.Array
+    urls: frozenset[str]
+    hosts: re.Pattern[str] | None
+
+
+class _Others(NamedTuple):
+    """What a shard has of what was found: its own rows, who of them is kept, and other rows like them."""
+
+    uids: list[str]
+    kept: frozenset[str]
+    sha256s: list[str]
+    same_url: int
+
+
+def find(store: Store, wanted: Request, shards: Iterable[int], *, selection: str, at: int) -> Found:
+    """What there is of a request; nothing but narrow columns is read.
+
+    shards: of the plan.  selection: the table of the one that the product is made from.  at: seconds since the epoch.
+    """
+    numbers = list(shards)
+    with ThreadPoolExecutor(_READERS) as pool:
+        look = partial(_asked_for, store, Tombstones(wanted.tombstones(at)), _array(wanted.uids), _hosts_of(wanted))
+        asked = list(pool.map(look, numbers))
+        uids, urls, sha256s = (
+            frozenset().union(*(getattr(one, name) for one in asked)) for name in ("uids", "urls", "sha256s")
+        )
+        sought = _Sought(_array(uids), _array(sha256s), urls, _hosts_of(Request(urls=urls)))
+        others = list(pool.map(partial(_others_in, store, selection, sought), numbers)) if uids else []
+    places = [
+        {"kind": "uid", "digest": uid, "shard": shard, "kept": uid in one.kept, "at": at}
+        for shard, one in zip(numbers, others, strict=bool(others))
+        for uid in dict.fromkeys(one.uids)
+    ]
+    return Found(
+        places=pa.Table.from_pylist(places, SCHEMA),
+        rows=sum(len(one.uids) for one in others),
+        kept=sum(len(one.kept) for one in others),
+        already=sum(one.already for one in asked),
+        same_picture=sum(len(one.sha256s) for one in others),
+        sha256s=tuple(sorted({sha for one in others for sha in one.sha256s})),
+        same_url=sum(one.same_url for one in others),
+        urls=urls,
+    )
+
+
+def _asked_for(store: Store, rules: Tombstones, uids: pa.Array, hosts: re.Pattern[str] | None, shard: int) -> _Asked:
+    rows = _rows(store, shard)
+    gone = np.asarray(pc.fill_null(pc.equal(rows["drop_reason"], FORGOTTEN), False))
+    named = np.asarray(pc.is_in(rows["uid"], uids))
+    mask = named | _refused(rows)
+    for column in ("url", "final_url"):
+        mask |= _by_url(rows[column], rules, hosts)
+    mask |= np.fromiter((rules.covers_picture(sha) for sha in rows["sha256"].to_pylist()), np.bool_, len(rows))
+    found = rows.filter(pa.array(mask & ~gone))
+    urls = [url for name in ("url", "final_url") for url in found[name].to_pylist() if url]
+    return _Asked(
+        frozenset(found["uid"].to_pylist()),
+        frozenset(urls) | frozenset(map(canonical_url, urls)),
+        frozenset(sha for sha in found["sha256"].to_pylist() if sha),
+        int((named & gone).sum()),
+    )
+
+
+def _refused(rows: pa.Table) -> Mask:
+    """Rows whose picture a rule refused when it was fetched; their URLs and texts are still there."""
+    return np.asarray(pc.fill_null(pc.equal(rows["status"], FORGOTTEN), False))
+
+
+def _others_in(store: Store, selection: str, sought: _Sought, shard: int) -> _Others:
+    rows = _rows(store, shard)
+    gone = np.asarray(pc.fill_null(pc.equal(rows["drop_reason"], FORGOTTEN), False))
+    mine = np.asarray(pc.is_in(rows["uid"], sought.uids))
+    same_picture = np.asarray(pc.is_in(rows["sha256"], sought.sha256s))
+    maybe = rows["url"].filter(pa.array(_maybe(rows["url"], sought.hosts) & ~mine)).to_pylist()
+    same_url = sum(canonical_url(url) in sought.urls for url in maybe)
+    uids = rows["uid"].filter(pa.array(mine & ~gone)).to_pylist()
+    return _Others(
+        uids,
+        _kept(store, selection, shard, uids),
+        rows["sha256"].filter(pa.array(same_picture & ~mine)).to_pylist(),
+        same_url,
+    )
+
+
+def _rows(store: Store, shard: int) -> pa.Table:
+    """uid, url, drop_reason of the planned rows, with what is known of their pictures."""
+    rows = store.load(PLAN, shard, ["uid", "url", "drop_reason"])
+    if not store.exists(shard_file(IMAGES, shard)):
+        return set_columns(rows, {name: pa.nulls(len(rows), pa.string()) for name in _TELLS})
+    images = store.load(IMAGES, shard, ["uid", *_TELLS])
+    # By uid, not by place: what a killed job left may be of other rows.
+    places = pc.index_in(rows["uid"], value_set=images["uid"].combine_chunks())
+    return set_columns(rows, {name: images[name].take(places) for name in _TELLS})
+
+
+def _array(values: Iterable[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())
+
+
+def _kept(store: Store, selection: str, shard: int, uids: list[str]) -> frozenset[str]:
+    if not uids or not store.exists(shard_file(selection, shard)):
+        return frozenset()
+    rows = store.load(selection, shard, ["uid", "keep"])
+    return frozenset(uids) & frozenset(rows.filter(rows["keep"])["uid"].to_pylist())
+
+
+def _by_url(urls: pa.ChunkedArray, rules: Tombstones, hosts: re.Pattern[str] | None) -> Mask:
+    mask = _maybe(urls, hosts)
+    for at in np.flatnonzero(mask):
+        mask[at] = rules.covers_url(urls[int(at)].as_py())
+    return mask
+
+
+def _maybe(urls: pa.ChunkedArray, hosts: re.Pattern[str] | None) -> Mask:
+    """URLs that hold one of some hosts; to look at each of them more closely would take minutes a million."""
+    if hosts is None:
+        return np.asarray(pc.is_valid(urls)).copy()
+    found = pc.match_substring_regex(urls, hosts.pattern, ignore_case=True)
+    return np.asarray(pc.fill_null(found, False)).copy()
+
+
+def _hosts_of(wanted: Request) -> re.Pattern[str] | None:
+    """What every URL that is asked for matches; None where that cannot be said in short."""
+    hosts = {host.lstrip(".") for host in wanted.hosts} | {url_host(url) for url in wanted.urls}
+    # A host that is not ASCII stands in a URL in one form or another.
+    if len(hosts) > _MOST_HOSTS or any(not host or "xn--" in host for host in hosts):
+        return None
+    return re.compile("|".join(map(re.escape, sorted(hosts))) if hosts else "$^")

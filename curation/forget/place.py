@@ -1,0 +1,160 @@
+"""A run directory as forgetting sees it: every table that is there, whoever reads it, and every other file."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import yaml
+
+from curation.common_texts import COMMON_TEXT
+from curation.duplicates.stage import Deduplicate
+from curation.erase import NOTES
+from curation.flow import Tables, flow_of
+from curation.forget.finding import IMAGES
+from curation.forget.tombstones import FILE
+from curation.pack import Pack, PackConfig
+from curation.parts import WantedPart, wanted_parts
+from curation.plan import Planned, open_plan
+from curation.schema import DROPS
+from curation.table import PLAN, Table
+from pairmill.layout import PAIRS, SELECTIONS, filter_table
+from pairmill.store import Store, content_digest, shard_file
+
+#: What `pairmill report` writes.
+REPORTS = ("report.json", "report.html")
+
+_COLUMNS = "columns"
+_JOURNAL = "runs"
+#: What a run directory holds.
+_KNOWN = frozenset(
+    {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, _JOURNAL, FILE), *("recipe.yaml", ".lock"), *REPORTS}
+)
+
+
+class Place:
+    """A run directory: its plan, its recipe, and its tables."""
+
+    def __init__(self, store: Store) -> None:
+        """Raises RunDirError if nothing is planned, UserError if a stage of the recipe cannot be made here."""
+        self.store = store
+        self.plan = open_plan(store)
+        self.recipe: Mapping[str, Any] = yaml.safe_load(store.read_text("recipe.yaml") or "") or {}
+        self.flow = flow_of(self.recipe)
+        self.selection: str = self.flow.of(Deduplicate).config.name
+        self.tables = Tables(self.flow, selection=self.selection, lenient=True)
+
+    @property
+    def pack(self) -> PackConfig:
+        """How the product is packed."""
+        config: PackConfig = self.flow.of(Pack).config
+        return config
+
+    # Tables
+
+    def own_tables(self) -> list[Table]:
+        """The tables that the recipe makes, each behind those that it is made from."""
+        planned = Table(PLAN, (*Planned(None).column_names(), *DROPS), None, (), (Planned.name,))
+        counted = {name for stage in self.flow.stages for name in stage.counted}
+        whole = [Table(name, (COMMON_TEXT,), None, (), (), drops=False) for name in sorted(counted)]
+        return [planned, *whole, *self.tables.all]
+
+    def other_tables(self) -> list[tuple[list[Table], list[str]]]:
+        """The other tables that are there: each with those that its drops follow, and which of them are not ours.
+
+        They are selections of other recipes, with what those are made from, and tables of stages that are off now.
+        """
+        known = {table.name for table in self.own_tables()}
+        found: list[tuple[list[Table], list[str]]] = []
+        for folder in self._folders(SELECTIONS):
+            if folder in known:
+                continue
+            name = folder.rpartition("/")[2]
+            beside = bool(self.store.index(filter_table(name)))
+            tables = Tables(self.flow, selection=name, beside=beside, keyed=False)
+            chain = [*tables.before("global"), tables.named(folder)]
+            found.append((chain, [table.name for table in chain if table.name not in known]))
+            known |= {table.name for table in chain}
+        for folder in self._folders(_COLUMNS):
+            if folder not in known:
+                # Nobody reads it while its stage is off, and how its stage counted drops is not known.
+                found.append(([Table(folder, (), None, (IMAGES,), (), drops=False)], [folder]))
+        return found
+
+    def files(self, shards: Iterable[int], parts: Iterable[int]) -> list[pafs.FileInfo]:
+        """The data files there are of some shards, of every table, and of some parts."""
+        tables = [PLAN, IMAGES, *self._folders(_COLUMNS), *self._folders(SELECTIONS)]
+        names = [shard_file(table, shard) for shard in shards for table in tables]
+        names += [shard_file(PAIRS, part) for part in parts]
+        found = self.store.filesystem.get_file_info([self.store.path(name) for name in names])
+        return [info for info in found if info.type == pafs.FileType.File]
+
+    # The product
+
+    def wanted_parts(self) -> dict[int, WantedPart]:
+        """The parts as they are to be, by number; none before every table is whole."""
+        if any(len(self.store.index(table.name)) < self.plan.shards for table in self.tables.all):
+            return {}
+        return {part.number: part for part in wanted_parts(self.store, self.tables, self.plan)}
+
+    def part_numbers(self) -> list[int]:
+        """The parts of which there is data, committed or not."""
+        names = [n for n in self.store.names(PAIRS) if n.startswith("part-") and n.endswith(".parquet")]
+        return [int(name.removeprefix("part-").removesuffix(".parquet")) for name in names]
+
+    def content(self, rows: pa.Table) -> str:
+        """The content of a part with these rows."""
+        return content_digest(rows, Pack.volatile)
+
+    def commit_part(self, number: int, key: str, rows: pa.Table) -> None:
+        """Commit a part as packing does."""
+        groups = self.pack.row_group_rows
+        self.store.commit(PAIRS, number, key, rows, {}, row_group_rows=groups, volatile=Pack.volatile)
+
+    # Everything else
+
+    def look_around(self, urls: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Files and folders that are not of a run; and files of the run, outside of its tables, that name a URL."""
+        strays = tuple(sorted({info.base_name for info in self._listed("")} - _KNOWN))
+        texts = ("recipe.yaml", "plan/plan.json", *(f"{_JOURNAL}/{name}" for name in self.store.names(_JOURNAL)))
+        sought = [url.encode() for url in urls]
+        mentions = []
+        for name in texts:
+            text = self.store.read_bytes(name) if self.store.exists(name) else b""
+            if any(url in text for url in sought):
+                mentions.append(name)
+        return strays, tuple(mentions)
+
+    def record(self, work: Mapping[str, Any], began: float) -> None:
+        """Note in the journal when, and how many rows; never which."""
+        number, last = 1, None
+        while (record := self.store.read_json(f"{_JOURNAL}/run-{number:04d}.json")) is not None:
+            number, last = number + 1, record
+        said = {name: work[name] for name in ("at", "rows", "kept")}
+        if last is not None and last.get("forgot") == said:
+            return  # killed behind this line
+        made = {
+            "run": number,
+            "command": "pairmill forget",
+            "started_at": began,
+            "finished_at": time.time(),
+            "failed": None,
+            "segments": {},
+            "versions": {"python": platform.python_version(), "pairmill": version("pairmill")},
+            "cluster": {},
+            "forgot": said,
+        }
+        self.store.write_json(f"{_JOURNAL}/run-{number:04d}.json", made, "forget.record")
+
+    def _folders(self, folder: str) -> list[str]:
+        return sorted(f"{folder}/{i.base_name}" for i in self._listed(folder) if i.type == pafs.FileType.Directory)
+
+    def _listed(self, folder: str) -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(self.store.path(folder).rstrip("/"), allow_not_found=True)
+        found: list[pafs.FileInfo] = self.store.filesystem.get_file_info(selector)
+        return [info for info in found if not info.base_name.endswith(".partial")]

@@ -1,0 +1,119 @@
+"""What is asked to be forgotten: uids, URLs, hosts and pictures, as they are given on the command line or in a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from curation.forget.tombstones import SCHEMA, Kind, rule_digest
+from curation.identity import canonical_url, plain_host
+from pairmill.errors import InputError, UserError
+
+_UID = re.compile(r"[0-9a-f]{32}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"(?:\*\.)?[^\s/?#@*:]+|\[[0-9a-f:.]+\]")
+
+
+class Request(NamedTuple):
+    """Rows by their uids, and rules; each value in the form in which it is compared.
+
+    hosts: those that begin with a dot stand for every host below it.
+    """
+
+    uids: frozenset[str] = frozenset()
+    urls: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+    sha256s: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return any(self)
+
+    @property
+    def kinds(self) -> dict[Kind, frozenset[str]]:
+        """Kind of tombstone -> values."""
+        return {"uid": self.uids, "url": self.urls, "host": self.hosts, "sha256": self.sha256s}
+
+    def tombstones(self, at: int) -> pa.Table:
+        """What is asked for as tombstones that hold for rows to come.  at: seconds since the epoch."""
+        rows = [
+            {"kind": kind, "digest": rule_digest(kind, value), "at": at}
+            for kind, values in self.kinds.items()
+            for value in sorted(values)
+        ]
+        return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def request(
+    *, uid: Iterable[str] = (), url: Iterable[str] = (), host: Iterable[str] = (), sha256: Iterable[str] = ()
+) -> Request:
+    """Those values, checked.  Raises UserError for one that cannot be what it is given as."""
+    return Request(
+        frozenset(_checked(value, "uid", _UID, "32 hex digits, as in the dataset's column uid") for value in uid),
+        frozenset(_checked_url(value) for value in url),
+        frozenset(_checked_host(value) for value in host),
+        frozenset(_checked(value, "sha256", _SHA256, "64 hex digits, of the original file") for value in sha256),
+    )
+
+
+def read_request(file: Path) -> Request:
+    """The values of a file, one a line: a uid (32 hex digits), a SHA-256 (64 hex digits), a URL (has ://) or a host.
+
+    Empty lines, and lines that begin with #, are skipped.  Raises InputError for a file that cannot be read, UserError
+    for a line that is none of them.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("--from must name a text file in UTF-8", value=error, fix="check the path") from error
+    found: dict[Kind, list[str]] = {"uid": [], "url": [], "host": [], "sha256": []}
+    for line in _lines(text):
+        found[_kind(line)].append(line)
+    return request(uid=found["uid"], url=found["url"], host=found["host"], sha256=found["sha256"])
+
+
+def merged(requests: Iterable[Request]) -> Request:
+    """Several requests as one."""
+    return Request(*(frozenset().union(*values) for values in zip(*requests, strict=True)))
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        if (stripped := line.strip()) and not stripped.startswith("#"):
+            yield stripped
+
+
+def _kind(line: str) -> Kind:
+    if "://" in line:
+        return "url"
+    if _UID.fullmatch(line.lower()):
+        return "uid"
+    return "sha256" if _SHA256.fullmatch(line.lower()) else "host"
+
+
+def _checked(value: str, name: str, form: re.Pattern[str], what: str) -> str:
+    lower = value.strip().lower()
+    if not form.fullmatch(lower):
+        raise UserError(f"a {name} must be {what}", value=value, fix="copy it from the product or from the report")
+    return lower
+
+
+def _checked_url(value: str) -> str:
+    if "://" not in value:
+        raise UserError("--url must be a URL", value=value, fix="give it with its scheme: https://…")
+    return canonical_url(value)
+
+
+def _checked_host(value: str) -> str:
+    lower = value.strip().lower()
+    if not _HOST.fullmatch(lower):
+        raise UserError(
+            "--host must be the name of a host, or *. and a name for every host below it",
+            value=value,
+            fix="give it without scheme, port and path, as images.example.com",
+        )
+    below = lower.startswith("*.")
+    return ("." if below else "") + plain_host(lower.removeprefix("*."))

@@ -1,0 +1,221 @@
+"""Take rows out of a run, in two steps: say what that would be, then do it.
+
+    preview      what would go: rows, shards, parts, copies, bytes; nothing is changed
+    begin        the tombstones are written, and with them what is to be done
+    complete     shards, parts, copies and reports are rewritten; the journal says when and how many
+
+Killed anywhere after `begin`, `complete` ends the same.  It comes before anything else that is done with the run.
+Other rows keep what is known of them, and their part of the product.  Which duplicate of a row stays when the row is
+gone is for the next `curate` to say: a selection looks at all rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.dataset_card import write_card
+from curation.erase import finish_rewrites, rewrite_shard
+from curation.forget.blanking import change_of
+from curation.forget.copies import Copy, clean_copies, find_copies
+from curation.forget.finding import Found, find
+from curation.forget.place import REPORTS, Place
+from curation.forget.request import Request
+from curation.forget.tombstones import Tombstones
+from curation.plan import remove_unplanned
+from curation.results.report import write_report
+from pairmill.errors import IntegrityError
+from pairmill.faults import fault_point
+from pairmill.layout import PAIRS, kept_rows
+from pairmill.store import Entry, Store, shard_file
+
+logger = logging.getLogger("pairmill")
+
+_WORKERS = 4
+_CARD = f"{PAIRS}/README.md"
+
+
+class Preview(NamedTuple):
+    """What a request would do.
+
+    rules:    of the request, that are new: they hold for rows to come.
+    shards, parts: that hold rows to go; bytes: of all files that are written again.
+    copies:   files named by --also that hold rows to go.
+    unkeyed:  tables whose rewritten shards the next `curate` makes again, because a model or a file is not here.
+    strays:   files in the run directory that are not of the run, and are left alone.
+    mentions: files of the run that name a URL of the rows outside of every table.
+    stones:   the tombstones as they would be.
+    """
+
+    found: Found
+    rules: int
+    shards: tuple[int, ...]
+    parts: tuple[int, ...]
+    bytes: int
+    copies: tuple[Copy, ...]
+    unkeyed: tuple[str, ...]
+    strays: tuple[str, ...]
+    mentions: tuple[str, ...]
+    stones: Tombstones
+
+
+def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int | None = None) -> Preview:
+    """What forgetting `wanted` would do; nothing is changed.
+
+    also: exports and other copies of the product.  at: when, in seconds since the epoch.
+    Raises RunDirError if nothing is planned, UserError for a copy that cannot be looked into.
+    """
+    here = Place(store)
+    now = int(time.time()) if at is None else at
+    found = find(store, wanted, here.plan.shard_numbers(), selection=here.tables.selection, at=now)
+    before = Tombstones.read(store)
+    ruled = before.with_rows(wanted.tombstones(now))
+    stones = ruled.with_rows(found.places)
+    shards = tuple(sorted(set(found.places["shard"].to_pylist())))
+    parts = _parts(here, frozenset(shards), found.places["digest"].to_pylist())
+    copies = [copy for place in also for copy in find_copies(place, stones.uids)]
+    stones.work = {
+        "at": now,
+        "rows": found.rows,
+        "kept": found.kept,
+        "parts": parts,
+        "also": [str(place.absolute()) for place in also],
+        "reports": [name for name in REPORTS if found.rows and store.exists(name)],
+    }
+    rewritten = [int(number) for number, part in parts.items() if part["rows"]]
+    files = here.files(shards, rewritten)
+    strays, mentions = here.look_around(found.urls)
+    return Preview(
+        found=found,
+        rules=len(ruled.table) - len(before.table),
+        shards=shards,
+        parts=tuple(rewritten),
+        bytes=sum(info.size for info in files) + sum(copy.bytes for copy in copies),
+        copies=tuple(copies),
+        unkeyed=tuple(here.tables.unkeyed),
+        strays=strays,
+        mentions=mentions,
+        stones=stones,
+    )
+
+
+def begin(store: Store, planned: Preview) -> None:
+    """Write the tombstones: from here on the rows are to go, even if that is cut short."""
+    planned.stones.write(store, "forget.tombstones")
+
+
+def complete_pending(store: Store) -> None:
+    """`complete` for a job that is about to begin.  Raises RunDirError if another one works in the run."""
+    if Tombstones.read(store).work:
+        with store.locked():
+            complete(store)
+
+
+def complete(store: Store) -> dict[str, Any]:
+    """Do the work that the tombstones name; what it was, empty if there is none.
+
+    The caller works in the run alone.  Raises as `preview`.
+    """
+    stones = Tombstones.read(store)
+    work = stones.work
+    if not work:
+        return {}
+    here = Place(store)
+    began = time.time()
+    for name in work["reports"]:
+        store.remove(name)
+    fault_point("forget.reports_removed")
+    store.sweep(".")
+    store.clear_scratch()
+    remove_unplanned(store, here.plan.shards)
+    finish_rewrites(store)
+    _rewrite_tables(here, stones)
+    _rewrite_parts(here, stones)
+    if store.exists(_CARD):
+        kept = sum(kept_rows(manifest) for manifest in store.manifests(here.tables.selection))
+        write_card(store, here.recipe, here.flow.carried, rows=kept)
+    fault_point("forget.parts_rewritten")
+    for place in work["also"]:
+        clean_copies(Path(place), stones.uids)
+    fault_point("forget.copies_rewritten")
+    here.record(work, began)
+    if work["reports"]:
+        _report(here)
+    Tombstones(stones.table).write(store, "forget.done")
+    return work
+
+
+def _report(here: Place) -> None:
+    try:
+        write_report(here.store, selection=here.selection)
+    except IntegrityError as error:
+        # The run was damaged before.  The rows are gone, and that is what counts.
+        logger.warning("the report cannot be built: %s", error)
+
+
+def _rewrite_tables(here: Place, stones: Tombstones) -> None:
+    pending, tables, beside = stones.pending, here.own_tables(), here.other_tables()
+
+    def rewrite(shard: int) -> None:
+        uids = pending.filter(pc.equal(pending["shard"], shard))["digest"].to_pylist()
+        rewrite_shard(here.store, tables, shard, {table.name: change_of(table.name, uids) for table in tables})
+        # After those, whose drops they count from.
+        for others, changed in beside:
+            rewrite_shard(here.store, others, shard, {name: change_of(name, uids) for name in changed})
+        fault_point("forget.shard_rewritten")
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        list(pool.map(rewrite, sorted(set(pending["shard"].to_pylist()))))
+
+
+def _parts(here: Place, shards: frozenset[int], uids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The parts that change: number -> the key that it is committed by (None: it is not), `fresh`, and rows to go."""
+    if not shards:
+        return {}
+    committed = here.store.index(PAIRS)
+    wanted = here.wanted_parts()
+    asked = pa.array(sorted(set(uids)), pa.string())
+
+    def held(number: int) -> int:
+        return pc.sum(pc.is_in(here.store.load(PAIRS, number, ["uid"])["uid"], asked)).as_py() or 0
+
+    numbers = here.part_numbers()
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        rows = list(pool.map(held, numbers))
+    found: dict[str, dict[str, Any]] = {}
+    for number, gone in zip(numbers, rows, strict=True):
+        key = committed[number].key if number in committed else None
+        part = wanted.get(number)
+        fresh = part is not None and part.key == key
+        if gone or (part is not None and fresh and shards & set(part.shards)):
+            found[str(number)] = {"key": key, "fresh": fresh, "rows": gone}
+    return found
+
+
+def _rewrite_parts(here: Place, stones: Tombstones) -> None:
+    """Take the rows out of the parts; one that was up to date is keyed by what its shards hold now."""
+    wanted = here.wanted_parts()
+    asked = pa.array(sorted(set(stones.pending["digest"].to_pylist())), pa.string())
+    for name, part in stones.work["parts"].items():
+        number, key = int(name), part["key"]
+        if part["fresh"] and number in wanted:
+            key = wanted[number].key
+        entry = here.store.entry(PAIRS, number)
+        if key is None or not here.store.exists(shard_file(PAIRS, number)):
+            here.store.remove_shard(PAIRS, number)  # left by a killed job, and no part of anything
+        elif entry is None or part["rows"]:
+            rows = here.store.load(PAIRS, number)
+            left = rows.filter(pc.invert(pc.is_in(rows["uid"], asked)))
+            if entry != (key, here.content(left)):
+                here.commit_part(number, key, left)
+        elif entry.key != key:
+            manifest = here.store.manifest(PAIRS, number, entry) or {}
+            here.store.write_manifest(PAIRS, number, {**manifest, "key": key}, "forget.part")
+            here.store.retract(PAIRS, number, keep=Entry(key, entry.content))

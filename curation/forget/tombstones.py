@@ -1,0 +1,151 @@
+"""Tombstones: what must not come back into a run, as digests, in `RUN/forgotten.parquet`.
+
+A tombstone of kind `uid` is one row of the run; `url`, `host` and `sha256` are rules, which hold for rows to come too.
+They are kept as BLAKE2b of the canonical URL, the host and the picture's SHA-256.  A digest says nothing of what it was
+made from, and whoever knows a URL can check whether it is there: that is its purpose.
+
+The file is the log of the work as well: it is written before anything is taken out, and as long as it names work, that
+is still to be done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.identity import canonical_url, url_host
+from pairmill.errors import RunDirError
+from pairmill.store import Store
+
+FILE = "forgotten.parquet"
+
+Kind = Literal["uid", "url", "host", "sha256"]
+
+#: shard: where the row is, null for a rule.  kept: whether the product held the row.  at: seconds since the epoch.
+SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("digest", pa.string()),
+        ("shard", pa.int32()),
+        ("kept", pa.bool_()),
+        ("at", pa.int64()),
+    ]
+)
+
+#: Where the file's metadata keep what else the work needs, as JSON.
+_WORK = b"pairmill.forget"
+
+
+def rule_digest(kind: Kind, value: str) -> str:
+    """The digest by which a rule is kept: 128-bit BLAKE2b, hex; a uid, which is one already, stays as it is.
+
+    value: canonical URL; host in the form of `identity.url_host`, with a dot in front for every host below it; SHA-256
+    in lower-case hex.
+    """
+    if kind == "uid":
+        return value
+    content = value.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=16, person=f"pairmill/{kind}".encode()).hexdigest()
+
+
+class Tombstones:
+    """What is forgotten in a run, or is to be."""
+
+    def __init__(self, table: pa.Table | None = None, work: Mapping[str, Any] | None = None) -> None:
+        """table: schema `SCHEMA`.  work: what is still to be done, as plain data; `at` says about which tombstones."""
+        self.table = SCHEMA.empty_table() if table is None else table
+        self.work: dict[str, Any] = dict(work or {})
+
+    @classmethod
+    def read(cls, store: Store) -> Tombstones:
+        """Those of a run; none if nothing was ever forgotten there."""
+        if not store.exists(FILE):
+            return cls()
+        work = (store.schema(FILE).metadata or {}).get(_WORK)
+        return cls(store.read_table(FILE).cast(SCHEMA), json.loads(work) if work else {})
+
+    def write(self, store: Store, fault: str) -> None:
+        """Write them, all or nothing."""
+        store.write_table(FILE, self.table.replace_schema_metadata({_WORK: json.dumps(self.work)}), fault)
+
+    def with_rows(self, table: pa.Table) -> Tombstones:
+        """Those and others; what is there already stays as it is."""
+        known = set(_keys(self.table))
+        new = table.filter(pa.array([key not in known for key in _keys(table)], pa.bool_()))
+        return Tombstones(pa.concat_tables([self.table, new]), self.work)
+
+    @property
+    def pending(self) -> pa.Table:
+        """The rows that are still to be taken out."""
+        return self.table.filter(
+            pc.and_(pc.equal(self.table["at"], self.work.get("at", -1)), pc.is_valid(self.table["shard"]))
+        )
+
+    @property
+    def uids(self) -> frozenset[str]:
+        """The uids of the rows."""
+        return self._of["uid"]
+
+    def kept_by_shard(self) -> Mapping[int, int]:
+        """Shard -> forgotten rows that the product held: parts are cut as if they were still there."""
+        rows = self.table.filter(pc.and_(pc.equal(self.table["kind"], "uid"), pc.fill_null(self.table["kept"], False)))
+        return Counter(rows["shard"].to_pylist())
+
+    def covers(self, uid: str, url: str) -> bool:
+        """Whether a row with this uid and this URL is forgotten."""
+        return uid in self._of["uid"] or self.covers_url(url)
+
+    def covers_url(self, url: str) -> bool:
+        """Whether a rule forbids this URL or its host."""
+        if self._of["url"] and rule_digest("url", canonical_url(url)) in self._of["url"]:
+            return True
+        return bool(self._of["host"]) and any(rule_digest("host", h) in self._of["host"] for h in _hosts(url))
+
+    def covers_picture(self, sha256: str | None) -> bool:
+        """Whether a rule forbids the picture whose original bytes have this SHA-256 (hex)."""
+        return bool(self._of["sha256"] and sha256) and rule_digest("sha256", str(sha256)) in self._of["sha256"]
+
+    def mask(self, uids: Sequence[str], urls: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of some rows are forgotten."""
+        if not len(self.table):
+            return np.zeros(len(uids), np.bool_)
+        return np.fromiter(map(self.covers, uids, urls), np.bool_, len(uids))
+
+    @cached_property
+    def _of(self) -> Mapping[str, frozenset[str]]:
+        found: dict[str, set[str]] = {"uid": set(), "url": set(), "host": set(), "sha256": set()}
+        for kind, digest in zip(self.table["kind"].to_pylist(), self.table["digest"].to_pylist(), strict=True):
+            found[kind].add(digest)
+        return {kind: frozenset(digests) for kind, digests in found.items()}
+
+
+def _keys(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in ("kind", "digest", "shard")), strict=True)
+
+
+def refuse_pending(store: Store) -> None:
+    """Raises RunDirError if rows are still to be taken out: nobody may look at them any more."""
+    if Tombstones.read(store).work:
+        raise RunDirError(
+            "a forgetting that was cut short must be completed before the run is read",
+            value=store.uri,
+            fix=f"run `pairmill forget {store.uri} --yes`",
+        )
+
+
+def _hosts(url: str) -> Iterator[str]:
+    """The forms of a rule that the host of this URL meets: itself, and a dot and each host above it."""
+    host = url_host(url)
+    if host:
+        yield host
+        labels = host.split(".")
+        yield from ("." + ".".join(labels[at:]) for at in range(1, len(labels)))

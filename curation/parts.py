@@ -1,0 +1,61 @@
+"""The parts of the product as they are to be: from which shards each is made, and by which key it is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from curation.flow import Flow, Tables
+from curation.forget.tombstones import Tombstones
+from curation.images.config import ImageConfig
+from curation.images.stage import Inspect
+from curation.pack import Pack, PackConfig, cut_parts, product_columns
+from curation.plan import Plan, input_type
+from pairmill.layout import kept_rows
+from pairmill.store import Store, shard_key
+
+
+class WantedPart(NamedTuple):
+    """A part: its number, the shards it is made of, and the key by which it is committed when it is up to date."""
+
+    number: int
+    shards: tuple[int, ...]
+    key: str
+
+
+def product_identity(flow: Flow) -> object:
+    """Plain data that, with the contents of the tables, decides what the product holds."""
+    image: ImageConfig = flow.of(Inspect).config
+    return [flow.of(Pack).config.identity(), image.format, list(product_columns(flow.carried))]
+
+
+def wanted_parts(store: Store, tables: Tables, planned: Plan) -> list[WantedPart]:
+    """The parts that follow from the committed tables.  Costs a listing of each table that is packed.
+
+    tables: those of the recipe.  planned: every shard of it has all tables.
+    """
+    flow = tables.flow
+    pack: PackConfig = flow.of(Pack).config
+    reads = tables.reads(flow.of(Pack).columns_read(flow.carried), "pack")
+    indexes = {name: store.index(name) for name in reads}
+    identity = product_identity(flow)
+    whole = input_type(store, planned.inputs[-1])
+    if input_type(store, planned.inputs[0]) != whole:
+        # A later list brought columns, and all parts of a dataset have the same.
+        identity = [identity, str(whole)]
+    found = []
+    rows = sizes(store.manifests(tables.selection), Tombstones.read(store))
+    for part in cut_parts(rows, pack.rows_per_part):
+        contents = [indexes[name][shard].content for shard in part.shards for name in sorted(reads)]
+        found.append(WantedPart(part.number, part.shards, shard_key(identity, contents)))
+    return found
+
+
+def sizes(manifests: Iterable[Mapping[str, Any]], forgotten: Tombstones) -> dict[int, int]:
+    """Shard -> rows by which parts are cut: those that are kept, and those that were until they were forgotten.
+
+    So no part moves because rows were taken out of another.  manifests: of the selection's shards.
+    """
+    gone = forgotten.kept_by_shard()
+    found = ((int(manifest["shard"]), kept_rows(manifest)) for manifest in manifests)
+    return {shard: rows + gone.get(shard, 0) for shard, rows in found}
