@@ -6,7 +6,6 @@ to a decoder and are let go, so memory follows the requests in flight, not the r
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import threading
 import time
@@ -25,7 +24,7 @@ from curation.stage import Column, Runtime, Stage
 from curation.web.config import DownloadConfig, read_blocklist
 from pairmill.meters import Meter
 
-if TYPE_CHECKING:  # aiohttp and codecs: a second, for every process that only reads a recipe
+if TYPE_CHECKING:  # asyncio, aiohttp and codecs: a second, for every process that only reads a recipe
     from curation.images.inspect import Inspected
     from curation.web.fetch import Fetched, Fetcher
     from curation.web.img2dataset_engine import Img2datasetFetcher
@@ -67,6 +66,8 @@ class Download(Stage):
 
     def setup(self, runtime: Runtime) -> None:
         """Start the event loop and its decoder processes."""
+        import asyncio
+
         self._config: DownloadConfig = self.config
         self._image: ImageConfig = next(stage.config for stage in self.inner if isinstance(stage, Inspect))
         self._runtime = runtime
@@ -151,6 +152,8 @@ class Download(Stage):
         self._thread.join()
 
     def _run(self, coroutine: Any) -> Any:
+        import asyncio
+
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _open(self) -> None:
@@ -179,6 +182,8 @@ class Download(Stage):
         await self._pool.__aexit__(None, None, None)
 
     async def _collect(self, urls: Sequence[str | None]) -> list[tuple[Fetched, Inspected | None] | None]:
+        import asyncio
+
         self.queues["fetch"] += sum(url is not None for url in urls)
         tasks = [asyncio.ensure_future(self._one(url)) if url is not None else None for url in urls]
         return [await task if task is not None else None for task in tasks]
@@ -197,6 +202,8 @@ class Download(Stage):
         if self._forgotten.covers_picture(inspected.sha256):
             return _nothing_of(fetched), None
         if self._config.engine == "img2dataset" and inspected.status is Status.SUCCESS:
+            import asyncio
+
             inspected = await asyncio.to_thread(_resized_by_img2dataset, fetched.body, inspected, self._image)
         return fetched._replace(body=b""), inspected
 

@@ -25,7 +25,8 @@ POLICY: dict[str, Any] = {"policy": True}
 class Config(BaseModel):
     """Base of all configuration: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Deferred: a recipe's model is built once, with those of its sections, and not each of them by itself as well.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     @classmethod
     def checked(cls, data: Any, *, at: str = "") -> Self:

@@ -30,6 +30,7 @@ from curation.filters.alphabets import CYRILLIC, LANGUAGES, LATIN
 from curation.filters.scripts import SCRIPTS, script_of, spelling
 from pairmill.config import Config
 from pairmill.languages import UNKNOWN, canonical
+from pairmill.regex import compile_later
 
 #: Enough of a text to tell its language, characters.
 _PREFIX = 300
@@ -54,8 +55,8 @@ _NEVER_LATIN = frozenset({"zh", "ja"}.union(*LANGUAGES.values())) - {"ku"}
 #: Han characters that Chinese and Japanese share, no kana: 9 of 10 such labels are Chinese where both are as frequent.
 _SHARED_HAN_SCORE = 0.9
 
-_ONLY_LATIN = re.compile(rf"[\x00-\x7f{SCRIPTS['latin']}\u2010-\u2026]*")  # and dashes, quotes, dots
-_WORD = re.compile(r"[^\W\d_]+")
+_ONLY_LATIN = compile_later(rf"[\x00-\x7f{SCRIPTS['latin']}\u2010-\u2026]*")  # and dashes, quotes, dots
+_WORD = compile_later(r"[^\W\d_]+")
 _ENDINGS = (("s", ""), ("es", ""), ("ies", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("er", ""))
 
 

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from curation.filters.words import read_list
 from pairmill.folding import fold
+from pairmill.regex import compile_later
 
 BOILERPLATE = Path(__file__).parent.parent / "data" / "boilerplate.txt"
 
-_URL = re.compile(r"(?:https?:)?//\S+|www\.\S+", re.IGNORECASE)
-_NOT_WORD = re.compile(r"[\W_]+")
-_LETTER = re.compile(r"[^\W\d_]")
-_HOST = re.compile(
+_URL = compile_later(r"(?:https?:)?//\S+|www\.\S+", re.IGNORECASE)
+_NOT_WORD = compile_later(r"[\W_]+")
+_LETTER = compile_later(r"[^\W\d_]")
+_HOST = compile_later(
     r"(?:[\w-]{2,63}\.)+"
     r"(?:com|net|org|info|biz|edu|gov|io|co|tv|me|cn|hk|tw|jp|kr|de|fr|it|es|nl|be|ch|at|pl|ru|ua|uk|eu|us|ca|au|in|br)"
     r"(?:[:/?#]\S*)?",
@@ -25,8 +26,8 @@ _HOST = re.compile(
 #: What common file systems allow; also bounds the work of the patterns below.
 _LONGEST_FILE_NAME = 255
 _EXTENSION = r"\.(?:jpe?g|jfif|png|gif|webp|bmp|tiff?|svgz?|heic|avif|ico|psd|cr2|nef|dng|mp4|mov|pdf)"
-_FILE = re.compile(rf"\S+(?: \S+)?{_EXTENSION}(?:[?#]\S*)?", re.IGNORECASE)
-_PHOTO_NAME = re.compile(
+_FILE = compile_later(rf"\S+(?: \S+)?{_EXTENSION}(?:[?#]\S*)?", re.IGNORECASE)
+_PHOTO_NAME = compile_later(
     rf"""
     (?:
       # what cameras, phones and messengers call their files

@@ -5,9 +5,10 @@ Ranges are the Unicode blocks of each script's letters.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from types import MappingProxyType
+
+from pairmill.regex import compile_later
 
 #: Script -> its blocks as a regular-expression character class.
 SCRIPTS = MappingProxyType(
@@ -55,7 +56,7 @@ UNSPACED = (
 #: Letters that take two columns in a terminal (East Asian wide), and say roughly what two Latin letters do.
 WIDE = SCRIPTS["han"] + "\u3041-\u30ff" + SCRIPTS["hangul"]
 
-_NAMED = re.compile("|".join(f"(?P<{name}>[{letters}])" for name, letters in SCRIPTS.items()))
+_NAMED = compile_later("|".join(f"(?P<{name}>[{letters}])" for name, letters in SCRIPTS.items()))
 
 
 @lru_cache(maxsize=65_536)

@@ -12,7 +12,6 @@ put no space between words, so each of their letters counts as a word.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -28,6 +27,7 @@ from curation.filters.patterns import is_boilerplate, is_file_name, is_url
 from curation.filters.scripts import UNSPACED, WIDE
 from curation.filters.words import WordList
 from pairmill.config import Config
+from pairmill.regex import compile_later
 
 
 class TextConfig(Config):
@@ -78,21 +78,21 @@ MEASURES = pa.schema(
     ]
 )
 
-_TOKEN = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
-_ASCII_TOKEN = re.compile(r"[A-Za-z0-9_]+")
-_UNSPACED = re.compile(f"[{UNSPACED}]")
-_WIDE = re.compile(f"[{WIDE}]")
-_SPACED_WORD = re.compile(r"\w\S*")
-_DIGIT = re.compile(r"\d")
-_SPACE = re.compile(r"\s+")
+_TOKEN = compile_later(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
+_ASCII_TOKEN = compile_later(r"[A-Za-z0-9_]+")
+_UNSPACED = compile_later(f"[{UNSPACED}]")
+_WIDE = compile_later(f"[{WIDE}]")
+_SPACED_WORD = compile_later(r"\w\S*")
+_DIGIT = compile_later(r"\d")
+_SPACE = compile_later(r"\s+")
 
 #: Neither seen nor said: zero-width space, word joiner, byte-order mark, soft hyphen.  Not the joiners that Persian
 #: and emoji need.
-_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
+_INVISIBLE = compile_later("[\u200b\u2060\ufeff\u00ad]")
 
 #: Text in which ftfy has nothing to mend, which spares it most texts: printable ASCII without entities, CJK, and
 #: accented letters between ASCII ones (a character of UTF-8 read in another encoding gives two or more, side by side).
-_CLEAN = re.compile(
+_CLEAN = compile_later(
     r"(?:[ -%'-~\u3001-\u3029\u3030\u303b-\u3096\u309d-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff01-\uff5e]"
     r"|(?<![^\x00-\x7f])[\xdf-\xf6\xf8-\xff](?![^\x00-\x7f]))*"
 )

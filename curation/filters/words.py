@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
@@ -11,9 +10,9 @@ from pathlib import Path
 from curation.filters.scripts import UNSPACED
 from pairmill.errors import RecipeError
 from pairmill.folding import fold
+from pairmill.regex import compile_later
 
-_UNSPACED = re.compile(f"[{UNSPACED}]")
-_TOKEN = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
+_TOKEN = compile_later(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
 
 
 class WordList:

@@ -62,7 +62,7 @@ def _thumbnail(encoded: bytes | None, side: int) -> str | None:
         with Image.open(io.BytesIO(encoded)) as image:
             small = image.convert("RGBA" if "A" in image.getbands() else "RGB")
         small.thumbnail((side, side))
-        small.save(file, "WEBP", quality=_QUALITY, method=4)
+        small.save(file, "WEBP", quality=_QUALITY, method=2)
     except Exception:  # Pillow's codecs raise OSError, ValueError, SyntaxError, struct.error, …
         return None
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -70,6 +70,11 @@ LIGHT = {
         ["curation.schema", "curation.inputs", "curation.identity", "curation.plan"],
         {"ray", "torch", "cv2", "simplejpeg", "scipy", "fasttext", "ftfy", "onnxruntime", "transformers", "open_clip"},
     ),
+    # What answers a mistake in a recipe.
+    "recipe": (
+        ["pipelines.recipe"],
+        {"ray", "torch", "cv2", "PIL", "scipy", "fasttext", "ftfy", "onnxruntime", "aiohttp", "asyncio", "pandas"},
+    ),
     "fetch": (
         ["curation.web.config", "curation.web.fetch"],
         {"ray", "torch", "cv2", "simplejpeg", "PIL", "scipy", "fasttext", "ftfy", "onnxruntime", "transformers"},
