@@ -1,13 +1,13 @@
-# Each target does its own set-up: python3 with venv and a C++ compiler is all a machine needs.
+# Each target does its own set-up.  A machine needs python3 with venv, and a C++ compiler.
 .PHONY: install demo test test-fast coverage check constraints oldest docs bench clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What `make constraints` found to work together.  Another file, or none: make install CONSTRAINTS=
+# The versions that `make constraints` resolved.  For the newest instead: make install CONSTRAINTS=
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
-# Two processes, each a file of tests at a time; the tests that use Ray run after them, on one cluster.
+# Two processes, each with one file of tests at a time; the tests that use Ray run afterwards, on one cluster.
 PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 install: $(VENV)/installed
@@ -15,7 +15,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	# torch and torchvision first and together: their versions must match, and the resolver is quicker so.
+	# torch and torchvision first and together: their versions must match, and this is quicker to resolve.
 	$(PIP_INSTALL) torch torchvision
 	$(PIP_INSTALL) --editable '.[all]'
 	touch $@
@@ -39,8 +39,8 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The newest versions that pyproject.toml allows, for every Python and platform.  uv does not read pip's configuration,
-# so what pip is held to on this machine is handed on.
+# The newest versions that pyproject.toml allows, for every Python and platform.  uv does not read pip's configuration, so
+# pip's constraints on this machine are passed on to it.
 constraints: install
 	UV_CONSTRAINT="$$($(BIN)/python -m pip config list | sed -n "s/.*\.constraint='\(.*\)'/\1/p")" $(BIN)/uv pip compile --quiet \
 	  --universal --python-version 3.10 --extra all --no-annotate --custom-compile-command 'make constraints' \

@@ -1,11 +1,11 @@
-"""Look at a cluster with a browser: the Ray dashboard names jobs, stages and trials; reports ask nobody for anything.
+"""Look at a cluster with a browser: the Ray dashboard names jobs, stages and trials; reports load nothing from outside.
 
     python benchmarks/browse.py [--keep FOLDER]            about 6 minutes on 2 idle cores; needs Chromium
 
-A head with its dashboard on this machine; a curation and a sweep are submitted to it through the Jobs API.  While they
-work, headless Chromium opens the dashboard's pages, which must show the names that our users know; afterwards it opens
-`report.html` and `sweep.html`, which must cause no complaint, ask the network for nothing and carry out nothing of what
-the captions hold.  --keep: the screenshots.  Exits 1 if anything does not hold.
+It starts a head with its dashboard on this machine and submits a curation and a sweep through the Jobs API.  While they
+run, headless Chromium opens the dashboard's pages, which must show the names that our users know.  Afterwards it opens
+`report.html` and `sweep.html`, which must cause no error, send no request and execute nothing that the captions hold.
+--keep: the screenshots.  Exits 1 if anything does not hold.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from pipelines.demo_server import demo_server
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 120
 
-#: What every third row's alt text ends with: it is to be read in the report, and not to be carried out.
+#: What every third row's alt text ends with: the report must show it, not execute it.
 OWNED = "owned by a caption"
 HOSTILE = f"<script>document.title='{OWNED}'</script><img src=x onerror=\"document.title='{OWNED}'\">"
 
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """Headless Chromium, the machine's own.  Raises SystemExit where there is none."""
+    """Headless Chromium, as installed on this machine.  Raises SystemExit if there is none."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         raise SystemExit("Chromium is needed: apt install chromium")
@@ -58,12 +58,12 @@ def browser() -> Iterator[Any]:
 
 
 def shown(page: Any, url: str, sections: Sequence[str]) -> str:
-    """What a page of the dashboard says once these sections of it are unfolded."""
+    """The text of a dashboard page once these sections of it are unfolded."""
     page.goto(url)
     page.wait_for_timeout(4000)
     for section in sections:
         heading = page.get_by_text(section, exact=True)
-        # Under load the page may take its time; it is looked at again.
+        # Under load the page may be slow, so it is read again.
         with suppress(BrowserTimeout):
             if heading.count():
                 heading.first.click()
@@ -103,14 +103,14 @@ class Head:
         return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=ROOT)
 
     def jobs(self) -> list[str]:
-        """The ids of the jobs that work."""
+        """The ids of the running jobs."""
         command = [sys.executable, "-m", "pipelines", "jobs", "--json", "--address", self.url]
         done = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, cwd=ROOT, text=True, check=False)
         found = json.loads(done.stdout)["jobs"] if done.returncode == 0 else []
         return [job["id"] for job in found if job["status"] == "RUNNING"]
 
     def seen(self, job: subprocess.Popen[bytes], names: Sequence[str], browser: Any, picture: Path) -> dict[str, Any]:
-        """Look at the job's page while it works until it has shown all names."""
+        """Look at the job's page while it runs, until it has shown all names."""
         left, running = set(names), ""
         page = browser.new_page(viewport={"width": 1500, "height": 2000})
         ended = False
@@ -133,7 +133,7 @@ class Head:
 
 
 def report(browser: Any, path: Path, picture: Path) -> dict[str, Any]:
-    """What a report asks the network for, and what the browser complains of."""
+    """What a report requests from the network, and the errors of the browser."""
     page = browser.new_page(viewport={"width": 1280, "height": 1600})
     complaints: list[str] = []
     asked: list[str] = []
@@ -164,7 +164,7 @@ def hostile(rows: pa.Table) -> pa.Table:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, help="folder for the screenshots (default: they are not kept)")
     options = parser.parse_args()

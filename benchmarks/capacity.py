@@ -1,10 +1,10 @@
 """What 1 M, 100 M and 6 B pairs take: nodes, hours, network, storage, politeness, GPU hours, money.
 
     python benchmarks/capacity.py            print the tables that docs/scaling.md holds
-    python benchmarks/capacity.py --write    put them there
+    python benchmarks/capacity.py --write    write them into that page
 
-A model, not a measurement at scale: what was measured on two cores (benchmarks/results/) times what a run has of it,
-and assumptions where nothing was.  Each figure names its source.
+This is a model, not a measurement at scale.  It multiplies what was measured on two cores (benchmarks/results/), and
+uses assumptions where nothing was measured.  Each figure names its source.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEGIN, END = "<!-- begin: python benchmarks/capacity.py -->\n", "<!-- end -->\n"
 
 @dataclass(frozen=True)
 class Scale:
-    """A number of URLs, and the machines it is given."""
+    """A number of URLs, and the machines used for it."""
 
     name: str
     urls: float
@@ -45,7 +45,7 @@ SCALES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A constant of the model, and where it is from."""
+    """A constant of the model, and its source."""
 
     what: str
     value: float
@@ -112,7 +112,7 @@ class Needs:
 
 
 def needs(scale: Scale, figures: dict[str, Figure]) -> Needs:
-    """The model.  Every URL is taken to cost what an image costs, so failures make no run look faster."""
+    """The model.  Every URL is assumed to cost what an image costs, so failures do not make a run look faster."""
     f = {name: figure.value for name, figure in figures.items()}
     urls_per_s = scale.download_nodes * f["node_cores"] * f["rate"]
     download_s = scale.urls / urls_per_s

@@ -1,4 +1,4 @@
-"""The two programs that are compared, each run as its own process on the same list of URLs, from its command line."""
+"""The two programs that are compared, each run from its command line as its own process on the same list of URLs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from curation.images.config import ImageConfig
 #: What both store: shorter side 256 pixels, in the encoding that is img2dataset's default.
 IMAGE = ImageConfig(size=256, resize="keep_ratio", format="jpg", quality=95, chroma="420")
 
-#: Loopback is one host, and nobody else's: it may be asked as much as it can answer.
+#: Loopback is one host, and ours alone: it may get as many requests as it can answer.
 PER_HOST_CONCURRENCY = 64
 
 
@@ -53,8 +53,8 @@ class Run:
     """One run of a contender.
 
     wall_s:   seconds from the start of the process to its end.
-    steady:   images a second while it downloads: from the begin of the first shard to the end of the last one, by the
-              times that each notes for its shards (img2dataset's `_stats.json`, pairmill's manifests).
+    steady:   images a second while it downloads: from the start of the first shard to the end of the last one, by the
+              times that each records for its shards (img2dataset's `_stats.json`, pairmill's manifests).
     reported: images a second as its own report says (pairmill: with the start of its actors).
     images:   images stored.  bytes_per_image: mean size of a stored image.
     peak_mb:  highest resident size of the process that was started (the driver), in MB.
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def overall(self) -> float:
-        """Images a second of the whole process, start-up and all."""
+        """Images a second of the whole process, start-up included."""
         return self.images / self.wall_s
 
     def as_json(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _stored_by_pairmill(run: Path) -> float:
 
 
 def _downloading_s(run: Path) -> float:
-    """Seconds from the begin of the first shard's download to the commit of the last shard."""
+    """Seconds from the start of the first shard's download to the commit of the last shard."""
     manifests = [json.loads(file.read_text()) for file in run.glob("images/_manifest/*/*.json")]
     begun = min(m["committed_at"] - m["seconds"]["download"] for m in manifests)
     return float(max(m["committed_at"] for m in manifests) - begun)
@@ -163,7 +163,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def await_no_ray(timeout_s: float = 600) -> None:
-    """Wait until no other Ray cluster is on this machine: two would share the cores, and the token file.
+    """Wait until no other Ray cluster runs on this machine: two would share the cores and the token file.
 
     Raises RuntimeError if one is still there after `timeout_s`.
     """

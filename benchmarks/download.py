@@ -3,10 +3,10 @@
     python benchmarks/download.py           about 6 minutes on 2 cores
     python benchmarks/download.py --tune    first find img2dataset's best setting, and keep it for later runs
 
-Both run from their command lines as processes of their own, in turns, on the same URLs and the same cores, which
-nginx shares with them.  Three figures each: while it downloads, by the times it notes itself; what its report says;
-and the whole process, start to end.  Beside them stands what the cores allow (`limits.py`), and the quality of what
-was stored (`quality.py`).
+Both run from their command lines as processes of their own, alternating, on the same URLs and the same cores, which
+nginx shares with them.  Each has three figures: the rate while it downloads, by the times it records itself; the rate
+that its report says; and the rate of the whole process.  Beside them are the rate that the cores allow (`limits.py`)
+and the quality of the stored pictures (`quality.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SETTING = RESULTS / "img2dataset_setting.json"
 
 
 def tune(server: Server, files: Sequence[Any], images: int) -> Img2datasetSetting:
-    """The fastest of img2dataset's settings here; tried one after the other, and kept with what each gave."""
+    """The fastest of img2dataset's settings here, tried one after the other; all their rates are kept."""
     urls = server.urls(files, images)
 
     def tried(setting: Img2datasetSetting) -> float:

@@ -1,11 +1,12 @@
-"""Extend a run by a third of the demo's list after two thirds, and hold it against the whole list curated at once.
+"""Curate two thirds of the demo's list, extend by the last third, and compare with the whole list curated at once.
 
     python benchmarks/extend.py              whole list, twelve kills, captions; about 15 minutes on 2 idle cores
     python benchmarks/extend.py --kills 0    without the kills
 
-Shown is whether every input row meets the same fate and `pairs/` holds the same rows in all columns; how many URLs of
-the first two thirds were asked for again (the server counts); which files of the run were touched; whether an extension
-killed at a named point and given again ends in the same bytes; and whether captions are made for changed shards only.
+It shows whether every input row has the same fate and `pairs/` holds the same rows in all columns; how many URLs of the
+first two thirds were requested again (the server counts); which files of the run were touched; whether an extension
+that is killed at a named point and repeated ends in the same bytes; and whether captions are made for changed shards
+only.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ KILLS: list[tuple[str, int]] = [
     ("commit.pairs.data.before_rename", 1),
 ]
 
-#: A variable that the processes of a job inherit, by which they are known.
+#: A variable that the processes of a job inherit, by which they are recognised.
 _MARK = "PAIRMILL_BENCHMARK"
 
 Files = dict[str, tuple[bytes, int]]
@@ -100,11 +101,11 @@ class Bench:
             time.sleep(0.2)
 
     def forget_requests(self) -> None:
-        """Let the server count anew, and be busy and flaky once again."""
+        """Reset the server's counts, and make it busy and flaky once again."""
         urllib.request.urlopen(urllib.request.Request(f"{self.base_url}/_reset", method="POST")).close()
 
     def old_urls_asked(self) -> tuple[int, int]:
-        """URLs that only the first two thirds have and that were asked for, and how many such URLs there are."""
+        """How many URLs that only the first two thirds have were requested, and how many such URLs there are."""
         with urllib.request.urlopen(f"{self.base_url}/_count") as answer:
             asked = Counter(json.load(answer))
         old = _paths(self.first) - _paths(self.last)
@@ -142,13 +143,13 @@ def _paths(rows: pa.Table) -> set[str]:
 
 
 def _touched(before: Files, now: Files, folder: str) -> list[int]:
-    """Data files of a table that are not what they were, and how many there were."""
+    """How many data files of a table changed, and how many there were."""
     held = [n for n in before if n.startswith(f"{folder}/") and n.endswith(".parquet") and "_manifest" not in n]
     return [sum(now.get(name) != before[name] for name in held), len(held)]
 
 
 def compare(bench: Bench) -> dict[str, Any]:
-    """The run extended against the whole list at once."""
+    """The extended run against the whole list at once."""
     off = ("recaption.enabled=false", "translate.enabled=false")
     bench.forget_requests()
     at_once = bench.curate("whole", "whole", *off)
@@ -184,7 +185,7 @@ def compare(bench: Bench) -> dict[str, Any]:
 
 
 def kill(bench: Bench, number: int, point: str, at: int, expected: dict[str, bytes]) -> dict[str, Any]:
-    """An extension killed at one point and given again."""
+    """An extension killed at one point and repeated."""
     name = f"killed-{number:02d}"
     shutil.copytree(bench.folder / "first", bench.folder / name)
     faults = bench.folder / f"{name}-faults"

@@ -1,9 +1,9 @@
-"""How soon an answer comes: the build before and this one, alternating, from the start of the command to its end.
+"""Time to the first answer: an earlier build and this one, alternating, from the start of the command to its end.
 
     python benchmarks/first_answer.py --revision COMMIT       about 10 minutes on 2 cores, most of it the runs to read
 
-A wrong recipe, a wrong data path, and the commands that only read a run, each as a process of its own.  Both builds use
-this Python; PYTHONPATH decides which one runs.  Each reads a run of its own: the demo's curation, made once.
+It times a wrong recipe, a wrong data path and the commands that only read a run, each as a process of its own.  Both
+builds use this Python; PYTHONPATH decides which one runs.  Each reads a run of its own: the demo's curation, made once.
 Exits 1 if a bar is missed.
 """
 
@@ -88,7 +88,7 @@ class Build:
 
 
 def environment(build: Path, scratch: Path) -> dict[str, str]:
-    """Has a build's modules imported, compiled once; what Python compiles is kept out of the checkouts."""
+    """Import a build's modules once, so that they are compiled; the compiled files are kept out of the checkouts."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPATH": str(build), "PYTHONPYCACHEPREFIX": str(scratch / "compiled")}
 
@@ -114,7 +114,7 @@ def checkout(revision: str, folder: Path) -> Iterator[Path]:
 
 
 def commit(folder: Path) -> str:
-    """What a checkout is at."""
+    """The commit of a checkout."""
     said = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True)
     return said.stdout.strip()
 

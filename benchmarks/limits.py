@@ -1,9 +1,9 @@
 """What bounds any downloader on this machine: the cores, divided by the cheapest way to do each part of the work.
 
-Three prices, in milliseconds of one core an image: what nginx spends on an answer, what a client that does nothing
-else spends on receiving it, and what a decoder process spends on it (hash, decode, resize, encode, measure).  A
-downloader that costs nothing itself would do `cores / (sum of the three)` images a second.  All are CPU times, taken
-with every core at work, because cores share caches and clock.
+There are three prices, in milliseconds of one core per image: what nginx spends on an answer, what a client that does
+nothing else spends on receiving it, and what a decoder process spends on it (hash, decode, resize, encode, measure).  A
+downloader without costs of its own would do `cores / (sum of the three)` images a second.  All are CPU times, measured
+with every core busy, because cores share caches and clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from curation.images.decoder import DecoderPool
 
 @dataclass(frozen=True)
 class Limits:
-    """ms_*: milliseconds of one core an image.  requests_per_s, mb_per_s: the trivial client alone on the machine.
+    """ms_*: milliseconds of one core per image.  requests_per_s, mb_per_s: the trivial client alone on the machine.
 
     bound: images a second that all cores could do for these prices.  peer_bound: the same with img2dataset's resizer.
     """

@@ -3,7 +3,7 @@
     python benchmarks/loss.py             about 6 minutes on 2 cores; a CUDA device is used where there is one
 
 Every case is a process of its own, so that its peak memory is its own; open_clip and pairmill alternate.  Memory is
-what the process takes at its highest over what it has with the inputs in place.
+the peak of the process over what it holds with the inputs in place.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def case(contender: str, rows: int) -> dict[str, float]:
     image, text = (F.normalize(torch.randn(rows, WIDTH, device=device), dim=-1).requires_grad_() for _ in range(2))
     scale = torch.tensor(1 / 0.07, device=device, requires_grad=True)
     loss = _pairmill if contender == "pairmill" else _open_clip
-    loss(image[:64], text[:64], scale).backward()  # imports, threads, code that is compiled at first use
+    loss(image[:64], text[:64], scale).backward()  # imports, threads, code compiled at first use
     image.grad = text.grad = scale.grad = None
     before = _memory_mb(device)
     began = time.perf_counter()

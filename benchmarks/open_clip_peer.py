@@ -2,8 +2,8 @@
 
     RANK=… WORLD_SIZE=… MASTER_ADDR=… MASTER_PORT=… open_clip_peer.py NOTES WATCH [CONFIG.json] -- ARGUMENTS
 
-Its own code runs as it is, from `main` on.  NOTES: the folder for what is measured.  WATCH: a `train_clock.Watch` as a
-JSON list.  CONFIG.json: an architecture that it should know by the file's name.
+Its own code runs unchanged, from `main` on.  NOTES: the folder for the measurements.  WATCH: a `train_clock.Watch` as a
+JSON list.  CONFIG.json: an architecture that it must know by the file's name.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def _time_loss(notes: Notes) -> None:
 
 
 def _on_cpu(clock: Clock) -> None:
-    """Let DistributedDataParallel run here, and say when it only waits.
+    """Let DistributedDataParallel run here, and record when it only waits.
 
-    open_clip_train names a device for it even on a CPU, which torch refuses.  The hook is the one that stands for
-    torch's own behaviour: a bucket is on its way while backward goes on, so until the last one leaves nothing waits.
+    open_clip_train names a device for it even on a CPU, which torch refuses.  The hook does what torch does by itself:
+    a bucket is sent while backward continues, so nothing waits until the last one is sent.
     """
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 

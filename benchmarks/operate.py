@@ -1,10 +1,10 @@
-"""Operate a cluster as the documentation says, and tick off what must hold.
+"""Operate a cluster as documented, and tick off what must hold.
 
     python benchmarks/operate.py                about 8 minutes on 2 idle cores
 
-A head and a second node with a token of their own, on this machine; the demo's input is curated, trained on, evaluated
-and swept over as submitted jobs; jobs fail, are stopped and go on; strangers are refused, also from another network
-namespace (where we are root).  Exits 1 if anything does not hold.
+A head and a second node run on this machine with a token of their own.  The demo's input is curated, trained on,
+evaluated and swept over as submitted jobs.  Jobs fail, are stopped and resume.  Strangers are refused, also from
+another network namespace (if we are root).  Exits 1 if anything does not hold.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
 DRAWINGS = ROOT / "samples" / "emoji-google" / "pairs.parquet"
 ROWS = 160
-#: Of the training: long enough to be stopped on the way, and of a trial of the sweep.
+#: Of the training, long enough to be stopped on the way; and of a trial of the sweep.
 STEPS, TRIAL_STEPS = 300, 10
 
 
@@ -89,7 +89,7 @@ class Cluster:
         return node
 
     def start_head(self) -> None:
-        """Reachable from other machines, so that it shows that they are refused."""
+        """Reachable from other machines, to show that they are refused."""
         self.start(
             "--head",
             f"--port={self.port}",
@@ -115,11 +115,11 @@ class Cluster:
         return (Path(self.environment["HOME"]) / ".ray" / "auth_token").read_text().strip()
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What `pairmill jobs` tells."""
+        """What `pairmill jobs` reports."""
         return list(json.loads(self.pairmill("jobs", "--json").stdout)["jobs"])
 
     def stop(self) -> None:
-        """End the nodes that were started here, and nothing else that is called ray."""
+        """Stop the nodes that were started here, and no other process called ray."""
         ours = [p for node in self.nodes if node.poll() is None for p in psutil.Process(node.pid).children(True)]
         for node in reversed(self.nodes):
             node.send_signal(signal.SIGTERM)
@@ -132,7 +132,7 @@ class Cluster:
 
 
 class Checklist:
-    """What was held against what must hold."""
+    """What was found, against what must hold."""
 
     def __init__(self) -> None:
         self.items: list[dict[str, Any]] = []
@@ -149,7 +149,7 @@ class Checklist:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Ports on which nobody listens."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:
@@ -185,9 +185,9 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 120) -> Non
 
 
 def free_network() -> ipaddress.IPv4Network | None:
-    """Four addresses of the range for benchmarks (RFC 2544) that no route of this machine leads to; None if all do.
+    """Four addresses of the benchmark range (RFC 2544) to which no route of this machine leads; None if there are none.
 
-    A link with addresses that are in use would cut this machine off from whoever has them, its gateway say.
+    A link with addresses that are in use would cut this machine off from their owners, such as its gateway.
     """
     told = subprocess.run(["ip", "-json", "route", "show", "table", "all"], capture_output=True, text=True, check=True)
     taken = []
@@ -204,7 +204,7 @@ def free_network() -> ipaddress.IPv4Network | None:
 
 @contextmanager
 def other_network() -> Iterator[tuple[str, str] | None]:
-    """A network namespace, linked to this one: its name, and our address there; None where we may not make one."""
+    """A network namespace, linked to this one: its name, and our address there; None where we may not create one."""
     try:
         network = free_network()
     except (OSError, ValueError, subprocess.CalledProcessError):
@@ -236,7 +236,7 @@ def _done(command: list[str]) -> bool:
 
 @contextmanager
 def working_on(node: subprocess.Popen[bytes]) -> Iterator[set[str]]:
-    """Names of what a node's worker processes did meanwhile."""
+    """The names of what a node's worker processes did meanwhile."""
     seen: set[str] = set()
     done = threading.Event()
 
@@ -331,7 +331,7 @@ def curation(
 
 
 def trained(cluster: Cluster, folder: Path, curated: str, tick: Callable[..., None]) -> None:
-    """Train, stop, go on, evaluate."""
+    """Train, stop, resume, evaluate."""
     run = folder / "trained"
     command = ["submit", "train", "pipelines/recipes/train-demo.yaml", f"run_dir={run}", f"data.path={curated}"]
     command += ["data.batch_size=16", "data.bundle_rows=16", "train.epochs=null", f"train.steps={STEPS}"]
@@ -377,7 +377,7 @@ def swept(cluster: Cluster, folder: Path, curated: str, tick: Callable[..., None
 
 
 def steps_of(run: Path) -> list[int]:
-    """The steps that training has told of."""
+    """The steps that training has reported."""
     try:
         lines = (run / "metrics.jsonl").read_text().splitlines()
         return [line["step"] for line in map(json.loads, lines) if "loss" in line]
@@ -386,7 +386,7 @@ def steps_of(run: Path) -> list[int]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped, too
     began = machine()
     check = Checklist()
     with tempfile.TemporaryDirectory(prefix="pm-", ignore_cleanup_errors=True) as name, demo_server() as base:

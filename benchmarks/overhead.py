@@ -2,8 +2,8 @@
 
     python benchmarks/overhead.py           about 4 minutes on 2 cores
 
-The bare side is `curation.download.Download` and nothing else, called on tables in memory whose results are let go, in
-one process a core (each with one decoder) or in one process with a decoder a core: whichever is faster here.
+The bare side is only `curation.download.Download`, called on tables in memory, with results discarded.  It runs in one
+process per core (each with one decoder) or in one process with one decoder per core, whichever is faster here.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from curation.web.config import DownloadConfig
 #: What the issue asks for: the share of the bare stage's speed that may be lost.
 BAR = 0.20
 
-#: Rows of one call, the same for both sides.
+#: Rows per call, the same for both sides.
 SHARD = 500
 
 
 def bare(urls: Sequence[str], processes: int, decoders: int) -> float:
-    """Images a second of the bare stage, from the first process's begin to the last one's end."""
+    """Images a second of the bare stage, from the start of the first process to the end of the last one."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(processes), context.Queue()
     share = PER_HOST_CONCURRENCY // processes

@@ -1,7 +1,7 @@
 """The benchmarks' data: 2,000 JPEGs of about one megapixel, cropped from 21 photographs in three Debian packages.
 
-Every crop has its own place, scale and quality, so that no two files are alike; the same files come out every time.
-Photographs are of KDE's (plasma-workspace-wallpapers), MATE's (mate-backgrounds) and Lomiri's backgrounds.
+Every crop has its own position, scale and quality, so that no two files are alike.  Every run makes the same files.
+The photographs are backgrounds of KDE (plasma-workspace-wallpapers), MATE (mate-backgrounds) and Lomiri.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ QUALITIES = (85, 92)
 
 
 def photos(folder: Path, count: int) -> list[Path]:
-    """`count` JPEGs under `folder`, made if they are not there.
+    """`count` JPEGs under `folder`, made if they do not exist.
 
     Raises RuntimeError, saying what to do, if the packages cannot be had.
     """

@@ -1,9 +1,9 @@
-"""How near the stored pictures are to a full decode and an area resize, for pairmill and for img2dataset.
+"""How close stored pictures are to a full decode and an area resize, for pairmill and for img2dataset.
 
     python benchmarks/quality.py        about a minute
 
 The reference is never encoded: OpenCV decodes the whole JPEG and averages areas down to the stored size.  Both store
-q95 4:2:0; the other rows are pairmill with full colour resolution, and its pixels before they are encoded, which shows
+q95 4:2:0.  The other rows are pairmill with full colour resolution, and its pixels before they are encoded, which show
 what decoding at half size costs.
 """
 

@@ -1,9 +1,9 @@
-"""Run the README's shell blocks as they are written, in a fresh clone, where they need no cloud.
+"""Run the README's shell blocks as written, in a fresh clone, except what needs a cloud.
 
     python benchmarks/readme.py                    about 40 minutes on 2 idle cores, installation included
 
 Blocks run in order, each line by bash with the clone's `.venv` first on the PATH.  `urls/` holds a list whose server
-would be this machine: `curate` refuses its address and accounts for every row.  What needs a cloud is left out.
+would be this machine: `curate` refuses its address and accounts for every row.
 Exits 1 if a line does not exit with 0.
 """
 
@@ -26,7 +26,7 @@ from record import machine, record
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: What only works with an account of a cloud, or with a cluster that one started.
+#: What works only with a cloud account, or with a cluster that is running.
 CLOUD = ("ray up", "pairmill submit", "pairmill jobs")
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark keeps: its figures, and the machine, versions, date and command they were taken with."""
+"""What every benchmark records: its figures, with the machine, versions, date and command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Cores, memory and load of this machine as the benchmark begins."""
+    """Cores, memory and load of this machine when the benchmark starts."""
     cpu = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30),
         "system": f"{platform.system()} {platform.release()}",
-        # Above about 0.5, somebody else is using the cores and the figures are not worth much.
+        # Above about 0.5, other processes use the cores, and the figures are worth little.
         "load_before": round(os.getloadavg()[0], 2),
     }
 

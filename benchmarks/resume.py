@@ -1,12 +1,12 @@
-"""Kill the job at named points in every stage, resume it, and hold the product against an uninterrupted run's.
+"""Kill the job at named points in every stage, resume it, and compare the product with that of an uninterrupted run.
 
     python benchmarks/resume.py              all points, about 25 minutes on 2 idle cores
     python benchmarks/resume.py --only commit.images
 
-For each fault point the job is started as its own process with that point armed; what the point kills is itself (a
-worker process or an actor) or the driver (`kill-driver`).  Then the job is run again until it ends.  Shown is whether
-`pairs/` is equal byte for byte to an uninterrupted run's, and how many URLs of shards that were committed at the kill
-were asked for again (the server counts).
+For each fault point the job starts as its own process with that point armed.  The point kills its own process (a worker
+or an actor) or the driver (`kill-driver`).  Then the job is run again until it ends.  The benchmark shows whether
+`pairs/` equals that of an uninterrupted run byte for byte, and how many URLs of shards that were committed at the kill
+were requested again (the server counts).
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ _RAY = ("raylet", "gcs_server")
 
 
 def variant(point: str) -> tuple[str, ...]:
-    """The overrides of the job that a point is tried on."""
+    """The overrides of the job on which a point is tried."""
     return () if point.startswith(WITH_MODELS) else WITHOUT_MODELS
 
 

@@ -1,10 +1,10 @@
-"""Does the speed hold, and does the driver stay small, as the list grows: `pairmill curate` on 2,000 to 20,000 rows.
+"""Whether speed holds and the driver stays small as the list grows: `pairmill curate` on 2,000 to 20,000 rows.
 
     python benchmarks/scale.py              about 11 minutes on 2 cores
 
-Every size is run twice, up and down again, so that a machine that warms up or slows down shows as spread and not as a
-trend; the smaller half of them, over in seconds, twice more.  The driver is the process that the user starts; its
-workers' memory follows the requests in flight.
+Every size runs twice, in ascending and then descending order, so that a machine that warms up or slows down shows as
+spread and not as a trend.  The smaller half of the sizes, which take seconds, run twice more.  The driver is the
+process that the user starts; the memory of its workers depends on the requests in flight.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def wanted() -> list[str]:
 
 
 class Scraper:
-    """Reads every node's metrics again and again, as Prometheus would; a context manager."""
+    """Reads every node's metrics repeatedly, as Prometheus would; a context manager."""
 
     def __init__(self, endpoints: Sequence[str], every_s: float = 2.0) -> None:
         self._endpoints, self._every_s = endpoints, every_s
@@ -54,7 +54,7 @@ class Scraper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.first_seen_s: dict[str, float] = {}
-        self.most_series: Counter[str] = Counter()  #: the largest number of tags' values seen at once
+        self.most_series: Counter[str] = Counter()  #: the largest number of tag values seen at once
         self.with_url: set[str] = set()
 
     def __enter__(self) -> Scraper:
@@ -62,7 +62,7 @@ class Scraper:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        # Workers hand over what they have every ten seconds.
+        # Workers report every ten seconds.
         time.sleep(12)
         self._stop.set()
         self._thread.join()
@@ -72,7 +72,7 @@ class Scraper:
             try:
                 text = "".join(urllib.request.urlopen(url, timeout=10).read().decode() for url in self._endpoints)
             except (urllib.error.URLError, TimeoutError):
-                continue  # an agent that is still starting; what never comes is missing in the end
+                continue  # the agent is still starting; a series that never comes is reported as missing
             seen = Counter(_SERIES.findall(text))
             for name in seen.keys() - self.first_seen_s.keys():
                 self.first_seen_s[name] = round(time.monotonic() - self._began, 1)

@@ -2,7 +2,8 @@
 
     python benchmarks/selections.py              about 15 minutes on 2 idle cores
 
-Curates the demo's URLs from its server, then runs `sweep-selections.yaml` while the server goes on and counts requests.
+Curates the demo's URLs from its server, then runs `sweep-selections.yaml` while the server keeps running and counts
+requests.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-#: One worker process: it takes a small share of one core from whoever downloads, the same from both sides.
+#: One worker process: it takes a small share of one core, the same from both sides.
 _CONFIG = """
 worker_processes 1;
 pid {work}/nginx.pid;
@@ -44,13 +44,13 @@ http {{
 
 
 class Server(NamedTuple):
-    """A running nginx: where it answers, and the process that its worker is a child of."""
+    """A running nginx: its address, and the parent process of its worker."""
 
     base: str
     pid: int
 
     def urls(self, files: Sequence[Path], count: int) -> list[str]:
-        """`count` distinct URLs over the files: each round over them has a query string of its own."""
+        """`count` distinct URLs over the files: each pass over them has its own query string."""
         return [f"{self.base}/{files[n % len(files)].name}?k={n // len(files)}" for n in range(count)]
 
 
@@ -67,13 +67,13 @@ def serve(root: Path, work: Path) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Started by root, nginx would hand its worker to a user that may not read the files.
+    # If root starts it, nginx would run its worker as a user who may not read the files.
     user = "user root;" if os.geteuid() == 0 else ""
     config = work / "nginx.conf"
     config.write_text(_CONFIG.format(work=work.resolve(), root=root.resolve(), port=port, user=user))
     process = subprocess.Popen([program, "-e", work / "error.log", "-c", config.resolve(), "-g", "daemon off;"])
     base = f"http://127.0.0.1:{port}"
-    # Ended from outside, the benchmark still stops its server.
+    # The benchmark stops its server even when it is killed by a signal.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         _await_answer(process, f"{base}/{next(root.glob('*.jpg')).name}", work / "error.log")

@@ -1,4 +1,4 @@
-"""The demo's sweep with ASHA, against the same grid trained to the end; and whether the best recipe does it again.
+"""The demo's sweep with ASHA against the same grid trained to the end, and whether the best recipe repeats its result.
 
     pairmill demo; python benchmarks/sweep.py              about 35 minutes on 2 idle cores
 
@@ -40,7 +40,7 @@ def searched(report: dict[str, Any]) -> int:
 
 
 def summary(report: dict[str, Any], minutes: float) -> dict[str, Any]:
-    """What is kept of a report."""
+    """The part of a report that is recorded."""
     statuses = [trial["status"] for trial in report["trials"] if trial["role"] == "search"]
     return {
         "minutes": round(minutes, 1),

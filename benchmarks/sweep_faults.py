@@ -1,10 +1,10 @@
-"""Sweeps that end well, are stopped, interrupted and killed: nothing outlives them, and what is resumed is the same.
+"""Sweeps that finish, are stopped, interrupted or killed: nothing outlives them, and a resumed one ends the same.
 
     python benchmarks/sweep_faults.py              about 25 minutes on 2 idle cores
 
-One cluster (`ray start --head`) serves every sweep, each `pairmill sweep` as a process of its own.  After each of them
-Ray's state API must know of no placement group and no actor, and all CPUs must be free.  A sweep that was killed is
-given again: it must end with the trials of the uninterrupted one, none lost, none trained twice.
+One cluster (`ray start --head`) serves all sweeps; each `pairmill sweep` is a process of its own.  After each of them
+Ray's state API must show no placement group and no actor, and all CPUs must be free.  A killed sweep is run again.  It
+must end with the trials of the uninterrupted one, none lost and none trained twice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KILLS: list[tuple[str, int, str]] = [
     ("tune.report", 1, "everything is done but the report"),
 ]
 
-#: Ray's own, one a cluster, detached: the first Ray Data or Ray Train job starts it for all that follow.
+#: Ray's own detached actors, one per cluster: the first Ray Data or Ray Train job starts them for all that follow.
 _OF_THE_CLUSTER = "_AutoscalingCoordinatorActor"
 
 TRAIN: dict[str, Any] = {
@@ -82,7 +82,7 @@ SHORT: dict[str, Any] = SWEEP | {
 
 
 def connect() -> None:
-    """Join the cluster as soon as it is there."""
+    """Join the cluster as soon as it is up."""
     for _ in range(60):
         try:
             ray.init(address="auto", log_to_driver=False)
@@ -107,7 +107,7 @@ def start(folder: Path, name: str, recipe: dict[str, Any], **env: str) -> subpro
 
 
 def left_over(cpus: float, patience_s: float = 60.0) -> list[str]:
-    """What of a sweep is there after it, once the cluster had the time to notice that its driver is gone."""
+    """What remains of a sweep on the cluster, once the cluster has had time to notice that the driver is gone."""
     until = time.monotonic() + patience_s
     while True:
         groups = [g.placement_group_id for g in list_placement_groups(limit=1000) if g.state not in ("REMOVED",)]
@@ -130,7 +130,7 @@ def trials(folder: Path, name: str) -> dict[str, tuple[Any, str]]:
 
 
 def written(folder: Path, name: str) -> dict[str, int]:
-    """When the metrics of the trials that are done were last written, by id."""
+    """When the metrics of the finished trials were last written, by id."""
     done = {}
     for trial in (folder / name / "trials").glob("*"):
         result = trial / "result.json"
@@ -141,7 +141,7 @@ def written(folder: Path, name: str) -> dict[str, int]:
 
 
 def steps_once(folder: Path, name: str) -> bool:
-    """Whether no trial tells a step twice."""
+    """Whether no trial reports a step twice."""
     for metrics in (folder / name / "trials").glob("*/metrics.jsonl"):
         steps = [line["step"] for line in map(json.loads, metrics.read_text().splitlines()) if "loss" in line]
         if steps != sorted(set(steps)):
@@ -150,7 +150,7 @@ def steps_once(folder: Path, name: str) -> bool:
 
 
 def killed(folder: Path, number: int, point: str, at: int, cpus: float, whole: dict[str, Any]) -> dict[str, Any]:
-    """Kill the driver at a point, look at what is left, resume, compare."""
+    """Kill the driver at a point, see what remains, resume, compare."""
     name = f"kill-{number}"
     faults = folder / f"{name}-faults"
     faults.mkdir()
@@ -181,14 +181,14 @@ def good(result: dict[str, Any]) -> bool:
 
 
 def interrupted_well(ends: dict[str, Any]) -> bool:
-    """Whether ASHA stopped somebody, and Ctrl-C ended an unfinished sweep that went on to the same trials."""
+    """Whether ASHA stopped a trial, and Ctrl-C interrupted a sweep that resumed to the same trials."""
     stopped, broken_off = ends["normal, some stopped by asha"], ends["Ctrl-C"]
     asked = broken_off["exit"] == 0 and not broken_off["finished"]
     return bool(stopped["stopped"] and asked and broken_off["resumed_to_the_same_trials"])
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is stopped, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=len(KILLS), help="try the first so many (default all)")
     parser.add_argument("--row", type=int, default=20, help="sweeps in a row (default 20)")

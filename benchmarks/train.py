@@ -2,10 +2,10 @@
 
     python benchmarks/train.py            --rounds, --steps, --models and --precisions shorten it
 
-The same architectures, weights at the start, pairs, order of pairs, learning rates and two gloo workers of a thread
-each.  pairmill runs on Ray as `pairmill train` does.  open_clip_train runs as it is (`open_clip_peer.py`), with the
-number of loader processes that serves it best, tried first.  They alternate, each run in processes of its own; the
-first steps of each are left out.  Where the seconds of a step go: see `train_clock.py`.
+Both have the same architectures, initial weights, pairs, order of pairs, learning rates, and two gloo workers with one
+thread each.  pairmill runs on Ray as `pairmill train` does.  open_clip_train runs unchanged (`open_clip_peer.py`), with
+the number of loader processes that suits it best, which is tried first.  They alternate, each run in processes of its
+own; the first steps of each are left out.  For where the seconds of a step go, see `train_clock.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 BAR = 1.35
 
 WORKERS = 2
-#: Left out of each run: caches fill and buckets are made.
+#: Left out of each run, while caches fill and buckets are made.
 WARM_UP = 3
 OPTIM = {"weight_decay": 0.2, "beta1": 0.9, "beta2": 0.98, "eps": 1e-6, "warmup_steps": 4}
 PRECISIONS = {"fp32": "fp32", "bf16": "amp_bf16"}
@@ -45,7 +45,7 @@ LOADERS = (0, 1, 2)
 
 
 class Model(NamedTuple):
-    """An architecture and how it is run.  Images are stored at 8/7 of what the tower takes, as 256 is of 224."""
+    """An architecture and how it is run.  Images are stored at 8/7 of the tower's size, as 256 is 8/7 of 224."""
 
     rows: int  #: of a worker's batch
     stored: int  #: pixels
@@ -74,12 +74,12 @@ class Case(NamedTuple):
 
     @property
     def config(self) -> Path:
-        """The architecture, where open_clip does not know it."""
+        """The architecture, if open_clip does not know it."""
         return self.folder / f"{self.model}.json"
 
     @property
     def weights(self) -> Path:
-        """What both start from."""
+        """The weights that both start from."""
         return self.folder / "start.pt"
 
 
@@ -106,7 +106,7 @@ def run_pairmill(case: Case) -> dict[str, Any]:
     recipe = {
         "run_dir": str(case.folder / "run"),
         "name": "benchmark",
-        # Reads no further ahead than open_clip_train's loaders do: what a step takes is read while another is made.
+        # Reads no further ahead than open_clip_train's loaders do: the data of a step is read during the step before.
         "data": {
             "path": str(case.pairs.parquet),
             "batch_size": model.rows * WORKERS,
@@ -133,7 +133,7 @@ def run_pairmill(case: Case) -> dict[str, Any]:
 
 
 def _launch(config: Any, folder: str, watch: tuple[int, int, int]) -> None:
-    # Ray carries this function whole, and what it names from here by value.
+    # Ray pickles this function by value, with everything it names from this module.
     sys.path[:0] = [str(HERE)]
     from train_clock import Watch, launch_pairmill
 
@@ -207,9 +207,9 @@ def run_open_clip(case: Case, loaders: int, *, order: list[list[list[int]]]) -> 
 
 
 def measured(notes: Path, case: Case) -> dict[str, Any]:
-    """Speed, losses and parts of a run, of what its workers wrote down."""
+    """Speed, losses and parts of a run, from what its workers recorded."""
     ranks = [json.loads((notes / f"rank-{rank}.json").read_text()) for rank in range(WORKERS)]
-    # The last step is over when the run ends, not when another batch is asked for.
+    # The last step ends with the run, not with a request for another batch.
     steps = [rank["steps"][WARM_UP : case.steps - 1] for rank in ranks]
     seconds = mean(sum(step.values()) for rank in steps for step in rank)
     batch, cpu = MODELS[case.model].rows * WORKERS, ranks[0]["cpu_seconds"]
@@ -265,7 +265,7 @@ def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _curves(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, Any]:
-    """The last third of each curve, and how far seeds lie apart there: a round is a seed."""
+    """The last third of each curve, and how far apart seeds are there; a round is a seed."""
     third = max(1, len(ours[0]) // 3)
     both = list(zip(ours, theirs, strict=True))
     ends = [[mean(run[-third:]) for run in of] for of in (ours, theirs)]

@@ -1,17 +1,18 @@
-"""Where a training worker's seconds go, told in the same way for pairmill and for open_clip_train.
+"""Where a training worker's seconds go, measured in the same way for pairmill and for open_clip_train.
 
-A step lasts from one request for a batch to the next.  Its seconds are shared out among
+A step lasts from one request for a batch to the next.  Its seconds are divided into
 
     data            waiting for the batch
     towers          forward and backward of both towers
     loss            the loss, forward and backward
-    communication   messages between workers as far as a worker waits for them; packing gradients, where that is apart
+    communication   waiting for messages between workers; packing gradients, where that is a separate part
     optimiser       the update
     other           the rest: logging, learning rates, agreeing on when to stop
 
-A part within another is taken out of it.  Backward is the loss's until the first gradient of an embedding goes on into
-its tower, and the towers' from then on.  Each contender is wrapped where the same thing happens; a wrapper costs
-microseconds.  The CPU seconds of all processes of a run are counted too: others on the machine change those little.
+A part within another is subtracted from it.  Backward counts as the loss until the first gradient of an embedding
+enters its tower, and as the towers from then on.  Each contender is wrapped where the same thing happens; a wrapper
+costs microseconds.  The CPU seconds of all processes of a run are counted too: other load on the machine changes those
+little.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import torch.distributed as dist
 
 PARTS = ("data", "towers", "loss", "communication", "optimiser", "other")
 
-#: Whatever either of them exchanges by, under the names of all versions of torch.
+#: Every function by which either of them communicates, under its names in all versions of torch.
 _MESSAGES = (
     *("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_single", "reduce", "reduce_scatter"),
     *("reduce_scatter_tensor", "reduce_scatter_single", "broadcast", "barrier", "scatter", "gather", "all_to_all"),
@@ -51,7 +52,7 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What happens within belongs to `name`; nothing on other threads does."""
+        """What happens within counts as `name`, except on other threads."""
         if threading.get_ident() != self._thread:
             yield
             return
@@ -64,19 +65,19 @@ class Clock:
             self._stack.pop()
 
     def becomes(self, name: str) -> None:
-        """From here on the innermost part is another one."""
+        """From here on another part is the innermost."""
         self._mark()
         self._stack[-1] = name
 
     def next_step(self) -> None:
-        """A batch is asked for: the step before is over."""
+        """A batch is requested: the step before is over."""
         self._mark()
         if self._spent is not None:
             self.steps.append({name: self._spent[name] for name in PARTS})
         self._spent = defaultdict(float)
 
     def wrap(self, owner: Any, name: str, part: str) -> None:
-        """Have calls of `owner.name` belong to a part."""
+        """Count calls of `owner.name` as a part."""
         original = getattr(owner, name)
 
         @functools.wraps(original)
@@ -93,13 +94,13 @@ class Clock:
                 self.wrap(dist, name, "communication")
 
     def wrap_backward(self, owner: Any, name: str) -> None:
-        """Have a backward pass belong to the loss until a `watch`ed embedding has its gradient, then to the towers."""
+        """Count a backward pass as the loss until a `watch`ed embedding has its gradient, then as the towers."""
         self.wrap(owner, name, "loss")
 
     def watch(self, *embeddings: torch.Tensor) -> None:
-        """The embeddings of a forward pass: where the gradient of the first goes on into its tower, the loss is done.
+        """The embeddings of a forward pass: when the gradient of the first enters its tower, the loss is done.
 
-        Autograd runs what was made last first, so all of the loss comes before either tower.
+        Autograd runs in reverse order of creation, so all of the loss comes before either tower.
         """
         done = False
 
@@ -120,9 +121,9 @@ class Clock:
 
 
 class Watch(NamedTuple):
-    """Which processes' CPU seconds count, and at which steps (from 0) the count begins and ends."""
+    """Which processes' CPU seconds count, and at which steps (from 0) the count starts and ends."""
 
-    root: int  #: process id: it and all that descend from it
+    root: int  #: process id: this process and all its descendants
     first: int
     last: int
 
@@ -160,7 +161,7 @@ class Notes:
 
 
 def _cpu_seconds(root: int) -> float:
-    """Of a process and all its descendants, those that ended and were waited for too."""
+    """Of a process and all its descendants, including those that ended and were waited for."""
     process = psutil.Process(root)
     seconds = 0.0
     for each in (process, *process.children(recursive=True)):

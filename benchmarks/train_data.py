@@ -1,8 +1,8 @@
-"""What `benchmarks/train.py` trains on: photographs with the words that artists gave to their own pictures.
+"""What `benchmarks/train.py` trains on: photographs, with words that artists gave to their own pictures.
 
-The photographs are crops of `photos.py`, stored by pairmill's own image stage; the words are titles and descriptions of
-Open Clip Art's drawings (Debian's openclipart-svg), one to about eighty tokens long as alternative texts of the web
-are.  A text does not describe its photograph: speed does not mind, and what is learnt is to tell them apart.
+The photographs are crops of `photos.py`, stored by pairmill's own image stage.  The words are titles and descriptions
+of Open Clip Art's drawings (Debian's openclipart-svg), one to about eighty tokens long, as alt texts on the web are.  A
+text does not describe its photograph: speed does not depend on that, and the model learns to tell pairs apart.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from curation.images.inspect import inspect_image
 #: Distinct pairs; epochs repeat them.
 PAIRS = 1024
 
-#: As many as the download benchmark makes, so that they are made once.
+#: As many as the download benchmark uses, so that they are made once.
 _PHOTOS = 2000
 
 _PACKAGE = "openclipart-svg"
@@ -43,7 +43,7 @@ class Pairs(NamedTuple):
 def make_pairs(size: int) -> Pairs:
     """Pairs whose images are stored with a shorter side of `size` pixels; made once.
 
-    Raises RuntimeError if the Debian packages cannot be had.
+    Raises RuntimeError if the Debian packages cannot be fetched.
     """
     folder = WORK / "train" / str(size)
     images = [folder / "images" / f"{row:04d}.jpg" for row in range(PAIRS)]
@@ -103,7 +103,7 @@ def _text(svg: str) -> str | None:
     if title is None or described is None:
         return None
     first, second = (" ".join(html.unescape(found[1]).split()) for found in (title, described))
-    # Some were written by a program that left the name of its own data there.
+    # The program that wrote some of them left the name of its own data there.
     if not first or not second or "HASH(" in second:
         return None
     return second if second.lower().startswith(first.lower()) else f"{first}. {second}"

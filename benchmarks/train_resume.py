@@ -1,10 +1,10 @@
-"""Kill training at named points, resume it, and hold the loss of every step against an uninterrupted run's.
+"""Kill training at named points, resume it, and compare the loss of every step with that of an uninterrupted run.
 
     python benchmarks/train_resume.py              about 20 minutes on 2 idle cores
 
-Each run is `pairmill train` as its own process with one point armed; what the point kills is itself (a training worker,
-a reader) or the driver (`kill-driver`).  Then the command is given again until the run is finished.  Losses must be
-equal bit for bit with the same number of workers, and within 1e-4 over 2, then 1, then 2 workers.
+Each run is `pairmill train` as its own process with one point armed.  The point kills its own process (a training
+worker or a reader) or the driver (`kill-driver`).  Then the command is repeated until the run is finished.  Losses must
+be equal bit for bit with the same number of workers, and within 1e-4 over 2, then 1, then 2 workers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run(folder: Path, name: str, *overrides: str, **armed: str) -> int:
 
 
 def losses(folder: Path, name: str) -> list[float]:
-    """The loss of every step; empty if a step is missing or told twice."""
+    """The loss of every step; empty if a step is missing or reported twice."""
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     return [line["loss"] for line in steps] if [s["step"] for s in steps] == list(range(1, STEPS + 1)) else []

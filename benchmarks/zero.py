@@ -2,8 +2,8 @@
 
     python benchmarks/zero.py              about 5 minutes on 2 idle cores
 
-Each stage is a whole run on Ray Train with two workers, from the same seed.  Bars: every loss within 1e-3 of stage 0's
-(relative), and the features of the last checkpoint in `open_clip.create_model_and_transforms` equal to those of our own
+Each stage is a whole run on Ray Train with two workers, from the same seed.  Bars: every loss is within 1e-3 (relative)
+of stage 0's; the features of the last checkpoint in `open_clip.create_model_and_transforms` equal those of our own
 loader within 1e-6, since it sums the patches of an image in another order.
 """
 

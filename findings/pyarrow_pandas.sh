@@ -5,7 +5,7 @@
 # behaviour:  `pa.scalar(1)` takes as long as `import pandas`, about 0.3 s, in a process that uses no pandas.  So do
 #             `Table.group_by` and `Table.sort_by`, through pyarrow.acero and pyarrow.dataset.
 # seen:       before: False, after: True                       (2026-11-28, Linux, Python 3.11)
-# pairmill:   commands that only read a run hide pandas; counting and sorting do without pyarrow.acero.
+# pairmill:   commands that only read a run hide pandas; counting and sorting avoid pyarrow.acero.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

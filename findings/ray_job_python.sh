@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# ray 2.60.0: the command of a submitted job finds another `python` than Ray's own.
+# ray 2.60.0: the command of a submitted job finds a `python` that is not Ray's own.
 #
 # source:     JobSupervisor (ray/dashboard/modules/job/job_supervisor.py) runs the entrypoint in a shell with the
 #             environment that `ray start` had.  It does not put the folder of its own interpreter on the PATH.
-# behaviour:  where `ray start --head` was called by its path, and the environment was not activated, a job
-#             `python -c "import ray"` runs on the system's Python and fails, although all of Ray runs on the other.
+# behaviour:  if `ray start --head` was called by its path and the environment was not activated, a job
+#             `python -c "import ray"` runs on the system's Python and fails, although Ray runs on the environment's.
 # seen:       ModuleNotFoundError: No module named 'ray'      (2026-11-28, Linux, Python 3.11)
 # pairmill:   asks the dashboard which Python the head's workers run on, and submits with that.
 set -euo pipefail
