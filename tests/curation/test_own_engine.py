@@ -144,7 +144,7 @@ def test_what_it_wrote_is_not_written_again(run: Run) -> None:
 @pytest.mark.ray
 def test_a_key_that_decides_the_text_makes_the_captions_stale_and_nothing_else(run: Run) -> None:
     before, asked = tables(run.store), len(list(run.asked.iterdir()))
-    curate(changed(run.recipe, bright_from=0))
+    curate(changed(run.recipe, bright_from=0), yes=True)
     after = tables(run.store)
     assert [name for name in before if before[name] != after[name]] == ["columns/recaption"]
     assert {row["caption"] for row in pairs(run.store)} == {"light: bright"}
@@ -156,7 +156,7 @@ def test_what_it_refuses_ends_the_job_with_its_own_words(run: Run) -> None:
     data = run.recipe.model_dump(mode="json")
     data["recaption"]["temperature"] = 1.0
     with pytest.raises(PairmillError, match="brightness must not be sampled"):
-        curate(CurateRecipe.checked(data))
+        curate(CurateRecipe.checked(data), yes=True)
 
 
 @pytest.mark.usefixtures("registered")
