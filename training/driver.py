@@ -32,7 +32,7 @@ from training.data.augment import TrainTransform
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows, make_plan
 from training.data.sample import Source
-from training.errors import ERROR_FILE, told
+from training.errors import ERROR_FILE, reported_error
 from training.launch import launch
 from training.recipe import TrainRecipe
 from training.resources import size_workers
@@ -117,8 +117,8 @@ def run(
             try:
                 result = trainer.fit()
             except Exception as error:
-                raise told(store) or _cause(error) from error
-        if (final := told(store)) is not None:
+                raise reported_error(store) or _cause(error) from error
+        if (final := reported_error(store)) is not None:
             raise final
         return _finish(store, result, steps, recipe.checkpoint.keep_best)
 
@@ -127,7 +127,7 @@ def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
     rows = local_rows(plan, workers)
     if rows % recipe.train.accumulate:
         raise RecipeError(
-            "train.accumulate divides the rows of a worker",
+            "train.accumulate must divide the rows of a worker",
             value=f"{recipe.train.accumulate} of {rows} ({recipe.data.batch_size} over {workers} workers)",
             fix="choose a divisor",
         )
@@ -174,10 +174,10 @@ def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) 
 
 def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dict[str, Any]:
     if result.checkpoint is None:
-        raise JobError("training ended without a checkpoint: run it again")
+        raise JobError("training ended without a checkpoint\nfix: run it again")
     metrics = dict(result.metrics or {})
     step = int(metrics.pop("step", 0))
-    told = {
+    outcome = {
         "checkpoint": store.uri_of(result.checkpoint.path),
         "best_checkpoint": store.uri_of(_best(result.best_checkpoints, keep_best).path) if keep_best else None,
         "step": step,
@@ -186,8 +186,8 @@ def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dic
         "metrics": metrics,
         "metrics_before": _first_metrics(store),
     }
-    store.write_json(RESULT_FILE, told)
-    return told
+    store.write_json(RESULT_FILE, outcome)
+    return outcome
 
 
 def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
@@ -211,4 +211,6 @@ def _cause(error: BaseException) -> BaseException:
                 return seen
             seen = getattr(seen, "cause", None) or getattr(seen, "_base_exc", None) or seen.__cause__
     what = str(failures[0] if failures else error).strip().splitlines()
-    return JobError(f"training failed: {what[-1] if what else error!r}\nCommitted checkpoints stay: run it again.")
+    return JobError(
+        f"training failed: {what[-1] if what else error!r}\nfix: run it again: it resumes from the last checkpoint"
+    )

@@ -11,6 +11,7 @@ from typing import Any
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
+from pairmill.errors import IntegrityError
 from training.towers.tokenizer import Tokenizer
 
 #: A block of open_clip's transformer, and of an encoder of transformers.
@@ -87,7 +88,6 @@ def clip_model(state_dict: Mapping[str, Tensor], description: Mapping[str, Any],
     architecture = description["architecture"]
     vision, text = CLIPVisionCfg(**architecture["vision_cfg"]), CLIPTextCfg(**architecture["text_cfg"])
     quick, width = bool(architecture.get("quick_gelu")), architecture["embed_dim"]
-    assert not isinstance(vision.layers, tuple)
     config = CLIPConfig(
         projection_dim=width,
         vision_config={
@@ -141,7 +141,10 @@ def _renamed(state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def renamed_block(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """A weight of one of open_clip's blocks under its name (or, cut in three, its names) in transformers."""
+    """A weight of one of open_clip's blocks under its name (or, cut in three, its names) in transformers.
+
+    Raises IntegrityError for any other weight.
+    """
     path, _, rest = name.partition("transformer.resblocks.")
     number, _, parameter = rest.partition(".")
     layer = f"{'vision' if path == 'visual.' else 'text'}_model.encoder.layers.{number}"
@@ -153,7 +156,7 @@ def renamed_block(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         if parameter.startswith(ours):
             yield f"{layer}.{theirs}{parameter.removeprefix(ours)}", tensor
             return
-    raise AssertionError(f"a weight that no part of the architecture accounts for: {name}")
+    raise IntegrityError(f"every weight must belong to a part that has a counterpart: {name} does not")
 
 
 def split_projection(attention: str, kind: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -47,7 +47,8 @@ def export_transformers(
         missing = clip_parts_without_counterpart(description["architecture"], tokenizer)
     if missing:
         raise UserError(
-            f"transformers' {'SiglipModel' if siglip else 'CLIPModel'} has a counterpart of every part of the model",
+            f"every part of the model must have a counterpart in transformers' "
+            f"{'SiglipModel' if siglip else 'CLIPModel'}",
             value=f"{description['name']} has {', '.join(missing)}",
             fix="export it in open_clip's form",
         )

@@ -248,7 +248,7 @@ def _rotating(partitions: list[list[list[int]]], seed: int) -> Callable[[int], E
             # Every rank takes part in making every group, also of those it is not in.
             group = dist.new_group(members) if dist.is_initialized() else None
             if rank in members:
-                assert not isinstance(group, int), "this rank is a member"
+                assert not isinstance(group, int)
                 mine.append(Gather(group, members))
 
     def of_step(step: int) -> Exchange:

@@ -110,9 +110,9 @@ class TrainRecipe(Config):
     def _consistent(self) -> TrainRecipe:
         if (self.train.steps is None) == (self.train.epochs is None):
             raise RecipeError(
-                "the length of a run must be given by train.steps or by train.epochs",
+                "train must set exactly one of steps and epochs",
                 value=f"steps: {self.train.steps}, epochs: {self.train.epochs}",
-                fix="set one of the two",
+                fix="set one and leave the other out",
             )
         if self.data.batch_size % self.train.accumulate:
             raise RecipeError(
@@ -124,41 +124,41 @@ class TrainRecipe(Config):
             raise RecipeError(
                 "checkpoint.keep_best must be a metric of the evaluation",
                 value=f"{self.checkpoint.keep_best}, without evaluate.datasets",
-                fix="give evaluate.datasets, or leave it out",
+                fix="give evaluate.datasets, or leave checkpoint.keep_best out",
             )
         if self.checkpoint.keep_best is not None:
             every = self.evaluate.every_steps
             if every is None or self.checkpoint.every_steps % every:
                 raise RecipeError(
-                    "evaluate.every_steps must divide checkpoint.every_steps where checkpoint.keep_best is given: it "
+                    "evaluate.every_steps must divide checkpoint.every_steps with checkpoint.keep_best, which "
                     "ranks checkpoints by an evaluation of their own step",
                     value=f"{every}, {self.checkpoint.every_steps}",
                     fix="set evaluate.every_steps to checkpoint.every_steps, or a part of it",
                 )
         if self.train.precision == "fp16" and self.deepspeed.stage == 0:
             raise RecipeError(
-                "train.precision fp16 must have a ZeRO stage, which holds the float32 master copy of the weights",
+                "deepspeed.stage must be at least 1 with train.precision fp16: it holds the float32 master copy of weights",
                 value="train.precision: fp16, deepspeed.stage: 0",
                 fix="set deepspeed.stage to 1, or train.precision to bf16",
             )
         if self.deepspeed.offload and self.deepspeed.stage == 0:
             raise RecipeError(
-                "deepspeed.offload must have a ZeRO stage, whose state it moves",
+                "deepspeed.stage must be at least 1 with deepspeed.offload, which moves the state of that stage",
                 value="deepspeed.stage: 0",
-                fix="set deepspeed.stage to 1",
+                fix="set deepspeed.stage to 1, or deepspeed.offload to false",
             )
         if self.model.ema_decay is not None and self.deepspeed.stage == 3:
             raise RecipeError(
-                "model.ema_decay must have a ZeRO stage below 3, where every worker holds the whole weights to average",
+                "deepspeed.stage must be below 3 with model.ema_decay: every worker averages the whole weights",
                 value="deepspeed.stage: 3",
-                fix="use stage 2, or leave the average out",
+                fix="set deepspeed.stage to 2, or leave model.ema_decay out",
             )
         if "teacher" in self.loss.opened().needs and self.deepspeed.stage == 3:
             raise RecipeError(
-                f"loss.objective {self.loss.objective.name} must have a ZeRO stage below 3, where every worker holds "
-                "the whole weights that its teacher averages",
+                f"deepspeed.stage must be below 3 with loss.objective {self.loss.objective.name}: its teacher averages "
+                "the whole weights on every worker",
                 value="deepspeed.stage: 3",
-                fix="use stage 2, or an objective without a teacher",
+                fix="set deepspeed.stage to 2, or choose an objective without a teacher",
             )
         return self
 

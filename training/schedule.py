@@ -27,13 +27,13 @@ class TemperatureConfig(Config):
     def _consistent(self) -> TemperatureConfig:
         if self.learnable and self.final is not None:
             raise RecipeError(
-                "a temperature with temperature.final must not be learnable",
-                value=f"final: {self.final}, learnable: true",
+                "temperature.learnable must be false with temperature.final",
+                value=f"learnable: true, final: {self.final}",
                 fix="set temperature.learnable: false, or leave final out",
             )
         if self.final is not None and self.init is None:
             raise RecipeError(
-                "a scheduled temperature must begin at temperature.init",
+                "temperature.init must be given with temperature.final",
                 value=f"init: null, final: {self.final}",
                 fix="set temperature.init (CLIP: 0.07)",
             )

@@ -57,7 +57,7 @@ def _claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, An
     changed = _changed(yaml.safe_load(before), recipe)
     if changed:
         raise RunDirError(
-            "a run keeps its recipe: a run_dir that was begun with another one is not gone on with",
+            "run_dir must be new or hold a run of the same recipe",
             value=", ".join(changed),
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
@@ -71,7 +71,7 @@ def _changed(before: Any, recipe: TrainRecipe) -> list[str]:
     try:
         old = TrainRecipe.model_validate(before).identity()
     except (ValueError, PairmillError):
-        return ["the whole recipe: it is not one of training"]
+        return ["the whole recipe: the one in run_dir is not a training recipe"]
     return sorted(_differences(old, recipe.identity()))
 
 

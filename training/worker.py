@@ -233,8 +233,9 @@ def _restored(learner: Learner, payload: Payload) -> Progress:
     gc.collect()
     if progress.plan != plan.fingerprint:
         raise FinalError(
-            "the data must be what the checkpoint was trained on: its files, their rows or the recipe's data changed\n"
-            "fix: give the run a new run_dir, with model.pretrained set to the checkpoint"
+            "data must be what the checkpoint was trained on: the same files, rows and recipe keys, in the same order",
+            f"a data plan of fingerprint {plan.fingerprint}; the checkpoint's: {progress.plan}",
+            "restore the data, or give the run a new run_dir, with model.pretrained set to the checkpoint",
         )
     if own is None and not recipe.temperature.learnable and recipe.temperature.init is not None:
         set_scale(learner.engine, 1 / recipe.temperature.init)

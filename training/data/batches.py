@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pairmill.errors import IntegrityError
 from training.data.bundle import PADDING, STATUSES, VALID, Bundle, Reader
 from training.data.cursor import BundleSpec, Plan, lanes_of, local_rows, rank_bundles, single_pass
-from training.data.sample import Source
 
 
 class Batch(NamedTuple):
@@ -62,10 +61,9 @@ def read_here(
         yield spec, reader(spec)
 
 
-def every_row(source: Source, reader: Reader, bundle_rows: int = 1024) -> Iterator[Bundle]:
-    """All rows of `source`, the first of the reader's, once and in order: for evaluation."""
-    assert reader.sources[0] is source
-    for spec in single_pass(source.rows, bundle_rows):
+def every_row(reader: Reader, bundle_rows: int = 1024) -> Iterator[Bundle]:
+    """All rows of the reader's first source, once and in order: for evaluation."""
+    for spec in single_pass(reader.sources[0].rows, bundle_rows):
         yield reader(spec)
 
 

@@ -47,7 +47,7 @@ def open_pairs(path: str) -> ParquetSource:
     index = store.index(PAIRS)
     if not index:
         raise RecipeError(
-            "data.path leads to a run directory with packed pairs, or data.selection names a selection of it",
+            "data.path must lead to a run directory with packed pairs, or data.selection must name a selection of it",
             value=path,
             fix=f"let `pairmill curate` finish, or choose a selection: {', '.join(_selections(path)) or 'none yet'}",
         )
@@ -71,9 +71,11 @@ class SelectionSource:
         if not manifests:
             known = _selections(path)
             raise RecipeError(
-                "data.selection names a selection of the run directory",
+                "data.selection must name a selection of the run directory",
                 value=f"{selection}, in {path}",
-                fix=f"perhaps you mean: {nearest(selection, known)}" if known else "the run has none yet; finish it",
+                fix=f"perhaps you mean: {nearest(selection, known)}"
+                if known
+                else "let the run finish: it has none yet",
             )
         own = filter_table(selection)
         filters = own if self._store.index(own) else FILTER_TABLE
@@ -120,7 +122,7 @@ class SelectionSource:
             missing = [shard for shard in shards if shard not in indexes[name]]
             if missing:
                 raise RecipeError(
-                    f"every shard of the selection has a committed {name} table",
+                    f"every shard of the selection must have a committed {name} table",
                     value=f"{len(missing)} of {len(shards)} shards of {self.name} lack it",
                     fix="run `pairmill curate` again: it makes what is missing",
                 )

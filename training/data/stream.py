@@ -122,8 +122,8 @@ class Batches:
         awaited = self._progress.describe()
         self.close()
         raise JobError(
-            f"no data for {self._timeout_s:g} s (data.timeout_s): waiting for {awaited}; "
-            "is a reader dead, the storage stuck, or are there no cores left for it?"
+            f"the readers sent nothing for {self._timeout_s:g} s (data.timeout_s); awaited: {awaited}\n"
+            "fix: check that the storage answers and that data.reader_cpus cores are free for a reader, then run it again"
         )
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ def embed_texts(
     """
     device = torch.device(device)
     if not len(texts):
-        raise ValueError("no texts to embed")
+        raise ValueError("texts must not be empty")
     ids = [row for first in range(0, len(texts), 4096) for row in tokenize(list(texts[first : first + 4096]))]
     order = np.argsort([len(row) for row in ids], kind="stable")
     features = []

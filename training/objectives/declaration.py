@@ -196,15 +196,15 @@ def opened(kind: object, config: NamedConfig) -> Objective:
     for need in objective.needs:
         if need not in NEEDS:
             raise RecipeError(
-                f"loss.objective {name}: needs must be of {', '.join(NEEDS)}",
+                f"loss.objective {name}: needs must only name {', '.join(NEEDS)}",
                 value=need,
                 fix=f"perhaps you mean: {nearest(need, NEEDS)}",
             )
         if not NEEDS[need].delivered:
             delivered = ", ".join(known for known, one in NEEDS.items() if one.delivered)
             raise RecipeError(
-                f"loss.objective {name}: needs must be something that the training loop delivers ({delivered})",
-                value=f"{need} ({NEEDS[need].what}), which it does not deliver yet",
+                f"loss.objective {name}: needs must only name what the training loop delivers ({delivered})",
+                value=f"{need} ({NEEDS[need].what}), not delivered yet",
                 fix="choose another objective",
             )
     return objective

@@ -80,7 +80,11 @@ def image_size(model: nn.Module) -> int:
     size = visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise RecipeError("images are square", value=f"{height}x{width}", fix="set model.image_size to one number")
+        raise RecipeError(
+            "the images of model.architecture must be square",
+            value=f"{height}x{width}",
+            fix="set model.image_size to one number",
+        )
     return int(height)
 
 
@@ -155,7 +159,9 @@ def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *,
             )
         except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise RecipeError(
-                "open_clip can build the architecture", value=name, fix=f"{type(error).__name__}: {error}"
+                "model.architecture must be one that open_clip can build",
+                value=f"{name}: {type(error).__name__}: {error}",
+                fix="correct the architecture, or the keys of `model` that change it",
             ) from error
     _cut_patches_by_matmul(model.visual)
     return model
@@ -199,7 +205,9 @@ def _load(model: nn.Module, weights: Path) -> None:
             open_clip.load_checkpoint(model, str(weights))
         except Exception as error:  # pickles, archives and shapes each fail in their own way
             raise RecipeError(
-                "the weights fit the architecture", value=weights, fix=f"{type(error).__name__}: {error}"
+                "the weights must fit the architecture",
+                value=f"{weights}: {type(error).__name__}: {error}",
+                fix="give weights of this architecture, or the architecture of these weights",
             ) from error
 
 
@@ -217,9 +225,9 @@ def _check_size(model: Any, config: ModelConfig) -> None:
     if config.image_size is not None and resized:
         # timm could, but plain open_clip could not load the outcome: it resizes a timm tower after the weights.
         raise RecipeError(
-            "an image tower from timm has the image size in its name",
+            "model.image_size must be null for an image tower from timm, which has the size in its name",
             value=f"model.image_size: {config.image_size}",
-            fix="a JSON architecture with another timm_model_name, such as vit_base_patch16_siglip_256",
+            fix="use a JSON architecture with another timm_model_name, such as vit_base_patch16_siglip_256",
         )
 
 
@@ -228,7 +236,9 @@ def _lock(model: Any, config: ModelConfig) -> None:
     if image.locked:
         if isinstance(model.visual, ModifiedResNet) and image.unlocked_groups:
             raise RecipeError(
-                "a ResNet is locked as a whole", value=image.unlocked_groups, fix="model.lock_image.unlocked_groups: 0"
+                "model.lock_image.unlocked_groups must be 0 for a ResNet, which is locked as a whole",
+                value=image.unlocked_groups,
+                fix="set it to 0",
             )
         try:
             model.lock_image_tower(image.unlocked_groups, freeze_bn_stats=image.freeze_batch_norm)
@@ -243,9 +253,9 @@ def _lock(model: Any, config: ModelConfig) -> None:
 
 def _not_lockable(tower: str, groups: int, error: Exception) -> RecipeError:
     return RecipeError(
-        f"the {tower} tower can be locked in parts",
-        value=f"model.lock_{tower}.unlocked_groups: {groups} ({type(error).__name__}: {error})",
-        fix="0 locks all of it",
+        f"model.lock_{tower}.unlocked_groups must suit the {tower} tower",
+        value=f"{groups} ({type(error).__name__}: {error})",
+        fix="set it to 0, which locks the whole tower",
     )
 
 
@@ -254,14 +264,16 @@ def _checkpoint_activations(model: Any, config: ModelConfig) -> None:
     blocks = any(isinstance(module, CustomResidualAttentionBlock) for module in model.modules())
     if blocks or isinstance(model.visual, ModifiedResNet):
         raise RecipeError(
-            "open_clip can checkpoint the activations of the tower's blocks",
+            "model.gradient_checkpointing must be false for a tower whose blocks open_clip cannot checkpoint",
             value=config.architecture,
-            fix="model.gradient_checkpointing: false",
+            fix="set model.gradient_checkpointing: false",
         )
     model.set_grad_checkpointing(True)
     if isinstance(model.visual, TimmModel) and not hasattr(model.visual.trunk, "set_grad_checkpointing"):
         raise RecipeError(
-            "timm can checkpoint the tower", value=config.architecture, fix="model.gradient_checkpointing: false"
+            "model.gradient_checkpointing must be false for an image tower that timm cannot checkpoint",
+            value=config.architecture,
+            fix="set model.gradient_checkpointing: false",
         )
 
 

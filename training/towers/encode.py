@@ -24,6 +24,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pairmill.errors import IntegrityError
+
 #: For Hugging Face encoders, which take one rectangle of tokens at a time: tokens of the texts of the first group, at
 #: most; each further group is of texts up to twice as long.
 _SHORTEST = 8
@@ -64,6 +66,7 @@ def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
 
     tokens_BL: integer [B, L], 1 <= L <= P, L = P where `needs_full_length`; padded with the tokenizer's `pad_id`.  A
     row of padding only (an unused text slot, which the loss masks) gets finite features, so that zero gradients stay 0.
+    Raises IntegrityError for another L.
     """
     tower = text_tower(model)
     if isinstance(tower, HFTextEncoder):
@@ -72,9 +75,13 @@ def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
         used_BL = _some_token(tokens_BL, pad_id)
         return _in_groups(lambda part: _encode(model, part), used_BL, tokens_BL.shape[1] - own_B)
     length, context_length = tokens_BL.shape[1], int(tower.context_length)
-    assert length <= context_length, "the tokenizer truncates to the context length"
+    if length > context_length:
+        raise IntegrityError(f"a tokenizer must truncate to the context length: {length} tokens, not {context_length}")
     if needs_full_length(model):
-        assert length == context_length, "texts of this tower are padded to the context length"
+        if length != context_length:
+            raise IntegrityError(
+                f"texts of this tower must be padded to the context length: {length} tokens, not {context_length}"
+            )
         return _encode(model, tokens_BL)
     if tower.attn_mask is None:
         return _encode(model, tokens_BL)  # a TextTransformer with a mask of the padding takes any length
