@@ -45,13 +45,13 @@ def _check_pbt(space: Iterable[str], *, learnt: bool) -> None:
     for key in space:
         if not key.startswith("optim.") and key not in _OF_A_SCHEDULED_TEMPERATURE:
             raise RecipeError(
-                "pbt changes what a run can go on with: its model, data and steps stay",
+                "with search.method pbt, space must only hold keys that can change within a run",
                 value=key,
                 fix=f"search over optim.… and {', '.join(_OF_A_SCHEDULED_TEMPERATURE)}, or use random or tpe",
             )
         if learnt and key.startswith("temperature."):
             raise RecipeError(
-                "pbt changes what has an effect on a run that goes on; a temperature that is learnt has none",
+                "pbt over temperature keys must have temperature.learnable false: they do not affect one that is learnt",
                 value=f"{key}, temperature.learnable: true",
                 fix="set train.temperature.learnable: false",
             )
@@ -79,8 +79,8 @@ def trials_at_a_time(
         return min(held)
     if concurrent > min(held) and not TrainRecipe.checked(recipe.base).compute.autoscaling:
         raise RecipeError(
-            "the cluster holds the workers and a reader of search.concurrent trials",
+            "the cluster must hold the workers and a reader of search.concurrent trials",
             value=f"search.concurrent: {concurrent}; it holds {min(held)}",
-            fix="lower it, or leave it at auto",
+            fix="lower it, or set it to auto",
         )
     return concurrent

@@ -122,7 +122,7 @@ class Pbt:
         first = draw_points(self._space, self._base, samples=recipe.search.trials, seed=recipe.search.seed)
         self._first = list(first)[: recipe.search.trials]
         steps = TrainRecipe.checked(self._base).train.steps
-        assert steps is not None and recipe.search.segment_steps is not None, "SweepRecipe checks this"
+        assert steps is not None and recipe.search.segment_steps is not None
         self._segment = recipe.search.segment_steps
         self.total = len(self._first) * (steps // self._segment)
 

@@ -86,7 +86,9 @@ class SweepRecipe(Config):
     def _consistent(self) -> SweepRecipe:
         if "://" in self.run_dir:
             raise RecipeError(
-                "a sweep's run_dir is a local or shared folder", value=self.run_dir, fix="name one that all nodes see"
+                "a sweep's run_dir must be a local or shared folder",
+                value=self.run_dir,
+                fix="name one that all nodes see",
             )
         base = TrainRecipe.checked({**self.train, "run_dir": self.run_dir})
         check_space(self.space, self.base)
@@ -95,23 +97,27 @@ class SweepRecipe(Config):
         if search.method == "pbt":
             if search.segment_steps is None or base.train.steps is None or base.train.steps % search.segment_steps:
                 raise RecipeError(
-                    "pbt trains in segments: search.segment_steps divides train.train.steps",
+                    "with search.method pbt, search.segment_steps must divide train.train.steps",
                     value=f"segment_steps: {search.segment_steps}, steps: {base.train.steps}",
-                    fix="set both",
+                    fix="set both, the segment to a divisor of the steps",
                 )
             if search.trials < 4:
-                raise RecipeError("pbt needs a population", value=f"search.trials: {search.trials}", fix="4 or more")
+                raise RecipeError(
+                    "with search.method pbt, search.trials must be at least 4",
+                    value=search.trials,
+                    fix="raise search.trials",
+                )
         elif search.scheduler == "asha" and (search.grace_steps or base.evaluate.every_steps) is None:
             raise RecipeError(
-                "asha compares trials on the way",
+                "with search.scheduler asha, there must be steps to compare trials at",
                 value="search.grace_steps: null, train.evaluate.every_steps: null",
                 fix="set one of them (a tenth of the steps is usual), or search.scheduler: none",
             )
         elif search.scheduler == "asha" and base.train.steps is None:
             raise RecipeError(
-                "asha compares trials at steps",
+                "with search.scheduler asha, train.train.steps must give the length of a trial",
                 value=f"train.train.epochs: {base.train.epochs}",
-                fix="set train.train.steps and epochs: null, or search.scheduler: none",
+                fix="set train.train.steps in place of epochs, or search.scheduler: none",
             )
         return self
 
@@ -121,21 +127,21 @@ class SweepRecipe(Config):
             if objective.metric != SPEED and not (slash and dataset in base.evaluate.datasets):
                 known = [f"{name}/…" for name in base.evaluate.datasets] + [SPEED]
                 raise RecipeError(
-                    "an objective is a metric of a dataset of train.evaluate.datasets",
+                    "objectives must be metrics of datasets of train.evaluate.datasets, or samples_per_second",
                     value=objective.metric,
                     fix=f"perhaps you mean: {nearest(objective.metric, known)}",
                 )
         if self.objectives[0].metric == SPEED:
             raise RecipeError(
-                "the first objective is what trials are stopped and ranked by: a metric of an evaluation",
+                "the first objective must be a metric of an evaluation: trials are stopped and ranked by it",
                 value=SPEED,
-                fix="put it behind another objective",
+                fix="put another objective before it",
             )
         chosen = self.space["data.selection"].values if "data.selection" in self.space else None
         for name in chosen or ():
             if self.selections and name not in self.selections:
                 raise RecipeError(
-                    "space: data.selection names one of `selections`",
+                    "space: data.selection must name one of `selections`",
                     value=name,
                     fix=f"perhaps you mean: {nearest(str(name), self.selections)}",
                 )

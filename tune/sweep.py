@@ -73,7 +73,9 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     report = write_report(recipe, journal, finished=not stopped(), seconds=time.time() - began)
     if report["finished"] and report["best"] is None:
         first = next((t["error"] for t in report["trials"] if t["error"]), "none was proposed")
-        raise JobError(f"no trial of the sweep finished; the first error: {first}")
+        raise JobError(
+            f"no trial of the sweep finished; the first error: {first}\nfix: correct its cause in another run_dir"
+        )
     return report
 
 
@@ -84,17 +86,19 @@ def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
     if before is None:
         if resume:
             raise RunDirError(
-                "--resume goes on with a sweep that was begun", value=store.uri, fix="leave --resume out to begin one"
+                "--resume must be given a run_dir that holds a sweep",
+                value=store.uri,
+                fix="leave --resume out to start one",
             )
         return
     try:
         old, new = _identity(SweepRecipe.checked(yaml.safe_load(before))), _identity(recipe)
     except PairmillError:
-        old, new = {}, {"the whole recipe: it is not one of a sweep": None}
+        old, new = {}, {"the whole recipe: the one in run_dir is not a sweep's": None}
     changed = [section for section in new if old.get(section) != new[section]]
     if changed:
         raise RunDirError(
-            "a sweep keeps its recipe: a run_dir that was begun with another one is not gone on with",
+            "run_dir must be new or hold a sweep of the same recipe",
             value=", ".join(changed),
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
@@ -115,7 +119,7 @@ def _halving(recipe: SweepRecipe) -> Halving | None:
     if search.scheduler == "none" or search.method == "pbt":
         return None
     first = search.grace_steps or base.evaluate.every_steps
-    assert first is not None and base.train.steps is not None, "SweepRecipe checks this"
+    assert first is not None and base.train.steps is not None
     rungs = rungs_of(first, search.reduction, base.train.steps)
     return Halving(rungs, search.reduction, finalists=max(1, recipe.repeat.best))
 

@@ -8,13 +8,14 @@ One actor runs many trials, one after another, since what it imports takes longe
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from contextlib import suppress
 from typing import Any
 
 from ray import tune as ray_tune
 
-from pairmill.errors import PairmillError
+from pairmill.errors import PairmillError, RunDirError
 from pairmill.store import Store
 from training import train as training
 from training.worker import STOP_FILE as TRAINING_STOP_FILE
@@ -40,13 +41,19 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         return ray_tune.PlacementGroupFactory([{"CPU": _ACTOR_CPUS}])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin a trial, or go on with it."""
+        """Begin a trial, or resume it.  Raises RunDirError where the sweep's folder is not shared."""
         with suppress(FileNotFoundError):
             os.chdir(config["folder"])  # where relative paths of the recipe start
         self._store = Store(config["run_dir"])
         self._journal = Journal(self._store)
-        self._trial: Trial | None = self._journal.recorded(config["trial"])
-        assert self._trial is not None, "a trial is recorded before it is proposed to Tune"
+        trial = self._journal.recorded(config["trial"])
+        if trial is None:  # the driver has written it
+            raise RunDirError(
+                "a sweep's run_dir must be a folder that all nodes see",
+                value=f"{self._journal.folder(config['trial'])} is not there on {platform.node()}",
+                fix="name a shared folder",
+            )
+        self._trial: Trial = trial
         self._told = len(evaluations(self._journal.lines(self._trial.id)))
         self._thread = threading.Thread(target=self._run, args=(self._trial, config), daemon=True)
         if not self._stopping:
@@ -60,7 +67,6 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
 
     def step(self) -> dict[str, Any]:
         """Wait for the next evaluation, or the end.  That a run failed is in the journal: Tune is not to try again."""
-        assert self._trial is not None
         while True:
             ended = not self._thread.is_alive()
             told = evaluations(self._journal.lines(self._trial.id))
@@ -92,7 +98,6 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         return self._store.read_text(STOP_FILE) is not None
 
     def _ask_to_stop(self) -> None:
-        assert self._trial is not None
         trial = Store(self._journal.folder(self._trial.id))
         if trial.read_text(TRAINING_STOP_FILE) is None:
             trial.write_bytes(TRAINING_STOP_FILE, b"")
