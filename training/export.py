@@ -33,7 +33,7 @@ ARCHITECTURE_FILE = "architecture.json"
 
 
 class Exported(NamedTuple):
-    """What `load_exported` gives."""
+    """What `load_exported` returns."""
 
     model: nn.Module
     tokenizer: Tokenizer
@@ -48,8 +48,8 @@ def export_open_clip(
 ) -> None:
     """Write a model folder in open_clip's hub form; whole or not at all.
 
-    state_dict: of the open_clip model, consolidated.  description: `model_description`'s.  folder: not there yet.
-    Raises UserError if it is; OSError if it cannot be written.
+    state_dict: of the open_clip model, consolidated.  description: `model_description`'s.  folder: must not exist yet.
+    Raises UserError if it does; OSError if it cannot be written.
     """
     model_cfg = deepcopy(description["architecture"])
     with whole_folder(folder) as partial:

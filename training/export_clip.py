@@ -52,11 +52,11 @@ def clip_parts_without_counterpart(architecture: Mapping[str, Any], tokenizer: T
         "attentional pooling of the image": vision.attentional_pool,
         f"{vision.pool_type} pooling of the image": vision.pool_type != "tok",
         "no norm before the image tower's blocks": vision.no_ln_pre,
-        "blocks of its own in the image tower": has_own_blocks(vision),
+        "custom blocks in the image tower": has_own_blocks(vision),
         "a text tower without causal mask": text.no_causal_mask,
         f"{text.pool_type} pooling of the text": text.pool_type not in ("argmax", "eos"),
         "a text projection with bias": text.proj_bias,
-        # transformers takes the id 2 to mean the highest id of the text, for the sake of old configurations.
+        # transformers takes the id 2 to mean the highest id of the text, because of old configurations.
         "an end token of id 2": tokenizer.end_id == 2,
         "a tokenizer without end token": tokenizer.end_id is None,
         **text_parts_without_counterpart(architecture, text),
@@ -65,18 +65,18 @@ def clip_parts_without_counterpart(architecture: Mapping[str, Any], tokenizer: T
 
 
 def text_parts_without_counterpart(architecture: Mapping[str, Any], text: CLIPTextCfg) -> dict[str, bool]:
-    """Parts of a text tower that neither CLIPModel nor SiglipModel has; in words, and whether they are there."""
+    """Parts of a text tower that neither CLIPModel nor SiglipModel has, in words, and whether they are present."""
     return {
         "a caption decoder (CoCa)": "multimodal_cfg" in architecture,
         "a Hugging Face text tower": bool(text.hf_model_name),
         "a class token in the text": text.embed_cls,
         "a text tower without projection": text.proj_type == "none",
-        "blocks of its own in the text tower": has_own_blocks(text),
+        "custom blocks in the text tower": has_own_blocks(text),
     }
 
 
 def has_own_blocks(tower: CLIPVisionCfg | CLIPTextCfg) -> bool:
-    """Whether the blocks are others than those of the Transformer (layer scale, norms within attention, …)."""
+    """Whether the blocks differ from the plain transformer's (layer scale, norms within attention, …)."""
     flags = any(getattr(tower, flag) for flag in _CUSTOM_BLOCK)
     return flags or tower.block_type == "custom" or tower.ls_init_value is not None
 

@@ -37,8 +37,8 @@ def export_transformers(
     """Write a folder that `AutoModel`, `AutoImageProcessor` and `AutoTokenizer` load; whole or not at all.
 
     Arguments as `training.export.export_open_clip`'s.  Features are equal to float32 rounding.  The tokenizer gives
-    equal ids for clean texts; what open_clip's cleaning mends (HTML entities, broken encodings) it does not.
-    Raises UserError: a part of the architecture has no counterpart (which one is said), or `folder` is there already.
+    equal ids for clean texts; it does not repair HTML entities and broken encodings, as open_clip's cleaning does.
+    Raises UserError: a part of the architecture has no counterpart (the error names it), or `folder` exists already.
     """
     siglip = is_siglip(description["architecture"])
     if siglip:

@@ -1,7 +1,7 @@
-"""Bundles to the batches of one worker; no Ray in here.
+"""Bundles to the batches of one worker, without Ray.
 
 `read_here` reads a worker's bundles in this process, one after the other; `stream.read_with_ray` does it ahead, in
-parallel, on the cluster.  Both yield the same, and `assemble` makes the same batches of it.
+parallel, on the cluster.  Both yield the same bundles, from which `assemble` makes the same batches.
 
 Shapes: B rows on this worker (padding included), H and W pixels, K text slots, L tokens of the batch's longest text.
 """
@@ -77,7 +77,7 @@ def assemble(
     pad_id: int = 0,
     length: int | None = None,
 ) -> Iterator[Batch]:
-    """The batches of a worker, for ever, from global batch `start_batch` on.
+    """The batches of a worker, without end, from global batch `start_batch` on.
 
     stream: bundles in the order of `rank_bundles(plan, rank, world, start_batch)`.
     length: tokens to pad to; None: the longest text of the batch, which is exact for towers that pool at end of text.

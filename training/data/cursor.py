@@ -6,8 +6,8 @@
     global batch     the next batch_size / V rows of every lane
 
 A batch is therefore the same over any number of workers: worker r of W reads lanes r, r + W, …  Position p of a lane
-belongs to one of the datasets by a fixed pattern of their weights, each dataset goes on to its next epoch by itself,
-and all that a checkpoint keeps is how many global batches were consumed.
+belongs to one of the datasets by a fixed pattern of their weights, each dataset starts its next epoch by itself, and
+a checkpoint keeps nothing but the number of global batches consumed.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Plan:
 
     @cached_property
     def pattern(self) -> Ints:
-        """The dataset of each position of a lane, repeated for ever; every prefix is near to the weights."""
+        """The dataset of each position of a lane, repeated without end; every prefix is close to the weights."""
         weights = np.array([weight for _, weight in self.datasets])
         length = 1 if len(weights) == 1 else _PATTERN
         exact = weights / weights.sum() * length
@@ -222,7 +222,7 @@ def local_rows(plan: Plan, world: int) -> int:
 
 
 def bundles(plan: Plan, lane: int, start_batch: int = 0) -> Iterator[BundleSpec]:
-    """The bundles of a lane from a global batch on, for ever, in the order in which their first rows are consumed."""
+    """The bundles of a lane from a global batch on, without end, in the order their first rows are consumed."""
     streams = [_bundles(plan, dataset, lane, start_batch) for dataset in range(len(plan.datasets))]
     return heapq.merge(*streams, key=lambda spec: spec.first)
 

@@ -18,7 +18,7 @@ from pairmill.errors import RecipeError, nearest
 from pairmill.uris import Found
 from training.data.sample import group_ids, samples
 
-#: The usual names, most telling first: ours, Hugging Face's, img2dataset's.
+#: The usual names, most specific first: ours, Hugging Face's, img2dataset's.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 TEXT_COLUMNS = ("texts", "captions", "caption", "text", "alt", "TEXT")
 

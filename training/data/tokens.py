@@ -1,6 +1,6 @@
 """Texts to token ids as open_clip makes them, without open_clip: what a reader carries to the nodes that read.
 
-A reader is a process a core on every node.  open_clip's tokenizers come with torch, timm and transformers: 10 s and
+Every core of every node runs a reader process.  open_clip's tokenizers come with torch, timm and transformers: 10 s and
 900 MB each.  The ids need the Rust library under them and a few lines of cleaning.
 """
 
@@ -24,7 +24,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from pairmill.errors import UserError
 
-# Readers run one to a core: the library's threads would only get in each other's way.
+# Readers run one to a core: the library's threads would only slow each other down.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 START, END = "<start_of_text>", "<end_of_text>"
@@ -41,8 +41,8 @@ _MERGES = slice(1, 1 + 49408 - 2 * 256 - 2)
 _NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 
-def _mended(text: str) -> str:
-    """Broken encodings repaired, HTML entities replaced (twice: `&amp;amp;` is common)."""
+def _repaired(text: str) -> str:
+    """Broken encodings fixed, HTML entities replaced (twice: `&amp;amp;` is common)."""
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
@@ -52,9 +52,9 @@ def _spaced(text: str) -> str:
 
 #: open_clip's ways of cleaning, by its names for them (`tokenizer_kwargs.clean`).
 CLEANERS: dict[str, Callable[[str], str]] = {
-    "whitespace": lambda text: _spaced(_mended(text)),
-    "lower": lambda text: _spaced(_mended(text)).lower(),
-    "canonicalize": lambda text: _spaced(_mended(text).translate(_NO_PUNCTUATION).lower()),
+    "whitespace": lambda text: _spaced(_repaired(text)),
+    "lower": lambda text: _spaced(_repaired(text)).lower(),
+    "canonicalize": lambda text: _spaced(_repaired(text).translate(_NO_PUNCTUATION).lower()),
 }
 
 

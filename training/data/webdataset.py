@@ -37,10 +37,10 @@ class _Index(NamedTuple):
 
 
 class TarSource:
-    """Tars of samples with an image; what has none is no sample."""
+    """Tars of samples; one without an image is left out."""
 
     def __init__(self, found: Found, *, name: str, text_column: str | None = None) -> None:
-        """text_column: the key of the json files with the text.  Raises RecipeError for a file that is no tar."""
+        """text_column: the key of the json files with the text.  Raises RecipeError for a file that is not a tar."""
         self.name = name
         self._filesystem, self._text_key = found.filesystem, text_column
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:

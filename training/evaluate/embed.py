@@ -59,7 +59,7 @@ def embed_texts(
 ) -> Tensor:
     """Texts to unit embeddings, float32 [N, D] on `device`, in the order given.
 
-    encode_text: tokens int64 [B, L] to features [B, D].  Batches are of texts of like length, each padded to its
+    encode_text: tokens int64 [B, L] to features [B, D].  Batches hold texts of similar length, each padded to its
     longest with `pad_id`; pad_to: to this length instead, for a tower that needs its full context.
     """
     device = torch.device(device)

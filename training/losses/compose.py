@@ -1,4 +1,4 @@
-"""The loss of contrasts: what the kernels make of all pairs, less what is at the targets.
+"""The loss of contrasts: what the kernels compute of all pairs, less the terms at the targets.
 
 B rows of this rank, K text slots, k slots of one contrast, D embedding.
 """

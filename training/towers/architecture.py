@@ -148,7 +148,7 @@ def _tag(tag: str, name: str) -> dict[str, Any]:
 
 
 def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None) -> None:
-    """Apply the recipe's overrides in place; `folder` is where a `local-dir:` architecture lies."""
+    """Apply the recipe's overrides in place; `folder` is that of a `local-dir:` architecture."""
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
     if config.image_size is not None:
         vision["image_size"] = config.image_size
@@ -181,7 +181,7 @@ def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None
 
 
 def localise(text_cfg: dict[str, Any], folder: Path) -> None:
-    """Point a folder's `text_cfg` at the tokenizer and the tower configuration that lie in the folder itself."""
+    """Point a folder's `text_cfg` at the tokenizer and the tower configuration in the folder itself."""
     if text_cfg.get("hf_tokenizer_name"):
         text_cfg["hf_tokenizer_name"] = str(folder)
     if "hf_model_name" in text_cfg and (folder / TEXT_TOWER_FOLDER / "config.json").is_file():
@@ -222,7 +222,7 @@ def _weights_in(folder: Path) -> Path:
 
 @contextmanager
 def _reachable(what: str) -> Iterator[None]:
-    """Hub clients raise errors of many libraries; to the user all mean that this name could not be fetched."""
+    """Hub clients raise errors of many libraries; for the user, each means that this name could not be fetched."""
     try:
         yield
     except Exception as error:

@@ -15,15 +15,15 @@ from pairmill.errors import IntegrityError
 class Ema:
     """shadow ← d·shadow + (1 − d)·weight after every step, d = min(decay, (1 + n) / (10 + n)) at the n-th update.
 
-    The warm-up of d is that of TensorFlow's ExponentialMovingAverage: without it the drawn weights weigh on the average
-    for 1/(1 − decay) steps.  Parameters that do not learn are not shadowed.
+    The warm-up of d is that of TensorFlow's ExponentialMovingAverage: without it the initial weights dominate for
+    1/(1 − decay) steps.  Parameters that do not learn are not shadowed.
 
     Works with DeepSpeed's ZeRO stages 0, 1 and 2, where every rank holds every weight: each rank keeps the same shadow,
     4 bytes a parameter.  Under stage 3 a rank sees shards; there is no average.
     """
 
     def __init__(self, model: nn.Module, decay: float, *, warm_up: bool = True) -> None:
-        """model: its parameters that learn, as and where they are now, are the first shadow.  decay: 0 < d < 1.
+        """model: its learning parameters, as they are now and on their device, are the first shadow.  decay: 0 < d < 1.
 
         warm_up: false: d = decay from the first update on.  Raises ValueError for another decay.
         """

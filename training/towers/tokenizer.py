@@ -1,7 +1,7 @@
 """From text to token ids: cleaned, tokenized, truncated with the end token kept, not padded.
 
 The ids are those of open_clip's tokenizer of the architecture (SimpleTokenizer, or HFTokenizer around a Hugging Face
-tokenizer), without its padding to the context length: whoever makes a batch pads to the longest text in it.
+tokenizer), without its padding to the context length: a batch is padded to its longest text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAVED_FILE = "tokenizer_config.json"
 
 
 class Tokenizer:
-    """texts -> ids of each, unpadded.  Pickles small, or whole where its files are not everywhere."""
+    """texts -> ids of each, unpadded.  Pickles small, or whole where other nodes may lack its files."""
 
     def __init__(self, description: dict[str, Any], inner: Any) -> None:
         """description: as `tokenizer_description` makes it.  inner: the open_clip tokenizer it describes."""
@@ -82,7 +82,7 @@ class _PaddedTokens:
         rows = list(inner(list(texts), length).numpy().astype(np.int32))
         if isinstance(inner, SimpleTokenizer):
             return [row[: row.tolist().index(inner.eot_token_id) + 1] for row in rows]
-        # `clips` mode puts its class token behind the padding, so the padding is part of the text.
+        # `clips` mode puts its class token after the padding, so the padding is part of the text.
         return rows
 
 
@@ -170,7 +170,7 @@ def check_hugging_face(tokenizer: Tokenizer, tower_config: Any) -> None:
             fix="use the tower's own tokenizer",
         )
     positions = int(getattr(tower_config, "max_position_embeddings", 0) or 0)
-    # RoBERTa counts positions from behind its padding id.
+    # RoBERTa counts positions from after its padding id.
     usable = positions - (tokenizer.pad_id + 1 if "roberta" in tower_config.model_type else 0)
     if positions and tokenizer.context_length > usable:
         raise RecipeError(
