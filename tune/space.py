@@ -33,11 +33,11 @@ _NOT_SWEPT = ("run_dir", "name")
 class Parameter(Config):
     """What one key of the recipe may be: exactly one of the five kinds."""
 
-    grid: tuple[Any, ...] | None = Field(None, description="values, all of which are tried")
-    choice: tuple[Any, ...] | None = Field(None, description="values, of which one is drawn")
-    uniform: tuple[float, float] | None = Field(None, description="[lowest, highest]")
+    grid: tuple[Any, ...] | None = Field(None, description="values that are all tried")
+    choice: tuple[Any, ...] | None = Field(None, description="values of which one is drawn")
+    uniform: tuple[float, float] | None = Field(None, description="[lowest, highest], drawn evenly")
     loguniform: tuple[float, float] | None = Field(None, description="[lowest, highest], drawn evenly in the logarithm")
-    quniform: tuple[float, float, float] | None = Field(None, description="[lowest, highest, step]")
+    quniform: tuple[float, float, float] | None = Field(None, description="[lowest, highest, step], drawn evenly")
     when: dict[str, Any] = Field({}, description="keys, and the value (or list of values) each must have in a point")
 
     @model_validator(mode="after")
@@ -158,7 +158,7 @@ def recipe_at(base: Mapping[str, Any], point: Point, seed: int | None = None, **
     """
     data = json.loads(json.dumps({**base, **top}))
     values = {**point, **({} if seed is None else {"train.seed": seed})}
-    # A section comes before what lies in it.
+    # A section comes before its keys.
     for key in sorted(values, key=lambda key: key.count(".")):
         now = value_at(data, key)
         if not (
@@ -169,7 +169,7 @@ def recipe_at(base: Mapping[str, Any], point: Point, seed: int | None = None, **
 
 
 def check_space(space: Space, base: Mapping[str, Any]) -> None:
-    """Raise RecipeError unless every key is one of the training recipe, and every value one that it may have."""
+    """Raise RecipeError unless every key is one of the training recipe, and may have each of its values."""
     if not space:
         raise RecipeError(
             "space must have at least one key",
