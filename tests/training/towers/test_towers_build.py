@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tiny_text import write_bert
 
 from pairmill.errors import RecipeError
-from training.towers.architecture import resolve_architecture
+from training.towers.architecture import resolve_architecture, resolve_weights
 from training.towers.build import (
     Patches,
     build_from_description,
@@ -113,6 +113,11 @@ def test_a_hub_out_of_reach_is_the_recipes_error(monkeypatch: pytest.MonkeyPatch
     for keys in ({"architecture": "hf-hub:nobody/nothing"}, {"architecture": "ViT-B-16-SigLIP", "pretrained": "webli"}):
         with pytest.raises(RecipeError, match="must be within reach"):
             build_model(ModelConfig(**keys), temperature_init=None, bias_init=None)
+
+
+def test_weights_of_an_unknown_tag_are_refused_by_themselves() -> None:
+    with pytest.raises(RecipeError, match="must be a tag of ViT-B-32"):
+        resolve_weights(ModelConfig(architecture="ViT-B-32", pretrained="openay"))
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
