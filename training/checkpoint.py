@@ -1,4 +1,4 @@
-"""Checkpoints: a model folder that plain open_clip loads, with beside it what training needs to resume.
+"""Checkpoints: a model folder that plain open_clip loads, and beside it what training needs to resume.
 
     open_clip_config.json, open_clip_model.safetensors, tokenizer files     as `export` writes them
     optimizer.pt    Adam's moments by parameter name, whole
@@ -6,7 +6,7 @@
     objective.pt    state, parameters and teacher of an objective that has any (`objectives/saved.py`)
     training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation
 
-Nothing in it depends on the number of workers or the ZeRO stage, but for what an objective keeps per worker.
+Nothing in it depends on the number of workers or the ZeRO stage, except what an objective keeps per worker.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TRAINING_FILE, OPTIMIZER_FILE, EMA_FILE, OBJECTIVE_FILE = "training.json", "opti
 
 
 class Learner(NamedTuple):
-    """All that learns, or keeps what was learnt: what a checkpoint holds."""
+    """Everything that learns or holds what was learnt; a checkpoint saves it."""
 
     engine: Any  #: DeepSpeed's, around a DualEncoder
     ema: Ema | None
@@ -59,7 +59,7 @@ class Progress(NamedTuple):
 def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int) -> None:
     """Write a checkpoint and wait until Ray Train has committed it: only then does it count.  A collective call.
 
-    Raises FinalError for weights that are not numbers, which are not kept, and IntegrityError as `to_save` does.
+    Raises FinalError for weights that are not finite, which are not saved, and IntegrityError as `to_save` does.
     """
     engine, ema, objective, teacher = learner
     weights, state = model_weights(engine, keep=rank == 0), optimizer_state(engine, keep=rank == 0)
@@ -91,7 +91,7 @@ def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int)
 
 
 class Describe(NamedTuple):
-    """What a model folder says of its model."""
+    """What a model folder says about its model."""
 
     model: Mapping[str, Any]  #: `model_description`
     tokenizer: Tokenizer

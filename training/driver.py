@@ -1,4 +1,4 @@
-"""The driver of a training run that was checked: `worker.work` on Ray Train's workers until the last step.
+"""The driver of a checked training run: `worker.work` on Ray Train's workers until the last step.
 
 sources, plan -> TorchTrainer(launch -> worker.work) -> checkpoints -> RUN/result.json
 """
@@ -32,7 +32,7 @@ from training.data.augment import TrainTransform
 from training.data.bundle import Reader
 from training.data.cursor import Plan, local_rows, make_plan
 from training.data.sample import Source
-from training.errors import ERROR_FILE, told
+from training.errors import ERROR_FILE, reported_error
 from training.launch import launch
 from training.recipe import TrainRecipe
 from training.resources import size_workers
@@ -46,7 +46,7 @@ logger = logging.getLogger("pairmill")
 
 _PROGRESS_EVERY_S = 10.0
 
-#: After so long without a step it is said, again and again.
+#: Seconds without a step after which a log line says so, and between further ones.
 _SILENCE_S = 60.0
 
 
@@ -59,7 +59,7 @@ def run(
     begin: str | None = None,
     until: int | None = None,
 ) -> dict[str, Any]:
-    """Train, or resume, the recipe's run in `store`; arguments, result and errors as of `training.train.train`."""
+    """Train, or resume, the recipe's run in `store`; arguments, result and errors as in `training.train.train`."""
     model, tokenizer = build(recipe), open_tokenizer(recipe.model)
     reader = Reader(
         sources,
@@ -117,8 +117,8 @@ def run(
             try:
                 result = trainer.fit()
             except Exception as error:
-                raise told(store) or _cause(error) from error
-        if (final := told(store)) is not None:
+                raise reported_error(store) or _cause(error) from error
+        if (final := reported_error(store)) is not None:
             raise final
         return _finish(store, result, steps, recipe.checkpoint.keep_best)
 
@@ -127,7 +127,7 @@ def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
     rows = local_rows(plan, workers)
     if rows % recipe.train.accumulate:
         raise RecipeError(
-            "train.accumulate divides the rows of a worker",
+            "train.accumulate must divide the rows of a worker",
             value=f"{recipe.train.accumulate} of {rows} ({recipe.data.batch_size} over {workers} workers)",
             fix="choose a divisor",
         )
@@ -135,7 +135,7 @@ def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
 
 @contextlib.contextmanager
 def _watching(store: Store, steps: int, batch_size: int, *, quiet: bool) -> Iterator[None]:
-    """Show where the run stands, from its metrics, every few seconds; and that it stands still, every minute."""
+    """Log the run's progress from its metrics every few seconds, and every minute that no step has finished."""
     done = threading.Event()
 
     def show() -> None:
@@ -148,7 +148,7 @@ def _watching(store: Store, steps: int, batch_size: int, *, quiet: bool) -> Iter
                 logger.info("%s", progress_line(latest, steps, batch_size))
             elif (silent := time.monotonic() - since) > _SILENCE_S:
                 since = time.monotonic()
-                logger.info("step %d/%d: the next one takes %.0f s so far", shown, steps, silent)
+                logger.info("step %d/%d: the next step has taken %.0f s so far", shown, steps, silent)
 
     thread = threading.Thread(target=show, daemon=True)
     if not quiet:
@@ -162,7 +162,7 @@ def _watching(store: Store, steps: int, batch_size: int, *, quiet: bool) -> Iter
 
 
 def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) -> str:
-    """The latest of these lines of metrics, for people; what is left takes as long as their median step did."""
+    """The latest of these lines of metrics, for people; the ETA assumes their median speed."""
     latest = lines[-1]
     left = (steps - latest["step"]) * batch_size / median(line["samples_per_second"] for line in lines)
     return (
@@ -174,10 +174,10 @@ def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) 
 
 def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dict[str, Any]:
     if result.checkpoint is None:
-        raise JobError("training ended without a checkpoint: run it again")
+        raise JobError("training ended without a checkpoint\nfix: run it again")
     metrics = dict(result.metrics or {})
     step = int(metrics.pop("step", 0))
-    told = {
+    outcome = {
         "checkpoint": store.uri_of(result.checkpoint.path),
         "best_checkpoint": store.uri_of(_best(result.best_checkpoints, keep_best).path) if keep_best else None,
         "step": step,
@@ -186,23 +186,23 @@ def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dic
         "metrics": metrics,
         "metrics_before": _first_metrics(store),
     }
-    store.write_json(RESULT_FILE, told)
-    return told
+    store.write_json(RESULT_FILE, outcome)
+    return outcome
 
 
 def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
-    """The checkpoint with the highest value; the earlier of equal ones."""
+    """The checkpoint with the highest value; the earliest of equal ones."""
     return max(kept, key=lambda entry: entry[1].get(metric, -math.inf))[0]
 
 
 def _first_metrics(store: Store) -> dict[str, float]:
-    """What was evaluated before the first step; empty if nothing was."""
+    """The metrics of the evaluation before the first step; empty if there was none."""
     first = json.loads((store.read_text(METRICS_FILE) or "{}").split("\n", 1)[0])
     return {name: value for name, value in first.items() if name != "step"} if first.get("step") == 0 else {}
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, if it is for the user; else the run's failure, in short."""
+    """What a worker raised, if it is meant for the user; else a JobError with the last line of the failure."""
     failures = list(getattr(error, "worker_failures", {}).values())
     for failure in failures:
         seen: BaseException | None = failure
@@ -211,4 +211,6 @@ def _cause(error: BaseException) -> BaseException:
                 return seen
             seen = getattr(seen, "cause", None) or getattr(seen, "_base_exc", None) or seen.__cause__
     what = str(failures[0] if failures else error).strip().splitlines()
-    return JobError(f"training failed: {what[-1] if what else error!r}\nCommitted checkpoints stay: run it again.")
+    return JobError(
+        f"training failed: {what[-1] if what else error!r}\nfix: run it again: it resumes from the last checkpoint"
+    )

@@ -29,7 +29,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 #: What the names of the objective's own parameters begin with.
 _OWN = "objective."
 
-#: Elements from which a gradient is exchanged by itself, where it is; smaller ones go together.
+#: Gradients of at least so many elements are exchanged one by one, in place; smaller ones are packed together.
 _BY_ITSELF = 100_000
 
 
@@ -89,8 +89,8 @@ def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
 def _without_compiler() -> Iterator[None]:
     """Keep torch.compile from doing anything.
 
-    DeepSpeed decorates parts of an optimiser that is not ours with it when it is first initialised, and that loads
-    torch's whole compiler: 4 s of a core in every worker.
+    When DeepSpeed is first initialised it decorates parts of an optimiser that we do not use, and that loads torch's
+    whole compiler: 4 s of a core in every worker.
     """
     before = os.environ.get("TORCHDYNAMO_DISABLE")
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
@@ -123,7 +123,7 @@ def _make_moments(zero: Any, stage: int) -> None:
     """Give ZeRO the moments that its first step would make, so that a checkpoint's can be put there before it.
 
     At stages 1 and 2 DeepSpeed 0.19 links parameters to their moments once, after the step of the first group, and so
-    never to those of the groups behind it: linking them here fixes that too.
+    never to those of later groups: linking them here fixes that too.
     """
     for flat in zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups:
         zero.optimizer.state[flat] = {
@@ -192,9 +192,10 @@ def optimizer_state(engine: Any, *, keep: bool = True) -> dict[str, Any]:
 
 
 def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Set weights and optimiser to what `optimizer_state` and the two of weights gave, from any number of workers.
+    """Set weights and optimiser to what was saved, by any number of workers.
 
-    weights: of the model and of the objective.  Raises IntegrityError if those of a parameter are missing.
+    weights: of `model_weights` and `objective_weights`.  state: of `optimizer_state`.
+    Raises IntegrityError if those of a parameter are missing.
     """
     learning = [name for name, _ in _learning(engine)]
     held = [(weights, [name for name, _ in _parameters(engine)]), *((state[moment], learning) for moment in MOMENTS)]

@@ -10,7 +10,7 @@ ERROR_FILE = "error.json"
 
 
 class FinalError(JobError):
-    """The run failed in a way that trying again does not mend; all workers raise it alike."""
+    """The run failed in a way that trying again cannot fix; all workers raise it alike."""
 
     def __init__(self, *parts: str) -> None:
         """parts: a message, or the rule, value and fix of a UserError."""
@@ -19,20 +19,20 @@ class FinalError(JobError):
 
 
 def diverged(what: str) -> FinalError:
-    """The error of a run whose loss or weights are no numbers any more."""
+    """The error of a run whose loss or weights are no longer finite."""
     return FinalError(
         f"{what}; the last checkpoint is intact\n"
-        "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 for fp16"
+        "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 in place of fp16"
     )
 
 
 def parts_of(error: UserError) -> tuple[str, str, str]:
-    """What is written of it, and made an error again where it is read."""
+    """What ERROR_FILE holds of a UserError; `reported_error` makes an error of it again."""
     return error.rule, str(error.value), error.fix
 
 
-def told(store: Store) -> PairmillError | None:
-    """What a worker left in ERROR_FILE."""
+def reported_error(store: Store) -> PairmillError | None:
+    """The error that a worker left in ERROR_FILE; None if there is none."""
     parts = store.read_json(ERROR_FILE)
     if parts is None:
         return None

@@ -33,7 +33,7 @@ ARCHITECTURE_FILE = "architecture.json"
 
 
 class Exported(NamedTuple):
-    """What `load_exported` gives."""
+    """What `load_exported` returns."""
 
     model: nn.Module
     tokenizer: Tokenizer
@@ -48,8 +48,8 @@ def export_open_clip(
 ) -> None:
     """Write a model folder in open_clip's hub form; whole or not at all.
 
-    state_dict: of the open_clip model, consolidated.  description: `model_description`'s.  folder: not there yet.
-    Raises UserError if it is; OSError if it cannot be written.
+    state_dict: of the open_clip model, consolidated.  description: `model_description`'s.  folder: must not exist yet.
+    Raises UserError if it does; OSError if it cannot be written.
     """
     model_cfg = deepcopy(description["architecture"])
     with whole_folder(folder) as partial:
@@ -77,7 +77,7 @@ def load_exported(folder: Path) -> Exported:
         model_cfg, preprocess = config["model_cfg"], config["preprocess_cfg"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"an exported model is a folder with {CONFIG_FILE}", value=folder, fix="give the folder itself"
+            f"an exported model must be a folder with {CONFIG_FILE}", value=folder, fix="give the folder itself"
         ) from error
     localise(model_cfg["text_cfg"], folder)
     tower = folder / TEXT_TOWER_FOLDER / "config.json"
@@ -92,7 +92,7 @@ def load_exported(folder: Path) -> Exported:
         open_clip.load_checkpoint(model, str(folder / WEIGHTS_FILE))
     except Exception as error:  # files and shapes fail in ways of their own
         raise InputError(
-            f"{WEIGHTS_FILE} holds the weights of {CONFIG_FILE}", value=folder, fix=f"export it again ({error})"
+            f"{WEIGHTS_FILE} must hold the weights of {CONFIG_FILE}", value=f"{folder}: {error}", fix="export it again"
         ) from error
     tokenizer = tokenizer_from_description(tokenizer_description(model_cfg["text_cfg"]))
     preprocess = dict(model.visual.preprocess_cfg)

@@ -11,6 +11,7 @@ from typing import Any
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
+from pairmill.errors import IntegrityError
 from training.towers.tokenizer import Tokenizer
 
 #: A block of open_clip's transformer, and of an encoder of transformers.
@@ -51,11 +52,11 @@ def clip_parts_without_counterpart(architecture: Mapping[str, Any], tokenizer: T
         "attentional pooling of the image": vision.attentional_pool,
         f"{vision.pool_type} pooling of the image": vision.pool_type != "tok",
         "no norm before the image tower's blocks": vision.no_ln_pre,
-        "blocks of its own in the image tower": has_own_blocks(vision),
+        "custom blocks in the image tower": has_own_blocks(vision),
         "a text tower without causal mask": text.no_causal_mask,
         f"{text.pool_type} pooling of the text": text.pool_type not in ("argmax", "eos"),
         "a text projection with bias": text.proj_bias,
-        # transformers takes the id 2 to mean the highest id of the text, for the sake of old configurations.
+        # transformers takes the id 2 to mean the highest id of the text, because of old configurations.
         "an end token of id 2": tokenizer.end_id == 2,
         "a tokenizer without end token": tokenizer.end_id is None,
         **text_parts_without_counterpart(architecture, text),
@@ -64,18 +65,18 @@ def clip_parts_without_counterpart(architecture: Mapping[str, Any], tokenizer: T
 
 
 def text_parts_without_counterpart(architecture: Mapping[str, Any], text: CLIPTextCfg) -> dict[str, bool]:
-    """Parts of a text tower that neither CLIPModel nor SiglipModel has; in words, and whether they are there."""
+    """Parts of a text tower that neither CLIPModel nor SiglipModel has, in words, and whether they are present."""
     return {
         "a caption decoder (CoCa)": "multimodal_cfg" in architecture,
         "a Hugging Face text tower": bool(text.hf_model_name),
         "a class token in the text": text.embed_cls,
         "a text tower without projection": text.proj_type == "none",
-        "blocks of its own in the text tower": has_own_blocks(text),
+        "custom blocks in the text tower": has_own_blocks(text),
     }
 
 
 def has_own_blocks(tower: CLIPVisionCfg | CLIPTextCfg) -> bool:
-    """Whether the blocks are others than those of the Transformer (layer scale, norms within attention, …)."""
+    """Whether the blocks differ from the plain transformer's (layer scale, norms within attention, …)."""
     flags = any(getattr(tower, flag) for flag in _CUSTOM_BLOCK)
     return flags or tower.block_type == "custom" or tower.ls_init_value is not None
 
@@ -87,7 +88,6 @@ def clip_model(state_dict: Mapping[str, Tensor], description: Mapping[str, Any],
     architecture = description["architecture"]
     vision, text = CLIPVisionCfg(**architecture["vision_cfg"]), CLIPTextCfg(**architecture["text_cfg"])
     quick, width = bool(architecture.get("quick_gelu")), architecture["embed_dim"]
-    assert not isinstance(vision.layers, tuple)
     config = CLIPConfig(
         projection_dim=width,
         vision_config={
@@ -141,7 +141,10 @@ def _renamed(state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def renamed_block(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """A weight of one of open_clip's blocks under its name (or, cut in three, its names) in transformers."""
+    """A weight of one of open_clip's blocks under its name (or, cut in three, its names) in transformers.
+
+    Raises IntegrityError for any other weight.
+    """
     path, _, rest = name.partition("transformer.resblocks.")
     number, _, parameter = rest.partition(".")
     layer = f"{'vision' if path == 'visual.' else 'text'}_model.encoder.layers.{number}"
@@ -153,7 +156,7 @@ def renamed_block(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         if parameter.startswith(ours):
             yield f"{layer}.{theirs}{parameter.removeprefix(ours)}", tensor
             return
-    raise AssertionError(f"a weight that no part of the architecture accounts for: {name}")
+    raise IntegrityError(f"every weight must belong to a part that has a counterpart: {name} does not")
 
 
 def split_projection(attention: str, kind: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -37,8 +37,8 @@ def export_transformers(
     """Write a folder that `AutoModel`, `AutoImageProcessor` and `AutoTokenizer` load; whole or not at all.
 
     Arguments as `training.export.export_open_clip`'s.  Features are equal to float32 rounding.  The tokenizer gives
-    equal ids for clean texts; what open_clip's cleaning mends (HTML entities, broken encodings) it does not.
-    Raises UserError: a part of the architecture has no counterpart (which one is said), or `folder` is there already.
+    equal ids for clean texts; it does not repair HTML entities and broken encodings, as open_clip's cleaning does.
+    Raises UserError: a part of the architecture has no counterpart (the error names it), or `folder` exists already.
     """
     siglip = is_siglip(description["architecture"])
     if siglip:
@@ -47,7 +47,8 @@ def export_transformers(
         missing = clip_parts_without_counterpart(description["architecture"], tokenizer)
     if missing:
         raise UserError(
-            f"transformers' {'SiglipModel' if siglip else 'CLIPModel'} has a counterpart of every part of the model",
+            f"every part of the model must have a counterpart in transformers' "
+            f"{'SiglipModel' if siglip else 'CLIPModel'}",
             value=f"{description['name']} has {', '.join(missing)}",
             fix="export it in open_clip's form",
         )

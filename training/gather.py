@@ -1,16 +1,16 @@
 """How the columns of a contrastive loss reach every rank: all at once, ring by ring, or not at all.
 
 The only file near the losses that knows of `torch.distributed`.  A loss is rows (images of this rank) against columns
-(texts of the ranks it is contrasted with).  Its kernel says what it makes of one block of columns, an `Exchange` brings
-the blocks and adds up what the ranks made of each.
+(texts of the ranks it is contrasted with).  Its kernel computes one block of columns; an `Exchange` brings the
+blocks and adds up what the ranks computed for each.
 
     local    own columns only: no communication, fewer negatives
     gather   every rank holds all columns: O(G·D) memory, one message each way
     group    as gather, within groups of ranks that change from step to step (grouped aggregation of M2-Encoder)
     ring     blocks travel from rank to rank: O(B·D) memory, the same numbers as gather
 
-An objective that no kernel serves has two messages of its own: `everyone`, for what needs no gradient (queues, loss
-tables), and `contrasted`, through which gradients find their way back.
+An objective without a kernel has two messages: `everyone`, for what needs no gradient (queues, loss tables), and
+`contrasted`, which carries gradients back.
 
 n rows of this rank, m columns of this rank, D embedding.  Every rank must have the same m: pad, and mark as not valid.
 """
@@ -32,7 +32,7 @@ from pairmill.errors import RecipeError
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
-#: What the sums over ranks of one block are taken of: (largest logit, sum of exp(logit - largest)) by column.
+#: What is summed over ranks for one block: (largest logit, sum of exp(logit - largest)) by column.
 Lse = tuple[Tensor, Tensor]
 
 
@@ -58,7 +58,7 @@ class Columns:
 
 
 class Exchange:
-    """The local mode: this rank's own columns.  Others derive from it."""
+    """The local mode: this rank's own columns.  The other modes derive from it."""
 
     def __init__(self) -> None:
         on = dist.is_available() and dist.is_initialized()
@@ -91,7 +91,7 @@ class Exchange:
         return found
 
     def lse(self, columns: Columns, visit: Callable[[Columns], Lse]) -> Lse:
-        """`visit` every block of columns; for the own columns, what the ranks' rows made of them together."""
+        """`visit` every block of columns; the result for the own columns over the rows of all ranks."""
         return visit(columns)
 
     def gradient(self, columns: Columns, own: Tensor, visit: Callable[[Columns, Tensor], Tensor]) -> Tensor:
@@ -133,7 +133,7 @@ class Gather(Exchange):
 
 
 class Ring(Exchange):
-    """One block of columns at a time, which travels round all ranks with what they made of it, and comes home."""
+    """One block of columns at a time: it travels round all ranks with what they computed for it, and returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ def _rotating(partitions: list[list[list[int]]], seed: int) -> Callable[[int], E
             # Every rank takes part in making every group, also of those it is not in.
             group = dist.new_group(members) if dist.is_initialized() else None
             if rank in members:
-                assert not isinstance(group, int), "this rank is a member"
+                assert not isinstance(group, int)
                 mine.append(Gather(group, members))
 
     def of_step(step: int) -> Exchange:

@@ -1,7 +1,7 @@
 """What Ray Train calls on every worker.
 
-Apart from the work itself because Ray Train's controller unpickles it too: 10 s of imports of torch and open_clip that
-no step needs would stand before the start of the workers, which then do the same.
+Separate from the work itself because Ray Train's controller unpickles it too: importing torch and open_clip there would
+delay the start of the workers by 10 s, and the workers import them again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The one module that DeepSpeed is given: both towers, logit scale and bias, and the objective's own parameters.
+"""The one module that DeepSpeed gets: both towers, logit scale and bias, and the objective's own parameters.
 
-It encodes; the loss is made of what it returns, so that ZeRO stage 3 gathers the scale like any other weight (R5).
+It encodes; the loss is computed from its output, so that ZeRO stage 3 gathers the scale like any other weight (R5).
 
 B rows of this rank, K text slots, L tokens of the longest text, D embedding.
 """
@@ -36,7 +36,7 @@ class Own(NamedTuple):
 
 
 class Features(NamedTuple):
-    """L2-normalised float32 embeddings, the loss's own parameters, and what the objective asked for besides."""
+    """L2-normalised float32 embeddings, the loss's own parameters, and what else the objective asked for."""
 
     image_BD: Tensor
     text_BKD: Tensor
@@ -46,18 +46,18 @@ class Features(NamedTuple):
     teacher: Features | None = None  #: of the need `teacher`; without gradient
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Features:
-        """The same with every tensor changed, but the teacher's."""
+        """The same with every tensor changed, except the teacher's."""
         rows, shared = ({name: change(value) for name, value in values.items()} for values in self.own)
         bias = None if self.bias is None else change(self.bias)
         own = Own(rows, shared)
         return Features(change(self.image_BD), change(self.text_BKD), change(self.scale), bias, own, self.teacher)
 
     def by_row(self) -> list[Tensor]:
-        """The tensors that have B rows, the teacher's not among them."""
+        """The tensors that have B rows, without the teacher's."""
         return [self.image_BD, self.text_BKD, *self.own.rows.values()]
 
     def common(self) -> list[Tensor]:
-        """The tensors that all rows share, the teacher's not among them."""
+        """The tensors that all rows share, without the teacher's."""
         return [self.scale, *([] if self.bias is None else [self.bias]), *self.own.shared.values()]
 
     @staticmethod
@@ -158,12 +158,12 @@ class DualEncoder(nn.Module):
     def _own(self, image_BD: Tensor, text_BKD: Tensor) -> Own:
         if self.heads is None:
             return Own({}, {})
-        dtype = torch.float16 if self._half else torch.float32  # DeepSpeed halves the weights of all it is given
+        dtype = torch.float16 if self._half else torch.float32  # DeepSpeed halves all weights that it gets
         made: Own = self.heads(image_BD.to(dtype), text_BKD.to(dtype))
         for name, value in {**made.rows, **made.shared}.items():
             if isinstance(value, nn.Parameter):
                 raise RecipeError(
-                    "an objective's heads must return new tensors: ZeRO stage 3 empties a parameter outside of them",
+                    "an objective's heads must return new tensors: outside of them, ZeRO stage 3 empties a parameter",
                     value=name,
                     fix="return its clone()",
                 )

@@ -21,48 +21,53 @@ class TrainConfig(Config):
 
     steps: int | None = Field(None, ge=1, description="optimiser steps; set this or epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the data; set this or steps")
-    seed: int = Field(0, ge=0, description="of the weights, the order of the data, the crops, dropout")
+    seed: int = Field(0, ge=0, description="seed of the weights, the order of the data, the crops and dropout")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "bf16",
-        description="what the towers compute in; weights and the loss are float32, as open_clip's amp_bf16 does",
+        description="number format of the towers; weights and loss are float32, as with open_clip's amp_bf16",
     )
     accumulate: int = Field(
-        1, ge=1, description="micro-batches of a step; the loss is that of the whole batch all the same (GradCache)"
+        1, ge=1, description="micro-batches of a step; the loss is still that of the whole batch (GradCache)"
     )
 
 
 class DeepSpeedConfig(Config):
-    """What of the optimiser is split over the workers."""
+    """What is split over the workers."""
 
     stage: Literal[0, 1, 2, 3] = Field(
-        1, description="ZeRO stage; 1: optimiser state, 2: and gradients, 3: and weights", json_schema_extra=EXECUTION
+        1,
+        description="ZeRO stage; 1: splits optimiser state, 2: gradients too, 3: weights too",
+        json_schema_extra=EXECUTION,
     )
     offload: bool = Field(
-        False, description="keep the optimiser's state in CPU memory (stages 1-3)", json_schema_extra=EXECUTION
+        False, description="whether CPU memory holds the optimiser's state (stages 1-3)", json_schema_extra=EXECUTION
     )
 
 
 class ComputeConfig(Config):
-    """Where it runs.  Nothing here changes what is learnt, but for the order of floating-point sums."""
+    """Where it runs.  Nothing here changes what is learnt, except the order of floating-point sums."""
 
     address: str | None = Field(None, description="Ray address; null: RAY_ADDRESS, else a local cluster")
     num_cpus: int | None = Field(None, ge=1, description="cores of a local cluster; null: all")
-    dashboard: bool = Field(False, description="start the dashboard of a local cluster (127.0.0.1 only)")
+    dashboard: bool = Field(False, description="whether a local cluster starts its dashboard (127.0.0.1 only)")
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="processes; auto: one a GPU, or one where there is none"
+        "auto", description="training processes; auto: one per GPU, or one without GPUs"
     )
     gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="auto: 1 where the cluster has GPUs"
+        "auto", description="GPUs that a worker reserves; auto: 1 where the cluster has GPUs, else 0"
     )
     cpus_per_worker: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        "auto", description="auto: half of the cores, shared among the workers; the others read data"
+        "auto",
+        description="cores that a worker reserves; auto: half of the cores, shared among workers; the rest read data",
     )
     memory_gb: float | None = Field(None, gt=0, description="memory that a worker reserves, 10^9 bytes; null: none")
-    accelerator_type: str | None = Field(None, description="only on nodes with this GPU, in Ray's names (H100, …)")
+    accelerator_type: str | None = Field(
+        None, description="GPU type of the workers' nodes, in Ray's names (H100, …); null: any"
+    )
     autoscaling: bool = Field(
         False,
-        description="nodes may join: what the cluster lacks is waited for, where it would be refused; give workers, "
-        "gpus_per_worker and cpus_per_worker",
+        description="whether nodes may join: a run then waits for what the cluster lacks, and is not refused; set "
+        "workers, gpus_per_worker and cpus_per_worker",
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="threads of a worker; auto: its share of a node's cores"
@@ -71,13 +76,14 @@ class ComputeConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """What is kept of a run."""
+    """Which checkpoints are kept."""
 
     every_steps: int = Field(1000, ge=1, description="optimiser steps between checkpoints")
-    keep_last: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    keep_last: int = Field(2, ge=1, description="number of newest checkpoints that are kept")
     keep_best: str | None = Field(
         None,
-        description="evaluation metric, `dataset/metric`: those of its highest values are kept, and the newest",
+        description="evaluation metric, `dataset/metric`; checkpoints of its highest values are kept, and the newest; "
+        "null: the newest only",
     )
 
 
@@ -90,10 +96,10 @@ class LogConfig(Config):
 
 
 class TrainRecipe(Config):
-    """A training run, whole."""
+    """A whole training run."""
 
-    run_dir: str = Field(description="where everything of this run is kept; a local or shared folder, s3:// or gs://")
-    name: str = Field("train", pattern=r"^[A-Za-z0-9_.-]+$", description="what dashboards call the run")
+    run_dir: str = Field(description="folder that holds everything of this run; local, shared, s3:// or gs://")
+    name: str = Field("train", pattern=r"^[A-Za-z0-9_.-]+$", description="name of the run in dashboards")
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -110,9 +116,9 @@ class TrainRecipe(Config):
     def _consistent(self) -> TrainRecipe:
         if (self.train.steps is None) == (self.train.epochs is None):
             raise RecipeError(
-                "the length of a run must be given by train.steps or by train.epochs",
+                "train must set exactly one of steps and epochs",
                 value=f"steps: {self.train.steps}, epochs: {self.train.epochs}",
-                fix="set one of the two",
+                fix="set one and leave the other out",
             )
         if self.data.batch_size % self.train.accumulate:
             raise RecipeError(
@@ -124,41 +130,41 @@ class TrainRecipe(Config):
             raise RecipeError(
                 "checkpoint.keep_best must be a metric of the evaluation",
                 value=f"{self.checkpoint.keep_best}, without evaluate.datasets",
-                fix="give evaluate.datasets, or leave it out",
+                fix="give evaluate.datasets, or leave checkpoint.keep_best out",
             )
         if self.checkpoint.keep_best is not None:
             every = self.evaluate.every_steps
             if every is None or self.checkpoint.every_steps % every:
                 raise RecipeError(
-                    "evaluate.every_steps must divide checkpoint.every_steps where checkpoint.keep_best is given: it "
+                    "evaluate.every_steps must divide checkpoint.every_steps with checkpoint.keep_best, which "
                     "ranks checkpoints by an evaluation of their own step",
                     value=f"{every}, {self.checkpoint.every_steps}",
                     fix="set evaluate.every_steps to checkpoint.every_steps, or a part of it",
                 )
         if self.train.precision == "fp16" and self.deepspeed.stage == 0:
             raise RecipeError(
-                "train.precision fp16 must have a ZeRO stage, which holds the float32 master copy of the weights",
+                "deepspeed.stage must be at least 1 with train.precision fp16, for the float32 master copy of weights",
                 value="train.precision: fp16, deepspeed.stage: 0",
                 fix="set deepspeed.stage to 1, or train.precision to bf16",
             )
         if self.deepspeed.offload and self.deepspeed.stage == 0:
             raise RecipeError(
-                "deepspeed.offload must have a ZeRO stage, whose state it moves",
+                "deepspeed.stage must be at least 1 with deepspeed.offload, which moves the state of that stage",
                 value="deepspeed.stage: 0",
-                fix="set deepspeed.stage to 1",
+                fix="set deepspeed.stage to 1, or deepspeed.offload to false",
             )
         if self.model.ema_decay is not None and self.deepspeed.stage == 3:
             raise RecipeError(
-                "model.ema_decay must have a ZeRO stage below 3, where every worker holds the whole weights to average",
+                "deepspeed.stage must be below 3 with model.ema_decay: every worker averages the whole weights",
                 value="deepspeed.stage: 3",
-                fix="use stage 2, or leave the average out",
+                fix="set deepspeed.stage to 2, or leave model.ema_decay out",
             )
         if "teacher" in self.loss.opened().needs and self.deepspeed.stage == 3:
             raise RecipeError(
-                f"loss.objective {self.loss.objective.name} must have a ZeRO stage below 3, where every worker holds "
-                "the whole weights that its teacher averages",
+                f"deepspeed.stage must be below 3 with loss.objective {self.loss.objective.name}: its teacher averages "
+                "the whole weights on every worker",
                 value="deepspeed.stage: 3",
-                fix="use stage 2, or an objective without a teacher",
+                fix="set deepspeed.stage to 2, or choose an objective without a teacher",
             )
         return self
 

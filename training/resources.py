@@ -43,14 +43,14 @@ def size_workers(
     for kind, wanted, there in (("CPU", num_cpus * number, cpus), ("GPU", per_gpu * number, gpus)):
         if wanted > there + 1e-9:
             raise RecipeError(
-                f"the cluster has the {kind}s that the workers reserve",
+                f"the cluster must have the {kind}s that the workers reserve",
                 value=f"compute.workers {number} x {wanted / number:g} = {wanted:g}; the cluster has {there:g}",
                 fix=f"lower compute.workers or compute.{kind.lower()}s_per_worker, add nodes, "
                 "or set compute.autoscaling: true where they may join",
             )
     if num_cpus * number + recipe.data.reader_cpus > cpus + 1e-9:
         raise RecipeError(
-            "the cluster has CPUs left for a reader beside the workers",
+            "the cluster must have CPUs left for a reader beside the workers",
             value=f"compute.workers {number} x {num_cpus:g} + data.reader_cpus {recipe.data.reader_cpus:g}; "
             f"the cluster has {cpus:g}",
             fix="lower compute.cpus_per_worker or data.reader_cpus, or add nodes",
@@ -58,13 +58,13 @@ def size_workers(
     if compute.accelerator_type is not None and f"accelerator_type:{compute.accelerator_type}" not in resources:
         types = ", ".join(accelerator_types(resources)) or "none"
         raise RecipeError(
-            "the cluster has the accelerator that the workers ask for",
+            "the cluster must have the accelerator that the workers ask for",
             value=f"compute.accelerator_type {compute.accelerator_type}; the cluster has {types}",
-            fix="name one of these, add nodes, or set compute.autoscaling: true where such a node may join",
+            fix="name one that it has, add nodes, or set compute.autoscaling: true where such a node may join",
         )
     if compute.memory_gb is not None and compute.memory_gb * 1e9 * number > resources.get("memory", math.inf):
         raise RecipeError(
-            "the cluster has the memory that the workers reserve",
+            "the cluster must have the memory that the workers reserve",
             value=f"compute.workers {number} x {compute.memory_gb:g} GB; the cluster has "
             f"{resources['memory'] / 1e9:.1f} GB",
             fix="lower compute.workers or compute.memory_gb, or add nodes",
@@ -76,9 +76,9 @@ def size_workers(
         for node in nodes
     ):
         raise RecipeError(
-            "a node has what one worker reserves",
+            "a node must have what one worker reserves",
             value=f"{num_cpus:g} CPU, {per_gpu:g} GPU, {compute.memory_gb or 0:g} GB; of {len(nodes)} nodes the "
             f"largest has {largest:g} CPU, {max(node.get('GPU', 0.0) for node in nodes):g} GPU",
-            fix="lower compute.cpus_per_worker, compute.gpus_per_worker or compute.memory_gb, and have more workers",
+            fix="lower compute.cpus_per_worker, compute.gpus_per_worker or compute.memory_gb, and use more workers",
         )
     return workers

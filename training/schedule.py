@@ -15,25 +15,27 @@ class TemperatureConfig(Config):
     """What cosines are divided by.  The model holds its inverse, the logit scale."""
 
     init: float | None = Field(
-        None, gt=0, description="temperature at the start; null: of the checkpoint, else the objective's (clip: 0.07)"
+        None, gt=0, description="temperature at the start; null: the checkpoint's, else the objective's (clip: 0.07)"
     )
-    learnable: bool = True
+    learnable: bool = Field(True, description="whether the temperature is learnt")
     max: float = Field(100.0, ge=1, description="largest logit scale, 1/temperature (CLIP: 100)")
     final: float | None = Field(
-        None, gt=0, description="temperature at the last step, approached geometrically; only where it is not learnable"
+        None,
+        gt=0,
+        description="temperature at the last step, approached geometrically; must not be learnable; null: constant",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> TemperatureConfig:
         if self.learnable and self.final is not None:
             raise RecipeError(
-                "a temperature with temperature.final must not be learnable",
-                value=f"final: {self.final}, learnable: true",
+                "temperature.learnable must be false with temperature.final",
+                value=f"learnable: true, final: {self.final}",
                 fix="set temperature.learnable: false, or leave final out",
             )
         if self.final is not None and self.init is None:
             raise RecipeError(
-                "a scheduled temperature must begin at temperature.init",
+                "temperature.init must be given with temperature.final",
                 value=f"init: null, final: {self.final}",
                 fix="set temperature.init (CLIP: 0.07)",
             )
@@ -58,19 +60,19 @@ class OptimConfig(Config):
     """AdamW and its learning rate.  Defaults: CLIP's for ViT (Radford et al. 2021, table 20), as in open_clip."""
 
     lr: float = Field(5e-4, gt=0, description="highest learning rate")
-    weight_decay: float = Field(0.2, ge=0, description="decoupled; not on norms, biases, scale")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.98, ge=0, lt=1)
-    eps: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.2, ge=0, description="decoupled weight decay; not on norms, biases and logit scale")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay per step of the mean of gradients")
+    beta2: float = Field(0.98, ge=0, lt=1, description="decay per step of the mean of squared gradients")
+    eps: float = Field(1e-6, gt=0, description="term added to the root of the mean of squared gradients")
     warmup_steps: int = Field(2000, ge=0, description="steps of linear rise to `lr`")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
         "cosine",
-        description="after the warm-up; wsd: constant, then linear to min_lr in the last cooldown_steps (warm-up, "
-        "stable, decay)",
+        description="course after the warm-up; wsd (warm-up, stable, decay): constant, then linear to min_lr in the "
+        "last cooldown_steps",
     )
-    cooldown_steps: int | None = Field(None, ge=1, description="of wsd; null: a fifth of all steps")
+    cooldown_steps: int | None = Field(None, ge=1, description="steps of the decay of wsd; null: a fifth of all steps")
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: no clipping")
 
     def lr_at(self, step: int, steps: int) -> float:
         """The learning rate of step 0 … steps - 1, as open_clip counts: the first of n warm-up steps has lr/n."""

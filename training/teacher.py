@@ -23,7 +23,10 @@ class Teacher:
     """The average of a DualEncoder, heads included."""
 
     def __init__(self, module: DualEncoder, decay: float) -> None:
-        """module: as and where it is now, it is the first teacher.  decay: d.  Raises RecipeError unless 0 < d < 1."""
+        """module: its present weights, on its device, are the first teacher.  decay: d.
+
+        Raises RecipeError unless 0 < d < 1.
+        """
         if not 0 < decay < 1:
             raise RecipeError(
                 "the teacher_decay of an objective must lie between 0 and 1",

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics.jsonl, TensorBoard, Prometheus, the recipe's trackers."""
+"""What a run reports while it trains: metrics.jsonl, TensorBoard, Prometheus, the recipe's trackers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.recipe import TrainRecipe
 
 METRICS_FILE = "metrics.jsonl"
 
-#: What Prometheus is told; a gauge is the value of that name in metrics.jsonl.
+#: What Prometheus gets; a gauge is the value of that name in metrics.jsonl.
 METRICS: Mapping[str, Metric] = {
     "pairmill_train_samples": Metric("counter", (), "Rows trained on, by all workers"),
     "pairmill_train_skip_reasons": Metric("counter", ("reason",), "Rows of the first worker that were left out"),
@@ -39,7 +39,7 @@ _COPY_EVERY_S = 30.0
 
 
 class Telemetry:
-    """Rank 0's writer.  Lines of steps that a killed run did after its last checkpoint are taken back on resuming."""
+    """Rank 0's writer.  Resuming removes the lines of steps that a killed run made after its last checkpoint."""
 
     def __init__(self, recipe: TrainRecipe, *, start_step: int) -> None:
         self._store = Store(recipe.run_dir)
@@ -84,7 +84,7 @@ class Telemetry:
             self._meter.add("pairmill_train_skip_reasons", number, reason=reason)
 
     def flush(self) -> None:
-        """Have everything on the storage."""
+        """Write everything to the storage."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -95,7 +95,7 @@ class Telemetry:
             self._board.flush()
 
     def close(self) -> None:
-        """The last flush."""
+        """Flush and close."""
         self.flush()
         if self._file is not None:
             self._file.close()
@@ -115,7 +115,7 @@ def _trackers(recipe: TrainRecipe, store: Store) -> list[Any]:
     if recipe.log.wandb is not None:
         import wandb  # type: ignore[import-not-found,unused-ignore]  # an optional tracker
 
-        # A run that goes on is the same run there.
+        # A resumed run is the same run there.
         if store.read_text(_WANDB_FILE) is None:
             store.write_bytes(_WANDB_FILE, uuid.uuid4().hex.encode())
         run = wandb.init(

@@ -31,8 +31,8 @@ def train(
     It holds checkpoint (the last), best_checkpoint (by checkpoint.keep_best), step, steps, finished, metrics (of the
     last evaluation), metrics_before.
 
-    begin: a checkpoint of another run to begin from, with its optimiser and its step; where the recipe's temperature is
-        fixed it is the recipe's from there on.
+    begin: a checkpoint of another run to begin from, with its optimiser and its step; a temperature that the recipe
+        fixes is the recipe's from there on.
     until: the step to end at, before the recipe's last one; schedules stay those of the whole run.
     A finished run is not run again: its result is returned.  SIGTERM and Ctrl-C save a checkpoint first.
     Raises UserError before any work for a wrong recipe, data or run directory, and JobError if the run fails.
@@ -57,7 +57,7 @@ def _claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, An
     changed = _changed(yaml.safe_load(before), recipe)
     if changed:
         raise RunDirError(
-            "a run keeps its recipe: a run_dir that was begun with another one is not gone on with",
+            "run_dir must be new or hold a run of the same recipe",
             value=", ".join(changed),
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
@@ -67,11 +67,11 @@ def _claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, An
 
 
 def _changed(before: Any, recipe: TrainRecipe) -> list[str]:
-    """The keys, dotted, in which another recipe would learn something else."""
+    """The dotted keys in which the recipe differs from an earlier one so that it would learn something else."""
     try:
         old = TrainRecipe.model_validate(before).identity()
     except (ValueError, PairmillError):
-        return ["the whole recipe: it is not one of training"]
+        return ["the whole recipe: the one in run_dir is not a training recipe"]
     return sorted(_differences(old, recipe.identity()))
 
 

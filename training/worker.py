@@ -45,7 +45,7 @@ STOP_FILE = "stop"
 #: How often it is looked for.
 _STOP_EVERY_S = 1.0
 
-#: How long workers wait for the first one's evaluation.  One that dies ends the others' wait at once, by Ray Train.
+#: How long workers wait for the first one's evaluation.  If one dies, Ray Train ends the others' wait at once.
 _EVALUATION_TIMEOUT = timedelta(days=7)
 
 
@@ -92,21 +92,21 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
 def work(payload: Payload) -> None:
     """Train, on one of Ray Train's workers.
 
-    An error that would be met again ends the run: it is left in ERROR_FILE for the driver.  Any other makes Ray Train
+    An error that would occur again ends the run: it is left in ERROR_FILE for the driver.  Any other makes Ray Train
     start the workers again from the last checkpoint.
     """
     with suppress(FileNotFoundError):
         os.chdir(payload.folder)
     store = Store(payload.recipe.run_dir)
     if store.read_text(ERROR_FILE) is not None:
-        return  # one worker met it and took the others along
+        return  # the workers were started again after an error that would occur again
     try:
         _train(payload)
     except FinalError as error:
         if ray_train.get_context().get_world_rank() == 0:
             store.write_json(ERROR_FILE, error.parts)
     except (UserError, IntegrityError) as error:
-        # Perhaps this worker's alone: the others wait for it, and only its failure ends them.
+        # Perhaps only this worker met it: the others wait for it, and only its failure ends them.
         store.write_json(ERROR_FILE, parts_of(error) if isinstance(error, UserError) else [str(error)])
         raise
 
@@ -143,7 +143,7 @@ def _train(payload: Payload) -> None:
 
     metrics = dict(progress.metrics)
     if progress.step == 0 and recipe.evaluate.datasets:
-        # What the run begins with: chance, or what the pretrained weights know.
+        # Where the run starts from: chance, or what the pretrained weights know.
         metrics = evaluation(0)
         check_best(recipe.checkpoint.keep_best, metrics)
     with batches(
@@ -233,8 +233,9 @@ def _restored(learner: Learner, payload: Payload) -> Progress:
     gc.collect()
     if progress.plan != plan.fingerprint:
         raise FinalError(
-            "the data must be what the checkpoint was trained on: its files, their rows or the recipe's data changed\n"
-            "fix: give the run a new run_dir, with model.pretrained set to the checkpoint"
+            "data must be what the checkpoint was trained on: the same files, rows and recipe keys, in the same order",
+            f"a data plan of fingerprint {plan.fingerprint}; the checkpoint's: {progress.plan}",
+            "restore the data, or give the run a new run_dir, with model.pretrained set to the checkpoint",
         )
     if own is None and not recipe.temperature.learnable and recipe.temperature.init is not None:
         set_scale(learner.engine, 1 / recipe.temperature.init)
@@ -250,7 +251,7 @@ class _Agreed(NamedTuple):
 
 
 def _agreed(result: StepResult, batch: Any, *, stop: bool, device: torch.device) -> _Agreed:
-    """What all ranks together say of a step: the loss of the whole batch, and whether to stop."""
+    """What all ranks together report of a step: the loss of the whole batch, and whether to stop."""
     parts = {f"loss/{name}": float(part) for name, part in result.parts.items()} if len(result.parts) > 1 else {}
     rows, skipped = float(batch.row_valid_B.sum()), float(sum(batch.skipped.values()))
     own = [float(result.loss), rows, skipped, float(stop), *parts.values()]
@@ -282,7 +283,7 @@ class _Clock:
 
 
 class _Stop:
-    """Whether the run is asked to stop; a storage that does not answer asks for nothing."""
+    """Whether the run is asked to stop; storage that does not answer means no."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._next = store, 0.0
@@ -329,7 +330,7 @@ class _Evaluation:
     def __call__(self, step: int) -> dict[str, float]:
         """Metrics by `dataset/metric`, the same on all ranks.  A collective call.
 
-        Raises FinalError for what is wrong with the recipe's datasets, on all ranks.
+        Raises FinalError on all ranks if the recipe's datasets are wrong.
         """
         engine, recipe = self._engine, self._recipe
         model = engine.module.model

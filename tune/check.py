@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a sweep before Ray and torch's libraries are loaded, in seconds."""
+"""What can be checked of a sweep before Ray and torch's libraries are loaded, in seconds."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _OF_A_SCHEDULED_TEMPERATURE = ("temperature.init", "temperature.final", "tempera
 
 
 def check(recipe: SweepRecipe) -> None:
-    """Raise RecipeError for a point that is no recipe, data that is not there, or more than the machine has.
+    """Raise RecipeError for a point that is not a valid recipe, missing data, or more than the machine has.
 
-    On a cluster that is there already, what it has is checked when it is connected to.
+    What a running cluster has is checked on connecting to it.
     """
     base = TrainRecipe.checked(recipe.base)
     if recipe.search.method == "random":
-        # Every point is known: what is wrong with any of them is said now.
+        # Every point is known, so all are checked now.
         points = draw_points(recipe.space, recipe.base, samples=recipe.search.trials, seed=recipe.search.seed)
         wanted = [recipe_at(recipe.base, point).data for point in points]
     else:
         wanted = [base.data]
-    # Selections that the sweep itself makes are not there yet; the run they are made of is.
+    # Selections that the sweep itself makes do not exist yet; the run they are made from does.
     found = [d.model_copy(update={"selection": None}) if d.selection in recipe.selections else d for d in wanted]
     for data in {data.model_dump_json(): data for data in found}.values():
         open_sources(data)
@@ -45,13 +45,13 @@ def _check_pbt(space: Iterable[str], *, learnt: bool) -> None:
     for key in space:
         if not key.startswith("optim.") and key not in _OF_A_SCHEDULED_TEMPERATURE:
             raise RecipeError(
-                "pbt changes what a run can go on with: its model, data and steps stay",
+                "with search.method pbt, space must only hold keys that can change within a run",
                 value=key,
                 fix=f"search over optim.… and {', '.join(_OF_A_SCHEDULED_TEMPERATURE)}, or use random or tpe",
             )
         if learnt and key.startswith("temperature."):
             raise RecipeError(
-                "pbt changes what has an effect on a run that goes on; a temperature that is learnt has none",
+                "with search.method pbt, temperature keys must be for a fixed temperature: a learnt one ignores them",
                 value=f"{key}, temperature.learnable: true",
                 fix="set train.temperature.learnable: false",
             )
@@ -79,8 +79,8 @@ def trials_at_a_time(
         return min(held)
     if concurrent > min(held) and not TrainRecipe.checked(recipe.base).compute.autoscaling:
         raise RecipeError(
-            "the cluster holds the workers and a reader of search.concurrent trials",
+            "the cluster must hold the workers and a reader of search.concurrent trials",
             value=f"search.concurrent: {concurrent}; it holds {min(held)}",
-            fix="lower it, or leave it at auto",
+            fix="lower it, or set it to auto",
         )
     return concurrent

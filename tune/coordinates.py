@@ -10,7 +10,7 @@ from pairmill.charts import Mark, bend
 
 #: Where a smooth line between two uprights bends, as a share of the way.
 _BEND = 0.45
-#: Of the height of a figure of uprights, what the lane of keys that do not matter takes.
+#: Share of a figure's height, in percent, that the lane of keys that do not matter takes.
 _LANE = 14.0
 #: Lines through the same value are spread over this much of an upright, or over the room there is between two values.
 _BAND = 9.0
@@ -49,7 +49,7 @@ def numeric(name: str, note: str, values: Sequence[float | None], scale: Axis) -
 
 
 def categorical(name: str, values: Sequence[str | None], known: Sequence[str]) -> Dimension:
-    """A dimension of words, the first of `known` on top.  Lines of one word lie side by side, in the order given."""
+    """A dimension of words, the first of `known` on top.  Lines of one word are side by side, in the order given."""
     known = list(dict.fromkeys([*known, *(value for value in values if value is not None)]))
     at = {word: 100 - 100 * (number + 0.5) / len(known) for number, word in enumerate(known)}
     members: Mapping[str, list[int]] = {word: [] for word in known}

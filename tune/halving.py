@@ -1,13 +1,13 @@
-"""Asynchronous successive halving: which trials go on, and how far.
+"""Asynchronous successive halving: which trials continue, and how far.
 
 Every trial is trained to the first rung, a step at which trials are compared; of those that got there the best 1 of η
-go on to the next rung, and so on to the last step (ASHA, Li et al. 2020).  Nobody waits for a whole rung: a free place
-goes to a trial that has not begun, else to the best that may go on.  (In Li et al. it goes to the latter first, which
-gets to the end sooner and lets more go on that turn out not to be among the best.)
+continue to the next rung, and so on to the last step (ASHA, Li et al. 2020).  No trial waits for a whole rung: a free
+place goes to a trial that has not begun, else to the best that may continue.  (In Li et al. the latter comes first,
+which reaches the end sooner and promotes more trials that turn out not to be among the best.)
 
-Ray Tune's ASHA never pauses a trial: it lets one go on unless it is behind those before it, so where few run at a time
-the first ones run to the end for want of anyone to compare with: 77 % of all steps of the demo's grid of 12.  Here a
-trial waits at its rung, with its checkpoint.
+Ray Tune's ASHA never pauses a trial: one continues unless it is behind earlier ones, so where few run at a time the
+first ones run to the end for lack of a comparison: 77 % of all steps of the demo's grid of 12.  Here a trial waits at
+its rung, with its checkpoint.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def rungs_of(first: int, reduction: float, last: int) -> list[int]:
 
 
 class Halving:
-    """The rule.  It holds nothing: who goes on follows from how far every trial got, so a resumed sweep goes on too."""
+    """The rule.  It holds no state: which trials continue follows from how far each got, so a sweep can resume."""
 
     def __init__(self, rungs: Sequence[int], reduction: float, finalists: int) -> None:
-        """rungs: increasing, the last is the last step.  finalists: trials that are trained to the end at least."""
+        """rungs: increasing, the last is the last step.  finalists: least number of trials trained to the end."""
         self.rungs, self._reduction, self._finalists = list(rungs), reduction, finalists
 
     def broken_off(
@@ -52,7 +52,7 @@ class Halving:
         """A trial that was begun, or was on its way to a rung, when the sweep was killed or asked to stop.
 
         standings: of all trials but failed ones.  busy: those at work.  given: legs handed out since the sweep was
-        begun or resumed; none is given twice, also where it came to nothing.
+        begun or resumed; none is given twice, even if it came to nothing.
         """
         for trial, standing in standings.items():
             leg, passed = self._leg(trial, standing), len(standing.values)
@@ -64,7 +64,7 @@ class Halving:
     def promotion(
         self, standings: Mapping[str, Standing], busy: Collection[str] = (), given: Collection[Leg] = ()
     ) -> Leg | None:
-        """The best that may go on, the higher rung first; None if nobody may before others got further."""
+        """The best that may continue, the higher rung first; None if none may before others get further."""
         for passed in reversed(range(1, len(self.rungs))):
             there = _ranked({t: s for t, s in standings.items() if len(s.values) >= passed}, passed)
             for trial in there[: int(len(there) / self._reduction)]:
@@ -77,7 +77,7 @@ class Halving:
     def last_leg(
         self, standings: Mapping[str, Standing], busy: Collection[str] = (), given: Collection[Leg] = ()
     ) -> Leg | None:
-        """With no trial left to begin and nobody who may go on: the best, as long as there are too few finalists.
+        """With no trial left to begin and none that may continue: the best, as long as there are too few finalists.
 
         None also while others are on their way to a rung before the last one.
         """

@@ -1,8 +1,8 @@
-"""What is known of a sweep's trials, on disk: one that was proposed is never lost, one that is done never run again.
+"""What is known of a sweep's trials, on disk: none that was proposed is lost, none that is done runs again.
 
     RUN/trials/007/trial.json     what it is: point, seed, where it begins and ends          (written first)
     RUN/trials/007/…              its training run: recipe.yaml, metrics.jsonl, result.json, checkpoints, tensorboard/
-    RUN/trials/007/stopped.json   it was left at a rung: others were ahead
+    RUN/trials/007/stopped.json   it was left at a rung, because others were ahead
     RUN/trials/007/failed.json    it failed
 
 Its status follows from which of these are there, so there is nothing to bring up to date after a kill.
@@ -40,7 +40,7 @@ class Trial(NamedTuple):
     id: str
     point: Point
     role: str = "search"  #: search, or repeat: another seed of a point
-    of: str | None = None  #: the trial that a repeat repeats, or that pbt goes on from
+    of: str | None = None  #: the trial that a repeat repeats, or that a pbt segment continues
     seed: int | None = None  #: train.seed; None: the base recipe's
     begin: str | None = None  #: checkpoint to begin from; None: as the recipe says
     until: int | None = None  #: step to end at; None: the recipe's last
@@ -57,7 +57,7 @@ class State(NamedTuple):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will become of it."""
+        """Whether it is over."""
         return self.status != "unfinished"
 
 
@@ -88,7 +88,7 @@ class Journal:
         return [trial for name in names if (trial := self.recorded(name)) is not None]
 
     def stop(self, trial: str, step: int) -> None:
-        """A trial does not go on from a rung; one that is done already stays so."""
+        """A trial stays at a rung; one that is already final stays as it is."""
         if not self.state(trial).final:
             self.store.write_json(f"trials/{trial}/{STOPPED_FILE}", {"step": step})
 
@@ -108,32 +108,32 @@ class Journal:
     def standing(self, trial: str, rungs: Sequence[int], objective: ObjectiveConfig) -> Standing:
         """How far a trial got, and its objective at each rung that a leg ended at; -inf where it has none there.
 
-        A leg that was killed between its evaluation and its checkpoint did not end: the line may yet be taken back.
+        A leg that was killed between its evaluation and its checkpoint did not end: the line may still be removed.
         """
         sign, lines = 1 if objective.mode == "max" else -1, self.lines(trial)
-        told = {line["step"]: line.get(objective.metric) for line in evaluations(lines)}
+        reached = {line["step"]: line.get(objective.metric) for line in evaluations(lines)}
         result = self.store.read_json(f"trials/{trial}/{RESULT_FILE}")
         ended = -1 if result is None else int(result["step"])
         if self.state(trial).status == "finished":
             ended = max(ended, *rungs)
             # It may have fewer steps than others, by its own recipe.
             last = evaluations(lines)[-1].get(objective.metric)
-            told = {rung: told.get(rung, last) for rung in rungs}
+            reached = {rung: reached.get(rung, last) for rung in rungs}
         values: list[float] = []
         for rung in rungs:
-            if rung not in told or rung > ended:
+            if rung not in reached or rung > ended:
                 break
-            value = told[rung]
+            value = reached[rung]
             values.append(-math.inf if value is None or math.isnan(value) else sign * value)
         return Standing(values, int(lines[-1]["step"]) if lines else 0)
 
     def at_step(self, trial: str, step: int) -> State:
-        """What a trial was at its evaluation at a step; what became of it, if it failed or ended before that."""
+        """A trial's state at its evaluation at a step; its last state, if it failed or ended before that."""
         state, lines = self.state(trial), [line for line in self.lines(trial) if line["step"] <= step]
-        told = [line for line in evaluations(lines) if line["step"] == step]
-        if state.status == "failed" or (state.final and not told):
+        evaluated = [line for line in evaluations(lines) if line["step"] == step]
+        if state.status == "failed" or (state.final and not evaluated):
             return state
-        return State("stopped", _metrics(lines, told), step, None, None)
+        return State("stopped", _metrics(lines, evaluated), step, None, None)
 
     def _read(self, trial: str) -> State:
         failed = self.store.read_json(f"trials/{trial}/{FAILED_FILE}")
@@ -141,7 +141,7 @@ class Journal:
         result = self.store.read_json(f"trials/{trial}/{RESULT_FILE}")
         lines = self.lines(trial)
         if stopped is not None:
-            # What came behind its last rung is not what it was compared by.
+            # It was compared at its last rung, not by what came after.
             lines = [line for line in lines if line["step"] <= stopped["step"]]
         metrics = _metrics(lines, evaluations(lines))
         known = self.recorded(trial)
@@ -157,20 +157,20 @@ class Journal:
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _metrics(lines: Sequence[dict[str, Any]], told: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _metrics(lines: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The last evaluation's, and the speed up to there."""
-    metrics = {name: value for name, value in told[-1].items() if name != "step"} if told else {}
+    metrics = {name: value for name, value in evaluated[-1].items() if name != "step"} if evaluated else {}
     if (speed := samples_per_second(lines)) is not None:
         metrics[SPEED] = speed
     return metrics
 
 
 def evaluations(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of a run's metrics that tell an evaluation."""
+    """The lines of a run's metrics that report an evaluation."""
     return [line for line in lines if "loss" not in line]
 
 
 def samples_per_second(lines: Iterable[dict[str, Any]]) -> float | None:
-    """The median over a run's steps but the first ones; None if it has no more than those."""
+    """The median over a run's steps without the first ones; None if it has no others."""
     speeds = [line[SPEED] for line in lines if SPEED in line][_WARM_UP:]
     return float(median(speeds)) if speeds else None

@@ -48,7 +48,7 @@ class Cost(NamedTuple):
 
 
 def render(sweep: Mapping[str, Any]) -> str:
-    """The page of RUN/sweep.json, of a sweep that is finished or goes on."""
+    """The page of RUN/sweep.json, of a sweep that is finished or still running."""
     standings = Standings(words.clean(sweep))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

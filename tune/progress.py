@@ -21,7 +21,7 @@ _SHOWN = 30
 
 
 class Progress(Callback):  # type: ignore[misc]  # Ray has no types
-    """Told by Tune on the driver.
+    """Tune calls it on the driver.
 
     quiet: lines on a terminal too.
     """
@@ -71,7 +71,7 @@ class Progress(Callback):  # type: ignore[misc]  # Ray has no types
     def _show(self, trial: Any, status: str, step: int, value: float | None) -> None:
         name = trial.config["trial"]
         if self._rows.get(name) == (status, step, value):
-            return  # the last evaluation is told again at the end
+            return  # the last evaluation is reported again at the end
         self._rows[name] = (status, step, value)
         if self._live is not None:
             self._live.update(self._table())

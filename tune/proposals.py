@@ -1,7 +1,7 @@
 """Which trial comes next: a function of the recipe, the trial's number, and what became of earlier trials.
 
 The same sweep with the same seed proposes the same trials, in whatever order they end: number n waits for those it
-learns from, instead of taking whoever happens to be done.
+learns from, instead of taking whichever happen to be done.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Proposals(Protocol):
     total: int
 
     def propose(self, number: int, earlier: Sequence[Trial], states: States) -> Trial | None:
-        """The trial of this number; None as long as trials that it depends on go on.
+        """The trial of this number; None while trials that it depends on are running.
 
         earlier: the trials 0 … number - 1.  states: of those that are done.
         """
@@ -86,7 +86,7 @@ class Listed:
 
 
 class Tpe:
-    """Optuna's TPE; number n learns from the trials up to n - lag, so that its proposal does not hang on timing."""
+    """Optuna's TPE; number n learns from the trials up to n - lag, so that its proposal does not depend on timing."""
 
     def __init__(self, recipe: SweepRecipe, *, lag: int) -> None:
         self._space, self._base, self._objectives = recipe.space, recipe.base, recipe.objectives
@@ -113,8 +113,8 @@ class Tpe:
 class Pbt:
     """Population-based training by segments: trial g * population + m is member m's segment g.
 
-    After each segment a member of the worst quarter goes on from the checkpoint of one of the best quarter, with that
-    one's values changed; every other member goes on from its own (Jaderberg et al. 2017).
+    After each segment a member of the worst quarter continues from the checkpoint of one of the best quarter, with that
+    one's values changed; every other member continues from its own (Jaderberg et al. 2017).
     """
 
     def __init__(self, recipe: SweepRecipe) -> None:
@@ -122,7 +122,7 @@ class Pbt:
         first = draw_points(self._space, self._base, samples=recipe.search.trials, seed=recipe.search.seed)
         self._first = list(first)[: recipe.search.trials]
         steps = TrainRecipe.checked(self._base).train.steps
-        assert steps is not None and recipe.search.segment_steps is not None, "SweepRecipe checks this"
+        assert steps is not None and recipe.search.segment_steps is not None
         self._segment = recipe.search.segment_steps
         self.total = len(self._first) * (steps // self._segment)
 
@@ -181,7 +181,7 @@ def study_of(space: Space, objectives: Sequence[ObjectiveConfig], known: Sequenc
 
 
 def distribution_of(parameter: Parameter) -> BaseDistribution:
-    """Optuna's form of a parameter; of a grid or a choice the number of the value, which may be of any type."""
+    """Optuna's form of a parameter; for a grid or a choice, the number of the value, which may be of any type."""
     if parameter.values is not None:
         return CategoricalDistribution(list(range(len(parameter.values))))
     assert parameter.limits is not None

@@ -1,4 +1,4 @@
-"""The sweep's report: every trial, the ranking with its doubt, what matters, and the recipe that won.
+"""The sweep's report: every trial, the ranking with its uncertainty, what matters, and the recipe that won.
 
 reads: RUN/trials/
 adds:  RUN/sweep.json, RUN/sweep.html, RUN/best-recipe.yaml
@@ -55,7 +55,7 @@ def build_report(recipe: SweepRecipe, journal: Journal, *, finished: bool, secon
     states = {trial.id: journal.state(trial.id) for trial in trials}
     searched = [trial for trial in trials if trial.role == "search"]
     base = TrainRecipe.checked(recipe.base)
-    told = [_told(recipe, journal, trial, states[trial.id]) for trial in trials]
+    described = [_described(recipe, journal, trial, states[trial.id]) for trial in trials]
     if recipe.search.method == "pbt":
         last = max((t.until or 0 for t in searched), default=0)
         compared = [t for t in searched if t.until == last]
@@ -80,14 +80,14 @@ def build_report(recipe: SweepRecipe, journal: Journal, *, finished: bool, secon
         "search": recipe.search.model_dump(mode="json") | {"steps": base.train.steps},
         "objectives": [o.model_dump(mode="json") for o in recipe.objectives],
         "space": {key: p.model_dump(mode="json", exclude_none=True) for key, p in recipe.space.items()},
-        "trials": told,
+        "trials": described,
         "ranking": ranking,
         "pareto": pareto_of(recipe, searched, states) if len(recipe.objectives) > 1 else [],
         "importance": importance_of(recipe, done),
         "best": best,
-        "steps_total": sum(t["steps"] - _begun(trial, states) for t, trial in zip(told, trials, strict=True)),
+        "steps_total": sum(t["steps"] - _begun(trial, states) for t, trial in zip(described, trials, strict=True)),
         "steps_full": sum(
-            (t.until or base.train.steps or max(s["steps"] for s in told)) - _begun(t, states) for t in trials
+            (t.until or base.train.steps or max(s["steps"] for s in described)) - _begun(t, states) for t in trials
         ),
         "seconds_total": round(seconds, 1),
     }
@@ -108,7 +108,7 @@ def _segments(name: str, trials: Mapping[str, Trial]) -> list[dict[str, Any]]:
     return found
 
 
-def _told(recipe: SweepRecipe, journal: Journal, trial: Trial, state: State) -> dict[str, Any]:
+def _described(recipe: SweepRecipe, journal: Journal, trial: Trial, state: State) -> dict[str, Any]:
     lines = [line for line in journal.lines(trial.id) if line["step"] <= state.steps]
     losses = [[line["step"], line["loss"]] for line in lines if "loss" in line]
     every = max(1, math.ceil(len(losses) / _CURVE))
@@ -137,7 +137,7 @@ def ranking_of(
     """The points, best first: those that were repeated by their mean, then the others by their one run.
 
     low and high are the 95 % interval of the mean by Student's t.  A point is tied with the best one if Welch's test
-    does not tell their means apart, or if either has a single run.
+    does not separate their means, or if either has a single run.
     """
     sign = -1 if objective.mode == "max" else 1
     values: dict[str, list[float]] = {t.id: [states[t.id].metrics[objective.metric]] for t in ranked}
@@ -167,7 +167,7 @@ def apart(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether the means of two points differ beyond noise.
 
     Welch's test (1947) where both were repeated.  A single run is compared with the interval of the repeated one,
-    widened to that of a single further run; two single runs say nothing of noise, so they are never apart.
+    widened to that of a single further run; two single runs say nothing about noise, so they are never apart.
     """
     if len(one) < 2 and len(other) < 2:
         return False

@@ -33,11 +33,11 @@ _NOT_SWEPT = ("run_dir", "name")
 class Parameter(Config):
     """What one key of the recipe may be: exactly one of the five kinds."""
 
-    grid: tuple[Any, ...] | None = Field(None, description="values, all of which are tried")
-    choice: tuple[Any, ...] | None = Field(None, description="values, of which one is drawn")
-    uniform: tuple[float, float] | None = Field(None, description="[lowest, highest]")
+    grid: tuple[Any, ...] | None = Field(None, description="values that are all tried")
+    choice: tuple[Any, ...] | None = Field(None, description="values of which one is drawn")
+    uniform: tuple[float, float] | None = Field(None, description="[lowest, highest], drawn evenly")
     loguniform: tuple[float, float] | None = Field(None, description="[lowest, highest], drawn evenly in the logarithm")
-    quniform: tuple[float, float, float] | None = Field(None, description="[lowest, highest, step]")
+    quniform: tuple[float, float, float] | None = Field(None, description="[lowest, highest, step], drawn evenly")
     when: dict[str, Any] = Field({}, description="keys, and the value (or list of values) each must have in a point")
 
     @model_validator(mode="after")
@@ -45,25 +45,23 @@ class Parameter(Config):
         given = [name for name in ("grid", "choice", "uniform", "loguniform", "quniform") if getattr(self, name)]
         if len(given) != 1:
             raise RecipeError(
-                "a key of the space has exactly one of grid, choice, uniform, loguniform, quniform, not empty",
+                "a key of the space must have exactly one of grid, choice, uniform, loguniform, quniform, not empty",
                 value=json.dumps(self.model_dump(exclude_none=True, mode="json")),
-                fix="e.g. {loguniform: [0.01, 0.1]}",
+                fix="write, for example, {loguniform: [0.01, 0.1]}",
             )
         if self.limits is not None:
             low, high = self.limits
             problem = (
-                "its lowest value is below its highest"
+                "the lowest value of a range of the space must be below its highest"
                 if low >= high
-                else "the lowest value of loguniform is above 0"
+                else "the lowest value of loguniform must be above 0"
                 if self.loguniform and low <= 0
-                else "the step of quniform is above 0, and at most its range"
+                else "the step of quniform must be above 0 and at most its range"
                 if self.quniform and not 0 < self.quniform[2] <= high - low
                 else None
             )
             if problem:
-                raise RecipeError(
-                    f"a range of the space: {problem}", value=list(self.range or ()), fix="mend the range"
-                )
+                raise RecipeError(problem, value=list(self.range or ()), fix="correct the range")
         return self
 
     @property
@@ -160,7 +158,7 @@ def recipe_at(base: Mapping[str, Any], point: Point, seed: int | None = None, **
     """
     data = json.loads(json.dumps({**base, **top}))
     values = {**point, **({} if seed is None else {"train.seed": seed})}
-    # A section comes before what lies in it.
+    # A section comes before its keys.
     for key in sorted(values, key=lambda key: key.count(".")):
         now = value_at(data, key)
         if not (
@@ -171,10 +169,12 @@ def recipe_at(base: Mapping[str, Any], point: Point, seed: int | None = None, **
 
 
 def check_space(space: Space, base: Mapping[str, Any]) -> None:
-    """Raise RecipeError unless every key is one of the training recipe, and every value one that it may have."""
+    """Raise RecipeError unless every key is one of the training recipe, and may have each of its values."""
     if not space:
         raise RecipeError(
-            "a sweep has a space", value="space: {}", fix="e.g. space: {temperature.init: {loguniform: [0.01, 0.2]}}"
+            "space must have at least one key",
+            value="space: {}",
+            fix="write, for example, space: {temperature.init: {loguniform: [0.01, 0.2]}}",
         )
     for number, (key, parameter) in enumerate(space.items()):
         _check_key(key)
@@ -216,18 +216,20 @@ def _check_key(key: str) -> None:
     if known and path[-1] not in known:
         prefix = "".join(f"{part}." for part in path[:-1])
         raise RecipeError(
-            f"space: {key} is not a key of the training recipe",
+            f"space must hold keys of the training recipe: {key} is none",
             value=key,
             fix=f"perhaps you mean: {prefix}{nearest(path[-1], known)}",
         )
     if not known and not fields_at(TrainRecipe, path[:1]):
         raise RecipeError(
-            f"space: {key} is not a key of the training recipe",
+            f"space must hold keys of the training recipe: {key} is none",
             value=key,
             fix=f"perhaps you mean: {nearest(path[0], fields_at(TrainRecipe, []))}",
         )
     if path[0] in _NOT_SWEPT:
-        raise RecipeError(f"space: {key} is given by the sweep to each trial", value=key, fix="leave it out")
+        raise RecipeError(
+            f"space must not hold {key}: the sweep gives each trial its own", value=key, fix="leave it out"
+        )
 
 
 def _context(space: Space, base: Mapping[str, Any], key: str, earlier: list[str]) -> Point:
@@ -240,24 +242,26 @@ def _context(space: Space, base: Mapping[str, Any], key: str, earlier: list[str]
             limits = space[name].limits
             if allowed is not None and not any(_is(one, value) for one in allowed):
                 raise RecipeError(
-                    f"space: {key}: `when` names a value that {name} may have",
+                    f"space: {key}: `when` must name a value that {name} may have",
                     value=json.dumps(wanted),
-                    fix=f"one of {json.dumps(allowed)}",
+                    fix=f"choose one of {json.dumps(allowed)}",
                 )
             if limits is not None and not limits[0] <= value <= limits[1]:
                 raise RecipeError(
-                    f"space: {key}: `when` names a value that {name} may have", value=value, fix=f"within {limits}"
+                    f"space: {key}: `when` must name a value that {name} may have",
+                    value=value,
+                    fix=f"choose one within {limits}",
                 )
             point |= {**_context(space, base, name, earlier[: earlier.index(name)]), name: value}
         elif name in space:
             raise RecipeError(
-                f"space: {key}: `when` names keys that stand before it", value=name, fix=f"put {name} above {key}"
+                f"space: {key}: `when` must name keys that stand before it", value=name, fix=f"put {name} above {key}"
             )
         else:
             _check_key(name)
     if not matters(space[key], point, base):
         raise RecipeError(
-            f"space: {key} matters in some point: its `when` holds for a value of the space or of the recipe",
+            f"space: {key} must matter in some point: its `when` must hold for a value of the space or of the recipe",
             value=json.dumps(space[key].when),
             fix="add the key that `when` names to the space, or leave `when` out",
         )

@@ -1,4 +1,4 @@
-"""The trials of a sweep as its report looks at them: what each reached, its rank, and what to call it."""
+"""The trials of a sweep as its report sees them: what each reached, its rank, and what to call it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ STATUSES = {"finished": "finished", "stopped": "stopped early", "failed": "faile
 
 
 class Standings:
-    """RUN/sweep.json, looked at from the first objective.
+    """RUN/sweep.json, by the first objective.
 
     search, repeats: trials by role.  by_id: all.  ranks: of finished trials of the search, from 0.
-    tied: names of those that cannot be told from a best one that was repeated.
+    tied: names of those that cannot be distinguished from a repeated best one.
     """
 
     def __init__(self, sweep: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ class Standings:
         self.ranking: Sequence[Mapping[str, Any]] = sweep["ranking"]
         self.ranks = {entry["trial"]: number for number, entry in enumerate(self.ranking)}
         self.best: Mapping[str, Any] = sweep["best"] or {}
-        # Of a winner of one run, nothing is known of the noise: it would be tied with all.
+        # A winner with one run says nothing about noise: it would be tied with all.
         known = bool(self.ranking) and self.ranking[0]["runs"] > 1
         self.tied = {entry["trial"] for entry in self.ranking[1:] if entry["tied_with_best"]} if known else set()
 

@@ -2,7 +2,8 @@
 
     recipe -> proposals -> Tuner(TrialRun) -> RUN/trials/*/ -> repeats -> RUN/sweep.json, sweep.html, best-recipe.yaml
 
-Running the same recipe again goes on: trials that are done are not run again, others from their last checkpoint.
+Running the same recipe again resumes it: trials that are done do not run again, others resume from their last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -73,28 +74,32 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     report = write_report(recipe, journal, finished=not stopped(), seconds=time.time() - began)
     if report["finished"] and report["best"] is None:
         first = next((t["error"] for t in report["trials"] if t["error"]), "none was proposed")
-        raise JobError(f"no trial of the sweep finished; the first error: {first}")
+        raise JobError(
+            f"no trial of the sweep finished; the first error: {first}\nfix: correct its cause and give a new run_dir"
+        )
     return report
 
 
 def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
-    """Raises RunDirError for a run directory that another sweep was begun in; to resume, also if none was."""
+    """Raises RunDirError if the run directory holds another sweep; with `resume`, also if it holds none."""
     store = Store(recipe.run_dir)
     before = store.read_text(RECIPE_FILE)
     if before is None:
         if resume:
             raise RunDirError(
-                "--resume goes on with a sweep that was begun", value=store.uri, fix="leave --resume out to begin one"
+                "--resume must be given a run_dir that holds a sweep",
+                value=store.uri,
+                fix="leave --resume out to start one",
             )
         return
     try:
         old, new = _identity(SweepRecipe.checked(yaml.safe_load(before))), _identity(recipe)
     except PairmillError:
-        old, new = {}, {"the whole recipe: it is not one of a sweep": None}
+        old, new = {}, {"the whole recipe: the one in run_dir is not a sweep's": None}
     changed = [section for section in new if old.get(section) != new[section]]
     if changed:
         raise RunDirError(
-            "a sweep keeps its recipe: a run_dir that was begun with another one is not gone on with",
+            "run_dir must be new or hold a sweep of the same recipe",
             value=", ".join(changed),
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
@@ -115,13 +120,13 @@ def _halving(recipe: SweepRecipe) -> Halving | None:
     if search.scheduler == "none" or search.method == "pbt":
         return None
     first = search.grace_steps or base.evaluate.every_steps
-    assert first is not None and base.train.steps is not None, "SweepRecipe checks this"
+    assert first is not None and base.train.steps is not None
     rungs = rungs_of(first, search.reduction, base.train.steps)
     return Halving(rungs, search.reduction, finalists=max(1, recipe.repeat.best))
 
 
 def _leave_the_others(recipe: SweepRecipe, journal: Journal, halving: Halving) -> None:
-    """The search is over: who waits at a rung stays there."""
+    """The search is over: trials that wait at a rung stay there."""
     for trial in journal.trials():
         passed = len(journal.standing(trial.id, halving.rungs, recipe.objectives[0]).values)
         if trial.role == "search" and passed:
@@ -141,15 +146,15 @@ def _run(
     """Run the proposed trials that are not done yet."""
     searcher = _Searcher(recipe, journal, proposals, halving)
     if not searcher.has_work():
-        return  # Ray Tune waits for ever for a first trial
+        return  # Ray Tune would wait for ever for a first trial
     os.environ.update(
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # a trial's run tells its own metrics, in full
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # a trial's run reports its own metrics, in full
         TUNE_DISABLE_SIGINT_HANDLER="1",  # ours lets the trials save first
         TUNE_DISABLE_STRICT_METRIC_CHECKING="1",  # a trial that is stopped at its start has no metric
         RAY_CHDIR_TO_TRIAL_DIR="0",
         RAY_AIR_NEW_OUTPUT="0",
     )
-    # It misses the files of the loggers that are turned off.
+    # It complains that the files of the disabled loggers are missing.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     objective = recipe.objectives[0]
     tuner = ray_tune.Tuner(
@@ -168,7 +173,7 @@ def _run(
             name=f"{recipe.name}-{time.time_ns()}",
             storage_path=f"{journal.store.uri}/tune",
             callbacks=[Progress(journal, recipe, proposals.total, quiet=quiet)],
-            # A trial whose actor or node was lost goes on from its own last checkpoint.
+            # A trial whose actor or node was lost resumes from its own last checkpoint.
             failure_config=ray_tune.FailureConfig(max_failures=1),
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
@@ -207,14 +212,14 @@ class _Searcher(Searcher):  # type: ignore[misc]  # Ray has no types
         return self._first is not Searcher.FINISHED
 
     def suggest(self, trial_id: str) -> Any:
-        """The next leg of a trial; None if it has to wait for others; FINISHED behind the last."""
+        """The next leg of a trial; None if it has to wait for others; FINISHED after the last."""
         found, self._first = (self._next(), None) if self._first is None else (self._first, None)
         if isinstance(found, dict):
             self._busy[trial_id] = found["trial"]
         return found
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Somebody else may go on; what became of a trial is read from its run."""
+        """Another trial may continue; what became of this one is read from its run."""
         self._busy.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
@@ -277,7 +282,7 @@ class _Searcher(Searcher):  # type: ignore[misc]  # Ray has no types
         return self._journal.standing(trial, self._halving.rungs, self._recipe.objectives[0])
 
     def _ends(self) -> dict[str, State]:
-        """What is learnt from: with halving all are compared at the first rung, whoever goes on from there and when."""
+        """What is learnt from: with halving all are compared at the first rung, whichever continue and when."""
         if self._halving is None:
             return {t.id: s for t in self._proposed if (s := self._journal.state(t.id)).final}
         passed = {trial for trial, standing in self._standings().items() if standing.values}

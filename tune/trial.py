@@ -1,20 +1,21 @@
-"""A trial as Ray Tune runs it: an actor that calls `training.train.train` and tells Tune every evaluation.
+"""A trial as Ray Tune runs it: an actor that calls `training.train.train` and reports every evaluation to Tune.
 
-A class and not a function, because Tune ends a function's thread without a word, and a training run that is left alone
-keeps its workers: here `cleanup` asks the run to stop, which saves a checkpoint, and waits until its workers are gone.
+A class and not a function, because Tune ends a function's thread without notice, and an abandoned training run keeps
+its workers: here `cleanup` asks the run to stop, which saves a checkpoint, and waits until its workers are gone.
 One actor runs many trials, one after another, since what it imports takes longer than it does.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from contextlib import suppress
 from typing import Any
 
 from ray import tune as ray_tune
 
-from pairmill.errors import PairmillError
+from pairmill.errors import PairmillError, RunDirError
 from pairmill.store import Store
 from training import train as training
 from training.worker import STOP_FILE as TRAINING_STOP_FILE
@@ -40,14 +41,20 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         return ray_tune.PlacementGroupFactory([{"CPU": _ACTOR_CPUS}])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin a trial, or go on with it."""
+        """Begin a trial, or resume it.  Raises RunDirError where the sweep's folder is not shared."""
         with suppress(FileNotFoundError):
             os.chdir(config["folder"])  # where relative paths of the recipe start
         self._store = Store(config["run_dir"])
         self._journal = Journal(self._store)
-        self._trial: Trial | None = self._journal.recorded(config["trial"])
-        assert self._trial is not None, "a trial is recorded before it is proposed to Tune"
-        self._told = len(evaluations(self._journal.lines(self._trial.id)))
+        trial = self._journal.recorded(config["trial"])
+        if trial is None:  # the driver has written it
+            raise RunDirError(
+                "a sweep's run_dir must be a folder that all nodes see",
+                value=f"{self._journal.folder(config['trial'])} is not there on {platform.node()}",
+                fix="name a shared folder",
+            )
+        self._trial: Trial = trial
+        self._reported = len(evaluations(self._journal.lines(self._trial.id)))
         self._thread = threading.Thread(target=self._run, args=(self._trial, config), daemon=True)
         if not self._stopping:
             self._thread.start()
@@ -59,22 +66,21 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next evaluation, or the end.  That a run failed is in the journal: Tune is not to try again."""
-        assert self._trial is not None
+        """Wait for the next evaluation, or the end.  The journal records a failure: Tune must not retry."""
         while True:
             ended = not self._thread.is_alive()
-            told = evaluations(self._journal.lines(self._trial.id))
-            if len(told) > self._told:
-                self._told += 1
-                return told[self._told - 1] | {"done": ended and self._told == len(told)}
+            found = evaluations(self._journal.lines(self._trial.id))
+            if len(found) > self._reported:
+                self._reported += 1
+                return found[self._reported - 1] | {"done": ended and self._reported == len(found)}
             if ended:
-                return (told[-1] if told else {}) | {"done": True}
+                return (found[-1] if found else {}) | {"done": True}
             if self._stopping:
                 self._ask_to_stop()
             self._thread.join(_POLL_S)
 
     def cleanup(self) -> None:
-        """End the trial's run, if it goes on: a checkpoint is saved and its workers are gone when this returns."""
+        """End the trial's run, if it is still running: a checkpoint is saved and its workers are gone on return."""
         while self._thread.is_alive():
             # Again and again: a run that is just starting removes what an earlier one left.
             self._ask_to_stop()
@@ -85,14 +91,13 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
         return {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Nothing: the training run goes on from its own last checkpoint."""
+        """Nothing: the training run resumes from its own last checkpoint."""
 
     @property
     def _stopping(self) -> bool:
         return self._store.read_text(STOP_FILE) is not None
 
     def _ask_to_stop(self) -> None:
-        assert self._trial is not None
         trial = Store(self._journal.folder(self._trial.id))
         if trial.read_text(TRAINING_STOP_FILE) is None:
             trial.write_bytes(TRAINING_STOP_FILE, b"")
@@ -104,6 +109,6 @@ class TrialRun(ray_tune.Trainable):  # type: ignore[misc]  # Ray has no types
             training.train(recipe, quiet=True, begin=trial.begin, until=config["until"] or trial.until)
         except PairmillError as error:
             self._journal.fail(trial.id, str(error))
-        except BaseException as error:  # a bug of ours; the sweep goes on
+        except BaseException as error:  # a bug of ours; the sweep continues
             self._journal.fail(trial.id, repr(error))
             raise

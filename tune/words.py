@@ -1,4 +1,4 @@
-"""How the sweep's report writes values, metrics and what a key of the space may be."""
+"""How the sweep's report writes values, metrics, and the possible values of a key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BEYOND = 1e30
 
 
 def clean(data: Any) -> Any:
-    """The data with what neither HTML nor XML may hold replaced, and None for numbers that are none, or huge."""
+    """The data without characters that HTML and XML forbid, and None for numbers that are not finite, or huge."""
     if isinstance(data, str):
         return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", data)
     if isinstance(data, float):

@@ -264,7 +264,7 @@ def test_a_tie_is_said_and_names_with_whom() -> None:
     page = checked(sweep)
     said = " ".join(page.words.split())
     assert f"The winner is a tie. Trial {names[0]} is ranked first" in said
-    assert f"it cannot be told from {names[1]} and {names[2]}." in said
+    assert f"it cannot be distinguished from {names[1]} and {names[2]}." in said
     assert [row[1] for row in page.rows if row[1:2] and row[1].endswith("tie")] == [f"{name}tie" for name in names]
 
 

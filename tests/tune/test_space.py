@@ -136,21 +136,21 @@ def test_a_point_is_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        ({}, "has a space"),
+        ({}, "space must have at least one key"),
         ({"optim.lrr": {"grid": [1]}}, r"optim\.lr"),
         ({"optimm.lr": {"grid": [1]}}, "optim"),
-        ({"run_dir": {"grid": ["a"]}}, "given by the sweep"),
+        ({"run_dir": {"grid": ["a"]}}, "the sweep gives each trial its own"),
         ({"optim.lr": {"grid": ["fast"]}}, r"space: optim\.lr"),
         ({"optim.lr": {"uniform": [-1, 1]}}, "greater than 0"),
         ({"loss.objective": {"grid": ["clip", "clop"]}}, "clip"),
-        ({"optim.lr": {"grid": [1], "when": {"optim.eps": 1}}}, "matters in some point"),
+        ({"optim.lr": {"grid": [1], "when": {"optim.eps": 1}}}, "must matter in some point"),
         ({"loss.objective.name": {"grid": ["clip"]}}, r"chosen by the key above it"),
         (OWN_KEY, r"space: loss\.objective\.bias_init: loss\.objective\.bias_init is not a key"),
         ({**SIGLIP, **OWN_KEY}, "say with `when` which entries have the key"),
         (SIGLIP | {"loss.objective.bias_initt": OF_SIGLIP["loss.objective.bias_init"]}, "perhaps you mean: bias_init"),
         (
             {"optim.lr": {"grid": [1], "when": {"loss.objective": "clip"}}, "loss.objective": {"grid": ["clip"]}},
-            "stand before",
+            "must name keys that stand before",
         ),
         (
             {"loss.objective": {"grid": ["siglip"]}, "optim.lr": {"grid": [1], "when": {"loss.objective": "clip"}}},

@@ -84,7 +84,7 @@ def test_keys_of_the_space_can_be_overridden_whole() -> None:
         (["objectives=[{metric: gogle/x}]"], "google"),
         (["objectives=[{metric: samples_per_second}]"], "stopped and ranked"),
         (["train.evaluate.every_steps=null"], "every_steps"),
-        (["train.train.steps=null", "train.train.epochs=1"], "at steps"),
+        (["train.train.steps=null", "train.train.epochs=1"], r"train\.train\.steps must give"),
         (["search.method=pbt"], "segment_steps"),
         (["run_dir=s3://bucket/sweep"], "local or shared"),
         (["selections={a: {}}", "space.data.selection={grid: [b]}"], "one of `selections`"),

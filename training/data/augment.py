@@ -60,7 +60,7 @@ class TrainTransform:
         down, across = height / self.height, width / self.width
         cubic = max(down, across) <= _CUBIC_UP_TO
         if cubic and not all(float(edge).is_integer() for edge in box):
-            # Maps the centre of each pixel to where it lies in the box, so that fractions of a pixel are kept.
+            # Maps the centre of each pixel to its place in the box, so that fractions of a pixel are kept.
             place = np.array([[across, 0, left + (across - 1) / 2], [0, down, top + (down - 1) / 2]])
             how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
             return np.asarray(cv2.warpAffine(pixels, place, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.uint8)

@@ -1,7 +1,7 @@
-"""Bundles to the batches of one worker; no Ray in here.
+"""Bundles to the batches of one worker, without Ray.
 
 `read_here` reads a worker's bundles in this process, one after the other; `stream.read_with_ray` does it ahead, in
-parallel, on the cluster.  Both yield the same, and `assemble` makes the same batches of it.
+parallel, on the cluster.  Both yield the same bundles, from which `assemble` makes the same batches.
 
 Shapes: B rows on this worker (padding included), H and W pixels, K text slots, L tokens of the batch's longest text.
 """
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pairmill.errors import IntegrityError
 from training.data.bundle import PADDING, STATUSES, VALID, Bundle, Reader
 from training.data.cursor import BundleSpec, Plan, lanes_of, local_rows, rank_bundles, single_pass
-from training.data.sample import Source
 
 
 class Batch(NamedTuple):
@@ -62,10 +61,9 @@ def read_here(
         yield spec, reader(spec)
 
 
-def every_row(source: Source, reader: Reader, bundle_rows: int = 1024) -> Iterator[Bundle]:
-    """All rows of `source`, the first of the reader's, once and in order: for evaluation."""
-    assert reader.sources[0] is source
-    for spec in single_pass(source.rows, bundle_rows):
+def every_row(reader: Reader, bundle_rows: int = 1024) -> Iterator[Bundle]:
+    """All rows of the reader's first source, once and in order: for evaluation."""
+    for spec in single_pass(reader.sources[0].rows, bundle_rows):
         yield reader(spec)
 
 
@@ -79,7 +77,7 @@ def assemble(
     pad_id: int = 0,
     length: int | None = None,
 ) -> Iterator[Batch]:
-    """The batches of a worker, for ever, from global batch `start_batch` on.
+    """The batches of a worker, without end, from global batch `start_batch` on.
 
     stream: bundles in the order of `rank_bundles(plan, rank, world, start_batch)`.
     length: tokens to pad to; None: the longest text of the batch, which is exact for towers that pool at end of text.

@@ -22,7 +22,7 @@ from training.data.sample import Source, sample_id
 from training.data.text_transforms import Text
 from training.data.texts import TextChooser, kind_code, language_code, row_generator, row_texts, text_group
 
-#: Why a row is not valid, by code: 0 is a valid row, the last is none at all but padding of the batch.
+#: Why a row is not valid, by code: 0 is a valid row, the last is not a row but padding of the batch.
 STATUSES = ("valid", "missing_image", "corrupt_image", "no_text", "empty_text", "padding")
 VALID, MISSING_IMAGE, CORRUPT_IMAGE, NO_TEXT, EMPTY_TEXT, PADDING = range(len(STATUSES))
 
@@ -102,7 +102,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     if len(rows) != spec.rows + spec.skip:
         raise IntegrityError(
             f"{source.name} must hold the rows that were counted when the run began: {len(rows)} in place of "
-            f"{spec.rows + spec.skip}; restore its files, or begin another run"
+            f"{spec.rows + spec.skip}; restore its files, or start another run"
         )
     rows = rows.select(["uid", "texts", "group_id", "image"])
     uids, all_texts = rows["uid"].to_pylist(), rows["texts"].to_pylist()
@@ -128,7 +128,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
     if reader.group == "text":
         groups = np.array([text_group(picked[0]) for picked in chosen], np.int64)
-    # Some tokenizers have no start and end tokens, and make nothing of some texts.
+    # Some tokenizers have no start and end tokens, and give no ids for some texts.
     there = np.diff(offsets).reshape(n, k) > 0
     wordless = (status == VALID) & ~there.any(1)
     status[wordless], images[wordless] = EMPTY_TEXT, 0
@@ -188,7 +188,7 @@ def to_table(bundle: Bundle) -> pa.Table:
 
 
 def from_table(table: pa.Table, height: int, width: int) -> Bundle:
-    """The bundle that `to_table` made a table of, without copying its pixels.  height, width: pixels of an image."""
+    """The bundle of a table of `to_table`, without copying its pixels.  height, width: pixels of an image."""
     column = {name: table[name].combine_chunks() for name in table.schema.names if name != "image"}
     # Combining would copy the pixels even of a single chunk.
     if table["image"].num_chunks != 1:

@@ -26,15 +26,15 @@ ANY = "any"
 class TextSelector(Config):
     """Some of a row's texts: those of one kind and language, as transforms make them."""
 
-    kind: str = Field(ANY, description=f"{', '.join(TEXT_KINDS)}, or any")
+    kind: str = Field(ANY, description=f"kind of text: {', '.join(TEXT_KINDS)}, or any")
     language: str = Field(
-        ANY, description="language (ISO 639), or any; `zh` takes `zh-Hant` as well, `zh-Hant` traditional Chinese alone"
+        ANY, description="language (ISO 639), or any; `zh` takes `zh-Hant` too, `zh-Hant` only traditional Chinese"
     )
     p: float = Field(1.0, gt=0, description="probability, normalised over the selectors that a row has texts for")
     transforms: tuple[Annotated[NamedConfig, ChosenBy(TEXT_TRANSFORMS)], ...] = Field(
         (),
-        description="what becomes of each text before one is drawn, one after the other; sentences: each sentence is a "
-        "text (DreamLIP); with keys of their own as {name: …, key: …}",
+        description="transforms of each text before one is drawn, in this order; sentences: each sentence is a text "
+        "(DreamLIP); with keys of their own as {name: …, key: …}",
     )
 
     def identity(self) -> dict[str, Any]:
@@ -60,11 +60,12 @@ class DatasetConfig(Config):
     """One dataset of a mixture."""
 
     path: str = Field(
-        description="a run directory of `pairmill curate`; a Parquet file, folder or glob; a folder, glob or {a..b} "
+        description="run directory of `pairmill curate`; or Parquet file, folder or glob; or folder, glob or {a..b} "
         "pattern of webdataset tars"
     )
     selection: str | None = Field(
-        None, description="name of a selection of the run directory; null: the packed pairs, or a dataset without any"
+        None,
+        description="selection of the run directory; null: the packed pairs, or a dataset without selections",
     )
     weight: float = Field(1.0, gt=0, description="share of the rows of a batch, relative to the other datasets")
 
@@ -90,8 +91,8 @@ class AugmentConfig(Config):
 class DataConfig(Config):
     """What a batch is made of.  Raises RecipeError where keys contradict each other."""
 
-    path: str | None = Field(None, description="the dataset, where there is one; see data.datasets[].path")
-    selection: str | None = Field(None, description="the selection of data.path; see data.datasets[].selection")
+    path: str | None = Field(None, description="the only dataset; see data.datasets[].path")
+    selection: str | None = Field(None, description="selection of data.path; see data.datasets[].selection")
     datasets: tuple[DatasetConfig, ...] = Field((), description="several datasets, mixed by weight")
     image_column: str | None = Field(
         None, description="column of a foreign Parquet dataset with the encoded image; null: the usual names"
@@ -100,44 +101,46 @@ class DataConfig(Config):
         None, description="column (webdataset: key of the json) with the text or texts; null: the usual names"
     )
     texts: tuple[TextSelector | Slot, ...] = Field(
-        (TextSelector(),), min_length=1, description="a list of selectors is one slot; a list of lists, a slot each"
+        (TextSelector(),),
+        min_length=1,
+        description="text slots; a list of selectors is one slot, a list of lists several",
     )
     slots: int | None = Field(
         None,
         ge=1,
-        description="number of text slots: the last of data.texts is repeated up to it, and equal slots draw different "
+        description="number of text slots; the last of data.texts is repeated to fill them; equal slots draw different "
         "texts as long as the row has any; null: as many as data.texts lists",
     )
     group: Literal["image", "text"] = Field(
         "image",
-        description="rows that are no negatives of each other: image: those with the dataset's own group_id, else with "
-        "the same bytes; text: with the same first slot's text, but for case, width and spaces, as alt texts repeat",
+        description="which rows are no negatives of each other; image: rows of one group_id of the dataset, else of "
+        "the same bytes; text: rows of one text in the first slot (case, width and spaces aside), as alt texts repeat",
     )
     batch_size: int = Field(256, ge=1, description="rows of a step over all workers")
-    shuffle: bool = Field(True, description="permute pieces, and rows within bundles, anew in each epoch")
+    shuffle: bool = Field(True, description="whether each epoch permutes pieces, and rows within bundles, anew")
     augment: AugmentConfig = AugmentConfig()
     lanes: int = Field(
         8,
         ge=1,
-        description="parallel read positions, at least as many as workers: part of what makes a batch what it is, so "
-        "that it is the same over any number of workers; lowered to the largest divisor of batch_size",
+        description="parallel read positions; must be at least the number of workers; they decide what a batch holds, "
+        "so that it is the same for any number of workers; lowered to the largest divisor of batch_size",
     )
-    bundle_rows: int = Field(1024, ge=1, description="rows that are read, decoded and permuted together, about")
+    bundle_rows: int = Field(1024, ge=1, description="rows that are read, decoded and permuted together, approximately")
 
     reader_cpus: float = Field(
-        0.5, gt=0, description="cores that the reading of a bundle reserves in Ray", json_schema_extra=EXECUTION
+        0.5, gt=0, description="cores that reading a bundle reserves in Ray", json_schema_extra=EXECUTION
     )
     look_ahead: int = Field(
         8,
         ge=1,
-        description="bundles of a worker that are being read or lie ready in the object store",
+        description="bundles of a worker that are being read or are ready in the object store",
         json_schema_extra=EXECUTION,
     )
     queue_batches: int = Field(2, ge=1, description="batches assembled ahead of the step", json_schema_extra=EXECUTION)
     timeout_s: float = Field(
         600.0,
         gt=0,
-        description="seconds of silence of the readers after which the step fails",
+        description="seconds without data from the readers after which the step fails",
         json_schema_extra=EXECUTION,
     )
 
@@ -151,7 +154,7 @@ class DataConfig(Config):
             )
         if self.selection is not None and self.datasets:
             raise RecipeError(
-                "data.selection must come with data.path", value=self.selection, fix="set it within data.datasets"
+                "data.selection must come with data.path", value=self.selection, fix="set it in data.datasets"
             )
         flat = [isinstance(entry, TextSelector) for entry in self.texts]
         if any(flat) != all(flat) or not (all(flat) or all(self.texts)):

@@ -3,7 +3,7 @@
     selection: null    pairs/part-*.parquet, by row groups
     selection: NAME    images + columns/* of the rows that selections/NAME keeps; a piece is a shard's kept rows
 
-A selection needs no packing: no pixel is written again to train on it.  Rows are counted from footers and manifests.
+A selection needs no packing: training on it writes no pixel again.  Rows are counted from footers and manifests.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pairmill.uris import Found, filesystem_of
 from training.data.parquet import ParquetSource
 from training.data.sample import group_ids, samples
 
-#: What is read of each table beside the selection; the last two need not be there.  A selection that was made by
-#: filters of its own has their table in place of the run's.
+#: What is read of each table beside the selection; the last two may be missing.  A selection made by its own filters
+#: has their table in place of the run's.
 _READS: Mapping[str, tuple[str, ...]] = {
     "images": ("image", "sha256"),
     FILTER_TABLE: ("caption", "language"),
@@ -47,7 +47,7 @@ def open_pairs(path: str) -> ParquetSource:
     index = store.index(PAIRS)
     if not index:
         raise RecipeError(
-            "data.path leads to a run directory with packed pairs, or data.selection names a selection of it",
+            "data.path must lead to a run directory with packed pairs, or data.selection must name a selection of it",
             value=path,
             fix=f"let `pairmill curate` finish, or choose a selection: {', '.join(_selections(path)) or 'none yet'}",
         )
@@ -63,7 +63,7 @@ class SelectionSource:
     """The rows of a run that a selection keeps, read from the tables where they are."""
 
     def __init__(self, path: str, selection: str) -> None:
-        """Raises RecipeError if there is no such selection, or the run has not come as far as the tables it needs."""
+        """Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet."""
         self.name = f"{path} (selection {selection})"
         self._store = Store(path)
         self._selection = f"{SELECTIONS}/{selection}"
@@ -71,9 +71,11 @@ class SelectionSource:
         if not manifests:
             known = _selections(path)
             raise RecipeError(
-                "data.selection names a selection of the run directory",
+                "data.selection must name a selection of the run directory",
                 value=f"{selection}, in {path}",
-                fix=f"perhaps you mean: {nearest(selection, known)}" if known else "the run has none yet; finish it",
+                fix=f"perhaps you mean: {nearest(selection, known)}"
+                if known
+                else "let the run finish: it has none yet",
             )
         own = filter_table(selection)
         filters = own if self._store.index(own) else FILTER_TABLE
@@ -120,7 +122,7 @@ class SelectionSource:
             missing = [shard for shard in shards if shard not in indexes[name]]
             if missing:
                 raise RecipeError(
-                    f"every shard of the selection has a committed {name} table",
+                    f"every shard of the selection must have a committed {name} table",
                     value=f"{len(missing)} of {len(shards)} shards of {self.name} lack it",
                     fix="run `pairmill curate` again: it makes what is missing",
                 )

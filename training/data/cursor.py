@@ -6,8 +6,8 @@
     global batch     the next batch_size / V rows of every lane
 
 A batch is therefore the same over any number of workers: worker r of W reads lanes r, r + W, …  Position p of a lane
-belongs to one of the datasets by a fixed pattern of their weights, each dataset goes on to its next epoch by itself,
-and all that a checkpoint keeps is how many global batches were consumed.
+belongs to one of the datasets by a fixed pattern of their weights, each dataset starts its next epoch by itself, and
+a checkpoint keeps nothing but the number of global batches consumed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairmill.config import digest
-from pairmill.errors import RecipeError
+from pairmill.errors import IntegrityError, RecipeError
 from training.data.config import DataConfig
 from training.data.sample import Source
 
@@ -86,6 +86,7 @@ class Plan:
     lanes:        V; divides batch_size.
     batch_size:   rows of a global batch.
     fingerprints: of the datasets' content, part of the plan's own.
+    Raises IntegrityError if lanes do not divide the batch, or a lane has no rows of a dataset.
     """
 
     datasets: tuple[tuple[Sequence[int] | Ints, float], ...]
@@ -97,8 +98,10 @@ class Plan:
     fingerprints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        assert self.batch_size % self.lanes == 0, "lanes divide the batch: see fitting_lanes"
-        assert all(self.lane_rows(d) > 0 for d in range(len(self.datasets))), "every lane has rows: see make_plan"
+        if self.batch_size % self.lanes:
+            raise IntegrityError(f"the lanes of a plan must divide its batch: {self.lanes} of {self.batch_size}")
+        if empty := [d for d in range(len(self.datasets)) if self.lane_rows(d) < 1]:
+            raise IntegrityError(f"every lane of a plan must have rows of every dataset: none of dataset {empty[0]}")
 
     @property
     def share(self) -> int:
@@ -127,7 +130,7 @@ class Plan:
 
     @cached_property
     def pattern(self) -> Ints:
-        """The dataset of each position of a lane, repeated for ever; every prefix is near to the weights."""
+        """The dataset of each position of a lane, repeated without end; every prefix is close to the weights."""
         weights = np.array([weight for _, weight in self.datasets])
         length = 1 if len(weights) == 1 else _PATTERN
         exact = weights / weights.sum() * length
@@ -184,15 +187,16 @@ def make_plan(config: DataConfig, sources: Sequence[Source], *, seed: int, worke
     lanes = fitting_lanes(config.batch_size, config.lanes)
     if lanes < workers:
         raise RecipeError(
-            "every worker reads at least one lane, and the lanes divide the batch: compute.workers <= data.lanes",
-            value=f"{workers} workers; data.lanes {config.lanes} with data.batch_size {config.batch_size}: {lanes}",
+            "every worker must read at least one lane, so compute.workers must be at most the lanes of data",
+            value=f"{workers} workers, {lanes} lanes (data.lanes {config.lanes}, lowered to divide data.batch_size "
+            f"{config.batch_size})",
             fix="raise data.lanes (this changes the order of the data), or choose a batch_size with more divisors",
         )
     for source in sources:
         rows, least = int(source.rows.sum()), config.batch_size if len(sources) == 1 else lanes
         if rows < least:
             raise RecipeError(
-                f"a dataset has at least {'one global batch' if len(sources) == 1 else 'one row for each lane'}",
+                f"a dataset must have at least {'one global batch' if len(sources) == 1 else 'one row for each lane'}",
                 value=f"{rows} rows in {source.name}, {least} needed",
                 fix="lower data.batch_size" if len(sources) == 1 else "lower data.lanes, or leave the dataset out",
             )
@@ -218,7 +222,7 @@ def local_rows(plan: Plan, world: int) -> int:
 
 
 def bundles(plan: Plan, lane: int, start_batch: int = 0) -> Iterator[BundleSpec]:
-    """The bundles of a lane from a global batch on, for ever, in the order in which their first rows are consumed."""
+    """The bundles of a lane from a global batch on, without end, in the order their first rows are consumed."""
     streams = [_bundles(plan, dataset, lane, start_batch) for dataset in range(len(plan.datasets))]
     return heapq.merge(*streams, key=lambda spec: spec.first)
 

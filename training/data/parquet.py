@@ -18,7 +18,7 @@ from pairmill.errors import RecipeError, nearest
 from pairmill.uris import Found
 from training.data.sample import group_ids, samples
 
-#: The usual names, most telling first: ours, Hugging Face's, img2dataset's.
+#: The usual names, most specific first: ours, Hugging Face's, img2dataset's.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 TEXT_COLUMNS = ("texts", "captions", "caption", "text", "alt", "TEXT")
 
@@ -39,9 +39,10 @@ class ParquetSource:
     ) -> None:
         """contents: digest of each file, where they are known (committed parts); else sizes stand for them.
 
-        Raises RecipeError if a file is not Parquet or lacks the image or the text column.
+        Raises RecipeError if a file is not Parquet or lacks the image or the text column, ValueError without any file.
         """
-        assert found.paths, "a source has files"
+        if not found.paths:
+            raise ValueError(f"a source must have files: {name}")
         self.name = name
         self._filesystem, self._paths, self._names = found.filesystem, found.paths, found.names
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -55,7 +56,7 @@ class ParquetSource:
             missing = set(self._columns) - set(footer.schema.to_arrow_schema().names)
             if missing:
                 raise RecipeError(
-                    "every Parquet file of a dataset has the columns of the first",
+                    "every Parquet file of a dataset must have the columns of the first",
                     value=f"{path} lacks {', '.join(sorted(missing))}",
                     fix="give data.path a folder or glob with files of one dataset only",
                 )
@@ -95,7 +96,9 @@ class ParquetSource:
                 return pq.read_metadata(stream)
         except pa.ArrowInvalid as error:
             raise RecipeError(
-                "every .parquet file of data.path is readable", value=f"{path}: {error}", fix="mend or remove the file"
+                "every .parquet file of data.path must be readable",
+                value=f"{path}: {error}",
+                fix="repair or remove the file",
             ) from None
 
 
@@ -115,9 +118,9 @@ def _column(
             return column
     there = [column for column in usual if column in schema.names]
     raise RecipeError(
-        f"data.{what}_column names a column of {_TYPES[what]}",
+        f"data.{what}_column must name a column of {_TYPES[what]}",
         value=f"{there[0]} ({schema.field(there[0]).type}) of {name}" if there else f"{wanted or 'null'}, in {name}",
-        fix=f"its columns are: {', '.join(schema.names)}; perhaps you mean {nearest(wanted or what, schema.names)}",
+        fix=f"name one of {', '.join(schema.names)}; perhaps you mean {nearest(wanted or what, schema.names)}",
     )
 
 

@@ -1,6 +1,6 @@
-"""A sample: what every kind of source makes of its rows.
+"""A sample: the form that every kind of source gives its rows.
 
-uid       string  names the row for ever; from the dataset, else made from where the row stands
+uid       string  names the row for good; from the dataset, else made from the row's position
 image     binary  the encoded picture; null if there is none
 texts     list of {text, language, kind}
 group_id  int64   rows with equal ids show the same image and are no negatives of each other; -1: unknown
@@ -35,7 +35,7 @@ class Source(Protocol):
     rows: NDArray[np.int64]
     #: Number of pieces.
     pieces: int
-    #: Hex digest of what the dataset holds; independent of where it lies.
+    #: Hex digest of what the dataset holds; independent of where it is stored.
     fingerprint: str
 
     def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
@@ -60,7 +60,7 @@ def samples(
 
 
 def as_texts(value: object) -> list[dict[str, object]]:
-    """A text or texts, as they are found in the wild, as SAMPLE texts; plain strings are alt texts of no language."""
+    """A text or texts, in any of the usual forms, as SAMPLE texts; plain strings are alt texts of no language."""
     if value is None:
         return []
     if isinstance(value, str):

@@ -25,7 +25,9 @@ def open_source(path: str, selection: str | None = None, config: DataConfig | No
     source = _open(path, selection, config)
     if not source.pieces:
         raise RecipeError(
-            "a dataset has at least one row", value=source.name, fix="give another data.path or data.selection"
+            "data.path must lead to a dataset of at least one row",
+            value=source.name,
+            fix="give another data.path or data.selection",
         )
     return source
 
@@ -42,7 +44,7 @@ def _open(path: str, selection: str | None, config: DataConfig | None) -> Source
         return open_pairs(path) if selection is None else SelectionSource(path, selection)
     if selection is not None:
         raise RecipeError(
-            "data.selection needs a run directory of `pairmill curate`, with a folder `selections`",
+            "data.selection must come with a data.path that leads to a run directory of `pairmill curate`",
             value=f"{selection}, in {path}",
             fix="set data.selection: null, or data.path to the run directory",
         )
@@ -54,7 +56,7 @@ def _open(path: str, selection: str | None, config: DataConfig | None) -> Source
     filesystem, root = filesystem_of(path)
     exists = filesystem.get_file_info(root).type != pafs.FileType.NotFound
     raise RecipeError(
-        "data.path leads to a run directory of `pairmill curate`, to .parquet files or to .tar files",
+        "data.path must lead to a run directory of `pairmill curate`, to .parquet files or to .tar files",
         value=f"{path} ({'holds none of these' if exists else 'does not exist'})",
-        fix="check the path; a relative one starts at the current folder",
+        fix="correct the path; a relative one starts at the current folder",
     )

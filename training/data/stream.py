@@ -1,7 +1,7 @@
 """Bundles read ahead by Ray tasks, and batches assembled ahead of the step in a thread.
 
 A task reads, decodes and tokenizes one bundle, on any node that has cores for it, and leaves it in the object store.
-At most `data.look_ahead` bundles of a worker are on their way or lie ready, so memory does not grow with the dataset; a
+At most `data.look_ahead` bundles of a worker are being read or are ready, so memory does not grow with the dataset; a
 task whose process dies is run again by Ray and yields the same bundle.
 
 Tasks and not a Ray Data pipeline: its executor is a thread of the process that reads, and in a training worker that
@@ -32,7 +32,7 @@ from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig
 from training.data.cursor import BundleSpec, Plan, rank_bundles
 
-#: How often a bundle is read again when the process that read it died, or its storage failed.
+#: How often a bundle is read again after the process that read it died, or its storage failed.
 _RETRIES = 4
 
 
@@ -60,7 +60,7 @@ def read_with_ray(
 ) -> Iterator[tuple[BundleSpec, Bundle]]:
     """These bundles, in order, read ahead on the cluster.  Needs a connection to Ray.
 
-    name: of the run; dashboards call its tasks so.
+    name: of the run, for the names of its tasks in dashboards.
     Raises what a reader raised, wrapped by Ray.  Closing the generator cancels what is on its way.
     """
     pickled = cloudpickle.dumps(reader)
@@ -122,12 +122,12 @@ class Batches:
         awaited = self._progress.describe()
         self.close()
         raise JobError(
-            f"no data for {self._timeout_s:g} s (data.timeout_s): waiting for {awaited}; "
-            "is a reader dead, the storage stuck, or are there no cores left for it?"
+            f"the readers sent nothing for {self._timeout_s:g} s (data.timeout_s); awaited: {awaited}\n"
+            "fix: check that storage answers and that data.reader_cpus cores are free for a reader, then run it again"
         )
 
     def close(self) -> None:
-        """End the thread, and with it the pipeline; waits for it only as long as it is alive and well."""
+        """End the thread, and with it the pipeline; waits a few seconds for it."""
         self._stop.set()
         while not self._queue.empty():
             self._queue.get_nowait()
@@ -206,7 +206,7 @@ def batches(
     name: str = "training",
     with_ray: bool = True,
 ) -> Batches:
-    """A worker's batches, for ever, from global batch `start_batch` on; see `Batches` and `batches.assemble`.
+    """A worker's batches, without end, from global batch `start_batch` on; see `Batches` and `batches.assemble`.
 
     name: of the run, for dashboards.
     with_ray: read on the cluster; otherwise in a thread of this process.

@@ -3,7 +3,7 @@
 A transform is one class in one file and one line in the registry below, or its import path in the recipe:
 
     class PrefixConfig(NamedConfig):
-        prefix: str = Field(description="stands before the text")
+        prefix: str = Field(description="words put before the text")
 
     class Prefix(TextTransform):
         "Puts words before the text."
@@ -14,7 +14,7 @@ A transform is one class in one file and one line in the registry below, or its 
             return [text._replace(text=self.config.prefix + text.text)]
 
 Reading happens in other processes, which get the configuration and make the transform from it, so its class must be
-importable there, and it keeps nothing from one row to the next.
+importable there, and it must keep nothing from one row to the next.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TextTransform(ABC):
 
     @abstractmethod
     def __call__(self, text: Text, rng: np.random.Generator) -> list[Text]:
-        """The texts that a slot may draw in place of `text`: one that differs, several, or none.  Blank ones are lost.
+        """The texts that a slot may draw in place of `text`: another one, several, or none.  Blank ones are dropped.
 
         rng: the row's own, by (seed, row, epoch): with it alone, the same row gives the same texts wherever it is read.
         """

@@ -3,7 +3,7 @@
 A slot's selectors each find some of the row's texts, which their transforms may change, split or leave out; one
 selector is drawn by `p` among those that found any, then one of its texts, all alike.  Slots with equal selectors draw
 different texts while there are any left, then again from all (DreamLIP samples its sentences so: objectives #66).  The
-draw depends on (seed, row, epoch), not on who reads the row.
+draw depends on (seed, row, epoch), not on which process reads the row.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _draw(slot: Slot, pools: Sequence[list[Text]], which: float) -> list[Text]:
 
 
 def text_group(text: Text | None) -> int:
-    """63 bits that stand for a text, but for its case, width and spaces; -1 for none."""
+    """63 bits that stand for a text, apart from its case, width and spaces; -1 for none."""
     return -1 if text is None else hex_id(text_digest(text.text).hex())
 
 

@@ -1,6 +1,6 @@
 """Texts to token ids as open_clip makes them, without open_clip: what a reader carries to the nodes that read.
 
-A reader is a process a core on every node.  open_clip's tokenizers come with torch, timm and transformers: 10 s and
+Every core of every node runs a reader process.  open_clip's tokenizers come with torch, timm and transformers: 10 s and
 900 MB each.  The ids need the Rust library under them and a few lines of cleaning.
 """
 
@@ -10,6 +10,7 @@ import functools
 import gzip
 import html
 import os
+import platform
 import string
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -21,7 +22,9 @@ import numpy.typing as npt
 import regex
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-# Readers run one to a core: the library's threads would only get in each other's way.
+from pairmill.errors import UserError
+
+# Readers run one to a core: the library's threads would only slow each other down.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 START, END = "<start_of_text>", "<end_of_text>"
@@ -38,8 +41,8 @@ _MERGES = slice(1, 1 + 49408 - 2 * 256 - 2)
 _NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 
-def _mended(text: str) -> str:
-    """Broken encodings repaired, HTML entities replaced (twice: `&amp;amp;` is common)."""
+def _repaired(text: str) -> str:
+    """Broken encodings fixed, HTML entities replaced (twice: `&amp;amp;` is common)."""
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
@@ -49,9 +52,9 @@ def _spaced(text: str) -> str:
 
 #: open_clip's ways of cleaning, by its names for them (`tokenizer_kwargs.clean`).
 CLEANERS: dict[str, Callable[[str], str]] = {
-    "whitespace": lambda text: _spaced(_mended(text)),
-    "lower": lambda text: _spaced(_mended(text)).lower(),
-    "canonicalize": lambda text: _spaced(_mended(text).translate(_NO_PUNCTUATION).lower()),
+    "whitespace": lambda text: _spaced(_repaired(text)),
+    "lower": lambda text: _spaced(_repaired(text)).lower(),
+    "canonicalize": lambda text: _spaced(_repaired(text).translate(_NO_PUNCTUATION).lower()),
 }
 
 
@@ -90,9 +93,14 @@ class BackendTokens:
 
 @functools.lru_cache(maxsize=1)
 def _open_clip_backend() -> Tokenizer:
-    """Byte pairs in the words of `_WORDS`, from the vocabulary file that open_clip ships."""
+    """Byte pairs in the words of `_WORDS`, from open_clip's vocabulary file.  Raises UserError where it is missing."""
     package = find_spec("open_clip")
-    assert package is not None and package.origin is not None, "open_clip is installed"
+    if package is None or package.origin is None:
+        raise UserError(
+            "open_clip must be installed on every node that reads data, for its vocabulary file",
+            value=f"no module open_clip on {platform.node()}",
+            fix="install pairmill with its dependencies there",
+        )
     with gzip.open(Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as lines:
         merges = [(first, second) for first, second in map(str.split, lines.read().split("\n")[_MERGES])]
     printable = [chr(byte) for byte in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]

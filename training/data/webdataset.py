@@ -37,11 +37,10 @@ class _Index(NamedTuple):
 
 
 class TarSource:
-    """Tars of samples with an image; what has none is no sample."""
+    """Tars of samples; one without an image is left out."""
 
     def __init__(self, found: Found, *, name: str, text_column: str | None = None) -> None:
-        """text_column: the key of the json files with the text.  Raises RecipeError for a file that is no tar."""
-        assert found.paths, "a source has files"
+        """text_column: the key of the json files with the text.  Raises RecipeError for a file that is not a tar."""
         self.name = name
         self._filesystem, self._text_key = found.filesystem, text_column
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:
@@ -98,9 +97,9 @@ class TarSource:
                 found = list(_samples(tar))
         except tarfile.TarError as error:
             raise RecipeError(
-                "every .tar file of data.path is a readable, uncompressed tar",
+                "every .tar file of data.path must be a readable, uncompressed tar",
                 value=f"{path}: {error}",
-                fix="mend or remove the file",
+                fix="repair or remove the file",
             ) from None
         places = np.array([place for _, place in found], np.int64).reshape(len(found), len(_MEMBERS), 2)
         return _Index([key for key, _ in found], places[:, :, 0], places[:, :, 1])

@@ -17,31 +17,37 @@ _KIND = ChosenBy(KINDS, default="retrieval")
 class EvaluateDatasetConfig(Config):
     """One dataset to evaluate on: any source that training reads, with what its texts mean."""
 
-    path: str = Field(description="a curated run, a Parquet file or folder, or webdataset tars, as `data.path`")
-    selection: str | None = Field(None, description="a selection of a curated run, as `data.selection`")
+    path: str = Field(description="curated run, Parquet file or folder, or webdataset tars, as `data.path`")
+    selection: str | None = Field(
+        None, description="selection of a curated run, as `data.selection`; null: the packed pairs"
+    )
     kind: Annotated[NamedConfig, _KIND] = Field(
         default_factory=lambda: _KIND.parse({}),
-        description="retrieval: texts describe their image; zero_shot: a text of the row names its class; with keys of "
-        "its own as {name: …, key: …}",
+        description="what texts mean; retrieval: they describe their image; zero_shot: one names the class of its row; "
+        "with keys of its own as {name: …, key: …}",
     )
-    image_column: str | None = Field(None, description="image column of a foreign Parquet file, as `data.image_column`")
-    text_column: str | None = Field(None, description="text column of a foreign Parquet file, as `data.text_column`")
+    image_column: str | None = Field(
+        None, description="image column of a foreign Parquet file, as `data.image_column`; null: the usual names"
+    )
+    text_column: str | None = Field(
+        None, description="text column of a foreign Parquet file, as `data.text_column`; null: the usual names"
+    )
     languages: tuple[str, ...] | None = Field(
         None, description="ISO codes of the texts (or class names) used; null: `evaluate.languages`"
     )
 
 
 class EvaluateConfig(Config):
-    """What is evaluated."""
+    """What is evaluated, and how often."""
 
-    datasets: dict[str, EvaluateDatasetConfig] = Field({}, description="datasets by the name they have in the results")
+    datasets: dict[str, EvaluateDatasetConfig] = Field({}, description="datasets by their names in the results")
     every_steps: int | None = Field(
         None, ge=1, description="optimiser steps between evaluations during training; null: only at the end"
     )
     metrics: tuple[Annotated[NamedConfig, ChosenBy(METRICS)], ...] | None = Field(
         None,
-        description="what is measured, where a dataset has what it needs: recall, rank_variance, geometry, accuracy; "
-        "with keys of their own as {name: …, key: …}; null: all that are registered",
+        description="metrics, each measured where a dataset has what it needs: recall, rank_variance, geometry, "
+        "accuracy; with keys of their own as {name: …, key: …}; null: all registered ones",
     )
     languages: tuple[str, ...] | None = Field(None, description="ISO codes of the texts used; null: all there are")
     max_images: int | None = Field(None, ge=1, description="images of a dataset, its first ones; null: all")

@@ -1,7 +1,7 @@
 """Kinds of evaluation dataset: what the rows mean, and which features the metrics are given.
 
 A kind is one class in one file and one line in the registry below, or its import path in the recipe.  The features that
-it gives are known by their names; the built-in kinds and metrics share these:
+it gives have names; the built-in kinds and metrics share these:
 
     image_ND    float32  unit embeddings of the N images
     text_UD     float32  unit embeddings of the U distinct texts
@@ -61,7 +61,7 @@ class DatasetKind(ABC):
         return self.dataset.languages or self.evaluate.languages
 
     def check(self) -> None:  # noqa: B027  # there is nothing to check by default
-        """Check without a model what `__call__` would trip over, besides the rows.  Raises RecipeError."""
+        """Check without a model what would make `__call__` fail, except the rows.  Raises RecipeError."""
 
     @abstractmethod
     def __call__(self, encoder: Encoder) -> Iterator[Embedded]:

@@ -27,11 +27,11 @@ def metrics_of(config: EvaluateConfig) -> dict[str, Metric]:
         metric = METRICS.get(chosen.name)(chosen)
         if chosen.name in metrics:
             raise RecipeError(
-                "evaluate.metrics must name a metric once", value=chosen.name, fix="leave one of them out"
+                "evaluate.metrics must name each metric once", value=chosen.name, fix="leave the second one out"
             )
         if given and not any(gives.issuperset(metric.needs) for gives in given):
             raise RecipeError(
-                f"a metric must find what it needs in a dataset of evaluate.datasets: {', '.join(metric.needs)}",
+                f"a dataset of evaluate.datasets must give what a metric needs: {', '.join(metric.needs)}",
                 value=chosen.name,
                 fix="leave it out of evaluate.metrics, or add a dataset of another kind",
             )

@@ -59,12 +59,12 @@ def embed_texts(
 ) -> Tensor:
     """Texts to unit embeddings, float32 [N, D] on `device`, in the order given.
 
-    encode_text: tokens int64 [B, L] to features [B, D].  Batches are of texts of like length, each padded to its
+    encode_text: tokens int64 [B, L] to features [B, D].  Batches hold texts of similar length, each padded to its
     longest with `pad_id`; pad_to: to this length instead, for a tower that needs its full context.
     """
     device = torch.device(device)
     if not len(texts):
-        raise ValueError("no texts to embed")
+        raise ValueError("texts must not be empty")
     ids = [row for first in range(0, len(texts), 4096) for row in tokenize(list(texts[first : first + 4096]))]
     order = np.argsort([len(row) for row in ids], kind="stable")
     features = []

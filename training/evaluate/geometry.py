@@ -51,7 +51,7 @@ def uniformity(rows_ND: Tensor, t: float = 2.0, max_rows: int = 10_000, chunk: i
     Raises ValueError for fewer than two rows.
     """
     if len(rows_ND) < 2:
-        raise ValueError("uniformity is over pairs: give at least two rows")
+        raise ValueError("uniformity is over pairs: there must be at least two rows")
     if len(rows_ND) > max_rows:
         rows_ND = rows_ND[torch.linspace(0, len(rows_ND) - 1, max_rows, device=rows_ND.device).long()]
     rows = len(rows_ND)

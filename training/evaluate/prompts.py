@@ -80,7 +80,7 @@ def class_names_of(path: str, languages: Sequence[str] | None) -> dict[str, list
     missing = [language for language in languages or () if language not in found]
     if missing:
         raise RecipeError(
-            "class names must exist in every language evaluated",
+            "class_names must have the names in every language evaluated",
             value=f"{', '.join(missing)} is not in {path}, which has {', '.join(found)}",
             fix="add the names, or name the languages to evaluate in `languages`",
         )
@@ -88,7 +88,7 @@ def class_names_of(path: str, languages: Sequence[str] | None) -> dict[str, list
     sizes = {language: len(names) for language, names in found.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise RecipeError(
-            "class names must be one list a language, of the same classes in the same order",
+            "class_names must have one list per language, of the same classes in the same order",
             value=", ".join(f"{language}: {size}" for language, size in sizes.items()) or "nothing",
             fix=f"fix {path}",
         )
@@ -100,7 +100,7 @@ def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
 
     key: the recipe key, for the error.  Raises RecipeError if the file cannot be read or holds anything else.
     """
-    forms = 'a JSON list, JSON {"en": [...], "zh": [...]}, or plain text with one a line'
+    forms = 'write a JSON list, JSON {"en": [...], "zh": [...]}, or plain text with one a line'
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

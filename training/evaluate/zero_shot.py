@@ -33,11 +33,11 @@ class ZeroShotConfig(NamedConfig):
     )
     templates: str | None = Field(
         None,
-        description="file of prompt templates, same forms, `{c}` or `{}` is the class name; "
+        description="file of prompt templates, in the same forms, `{c}` or `{}` for the class name; "
         "null: OpenAI's 80 for en, ours for zh, the bare name otherwise",
     )
     label: Literal["name", "index"] = Field(
-        "name", description="a row's class is the text that is a class name, or a 0-based number"
+        "name", description="how a text of a row gives its class; name: by a class name; index: by a 0-based number"
     )
 
 

@@ -1,4 +1,4 @@
-"""What objectives are computed with: contrasts, and the kernels that make a loss of them tile by tile.
+"""What objectives are computed with: contrasts, and the kernels that compute their loss tile by tile.
 
 These are functions of named inputs and know nothing of ranks; `training.gather` does.  Read in this order: inputs,
 contrast, tiles, softmax, sigmoid, compose.  What names a loss in a recipe is in `training/objectives/`.

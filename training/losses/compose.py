@@ -1,4 +1,4 @@
-"""The loss of contrasts: what the kernels make of all pairs, less what is at the targets.
+"""The loss of contrasts: what the kernels compute of all pairs, less the terms at the targets.
 
 B rows of this rank, K text slots, k slots of one contrast, D embedding.
 """
@@ -91,9 +91,9 @@ def _contrast_loss(
     else:
         if inputs.bias is None:
             raise RecipeError(
-                "a model that sigmoid contrasts are computed of must have a logit bias",
-                value="an objective without bias_init",
-                fix="give the objective a bias_init (SigLIP: -10)",
+                "an objective with sigmoid contrasts must have a bias_init, for the logit bias of its model",
+                value="bias_init: None",
+                fix="give the objective one (SigLIP: -10)",
             )
         at_own_Bk = at_own_Bk + wide(inputs.bias)
         weight_Bk = row_weight[:, None] * positive_Bk

@@ -1,7 +1,7 @@
 """Softmax over columns and over rows in one pass over tiles of the logits, with a gradient written by hand.
 
-The value is what remains of the two cross-entropies when the terms at the targets are taken out (they are few, and
-plain autograd handles them; see `compose`):
+The value is the two cross-entropies without the terms at the targets, which are few and left to plain autograd (see
+`compose`):
 
     V = Σ_i w_i · LSE_c l_ic  +  Σ_c v_c · LSE_i l_ic            l_ic = s · q_i·k_c
 

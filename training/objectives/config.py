@@ -27,18 +27,18 @@ class LossConfig(Config):
 
     objective: Annotated[NamedConfig, ChosenBy(OBJECTIVES)] = Field(
         ClipConfig(name="clip"),
-        description="what is learnt: a name of docs/objectives.md, or the import path of your own; with keys of its "
-        "own, a mapping of them and `name`",
+        description="objective to learn: a name of docs/objectives.md, or the import path of your own; with keys of "
+        "its own, a mapping of them and `name`",
     )
     mode: Literal["gather", "group", "ring", "local"] = Field(
         "gather",
-        description="whose texts are the negatives: gather and ring: of all workers, with the same numbers; group: of "
-        "group_size workers, others at every step; local: of the own worker",
+        description="whose texts are the negatives; gather and ring: those of all workers, with equal results; group: "
+        "those of group_size workers, others at every step; local: the worker's own",
     )
     group_size: int | None = Field(None, ge=1, description="workers of a group in mode group; null: all")
     tile: tuple[int, int] = Field(
         (1024, 2048),
-        description="rows and columns of the logits that exist at a time; takes 12 bytes times their product",
+        description="rows and columns of the logits held at a time; takes 12 bytes times their product",
     )
 
     @model_validator(mode="after")

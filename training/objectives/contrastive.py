@@ -22,7 +22,7 @@ class Contrastive(Objective):
     """Base of objectives that are contrasts of images with texts."""
 
     def contrasts(self, text_mask_BK: Tensor) -> list[Contrast]:
-        """Which texts an image is to be near to, and with what weight; bool [B, K] -> contrasts."""
+        """Which texts an image should be close to, and with what weight; bool [B, K] -> contrasts."""
         raise NotImplementedError
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:

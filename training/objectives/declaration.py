@@ -1,4 +1,4 @@
-"""What an objective says of itself.  Recipe, loop, checkpoint, sweep and docs derive everything else from it.
+"""What an objective declares.  Recipe, loop, checkpoint, sweep and docs derive everything else from it.
 
     class MyConfig(NamedConfig):
         queue: int = Field(4096, ge=1, description="text embeddings that are kept")
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Need(NamedTuple):
-    """Something that costs more than embeddings do, so that the loop makes it only where it is asked for."""
+    """Something that costs more than embeddings, so the loop makes it only where an objective asks for it."""
 
     what: str
     delivered: bool  #: by today's loop
@@ -71,7 +71,7 @@ class Kept(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What a run tells an objective before its first step."""
+    """What a run gives an objective before its first step."""
 
     width: int  #: D
     slots: int  #: K
@@ -100,11 +100,11 @@ class Objective:
 
     #: Its own keys of the recipe.  The module that defines it must not import torch.
     Config: ClassVar[type[NamedConfig]] = NamedConfig
-    #: Names of NEEDS.  One that is made of others sets this and what follows when it is made.
+    #: Names of NEEDS.  An objective made of others sets this and the following in its constructor.
     needs: tuple[str, ...] = ()
     #: The tensors of `state`, and where each lives.
     keeps: tuple[Kept, ...] = ()
-    #: Where temperature.init is null and no checkpoint brings one along.  0.07: CLIP's.
+    #: Used where temperature.init is null and no checkpoint brings a temperature.  0.07: CLIP's.
     temperature_init: float = 0.07
     #: Names of parameters of `heads` without weight decay: codebooks, prototypes.  Vectors and biases have none anyway.
     undecayed: tuple[str, ...] = ()
@@ -117,12 +117,12 @@ class Objective:
     state: dict[str, Tensor]
 
     def __init__(self, config: NamedConfig) -> None:
-        """Costs nothing: a recipe is checked with it."""
+        """Must be cheap: checking a recipe calls it."""
         self.config = config
         self.state = {}
 
     def begin(self, setup: Setup) -> None:
-        """Take up a run.  Raises RecipeError if `start` gives other tensors than `keeps` names."""
+        """Get ready for a run.  Raises RecipeError if `start` gives other tensors than `keeps` names."""
         self.setup = setup
         self.state = dict(self.start(setup))
         names = [kept.name for kept in self.keeps]
@@ -130,7 +130,7 @@ class Objective:
             raise RecipeError(
                 f"loss.objective {self.config.name}: start must give the tensors that keeps names",
                 value=f"start: {', '.join(self.state)}; keeps: {', '.join(names)}",
-                fix="name every tensor of the state in keeps, and no other",
+                fix="name exactly the tensors of the state in keeps",
             )
 
     @property
@@ -140,7 +140,7 @@ class Objective:
 
     @property
     def teacher_decay(self) -> float:
-        """Of the need `teacher`: share of the average that a step leaves as it was.  0.995: ALBEF (Li et al. 2021)."""
+        """Of the need `teacher`: share of the average that a step keeps.  0.995: ALBEF (Li et al. 2021)."""
         return 0.995
 
     def start(self, setup: Setup) -> Mapping[str, Tensor]:
@@ -183,7 +183,7 @@ def _forms(forms: Mapping[str, tuple[tuple[int, ...], object]]) -> str:
 def opened(kind: object, config: NamedConfig) -> Objective:
     """The objective that a name or an import path led to, which `begin` readies for a run.
 
-    Raises RecipeError if it is none, or asks for what there is not or what the loop does not deliver.
+    Raises RecipeError if it is not an objective, or has a need that is unknown or not delivered by the loop.
     """
     name = config.name
     if not (isinstance(kind, type) and issubclass(kind, Objective)):
@@ -196,15 +196,15 @@ def opened(kind: object, config: NamedConfig) -> Objective:
     for need in objective.needs:
         if need not in NEEDS:
             raise RecipeError(
-                f"loss.objective {name}: needs must be of {', '.join(NEEDS)}",
+                f"loss.objective {name}: needs must only name {', '.join(NEEDS)}",
                 value=need,
                 fix=f"perhaps you mean: {nearest(need, NEEDS)}",
             )
         if not NEEDS[need].delivered:
             delivered = ", ".join(known for known, one in NEEDS.items() if one.delivered)
             raise RecipeError(
-                f"loss.objective {name}: needs must be something that the training loop delivers ({delivered})",
-                value=f"{need} ({NEEDS[need].what}), which it does not deliver yet",
+                f"loss.objective {name}: needs must only name what the training loop delivers ({delivered})",
+                value=f"{need} ({NEEDS[need].what}), not delivered yet",
                 fix="choose another objective",
             )
     return objective

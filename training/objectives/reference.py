@@ -12,7 +12,7 @@ from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import NEEDS, Objective
 
 _TOP = """\
-<!-- Made by `python -m training.objectives.reference > docs/objectives.md`; a test holds it to the code. -->
+<!-- Made by `python -m training.objectives.reference > docs/objectives.md`; a test compares it with the code. -->
 
 # Objectives
 
@@ -24,7 +24,7 @@ loss:
   mode: gather                                 # whose texts are the negatives
 ```
 
-A sweep names it likewise, and its keys below it:
+A sweep names it the same way, with its keys below it:
 
 ```yaml
 space:
@@ -37,12 +37,12 @@ An objective of your own is one class: `training/objectives/declaration.py` says
 job runs, it is named by its import path.  To add one here:
 
 1. Write a subclass of `Objective` and its config in a file of its own in `training/objectives/`.  The file must not
-   import torch when it is imported: a recipe is checked without.  What is a contrast of images with texts derives from
-   `Contrastive` and returns its contrasts; it knows nothing of ranks.
-2. Add a line to `OBJECTIVES` in `training/objectives/config.py`, and write this page again.
-3. Write the equation of a contrastive one once more, naively, in `tests/training/losses/naive.py`, whose tests hold it
-   to that over ranks, modes and tiles.  One with state, teacher or parameters has its gradients tested over ranks,
-   micro-batches and ZeRO stages, and its run killed and resumed, as in `test_own_objective.py`.
+   import torch when it is imported: a recipe is checked without it.  An objective that contrasts images with texts
+   derives from `Contrastive` and returns its contrasts; it knows nothing of ranks.
+2. Add a line to `OBJECTIVES` in `training/objectives/config.py`, and make this page again.
+3. For a contrastive objective, write the equation again, naively, in `tests/training/losses/naive.py`; its tests
+   compare the two over ranks, modes and tiles.  For one with state, teacher or parameters, test its gradients over
+   ranks, micro-batches and ZeRO stages, and kill and resume its run, as in `test_own_objective.py`.
 """
 
 _KEPT = """\

@@ -7,7 +7,7 @@
     per_worker     {name: [tensor of each worker]}
     teacher        the average's `state_dict`, or None
 
-A run resumes with any number of workers, but for an objective that keeps tensors per worker.
+A run resumes with any number of workers, unless its objective keeps tensors per worker.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def to_save(
         if len({of_rank[name] for of_rank in digests_of}) > 1:
             raise IntegrityError(
                 f"replicated state must be the same on all workers: {name} of loss.objective {objective.config.name} "
-                "is not; after_step must change it by what all workers know (exchange.everyone, exchange.total)"
+                "differs; after_step must change it by what all workers know (exchange.everyone, exchange.total)"
             )
     if rank != 0 or not (objective.keeps or parameters or teacher is not None):
         return None
@@ -93,7 +93,7 @@ def resume(objective: Objective, teacher: Teacher | None, saved: Mapping[str, An
     )
     if teacher is not None:
         if saved["teacher"] is None:
-            raise IntegrityError(f"the checkpoint of loss.objective {name} must hold its teacher, and does not")
+            raise IntegrityError(f"the checkpoint of loss.objective {name} must hold its teacher; it holds none")
         teacher.load_state_dict(saved["teacher"])
 
 

@@ -55,8 +55,8 @@ def resolve_architecture(config: ModelConfig) -> Architecture:
     schema, name = _parse(config.architecture)
     if schema is not None and config.pretrained is not None:
         raise RecipeError(
-            f"an architecture from {schema} brings its own weights",
-            value=f"model.pretrained: {config.pretrained}",
+            f"model.pretrained must be null with an architecture from {schema}, which brings its own weights",
+            value=config.pretrained,
             fix="leave model.pretrained out, or name the architecture by its JSON file",
         )
     preprocess: dict[str, Any] = asdict(PreprocessCfg())
@@ -72,9 +72,9 @@ def resolve_architecture(config: ModelConfig) -> Architecture:
         model_cfg, own = _read(Path(name))
     else:
         raise RecipeError(
-            "model.architecture is a name that open_clip knows, a JSON file, hf-hub:… or local-dir:…",
+            "model.architecture must be a name that open_clip knows, a JSON file, hf-hub:… or local-dir:…",
             value=name,
-            fix=f"did you mean {nearest(name, open_clip.list_models())}?",
+            fix=f"perhaps you mean: {nearest(name, open_clip.list_models())}",
         )
     preprocess = merge_preprocess_dict(preprocess, own)
     if config.pretrained is not None:
@@ -101,8 +101,7 @@ def resolve_weights(config: ModelConfig) -> Path | None:
         return _weights_in(path)
     if path.is_file():
         return path
-    tag = get_pretrained_cfg(name, config.pretrained)
-    assert tag, "resolve_architecture has refused unknown tags"
+    tag = _tag(config.pretrained, name)
     with _reachable(f"{name} {config.pretrained}"):
         return Path(download_pretrained(tag))
 
@@ -116,7 +115,9 @@ def _parse(name: str) -> tuple[str | None, str]:
         return schema, identifier
     except ValueError as error:
         raise RecipeError(
-            "an architecture's prefix is followed by a name", value=name, fix="e.g. local-dir:exports/first"
+            "model.architecture must have a name after its prefix",
+            value=name,
+            fix="write, for example, local-dir:exports/first",
         ) from error
 
 
@@ -126,30 +127,36 @@ def _tuned_with(config: ModelConfig, name: str, model_cfg: dict[str, Any]) -> di
     if path.exists():
         beside = (path if path.is_dir() else path.parent) / CONFIG_FILE
         return _read(beside)[1] if beside.is_file() else {}
-    tag: dict[str, Any] = get_pretrained_cfg(name, config.pretrained)
-    if not tag:
-        tags = list_pretrained_tags_by_model(name)
-        raise RecipeError(
-            f"model.pretrained is a tag of {name}, or a file or folder that exists",
-            value=config.pretrained,
-            fix=f"its tags: {nearest(str(config.pretrained), tags)}" if tags else f"{name} has no tags; give a path",
-        )
+    tag = _tag(str(config.pretrained), name)
     # The activation belongs to the weights: open_clip only warns where the two disagree, and the features are wrong.
     if tag.get("quick_gelu", False) != model_cfg.get("quick_gelu", False):
         model_cfg["quick_gelu"] = tag.get("quick_gelu", False)
     return tag
 
 
+def _tag(tag: str, name: str) -> dict[str, Any]:
+    """open_clip's configuration of the weights that a tag of an architecture names.  Raises RecipeError without any."""
+    found: dict[str, Any] = get_pretrained_cfg(name, tag)
+    if not found:
+        tags = list_pretrained_tags_by_model(name)
+        raise RecipeError(
+            f"model.pretrained must be a tag of {name}, or a file or folder that exists",
+            value=tag,
+            fix=f"choose one of its tags: {nearest(tag, tags)}" if tags else f"give a path: {name} has no tags",
+        )
+    return found
+
+
 def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None) -> None:
-    """Apply the recipe's overrides in place; `folder` is where a `local-dir:` architecture lies."""
+    """Apply the recipe's overrides in place; `folder` is that of a `local-dir:` architecture."""
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
     if config.image_size is not None:
         vision["image_size"] = config.image_size
     if config.patch_dropout is not None:
         if isinstance(vision.get("layers"), list):
             raise RecipeError(
-                "patch dropout needs an image tower made of patches",
-                value=f"{config.architecture}, a ResNet",
+                "model.patch_dropout must be null for an image tower that is not made of patches",
+                value=f"{config.patch_dropout}, with {config.architecture}, a ResNet",
                 fix="remove model.patch_dropout",
             )
         vision["patch_dropout"] = config.patch_dropout
@@ -174,7 +181,7 @@ def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None
 
 
 def localise(text_cfg: dict[str, Any], folder: Path) -> None:
-    """Point a folder's `text_cfg` at the tokenizer and the tower configuration that lie in the folder itself."""
+    """Point a folder's `text_cfg` at the tokenizer and the tower configuration in the folder itself."""
     if text_cfg.get("hf_tokenizer_name"):
         text_cfg["hf_tokenizer_name"] = str(folder)
     if "hf_model_name" in text_cfg and (folder / TEXT_TOWER_FOLDER / "config.json").is_file():
@@ -187,17 +194,21 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(
-            "model.architecture names a file that can be read", value=path, fix=f"check the path ({error.strerror})"
+            "model.architecture must name a file that can be read",
+            value=f"{path} ({error.strerror})",
+            fix="correct the path",
         ) from error
     except ValueError as error:
-        raise RecipeError("an architecture is a JSON file", value=path, fix=str(error)) from error
+        raise RecipeError(
+            "an architecture must be a JSON file", value=f"{path}: {error}", fix="correct the file"
+        ) from error
     model_cfg = data.get("model_cfg", data) if isinstance(data, dict) else {}
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model_cfg]
     if missing:
         raise RecipeError(
-            "an architecture has embed_dim, vision_cfg and text_cfg",
+            "an architecture must have embed_dim, vision_cfg and text_cfg",
             value=f"{path} lacks {', '.join(missing)}",
-            fix="write it as open_clip's model_configs/*.json are",
+            fix="write it like open_clip's model_configs/*.json",
         )
     return model_cfg, data.get("preprocess_cfg", {})
 
@@ -206,17 +217,17 @@ def _weights_in(folder: Path) -> Path:
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise RecipeError(f"a model folder holds one of {', '.join(_WEIGHTS)}", value=folder, fix="check the path")
+    raise RecipeError(f"a model folder must hold one of {', '.join(_WEIGHTS)}", value=folder, fix="correct the path")
 
 
 @contextmanager
 def _reachable(what: str) -> Iterator[None]:
-    """Hub clients raise errors of many libraries; to the user all mean that this name could not be fetched."""
+    """Hub clients raise errors of many libraries; for the user, each means that this name could not be fetched."""
     try:
         yield
     except Exception as error:
         raise RecipeError(
-            "weights and configurations of a hub can be fetched",
+            "weights and configurations of a hub must be within reach",
             value=f"{what}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            fix="check the name and the network, or fetch it elsewhere and give a path",
+            fix="check the name and the network, or fetch them elsewhere and give a path",
         ) from error

@@ -1,7 +1,7 @@
 """From architecture to model: build the towers, load their weights, set the temperature, lock what must not learn.
 
-`build_model` is what a training run calls; `model_description` says what it built as plain data, which a checkpoint
-keeps, and `build_from_description` builds it again without recipe, hub or folder.
+A training run calls `build_model`.  `model_description` gives what it built as plain data, which a checkpoint keeps;
+`build_from_description` builds it again without recipe, hub or folder.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def build_model(config: ModelConfig, *, temperature_init: float | None, bias_ini
     """The open_clip model (CLIP, CustomTextCLIP or CoCa; float32, CPU, training mode) that a recipe describes.
 
     temperature_init: τ, what cosines are divided by; `logit_scale` becomes ln(1/τ).  None: the checkpoint's, or
-    open_clip's 0.07.  bias_init: of `logit_bias` (SigLIP: -10).  None: the checkpoint's or the architecture's, which
-    may be that there is none.  Both, when given, hold over a checkpoint's values.
+    open_clip's 0.07.  bias_init: of `logit_bias` (SigLIP: -10).  None: the checkpoint's or the architecture's, if
+    it has one.  Both, when given, override a checkpoint's values.
 
     Weights that are drawn follow torch's global seed: the caller sets it, to the same value on all ranks.
     A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid, texts
@@ -80,7 +80,11 @@ def image_size(model: nn.Module) -> int:
     size = visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise RecipeError("images are square", value=f"{height}x{width}", fix="set model.image_size to one number")
+        raise RecipeError(
+            "the images of model.architecture must be square",
+            value=f"{height}x{width}",
+            fix="set model.image_size to one number",
+        )
     return int(height)
 
 
@@ -98,7 +102,7 @@ def model_description(config: ModelConfig, model: nn.Module) -> dict[str, Any]:
     """
     architecture = resolve_architecture(config)
     model_cfg = deepcopy(architecture.model_cfg)
-    # These say how training starts and goes; the checkpoint has the outcome.
+    # These say how training runs; the checkpoint has the outcome.
     model_cfg["vision_cfg"].pop("patch_dropout", None)
     model_cfg.pop("init_logit_scale", None)
     model_cfg.pop("init_logit_bias", None)
@@ -155,32 +159,34 @@ def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *,
             )
         except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise RecipeError(
-                "open_clip can build the architecture", value=name, fix=f"{type(error).__name__}: {error}"
+                "model.architecture must be one that open_clip can build",
+                value=f"{name}: {type(error).__name__}: {error}",
+                fix="correct the architecture, or the keys of `model` that change it",
             ) from error
     _cut_patches_by_matmul(model.visual)
     return model
 
 
 class Patches(nn.Conv2d):
-    """A convolution whose windows touch and do not overlap, as the matrix product that it is.
+    """A convolution whose windows touch and do not overlap, computed as a matrix product.
 
     Same parameters, same values.  Its gradient takes a fraction of the convolution's time: ViT-B/32, 32 images, one
     core, bfloat16: 61 ms against 1,115 (float32: 145 against 271).
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, D, H / patch, W / patch]; what is left over at the right and the bottom is not seen."""
+        """[B, C, H, W] -> [B, D, H / patch, W / patch]; what is left over at the right and the bottom is ignored."""
         high, wide = self.kernel_size
         rows, columns = input.shape[2] // high, input.shape[3] // wide
         seen = input[:, :, : rows * high, : columns * wide]
         windows = seen.reshape(*seen.shape[:2], rows, high, columns, wide)
-        # [B, C, rows, high, columns, wide] -> [B, rows, columns, C · high · wide], as the weights lie
+        # [B, C, rows, high, columns, wide] -> [B, rows, columns, C · high · wide], in the order of the weights
         flat = windows.permute(0, 2, 4, 1, 3, 5).flatten(3)
         return F.linear(flat, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def _cut_patches_by_matmul(visual: nn.Module) -> None:
-    """Let every patch embedding of the image tower be a `Patches`."""
+    """Make every patch embedding of the image tower a `Patches`."""
     for module in visual.modules():
         for name, child in module.named_children():
             if type(child) is not nn.Conv2d or child.stride != child.kernel_size or child.padding not in (0, (0, 0)):
@@ -199,7 +205,9 @@ def _load(model: nn.Module, weights: Path) -> None:
             open_clip.load_checkpoint(model, str(weights))
         except Exception as error:  # pickles, archives and shapes each fail in their own way
             raise RecipeError(
-                "the weights fit the architecture", value=weights, fix=f"{type(error).__name__}: {error}"
+                "the weights must fit the architecture",
+                value=f"{weights}: {type(error).__name__}: {error}",
+                fix="give weights of this architecture, or the architecture of these weights",
             ) from error
 
 
@@ -217,9 +225,9 @@ def _check_size(model: Any, config: ModelConfig) -> None:
     if config.image_size is not None and resized:
         # timm could, but plain open_clip could not load the outcome: it resizes a timm tower after the weights.
         raise RecipeError(
-            "an image tower from timm has the image size in its name",
+            "model.image_size must be null for an image tower from timm, which has the size in its name",
             value=f"model.image_size: {config.image_size}",
-            fix="a JSON architecture with another timm_model_name, such as vit_base_patch16_siglip_256",
+            fix="use a JSON architecture with another timm_model_name, such as vit_base_patch16_siglip_256",
         )
 
 
@@ -228,7 +236,9 @@ def _lock(model: Any, config: ModelConfig) -> None:
     if image.locked:
         if isinstance(model.visual, ModifiedResNet) and image.unlocked_groups:
             raise RecipeError(
-                "a ResNet is locked as a whole", value=image.unlocked_groups, fix="model.lock_image.unlocked_groups: 0"
+                "model.lock_image.unlocked_groups must be 0 for a ResNet, which is locked as a whole",
+                value=image.unlocked_groups,
+                fix="set it to 0",
             )
         try:
             model.lock_image_tower(image.unlocked_groups, freeze_bn_stats=image.freeze_batch_norm)
@@ -243,9 +253,9 @@ def _lock(model: Any, config: ModelConfig) -> None:
 
 def _not_lockable(tower: str, groups: int, error: Exception) -> RecipeError:
     return RecipeError(
-        f"the {tower} tower can be locked in parts",
-        value=f"model.lock_{tower}.unlocked_groups: {groups} ({type(error).__name__}: {error})",
-        fix="0 locks all of it",
+        f"model.lock_{tower}.unlocked_groups must suit the {tower} tower",
+        value=f"{groups} ({type(error).__name__}: {error})",
+        fix="set it to 0, which locks the whole tower",
     )
 
 
@@ -254,14 +264,16 @@ def _checkpoint_activations(model: Any, config: ModelConfig) -> None:
     blocks = any(isinstance(module, CustomResidualAttentionBlock) for module in model.modules())
     if blocks or isinstance(model.visual, ModifiedResNet):
         raise RecipeError(
-            "open_clip can checkpoint the activations of the tower's blocks",
+            "model.gradient_checkpointing must be false for a tower whose blocks open_clip cannot checkpoint",
             value=config.architecture,
-            fix="model.gradient_checkpointing: false",
+            fix="set model.gradient_checkpointing: false",
         )
     model.set_grad_checkpointing(True)
     if isinstance(model.visual, TimmModel) and not hasattr(model.visual.trunk, "set_grad_checkpointing"):
         raise RecipeError(
-            "timm can checkpoint the tower", value=config.architecture, fix="model.gradient_checkpointing: false"
+            "model.gradient_checkpointing must be false for an image tower that timm cannot checkpoint",
+            value=config.architecture,
+            fix="set model.gradient_checkpointing: false",
         )
 
 

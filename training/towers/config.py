@@ -1,4 +1,4 @@
-"""Recipe section `model`: which towers, where their weights come from, which of them learn, and how."""
+"""The recipe section `model`: which towers, where their weights come from, which of them learn, and how."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pairmill.config import Config
 class ImageLock(Config):
     """Locked-image tuning of the image tower (LiT, Zhai et al. 2022)."""
 
-    locked: bool = Field(False, description="freeze the image tower")
+    locked: bool = Field(False, description="whether the image tower is frozen")
     unlocked_groups: int = Field(
-        0, ge=0, description="layer groups, counted from the output, that learn all the same: projection, last block, …"
+        0, ge=0, description="layer groups, counted from the output, that still learn: projection, last block, …"
     )
-    freeze_batch_norm: bool = Field(False, description="freeze the running statistics of locked batch norms as well")
+    freeze_batch_norm: bool = Field(
+        False, description="whether the running statistics of locked batch norms are frozen too"
+    )
 
 
 class TextLock(Config):
-    """The same for the text tower."""
+    """Locked tuning of the text tower."""
 
-    locked: bool = Field(False, description="freeze the text tower")
+    locked: bool = Field(False, description="whether the text tower is frozen")
     unlocked_groups: int = Field(
-        0, ge=0, description="layer groups, counted from the output, that learn all the same: projection, last block, …"
+        0, ge=0, description="layer groups, counted from the output, that still learn: projection, last block, …"
     )
 
 
@@ -32,40 +34,48 @@ class ModelConfig(Config):
     architecture: str = Field(
         "ViT-B-32",
         min_length=1,
-        description="a name that open_clip knows; or a JSON file in open_clip's form; or `hf-hub:OWNER/NAME`, or "
+        description="name that open_clip knows; or JSON file in open_clip's form; or `hf-hub:OWNER/NAME`, or "
         "`local-dir:FOLDER`, which bring their weights and tokenizer",
     )
     pretrained: str | None = Field(
         None,
-        description="null: from scratch; or an open_clip tag of this architecture; or a checkpoint file; or the folder "
-        "of an earlier export or checkpoint",
+        description="weights to start from: an open_clip tag of this architecture, a checkpoint file, or the folder of "
+        "an earlier export or checkpoint; null: from scratch",
     )
-    image_size: int | None = Field(None, ge=1, description="side of the input image in pixels; null: architecture's")
+    image_size: int | None = Field(
+        None, ge=1, description="side of the input image in pixels; null: the architecture's"
+    )
     context_length: int | None = Field(
-        None, ge=2, description="longest text in tokens, start and end included; null: architecture's"
+        None, ge=2, description="longest text in tokens, start and end included; null: the architecture's"
     )
     tokenizer: str | None = Field(
         None,
         description="folder or hub id of a Hugging Face tokenizer, or a SentencePiece .model file (unigram); null: "
-        "architecture's",
+        "the architecture's",
     )
     text_model: str | None = Field(
-        None, description="folder or hub id of a Hugging Face encoder that takes the place of the text tower"
+        None,
+        description="folder or hub id of a Hugging Face encoder that replaces the text tower; null: it is kept",
     )
     text_model_weights: bool = Field(
-        True, description="start a Hugging Face text tower from its own weights (false: from its configuration only)"
+        True,
+        description="whether a Hugging Face text tower starts from its own weights; false: from its configuration only",
     )
-    lock_image: ImageLock = Field(default_factory=ImageLock, description="what of the image tower does not learn")
-    lock_text: TextLock = Field(default_factory=TextLock, description="what of the text tower does not learn")
+    lock_image: ImageLock = Field(default_factory=ImageLock, description="parts of the image tower that do not learn")
+    lock_text: TextLock = Field(default_factory=TextLock, description="parts of the text tower that do not learn")
     gradient_checkpointing: bool = Field(
-        False, description="recompute each block's activations in the backward pass: less memory, about 30 % slower"
+        False,
+        description="whether the backward pass recomputes each block's activations; less memory, about 30 % slower",
     )
     patch_dropout: float | None = Field(
-        None, ge=0, lt=1, description="share of image patches left out of a training step (FLIP); null: architecture's"
+        None,
+        ge=0,
+        lt=1,
+        description="share of image patches left out of a training step (FLIP); null: the architecture's",
     )
     layer_decay: float | None = Field(
         None, gt=0, le=1, description="learning rate of a block over that of the block above it; null: equal"
     )
     ema_decay: float | None = Field(
-        None, gt=0, lt=1, description="decay per step of the average of the weights; null: no average is kept"
+        None, gt=0, lt=1, description="decay per step of the average of the weights; null: no average"
     )

@@ -15,19 +15,20 @@ from pairmill.errors import IntegrityError
 class Ema:
     """shadow ← d·shadow + (1 − d)·weight after every step, d = min(decay, (1 + n) / (10 + n)) at the n-th update.
 
-    The warm-up of d is that of TensorFlow's ExponentialMovingAverage: without it the drawn weights weigh on the average
-    for 1/(1 − decay) steps.  Parameters that do not learn are not shadowed.
+    The warm-up of d is that of TensorFlow's ExponentialMovingAverage: without it the initial weights dominate for
+    1/(1 − decay) steps.  Parameters that do not learn are not shadowed.
 
     Works with DeepSpeed's ZeRO stages 0, 1 and 2, where every rank holds every weight: each rank keeps the same shadow,
     4 bytes a parameter.  Under stage 3 a rank sees shards; there is no average.
     """
 
     def __init__(self, model: nn.Module, decay: float, *, warm_up: bool = True) -> None:
-        """model: its parameters that learn, as and where they are now, are the first shadow.  decay: 0 < d < 1.
+        """model: its learning parameters, as they are now and on their device, are the first shadow.  decay: 0 < d < 1.
 
-        warm_up: false: d = decay from the first update on.
+        warm_up: false: d = decay from the first update on.  Raises ValueError for another decay.
         """
-        assert 0 < decay < 1, decay
+        if not 0 < decay < 1:
+            raise ValueError(f"decay must lie between 0 and 1: {decay}")
         self.decay = decay
         self._warm_up = warm_up
         self.updates = 0
@@ -49,7 +50,9 @@ class Ema:
                 shadow.lerp_(parameter.detach().to(shadow), 1 - decay)
                 seen += 1
         if seen != len(self.shadow):
-            raise IntegrityError(f"{len(self.shadow) - seen} of the averaged parameters are missing from the model")
+            raise IntegrityError(
+                f"the model must have every averaged parameter: {len(self.shadow) - seen} are missing from the model"
+            )
 
     @contextmanager
     def swapped_in(self, model: nn.Module) -> Iterator[None]:
@@ -68,7 +71,7 @@ class Ema:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint of the same model.  Raises IntegrityError for one of another."""
         if state["shadow"].keys() != self.shadow.keys():
-            raise IntegrityError("a checkpoint's average must be of the parameters that learn: it is of another model")
+            raise IntegrityError("a checkpoint's average must be of the parameters that learn; it is of another model")
         self.updates = int(state["updates"])
         for name, shadow in self.shadow.items():
             shadow.copy_(state["shadow"][name])

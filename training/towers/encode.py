@@ -8,8 +8,8 @@ fewer tokens than they have positions: `CLIP.encode_text` adds the whole positio
 slices that but not its causal mask.  `encode_text` is their forward pass with both sliced, over the same parameters.
 
 Of a batch of web texts the longest has 77 tokens and the median 11, so they are not padded to the longest either.  The
-tokens of all texts lie one behind the other in one long matrix [T, W], which is all that linear layers and norms need;
-attention sees runs of it, each of texts of about one length.
+tokens of all texts are packed into one long matrix [T, W], which is all that linear layers and norms need; attention
+sees runs of it, each of texts of about one length.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pairmill.errors import IntegrityError
+
 #: For Hugging Face encoders, which take one rectangle of tokens at a time: tokens of the texts of the first group, at
 #: most; each further group is of texts up to twice as long.
 _SHORTEST = 8
@@ -33,7 +35,7 @@ _FEWEST = 16
 
 
 class Run(NamedTuple):
-    """Texts of one length, one behind the other in the long matrix."""
+    """Texts of one length, consecutive in the long matrix."""
 
     texts: list[int]  #: rows of the batch
     length: int  #: tokens of each, padding included
@@ -47,7 +49,7 @@ def text_tower(model: nn.Module) -> Any:
 def needs_full_length(model: nn.Module) -> bool:
     """Whether tokens must be padded to the context length: where padding, or how much there is, changes the features.
 
-    It does for a tower that reads its last position (SigLIP), that appends a class token behind the padding (CoCa), or
+    It does for a tower that reads its last position (SigLIP), that appends a class token after the padding (CoCa), or
     that attends both ways without masking the padding.  It does not for a causal tower pooled at a token of the text,
     and for Hugging Face encoders, which open_clip gives a mask of the padding.
     """
@@ -64,17 +66,22 @@ def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
 
     tokens_BL: integer [B, L], 1 <= L <= P, L = P where `needs_full_length`; padded with the tokenizer's `pad_id`.  A
     row of padding only (an unused text slot, which the loss masks) gets finite features, so that zero gradients stay 0.
+    Raises IntegrityError for another L.
     """
     tower = text_tower(model)
     if isinstance(tower, HFTextEncoder):
         pad_id = int(tower.config.pad_token_id or 0)
-        own_B = (tokens_BL != pad_id).int().flip(1).argmax(1)  # padding behind each text; L where there is no text
+        own_B = (tokens_BL != pad_id).int().flip(1).argmax(1)  # padding after each text; L where there is no text
         used_BL = _some_token(tokens_BL, pad_id)
         return _in_groups(lambda part: _encode(model, part), used_BL, tokens_BL.shape[1] - own_B)
     length, context_length = tokens_BL.shape[1], int(tower.context_length)
-    assert length <= context_length, "the tokenizer truncates to the context length"
+    if length > context_length:
+        raise IntegrityError(f"a tokenizer must truncate to the context length: {length} tokens, not {context_length}")
     if needs_full_length(model):
-        assert length == context_length, "texts of this tower are padded to the context length"
+        if length != context_length:
+            raise IntegrityError(
+                f"texts of this tower must be padded to the context length: {length} tokens, not {context_length}"
+            )
         return _encode(model, tokens_BL)
     if tower.attn_mask is None:
         return _encode(model, tokens_BL)  # a TextTransformer with a mask of the padding takes any length
@@ -115,7 +122,7 @@ def _pool_type(tower: Any) -> str:
 
 
 def _pooled_at(tower: Any, tokens_BL: Tensor) -> Tensor:
-    """The position whose output is the text's feature: nothing behind it is ever seen by a causal tower."""
+    """The position whose output is the text's feature: a causal tower never sees what follows it."""
     kind = _pool_type(tower)
     if kind == "first":
         return torch.zeros(len(tokens_BL), dtype=torch.long, device=tokens_BL.device)
@@ -132,7 +139,7 @@ def _encode(model: Any, tokens_BL: Tensor) -> Tensor:
 
 
 def _encode_causal(tower: Any, tokens_BL: Tensor) -> Tensor:
-    last_B = _pooled_at(tower, tokens_BL)  # nothing behind it is seen
+    last_B = _pooled_at(tower, tokens_BL)  # what follows it is not seen
     runs = runs_of((last_B + 1).tolist(), tokens_BL.shape[1])
     tokens_T = torch.cat([tokens_BL[run.texts, : run.length].flatten() for run in runs])
     dtype = tower.transformer.get_cast_dtype()

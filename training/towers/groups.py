@@ -1,4 +1,4 @@
-"""Parameter groups for AdamW: who decays, and at what share of the learning rate.
+"""Parameter groups for AdamW: which parameters decay, and at what share of the learning rate.
 
 Weight decay follows open_clip's rule (its trainer, 3.3): parameters of fewer than two dimensions and those whose names
 hold `bn`, `ln`, `bias` or `logit_scale` do not decay.  So norms, biases, scale, bias and class embedding do not, and
@@ -29,8 +29,8 @@ _TOP = -1
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float | None) -> list[dict[str, Any]]:
     """Groups of all parameters that learn, each once; the same groups in the same order for equal models.
 
-    A group: `params`, `weight_decay` (the given one or 0), `lr_scale` (what the schedule's rate is multiplied with;
-    the optimiser does not do it), `names` of its parameters.  Without layer_decay there are at most two groups.
+    A group: `params`, `weight_decay` (the given one or 0), `lr_scale` (a factor of the schedule's rate, which
+    the optimiser does not apply), `names` of its parameters.  Without layer_decay there are at most two groups.
     """
     scales = _lr_scales(model, layer_decay)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}

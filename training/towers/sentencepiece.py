@@ -33,11 +33,15 @@ def load_sentencepiece(path: Path) -> Any:
         model.ParseFromString(path.read_bytes())
         readable = bool(model.pieces)
     except Exception as error:  # protobuf's DecodeError has moved between its versions
-        raise RecipeError("a .model file is a SentencePiece model", value=path, fix=str(error)) from error
+        raise RecipeError(
+            "a tokenizer's .model file must be a SentencePiece model",
+            value=f"{path}: {error}",
+            fix="give another file, or a folder with tokenizer.json",
+        ) from error
     spec = model.trainer_spec
     if not readable or spec.model_type != _UNIGRAM or spec.eos_id < 0:
         raise RecipeError(
-            "a SentencePiece tokenizer is a unigram model with an end token",
+            "a SentencePiece tokenizer must be a unigram model with an end token",
             value=path,
             fix="train it with --model_type=unigram --eos_id=1, or give a folder with tokenizer.json",
         )

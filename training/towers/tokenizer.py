@@ -1,7 +1,7 @@
 """From text to token ids: cleaned, tokenized, truncated with the end token kept, not padded.
 
 The ids are those of open_clip's tokenizer of the architecture (SimpleTokenizer, or HFTokenizer around a Hugging Face
-tokenizer), without its padding to the context length: whoever makes a batch pads to the longest text in it.
+tokenizer), without its padding to the context length: a batch is padded to its longest text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAVED_FILE = "tokenizer_config.json"
 
 
 class Tokenizer:
-    """texts -> ids of each, unpadded.  Pickles small, or whole where its files are not everywhere."""
+    """texts -> ids of each, unpadded.  Pickles small, or whole where other nodes may lack its files."""
 
     def __init__(self, description: dict[str, Any], inner: Any) -> None:
         """description: as `tokenizer_description` makes it.  inner: the open_clip tokenizer it describes."""
@@ -82,7 +82,7 @@ class _PaddedTokens:
         rows = list(inner(list(texts), length).numpy().astype(np.int32))
         if isinstance(inner, SimpleTokenizer):
             return [row[: row.tolist().index(inner.eot_token_id) + 1] for row in rows]
-        # `clips` mode puts its class token behind the padding, so the padding is part of the text.
+        # `clips` mode puts its class token after the padding, so the padding is part of the text.
         return rows
 
 
@@ -115,9 +115,9 @@ def open_tokenizer(config: ModelConfig) -> Tokenizer:
             check_hugging_face(tokenizer, AutoConfig.from_pretrained(text_cfg["hf_model_name"]))
         except (OSError, ValueError) as error:
             raise RecipeError(
-                "the text tower's configuration can be loaded",
-                value=text_cfg["hf_model_name"],
-                fix=f"give a folder with config.json, or a hub id that can be reached ({type(error).__name__})",
+                "the text tower must have a configuration that can be loaded",
+                value=f"{text_cfg['hf_model_name']} ({type(error).__name__})",
+                fix="give a folder with config.json, or a hub id that can be reached",
             ) from error
     else:
         check_native(tokenizer, text_cfg)
@@ -148,15 +148,15 @@ def check_native(tokenizer: Tokenizer, text_cfg: dict[str, Any]) -> None:
     pool, end = text_cfg.get("pool_type", "argmax"), tokenizer.end_id
     if pool == "argmax" and end != tokenizer.vocabulary_size - 1 and not text_cfg.get("embed_cls"):
         raise RecipeError(
-            "a tower that pools at the highest id (pool_type argmax) needs that to be the end token",
+            "the end token must have the highest id for a tower that pools there (pool_type argmax)",
             value=f"end token {end} of {tokenizer.vocabulary_size} ids",
-            fix=f'a JSON architecture with "pool_type": "eos", "eos_id": {end} in its text_cfg',
+            fix=f'use a JSON architecture with "pool_type": "eos", "eos_id": {end} in its text_cfg',
         )
     if pool == "eos" and text_cfg.get("eos_id", 2) != end:
         raise RecipeError(
-            "the tower pools at the tokenizer's end token",
+            "the text tower must pool at the tokenizer's end token",
             value=f"text_cfg.eos_id: {text_cfg.get('eos_id', 2)}",
-            fix=f'a JSON architecture with "eos_id": {end} in its text_cfg',
+            fix=f'use a JSON architecture with "eos_id": {end} in its text_cfg',
         )
 
 
@@ -165,25 +165,27 @@ def check_hugging_face(tokenizer: Tokenizer, tower_config: Any) -> None:
     _check_size(tokenizer, int(tower_config.vocab_size), "vocab_size of the tower's config.json")
     if tower_config.pad_token_id != tokenizer.pad_id:
         raise RecipeError(
-            "the text tower masks the id that the tokenizer pads with",
+            "the text tower must mask the id that the tokenizer pads with",
             value=f"pad_token_id of the tower {tower_config.pad_token_id}, of the tokenizer {tokenizer.pad_id}",
             fix="use the tower's own tokenizer",
         )
     positions = int(getattr(tower_config, "max_position_embeddings", 0) or 0)
-    # RoBERTa counts positions from behind its padding id.
+    # RoBERTa counts positions from after its padding id.
     usable = positions - (tokenizer.pad_id + 1 if "roberta" in tower_config.model_type else 0)
     if positions and tokenizer.context_length > usable:
         raise RecipeError(
-            "a text fits the text tower", value=f"{tokenizer.context_length} tokens", fix=f"context_length <= {usable}"
+            "model.context_length must fit the text tower",
+            value=f"{tokenizer.context_length} tokens",
+            fix=f"set it to {usable} or less",
         )
 
 
 def _check_size(tokenizer: Tokenizer, embeddings: int, name: str) -> None:
     if tokenizer.vocabulary_size > embeddings:
         raise RecipeError(
-            f"the tokenizer has no more ids than the text tower has embeddings ({name})",
+            f"the tokenizer must have no more ids than the text tower has embeddings ({name})",
             value=f"{tokenizer.vocabulary_size} ids, {embeddings} embeddings",
-            fix=f'another tokenizer, or a JSON architecture with "vocab_size": {tokenizer.vocabulary_size}',
+            fix=f'use another tokenizer, or a JSON architecture with "vocab_size": {tokenizer.vocabulary_size}',
         )
 
 
@@ -195,13 +197,13 @@ def _open(description: dict[str, Any]) -> Tokenizer:
         inner = _open_sentencepiece(description) if source.endswith(".model") else _open_hugging_face(description)
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise RecipeError(
-            "the tokenizer can be loaded",
-            value=source,
-            fix=f"a tokenizer's folder, a hub id that can be reached, or a .model file ({type(error).__name__})",
+            "the tokenizer must be one that can be loaded",
+            value=f"{source} ({type(error).__name__})",
+            fix="give a tokenizer's folder, a hub id that can be reached, or a .model file",
         ) from error
     if inner.tokenizer.pad_token_id is None or inner.tokenizer.padding_side != "right":
         raise RecipeError(
-            "the tokenizer has a padding token, and pads on the right",
+            "the tokenizer must have a padding token and pad on the right",
             value=source,
             fix="set pad_token and padding_side in its tokenizer_config.json",
         )

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pairmill.errors import IntegrityError
 from training.data.cursor import (
     BundleSpec,
     Plan,
@@ -182,3 +183,12 @@ def test_a_single_pass_takes_every_row_once_in_order(rows: list[int], bundle_row
 )
 def test_lanes_are_lowered_to_divide_the_batch(batch_size: int, lanes: int, fitting: int) -> None:
     assert fitting_lanes(batch_size, lanes) == fitting
+
+
+@pytest.mark.parametrize(
+    ("rows", "lanes", "said"),
+    [([12], 3, "3 of 8"), ([3], 4, "none of dataset 0")],
+)
+def test_a_plan_that_would_lose_rows_is_refused(rows: list[int], lanes: int, said: str) -> None:
+    with pytest.raises(IntegrityError, match=said):
+        Plan(((rows, 1.0),), seed=0, lanes=lanes, batch_size=8, bundle_rows=4)

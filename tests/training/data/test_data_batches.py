@@ -138,7 +138,7 @@ def test_rows_without_text_say_why(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [jpeg(0)] * 4, "texts": texts}), tmp_path / "x.parquet")
     source = open_source(str(tmp_path))
     reader = reader_of([source], slots=((TextSelector(kind="alt"),),))
-    (bundle,) = every_row(source, reader)
+    (bundle,) = every_row(reader)
     assert bundle.status.tolist() == [NO_TEXT, EMPTY_TEXT, NO_TEXT, VALID]
     assert not {MISSING_IMAGE, CORRUPT_IMAGE} & set(bundle.status.tolist())
 
@@ -146,7 +146,7 @@ def test_rows_without_text_say_why(tmp_path: Path) -> None:
 def test_an_evaluation_sees_every_row_once(tmp_path: Path) -> None:
     source = open_source(str(write_parquet(tmp_path / "x.parquet", 23)))
     reader = reader_of([source])
-    seen = [int(row) for bundle in every_row(source, reader, bundle_rows=5) for row in bundle.sample_id]
+    seen = [int(row) for bundle in every_row(reader, bundle_rows=5) for row in bundle.sample_id]
     uids = [uid for piece in range(source.pieces) for uid in source.read(piece)["uid"].to_pylist()]
     assert seen == [sample_id(uid) for uid in uids] and len(set(uids)) == 23
 
@@ -180,7 +180,7 @@ def test_a_file_that_lost_rows_since_they_were_counted_stops_the_run(tmp_path: P
     reader = reader_of([source])
     write_parquet(tmp_path / "x.parquet", 19)
     with pytest.raises(IntegrityError, match="19 in place of 20"):
-        list(every_row(source, reader))
+        list(every_row(reader))
 
 
 def test_a_tokenizer_that_does_not_answer_each_text_stops_the_run(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_tokenizer_that_does_not_answer_each_text_stops_the_run(tmp_path: Path
     reader = reader_of([source])
     forgetful = replace(reader, tokenize=lambda texts: [[1, 2]] * (len(texts) - 1))
     with pytest.raises(IntegrityError, match="5 answers to 6"):
-        list(every_row(source, forgetful))
+        list(every_row(forgetful))
 
 
 def test_a_text_without_tokens_is_no_text(tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_a_text_without_tokens_is_no_text(tmp_path: Path) -> None:
         return [[ord(c) for c in text if c.isascii() and c.isalpha()] for text in texts]
 
     deaf = Reader(reader.sources, reader.transform, reader.slots[1:], only_ascii, reader.seed)
-    (bundle,) = every_row(source, deaf)
+    (bundle,) = every_row(deaf)
     assert set(bundle.status.tolist()) == {EMPTY_TEXT} and not bundle.images.any() and (bundle.kind == -1).all()
     half = Reader(reader.sources, reader.transform, reader.slots, only_ascii, reader.seed)
-    (bundle,) = every_row(source, half)
+    (bundle,) = every_row(half)
     assert set(bundle.status.tolist()) == {VALID} and (bundle.kind[:, 0] == 2).all() and (bundle.kind[:, 1] == -1).all()

@@ -177,8 +177,8 @@ def test_nothing_to_evaluate_on_is_said(model: nn.Module, tokenizer: Tokenizer, 
     [
         (["recal"], "perhaps you mean: recall"),
         ([{"name": "geometry", "at": [1]}], r"evaluate\.metrics\.at is not a key"),
-        (["recall", "recall"], "must name a metric once"),
-        (["recall", "accuracy"], "must find what it needs in a dataset"),
+        (["recall", "recall"], "must name each metric once"),
+        (["recall", "accuracy"], "must give what a metric needs"),
     ],
 )
 def test_metrics_that_cannot_be_measured_are_refused_without_a_model(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tiny_text import write_bert
 
 from pairmill.errors import RecipeError
-from training.towers.architecture import resolve_architecture
+from training.towers.architecture import resolve_architecture, resolve_weights
 from training.towers.build import (
     Patches,
     build_from_description,
@@ -93,7 +93,7 @@ def test_equal_seeds_draw_equal_weights() -> None:
         ({"architecture": "ViT-B-32", "pretrained": "openay"}, "openai"),
         ({"architecture": str(CONFIGS / "vit.json"), "pretrained": "no/such.pt"}, "no/such.pt"),
         ({"architecture": str(CONFIGS / "vit.json"), "pretrained": str(CONFIGS)}, "open_clip_model.safetensors"),
-        ({"architecture": str(CONFIGS / "vit.json"), "pretrained": str(CONFIGS / "vit.json")}, "weights fit"),
+        ({"architecture": str(CONFIGS / "vit.json"), "pretrained": str(CONFIGS / "vit.json")}, "weights must fit"),
         ({"architecture": f"local-dir:{CONFIGS}", "pretrained": "openai"}, "brings its own weights"),
         ({"architecture": str(CONFIGS / "resnet.json"), "patch_dropout": 0.5}, "ResNet"),
         ({"architecture": str(CONFIGS / "resnet.json"), "gradient_checkpointing": True}, "checkpoint"),
@@ -111,8 +111,13 @@ def test_what_cannot_be_built_is_the_recipes_error(
 def test_a_hub_out_of_reach_is_the_recipes_error(monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch)
     for keys in ({"architecture": "hf-hub:nobody/nothing"}, {"architecture": "ViT-B-16-SigLIP", "pretrained": "webli"}):
-        with pytest.raises(RecipeError, match="can be fetched"):
+        with pytest.raises(RecipeError, match="must be within reach"):
             build_model(ModelConfig(**keys), temperature_init=None, bias_init=None)
+
+
+def test_weights_of_an_unknown_tag_are_refused_by_themselves() -> None:
+    with pytest.raises(RecipeError, match="must be a tag of ViT-B-32"):
+        resolve_weights(ModelConfig(architecture="ViT-B-32", pretrained="openay"))
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +142,7 @@ def test_an_unknown_key_of_an_architecture_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="weights fit"):
+    with pytest.raises(RecipeError, match="weights must fit"):
         build("vit", pretrained=saved(build("resnet"), tmp_path))
 
 

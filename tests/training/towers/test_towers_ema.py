@@ -77,6 +77,12 @@ def test_a_missing_parameter_is_a_bug() -> None:
         ema.load_state_dict({"updates": 1, "shadow": {}})
 
 
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+def test_a_decay_that_averages_nothing_is_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        Ema(small(), decay)
+
+
 def test_without_warm_up_the_first_update_has_the_whole_decay() -> None:
     model = small()
     ema, before = Ema(model, 0.9, warm_up=False), model[0].weight.detach().clone()

@@ -176,11 +176,11 @@ def test_a_tokenizer_that_the_tower_cannot_read_is_refused(tmp_path: Path, text_
 
 def test_a_hugging_face_tower_is_given_what_it_can_read(tmp_path: Path) -> None:
     bert = str(write_bert(tmp_path / "bert"))
-    with pytest.raises(RecipeError, match="fits the text tower"):
+    with pytest.raises(RecipeError, match="must fit the text tower"):
         open_tokenizer(ModelConfig(architecture=str(VIT), text_model=bert, context_length=41))
     with pytest.raises(RecipeError):  # other ids, another padding
         open_tokenizer(ModelConfig(architecture=str(VIT), text_model=bert, tokenizer=TRANSLATOR))
-    with pytest.raises(RecipeError, match="can be loaded"):
+    with pytest.raises(RecipeError, match="must be one that can be loaded"):
         open_tokenizer(ModelConfig(architecture=str(VIT), tokenizer=str(tmp_path)))
 
 
