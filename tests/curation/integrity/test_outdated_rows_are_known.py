@@ -1,0 +1,35 @@
+"""A stage whose results are kept says which of them are outdated: else old results would stand for new rows."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from curation.flow import flow_of
+from curation.reuse import to_be_made
+from curation.stage import Column, Stage, StageConfig
+from pairmill.errors import IntegrityError
+
+
+class Fetches(Stage):
+    """Dear, and without a word on what is outdated."""
+
+    name, segment, pool = "fetches", "score", "fetch"
+    adds = (Column("fetched", pa.int32()),)
+
+
+def test_a_dear_stage_that_does_not_say_it_is_stopped() -> None:
+    nothing = pa.nulls(1, pa.string())
+    rows = pa.table({"uid": ["a"], "fetched": pa.array([1], pa.int32()), "drop_stage": nothing, "drop_reason": nothing})
+    stage = Fetches(StageConfig(name="fetches"))
+    assert stage.dear
+    with pytest.raises(IntegrityError, match="stage fetches must say which rows are outdated"):
+        to_be_made(stage, rows, "digest")
+
+
+def test_every_dear_stage_of_ours_says_it() -> None:
+    flow = flow_of({name: {"model": "m", "enabled": True} for name in ("recaption", "translate")})
+    dear = [stage for stage in flow.stages if stage.dear]
+    assert [stage.name for stage in dear] == ["download", "recaption", "translate"]
+    for stage in dear:
+        assert stage.made_from is not None or type(stage).outdated is not Stage.outdated, stage.name
