@@ -20,6 +20,6 @@ def test_a_block_of_two_shards_is_not_committed(run_upto: RunUpto) -> None:
         for shard in (0, 1)
     ]
     block = pa.concat_tables(blocks).drop_columns(["_content_columns/filter"])
-    with pytest.raises(IntegrityError, match="a block must be one shard"):
+    with pytest.raises(IntegrityError, match="a block must"):
         ShardSink(store, [table], run=2).write([block], None)
     assert store.index("columns/filter") == before

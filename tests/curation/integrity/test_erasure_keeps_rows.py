@@ -30,7 +30,7 @@ def test_an_erasure_that_would_lose_something_changes_nothing(
 ) -> None:
     store = run_upto("pack")
     before = _files(Path(store.uri))
-    with pytest.raises(IntegrityError, match="images shard 2: rewriting must keep its rows"):
+    with pytest.raises(IntegrityError, match=r"images shard 2.* must keep its rows"):
         rewrite_shard(store, open_run(store).tables.all, 2, {"images": change})
     assert _files(Path(store.uri)) == before
 

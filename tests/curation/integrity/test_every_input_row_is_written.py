@@ -34,7 +34,7 @@ def _another(index: int, instead: int) -> Callable[[pa.Table], pa.Table]:
 
 @pytest.mark.parametrize(
     ("lost", "says"),
-    [(0, "every row of the input must be there once"), (20, "must be there once"), (39, "39 rows written, 40 planned")],
+    [(0, "every row of the input must"), (20, "every row of the input must"), (39, r"39 .*40")],
 )
 def test_a_plan_that_lost_a_row_gives_no_file(lost: int, says: str, run_upto: RunUpto, tmp_path: Path) -> None:
     store = run_upto("plan")
@@ -49,6 +49,6 @@ def test_a_row_that_is_there_twice_gives_no_file(run_upto: RunUpto, tmp_path: Pa
     store = run_upto("pack")
     shard, _ = _at(store, 7)
     rewrite(store, "plan", shard, _another(7, 8))
-    with pytest.raises(IntegrityError, match="every row of the input must be there once"):
+    with pytest.raises(IntegrityError, match="every row of the input must"):
         write_rows(store, tmp_path / "out" / "rows.parquet")
     assert list((tmp_path / "out").iterdir()) == []

@@ -23,7 +23,7 @@ def test_a_dear_stage_that_does_not_say_it_is_stopped() -> None:
     rows = pa.table({"uid": ["a"], "fetched": pa.array([1], pa.int32()), "drop_stage": nothing, "drop_reason": nothing})
     stage = Fetches(StageConfig(name="fetches"))
     assert stage.dear
-    with pytest.raises(IntegrityError, match="stage fetches must say which rows are outdated"):
+    with pytest.raises(IntegrityError, match=r"stage fetches must .* outdated"):
         to_be_made(stage, rows, "digest")
 
 

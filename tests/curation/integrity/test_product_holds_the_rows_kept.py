@@ -14,16 +14,15 @@ from pairmill.layout import PAIRS
 
 def test_a_part_whose_file_lost_a_row_is_noticed(run_upto: RunUpto) -> None:
     store = run_upto("pack")
-    rows = len(store.load(PAIRS, 1))
     rewrite(store, PAIRS, 1, without(0))
-    with pytest.raises(IntegrityError, match=f"pairs part 1: {rows - 1} rows, its manifest says {rows}"):
+    with pytest.raises(IntegrityError, match=r"pairs part 1.* manifest"):
         build_report(store)
 
 
 def test_a_part_that_was_committed_without_a_row_is_noticed(run_upto: RunUpto) -> None:
     store = run_upto("pack")
     store.commit(PAIRS, 1, "k", without(0)(store.load(PAIRS, 1)), {})
-    with pytest.raises(IntegrityError, match="pairs part 1: not the rows that its shards"):
+    with pytest.raises(IntegrityError, match=r"pairs part 1.* rows that its shards"):
         build_report(store)
 
 
@@ -32,7 +31,7 @@ def test_a_part_that_holds_a_row_of_another_run_is_noticed(run_upto: RunUpto) ->
     rows = store.load(PAIRS, 1)
     foreign = pa.array([rows["uid"][0].as_py()[::-1], *rows["uid"].to_pylist()[1:]])
     store.commit(PAIRS, 1, "k", set_columns(rows, {"uid": foreign}), {})
-    with pytest.raises(IntegrityError, match="pairs part 1: not the rows that its shards"):
+    with pytest.raises(IntegrityError, match=r"pairs part 1.* rows that its shards"):
         build_report(store)
 
 

@@ -24,7 +24,7 @@ def test_a_row_that_was_dropped_before_cannot_lose(run_upto: RunUpto) -> None:
     rows = store.load(FILTER_TABLE, shard_with(store, "nsfw"))
     at = rows["drop_reason"].to_pylist().index("nsfw")
     losers = pa.table({"row": pa.array([at], pa.int32()), "reason": ["duplicate_image"]})
-    with pytest.raises(IntegrityError, match="nsfw, then duplicate_image"):
+    with pytest.raises(IntegrityError, match=r"nsfw.*duplicate_image"):
         selection_rows(rows, losers)
 
 
@@ -41,7 +41,7 @@ def test_a_selection_that_contradicts_itself_is_not_applied(keep: bool, run_upto
     shard = shard_with(store, "nsfw")
     _selected(store, shard)
     rewrite(store, SELECTION, shard, lambda rows: set_columns(rows, {"keep": pc.if_else(True, keep, rows["keep"])}))
-    with pytest.raises(IntegrityError, match="just the rows that it gives no reason to drop"):
+    with pytest.raises(IntegrityError, match="a selection must keep"):
         _selected(store, shard)
 
 
@@ -56,5 +56,5 @@ def test_a_selection_whose_reason_is_no_stage_s_is_not_applied(run_upto: RunUpto
             rows, {"keep": pa.array([False] * len(rows)), "reason": pa.array(["gone with the wind"] * len(rows))}
         ),
     )
-    with pytest.raises(IntegrityError, match="just the rows that it gives no reason to drop"):
+    with pytest.raises(IntegrityError, match="a selection must keep"):
         _selected(store, shard)

@@ -23,7 +23,7 @@ TABLES = [
 def test_a_table_that_lost_a_row_is_noticed(table: str, run_upto: RunUpto) -> None:
     store = run_upto("pack")
     rewrite(store, table, 2, without(3))
-    with pytest.raises(IntegrityError, match=f"{table} shard 2: 6 rows, its manifest says 7"):
+    with pytest.raises(IntegrityError, match=f"{table} shard 2.*manifest"):
         build_report(store)
 
 
@@ -31,7 +31,7 @@ def test_a_table_that_lost_a_row_is_noticed(table: str, run_upto: RunUpto) -> No
 def test_a_shard_that_has_the_file_of_another_is_noticed(table: str, run_upto: RunUpto) -> None:
     store = run_upto("pack")
     swap(store, table, 0, 1)
-    with pytest.raises(IntegrityError, match=f"{table} shard 0: its rows are not those of the plan"):
+    with pytest.raises(IntegrityError, match=f"{table} shard 0.* of the plan"):
         build_report(store)
 
 
@@ -41,7 +41,7 @@ def test_a_shard_that_has_the_file_of_another_is_not_worked_on(table: str, run_u
     swap(store, table, 0, 1)
     column = {"images": "image", "selections/default": "keep"}[table]
     work = Work(0, {table: store.index(table)[0].content})
-    with pytest.raises(IntegrityError, match=f"{table} shard 0: its rows are not those of the plan"):
+    with pytest.raises(IntegrityError, match=f"{table} shard 0.* of the plan"):
         read_shard(store, work, {table: (column,)})
 
 
@@ -62,7 +62,7 @@ def test_rows_that_came_back_to_life_are_noticed(upto: str, run_upto: RunUpto) -
     store = run_upto(upto)
     shard = shard_with(store, "nsfw")
     rewrite(store, "columns/filter", shard, _revived)
-    with pytest.raises(IntegrityError, match=rf"columns/filter shard {shard}: its rows say .*says .*nsfw"):
+    with pytest.raises(IntegrityError, match=f"columns/filter shard {shard}.*nsfw"):
         build_report(store)
 
 
@@ -72,7 +72,7 @@ def test_a_manifest_that_says_another_number_is_noticed(upto: str, run_upto: Run
     manifest = store.manifests("images")[2]
     manifest["stages"]["download"]["rows_kept"] += 1
     store.commit("images", 2, "k", store.load("images", 2), manifest)
-    with pytest.raises(IntegrityError, match=r"images shard 2: its rows say .* its manifest says"):
+    with pytest.raises(IntegrityError, match=r"images shard 2.*download"):
         build_report(store)
 
 
@@ -80,7 +80,7 @@ def test_in_a_run_that_ended_well_no_table_is_made_from_rows_that_changed_since(
     store = run_upto("pack")
     shard = shard_with(store, "timeout")
     retry_shard(store, shard)
-    with pytest.raises(IntegrityError, match=f"columns/policy shard {shard}.* do not follow"):
+    with pytest.raises(IntegrityError, match=f"columns/policy shard {shard}.* follow"):
         build_report(store)
 
 
@@ -93,5 +93,5 @@ def test_texts_of_a_row_that_is_dropped_are_noticed(run_upto: RunUpto) -> None:
         shard,
         lambda rows: set_columns(rows, {"recaption_status": pa.array(["success"] * len(rows))}),
     )
-    with pytest.raises(IntegrityError, match=f"columns/recaption shard {shard}.* do not follow"):
+    with pytest.raises(IntegrityError, match=f"columns/recaption shard {shard}.* follow"):
         build_report(store)
