@@ -23,7 +23,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_plan_that_lost_a_row_makes_no_report(run_upto: RunUpto) -> None:
     store = run_upto("plan")
     rewrite(store, "plan", 3, without(0))
-    with pytest.raises(IntegrityError, match="plan: rows in must be those kept before it"):
+    with pytest.raises(IntegrityError, match="plan: rows in must"):
         write_report(store)
     assert not store.exists("report.json") and not store.exists("report.html")
 
@@ -31,7 +31,7 @@ def test_a_plan_that_lost_a_row_makes_no_report(run_upto: RunUpto) -> None:
 def test_nor_does_one_that_has_a_row_too_many(run_upto: RunUpto) -> None:
     store = run_upto("plan")
     store.write_json("plan/plan.json", {**store.read_json("plan/plan.json"), "rows": 39})
-    with pytest.raises(IntegrityError, match="plan: rows in must be those kept before it"):
+    with pytest.raises(IntegrityError, match="plan: rows in must"):
         build_report(store)
 
 
@@ -71,11 +71,11 @@ def _ends_too_soon(report: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (_loses_a_row, "filter: rows in must be those kept and dropped"),
-        (_drops_a_row_twice, "filter: rows in must be those kept and dropped"),
-        (_loses_a_row_between_stages, "deduplicate: rows in must be those kept before it"),
+        (_loses_a_row, r"filter: rows in must .* kept and dropped"),
+        (_drops_a_row_twice, r"filter: rows in must .* kept and dropped"),
+        (_loses_a_row_between_stages, r"deduplicate: rows in must .* kept before it"),
         (_makes_rows, "pack: it must not have more rows than the stage before it kept"),
-        (_keeps_and_drops_too_many, "must not be more rows kept and dropped than there are"),
+        (_keeps_and_drops_too_many, "rows kept and dropped"),
         (_ends_too_soon, "every row of a complete run must be kept or dropped"),
     ],
 )
