@@ -1,5 +1,5 @@
 # Each target does its own set-up.  A machine needs python3 with venv, and a C++ compiler.
-.PHONY: install demo test test-fast coverage check constraints oldest docs bench clean
+.PHONY: install demo test test-fast test-integrity coverage check constraints oldest docs bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,6 +30,10 @@ test: install
 # Without the tests that use Ray: under 90 s on 2 cores.
 test-fast: install
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray'
+
+# The promises of the README, in an interpreter without asserts; `make test` runs the same tests with them.
+test-integrity: install
+	$(BIN)/python -O -m pytest tests/*/integrity
 
 coverage: install
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report term:skip-covered --cov-report xml

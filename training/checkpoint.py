@@ -4,7 +4,8 @@
     optimizer.pt    Adam's moments by parameter name, whole
     ema.pt          the averaged weights, if there are any
     objective.pt    state, parameters and teacher of an objective that has any (`objectives/saved.py`)
-    training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation
+    training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation, and which of the
+                    two files above there must be
 
 Nothing in it depends on the number of workers or the ZeRO stage, except what an objective keeps per worker.
 """
@@ -22,7 +23,9 @@ import torch
 from ray import train as ray_train
 from ray.train import CheckpointConsistencyMode
 from safetensors.torch import load_file
+from torch import Tensor
 
+from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
 from training.engine import load, model_weights, objective_weights, optimizer_state
 from training.errors import diverged
@@ -37,6 +40,8 @@ from training.towers.tokenizer import Tokenizer
 T = TypeVar("T")
 
 TRAINING_FILE, OPTIMIZER_FILE, EMA_FILE, OBJECTIVE_FILE = "training.json", "optimizer.pt", "ema.pt", "objective.pt"
+#: Files that some runs have.
+_BESIDE = (EMA_FILE, OBJECTIVE_FILE)
 
 
 class Learner(NamedTuple):
@@ -70,13 +75,7 @@ def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int)
     with tempfile.TemporaryDirectory(prefix="pairmill-") as scratch:
         if rank == 0:
             folder = Path(scratch) / "checkpoint"
-            export_open_clip(weights, describe.model, describe.tokenizer, folder)
-            torch.save(state, folder / OPTIMIZER_FILE)
-            if ema is not None:
-                torch.save(ema.state_dict(), folder / EMA_FILE)
-            if own is not None:
-                torch.save(own, folder / OBJECTIVE_FILE)
-            (folder / TRAINING_FILE).write_text(json.dumps(progress._asdict(), indent=1))
+            write(folder, Parts(weights, state, ema, own), progress, describe)
         del weights, state, own
         fault_point("train.save")
         ray_train.report(
@@ -97,19 +96,44 @@ class Describe(NamedTuple):
     tokenizer: Tokenizer
 
 
+class Parts(NamedTuple):
+    """What a learner holds, whole, on the CPU."""
+
+    weights: dict[str, Tensor]  #: `model_weights`
+    optimizer: dict[str, Any]  #: `optimizer_state`
+    ema: Ema | None
+    objective: dict[str, Any] | None  #: `to_save`
+
+
+def write(folder: Path, parts: Parts, progress: Progress, describe: Describe) -> None:
+    """Write the files of a checkpoint.  folder: not there yet."""
+    export_open_clip(parts.weights, describe.model, describe.tokenizer, folder)
+    torch.save(parts.optimizer, folder / OPTIMIZER_FILE)
+    if parts.ema is not None:
+        torch.save(parts.ema.state_dict(), folder / EMA_FILE)
+    if parts.objective is not None:
+        torch.save(parts.objective, folder / OBJECTIVE_FILE)
+    beside = [name for name in _BESIDE if (folder / name).exists()]
+    (folder / TRAINING_FILE).write_text(json.dumps({**progress._asdict(), "beside": beside}, indent=1))
+
+
 def restore(learner: Learner, folder: Path) -> Progress:
     """Set a learner to a checkpoint.  Every rank calls it.
 
-    Raises RecipeError as `objectives.saved.resume` does, and IntegrityError for a checkpoint of another model.
+    Raises RecipeError as `objectives.saved.resume` does, and IntegrityError for a checkpoint of another model, or one
+    that lacks what was saved with it.
     """
     engine, ema, objective, teacher = learner
+    data = json.loads((folder / TRAINING_FILE).read_text())
+    # Checkpoints of earlier versions do not say; they are resumed all the same.
+    if missing := [name for name in data.get("beside", ()) if not (folder / name).exists()]:
+        raise IntegrityError(f"a checkpoint must hold the files that were saved with it; missing: {', '.join(missing)}")
     own = _loaded(folder / OBJECTIVE_FILE) if (folder / OBJECTIVE_FILE).exists() else None
     resume(objective, teacher, own)
     weights = load_file(folder / WEIGHTS_FILE) | (own["parameters"] if own is not None else {})
     load(engine, weights, _loaded(folder / OPTIMIZER_FILE))
     if ema is not None and (folder / EMA_FILE).exists():
         ema.load_state_dict(_loaded(folder / EMA_FILE))
-    data = json.loads((folder / TRAINING_FILE).read_text())
     return Progress(int(data["step"]), str(data["plan"]), dict(data["metrics"]))
 
 

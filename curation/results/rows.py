@@ -48,7 +48,8 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
 
     A row that is not fetched yet has no status; one that is kept has no drop_stage.  An input column whose name is one
     of ours gets the prefix `input_`.  The URL and the alt text are there under their own names too.
-    Raises RunDirError if nothing is planned.
+    Raises RunDirError if nothing is planned, IntegrityError if a row of the input is missing or there twice; there is
+    no file then.
     """
     run = open_run(store, selection)
     ranges = min(_MAX_RANGES, 1 + run.plan.rows // _RANGE_ROWS)
@@ -63,8 +64,8 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
                     raise IntegrityError("every row of the input must be there once")
                 writer.write_table(piece.drop_columns(["index"]), row_group_size=_RANGE_ROWS)
                 written += len(piece)
-    if written != run.plan.rows:
-        raise IntegrityError(f"{written} rows written, {run.plan.rows} planned")
+        if written != run.plan.rows:
+            raise IntegrityError(f"{written} rows written, {run.plan.rows} planned")
     return written
 
 

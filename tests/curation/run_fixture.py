@@ -155,6 +155,19 @@ def write_record(store: Store, run: int = 1, *, finished: bool) -> None:
     store.write_json(f"runs/run-{run:04d}.json", record)
 
 
+def retry_shard(store: Store, shard: int) -> None:
+    """What `retry-failed` leaves when it is killed after one shard: its images are new, all else is of before."""
+    rows = store.load("plan", shard)
+    urls = pa.array([url.replace("/timeout/", "/ok/") for url in rows["url"].to_pylist()])
+    commit_step(store, "images", shard, set_columns(rows, {"url": urls}), run=2)
+
+
+def shard_with(store: Store, fate: str) -> int:
+    """The first shard that has a row of this fate."""
+    numbers = sorted(store.index("plan"))
+    return next(n for n in numbers if any(f"/{fate}/" in url for url in store.load("plan", n)["url"].to_pylist()))
+
+
 def commit_pairs(store: Store, tables: Mapping[int, pa.Table], config: PackConfig) -> None:
     """Pack shards (of all steps before) into parts."""
     kept = {shard: sum(store.load("selections/default", shard)["keep"].to_pylist()) for shard in tables}

@@ -1,8 +1,6 @@
 import pyarrow as pa
-import pytest
 
 from curation.selection import apply_selection, selection_rows
-from pairmill.errors import IntegrityError
 
 ROWS = pa.table(
     {
@@ -30,8 +28,3 @@ def test_applied_it_drops_the_losers_and_lets_go_of_their_pixels() -> None:
     assert applied["drop_stage"].to_pylist() == [None, "filter", "deduplicate"]
     assert applied["drop_reason"].to_pylist() == [None, "nsfw", "near_duplicate_image"]
     assert applied["image"].to_pylist() == [b"1", None, None]
-
-
-def test_a_dropped_row_cannot_lose_again() -> None:
-    with pytest.raises(IntegrityError, match="nsfw, then duplicate_image"):
-        selection_rows(ROWS, pa.table({"row": pa.array([1], pa.int32()), "reason": ["duplicate_image"]}))

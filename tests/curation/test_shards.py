@@ -6,7 +6,6 @@ import pytest
 from curation.schema import add_seconds, set_columns
 from curation.shards import Work, commit_shard, outstanding, read_shard
 from curation.table import Table
-from pairmill.errors import IntegrityError
 from pairmill.store import Store
 
 NOTHING = pa.nulls(2, pa.string())
@@ -88,9 +87,3 @@ def test_a_manifest_counts_rows_and_seconds(store: Store) -> None:
     [manifest] = store.manifests("columns/filter")
     assert manifest["stages"] == {"filter": {"rows_in": 2, "rows_kept": 2}}
     assert manifest["seconds"] == {"filter": 0.5}
-
-
-def test_rows_of_another_shard_are_our_bug(store: Store) -> None:
-    store.commit("images", 0, "k", pa.table({"uid": ["b", "a"], "image": [b"", b""]}), {})
-    with pytest.raises(IntegrityError, match="not those of the plan"):
-        read_shard(store, Work(0, {"images": "k"}), {"images": ("image",)})

@@ -8,7 +8,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from curation.schema import set_columns
 from curation.stage import Column, Runtime, Stage, StageConfig
 from curation.stage_docs import render_flow
 from curation.stages import CHOSEN_STAGES
-from pairmill.errors import IntegrityError, RecipeError
+from pairmill.errors import RecipeError
 from pairmill.registry import ChosenBy
 from pairmill.store import Store
 from pipelines.consent import ConsentError
@@ -197,48 +197,3 @@ class Misplaced(Stage):
 class Twice(Stage):
     name, segment = "twice", "score"
     adds = (Column("caption", pa.string()),)
-
-
-class Careless(Stage):
-    """Breaks one promise, by name."""
-
-    name, segment = "careless", "score"
-    adds = (Column("number", pa.int32()),)
-    drops = ("odd",)
-    broken: ClassVar[str] = ""
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        numbers = pa.array(range(len(rows)), pa.int64() if self.broken == "type" else pa.int32())
-        made = set_columns(rows, {} if self.broken == "column" else {"number": numbers})
-        if self.broken == "rows":
-            return made.slice(1)
-        if self.broken == "revived":
-            return set_columns(made, {"drop_reason": pa.nulls(len(rows), pa.string())})
-        if self.broken == "reason":
-            return set_columns(made, {"drop_reason": pa.array(["even", "nsfw"])})
-        return made
-
-
-@pytest.mark.parametrize(
-    ("broken", "says"),
-    [
-        ("rows", "must return the rows it was given"),
-        ("type", "must add the column number of type int32.*found: int64"),
-        ("column", "must add the column number.*found: no such column"),
-        ("revived", "must leave the drop_reason of rows that were dropped before it"),
-        ("reason", "must drop rows for the reasons that it declares.*even"),
-    ],
-)
-def test_what_a_stage_promised_is_held_against_what_it_did(
-    monkeypatch: pytest.MonkeyPatch, broken: str, says: str
-) -> None:
-    from pipelines.stages.rows import check_work
-
-    monkeypatch.setattr(Careless, "broken", broken)
-    stage = Careless(StageConfig(name="careless"))
-    dropped = pa.array([None, "filter"], pa.string())
-    rows = pa.table({"uid": ["a", "b"], "drop_stage": dropped, "drop_reason": pa.array([None, "nsfw"], pa.string())})
-    with pytest.raises(IntegrityError, match=says):
-        check_work(stage, rows, stage(rows))
-    with pytest.raises(IntegrityError, match="not a drop reason of careless; it declares odd"):
-        stage.drop(rows, even=pa.array([True, False]))

@@ -23,7 +23,7 @@ from test_train import emoji, losses  # noqa: F401  a fixture
 from test_train import recipe as run_recipe
 from torch import Tensor, nn
 
-from pairmill.errors import IntegrityError, RecipeError
+from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.gather import Exchange, open_exchange
 from training.losses.inputs import LossOutput
@@ -439,20 +439,6 @@ def test_state_of_each_worker_is_its_own_again_and_of_no_other_number_of_workers
     alone.begin(setup_of(used))
     with pytest.raises(RecipeError, match=r"keeps seen per worker.*\n.*1 workers; the checkpoint: 2\n.*workers to 2"):
         resume(alone, None, found[0][0])
-
-
-def _differing(rank: int) -> str:
-    used = of_step()
-    objective = used.loss.opened()
-    objective.begin(setup_of(used, rank, 2))
-    objective.state["queue"][0, 0] = rank
-    with pytest.raises(IntegrityError) as raised:
-        to_save(objective, None, {}, rank=rank)
-    return str(raised.value)
-
-
-def test_replicated_state_that_differs_is_never_saved() -> None:
-    assert all("must be the same on all workers: queue" in said for said in run_on_ranks(2, _differing))
 
 
 def test_a_checkpoint_of_another_objective_is_refused() -> None:

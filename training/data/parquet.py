@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pairmill.config import digest
-from pairmill.errors import RecipeError, nearest
+from pairmill.errors import IntegrityError, RecipeError, nearest
 from pairmill.uris import Found
 from training.data.sample import group_ids, samples
 
@@ -74,11 +74,17 @@ class ParquetSource:
         )
 
     def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
-        """Rows [start, stop) of a row group as SAMPLE columns."""
+        """Rows [start, stop) of a row group as SAMPLE columns.  Raises IntegrityError if the file lost the group."""
         at, group = int(self._file[piece]), int(self._group[piece])
         with self._filesystem.open_input_file(self._paths[at]) as stream:
             # One request for the columns' ranges instead of one a column: matters on object stores.
             file = pq.ParquetFile(stream, pre_buffer=True)
+            if group >= file.num_row_groups:
+                raise IntegrityError(
+                    f"{self.name} must hold the rows that were counted when the run began: {self._names[at]} has "
+                    f"{file.num_row_groups} row groups, and row group {group} is missing; restore its files, or begin "
+                    "another run"
+                )
             rows = file.read_row_group(group, columns=self._columns, use_threads=False)
         rows = rows.slice(start, None if stop is None else stop - start)
         if "uid" in self._columns:

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from small_datasets import ANY_TEXT, jpeg, reader_of, write_parquet
 
-from pairmill.errors import IntegrityError
 from training.data.batches import Batch, assemble, every_row, read_here
 from training.data.bundle import (
     CORRUPT_IMAGE,
@@ -173,22 +172,6 @@ def test_a_resumed_bundle_is_the_rest_of_the_whole_one(tmp_path: Path) -> None:
     reader = reader_of([source])
     whole, rest = reader(next(rank_bundles(plan, 0, 1))), reader(next(rank_bundles(plan, 0, 1, start_batch=2)))
     assert np.array_equal(rest.images, whole.images[8:]) and np.array_equal(rest.sample_id, whole.sample_id[8:])
-
-
-def test_a_file_that_lost_rows_since_they_were_counted_stops_the_run(tmp_path: Path) -> None:
-    source = open_source(str(write_parquet(tmp_path / "x.parquet", 20)))
-    reader = reader_of([source])
-    write_parquet(tmp_path / "x.parquet", 19)
-    with pytest.raises(IntegrityError, match="19 in place of 20"):
-        list(every_row(reader))
-
-
-def test_a_tokenizer_that_does_not_answer_each_text_stops_the_run(tmp_path: Path) -> None:
-    source = open_source(str(write_parquet(tmp_path / "x.parquet", 6)))
-    reader = reader_of([source])
-    forgetful = replace(reader, tokenize=lambda texts: [[1, 2]] * (len(texts) - 1))
-    with pytest.raises(IntegrityError, match="5 answers to 6"):
-        list(every_row(forgetful))
 
 
 def test_a_text_without_tokens_is_no_text(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def naive_normalised(
         return torch.stack(each).mean()
     if target == "one_to_k":
         return _softmax(image, text, mask, group, scale)
-    assert target == "siglip"
+    if target != "siglip":
+        raise ValueError(target)
     return _sigmoid(image, text, mask, group, scale, bias)
 
 
