@@ -27,9 +27,9 @@ test: install
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray'
 	$(BIN)/python -m pytest -m ray
 
-# Without the tests that use Ray: under 90 s on 2 cores.
+# Without the tests that use Ray or are slow: under 90 s on 2 cores.
 test-fast: install
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not ray and not slow'
 
 # The promises of the README, in an interpreter without asserts; `make test` runs the same tests with them.
 test-integrity: install

@@ -70,6 +70,7 @@ def test_nucleus_keeps_the_smallest_set_of_the_wanted_probability() -> None:
     assert _nucleus(logits, 1.0).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llava", "llava-plain", "blip", "vit-gpt2"])
 def test_every_family_captions_a_batch_as_it_captions_one(models: Path, family: str) -> None:
     captioner = TransformersCaptioner(found(models / family), batch_size=3)

@@ -144,6 +144,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_it_ends_the_same(store: Store, tmp_path: Path, point: str) -> None:
     _kill(store, tmp_path, point)

@@ -58,6 +58,7 @@ def files(store: Store, folder: str) -> dict[str, tuple[bytes, int]]:
     return {str(f.relative_to(store.path(folder))): (f.read_bytes(), f.stat().st_mtime_ns) for f in found}
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(
         st.tuples(st.sampled_from("abcdefg"), st.sampled_from(["", "x", "y ", "Y"])), min_size=2, max_size=40

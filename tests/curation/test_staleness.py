@@ -235,6 +235,7 @@ def chosen(key: str) -> dict[str, Any]:
     return {at: rest.partition("}")[0]} if brace and at == "recaption.engine" else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", sorted(CHANGES))
 def test_a_change_makes_stale_what_the_table_says_and_nothing_else(key: str, files: dict[str, str]) -> None:
     change = CHANGES[key]

@@ -312,6 +312,7 @@ def test_languages_of_a_recipe_are_canonical() -> None:
         config(trust_remote_code=True)
 
 
+@pytest.mark.slow
 def test_the_sample_translator_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stage = Translate(config(engine={"pair": ("en", "zh"), "batch_size": 2}, max_new_tokens=32))
     stage.setup(Runtime())

@@ -29,6 +29,7 @@ def test_directions_come_from_the_checkpoint(
     assert [pair for pair in yes + no if translator.supports(*pair)] == yes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "beams"), [("marian", 1), ("marian", 3), ("opus-mt-en-mul", 1), ("nllb", 1)])
 def test_batches_sorted_by_length_give_each_text_its_own_answer(models: Path, family: str, beams: int) -> None:
     translator = TransformersTranslator(found(models / family), batch_size=2, max_new_tokens=8, num_beams=beams)

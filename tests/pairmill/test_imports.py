@@ -103,6 +103,7 @@ def loaded(modules: list[str], heavy: set[str]) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", LIGHT)
 def test_importing_loads_nothing_heavy(group: str) -> None:
     assert loaded(*LIGHT[group]) == {}

@@ -108,6 +108,7 @@ def _sources() -> dict[str, ast.Module]:
     return {str(file.relative_to(ROOT)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
 
 
+@pytest.mark.slow
 def test_every_error_of_a_user_says_what_must_hold_what_was_found_and_the_fix() -> None:
     sources = _sources()
     family = _family(sources)

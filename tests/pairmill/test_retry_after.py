@@ -53,6 +53,7 @@ def test_a_date_is_counted_from_the_answers_own() -> None:
 DATES = st.datetimes(timezones=st.timezones()).map(email.utils.format_datetime)
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(max_size=40), st.integers().map(str), DATES), st.none() | st.text(max_size=40) | DATES)
 @settings(max_examples=500)
 def test_any_header_is_a_duration_or_nothing(value: str, date: str | None) -> None:

@@ -75,6 +75,7 @@ Store(sys.argv[1]).commit("images", 0, "new", rows, {})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [None, "old"])
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_anywhere_a_shard_is_whole_or_not_there(

@@ -31,12 +31,14 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_plan_prints_one_json_object(recipe: Path) -> None:
     done = pairmill("plan", str(recipe), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -56,18 +58,21 @@ def test_what_is_wrong_is_said_before_any_work_with_exit_2(recipe: Path, overrid
     assert not (recipe.parent / "run" / "images").exists()
 
 
+@pytest.mark.slow
 def test_schema_is_json() -> None:
     done = pairmill("curate", "--schema")
     assert done.returncode == 0
     assert {"run_dir", "input", "download", "filter"} <= json.loads(done.stdout)["properties"].keys()
 
 
+@pytest.mark.slow
 def test_doctor_is_content_here(tmp_path: Path) -> None:
     done = pairmill("doctor", "--run-dir", str(tmp_path), "--json")
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout)["problems"] == []
 
 
+@pytest.mark.slow
 def test_doctor_says_what_a_shell_here_calls_python(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -79,6 +84,7 @@ def test_doctor_says_what_a_shell_here_calls_python(tmp_path: Path) -> None:
         assert "cluster_python" not in found
 
 
+@pytest.mark.slow
 def test_doctor_reports_a_cluster_that_does_not_answer() -> None:
     done = pairmill("doctor", "--address", "http://127.0.0.1:9", "--json")
     assert done.returncode == 1
@@ -107,6 +113,7 @@ def test_a_package_that_shadows_ours_is_named(tmp_path: Path, name: str) -> None
     assert f"`{name}`" in done.stderr
 
 
+@pytest.mark.slow
 def test_extend_plans_more_rows_of_a_run_that_was_moved_and_whose_list_is_gone(recipe: Path, tmp_path: Path) -> None:
     assert pairmill("plan", str(recipe), "--json").returncode == 0
     (tmp_path / "run" / "recipe.yaml").write_text(recipe.read_text())  # as `curate` keeps it

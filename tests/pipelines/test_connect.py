@@ -64,6 +64,7 @@ def connected(url: str, home: Path, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_token_is_sent_and_the_address_given_is_the_one_asked(cluster: str, tmp_path: Path) -> None:
     elsewhere = {"RAY_ADDRESS": "http://127.0.0.1:9"}
     assert connected(cluster, tmp_path, RAY_AUTH_TOKEN=TOKEN, **elsewhere) == "hosts one two\n"
@@ -72,6 +73,7 @@ def test_the_token_is_sent_and_the_address_given_is_the_one_asked(cluster: str, 
     assert connected(cluster, tmp_path) == "hosts one two\n"
 
 
+@pytest.mark.slow
 def test_without_the_token_or_a_cluster_the_user_is_told_what_to_do(cluster: str, tmp_path: Path) -> None:
     wrong = connected(cluster, tmp_path, RAY_AUTH_TOKEN="f" * 64)
     assert wrong.startswith("refused") and "ray get-auth-token" in wrong

@@ -110,6 +110,7 @@ def test_bytes_time_and_what_follows_are_said() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_command_refuses_with_exit_2_and_leaves_the_run_as_it_is(tmp_path: Path) -> None:
     store, made_by = committed(tmp_path, shards=1, of=1)
     store.write_bytes("recipe.yaml", made_by.to_yaml().encode())

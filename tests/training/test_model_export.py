@@ -53,6 +53,7 @@ def write_bert(folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_plain_open_clip_loads_the_folder(name: str, tmp_path: Path) -> None:
     model, description, tokenizer = built(recipe(name))
@@ -98,6 +99,7 @@ def test_recipes_overrides_and_low_precision_weights_are_exported_too(tmp_path: 
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118  no dict
 
 
+@pytest.mark.slow
 def test_an_export_is_loaded_for_evaluation_and_for_more_training(tmp_path: Path) -> None:
     model, description, tokenizer = built(recipe("vit"))
     folder = tmp_path / "exported"
@@ -169,6 +171,7 @@ def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
         load_exported(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "quick_gelu"), [("vit", False), ("vit_custom_text", True)])
 def test_transformers_loads_an_openai_style_clip(name: str, quick_gelu: bool, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
@@ -195,6 +198,7 @@ def test_transformers_loads_an_openai_style_clip(name: str, quick_gelu: bool, tm
     assert list(processor.image_mean) == list(open_clip.OPENAI_DATASET_MEAN)
 
 
+@pytest.mark.slow
 def test_transformers_loads_a_siglip(tmp_path: Path) -> None:
     import sentencepiece
     import timm

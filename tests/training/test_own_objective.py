@@ -301,6 +301,7 @@ def _gradients(rank: int, mode: str) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_ranks_give_the_gradients_of_one_process() -> None:
     expected = run_on_ranks(1, _gradients, "gather")[0]
     assert expected["heads.log_scale"].any() and expected["model.logit_scale"].any()
@@ -357,6 +358,7 @@ APART = 2200
 STAGES = [(0, PATH, 8), (2, PATH, 8), (3, UNTAUGHT, APART)]  # 1 is what the runs on Ray above have
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "path", "width"), STAGES)
 def test_every_zero_stage_learns_the_same_and_resumes_bit_for_bit(
     stage: int, path: str, width: int, tmp_path: Path
@@ -375,6 +377,7 @@ def test_every_zero_stage_learns_the_same_and_resumes_bit_for_bit(
     assert moments["objective.projection"].shape == (48, width) and moments["objective.projection"].any()
 
 
+@pytest.mark.slow
 def test_micro_batches_are_one_step_of_the_whole_batch() -> None:
     whole_, (_, _, saved) = steps_of(0, PATH, 8)
     parts, (_, _, cached) = run_on_ranks(2, _steps, of_step(accumulate=2), 0, 6)[0]
@@ -384,6 +387,7 @@ def test_micro_batches_are_one_step_of_the_whole_batch() -> None:
     assert cached["teacher"]["updates"] == 6
 
 
+@pytest.mark.slow
 def test_replicated_state_resumes_over_another_number_of_workers(tmp_path: Path) -> None:
     whole_, _ = steps_of(0, PATH, 8)
     begun, state = run_on_ranks(2, _steps, of_step(), 0, 3)[0]
@@ -456,6 +460,7 @@ def test_a_checkpoint_of_another_objective_is_refused() -> None:
             resume(objective, None, broken)
 
 
+@pytest.mark.slow
 def test_a_teacher_is_the_average_and_encodes_without_dropout() -> None:
     from training.teacher import Teacher
     from training.worker import build

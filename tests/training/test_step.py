@@ -79,6 +79,7 @@ def trained(
     return out
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_loss_and_the_update_of_the_whole_batch() -> None:
     # Patch dropout off: a micro-batch draws other numbers than the whole batch does.
     plain = {"model": {"patch_dropout": None}}
@@ -135,6 +136,7 @@ def _cached_against_plain(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tens
     return {n: (p.grad, theirs[n].grad) for n, p in engine.module.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_every_zero_stage_learns_the_same(stage: int) -> None:
     plain, split = (run_on_ranks(2, trained, recipe(deepspeed={"stage": s}), 0, 6, None, True)[0] for s in (0, stage))
@@ -143,6 +145,7 @@ def test_every_zero_stage_learns_the_same(stage: int) -> None:
         torch.testing.assert_close(split["state"][0][name], weight, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_weights_that_no_rank_holds_are_gathered_where_they_are_used(accumulate: int) -> None:
     # DeepSpeed leaves parameters below 100,000 elements whole at stage 3; here most weights are larger.
@@ -152,6 +155,7 @@ def test_weights_that_no_rank_holds_are_gathered_where_they_are_used(accumulate:
     torch.testing.assert_close(split["losses"], plain["losses"], rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_run_goes_on_bit_for_bit_from_its_state(stage: int) -> None:
     used = recipe(deepspeed={"stage": stage})
@@ -161,6 +165,7 @@ def test_a_run_goes_on_bit_for_bit_from_its_state(stage: int) -> None:
     assert torch.equal(torch.cat([first["losses"], rest["losses"]]), whole)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_workers_and_another_stage() -> None:
     plain = {"model": {"patch_dropout": None}}
     whole = run_on_ranks(2, trained, recipe(**plain), 0, 6)[0]["losses"]
@@ -172,6 +177,7 @@ def test_a_run_goes_on_with_another_number_of_workers_and_another_stage() -> Non
     torch.testing.assert_close(torch.cat(losses), whole, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 def test_the_scale_stays_below_its_limit_in_the_optimiser_too() -> None:
     used = recipe(temperature={"init": 0.1, "max": 10.0}, optim={"lr": 0.5}, deepspeed={"stage": 1})
     weights = run_on_ranks(2, trained, used, 0, 3, None, True)[0]["state"][0]

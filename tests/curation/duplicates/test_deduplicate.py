@@ -287,6 +287,7 @@ configs = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(rows=clustered_rows(), config=configs, seed=st.integers(0, 2**32))
 def test_any_order_and_division_gives_what_comparing_all_pairs_gives(

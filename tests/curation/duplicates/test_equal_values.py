@@ -51,6 +51,7 @@ def test_rows_that_share_a_key_by_chance_are_not_linked() -> None:
     assert list(zip(a.tolist(), b.tolist(), strict=True)) == [(0, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_a_key_is_the_same_in_every_process(seed: str) -> None:
     program = f"import sys; sys.path[:0] = {sys.path!r}; import {__name__} as t; print(t.keys([('é', 1, t.NOW, b'x')]))"

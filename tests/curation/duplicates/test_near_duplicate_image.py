@@ -65,6 +65,7 @@ def thick_cloud(n: int) -> Hashes:
     return hashes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_distance", [0, 1, 2, 4, 7, 15])
 @pytest.mark.parametrize(("chunk", "max_pairs"), [(1 << 14, 1 << 20), (50, 10)])
 def test_components_are_those_of_all_pairs_in_pieces_of_any_size(
@@ -79,6 +80,7 @@ def test_components_are_those_of_all_pairs_in_pieces_of_any_size(
     assert edges <= close
 
 
+@pytest.mark.slow
 def test_a_clique_and_a_crowd_of_equal_hashes_give_few_edges() -> None:
     clique = [flip(BASE, i, j) for i, j in itertools.combinations(range(0, 64, 2), 2)]
     crowd = [0x5A5A_0F0F_1234_4321] * 20_000

@@ -77,6 +77,7 @@ PYTHON: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @given(truths)
 @settings(deadline=None, max_examples=300)
 def test_agrees_with_python_where_nothing_is_null(text: str) -> None:

@@ -119,6 +119,7 @@ def test_an_exception_in_a_worker_is_a_crash(arm: Callable[[str], None]) -> None
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_hang_ends_at_the_deadline(arm: Callable[[str], None]) -> None:
     async def run() -> None:
         arm("decode.job:stall@2")

@@ -250,6 +250,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only_if_bigger", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_sizes_are_those_of_img2dataset(mode: str, only_if_bigger: bool) -> None:
@@ -264,6 +265,7 @@ def test_sizes_are_those_of_img2dataset(mode: str, only_if_bigger: bool) -> None
             assert got == expected, (size, width, height)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_pictures_are_those_of_img2dataset(mode: str) -> None:
     config = ImageConfig(resize=mode, format="png")

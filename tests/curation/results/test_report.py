@@ -90,6 +90,7 @@ def test_every_row_broken(tmp_path: Path) -> None:
     assert report["gallery"]["kept"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("upto", "shards"),
     [

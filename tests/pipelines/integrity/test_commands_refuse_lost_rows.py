@@ -26,6 +26,7 @@ def _optimised(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_nothing_is_reported(tmp_path: Path) -> None:
     store = make_run(tmp_path)
     done = _optimised("report", store.uri, "--json")
@@ -33,6 +34,7 @@ def test_a_run_that_lost_nothing_is_reported(tmp_path: Path) -> None:
     assert (json.loads(done.stdout)["rows_in"], json.loads(done.stdout)["rows_pending"]) == (40, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "says"),
     [

@@ -90,6 +90,7 @@ def test_what_a_reader_raises_for_the_user_arrives_as_it_was(tmp_path: Path) -> 
     assert type(raised.value) is InputError and raised.value.fix == "fix"
 
 
+@pytest.mark.slow
 def test_a_silent_reader_fails_the_step_and_says_where(tmp_path: Path) -> None:
     plan, reader, config = small(tmp_path, timeout_s=0.3)
     stuck = threading.Event()

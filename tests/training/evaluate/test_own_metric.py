@@ -133,6 +133,7 @@ def test_it_is_measured_and_written_beside_the_built_in_ones(
     assert before == record, "what others measure stays as it is"
 
 
+@pytest.mark.slow
 def test_the_command_measures_it_by_its_import_path(
     dataset: str, model: Path, labels: list[dict[str, str]], tmp_path: Path
 ) -> None:

@@ -161,6 +161,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGE)
 def test_what_is_not_whole_is_not_resumed_from(said: dict[str, str], name: str) -> None:
     assert DAMAGE[name][1] in said[name]

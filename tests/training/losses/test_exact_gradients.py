@@ -103,6 +103,7 @@ def raw_case(groups: bool) -> Case:
 UNEVEN = {1: [12], 2: [7, 5], 4: [4, 1, 5, 2]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("mode", ["gather", "ring"])
 @pytest.mark.parametrize("target", CONTRASTIVE)
@@ -116,6 +117,7 @@ def test_ranks_give_the_gradients_of_one_process(target: str, mode: str, world: 
         assert_equal(found, expected_gradients(raw, target))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", CONTRASTIVE)
 def test_groups_of_two_of_four_ranks_are_the_mean_over_the_groups(target: str) -> None:
     # Full masks: then both groups have as many texts, and the mean over groups is plain.
@@ -139,6 +141,7 @@ def test_groups_of_two_of_four_ranks_are_the_mean_over_the_groups(target: str) -
     assert matches.count(True) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", CONTRASTIVE)
 def test_local_has_the_negatives_of_the_own_rank_only(target: str) -> None:
     raw = raw_case(groups=False)
@@ -183,6 +186,7 @@ def _open_clip_gradients(rank: int, raw: Case, kind: str) -> dict[str, Tensor]:
     return averaged({"loss": loss.detach(), **{n: p.grad for n, p in towers.named_parameters()}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["clip", "siglip"])
 def test_equal_to_open_clip_where_it_is_exact(target: str) -> None:
     raw = make_case(12, 1, INPUT, holes=False)

@@ -159,6 +159,7 @@ def test_rows_of_one_group_are_not_pushed_apart(target: str) -> None:
     torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", CONTRASTIVE)
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1000.0])
 def test_float32_is_exact_where_logits_are_far_apart(target: str, scale: float) -> None:
@@ -226,6 +227,7 @@ def test_soft_targets() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_logits_never_exist_as_a_whole() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 

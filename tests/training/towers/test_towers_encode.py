@@ -34,6 +34,7 @@ def padded(lengths: tuple[int, ...], end: int | None, width: int) -> torch.Tenso
     return tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("lengths", [(2, 9, 5), (3, 3, 3), (31, 4, 2), (32, 7, 2), (2, 1, 1)])
 def test_tokens_cut_to_the_longest_give_the_features_of_padded_ones(name: str, lengths: tuple[int, ...]) -> None:
@@ -54,6 +55,7 @@ def test_the_features_are_equal_in_exact_arithmetic(name: str) -> None:
     torch.testing.assert_close(encode_text(model, tokens), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_runs_of_one_length_give_the_features_and_gradients_of_one_batch(name: str, checkpointed: bool) -> None:
@@ -95,6 +97,7 @@ def test_every_text_is_in_one_group_and_little_is_padded(lengths: list[int]) -> 
     assert len(groups) <= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_they_give_the_same_gradients(name: str) -> None:
     tokens, gradients = padded((5, 11), END, CONTEXT), []

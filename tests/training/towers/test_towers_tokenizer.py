@@ -189,6 +189,7 @@ MARKS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.sampled_from(["lower", "whitespace", "canonicalize"]), st.lists(st.text(max_size=9) | MARKS, max_size=6))
 def test_every_way_of_cleaning_cuts_the_same_words(clean: str, parts: list[str]) -> None:
