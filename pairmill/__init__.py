@@ -1,1 +1,1 @@
-"""The ground floor: what curation, training and tune share and none of them owns; it imports none of them."""
+"""The ground floor: what curation, training and tune share; it imports none of them."""

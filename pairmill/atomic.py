@@ -1,7 +1,7 @@
 """Write a file or a folder that is there whole or not at all.
 
-Both fill a hidden `.….partial` beside the place and rename it when it is complete.  An exception removes it; only a
-killed process leaves one behind, which no reader takes for data.
+Both fill a hidden `.….partial` beside the destination and rename it once it is complete.  An exception removes it; only
+a killed process leaves one behind, and no reader takes that for data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pairmill.faults import fault_point
 def whole_file(path: Path, *, fault: str = "write") -> Iterator[IO[bytes]]:
     """A stream into `path`, which appears (or is replaced) when the block ends without an exception.
 
-    fault: the point `FAULT.before_rename` is passed when the bytes are on disk under the hidden name.
+    fault: the fault point `FAULT.before_rename` is passed once the bytes are on disk under the hidden name.
     Raises OSError (disk full, no permission).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def whole_file(path: Path, *, fault: str = "write") -> Iterator[IO[bytes]]:
         fault_point(f"{fault}.before_rename")
         partial.replace(path)
     except BaseException:
-        # What went wrong before is what the caller must hear of, not that cleaning up failed as well.
+        # The caller must see the first error, not that the clean-up failed as well.
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
@@ -46,7 +46,7 @@ def whole_file(path: Path, *, fault: str = "write") -> Iterator[IO[bytes]]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes the name `folder` when the block ends without an exception.
 
-    Raises UserError if there is something at `folder` already; OSError if it cannot be written.
+    Raises UserError if `folder` exists and is not empty; OSError if it cannot be written.
     """
     require_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def require_empty(folder: Path) -> None:
     """Raise UserError unless an export can be written to `folder`: it must be new or empty."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(
-            "an export must be written into a new or an empty folder, so that no file of another one stays in it",
+            "an export must be written into a new or empty folder, so that no file of an earlier one stays in it",
             value=folder,
             fix="give another folder, or empty this one",
         )

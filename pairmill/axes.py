@@ -1,4 +1,4 @@
-"""Scales of figures: where a value lies between two ends, in percent, and the round numbers marked there."""
+"""Scales of figures: where a value falls between two ends, in percent, and the round numbers marked there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Word = Callable[[float], str]
 
 
 class Axis(NamedTuple):
-    """One side of a figure.  ticks: (percent from the low end, what is written there)."""
+    """One side of a figure.  ticks: (percent from the low end, label)."""
 
     low: float
     high: float
@@ -26,10 +26,10 @@ class Axis(NamedTuple):
 
 
 def axis(values: Iterable[float], word: Word, *, log: bool = False, zero: bool = False, snug: bool = False) -> Axis:
-    """An axis that holds all values, which are at least one; on a linear one, round numbers are marked.
+    """An axis that holds all values, of which there must be at least one; a linear axis has its ticks at round numbers.
 
-    log: logarithmic, if all values are positive.  zero: from 0 on, unless a value is below or all are far from it.
-    snug: from the least value to the greatest; else a linear axis begins and ends at a mark.
+    log: logarithmic, if all values are positive.  zero: start at 0, unless a value is below it or all are far from it.
+    snug: from the least value to the greatest; else a linear axis begins and ends at a tick.
     """
     numbers = list(values)
     low, high = min(numbers), max(numbers)

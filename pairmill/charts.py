@@ -1,7 +1,7 @@
 """The geometry of figures: SVG shapes in percent, so that a page of any width can draw them.
 
-SVG's y grows downwards: a shape at `top` 0 is at the upper edge.  A dot is a stroke of no length with round ends, which
-stays round however its figure is stretched.
+SVG's y grows downwards: a shape at `top` 0 is at the upper edge.  A dot is a stroke of zero length with round ends: it
+stays round however the figure is stretched.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pairmill.axes import Axis, Word, axis
 
-#: Columns a chart has at least, if its bins allow.
+#: The least number of columns of a chart, if it has as many bins.
 _LEAST_COLUMNS = 8
 
 
@@ -42,7 +42,7 @@ class Plot(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What becomes a line: values over steps.  kind: `stopped` ends in a dot.  label: written at its end, if any."""
+    """A line to draw: values over steps.  kind: `stopped` ends in a dot.  label: written at its end, if any."""
 
     points: Sequence[tuple[float, float]]
     kind: str
@@ -51,7 +51,7 @@ class Course(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """What becomes a dot.  label: written above it, if any."""
+    """A dot to draw.  label: written above it, if any."""
 
     x: float
     y: float
@@ -61,7 +61,7 @@ class Spot(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of a chart, heights in percent of the highest: what there was, and what of it was kept."""
+    """A column of a chart.  behind, front: heights of all rows and of the kept ones, in percent of the highest."""
 
     behind: float
     front: float
@@ -98,7 +98,7 @@ def curves(courses: Sequence[Course], x_word: Word, y_word: Word, *, zero: bool 
 
 
 def scatter(spots: Sequence[Spot], x: Axis, y: Axis) -> Plot:
-    """A dot for each spot, in the order given; a label is left out where it would lie on that of a later spot."""
+    """A dot for each spot, in the order given; a label that would cover that of a later spot is left out."""
     marks: list[Mark] = []
     labels: list[Label] = []
     for spot in reversed(spots):
@@ -110,7 +110,7 @@ def scatter(spots: Sequence[Spot], x: Axis, y: Axis) -> Plot:
 
 
 def stairs(corners: Iterable[tuple[float, float]], x: Axis, y: Axis, *, less_x: bool) -> str:
-    """The edge of what the corners, none of which dominates another, leave behind.  less_x: a smaller x is better."""
+    """The edge of the area that the corners dominate; none may dominate another.  less_x: a smaller x is better."""
     path = ""
     for corner in sorted(corners):
         left, top = (f"{number:.2f}" for number in _place(*corner, x, y))
@@ -133,7 +133,7 @@ def _dot(left: float, top: float) -> str:
 
 
 def _apart(labels: Sequence[Label], gap: float) -> list[Label]:
-    """The labels with at least `gap` percent of the height between any two, as near to their places as that allows."""
+    """The labels moved at least `gap` percent of the height apart, each as near to its own place as that allows."""
     ordered = sorted(labels, key=lambda label: label.top)
     tops: list[float] = []
     for label in ordered:
@@ -146,7 +146,7 @@ def _apart(labels: Sequence[Label], gap: float) -> list[Label]:
 
 
 def bend(x: float, y: float, to: float, there: float, share: float, decimals: int = 2) -> str:
-    """The rest of a path from (x, y), level at both its ends.  share: of the way, where it bends; decimals: of y."""
+    """The rest of a path from (x, y), level at both ends.  share: of the way, where it bends; decimals: of y."""
     reach = share * (to - x)
     start, end = f"{y:.{decimals}f}", f"{there:.{decimals}f}"
     return f"C{x + reach:.2f} {start} {to - reach:.2f} {end} {to:.2f} {end}"
@@ -156,10 +156,10 @@ def bend(x: float, y: float, to: float, there: float, share: float, decimals: in
 
 
 def compared(edges: Sequence[float], everything: Sequence[int], kept: Sequence[int], word: Word) -> Columns | None:
-    """The distribution of all rows with that of the kept ones before it; None if there are none.
+    """The distribution of all rows with that of the kept ones in front of it; None if there are no rows.
 
-    edges: ascending, of the bins; everything, kept: rows in each bin, one more than there are edges: below the first,
-    between each two, above the last.  word: how an edge is written.
+    edges: of the bins, ascending.  everything, kept: rows in each bin, one bin more than there are edges: below the
+    first, between each two, above the last.  word: how an edge is written.
     """
     filled = [at for at, n in enumerate(everything) if n]
     if not filled:
@@ -183,5 +183,5 @@ def compared(edges: Sequence[float], everything: Sequence[int], kept: Sequence[i
 
 
 def distribution(edges: Sequence[float], counts: Sequence[int], word: Word) -> Columns | None:
-    """One distribution; None if there is nothing in it."""
+    """One distribution; None if it is empty."""
     return compared(edges, counts, counts, word)

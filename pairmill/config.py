@@ -1,4 +1,4 @@
-"""What every stage's configuration shares: frozen, no unknown keys, and a hash that leaves out how it was run."""
+"""The base of every configuration: frozen, no unknown keys, and an identity that leaves out how a stage runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing_extensions import Self
 from pairmill.errors import RecipeError, nearest
 
 #: `Field(..., json_schema_extra=EXECUTION)` marks a field that says how a stage runs (concurrency, deadlines, rates),
-#: not what it computes: changing it does not make committed shards stale.
+#: not what it computes: changing it makes no committed shard stale.
 EXECUTION: dict[str, Any] = {"execution": True}
 
-#: `Field(..., json_schema_extra=POLICY)` marks a field that says what may be had and kept (sizes, ports, opt-outs), not
-#: what is made of it: changing it makes nothing stale that was made; it is applied to what is known of every row.
+#: `Field(..., json_schema_extra=POLICY)` marks a field that says what may be fetched and kept (sizes, ports, opt-outs),
+#: not what is made of it: changing it makes no committed shard stale; it is applied to what is known of every row.
 POLICY: dict[str, Any] = {"policy": True}
 
 
@@ -32,7 +32,7 @@ class Config(BaseModel):
     def checked(cls, data: Any, *, at: str = "") -> Self:
         """The configuration of plain data.  Raises RecipeError with the first thing that is wrong.
 
-        at: the dotted key of the recipe that the data stands under, for messages.
+        at: the dotted key of the recipe that holds the data, for messages.
         """
         try:
             return cls.model_validate(data)
@@ -51,39 +51,46 @@ class Config(BaseModel):
         return kept
 
     def policy(self) -> dict[str, Any]:
-        """The fields that say what may be had and kept, as plain JSON data."""
+        """The fields that say what may be fetched and kept, as plain JSON data."""
         fields = type(self).model_fields
         return {name: value for name, value in self.model_dump(mode="json").items() if marked(fields[name], POLICY)}
 
 
 class Placement(Config):
-    """How many actors a stage has and what each reserves.  Nothing here changes what is computed."""
+    """How many actors a stage has and what each reserves.  None of it changes what is computed."""
 
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="actors side by side; auto: what the cluster holds", json_schema_extra=EXECUTION
+        "auto", description="number of actors; auto: as many as the cluster holds", json_schema_extra=EXECUTION
     )
     actors_min: int | None = Field(
         None,
         ge=1,
-        description="begin with so many and grow with the work, up to `actors`; null: all from the start",
+        description="actors at the start, more as the work grows, up to `actors`; null: all from the start",
         json_schema_extra=EXECUTION,
     )
     num_cpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="CPUs of each actor", json_schema_extra=EXECUTION
     )
     num_gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="GPUs of each actor; auto: a share if the cluster has any", json_schema_extra=EXECUTION
+        "auto",
+        description="GPUs of each actor; auto: a share if the cluster has any",
+        json_schema_extra=EXECUTION,
     )
     memory_gb: float | None = Field(
-        None, gt=0, description="memory that each actor reserves, 10^9 bytes; null: none", json_schema_extra=EXECUTION
+        None,
+        gt=0,
+        description="memory that each actor reserves, 10^9 bytes; null: none",
+        json_schema_extra=EXECUTION,
     )
     accelerator_type: str | None = Field(
-        None, description="only on nodes with this GPU, in Ray's names (A100, L4, …)", json_schema_extra=EXECUTION
+        None,
+        description="GPU type that a node must have, by Ray's name (A100, L4, …); null: any",
+        json_schema_extra=EXECUTION,
     )
 
 
 def accelerator_types(resources: Iterable[str]) -> list[str]:
-    """The GPUs among the names of Ray's resources: `accelerator_type:A100` is one of type A100."""
+    """The GPU types among the names of Ray's resources: `accelerator_type:A100` gives A100."""
     return sorted(name.partition(":")[2] for name in resources if name.startswith("accelerator_type:"))
 
 
@@ -108,9 +115,9 @@ def digest(data: object, *, size: int = 8) -> str:
 
 
 def put(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of nested mappings, making those that are not there.  Raises RecipeError for `value.key`.
+    """Set a dotted key of nested mappings, making missing ones.  Raises RecipeError for a key below a plain value.
 
-    A text within a section, before the last part of the key, is the name alone of an entry that has keys of its own
+    A string within a section, before the last part of the key, is the bare name of an entry that has keys of its own
     (`registry.ChosenBy`), and becomes a mapping.
     """
     keys = key.split(".")
@@ -122,30 +129,36 @@ def put(data: dict[str, Any], key: str, value: Any) -> None:
             inner = data[name] = {"name": inner}
         if not isinstance(inner, dict):
             where = ".".join(keys[: depth + 1])
-            raise RecipeError(f"{where} is a value, not a section", value=key, fix=f"override {where} itself")
+            raise RecipeError(
+                f"{where} must be a section for {key} to be set, and it is a plain value",
+                value=f"{where}={inner!r}",
+                fix=f"override {where} itself",
+            )
         data = inner
     data[keys[-1]] = value
 
 
 def _explain(error: ValidationError, model: type[BaseModel], at: str) -> RecipeError:
-    """The first thing wrong, in terms of the recipe."""
+    """The first thing that is wrong, in the recipe's terms."""
     problem = error.errors()[0]
     loc = [str(part) for part in problem["loc"]]
     key = ".".join([at, *loc] if at else loc)
     if problem["type"] == "extra_forbidden":
         known = fields_at(model, loc[:-1])
         return RecipeError(
-            f"{key} is not a key of the recipe", value=key, fix=f"perhaps you mean: {nearest(loc[-1], known)}"
+            f"{key} is not a key of the recipe, which must have known keys only",
+            value=key,
+            fix=f"perhaps you mean: {nearest(loc[-1], known)}",
         )
     if problem["type"] == "missing":
-        return RecipeError(f"{key} is required", value="nothing", fix=f"set it in the recipe, or give {key}=… here")
+        return RecipeError(f"{key} must be set", value="nothing", fix=f"set it in the recipe, or give {key}=… here")
     value = json.dumps(problem["input"], ensure_ascii=False, default=str)
     more = error.error_count() - 1
     command = model.__name__.removesuffix("Recipe").lower()
     return RecipeError(
         f"{key}: {problem['msg']}",
         value=value,
-        fix=f"see `pairmill {command} --schema` for what it may be" + (f" ({more} more to mend)" if more else ""),
+        fix=f"see `pairmill {command} --schema` for allowed values" + (f" ({more} more to fix)" if more else ""),
     )
 
 

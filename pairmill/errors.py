@@ -24,7 +24,10 @@ class PairmillError(Exception):
 
 
 class UserError(PairmillError):
-    """Something the user can mend: says the rule, the value that broke it, and the fix."""
+    """Something the user can fix: the rule, the value that broke it, and what to do.
+
+    rule: a sentence with "must" that names the key, file or option.  value: what was found.  fix: an imperative.
+    """
 
     exit_code = 2
 
@@ -56,7 +59,7 @@ class RunDirError(UserError):
 
 
 class JobError(PairmillError):
-    """The job failed after it had started; committed shards are kept."""
+    """The job failed after it had started; what was committed is kept."""
 
 
 class IntegrityError(PairmillError):

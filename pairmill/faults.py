@@ -1,13 +1,13 @@
-"""Named fault points: places where a test, from outside, makes a running job fail.
+"""Named fault points: places where a test makes a running job fail from outside.
 
     PAIRMILL_FAULTS="commit.images.before_rename:kill@3;fetch.request:raise@10"   PAIRMILL_FAULTS_DIR=/some/folder
 
 Each entry is `point:action@n`: the action happens at the n-th pass through the point, counted over all processes of the
-job (the folder holds the counters), and at most once, so that a restarted actor is not killed for ever.  A point may be
+job (the folder holds the counters), and at most once, so that a restarted actor is not killed forever.  A point may be
 armed several times.
 
 Actions: kill (SIGKILL this process), kill-driver (SIGKILL the process that runs the job), raise (`InjectedFault`),
-stall (sleep an hour), disk-full (`OSError(ENOSPC)`).  Unarmed, a point costs one falsy test.
+stall (sleep an hour), disk-full (`OSError(ENOSPC)`).  An unarmed point costs one falsy test.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _parse(spec: str, folder: str) -> dict[str, list[_Fault]]:
         point, _, rest = entry.partition(":")
         action, _, at_pass = rest.partition("@")
         if action not in ACTIONS or not at_pass.isdigit():
-            raise ValueError(f"{ENV_FAULTS}: an entry is point:action@n with action in {ACTIONS}, got {entry!r}")
+            raise ValueError(f"{ENV_FAULTS}: an entry must be point:action@n, action one of {ACTIONS}, got {entry!r}")
         armed.setdefault(point, []).append(
             _Fault(action, int(at_pass), Path(folder) / f"{point.replace('/', '|')}.passes")
         )
@@ -81,7 +81,7 @@ def _fail(fault: _Fault, name: str, passed: int) -> None:
     if fault.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault.action == "kill-driver":
-        # The driver itself is armed by its own environment, where it does not stand as the driver.
+        # The driver is armed by its own environment, which does not name it as the driver.
         os.kill(int(os.environ.get(ENV_DRIVER, os.getpid())), signal.SIGKILL)
     elif fault.action == "raise":
         raise InjectedFault(f"fault point {name}, pass {passed}")

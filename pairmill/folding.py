@@ -1,4 +1,4 @@
-"""Texts that differ in case, width or spaces only are one text: the form they share, and its digest."""
+"""Texts that differ only in case, width or spaces count as one text: the form they share, and its digest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def fold(text: str) -> str:
 
 
 def text_digest(text: str) -> bytes:
-    """8 bytes that are equal for texts which differ in case, width (NFKC) or whitespace only.
+    """8 bytes that are equal for texts which differ only in case, width (NFKC) or whitespace.
 
-    Runs store it: another rule would make the counts of texts that were planned before worthless.
+    Runs store it: another rule would invalidate the counts of runs that are already planned.
     """
     folded = " ".join(fold(text).split())
     return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest()

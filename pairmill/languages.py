@@ -1,8 +1,8 @@
-"""Language tags, and when a text is in a language that was asked for: one rule for every place that asks.
+"""Language tags, and when a text is in a wanted language: one rule for every place that asks.
 
 Tags come in many spellings (`en`, `EN`, `en-US`, `eng`, `eng_Latn`, `zh_CN`).  What counts is the primary subtag of
-BCP 47, in lower case, as ISO 639-1 where it has a code; `-` and `_` are alike, and regions are passed over.  A script
-counts only where it is asked for: `zh` takes every Chinese text, `zh-Hant` traditional Chinese alone.
+BCP 47, in lower case, as ISO 639-1 where it has a code; `-` and `_` are alike, and regions are ignored.  A script
+counts only where it is asked for: `zh` takes every Chinese text, `zh-Hant` only traditional Chinese.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-#: ISO 639-2 for a language that is not known.
+#: ISO 639-2 code of an unknown language.
 UNKNOWN = "und"
 
 #: ISO 639-1 -> FLORES-200, the default script of each (NLLB Team et al. 2022, table 1).
@@ -97,12 +97,12 @@ FLORES: Mapping[str, str] = {
 _ISO_639_3 = {flores[:3]: iso for iso, flores in FLORES.items() if iso not in ("nb", "zh-hant")}
 _ISO_639_3 |= {"zho": "zh", "cmn": "zh", "ara": "ar", "fas": "fa", "est": "et", "lav": "lv", "mon": "mn", "msa": "ms"}
 
-#: Regions that imply a script; in other languages they do not.
+#: Regions that imply a script of Chinese; in other languages they imply none.
 _CHINESE_SCRIPTS = {"tw": "hant", "hk": "hant", "mo": "hant", "cn": "hans", "sg": "hans", "my": "hans"}
 
 
 class Tag(NamedTuple):
-    """What counts of a language tag, in lower case.  script: ISO 15924; None where the tag names none."""
+    """The parts of a language tag that count, in lower case.  script: ISO 15924; None where the tag names none."""
 
     language: str
     script: str | None
@@ -120,7 +120,7 @@ def parse(tag: str | None) -> Tag:
 
 
 def canonical(tag: str | None) -> str:
-    """ISO 639-1, or `zh-hant` for traditional Chinese; languages without a code in lower case, `und` for none.
+    """ISO 639-1, or `zh-hant` for traditional Chinese; a language without a code in lower case, `und` for none.
 
     >>> [canonical(tag) for tag in ("EN", "eng_Latn", "zh-CN", "cmn_Hans", "zh_TW", "zho", "pt-BR", "")]
     ['en', 'en', 'zh', 'zh', 'zh-hant', 'zh', 'pt', 'und']
@@ -137,7 +137,7 @@ def primary(tag: str | None) -> str:
 def matches(tag: str | None, wanted: str) -> bool:
     """Whether a text tagged `tag` is in the language `wanted`.
 
-    Where `wanted` names a script, a text that names none is taken to be in its language's usual one (`FLORES`).
+    Where `wanted` names a script, a tag without one is taken to be in its language's usual script (`FLORES`).
 
     >>> [matches("zh_TW", "zh"), matches("zh_TW", "zh-Hant"), matches("zh", "zh-Hans"), matches("zh", "zh-Hant")]
     [True, True, True, False]

@@ -1,8 +1,8 @@
-"""The contract of a curated run directory: what curation writes into it and training reads out of it.
+"""The contract of a curated run directory: what curation writes into it and training reads from it.
 
 pairs/part-*.parquet              the product
-images/, columns/<stage>/         pixels and narrow columns, row-aligned, a file a shard
-selections/<name>/                uid, keep, reason: which of those rows a dataset consists of
+images/, columns/<stage>/         pixels and narrow columns, row-aligned, one file per shard
+selections/<name>/                uid, keep, reason: which of those rows are in a dataset
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ PAIRS = "pairs"
 #: The folder of the selections.
 SELECTIONS = "selections"
 
-#: What the filters of a run's own recipe say of every row.
+#: The verdicts of the filters of a run's own recipe on every row.
 FILTER_TABLE = "columns/filter"
 
 
 def filter_table(selection: str) -> str:
-    """The table of the filters that a selection was made by, where they are not the run's own."""
+    """The table of the filters behind a selection, where they are not the run's own."""
     return f"{FILTER_TABLE}-{selection}"
 
 
@@ -50,7 +50,7 @@ TEXT_FIELDS = tuple(f.name for f in TEXT)
 
 
 def row_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
-    """All texts of a row with their provenance: the alt text, then those made from the image, then translations."""
+    """All texts of a row with their provenance: alt text, recaptions, translations."""
     nothing = dict.fromkeys(TEXT_FIELDS)
     texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
     recaptions: Sequence[Mapping[str, object]] = row.get("recaptions") or ()  # type: ignore[assignment]
@@ -65,5 +65,5 @@ def row_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
 
 
 def kept_rows(manifest: Mapping[str, object]) -> int:
-    """Rows that one shard of a selection keeps, by its manifest."""
+    """Rows that one shard of a selection keeps, according to its manifest."""
     return int(manifest["stages"]["deduplicate"]["rows_kept"])  # type: ignore[index]  # plain JSON

@@ -1,7 +1,7 @@
 """Encoded pictures to pixels: what storing a picture and reading it for training have in common.
 
-JPEG goes through libjpeg-turbo, which decodes at 1/2, 1/4 or 1/8 of the size for a fraction of the cost; Pillow reads
-the rest, which is laid on white.
+libjpeg-turbo decodes JPEG, at 1/2, 1/4 or 1/8 of the size for a fraction of the cost; Pillow decodes the rest, which is
+put on white.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 #: Reductions that libjpeg-turbo has SIMD code for: the others (7/8 … 3/8) take longer than decoding in full.
 _REDUCTIONS = (8, 4, 2)
 
-# Decoders run one to a core: OpenCV's threads would only get in each other's way.
+# Decoders run one per core: OpenCV's own threads would compete with them.
 cv2.setNumThreads(1)
 
 
@@ -34,21 +34,21 @@ def decode_jpeg(data: bytes, size: tuple[int, int], reduction: int, colours: str
     """A JPEG at 1/reduction of its size, rounded up: uint8 [H, W, 3], or [H, W, 4] for the colours CMYK, as stored.
 
     size: (height, width) by its header.
-    Raises ValueError for damaged or missing data, which libjpeg would fill with grey, and for the few sound files that
-    simplejpeg does not take.
+    Raises ValueError for damaged or missing data, which libjpeg would fill with grey, and for the few valid files that
+    simplejpeg does not support.
     """
     options: dict[str, Any] = {}
     if reduction > 1:
         options = {"min_height": -(-size[0] // reduction), "min_width": -(-size[1] // reduction)}
         if colours == "RGB":
-            # A reduced picture is one step from its stored size: plain chroma upsampling changes nothing then, and the
-            # fast inverse DCT 0.4 dB after encoding; together they save 0.6 ms of 4.2 on 1 MP.
+            # A reduced picture is one step from its stored size.  Plain chroma upsampling changes nothing then, and the
+            # fast inverse DCT costs 0.4 dB after encoding; together they save 0.6 ms of 4.2 on 1 MP.
             options |= {"fastupsample": True, "fastdct": True}
     return np.asarray(simplejpeg.decode_jpeg(data, colours, **options))
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """RGB of 8 bits: transparent pixels are laid on white, 16-bit samples keep their upper eight bits."""
+    """RGB of 8 bits: transparent pixels become white, 16-bit samples keep their upper eight bits."""
     if image.mode.startswith("I"):
         # Pillow's own conversion to 8 bits clips 16-bit greys at 255.
         upper = np.asarray(image).astype(np.uint16) >> 8

@@ -1,8 +1,8 @@
-"""Names to things that a recipe chooses by name: stages, objectives, engines, evaluators, transforms.
+"""What a recipe chooses by name: stages, objectives, engines, evaluators, transforms.
 
-An entry is given as the thing itself or as `module:attribute`, which is imported when the name is first asked for.  A
-user's own thing needs no registration: its import path, `mypackage.module:Thing`, is a name too.  What a process adds
-to a registry reaches its workers with the configurations that name it.
+An entry is the object itself or `module:attribute`, which is imported when its name is first looked up.  A user's own
+object needs no registration: its import path, `mypackage.module:Thing`, is a name too.  What a process adds to a
+registry reaches its workers with the configurations that name it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pairmill.errors import RecipeError, nearest
 
 T = TypeVar("T")
 
-#: What was added to registries while this process ran, by key and name: pickled configurations take their entry along.
+#: Entries added to registries while this process ran, by key and name; a pickled configuration carries its own.
 _ADDED: dict[tuple[str, str], Any] = {}
 
 
 class Registry(Generic[T]):
-    """Entries by name, in the order in which they were given; a name is given once."""
+    """Entries by name, in the order of registration; a name may be registered once."""
 
     def __init__(self, key: str, entries: Mapping[str, str] | None = None) -> None:
         """key: the key of the recipe that names an entry, for messages.  entries: name -> `module:attribute`."""
@@ -33,13 +33,13 @@ class Registry(Generic[T]):
         self._entries: dict[str, T | str] = dict(entries or {})
 
     def add(self, name: str, entry: T | str) -> None:
-        """Register a thing, or the `module:attribute` that leads to it.  Raises ValueError for a name that is taken."""
+        """Register an object, or the `module:attribute` that leads to it.  Raises ValueError for a taken name."""
         if name in self._entries:
-            raise ValueError(f"{self.key} {name!r} is registered already")
+            raise ValueError(f"{self.key}: a name must be registered once, {name!r} already is; choose another name")
         self._entries[name] = _ADDED[self.key, name] = entry
 
     def register(self, name: str) -> Callable[[T], T]:
-        """As `add`, as a decorator."""
+        """`add` as a decorator."""
 
         def decorate(entry: T) -> T:
             self.add(name, entry)
@@ -49,7 +49,7 @@ class Registry(Generic[T]):
 
     @contextmanager
     def extended(self, name: str, entry: T | str) -> Iterator[None]:
-        """Have an entry for as long as the block runs."""
+        """Keep an entry for as long as the block runs."""
         self.add(name, entry)
         try:
             yield
@@ -57,7 +57,7 @@ class Registry(Generic[T]):
             del self._entries[name], _ADDED[self.key, name]
 
     def get(self, name: str) -> T:
-        """The thing of this name, or at this import path.
+        """The object of this name, or at this import path.
 
         Raises RecipeError for an unknown name and for an import path that leads nowhere.
         """
@@ -86,7 +86,7 @@ class Registry(Generic[T]):
 def load_object(path: str, *, key: str) -> Any:
     """The object at `package.module:attribute`.
 
-    key: what names it, for messages.  Raises RecipeError if there is no such module or attribute.
+    key: the key of the recipe that names it, for messages.  Raises RecipeError if there is no such module or attribute.
     """
     module, _, attribute = path.partition(":")
     try:
@@ -97,15 +97,15 @@ def load_object(path: str, *, key: str) -> Any:
         raise RecipeError(
             f"{key} must be an import path package.module:attribute that can be imported",
             value=f"{path}: {type(error).__name__}: {error}",
-            fix="install the package where the job runs, or correct the path",
+            fix="correct the path, or install the package where the job runs",
         ) from error
     return found
 
 
 class NamedConfig(Config):
-    """Base of a configuration that belongs to one entry of a registry, and says which."""
+    """Base of a configuration that belongs to one entry of a registry and names it."""
 
-    name: str = Field(description="whose keys these are: a registered name, or an import path package.module:attribute")
+    name: str = Field(description="registered name of the entry, or its import path package.module:attribute")
 
     def __reduce__(self) -> tuple[object, ...]:
         added = {place: entry for place, entry in _ADDED.items() if place[1] == self.name}
@@ -122,10 +122,10 @@ class ChosenBy:
 
         engine: Annotated[NamedConfig, ChosenBy(ENGINES)]
 
-    In a recipe it is a mapping with `name` and that entry's keys, or the name alone.  Entries have an attribute
+    In a recipe it is a mapping with `name` and that entry's keys, or just the name.  Entries have an attribute
     `Config`, a subclass of NamedConfig.
 
-    default: whose keys a mapping without `name` has; None: it must have one.
+    default: the entry that a mapping without `name` means; None: a mapping must have `name`.
     """
 
     def __init__(self, registry: Registry[Any], *, default: str | None = None) -> None:
@@ -143,7 +143,7 @@ class ChosenBy:
             raise RecipeError(
                 f"{self.registry.key} must be a name, or a mapping with a key `name`",
                 value=value,
-                fix=f"name one of {', '.join(self.registry.names)}",
+                fix=f"set it to one of {', '.join(self.registry.names)}",
             )
         kind = getattr(self.registry.get(data["name"]), "Config", None)
         if not (isinstance(kind, type) and issubclass(kind, NamedConfig)):
@@ -172,7 +172,7 @@ def _dumped(value: NamedConfig, info: Any) -> dict[str, Any]:
 def chosen_at(model: type[BaseModel], path: Sequence[str]) -> int | None:
     """How many parts of `path`, keys of nested sections, lead to the first field that is chosen by name; None if none.
 
-    What follows are keys of the chosen entry's own.
+    The parts after it are keys of the chosen entry.
     """
     for depth, part in enumerate(path, start=1):
         field = model.model_fields.get(part)

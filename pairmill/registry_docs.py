@@ -1,6 +1,6 @@
 """Registries as Markdown: every entry with its docstring and the keys of its own configuration.
 
-A page that shows registries is generated from them, so that it cannot say anything else than the code does.
+Pages that show registries are generated, so that they say what the code says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from pairmill.registry import Registry
 
-#: Names of JSON schema's types that people use.
+#: Everyday names of JSON schema's types.
 _TYPES = {"boolean": "true or false", "array": "list", "object": "mapping", "string": "text"}
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "like"}
 
@@ -24,7 +24,7 @@ def render(registry: Registry[Any], title: str, more: Callable[[Any], str] | Non
     """The section of a registry: its key, then each entry in the order of registration.  Imports every entry.
 
     An entry is documented by its docstring; the keys are the fields of its attribute `Config`, if it has one, without
-    `name`.  more: what else to say of an entry, in Markdown.
+    `name`.  more: further Markdown about an entry.
     """
     entries = "\n\n".join(_entry(name, registry.get(name), more) for name in registry.names)
     choice = "one of these names, or the import path `package.module:attribute` of your own"
@@ -57,7 +57,7 @@ def _keys(config: type[BaseModel] | None) -> str:
 
 
 def _form(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """What a value may be, in words."""
+    """The values that a schema allows, in words."""
     if "$ref" in schema:
         return _form(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in schema:

@@ -1,4 +1,4 @@
-"""The Retry-After header of an answer (RFC 9110, section 10.2.3): seconds, or a date."""
+"""The Retry-After header of a response (RFC 9110, section 10.2.3): seconds, or a date."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-#: Longer waits count as this one, about 32 years: nobody waits for either.
+#: Longer waits count as this one, about 32 years.
 LONGEST_S = 999_999_999.0
 
 _SECONDS = re.compile("0*([0-9]+)")
 
 
 def retry_after_s(value: str | None, date: str | None = None, *, now: datetime | None = None) -> float | None:
-    """Seconds that the answer asks to wait, between 0 and `LONGEST_S`; None if it does not, or cannot be read.
+    """Seconds that the response asks to wait, between 0 and `LONGEST_S`; None if it asks for none or cannot be read.
 
-    value, date: the headers Retry-After and Date.  A date is counted from the answer's own, so that clocks need not
-    agree; without one from `now` (default: the present).  Dates without a zone are UTC.
+    value, date: the headers Retry-After and Date.  A date counts from the response's own, so that clocks need not
+    agree, or from `now` (default: the present) if the response has none.  Dates without a zone are UTC.
     """
     if value is None:
         return None
@@ -34,5 +34,5 @@ def _moment(header: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(header.strip())
         return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-    except (ValueError, TypeError, OverflowError, IndexError):  # the parser's, on strings that are no dates
+    except (ValueError, TypeError, OverflowError, IndexError):  # what the parser raises on strings that are no dates
         return None

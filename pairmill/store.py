@@ -7,9 +7,9 @@
     RUN/pairs/part-000003.parquet                        the product
     RUN/<table>/_manifest/0000/shard-000012-<key>-<content>.json     the commit
 
-A shard is committed when its manifest is there.  The manifest's name says what the shard was made from (`key`: the
+A shard is committed once its manifest is there.  The manifest's name says what the shard was made from (`key`: the
 stage's configuration, model revisions and the content of the tables it read) and what it holds (`content`), so one
-listing of a folder tells a resuming run what is done, and a shard whose inputs did not change is never made again.
+listing of a folder shows a resuming run what is done, and a shard whose inputs did not change is never made again.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from pairmill.uris import absolute, filesystem_of
 #: Columns worth a parquet dictionary.  Encoded images and their digests do not repeat: dictionaries only cost memory.
 _REPEATING = ("status", "drop_stage", "drop_reason", "content_type", "language", "format", "error")
 
-#: Encoded images, as leaves of a parquet schema: zstd would take a hundredth off them, and time to write and to read.
+#: Encoded images, as leaves of a parquet schema: zstd would save 1 % and cost time to write and to read.
 _PIXELS = ("image", "image.bytes")
 
-#: Shards whose manifests share a folder, so that no listing of one commit's folder grows with the run.
+#: Shards whose manifests share a folder, so that the listing a commit needs does not grow with the run.
 _MANIFESTS_PER_FOLDER = 1000
 
 
@@ -56,7 +56,7 @@ class Entry(NamedTuple):
 
 
 class Store:
-    """A run directory on a local disk or an object store."""
+    """A run directory on a local disk or in an object store."""
 
     def __init__(self, uri: str) -> None:
         """uri: a local path (made absolute, `~` expanded) or s3://…, gs://….  Raises UserError for anything else."""
@@ -69,21 +69,21 @@ class Store:
 
     @property
     def filesystem(self) -> pafs.FileSystem:
-        """The file system that `path` is of."""
+        """The file system that `path` belongs to."""
         return self._fs
 
     def path(self, name: str) -> str:
-        """Where `name` lies, as the file system names it."""
+        """The path of `name` in the file system."""
         return f"{self._root}/{name}"
 
     def uri_of(self, path: str) -> str:
-        """What names a path of this file system everywhere: with its scheme, if it is not local."""
+        """The address of a path of this file system: with its scheme, if it is not local."""
         scheme, found, _ = self.uri.partition("://")
         return f"{scheme}://{path.lstrip('/')}" if found and not self._local else path
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Work in a local run directory alone, until this process ends, however it ends; object stores have no locks.
+        """Hold a local run directory exclusively until this process ends, however it ends; object stores have no locks.
 
         Raises RunDirError if another process works in it.
         """
@@ -96,20 +96,20 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunDirError(
-                    "one job at a time works in a run directory",
+                    "run_dir must be used by one job at a time, and another one is running in it",
                     value=self.uri,
-                    fix="wait for the other job, or stop it",
+                    fix="wait for the other job or stop it, or give another run_dir",
                 ) from None
             yield
 
     @contextlib.contextmanager
     def scratch(self, what: str) -> Iterator[Path]:
-        """A folder on this machine's own disk for work on this run, gone afterwards."""
+        """A folder on this machine's own disk for work on this run, removed afterwards."""
         with tempfile.TemporaryDirectory(prefix=f"pairmill-{what}-{self._scratch}-") as folder:
             yield Path(folder)
 
     def clear_scratch(self) -> None:
-        """Remove what killed processes left of such folders on this machine; the caller works in the run alone."""
+        """Remove scratch folders that killed processes left on this machine; the caller must hold the lock."""
         for folder in Path(tempfile.gettempdir()).glob(f"pairmill-*-{self._scratch}-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -122,12 +122,12 @@ class Store:
     def write_bytes(self, name: str, data: bytes | memoryview, fault: str = "write") -> None:
         """Write a file so that it is there whole or not at all.
 
-        Raises OSError (disk full, no permission); nothing is left then.
+        Raises OSError (disk full, no permission), and leaves nothing behind then.
         """
         final = self.path(name)
         fault_point(f"{fault}.before_write")
         if not self._local:
-            # An object appears when its upload completes, so a put is atomic as it is.
+            # An object appears when its upload completes, so a put is atomic already.
             with self._fs.open_output_stream(final) as stream:
                 stream.write(data)
             return
@@ -166,7 +166,7 @@ class Store:
         return None if text is None else json.loads(text)
 
     def write_table(self, name: str, table: pa.Table, fault: str = "write", row_group_rows: int | None = None) -> int:
-        """Write one parquet file, all or nothing; returns its size in bytes."""
+        """Write one parquet file, all or nothing, and return its size in bytes."""
         buffer = parquet_bytes(table, row_group_rows)
         self.write_bytes(name, buffer, fault)
         return buffer.nbytes
@@ -205,10 +205,9 @@ class Store:
     ) -> Entry:
         """Commit one shard: its data, then its manifest.
 
-        facts: go into the manifest.  volatile: columns that are no part of its content, see `content_digest`.
+        facts: more entries of the manifest.  volatile: columns that are not part of its content, see `content_digest`.
 
-        A commit of the same shard replaces the one before it; killed anywhere, the shard is either committed whole or
-        not at all.
+        Replaces an earlier commit of the shard.  Wherever it is killed, the shard is committed whole or not at all.
         """
         entry = Entry(key, content_digest(rows, volatile))
         self.retract(table, shard)
@@ -218,13 +217,13 @@ class Store:
         return entry
 
     def write_manifest(self, table: str, shard: int, manifest: Mapping[str, object], fault: str) -> None:
-        """Write a manifest, under the name that its key and its content give it."""
+        """Write a manifest under the name that its key and content give it."""
         entry = Entry(str(manifest["key"]), str(manifest["content"]))
         data = json.dumps(manifest, sort_keys=True).encode()
         self.write_bytes(_manifest_file(table, shard, entry), data, fault)
 
     def retract(self, table: str, shard: int, keep: Entry | None = None) -> None:
-        """Take back the commits of a shard but for `keep` (its data stays until it is replaced)."""
+        """Remove the commits of a shard except `keep` (its data stays until it is replaced)."""
         for name in self._manifest_names(table, shard):
             if keep is None or name != _manifest_file(table, shard, keep).rpartition("/")[2]:
                 self._delete(self.path(f"{_manifest_folder(table, shard)}/{name}"))
@@ -243,7 +242,7 @@ class Store:
         return [name for name in names if name.startswith(f"shard-{shard:06d}-") and name.endswith(".json")]
 
     def remove_shard(self, table: str, shard: int) -> None:
-        """Take back the commit of a shard, and delete its data."""
+        """Remove the commit of a shard, and delete its data."""
         self.retract(table, shard)
         self._delete(self.path(shard_file(table, shard)))
 
@@ -295,7 +294,7 @@ def parquet_bytes(table: pa.Table, row_group_rows: int | None = None) -> memoryv
 
 @lru_cache(maxsize=64)
 def _leaves(schema: pa.Schema) -> list[str]:
-    """The dotted paths by which parquet knows the columns of a schema."""
+    """The dotted paths of the columns of a schema in parquet."""
     buffer = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), buffer)
     columns = pq.read_metadata(pa.BufferReader(buffer.getvalue())).schema
@@ -316,17 +315,17 @@ def shard_file(table: str, shard: int) -> str:
 
 
 def content_digest(rows: pa.Table, volatile: Collection[str] = ()) -> str:
-    """Hex digest of what a table says: its columns' names, types and values.
+    """Hex digest of a table's content: its columns' names, types and values.
 
-    volatile: columns that are left out, because they differ from run to run by nature or follow from others.
+    volatile: columns that are left out, because they naturally differ between runs or follow from others.
     """
     kept = [n for n in rows.schema.names if n not in volatile]
     hashed = hashlib.blake2b(digest_size=8)
-    # Through parquet, because slices and chunks of equal values have unequal buffers.
+    # As parquet, because slices and chunks of equal values have unequal buffers.
     hashed.update(parquet_bytes(rows.select(kept).combine_chunks()))
     return hashed.hexdigest()
 
 
 def shard_key(identity: object, upstream: Iterable[str]) -> str:
-    """The key of a shard: what its stage is (plain data), and the contents of the tables it is made from."""
+    """The key of a shard: the identity of its stage (plain data) and the contents of the tables it is made from."""
     return digest([identity, list(upstream)])

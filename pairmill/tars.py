@@ -1,6 +1,6 @@
-"""The samples of a webdataset tar: files in a row that share a key.
+"""The samples of a webdataset tar: consecutive files that share a key.
 
-The key is a member's path up to the first dot of its last part, the ending what follows that dot, in lower case:
+The key is a member's path up to the first dot of its last part; the ending is what follows that dot, in lower case:
 `train/0001.seg.png` has the key `train/0001` and the ending `seg.png`.
 """
 
@@ -19,10 +19,10 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def samples(tar: Iterable[TarInfo]) -> Iterator[tuple[str, Iterator[tuple[str, TarInfo]]]]:
-    """Key of each sample, and (ending, member) of its files, in the order of the tar; folders and links are none.
+    """Key of each sample, and (ending, member) of its files, in the order of the tar; folders and links are skipped.
 
-    tar: an open `tarfile.TarFile`.  The members of a sample are there until the next one is asked for, so that a tar
-    that can only be read forwards can be read so: take a member's content when the member comes.
+    tar: an open `tarfile.TarFile`, which may be a stream that can only be read forwards: read a member's content before
+    asking for the next member.
     Raises tarfile.TarError where the tar is damaged.
     """
     members = ((*split_name(member.name), member) for member in tar if member.isfile())

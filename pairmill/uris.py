@@ -1,12 +1,12 @@
-"""Where data lies: local paths and s3://, gs://, file:// addresses, and which files a path or a pattern stands for.
+"""Where data is: local paths and s3://, gs://, file:// addresses, and which files a path or a pattern stands for.
 
     list.parquet            that file
     folder                  every file below it
     part-*.parquet          `*`, `?` and `[…]` as in a shell: within one part of the path; `**` is any number of folders
     part-{000..012}.tar     each of these names; {train,test} likewise
 
-What exists by its literal name is taken for it, whatever characters the name has.  Hidden files and folders (`.x`,
-`_x`) are passed over, as Spark and pyarrow do, unless the path or that part of the pattern begins so itself.
+A file that exists under the literal name is taken, whatever characters the name has.  Hidden files and folders (`.x`,
+`_x`) are skipped, as in Spark and pyarrow, unless the path or that part of the pattern begins like that itself.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Found(NamedTuple):
     """Files on one file system, sorted by path.
 
     paths: as the file system names them.  names: relative to the deepest folder that holds all of them, so that they
-    mean the same elsewhere.  sizes: bytes.  modified_ns: since when, ns since the epoch; None where nobody knows.
+    mean the same elsewhere.  sizes: bytes.  modified_ns: time of the last change, ns since the epoch; None if unknown.
     """
 
     filesystem: pafs.FileSystem
@@ -48,7 +48,7 @@ class Found(NamedTuple):
     modified_ns: tuple[int | None, ...] = ()
 
     def ending_in(self, ending: str) -> Found:
-        """Those of them whose path ends so."""
+        """The files whose path ends in `ending`."""
         files = zip(self.paths, self.sizes, self.modified_ns, strict=True)
         return _found(self.filesystem, [file for file in files if file[0].endswith(ending)])
 
@@ -65,21 +65,21 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
         filesystem, path = pafs.FileSystem.from_uri(_quoted(uri))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
-            "a path must be local, or an address that begins with s3://, gs:// or file://",
+            "a path must be local or an address that begins with s3://, gs:// or file://",
             value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
-            fix="copy the data to one of these, or correct the address",
+            fix="correct the address, or copy the data to one of these",
         ) from None
     return filesystem, path.rstrip("/")
 
 
 def absolute(uri: str) -> str:
-    """The same place, named so that it does not depend on the current folder: local paths with `~` expanded."""
+    """The same place, independent of the current folder: local paths are made absolute, with `~` expanded."""
     local = _local_path(uri)
     return uri.rstrip("/") if local is None else local
 
 
 def _local_path(uri: str) -> str | None:
-    """The absolute path of what lies on this machine; None for other addresses."""
+    """The absolute path on this machine; None for other addresses."""
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
     scheme, _, path = uri.partition("://")
@@ -105,7 +105,7 @@ def _quoted(uri: str) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    """Keys that an address may hold (s3://KEY:SECRET@bucket/…, ?secret=…) are not for messages."""
+    """The text without the keys that an address may hold (s3://KEY:SECRET@bucket/…, ?secret=…)."""
     return re.sub(r"(\?[A-Za-z_]+=)[^\s']*", r"\1…", re.sub(r"://[^/@\s]*@", "://…@", text))
 
 
@@ -122,7 +122,7 @@ def expand_braces(pattern: str) -> list[str]:
         return [pattern]
     choices = [_choices(part) if at % 2 else [part] for at, part in enumerate(parts)]
     names = ("".join(chosen) for chosen in itertools.product(*choices))
-    # What is left are braces around braces, now expanded within.
+    # What is left are outer braces, whose inner ones are now expanded.
     return list(dict.fromkeys(inner for name in names for inner in expand_braces(name)))
 
 
@@ -140,8 +140,8 @@ def _choices(inner: str) -> list[str]:
 def find(uri: str, *, below: Callable[[str], bool] = lambda path: True) -> Found:
     """The files that a path or a pattern stands for; none if there are none.
 
-    below: which of the files below a folder are meant; those that a name or a pattern names are meant in any case.
-    Raises as `filesystem_of`.
+    below: which of the files below a folder are meant; a file that a name or a pattern matches itself is always meant.
+    Raises what `filesystem_of` raises.
     """
     filesystem, root = filesystem_of(uri)
     named = files_at(filesystem, root, below)
@@ -149,7 +149,7 @@ def find(uri: str, *, below: Callable[[str], bool] = lambda path: True) -> Found
 
 
 def files_at(filesystem: pafs.FileSystem, path: str, below: Callable[[str], bool]) -> list[pafs.FileInfo]:
-    """The files that `path`, literal or a pattern, stands for in a file system; some may come twice."""
+    """The files that `path`, a name or a pattern, stands for in a file system; some may be listed twice."""
     names = [path]
     infos = filesystem.get_file_info(names)
     if infos[0].type == pafs.FileType.NotFound:
@@ -196,7 +196,7 @@ def _glob(filesystem: pafs.FileSystem, pattern: str) -> list[pafs.FileInfo]:
 def _listed(
     filesystem: pafs.FileSystem, folders: Sequence[str], *, recursive: bool = False
 ) -> list[tuple[pafs.FileInfo, str]]:
-    """What lies in each of the folders, with the folder; object stores answer many requests at a time."""
+    """The content of each of the folders, with the folder; object stores answer many requests at a time."""
 
     def listed(folder: str) -> list[tuple[pafs.FileInfo, str]]:
         selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)

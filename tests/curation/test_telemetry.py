@@ -6,6 +6,7 @@ import pytest
 from curation.recaption import RECAPTION
 from curation.telemetry import METRICS, count_fetches, count_rows, count_texts
 from pairmill import meters
+from pairmill.errors import IntegrityError
 from pairmill.meters import Meter, Metric, exported
 from training.telemetry import METRICS as TRAINING
 
@@ -102,9 +103,9 @@ def test_what_is_not_in_the_table_is_a_bug() -> None:
     meter = Meter(METRICS, run="r")
     with pytest.raises(KeyError):
         meter.add("pairmill_hosts", 1)
-    with pytest.raises(AssertionError, match="is a gauge"):
+    with pytest.raises(IntegrityError, match="must be recorded as a gauge"):
         meter.add("pairmill_queue", 1, queue="fetch")
-    with pytest.raises(AssertionError, match="has the tags stage"):
+    with pytest.raises(IntegrityError, match="with the tags stage"):
         meter.add("pairmill_texts", 1, url="https://example.org/a.jpg")
 
 
