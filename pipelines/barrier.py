@@ -1,6 +1,6 @@
-"""A global step's way through Ray Data: read narrow rows of every shard, and bring together those of equal key.
+"""A global step in Ray Data: read narrow rows of every shard, and bring together rows of equal key.
 
-Nothing that grows with the rows passes the driver: it holds references to tables in the object store.
+Nothing that grows with the rows passes through the driver: it holds references to tables in the object store.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ray.data import Dataset, from_arrow
 
 from curation.schema import set_columns
 
-#: Rows that one task of a barrier holds at a time, about.
+#: About how many rows one task of a barrier holds at a time.
 PARTITION_ROWS = 500_000
 
 #: Shards that one task reads: opening a file costs more than reading a narrow table.
@@ -27,7 +27,7 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def over_shards(shards: Sequence[int], read: Callable[[int], pa.Table], *, name: str) -> Dataset:
-    """The rows that `read` returns of each shard.  name: what the dashboard calls it."""
+    """The rows that `read` returns for each shard.  name: shown on the dashboard."""
     numbers = pa.table({"shard": pa.array(shards, pa.int32())})
     tasks = from_arrow([numbers.slice(at, _SHARDS_PER_TASK) for at in range(0, len(numbers), _SHARDS_PER_TASK)])
     tasks.set_name(name)
@@ -39,7 +39,7 @@ def over_shards(shards: Sequence[int], read: Callable[[int], pa.Table], *, name:
 
 
 def brought_together(rows: Dataset, partitions: int, apply: Callable[[pa.Table], pa.Table]) -> list[Any]:
-    """References to what `apply` makes of each partition of the rows, of which equal keys (int64) share one."""
+    """References to the results of `apply` for each partition of the rows; equal keys (int64) share a partition."""
 
     def partitioned(some: pa.Table) -> pa.Table:
         spread = some["key"].to_numpy().view(np.uint64) * _SPREAD >> np.uint64(32)

@@ -48,11 +48,11 @@ Address = Annotated[
     typer.Option("--address", help="URL of the cluster's dashboard; default: RAY_ADDRESS, else this machine's cluster"),
 ]
 JobId = Annotated[str, typer.Argument(help="the job's id, as `pairmill jobs` prints it", show_default=False)]
-Average = Annotated[bool, typer.Option("--average", help="of a model trained with model.ema_decay: its average")]
+Average = Annotated[bool, typer.Option("--average", help="use the averaged weights (model.ema_decay)")]
 Yes = Annotated[
-    bool, typer.Option("--yes", help="fetch and compute again what the recipe makes stale, however much that is")
+    bool, typer.Option("--yes", help="fetch and compute again what the recipe makes stale, however much it is")
 ]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else there")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else")]
 
 
 @app.command()
@@ -74,7 +74,7 @@ def curate(
 
     def job() -> dict[str, Any]:
         loaded = load_recipe(recipe, overrides or [], CurateRecipe)
-        # What runs the job is imported when the recipe is known to be right: Ray alone takes longer than all checks.
+        # Imported once the recipe is known to be right: Ray alone takes longer than all checks.
         from pipelines.curate import curate as run_job
 
         return run_job(loaded, command=shlex.join(sys.argv), quiet=as_json, yes=yes)
@@ -104,7 +104,7 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
 
 @app.command()
 def report(run: Run, as_json: Json = False) -> None:
-    """Build report.json and report.html again, of a finished or an unfinished run."""
+    """Write report.json and report.html again, for a finished or an unfinished run."""
 
     def job() -> dict[str, Any]:
         sys.meta_path.insert(0, _NoPandas())
@@ -160,7 +160,7 @@ def extend(
     text_column: Annotated[
         str | None, typer.Option(help="their column of alt texts, '' if they have none; default: as in the run")
     ] = None,
-    form: Annotated[str | None, typer.Option("--format", help="of the files; default: as in the run")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="format of the files; default: as in the run")] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="cut the new rows into shards and stop; `curate` does the rest")
     ] = False,
@@ -192,8 +192,8 @@ def extend(
 @app.command()
 def forget(
     run: Run,
-    uid: Annotated[list[str] | None, typer.Option(help="a row, as the column uid has it", show_default=False)] = None,
-    url: Annotated[list[str] | None, typer.Option(help="an image's URL, with any text", show_default=False)] = None,
+    uid: Annotated[list[str] | None, typer.Option(help="a row, by its uid", show_default=False)] = None,
+    url: Annotated[list[str] | None, typer.Option(help="an image's URL, whatever its text", show_default=False)] = None,
     host: Annotated[
         list[str] | None, typer.Option(help="a host; '*.example.com': every host below it", show_default=False)
     ] = None,
@@ -201,13 +201,13 @@ def forget(
         list[str] | None, typer.Option(help="a picture, by the SHA-256 of its original file", show_default=False)
     ] = None,
     listed: Annotated[
-        list[Path] | None, typer.Option("--from", help="a file of those, one a line", show_default=False)
+        list[Path] | None, typer.Option("--from", help="a file with any of these, one per line", show_default=False)
     ] = None,
     also: Annotated[
         list[Path] | None,
         typer.Option(help="an export, or a file of `pairmill rows`, to take the rows out of too", show_default=False),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="do it; else only say what it would be")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do it; without it, only report what it would do")] = False,
     as_json: Json = False,
 ) -> None:
     """Take rows out of a run and its copies, and keep them out: URL, texts, picture and all that was made of it."""
@@ -230,7 +230,7 @@ def forget(
 
     finish(job, as_json, show)
     if not found["done"]:
-        print("pairmill: nothing is changed yet; give --yes to do it", file=sys.stderr)
+        print("pairmill: nothing was changed; give --yes to do it", file=sys.stderr)
         raise typer.Exit(2)
 
 
@@ -241,7 +241,7 @@ def train(
     as_json: Json = False,
     schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
 ) -> None:
-    """Train a dual encoder, or go on with a run; Ctrl-C saves a checkpoint first."""
+    """Train a dual encoder, or resume a run; Ctrl-C saves a checkpoint first."""
     from pipelines.recipe import load_recipe
     from training.recipe import TrainRecipe
 
@@ -264,11 +264,11 @@ def train(
 def sweep(
     recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file", show_default=False)] = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="only go on with a sweep that was begun")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="only resume a sweep that was started")] = False,
     as_json: Json = False,
     schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
 ) -> None:
-    """Search the recipes around a training recipe, or go on with a sweep; Ctrl-C saves the running trials first."""
+    """Search the recipes around a training recipe, or resume a sweep; Ctrl-C saves the running trials first."""
     if schema:
         from tune.recipe import SweepRecipe
 
@@ -291,7 +291,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="a checkpoint, an export, or a finished run", show_default=False)],
     overrides: Annotated[list[str] | None, typer.Argument(help="evaluate.key=value …", show_default=False)] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="take the section `evaluate` of this recipe; default: the run's")
+        Path | None, typer.Option("--recipe", help="recipe whose section `evaluate` to use; default: the run's")
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="folder for the records, in CLIP_benchmark's form")] = None,
     average: Average = False,
@@ -313,12 +313,12 @@ def export(
     to: Annotated[Path, typer.Option("--to", help="the folder to write", show_default=False)],
     form: Annotated[
         str,
-        typer.Option("--format", help="of a dataset: webdataset, img2dataset; of a model: open_clip, huggingface"),
+        typer.Option("--format", help="for a dataset: webdataset, img2dataset; for a model: open_clip, huggingface"),
     ] = "webdataset",
     average: Average = False,
     as_json: Json = False,
 ) -> None:
-    """Write a dataset or a model in another form, which other tools read."""
+    """Write a dataset or a model in a form that other tools read."""
 
     def job() -> dict[str, Any]:
         from pairmill.errors import UserError
@@ -334,7 +334,7 @@ def export(
         known = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}
         if form not in known:
             names = ", ".join([*known, "open_clip", "huggingface"])
-            raise UserError(f"--format is one of {names}", value=form, fix="choose one of them")
+            raise UserError(f"--format must be one of {names}", value=form, fix="choose one of them")
         store, _ = _opened(what)
         refuse_pending(store)
         return {"files": [str(f) for f in known[form](store, to)], "format": form}
@@ -364,7 +364,7 @@ def submit(
     recipe: Annotated[str, typer.Argument(help="the recipe, a YAML file; for evaluate, a model", show_default=False)],
     overrides: Overrides = None,
     address: Address = None,
-    detach: Annotated[bool, typer.Option("--detach", help="print the job's id, and do not wait for its end")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="print the job's id and do not wait for its end")] = False,
     install: Annotated[
         bool,
         typer.Option("--install", help="pip-install the project's dependencies there; default: the image has them"),
@@ -373,7 +373,7 @@ def submit(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Run a job on a cluster and follow its log; submitted again after a failure or a stop, it goes on."""
+    """Run a job on a cluster and follow its log; submitted again after a failure or a stop, it resumes."""
 
     def job() -> dict[str, Any]:
         from pipelines.dashboard import check_dashboard
@@ -383,7 +383,7 @@ def submit(
 
         prepared = prepare(kind, recipe, overrides or [], yes=yes)
         client = connect(address)
-        check_dashboard(address)  # nobody's job goes to a cluster that takes anybody's
+        check_dashboard(address)  # no job goes to a cluster that accepts jobs from anyone
         job_id = submit_job(client, prepared, install=install, limit_mib=upload_limit)
         if detach:
             return {"id": job_id}
@@ -407,7 +407,7 @@ def jobs(address: Address = None, as_json: Json = False) -> None:
 
 @app.command()
 def logs(job_id: JobId, address: Address = None) -> None:
-    """Print a job's log and follow it to its end; exits as the job did, and leaves it running on Ctrl-C."""
+    """Print a job's log and follow it to its end; exit as the job did.  Ctrl-C leaves the job running."""
 
     def job() -> dict[str, Any]:
         from pipelines.jobs import connect, follow, outcome
@@ -432,7 +432,7 @@ def stop(job_id: JobId, address: Address = None, as_json: Json = False) -> None:
 
 @app.command()
 def dashboard(address: Address = None, as_json: Json = False) -> None:
-    """Print the URL of a cluster's dashboard, and check that it asks for a token; exit 1 if it does not."""
+    """Print the URL of a cluster's dashboard, and check that it requires a token; exit 1 if it does not."""
     found: dict[str, Any] = {}
 
     def job() -> dict[str, Any]:
@@ -443,13 +443,13 @@ def dashboard(address: Address = None, as_json: Json = False) -> None:
 
     finish(job, as_json, lambda done: say(done["url"]))
     if not found["protected"]:
-        print("pairmill: the dashboard asks for no token: whoever is on this machine can run code", file=sys.stderr)
+        print("pairmill: the dashboard asks for no token: anyone on this machine can run code", file=sys.stderr)
         raise typer.Exit(1)
 
 
 @app.command()
 def doctor(
-    run_dir: Annotated[str, typer.Option(help="check that this can be written")] = ".",
+    run_dir: Annotated[str, typer.Option(help="run directory to check for write access")] = ".",
     address: Address = None,
     as_json: Json = False,
 ) -> None:
@@ -472,7 +472,7 @@ def _text(run: str) -> tuple[Any, str]:
     text = store.read_text("recipe.yaml")
     if text is None:
         raise RunDirError(
-            "a run directory must hold the recipe it was run with",
+            "the run directory must hold the recipe it was run with",
             value=f"{run} has no recipe.yaml",
             fix="give the run_dir of a `pairmill curate`",
         )
@@ -484,13 +484,13 @@ def _selected(run: str) -> tuple[Any, str]:
     import yaml
 
     store, text = _text(run)
-    # The recipe was checked when the run was made; what is read of it here is one name.
+    # The recipe was checked when the run was made; only one name is read here.
     section = (yaml.load(text, Loader=yaml.CSafeLoader) or {}).get("deduplicate") or {}
     return store, str(section.get("name", "default"))
 
 
 def _opened(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
-    """The store of a run directory, and the recipe it was run with; `run_dir` is where it lies now."""
+    """The store of a run directory, and the recipe it was run with; `run_dir` is where it is now."""
     from pipelines.recipe import CurateRecipe, parse_recipe
 
     store, text = _text(run)
@@ -499,9 +499,9 @@ def _opened(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
 
 
 class _NoPandas(MetaPathFinder):
-    """Spares commands that only read a run the import of pandas, which takes longer than their work.
+    """Prevents the import of pandas in commands that only read a run: it takes longer than their work.
 
-    pyarrow imports it, where there is one, to recognise its objects among the values it is given.  There are none here.
+    pyarrow imports pandas, if it is installed, to recognise its objects among the values it is given.  There are none.
     """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:

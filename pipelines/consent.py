@@ -1,7 +1,7 @@
-"""Nothing dear is done again unasked: what a recipe would have fetched or computed once more, and the question.
+"""Ask before expensive work is repeated: what a recipe would fetch or compute again, and the question.
 
-A stage that fetches or holds a model (`Stage.dear`) asks where it would make more results again than it adds; how many
-those are is known from the tables themselves, how long it takes from the manifests of what was done.
+A stage that fetches or holds a model (`Stage.dear`) asks if it would repeat more results than it adds.  The tables show
+how many those are, and the manifests of earlier work how long they take.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from curation.stage import Stage
 from pairmill.errors import UserError
 from pairmill.store import Entry, Store
 
-#: Manifests that the time of a model's work is estimated from, at most.
+#: The most manifests from which the time of a model's work is estimated.
 _SAMPLE = 200
 
 
 class ConsentError(UserError):
-    """Dear work would be done again, and nobody said that it shall be."""
+    """Expensive work would be repeated without the user's consent."""
 
 
 class Again(NamedTuple):
-    """Dear work that would be done.
+    """Expensive work that would be done.
 
-    again: results that are there and would be made again.  new: rows that have none yet.
-    bytes: that would be fetched, about; 0 if it is no fetch.  seconds: of one worker, about; 0 if nothing is known.
+    again: existing results that would be made again.  new: rows that have none yet.
+    bytes: about how many would be fetched; 0 if it is no fetch.  seconds: about how many of one worker; 0 if unknown.
     then: stages whose results follow from these.
     """
 
@@ -48,21 +48,21 @@ class Again(NamedTuple):
 
 
 def ask(found: Again | None, *, yes: bool) -> None:
-    """Raise ConsentError for work that makes more again than it adds, unless somebody said yes."""
+    """Raise ConsentError for work that repeats more than it adds, unless `yes`."""
     if found is None or yes or found.again <= found.new:
         return
     much = f", {_size(found.bytes)}" if found.bytes else ""
     long = f", about {_spelled(found.seconds)} of one worker" if found.seconds else ""
     then = f"; {' and '.join(found.then)} would follow" if found.then else ""
     raise ConsentError(
-        f"{found.stage} must not make again what is there unless you say so",
+        f"{found.stage} must have your consent (--yes) to repeat more work than it adds",
         value=f"{found.again:,} results would be made again{much}{long}, and {found.new:,} are new{then}",
-        fix="say --yes (what cannot be fetched again stays as it is), or set the keys back that changed since",
+        fix="give --yes (what cannot be fetched again stays as it is), or set back the keys that changed since",
     )
 
 
 def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[str, Mapping[int, Entry]]) -> Again | None:
-    """The fetches of pictures that are there by other `image.*`; None if there are none.
+    """The fetches of pictures that were made with other `image.*`; None if there are none.
 
     committed: the shards of images/ and of the tables that it is made from.
     """
@@ -90,14 +90,14 @@ def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[str
 
 
 class CountAgain:
-    """Counts what the dear stages of a segment would make again of each shard; a line a stage."""
+    """Counts what the stages with models would repeat of each shard; one line per stage."""
 
     def __init__(self, stages: Sequence[Stage], tables: Tables) -> None:
         self._stages = [stage for stage in stages if stage.made_from is not None]
         self._tables = tables
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        changed: dict[str, pa.ChunkedArray] = {}  # column -> mask of the rows whose value would be another one
+        changed: dict[str, pa.ChunkedArray] = {}  # column -> mask of the rows whose value would change
         counts: list[dict[str, Any]] = []
         for stage in self._stages:
             name = self._tables.name_of(stage)
@@ -125,7 +125,7 @@ _COUNTS = pa.schema([("stage", pa.string()), ("again", pa.int64()), ("new", pa.i
 def model_again(
     store: Store, tables: Tables, stage: Stage, counts: Iterable[Mapping[str, Any]], stale: Mapping[int, Entry]
 ) -> Again:
-    """The work of one stage of a model.  counts: lines of `CountAgain`.  stale: the shards they are of."""
+    """The work of one stage with a model.  counts: lines of `CountAgain`.  stale: their shards."""
     mine = [line for line in counts if line["stage"] == stage.name]
     again = sum(line["again"] for line in mine)
     seconds = again * _seconds_a_row(store, tables.name_of(stage), stale, stage.name) if again else 0.0
@@ -133,7 +133,7 @@ def model_again(
 
 
 def _seconds_a_row(store: Store, table: str, shards: Mapping[int, Entry], stage: str) -> float:
-    """What a row took, over some of these shards; 0 if nothing is known."""
+    """Mean seconds per row over some of these shards; 0 if nothing is known."""
     sample = dict(islice(shards.items(), _SAMPLE))
     done = [(m["seconds"][stage], m["worked"][stage].get("rows", 0)) for m in store.manifests(table, sample)]
     rows = sum(n for _, n in done)

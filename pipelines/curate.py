@@ -8,7 +8,7 @@
     pack                                           -> pairs/
     report                                         -> report.json, report.html
 
-Every arrow ends in committed shards.  Running the job again does what is not committed yet, and nothing else.
+Every arrow ends in committed shards.  Running the job again does only what is not committed yet.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import SelectStage, losers_over
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
+from pipelines.stages.reporting import name_run
 from pipelines.stages.rows import ActorStage, RowStage, Setting, named
-from pipelines.stages.told import name_run
 
 logger = logging.getLogger("pairmill")
 
@@ -71,17 +71,17 @@ def curate(
     planned: bool = False,
     yes: bool = False,
 ) -> dict[str, Any]:
-    """Run the job, or what is left of it; returns the report (`report.json`).
+    """Run the job, or what is left of it, and return the report (`report.json`).
 
-    quiet: plain lines on a terminal too, not the live table.
-    retry_failed: first fetch again the rows that may come out better now (`Policy.retriable`).
-    planned: the run is known by its directory, and its lists need not be there any more.
-    yes: fetch and compute again whatever the recipe makes stale, however much that is.
-    Raises UserError for a wrong recipe or input, before any work, and for dear work that would be done again without
+    quiet: plain lines instead of the live table, on a terminal too.
+    retry_failed: first fetch again the rows that may succeed now (`Policy.retriable`).
+    planned: the run is identified by its directory; its lists need not exist any more.
+    yes: fetch and compute again what the recipe makes stale, however much it is.
+    Raises UserError for a wrong recipe or input, before any work, and for expensive work that would be repeated without
     `yes`, before that work; JobError when the job itself fails.
     """
     if not recipe.download.names_contact:
-        logger.warning("download.user_agent names no contact: site owners cannot reach you, and may block you instead")
+        logger.warning("download.user_agent names no contact: site owners cannot reach you and may block you")
     store = Store(recipe.run_dir)
     complete_pending(store)
     made = open_plan(store, recipe.shards) if planned else plan(store, recipe.input, recipe.shards)
@@ -107,7 +107,7 @@ def curate(
             job.stream("rewrite")
             job.pack()
         except ConsentError:
-            if before is not None:  # the run is still that of its old recipe
+            if before is not None:  # the run still has its old recipe
                 store.write_bytes("recipe.yaml", before.encode())
             raise
         except ray.exceptions.RayError as error:
@@ -120,10 +120,10 @@ def curate(
 
 
 def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> int:
-    """Make the selection `deduplicate.name` of a curated run by another recipe's filters and levels; the rows it keeps.
+    """Make the selection `deduplicate.name` of a curated run with another recipe; returns how many rows it keeps.
 
     The run's own tables and product stay as they are: the filters' columns go to a table of their own, and nothing is
-    fetched, captioned or packed.  Raises as `curate`.
+    fetched, captioned or packed.  Raises what `curate` raises.
     """
     recipe = recipe.model_copy(update={"download": recipe.download.model_copy(update={"enabled": False})})
     store = Store(recipe.run_dir)
@@ -146,18 +146,18 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
 
 
 def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool = False) -> Tables:
-    """The tables of a planned run, once its recipe was held against the columns of the plan.
+    """The tables of a planned run, after checking its recipe against the columns of the plan.
 
     Raises UserError if a model cannot be found or a column does not exist.
     """
     flow = recipe.flow()
-    # The columns of all lists are in the shards of the last one.
+    # The shards of the last list have the columns of all lists.
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
     return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
 
 
 class Job:
-    """One invocation: what every segment needs, and the segments in their order."""
+    """One invocation: what every segment needs, and the segments in order."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Job:
         yes: bool,
         committed: Mapping[str, Mapping[int, Entry]] | None = None,
     ) -> None:
-        """yes: dear work may be done again.  committed: tables that were listed just before, by name."""
+        """yes: expensive work may be repeated.  committed: listings of tables made just before, by name."""
         self.yes, self._listed = yes, dict(committed or {})
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
         self.flow = tables.flow
@@ -182,7 +182,7 @@ class Job:
         finish_rewrites(store)
 
     def retry_failed(self) -> None:
-        """Fetch again the rows of committed shards that may come out better now."""
+        """Fetch again the rows of committed shards that may succeed now."""
         stage, policy = self.flow.of(Download), self.flow.of(Policy)
         images = self.tables.named(self.tables.name_of(stage))
         manifests = self.store.manifests(images.name)
@@ -202,7 +202,7 @@ class Job:
                 self._write(rows, [images])
 
     def collect(self) -> None:
-        """Fetch and inspect every row that is not there yet, and hold policy and filters against all."""
+        """Fetch and inspect every missing row, and apply policy and filters to all."""
         if (most := self.recipe.filter.common_above) is not None:
             mark_common_texts(self.store, self.planned, most)
         self.stream("collect")
@@ -236,7 +236,7 @@ class Job:
         work: Sequence[Work],
         committed: Mapping[str, Mapping[int, Entry]],
     ) -> None:
-        """Raise ConsentError if models would make more again than they add.  committed: the tables as they are."""
+        """Raise ConsentError if models would repeat more work than they add.  committed: the tables as they are."""
         makers = {stage: table for table in tables for stage in table.makers if stage.made_from is not None}
         there = {
             table.name: {w.shard for w in work if table.name not in w.fresh} & committed[table.name].keys()
@@ -250,21 +250,21 @@ class Job:
         for wave in _waves(stale, self.recipe.cluster.wave_shards):
             rows = self._read(f"{segment}: what is there", wave, reads, prepare, tables)
             counts += rows.map_batches(CountAgain(list(makers), self.tables), num_cpus=0.5, **_SHARDS).take_all()
-        tellers = [table for table in self.tables.before(segment) if table.drops]
+        dropping = [table for table in self.tables.before(segment) if table.drops]
         for stage, table in makers.items():
             shards = {shard: committed[table.name][shard] for shard in there[table.name]}
             found = model_again(self.store, self.tables, stage, counts, shards)
             none = [w.shard for w in work if w.shard not in committed[table.name]]
-            if found.again > found.new and none and tellers:
-                # Shards that have nothing yet add what the stages before keep of them.
-                last = tellers[-1]
+            if found.again > found.new and none and dropping:
+                # Shards without results add what the stages before keep of them.
+                last = dropping[-1]
                 index = {shard: committed[last.name][shard] for shard in none}
                 kept = [m["stages"][last.stages[-1]]["rows_kept"] for m in self.store.manifests(last.name, index)]
                 found = found._replace(new=found.new + sum(kept))
             ask(found, yes=False)
 
     def _reads(self, names: Iterable[str], segment: Segment) -> tuple[dict[str, tuple[str, ...]], Any]:
-        """What to load of the tables for these columns, and what makes the rows of it that a stage sees."""
+        """What to load of the tables for these columns, and what turns it into the rows that a stage sees."""
         reads = self.tables.reads(names, segment) | self.tables.counted(segment)
         if self.tables.selection not in reads:
             return reads, None
@@ -291,13 +291,13 @@ class Job:
     def _refuse_to_fetch(self, shards: int) -> None:
         if not self.recipe.download.enabled:
             raise RecipeError(
-                "download.enabled: false must find the images there already",
-                value=f"{shards} shards of {self.store.uri} lack them, or have them by another recipe",
+                "download.enabled must be true where images are missing",
+                value=f"false, and {shards} shards of {self.store.uri} lack images or have those of another recipe",
                 fix="set download.enabled: true, or give the run_dir of a run that has them",
             )
 
     def _staged(self, rows: Dataset, stage: Stage, shards: int, kind: type[RowStage] | None = None) -> Dataset:
-        """`rows` through a stage, in tasks or in actors, as it declares.  shards: how many there are."""
+        """`rows` through a stage, in tasks or in actors, as it declares.  shards: their number."""
         gate = None
         if stage.pool == "fetch":
             gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(stage.config))
@@ -306,7 +306,7 @@ class Job:
         if pool is None:
             return rows.map_batches(named(stage, kind or RowStage)(stage, setting), num_cpus=0.5, **_SHARDS)
         at_once = stage.shards_at_once
-        # One shard more than are worked on, so that the last slow URLs of one do not leave the actor idle.
+        # One shard more than is worked on, so that the last slow URLs of one do not leave the actor idle.
         threads = {"max_tasks_in_flight_per_actor": at_once + 1, "max_concurrent_calls_per_actor": at_once}
         return rows.map_batches(
             named(stage, kind or ActorStage),
@@ -369,7 +369,7 @@ class Job:
             write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried, rows=kept)
 
     def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
-        """The shards to be done, a wave at a time; behind them what killed writers left is swept, old and new."""
+        """The outstanding shards, a wave at a time; afterwards sweep what killed writers left."""
         work = outstanding(self.store, tables, self.planned.shard_numbers(), given)
         yield from _waves(work, self.recipe.cluster.wave_shards)
         for table in tables:
@@ -384,9 +384,9 @@ class Job:
         earlier: Sequence[Table] = (),
     ) -> Dataset:
         source = ShardSource(self.store, work, columns, prepare, self.input_type, earlier)
-        # Half a core, so that a node of few cores has room for a reader beside the actors.
+        # Half a core, so that a small node has room for a reader beside the actors.
         rows = read_datasource(source, override_num_blocks=len(work), num_cpus=0.5)
-        rows.set_name(segment)  # what the dashboard calls it, and all that is made of it
+        rows.set_name(segment)  # the name on the dashboard of it and of all made from it
         return rows
 
     def _write(self, rows: Dataset, tables: Sequence[Table]) -> None:
@@ -403,13 +403,13 @@ def _waves(work: list[Work], size: int) -> Iterator[list[Work]]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, if it is for the user; else the job's failure, in short."""
+    """What a worker raised, if it is meant for the user; else a JobError with the last line."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, UserError | JobError):
             return seen
         seen = getattr(seen, "cause", None) or seen.__cause__
-    # An actor that cannot be made hands on its constructor's error as text only.
+    # An actor that cannot be created reports its constructor's error only as text.
     trace = str(error).strip()
     what = trace.rpartition("pairmill.errors.")[2] if "pairmill.errors." in trace else trace.splitlines()[-1]
-    return JobError(f"the job failed: {what}\nWhat was committed stays: run it again.")
+    return JobError(f"the job failed: {what}\nWhat was committed stays; run the same command again to resume.")

@@ -1,6 +1,6 @@
 """Where the cluster's dashboard is, and whether it lets in people without a token.
 
-Whoever reaches an open dashboard can submit a job, that is, run what they like on the cluster.
+Anyone who reaches an open dashboard can submit a job, that is, run any code on the cluster.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _REFUSED = (401, 403)
 
 
 def check_dashboard(address: str | None) -> dict[str, Any]:
-    """The dashboard's `url` (no credentials), and whether it is `protected`: tells nobody its jobs without a token.
+    """The dashboard's `url` (no credentials), and whether it is `protected`: shows its jobs only to holders of a token.
 
     address: its URL; None: that of RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the cluster on this machine.
-    Raises UserError if no dashboard answers, and if an open one is not bound to this machine alone.
+    Raises UserError if no dashboard answers, and if an open one can be reached from other machines.
     """
     url = without_credentials(find_dashboard(address))
     protected = _asks_for_token(url)
     if not protected and not is_loopback(url):
         raise UserError(
-            "a dashboard that other machines reach asks for a token: without one, they can run code on the cluster",
-            value=f"{url}/api/jobs/ answers anybody",
+            "a dashboard that other machines can reach must require a token, or they can run code on the cluster",
+            value=f"{url}/api/jobs/ answers without one",
             fix="set RAY_AUTH_MODE=token where `ray start` runs, on every node, and start the cluster again",
         )
     return {"url": url, "protected": protected}
@@ -41,7 +41,7 @@ def find_dashboard(address: str | None) -> str:
     """The dashboard's URL.  Raises UserError where none is given and no cluster runs."""
     if address is not None:
         if not address.startswith(("http://", "https://")):
-            raise UserError("--address is the dashboard's URL", value=redact(address), fix="e.g. http://HOST:8265")
+            raise UserError("--address must be the dashboard's URL", value=redact(address), fix="give http://HOST:8265")
         return address.rstrip("/")
     use_token()
     from ray.dashboard.utils import get_address_for_submission_client
@@ -50,7 +50,7 @@ def find_dashboard(address: str | None) -> str:
         return str(get_address_for_submission_client(None)).rstrip("/")
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            "a Ray cluster runs on this machine, or --address says where",
+            "--address must be given where no Ray cluster runs on this machine",
             value=redact(str(error) or repr(error)).splitlines()[0],
             fix="give --address http://HOST:8265, or start one: RAY_AUTH_MODE=token ray start --head",
         ) from error
@@ -63,7 +63,7 @@ def without_credentials(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine, and reachable from it alone."""
+    """Whether the URL's host is this machine and reachable from nowhere else."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -77,15 +77,15 @@ def _asks_for_token(url: str) -> bool:
         with urllib.request.urlopen(f"{url}/api/jobs/", timeout=_TIMEOUT_S) as answer:
             if isinstance(json.load(answer), list):
                 return False
-        said = "something else than a list of jobs"
+        found = "no list of jobs"
     except urllib.error.HTTPError as error:
         if error.code in _REFUSED:
             return True
-        said = f"HTTP {error.code}"
+        found = f"HTTP {error.code}"
     except ValueError:
-        said = "something else than a list of jobs"
+        found = "no list of jobs"
     except OSError as error:
-        said = str(error)
+        found = str(error)
     raise UserError(
-        "Ray's dashboard answers at the address", value=f"{url}/api/jobs/: {said}", fix="check the address and port"
+        "--address must be that of Ray's dashboard", value=f"{url}/api/jobs/: {found}", fix="check host and port"
     )

@@ -1,4 +1,4 @@
-"""`pairmill demo`: the whole job, on real drawings, against a server that misbehaves; then a small model of its own."""
+"""`pairmill demo`: the whole job on real drawings, against a server that misbehaves; then a small model."""
 
 from __future__ import annotations
 

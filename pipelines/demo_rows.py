@@ -1,7 +1,7 @@
-"""The demo's input: a list of image URLs with alt text as one finds it on the web, good rows and bad.
+"""The demo's input: a list of image URLs with alt text as found on the web, good rows and bad.
 
 Columns: url, text, and three that are only carried through: zh (the emoji's Chinese label), hexcode, group; and `case`,
-which names what is special about the row (`plain` if nothing is), so that a test can say what must become of it.
+which names what is special about the row (`plain` if nothing is), so that a test knows the row's right outcome.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pipelines.demo_server import HOST, PROJECT
 LABELS = PROJECT / "samples" / "emoji" / "labels.jsonl"
 SEED = 0
 ZH_SHARE = 0.15
-#: What the demo's word list holds.
+#: The entry of the demo's word list.
 LISTED_WORD = "casino"
 SHARED_TEXT = "colourful emoji on a white background"
 SHARED_BY = 15
 DUPLICATED_ROWS = 3
 
-#: Ways to fetch that end with the picture; the emoji is in the list once, by this way only.
+#: Ways to fetch that end with the picture; the emoji is in the list only once, this way.
 DETOURS = {"busy": 3, "flaky": 3, "redirect": 4, "mistyped": 4, "oriented": 3, "animated": 3}
 #: Ways to fetch that fail, or end with something to drop; the emoji is also in the list as a plain row.
 BAD_URLS = {
@@ -77,7 +77,7 @@ def labels() -> list[dict[str, str]]:
 
 
 def demo_rows(base_url: str) -> pa.Table:
-    """Every sample emoji once, and some hundred rows with something wrong; schema `SCHEMA`, about 800 rows.
+    """Every sample emoji once, and over a hundred with something wrong; schema `SCHEMA`, about 800 rows.
 
     base_url: where `pipelines.demo_server` listens.  Same URL, same rows in the same order.
     """
@@ -115,7 +115,7 @@ def _row(
     base_url: str, entry: dict[str, str], folder: str, *, text: str | None = None, case: str | None = None
 ) -> dict[str, str]:
     """One row for the emoji fetched from `folder`; {url} and {stem} in `text` are filled in."""
-    # A host that asks for an hour of silence may get it: under this name it does not silence the rest of the demo.
+    # A host that asks for an hour of silence gets it; under this name it does not silence the rest of the demo.
     base = base_url.replace(f"//{HOST}", "//localhost") if folder == "always-busy" else base_url
     url = f"{base}/{folder}/{entry['file']}"
     caption = entry["en"] if text is None else text

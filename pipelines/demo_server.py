@@ -3,10 +3,10 @@
     python -m pipelines.demo_server --port 0        prints {"port": N} once it listens
 
 FILE below is the name of a sample image, with any suffix.  /images/FILE is the proper picture; every other folder
-is one way in which the web lets a downloader down:
+is one way in which the web fails a downloader:
 
     the answer      /missing/F 404 · /busy/F 429 once · /always-busy/F 429, Retry-After an hour · /flaky/F 503 once
-    the transfer    /slow/F drips for ever · /endless/F never ends · /truncated/F ends early · /empty/F · /gzip/F
+    the transfer    /slow/F drips forever · /endless/F never ends · /truncated/F ends early · /empty/F · /gzip/F
     redirects       /redirect/F good · /redirect-private/F · /redirect-metadata/F · /redirect-loop/F
     the bytes       /html/F · /mistyped/F (a good picture called text) · /corrupt/F · /bomb/F (2.5 gigapixels by its
                     header) · /animated/F · /oriented/F (EXIF orientation and GPS) · /thumbnail/F (64 px)
@@ -185,7 +185,7 @@ async def _always_busy(request: web.Request) -> web.StreamResponse:
 
 
 async def _slow(request: web.Request) -> web.StreamResponse:
-    """The picture at 40 bytes a second, then zeros at that rate: inside any gap limit, for ever."""
+    """The picture at 40 bytes a second, then zeros at that rate: inside any gap limit, forever."""
     response = web.StreamResponse(headers={"Content-Type": "image/webp"})
     await response.prepare(request)
     body = original(_stem(request))
@@ -204,7 +204,7 @@ async def _endless(request: web.Request) -> web.StreamResponse:
     zeros = bytes(1 << 16)
     while True:
         await response.write(zeros)
-        await asyncio.sleep(0)  # a fast reader must not keep everybody else waiting
+        await asyncio.sleep(0)  # a fast reader must not block everyone else
 
 
 async def _truncated(request: web.Request) -> web.StreamResponse:
@@ -219,7 +219,7 @@ async def _truncated(request: web.Request) -> web.StreamResponse:
 
 
 async def _gzip(request: web.Request) -> web.StreamResponse:
-    """Encoded although nobody asked for it."""
+    """Encoded although no encoding was requested."""
     body = gzip.compress(original(_stem(request)), mtime=0)
     return web.Response(body=body, content_type="image/webp", headers={"Content-Encoding": "gzip"})
 
@@ -303,7 +303,7 @@ async def _serve(port: int, parent: int | None) -> None:
         await site.start()
         bound: int = runner.addresses[0][1]
         print(json.dumps({"port": bound}), flush=True)
-        # A parent that was killed cannot stop us: notice that we were handed to another process.
+        # A parent that was killed cannot stop us, so check whether we have another parent.
         while parent is None or os.getppid() == parent:
             await asyncio.sleep(0.25)
     finally:

@@ -1,4 +1,4 @@
-"""What this machine and a cluster have, and what would go wrong there."""
+"""What this machine and a cluster have, and what would fail there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VERSIONS = ("ray", "torch", "transformers", "open_clip_torch", "deepspeed", "py
 
 
 def project_root() -> Path:
-    """The folder that our packages lie in."""
+    """The folder that holds our packages."""
     return Path(__file__).resolve().parent.parent
 
 
@@ -35,7 +35,7 @@ def shadowed() -> dict[str, str]:
 
 
 def check_packages() -> None:
-    """Exit with code 2 if another package hides one of ours: everything after would be a riddle."""
+    """Exit with code 2 if another package hides one of ours: later errors would make no sense."""
     for name, where in shadowed().items():
         print(
             f"pairmill: the package `{name}` must be the one in {project_root()}\n  got: {where}\n"
@@ -83,7 +83,7 @@ def diagnose(run_dir: str, address: str | None = None) -> dict[str, Any]:
 
 
 def _python_on_path() -> str:
-    """What a shell here calls `python`: what the jobs of a cluster started from it would run by that name."""
+    """What a shell here runs as `python`, and so would the jobs of a cluster started from it."""
     found = shutil.which("python")
     if found is None:
         return "none"
@@ -93,7 +93,7 @@ def _python_on_path() -> str:
 
 
 def _cluster(address: str | None, problems: list[str]) -> dict[str, Any]:
-    """The Python of the cluster that jobs are submitted to; empty where no cluster is named."""
+    """The Python of the cluster that jobs are submitted to; empty if no cluster is named."""
     named = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if named in (None, "", "local"):
         return {}
@@ -104,7 +104,7 @@ def _cluster(address: str | None, problems: list[str]) -> dict[str, Any]:
 
     try:
         client = connect(address)
-        check_dashboard(address)  # nobody's job goes to a cluster that takes anybody's
+        check_dashboard(address)  # no job goes to a cluster that accepts jobs from anyone
         python = head_python(client) or "python"
         found = check_python(client, python)
     except PairmillError as error:

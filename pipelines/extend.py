@@ -1,4 +1,4 @@
-"""Add lists to a run: their rows go behind those that are there, and the job brings the dataset up to date."""
+"""Add lists to a run: their rows follow the existing ones, and the job brings the dataset up to date."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def extend_plan(
     """The plan with these lists, and the files that were added; nothing is fetched.
 
     recipe:  that of the run.
-    changes: keys of its section `input` that are others for these lists (`url_column`, `text_column`, `format`).
-    Raises InputError for a list that cannot be read, RunDirError if the run is in use, as `curation.plan.extend`.
+    changes: keys of its section `input` that differ for these lists (`url_column`, `text_column`, `format`).
+    Raises InputError for a list that cannot be read, RunDirError if the run is in use.
     """
     complete_pending(store)
     inputs = InputConfig.checked(recipe.input.model_dump() | dict(changes), at="input")
@@ -41,7 +41,7 @@ def extend_run(
     yes: as of `curate`.  Raises as `extend_plan` and `curate`.
     """
     extend_plan(store, recipe, paths, changes)
-    # What it imports takes longer than it takes to say that a list cannot be read.
+    # Imported after planning: the imports take longer than refusing an unreadable list.
     from pipelines.curate import curate
 
     return curate(recipe, command=command, quiet=quiet, planned=True, yes=yes)

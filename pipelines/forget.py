@@ -1,4 +1,4 @@
-"""The command `forget`: complete what was cut short, say what it would be, and do it if that is wanted."""
+"""The command `forget`: complete what was interrupted, report what would be done, and do it on request."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from curation.forget.request import Request
 from curation.forget.takedown import Preview, begin, complete, preview
 from pairmill.store import Store
 
-#: Pictures that are named, of those that other rows show too.
+#: The most pictures named of those that other rows show too.
 _NAMED = 3
 
 
 def forget(store: Store, wanted: Request, also: Sequence[Path] = (), *, sure: bool = False) -> dict[str, Any]:
     """What was taken out of a run, or (if not `sure`) would be; as plain data.
 
-    A forgetting that was cut short is completed first.  Raises RunDirError if the run is in use or nothing is planned
-    there, UserError for a copy that cannot be looked into.
+    An interrupted call is completed first.  Raises RunDirError if the run is in use or nothing is planned there,
+    UserError for a copy that cannot be read.
     """
     with store.locked():
         completed = complete(store)
@@ -30,11 +30,11 @@ def forget(store: Store, wanted: Request, also: Sequence[Path] = (), *, sure: bo
     return {
         "done": sure or not something,
         "completed": completed.get("rows", 0) if completed else None,
-        **_said(planned),
+        **_as_data(planned),
     }
 
 
-def _said(planned: Preview) -> dict[str, Any]:
+def _as_data(planned: Preview) -> dict[str, Any]:
     found = planned.found
     return {
         "rows": found.rows,
@@ -55,37 +55,37 @@ def _said(planned: Preview) -> dict[str, Any]:
 
 
 def lines(done: dict[str, Any]) -> list[str]:
-    """The same for people."""
-    said = []
+    """The same as lines of text."""
+    shown = []
     if done["completed"] is not None:
-        said.append(f"completed what was cut short: {_count(done['completed'], 'row')}")
+        shown.append(f"completed what was interrupted: {_count(done['completed'], 'row')}")
     if done["rows"] or done["copies"]:
         verb = "forgotten" if done["done"] else "would be forgotten"
         files = f"{_count(done['shards'], 'shard')}, {_count(done['parts'], 'part')}"
         files += f" and {_count(len(done['copies']), 'file')} of copies"
         kept, size = f"{done['rows_kept']:,} of pairs/", f"{done['bytes'] / 2**20:,.1f} MiB"
-        said.append(f"{_count(done['rows'], 'row')} {verb}, {kept}: {files} rewritten, {size}")
+        shown.append(f"{_count(done['rows'], 'row')} {verb}, {kept}: {files} rewritten, {size}")
     else:
-        said.append("no row is found that is not forgotten already")
+        shown.append("every row found is forgotten already")
     if done["rules"]:
-        said.append(f"{_count(done['rules'], 'tombstone')}, for rows to come too")
+        shown.append(f"{_count(done['rules'], 'tombstone')} for rows added later, too")
     if done["same_picture"]:
         named = " ".join(f"--sha256 {sha}" for sha in done["sha256s"][:_NAMED])
         more = " …" if len(done["sha256s"]) > _NAMED else ""
-        said.append(
+        shown.append(
             f"{_count(done['same_picture'], 'other row')} of the same pictures stay; the next curate may keep one "
-            f"in the place of a row that is gone.  To take them out too: {named}{more}"
+            f"in place of a row that is gone.  To take them out too: {named}{more}"
         )
     if done["same_url"]:
-        said.append(f"{_count(done['same_url'], 'other row')} of the same URLs stay.  To take them out too: --url")
+        shown.append(f"{_count(done['same_url'], 'other row')} of the same URLs stay.  To take them out too: --url")
     for key, what in (
-        ("recomputed", "a model or a file of these is not here, so the next curate makes the rewritten shards again"),
-        ("named_in", "these name a URL of the rows; change them by hand"),
-        ("not_looked_into", "these are no files of the run, and are left alone"),
+        ("recomputed", "a model or file of these is missing here, so the next curate makes the rewritten shards again"),
+        ("named_in", "these files name a URL of the rows; change them by hand"),
+        ("not_looked_into", "these files are not part of the run and were not searched"),
     ):
         if done[key]:
-            said.append(f"{what}: {', '.join(done[key])}")
-    return said
+            shown.append(f"{what}: {', '.join(done[key])}")
+    return shown
 
 
 def _count(n: int, what: str) -> str:

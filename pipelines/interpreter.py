@@ -1,7 +1,7 @@
-"""Which Python runs a job on a cluster, and whether pairmill's dependencies are there.
+"""Which Python runs a job on a cluster, and whether it has pairmill's dependencies.
 
-Ray runs a job's command in a shell of the head.  Where the head was started by the path of its `ray`, not from an
-activated environment, the `python` of that shell is another one than Ray's own, usually the system's.
+Ray runs a job's command in a shell of the head.  If the head was started by the path of its `ray`, not from an
+activated environment, the `python` of that shell is not Ray's own but usually the system's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MODULES = (
     *("torch", "transformers", "open_clip", "deepspeed"),
 )
 
-#: Seconds for which a head that was just started is given time to describe itself; it does so every few seconds.
+#: Seconds that a newly started head gets to describe itself; it does so every few seconds.
 _DESCRIBED_S = 15.0
 #: Seconds for the check of a cluster's Python: a cold import of everything takes half a minute on a slow disk.
 _CHECKED_S = 180.0
@@ -55,7 +55,7 @@ def head_python(client: Any, *, patience_s: float = _DESCRIBED_S) -> str | None:
 
 
 def _described(client: Any) -> tuple[str | None, bool]:
-    """The path, and whether a head is there that has not described itself yet."""
+    """The path, and whether there is a head that has not described itself yet."""
     try:
         nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
         heads = [node for node in nodes if node["raylet"].get("isHeadNode") and node["raylet"].get("state") == "ALIVE"]
@@ -71,7 +71,7 @@ def check_python(client: Any, python: str, modules: Sequence[str] = MODULES) -> 
 
     python:  the command that the job runs.  modules: what it imports.
     failed:  module -> the error that importing it raised.
-    Raises JobError if the cluster runs no such job.
+    Raises JobError if the cluster does not run the job.
     """
     job_id = f"doctor-{uuid.uuid4().hex[:8]}"
     client.submit_job(
@@ -83,7 +83,9 @@ def check_python(client: Any, python: str, modules: Sequence[str] = MODULES) -> 
     while (job := find_job(client, job_id)).status not in ENDED:
         if time.monotonic() > until:
             client.stop_job(job_id)
-            raise JobError(f"the cluster has not run {job_id}, which imports the dependencies, in {_CHECKED_S:.0f} s")
+            raise JobError(
+                f"the cluster did not run {job_id}, which imports the dependencies, in {_CHECKED_S:.0f} s; try again"
+            )
         time.sleep(_POLL_S)
     log = client.get_job_logs(job_id)
     client.delete_job(job_id)

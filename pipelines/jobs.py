@@ -1,6 +1,6 @@
 """Jobs on a running cluster: connect, follow, list, stop.
 
-Ray's token is Ray's own business: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
+Ray itself finds its token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger("pairmill")
 #: A job's last status.
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
-_ENDING = {"FAILED": "failed", "STOPPED": "was stopped; submitted again, it goes on"}
+_ENDING = {"FAILED": "failed", "STOPPED": "was stopped; submit it again to resume"}
 
 _POLL_S = 1.0
 _RECONNECT_S = 5.0
@@ -45,13 +45,13 @@ class SubmittedJobError(JobError):
     """A submitted job that failed or was stopped; the exit code is that of its command."""
 
     def __init__(self, job: Job) -> None:
-        said = job.message or "the cluster says no more"
-        if "No module named" in said:
-            said += (
+        why = job.message or "the cluster gives no reason"
+        if "No module named" in why:
+            why += (
                 "\n  fix: use an image that has pairmill's dependencies, or submit with --install; `pairmill doctor "
                 "--address …` names the cluster's Python and what it lacks"
             )
-        super().__init__(f"{job.id} {_ENDING[job.status]}: {said}")
+        super().__init__(f"{job.id} {_ENDING[job.status]}: {why}")
         self.exit_code = exit_code(job)
 
 
@@ -59,43 +59,43 @@ def connect(address: str | None) -> Any:
     """Ray's JobSubmissionClient.
 
     address: the dashboard's URL; None: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the cluster on this machine.
-    Raises UserError if nothing answers there, or it does not take our token.
+    Raises UserError if nothing answers there, or it refuses our token.
     """
     if address is not None and not address.startswith(("http://", "https://")):
         raise UserError(
-            "--address is the URL of the cluster's dashboard", value=redact(address), fix="e.g. http://HOST:8265"
+            "--address must be the URL of the cluster's dashboard", value=redact(address), fix="give http://HOST:8265"
         )
     use_token()
     if address is not None:
-        # Ray prefers its environment to what it is given.
+        # Ray prefers its environment to the argument.
         os.environ["RAY_API_SERVER_ADDRESS"] = address
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    # It announces the end of each connection, which a job's log does not need.
+    # It logs the end of each connection, which a job's log does not need.
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except ray.exceptions.AuthenticationError as error:
         raise UserError(
-            "the cluster lets in who has its token",
+            "RAY_AUTH_TOKEN must hold the cluster's token",
             value=redact(str(error).splitlines()[0]),
-            fix="print it there (`ray get-auth-token`), and set RAY_AUTH_TOKEN to it or keep it in ~/.ray/auth_token",
+            fix="print the token there (`ray get-auth-token`), and set RAY_AUTH_TOKEN or write it to ~/.ray/auth_token",
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            "a Ray cluster with a dashboard answers at the address",
+            "--address must be that of a Ray cluster with a dashboard",
             value=redact(str(error) or repr(error)).splitlines()[0],
             fix="give --address http://HOST:8265, or start one: RAY_AUTH_MODE=token ray start --head",
         ) from error
 
 
 def use_token() -> None:
-    """Have Ray's clients in this process send the token, if there is one; without this they do not by themselves."""
+    """Make Ray's clients in this process send the token, if there is one; they do not do so by themselves."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled class
 
-    Config.initialize("")  # Ray has read its environment when it was imported
+    Config.initialize("")  # Ray read its environment when it was imported
 
 
 def cluster_hosts(client: Any) -> set[str]:
@@ -108,7 +108,7 @@ def cluster_hosts(client: Any) -> set[str]:
 
 
 def follow(client: Any, job_id: str, show: Callable[[str], None]) -> Job:
-    """Hand a job's log to `show`, from its beginning, until the job has ended; connects again where it breaks off.
+    """Pass a job's log to `show`, from its beginning, until the job has ended; reconnects when it breaks off.
 
     Ctrl-C leaves the job running.  Raises InputError if there is no such job.
     """
@@ -117,7 +117,7 @@ def follow(client: Any, job_id: str, show: Callable[[str], None]) -> Job:
         asyncio.run(_stream(client, job_id, show))
         return _wait(client, job_id)
     except KeyboardInterrupt:
-        logger.warning("%s goes on; `pairmill logs %s` follows it, `pairmill stop %s` stops it", *[job_id] * 3)
+        logger.warning("%s keeps running; `pairmill logs %s` follows it, `pairmill stop %s` stops it", *[job_id] * 3)
         raise
 
 
@@ -128,7 +128,7 @@ async def _stream(client: Any, job_id: str, show: Callable[[str], None]) -> None
 
     def show_rest(log: str, begins: int) -> None:
         nonlocal shown
-        # Each connection tells the log from its beginning.
+        # Each connection sends the log from its beginning.
         if rest := log[max(0, shown - begins) :]:
             show(redact(rest))
             shown = begins + len(log)
@@ -142,11 +142,11 @@ async def _stream(client: Any, job_id: str, show: Callable[[str], None]) -> None
             return
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
             if not warned:
-                logger.warning("the log broke off (%s); asking for it again", last_line(redact(str(error))))
+                logger.warning("the log broke off (%s); reconnecting", last_line(redact(str(error))))
             warned = True
             await asyncio.sleep(_RECONNECT_S)
             ended = _find_patiently(client, job_id).status in ENDED
-            # Whole, and so also where a proxy lets no stream through.
+            # The whole log: this works even where a proxy blocks streams.
             with _asking():
                 show_rest(client.get_job_logs(job_id), 0)
             if ended:
@@ -154,14 +154,14 @@ async def _stream(client: Any, job_id: str, show: Callable[[str], None]) -> None
 
 
 async def _until_ended(client: Any, job_id: str) -> AsyncIterator[str]:
-    """The job's log; breaks off, too, where a proxy has forgotten the connection and the job has ended meanwhile."""
+    """The job's log; it also breaks off where a proxy dropped the connection and the job has ended meanwhile."""
     chunks = client.tail_job_logs(job_id)
     while True:
         following = asyncio.ensure_future(anext(chunks, None))
         while not (await asyncio.wait({following}, timeout=_SILENCE_S))[0]:
             if (await asyncio.to_thread(_find_patiently, client, job_id)).status in ENDED:
                 following.cancel()
-                raise RuntimeError("the job has ended, and its log said nothing of it")
+                raise RuntimeError("the job ended, and its log did not")
         chunk = following.result()
         if chunk is None:
             return
@@ -178,12 +178,14 @@ def find_job(client: Any, job_id: str) -> Job:
             raise
     known = [job.id for job in list_jobs(client)]
     raise InputError(
-        "a job has the id that `pairmill submit` printed", value=job_id, fix=f"known: {', '.join(known) or 'none'}"
+        "the job id must be one that `pairmill submit` printed",
+        value=job_id,
+        fix=f"give one of {', '.join(known)}" if known else "submit a job first: the cluster knows none",
     )
 
 
 def list_jobs(client: Any) -> list[Job]:
-    """All jobs that were submitted to the cluster, by whomever, the newest last.  Raises JobError as `find_job`."""
+    """All jobs that were submitted to the cluster, by anyone, the newest last.  Raises JobError as `find_job`."""
     with _asking():
         found = [_job(details) for details in client.list_jobs() if details.submission_id]
     return sorted(found, key=lambda job: (job.started or 0, job.id))
@@ -194,12 +196,12 @@ def _asking() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        said = last_line(redact(str(error))) or repr(error)
-        raise JobError(f"the cluster does not answer as it should: {said}") from error
+        answer = last_line(redact(str(error))) or repr(error)
+        raise JobError(f"the cluster did not answer as expected: {answer}") from error
 
 
 def _find_patiently(client: Any, job_id: str) -> Job:
-    """As `find_job`, through an interruption of a minute."""
+    """`find_job`, tolerating an interruption of a minute."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return find_job(client, job_id)
@@ -222,7 +224,7 @@ def _job(details: Any) -> Job:
 
 
 def cause(message: str) -> str:
-    """What a job's message comes to: what pairmill itself said at the end of the log, else the last line."""
+    """The cause in a job's message: pairmill's own error at the end of the log, else the last line."""
     ours = message.rfind("\npairmill: ")
     if ours < 0:
         return last_line(message)
@@ -232,21 +234,21 @@ def cause(message: str) -> str:
 
 
 def outcome(job: Job) -> dict[str, Any]:
-    """The job that succeeded.  Raises SubmittedJobError for one that did not."""
+    """The job, which succeeded.  Raises SubmittedJobError if it did not."""
     if job.status != "SUCCEEDED":
         raise SubmittedJobError(job)
     return job._asdict()
 
 
 def exit_code(job: Job) -> int:
-    """The command's own exit code of a job that ended: 0, 1 or 2; 1 where it was stopped, killed, or never ran."""
+    """The exit code of an ended job's command: 0, 1 or 2; 1 if it was stopped, killed, or never ran."""
     if job.status == "SUCCEEDED":
         return 0
     return 2 if job.status == "FAILED" and job.exit_code == 2 else 1
 
 
 def stop(client: Any, job_id: str) -> Job:
-    """Stop a job and wait until it has ended; it is asked first (SIGTERM), and training saves a checkpoint then."""
+    """Stop a job and wait until it has ended; it gets SIGTERM first, on which training saves a checkpoint."""
     before = find_job(client, job_id)
     if before.status in ENDED:
         return before

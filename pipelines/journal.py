@@ -1,4 +1,4 @@
-"""The journal of a run directory: one record an invocation, so that a resumed run's report can tell them apart."""
+"""The journal of a run directory: one record per invocation, so that the report of a resumed run can separate them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "tr
 
 
 class Journal:
-    """The record of this invocation, kept up to date in `runs/run-NNNN.json` while it goes on."""
+    """The record of this invocation, kept up to date in `runs/run-NNNN.json` while it runs."""
 
     def __init__(self, store: Store, command: str) -> None:
         """Raises OSError if the run directory cannot be written."""
@@ -25,18 +25,19 @@ class Journal:
         self.run = 1
         while store.read_json(f"runs/run-{self.run:04d}.json") is not None:
             self.run += 1
+        self._segments: dict[str, list[float | None]] = {}
         self._record: dict[str, object] = {
             "run": self.run,
             "command": command,
             "started_at": time.time(),
             "finished_at": None,
-            "segments": {},
+            "segments": self._segments,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
             "cluster": {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU", "memory")},
         }
 
     def __enter__(self) -> Journal:
-        """Raises RunDirError if another job is at work in the same local directory."""
+        """Raises RunDirError if another job runs in the same local directory."""
         self._lock = self._store.locked()
         self._lock.__enter__()
         self._write()
@@ -51,8 +52,7 @@ class Journal:
     @contextmanager
     def segment(self, name: str) -> Iterator[None]:
         """Note when a segment of the job begins and ends."""
-        segments = self._record["segments"]
-        assert isinstance(segments, dict)
+        segments = self._segments
         segments[name] = [time.time(), None]
         self._write()
         try:

@@ -1,4 +1,4 @@
-"""What the commands `evaluate` and `export` do with a model: find it, load it, measure or convert it."""
+"""The commands `evaluate` and `export` of a model: find it, load it, measure or convert it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from training.train import RECIPE_FILE, RESULT_FILE
 
 @contextmanager
 def model_folder(path: str) -> Iterator[Path]:
-    """The local model folder that a path means: itself, or the last checkpoint of a run; a copy, of an object store's.
+    """The local model folder that a path means: itself, or a run's last checkpoint; from an object store, a copy.
 
     Raises InputError if it is neither.
     """
@@ -49,9 +49,9 @@ def _model_path(path: str) -> str:
     if result is not None:
         return str(result["checkpoint"])
     raise InputError(
-        f"a model is a checkpoint or an export (a folder with {CONFIG_FILE}), or the run_dir of training that ended",
+        f"a model must be a checkpoint or an export (a folder with {CONFIG_FILE}), or the run_dir of finished training",
         value=path,
-        fix="of a run that was killed, give one of its folders RUN/NAME/step-…",
+        fix="correct the path; for a run that was killed, give one of its folders RUN/NAME/step-…",
     )
 
 
@@ -64,8 +64,8 @@ def evaluate_model(
     config = parse_section(EvaluateConfig, "evaluate", section, overrides)
     if not config.datasets:
         raise RecipeError(
-            "there is a dataset to evaluate on",
-            value="evaluate.datasets: {}",
+            "evaluate.datasets must name at least one dataset",
+            value="none",
             fix="give evaluate.datasets.NAME.path=…, or --recipe with a section `evaluate`",
         )
     with model_folder(checkpoint) as folder:
@@ -86,7 +86,7 @@ def evaluate_model(
 
 
 def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False) -> list[str]:
-    """Write a model in open_clip's hub form, or in transformers'; the names of the files."""
+    """Write a model in open_clip's hub form or in transformers'; returns the names of the files."""
     write = export_open_clip if form == "open_clip" else export_transformers
     with model_folder(checkpoint) as folder:
         model, tokenizer, _, description = _loaded(folder, average=average)
@@ -95,11 +95,15 @@ def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False)
 
 
 def _loaded(folder: Path, *, average: bool) -> Exported:
-    """A model folder; with the averaged weights in the model, if these are wanted."""
+    """The model of a folder, with its averaged weights if `average`."""
     found = load_exported(folder)
     if average:
         if not (folder / EMA_FILE).exists():
-            raise InputError("the checkpoint has averaged weights", value=folder, fix="train with model.ema_decay")
+            raise InputError(
+                "--average must be given for a checkpoint with averaged weights only",
+                value=f"{folder} has no {EMA_FILE}",
+                fix="leave --average out, or train with model.ema_decay",
+            )
         shadow = torch.load(folder / EMA_FILE, map_location="cpu", weights_only=True)["shadow"]
         found.model.load_state_dict(found.model.state_dict() | shadow)
     return found

@@ -14,7 +14,7 @@ _stdout = sys.stdout
 
 
 def keep_stdout() -> None:
-    """Keep stdout for `say`, whatever else prints goes to stderr.
+    """Keep stdout for `say`; everything else that is printed goes to stderr.
 
     Ray's workers and native libraries write to file descriptor 1 as well, so the descriptor itself moves.
     """
@@ -29,7 +29,7 @@ def say(text: str, *, end: str = "\n") -> None:
 
 
 def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    """Run a command's job, print its result, and turn what users can cause into a message and an exit code."""
+    """Run a command's job and print its result; turn a PairmillError into a message and an exit code."""
     from pairmill.errors import PairmillError, UserError
 
     try:
@@ -71,7 +71,7 @@ def show_demo(result: dict[str, Any]) -> None:
 
 
 def show_training(result: dict[str, Any]) -> None:
-    state = "finished" if result["finished"] else "stopped; the same command goes on"
+    state = "finished" if result["finished"] else "stopped; the same command resumes"
     say(f"step {result['step']} of {result['steps']}, {state}")
     for name, value in result["metrics"].items():
         say(f"  {name:<50} {value:.4f}")
@@ -88,7 +88,7 @@ def show_sweep(result: dict[str, Any]) -> None:
     if best is not None and best["tied_with"]:
         say(f"{best['trial']} is best, but within noise of {', '.join(best['tied_with'])}: a tie")
     if not result["finished"]:
-        say("stopped; the same command goes on")
+        say("stopped; the same command resumes")
     say(f"report: {result['run_dir']}/sweep.html    best recipe: {result['run_dir']}/best-recipe.yaml")
 
 

@@ -1,4 +1,4 @@
-"""What of the project is sent with a job, and how much that may be."""
+"""Which files of the project are uploaded with a job, and how much that may be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pairmill.errors import InputError
 
-#: MiB.  Ray carries up to 500; a project is code and recipes, so more than this is a folder that was meant to stay.
+#: MiB.  Ray takes up to 500; a project is code and recipes, so more than this means a folder not meant for upload.
 UPLOAD_LIMIT_MIB = 100
 RAY_LIMIT_MIB = 500
 
@@ -18,13 +18,13 @@ _NAMED = 5
 def packed_files(root: Path) -> dict[str, int]:
     """The files that Ray uploads of a project, relative to its root, with their sizes in bytes.
 
-    Left out is what .rayignore and .gitignore say, in any folder, and .git, .venv, venv and __pycache__.
+    Left out are what .rayignore and .gitignore name, in any folder, and .git, .venv, venv and __pycache__.
     """
-    # Ray offers no public way to ask; a walk of our own would answer differently where the ignore files are subtle.
+    # Ray has no public function for this; a walk of our own would differ where the ignore files are subtle.
     from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
-    # It announces every ignore file, each time.
+    # It logs every ignore file, each time.
     logging.getLogger(_dir_travel.__module__).setLevel(logging.WARNING)
     root = root.absolute()
     found: dict[str, int] = {}
@@ -49,7 +49,7 @@ def check_upload(root: Path, limit_mib: int = UPLOAD_LIMIT_MIB) -> int:
     """
     if not (root / "pyproject.toml").is_file():
         raise InputError(
-            "a job is submitted from the project's folder, which is sent along",
+            "a job must be submitted from the project's folder, which is uploaded with it",
             value=f"{root} has no pyproject.toml",
             fix="run pairmill from a checkout, installed with `pip install --editable .`",
         )
@@ -59,7 +59,7 @@ def check_upload(root: Path, limit_mib: int = UPLOAD_LIMIT_MIB) -> int:
         largest = sorted(files.items(), key=lambda item: (-item[1], item[0]))[:_NAMED]
         named = ", ".join(f"{name} ({_mib(bytes_)})" for name, bytes_ in largest)
         raise InputError(
-            f"what is uploaded with a job is at most {limit_mib} MiB",
+            f"the upload with a job must be at most {limit_mib} MiB",
             value=f"{_mib(size)} in {len(files):,} files; the largest: {named}",
             fix="list in .rayignore what a job does not read, keep data on shared storage, or raise --upload-limit "
             f"(MiB, Ray takes up to {RAY_LIMIT_MIB})",

@@ -23,11 +23,11 @@ from pairmill.config import Placement, accelerator_types
 from pairmill.errors import RecipeError
 from pipelines.recipe import CurateRecipe
 
-#: How often an actor or task that died is started again before the job fails.  Ray Data's own default is for ever,
+#: How often an actor or task that died is started again before the job fails.  Ray Data's own default is no limit,
 #: which turns a worker that dies of its input into a job that never ends.
 RESTARTS = 4
 
-#: Models that share a GPU at the least: captioner and translator.
+#: The least number of models that share a GPU: captioner and translator.
 _BESIDE = 2
 
 
@@ -92,18 +92,18 @@ def _set_data_context() -> None:
     context.target_max_block_size = None
     # Task-based: the hash shuffle's aggregator actors take seconds to start, for tables of a few megabytes.
     context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
-    # Our own progress says what a user wants to know; Ray Data's says it per operator.
+    # Our own progress report is per stage; Ray Data's is per operator.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # Ray Data 2.60 announces that its way of bounding restarts will change in 2.64, and offers no other yet.
+    # Ray Data 2.60 warns that its way of bounding restarts will change in 2.64, and has no other yet.
     warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*", category=RayDeprecationWarning)
 
 
 def size_pools(flow: Flow, resources: Mapping[str, float], *, smallest: float | None = None) -> Pools:
     """Pools that fill a cluster with these resources, unless the recipe says otherwise.
 
-    smallest: cores of its smallest node that has any; null: those of the cluster, which is one node then.
+    smallest: cores of its smallest node that has any; None: those of the cluster, which is then one node.
     A fetching actor keeps about two cores busy (its event loop and two decoder processes) and reserves one: the other
     half of the cores is left for the short tasks that read, filter and commit.
     """
@@ -114,14 +114,14 @@ def size_pools(flow: Flow, resources: Mapping[str, float], *, smallest: float | 
         if stage.pool == "fetch":
             pools[stage.name] = _pool(_placement(stage), max(1, cpus // 2), 1.0 if cpus > 1 else 0.5, 0.0)
         elif stage.pool == "model":
-            # All models of a segment are at work at the same time.
+            # All models of a segment work at the same time.
             beside = max(_BESIDE, sum(other.pool == "model" for other in flow.segment(stage.segment)))
             pools[stage.name] = _model_pool(_placement(stage), cpus, gpus, smallest or cpus, beside)
     return Pools(pools, min(2, cpus))
 
 
 def check_pools(flow: Flow, pools: Pools, nodes: Sequence[Mapping[str, float]]) -> None:
-    """Raise RecipeError for a stage whose actors fit on no node, which Ray would wait for without a word.
+    """Raise RecipeError for a stage whose actors fit on no node, which Ray would silently wait for.
 
     nodes: the resources of each.
     """
@@ -145,14 +145,14 @@ def _placement(stage: Stage) -> Placement:
 
 
 def _spelled(resources: Mapping[str, float]) -> str:
-    said = [f"{amount:g} {kind}" for kind in ("CPU", "GPU") if (amount := resources.get(kind, 0.0))]
+    parts = [f"{amount:g} {kind}" for kind in ("CPU", "GPU") if (amount := resources.get(kind, 0.0))]
     if memory := resources.get("memory", 0.0):
-        said.append(f"{memory / 1e9:.1f} GB")
-    return ", ".join(said + accelerator_types(resources))
+        parts.append(f"{memory / 1e9:.1f} GB")
+    return ", ".join(parts + accelerator_types(resources))
 
 
 def _pool(placement: Placement, actors: int, num_cpus: float, num_gpus: float) -> Pool:
-    """The pool that the recipe asks for; actors, num_cpus and num_gpus where it leaves them open."""
+    """The pool that the recipe asks for.  actors, num_cpus, num_gpus: used where it leaves them open."""
     return Pool(
         actors=actors if placement.actors == "auto" else placement.actors,
         num_cpus=num_cpus if placement.num_cpus == "auto" else placement.num_cpus,
@@ -164,9 +164,9 @@ def _pool(placement: Placement, actors: int, num_cpus: float, num_gpus: float) -
 
 
 def _model_pool(config: Placement, cpus: int, gpus: int, node_cpus: float, beside: int) -> Pool:
-    # `beside` models sit side by side on every GPU; without one they share the cores, less one for the short tasks, and
-    # a larger machine is better filled by more actors than by more threads of one.
+    # `beside` models share every GPU.  Without GPUs they share the cores, less one for the short tasks, and more actors
+    # use a larger machine better than more threads of one.
     by_cores = max(1, (cpus - 1) // (2 * beside))
-    # All may land on one node, which must keep room for a short task.
+    # All may be placed on one node, which must keep room for a short task.
     num_cpus = 1.0 if gpus else min(2.0, max(0.5 / beside, (node_cpus - 1) / beside))
     return _pool(config, gpus or by_cores, num_cpus, 1 / beside if gpus else 0.0)

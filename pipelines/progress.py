@@ -31,7 +31,7 @@ class Count:
     latest: float = 0.0
 
     def rows_per_second(self) -> float:
-        """Rows a second over the time the stage has been at work."""
+        """Rows a second over the time the stage has been working."""
         return self.rows / max(self.latest - self.began, 1e-3)
 
     def images_per_second(self) -> float:
@@ -40,14 +40,14 @@ class Count:
 
 
 class Board:
-    """Counts by stage, told by the stages and read by the driver.  In a job it is one Ray actor; it keeps no rows."""
+    """Counts by stage, reported by the stages and read by the driver.  In a job it is one Ray actor without rows."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Count] = {}
         self._notes: dict[str, str] = {}
 
     def begin(self, stage: str, when: float) -> None:
-        """A worker of `stage` takes up a shard."""
+        """A worker of `stage` starts a shard."""
         count = self._counts.setdefault(stage, Count(began=when, latest=when))
         count.began = min(count.began, when)
 
@@ -59,7 +59,7 @@ class Board:
         count.latest = max(count.latest, when)
 
     def warn(self, topic: str, text: str) -> None:
-        """Something an operator should see; an empty text takes it back."""
+        """Something an operator should see; an empty text withdraws it."""
         if text:
             self._notes[topic] = text
         else:
@@ -72,8 +72,8 @@ class Board:
 
 @contextmanager
 def watched(rows_in: int, *, quiet: bool = False) -> Iterator[ray.actor.ActorHandle]:
-    """A board that is shown while the job runs."""
-    # At the driver's death the board goes with it; a node's loss costs the live counts, nothing else.
+    """A board, shown while the job runs."""
+    # The board dies with the driver; losing its node costs only the live counts.
     board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
     stop = threading.Event()
     show = _show_live if sys.stderr.isatty() and not quiet else _show_lines
@@ -119,15 +119,15 @@ def _table(counts: Mapping[str, Count], notes: Mapping[str, str], rows_in: int) 
 
 
 def _show_lines(board: ray.actor.ActorHandle, rows_in: int, stop: threading.Event) -> None:
-    told: dict[str, int] = {}
+    shown: dict[str, int] = {}
     while not stop.wait(_PLAIN_PERIOD_S):
         seen = _read(board)
         if seen is None:
             continue
         for stage, count in seen[0].items():
-            if told.get(stage) == count.rows:
+            if shown.get(stage) == count.rows:
                 continue
-            told[stage] = count.rows
+            shown[stage] = count.rows
             logger.info(
                 "%s: %d rows, %d kept, %d dropped, %.0f rows/s, %.0f images/s, ETA %s",
                 *(stage, count.rows, count.kept, count.rows - count.kept),

@@ -1,4 +1,4 @@
-"""The curation recipe: a section a stage, read from YAML, overridden by dotted keys, kept with the run."""
+"""The curation recipe: one section per stage, read from YAML, overridden by dotted keys, kept with the run."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from pairmill.registry import ChosenBy, NamedConfig
 
 
 class ClusterConfig(Config):
-    """Where the job runs, and how much of it.  Nothing here changes the dataset."""
+    """Where the job runs and with which resources.  None of it changes the dataset."""
 
     address: str | None = Field(
         None, description="Ray address; null: the cluster that the job was submitted to (RAY_ADDRESS), else a local one"
     )
-    dashboard: bool = Field(False, description="start the dashboard of a local cluster (127.0.0.1 only)")
+    dashboard: bool = Field(False, description="whether a local cluster has a dashboard (127.0.0.1 only)")
     num_cpus: int | None = Field(None, ge=1, description="cores of a local cluster; null: all")
     autoscaling: bool = Field(
-        False, description="nodes may join: what no node has is waited for, where it would be refused"
+        False,
+        description="whether nodes may join: the job waits for resources that no node has yet",
     )
-    wave_shards: int = Field(4096, ge=1, description="shards handed to Ray Data at a time; bounds the driver's memory")
+    wave_shards: int = Field(4096, ge=1, description="shards given to Ray Data at a time; bounds the driver's memory")
 
 
 class _Job(Config):
-    run_dir: str = Field(description="where everything of this run is kept; a local folder, s3:// or gs://")
+    run_dir: str = Field(description="folder that keeps everything of this run: local, s3:// or gs://")
     input: InputConfig
 
 
 def _sections() -> dict[str, Any]:
-    """A field for each stage, of the configuration that it declares."""
+    """A field for each stage, with the configuration that the stage declares."""
     kinds = [STAGES.get(name) for name in STAGES.names]
     return {kind.section_name(): (kind.Config, Field(default_factory=kind.Config)) for kind in kinds}
 
@@ -55,7 +56,7 @@ class CurateRecipe(_Sections):
     """A curation job, whole."""
 
     stages: tuple[Annotated[NamedConfig, ChosenBy(CHOSEN_STAGES)], ...] = Field(
-        (), description="more stages, in flow order: import paths package.module:Stage, or {name: …} with their keys"
+        (), description="further stages, in flow order: import paths package.module:Stage, or {name: …} with their keys"
     )
     cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=EXECUTION)
 
@@ -77,7 +78,7 @@ R = TypeVar("R", bound=Config)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), kind: type[R] = CurateRecipe) -> R:  # type: ignore[assignment]  # a default of a type variable's type needs PEP 696
-    """The recipe, of `kind`, of a YAML file with `dotted.key=value` overrides (values are YAML too).
+    """The recipe of class `kind` in a YAML file, with `dotted.key=value` overrides (values are YAML too).
 
     Raises RecipeError for a file that cannot be read, an unknown key, or a value that breaks a rule.
     """
@@ -91,7 +92,7 @@ def parse_recipe(
     *,
     source: str = "the recipe",
 ) -> R:
-    """As `load_recipe`, of the YAML text itself."""
+    """`load_recipe` for the YAML text itself."""
     return kind.checked(_parsed(text, overrides, source))
 
 
@@ -100,7 +101,7 @@ def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("the recipe must be a file that can be read", value=error, fix="check the path") from error
+        raise RecipeError("the recipe must be a readable file", value=error, fix="check the path") from error
     return _parsed(text, overrides, str(path))
 
 
@@ -109,11 +110,11 @@ def _parsed(text: str, overrides: Sequence[str], source: str) -> dict[str, Any]:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(
-            "the recipe must be YAML", value=f"{source}: {error}", fix="mend the line it names"
+            "the recipe must be YAML", value=f"{source}: {error}", fix="correct the line that it names"
         ) from error
     if not isinstance(data, dict):
         raise RecipeError(
-            "a recipe is a mapping of sections",
+            "a recipe must be a mapping of sections",
             value=f"{source} holds a {type(data).__name__}",
             fix="start from a file in pipelines/recipes/",
         )
@@ -122,12 +123,12 @@ def _parsed(text: str, overrides: Sequence[str], source: str) -> dict[str, Any]:
 
 
 def parse_section(kind: type[R], name: str, section: Any, overrides: Sequence[str] = ()) -> R:
-    """One section of a recipe, with overrides whose keys begin with its name.  Raises RecipeError as `load_recipe`."""
+    """One section of a recipe, with overrides whose keys begin with its name.  Raises as `load_recipe`."""
     data = {name: section}
     _override(data, overrides)
     if unknown := data.keys() - {name}:
         raise RecipeError(
-            f"overrides are keys of {name} here", value=sorted(unknown)[0], fix=f"e.g. {name}.batch_size=64"
+            f"overrides must be keys of {name} here", value=sorted(unknown)[0], fix=f"write {name}.KEY=value"
         )
     return kind.checked(data[name])
 
@@ -141,8 +142,10 @@ def parse_override(override: str) -> tuple[str, Any]:
     """Key and value of `dotted.key=value`, the value as YAML reads it.  Raises RecipeError."""
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise RecipeError("an override has the form dotted.key=value", value=override, fix="e.g. image.size=224")
+        raise RecipeError("an override must have the form dotted.key=value", value=override, fix="write image.size=224")
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise RecipeError("an override's value must be YAML", value=override, fix=str(error)) from error
+        raise RecipeError(
+            "an override's value must be YAML", value=f"{override} ({error})", fix="quote the value, or correct it"
+        ) from error

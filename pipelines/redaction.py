@@ -1,4 +1,4 @@
-"""Take secrets out of what is printed, logged or kept with a job."""
+"""Remove secrets from what is printed, logged or kept with a job."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
 _PAIR = re.compile(rf"""(?ix) (?P<key> {_KEY} ["']? \s*[=:]\s* ) (?P<value> "[^"]*" | '[^']*' | [^\s,;&}}\])"']+ )""")
 _SECRET_NAME = re.compile(rf"(?i){_KEY}$")
 
-#: Shorter values of secret-named variables are not looked for: `1` or `none` would be masked all over.
+#: Shorter values of secret-named variables are left alone: `1` or `none` would be masked everywhere.
 _LEAST_SECRET = 8
 
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """`text` with `***` for user:password@ in URLs, values of secret-named keys, and values of secret-named variables.
 
-    Secret-named is what contains token, secret, password, api_key, access_key, credential, signature or authorization,
+    A name is secret if it holds token, secret, password, api_key, access_key, credential, signature or authorization,
     in any case; `tokenizer`, `…_tokens` and `…_env` are not.  A key's value follows `=` or `:`, as in YAML, JSON, query
     strings and shell assignments.
     """

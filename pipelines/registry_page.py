@@ -1,6 +1,6 @@
 """docs/registries.md: everything that a recipe chooses by name, with its keys.
 
-python -m pipelines.registry_page           writes the page again
+python -m pipelines.registry_page           writes the page
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _HEAD = """\
 
 Written by `python -m pipelines.registry_page`; do not edit.
 
-An entry is chosen by its name alone, or as a mapping of `name` and keys of its own:
+An entry is chosen by its name, or by a mapping of `name` and its own keys:
 
 ```yaml
 recaption:
-  engine: vllm                                              # all keys as they are by default
+  engine: vllm                                              # every key at its default
   engine: {name: vllm, arguments: {max_model_len: 4096}}    # with keys
   engine: {name: "mypackage.engines:Mine", beams: 4}        # your own, importable wherever the job runs
 ```
@@ -42,7 +42,7 @@ A new entry is one class in one file, and one line in the registry that its modu
 
 
 def page() -> str:
-    """The page as it should be.  Imports every entry."""
+    """The page.  Imports every entry."""
     sections = [render(load_object(path, key="REGISTRIES"), title) for title, path in REGISTRIES]
     return "\n".join([_HEAD, *sections])
 

@@ -2,8 +2,8 @@
 
     prepare -> jobs.connect -> submit -> jobs.follow -> exit code
 
-What a job is and what it works on is kept as its metadata: kind, run_dir, recipe (a digest), git_commit.  Its id,
-`KIND-NAME-DIGEST-ATTEMPT`, is made from the run directory, so of two that submit one run at once the cluster takes one.
+A job's metadata say what it is and what it works on: kind, run_dir, recipe (a digest), git_commit.  Its id,
+`KIND-NAME-DIGEST-ATTEMPT`, is made from the run directory, so the cluster accepts one of two simultaneous submissions.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 KINDS = ("curate", "train", "sweep", "evaluate")
 
-#: Seconds for which a head that was just started is given time to take a job.
+#: Seconds that a newly started head gets to accept a job.
 AGENT_WAIT_S = 60.0
 
-#: Seconds from SIGTERM to SIGKILL when a job is stopped.  Ray's 3 are too few to save a checkpoint; a job that ends
-#: sooner is not waited for.
+#: Seconds from SIGTERM to SIGKILL when a job is stopped; Ray's 3 are too few to save a checkpoint.  A job that ends
+#: sooner costs no wait.
 STOP_WAIT_S = 600
 
 #: Bytes of a recipe that is not uploaded with the project; Linux takes 128 KiB in one environment variable.
@@ -51,15 +51,15 @@ _RECIPE_VARIABLE = "PAIRMILL_RECIPE"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job that was checked, before any cluster is asked."""
+    """A job that was checked before any cluster is contacted."""
 
     kind: str
-    run_dir: str  # as the recipe has it; of `evaluate`, the checkpoint
-    recipe: str  # what the command is given in the copy of the project; of `evaluate`, the checkpoint
+    run_dir: str  # as in the recipe; of `evaluate`, the checkpoint
+    recipe: str  # the command's argument in the copy of the project; of `evaluate`, the checkpoint
     text: str | None  # the recipe itself, where it is not uploaded with the project
     overrides: tuple[str, ...]
     digest: str
-    yes: bool = False  # of `curate`: do again what is stale, however much that is
+    yes: bool = False  # of `curate`: repeat what is stale, however much it is
 
 
 def prepare(
@@ -67,18 +67,18 @@ def prepare(
 ) -> Prepared:
     """Check a job of `kind` as its command would.  recipe: a file; of `evaluate`, a checkpoint.  yes: of `curate`.
 
-    Raises RecipeError for a wrong recipe, and for a secret in an override: a command is shown to all who see the job.
+    Raises RecipeError for a wrong recipe, and for a secret in an override: everyone who sees the job sees its command.
     """
     if kind not in KINDS:
-        raise InputError("a job is of a kind that can be submitted", value=kind, fix=f"one of {', '.join(KINDS)}")
+        raise InputError(f"a submitted job must be one of {', '.join(KINDS)}", value=kind, fix="choose one of them")
     if yes and kind != "curate":
-        raise InputError("--yes must come with a job that asks", value=f"{kind} --yes", fix="leave --yes out")
+        raise InputError("--yes must be given for curate only", value=f"{kind} --yes", fix="leave --yes out")
     for override in overrides:
         if redact(override) != override:
             raise RecipeError(
-                "a submitted command holds no secrets: the cluster shows it, and keeps it in its logs",
+                "an override must not hold a secret: the cluster shows the command and keeps it in its logs",
                 value=redact(override),
-                fix="set it in the environment of the cluster, and name the variable (`…_env`) or leave it out",
+                fix="set it in the cluster's environment, and name the variable (`…_env`) or leave the override out",
             )
     if kind == "evaluate":
         return Prepared(kind, recipe, recipe, None, tuple(overrides), digest(_evaluation(overrides).identity()))
@@ -86,12 +86,12 @@ def prepare(
     root, path, text = root or project_root(), Path(recipe).resolve(), None
     name = str(path.relative_to(root)) if path.is_relative_to(root) else None
     if name not in packed_files(root):
-        # Of a sweep with the training recipe that it names, which is beside it, and not there.
+        # A sweep is sent with the training recipe that it names, which is beside it here and not there.
         name, text = "/dev/stdin", loaded.to_yaml() if kind == "sweep" else path.read_text(encoding="utf-8")
         if len(text.encode()) > _RECIPE_LIMIT:
             raise RecipeError(
-                f"a recipe that is not uploaded with the project has at most {_RECIPE_LIMIT:,} bytes",
-                value=f"{recipe}: {len(text.encode()):,}",
+                f"a recipe outside the uploaded project must have at most {_RECIPE_LIMIT:,} bytes",
+                value=f"{recipe} has {len(text.encode()):,}",
                 fix=f"copy it into {root}",
             )
     return Prepared(kind, str(loaded.run_dir), name, text, tuple(overrides), digest(loaded.identity()), yes)
@@ -116,10 +116,10 @@ def _evaluation(overrides: Sequence[str]) -> EvaluateConfig:
 
 
 def resolve_run_dir(run_dir: str, hosts: set[str], root: Path) -> str:
-    """The run directory as the cluster shall see it: a URI or an absolute path.
+    """The run directory as the cluster must see it: a URI or an absolute path.
 
-    A relative one is in the project where all nodes are this machine.  Raises RunDirError elsewhere: a job's working
-    directory is a copy of the project that the cluster throws away after it.
+    A relative one is in the project if all nodes are this machine.  Raises RunDirError otherwise: a job's working
+    directory is a copy of the project that the cluster deletes after it.
     """
     if "://" in run_dir:
         return run_dir.rstrip("/")
@@ -129,10 +129,10 @@ def resolve_run_dir(run_dir: str, hosts: set[str], root: Path) -> str:
     if hosts == {socket.gethostname()}:
         return os.path.normpath(root / run_dir)
     raise RunDirError(
-        "on a cluster of other machines a run_dir is one that outlives the job: s3://…, gs://…, or an absolute path on "
-        "storage that all nodes share",
+        "run_dir must outlive the job on a cluster of other machines: s3://…, gs://…, or an absolute path on storage "
+        "that all nodes share",
         value=run_dir,
-        fix=f"e.g. run_dir=/shared/{run_dir}",
+        fix=f"give, for example, run_dir=/shared/{run_dir}",
     )
 
 
@@ -146,9 +146,9 @@ def submit(
 ) -> str:
     """Send the project and start the job; returns its id.
 
-    install: have the cluster install the project's dependencies; else its image has them.
-    Raises RunDirError if the run is being worked on, and for a run_dir that would vanish; InputError for too large a
-    project.
+    install: make the cluster install the project's dependencies; else its image must have them.
+    Raises RunDirError if another job runs in the run_dir, and for a run_dir that would vanish; InputError for a project
+    that is too large.
     """
     root = root or project_root()
     run_dir = resolve_run_dir(prepared.run_dir, cluster_hosts(client), root)
@@ -174,26 +174,26 @@ def submit(
     while True:
         try:
             return str(client.submit_job(**job))
-        except (RuntimeError, OSError) as error:  # an answer that says no, or none
+        except (RuntimeError, OSError) as error:  # refused, or no answer
             if "already exists" in str(error):
                 raise _busy(run_dir, job_id) from None
             if "No available agent" not in str(error) or time.monotonic() > until:
-                raise JobError(f"the cluster did not take the job: {last_line(redact(str(error)))}") from error
-            # The dashboard answers seconds before the head's agent, which starts jobs, has told it of itself.
+                raise JobError(f"the cluster did not accept the job: {last_line(redact(str(error)))}") from error
+            # The dashboard answers seconds before the head's agent, which starts jobs, has registered with it.
             time.sleep(1)
 
 
 def entrypoint(prepared: Prepared, run_dir: str, python: str = "python") -> str:
     """The job's shell command, run in the copy of the project.
 
-    python: the interpreter, on the cluster; by default the one that is first on the PATH there.
+    python: the interpreter on the cluster; by default the first on the PATH there.
     """
     command = [python, "-m", "pipelines", prepared.kind]
     if prepared.kind == "evaluate":
         return shlex.join([*command, run_dir, *prepared.overrides])
     last = [] if run_dir == prepared.run_dir else [f"run_dir={_as_yaml(run_dir)}"]
     job = shlex.join([*command, prepared.recipe, *prepared.overrides, *last, *(["--yes"] if prepared.yes else [])])
-    # A recipe's text does not go into the command itself, which the cluster shows: it may be long, or not for all.
+    # A recipe's text stays out of the command, which the cluster shows: it may be long, or private.
     return job if prepared.text is None else f"printenv {_RECIPE_VARIABLE} | {job}"
 
 
@@ -215,7 +215,7 @@ def dependencies() -> list[str]:
 def next_id(kind: str, run_dir: str, jobs: Sequence[Job]) -> str:
     """The id of the next attempt at a run.
 
-    Raises RunDirError if one is pending or running; an evaluation only reads, and may run beside any.
+    Raises RunDirError if one is pending or running; an evaluation only reads, so it may run beside any.
     """
     if kind != "evaluate":
         for job in jobs:
@@ -229,14 +229,14 @@ def next_id(kind: str, run_dir: str, jobs: Sequence[Job]) -> str:
 
 def _busy(run_dir: str, job_id: str) -> RunDirError:
     return RunDirError(
-        "one job at a time works in a run directory",
-        value=f"{redact(run_dir)}, where {job_id} is at work",
+        "run_dir must be used by one job at a time",
+        value=f"{redact(run_dir)}, in which {job_id} is running",
         fix=f"follow it (`pairmill logs {job_id}`), stop it (`pairmill stop {job_id}`), or give another run_dir",
     )
 
 
 def git_commit(root: Path) -> str:
-    """The commit that the project is at, with `-dirty` if files differ from it; `unknown` without git."""
+    """The project's commit, with `-dirty` if files differ from it; `unknown` without git."""
     try:
         ask = ["git", "-C", str(root)]
         commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""`pairmill sweep`: read the recipe, make the selections it compares, and hand over to tune."""
+"""`pairmill sweep`: read the recipe, make the selections it compares, and call tune."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tune.space import value_at
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepRecipe:
-    """The recipe of a sweep; `base` names a training recipe beside it, whose keys those of `train` replace.
+    """The recipe of a sweep; `base` names a training recipe beside it, and keys of `train` replace its keys.
 
     Raises RecipeError as `load_recipe` does.
     """
@@ -36,9 +36,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepRecipe:
 
 
 def run_sweep(recipe: SweepRecipe, *, command: str = "", quiet: bool = False, resume: bool = False) -> dict[str, Any]:
-    """Make the selections that are not there yet, then `tune.sweep.sweep`."""
+    """Make the missing selections, then `tune.sweep.sweep`."""
     check(recipe)
-    # What it imports takes longer than it takes to say that a recipe is wrong.
+    # Imported after the check: the imports take longer than refusing a wrong recipe.
     from tune.sweep import claim, sweep
 
     claim(recipe, resume=resume)
@@ -48,7 +48,7 @@ def run_sweep(recipe: SweepRecipe, *, command: str = "", quiet: bool = False, re
 
 
 def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = False) -> dict[str, int]:
-    """Rows that each of the recipe's selections keeps, by name; nothing is fetched and no pixel written.
+    """Rows that each of the recipe's selections keeps, by name; nothing is fetched and no pixels are written.
 
     Raises InputError if train.data.path is not a curated run, RecipeError if a selection changes more than its filters
     and its deduplication.
@@ -59,7 +59,7 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
     text = Store(run_dir).read_text("recipe.yaml")
     if text is None:
         raise InputError(
-            "selections are made of a curated run: train.data.path is its run_dir",
+            "train.data.path must be the run_dir of a curated run for `selections`",
             value=run_dir,
             fix="run `pairmill curate` (or `pairmill demo`) first",
         )
@@ -68,14 +68,14 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
         for key in settings:
             if key.partition(".")[0] not in ("filter", "deduplicate") or key == "deduplicate.name":
                 raise RecipeError(
-                    "a selection changes keys of filter and deduplicate: other stages would fetch or write pixels",
+                    "a selection must change keys of filter and deduplicate only; others would fetch or write pixels",
                     value=f"selections.{name}: {key}",
-                    fix="change it in the curation recipe, and curate into another run_dir",
+                    fix="change the key in the curation recipe, and curate into another run_dir",
                 )
         curated = parse_recipe(text, kind=CurateRecipe, source=f"{run_dir}/recipe.yaml").model_dump(mode="json")
         if name == curated["deduplicate"]["name"]:
             raise RecipeError(
-                "a selection has a name of its own: this one is the curated run's, whose product is made of it",
+                "a selection must have another name than the curated run's own, which the product is made from",
                 value=f"selections.{name}",
                 fix="choose another name",
             )

@@ -1,4 +1,4 @@
-"""Deduplicate: what the kinds compare of all shards, brought together so that duplicates meet; a selection a shard."""
+"""Deduplicate: bring together what the kinds compare, so that duplicates meet; then write a selection per shard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from curation.selection import apply_selection, selection_rows
 from curation.shards import Work, read_shard
 from pairmill.store import Store
 from pipelines.barrier import PARTITION_ROWS, brought_together, over_shards
-from pipelines.stages.told import Told
+from pipelines.stages.reporting import Reporter
 
 
 def losers_over(
@@ -28,9 +28,9 @@ def losers_over(
 ) -> Any:
     """A reference to the table of losers: the edges stay in the object store, away from the driver.
 
-    rows: how many the shards have together.  reads: table -> columns that the kinds and the score need.
+    rows: their number in all shards.  reads: table -> columns that the kinds and the score need.
     """
-    # A worker has what it unpickles and not what was registered where the job began, so it gets the kinds themselves.
+    # A worker lacks what was registered only on the driver, so it gets the kinds themselves.
     kinds = kinds_of(config)
     edges: list[Any] = [ray.put(EDGES.empty_table())]
     if kinds:
@@ -59,13 +59,13 @@ def _losers_of(kinds: Sequence[Kind], *edges: pa.Table) -> pa.Table:
 
 
 class SelectStage:
-    """Write down, for each row of a shard, whether it stays."""
+    """Record for each row of a shard whether it stays."""
 
     def __init__(self, losers: Any, stage: Deduplicate, before: Sequence[str], board: Any) -> None:
-        self._losers, self._stage, self._told = losers, stage, Told(board, [stage], before)
+        self._losers, self._stage, self._reporter = losers, stage, Reporter(board, [stage], before)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        began = self._told.begin()
+        began = self._reporter.begin()
         losers = ray.get(self._losers)
         shards = losers["shard"].to_numpy()
         shard = rows["_shard"][0].as_py()
@@ -74,4 +74,4 @@ class SelectStage:
         rows = set_columns(rows, {"keep": chosen["keep"], "reason": chosen["reason"]})
         dropped = apply_selection(rows, self._stage.name, self._stage.drops)
         rows = set_columns(rows, {name: dropped[name] for name in DROPS})
-        return self._told.end(add_seconds(rows, self._stage.name, time.perf_counter() - began))
+        return self._reporter.end(add_seconds(rows, self._stage.name, time.perf_counter() - began))

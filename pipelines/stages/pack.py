@@ -15,7 +15,7 @@ from curation.shards import Work, read_shard
 from curation.telemetry import count_rows
 from pairmill.layout import PAIRS
 from pairmill.store import Store
-from pipelines.stages.told import run_meter
+from pipelines.stages.reporting import run_meter
 
 
 class PackStage:
@@ -43,10 +43,10 @@ class PackStage:
 
 
 class Packing(NamedTuple):
-    """What the product is to be.
+    """How the product is made.
 
-    extension: of its images' format.  columns: taken over as they are, with their types.  reasons: the selection's.
-    input_type: of the column `input` over all lists; None where they had no other columns.
+    extension: of its images' format.  columns: carried over, with their types.  reasons: the selection's.
+    input_type: of the column `input` over all lists; None if they had no other columns.
     """
 
     config: PackConfig

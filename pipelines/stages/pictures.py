@@ -1,4 +1,4 @@
-"""What is done to the pictures that are there: fetched again, or erased."""
+"""Work on existing pictures: fetch them again, or erase them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipelines.stages.rows import ActorStage, RowStage
 
 
 class RetryStage(ActorStage):
-    """Fetch again the rows of committed shards that may come out better now, and put the shard together again."""
+    """Fetch again the rows of committed shards that may succeed now, and put the shard together again."""
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        began = self._told.begin()
+        began = self._reporter.begin()
         again = retriable(self._setting.tables.flow.of(Policy), rows)
         return self._again(rows.drop_columns([f"_content_{self._table}"]), again, began)
 
 
 class ErasingStage(RowStage):
-    """Runs the policy; what it forbids to keep is erased from images/ before its verdict is committed."""
+    """Runs the policy; pictures that it forbids keeping are erased from images/ before its verdict is committed."""
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         policy = self._setting.tables.flow.of(Policy)
@@ -36,7 +36,7 @@ class ErasingStage(RowStage):
     def _erased(self, policy: Policy, rows: pa.Table) -> pa.Table:
         images, content = self._setting.images, f"_content_{self._setting.images.name}"
         if content in rows.schema.names:
-            # Of this table alone: what is made from it has to see that the rows are dropped.
+            # Only this table: what is made from it must see that the rows are dropped.
             shard = rows["_shard"][0].as_py()
             made = rewrite_shard(
                 self._setting.store,
@@ -49,14 +49,14 @@ class ErasingStage(RowStage):
 
 
 class ForRetry:
-    """Reads the rest of a shard of images/ if there is a row in it to fetch again; else none of its rows."""
+    """Reads the rest of a shard of images/ if one of its rows is to be fetched again; else none of its rows."""
 
     def __init__(self, store: Store, images: Table, policy: Policy) -> None:
         self._store, self._images, self._policy = store, images, policy
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The columns by which that is decided."""
+        """The columns that decide it."""
         return (*self._policy.reads, *self._policy.reads_for_retry)
 
     def __call__(self, rows: pa.Table) -> pa.Table:

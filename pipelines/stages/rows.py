@@ -18,14 +18,14 @@ from curation.stage import Runtime, Stage
 from curation.table import Table
 from pairmill.errors import IntegrityError
 from pairmill.store import Store
-from pipelines.stages.told import Told
+from pipelines.stages.reporting import Reporter
 
 
 @dataclass(frozen=True)
 class Setting:
     """What a job gives to the workers of its stages.
 
-    gate: the actor by which fetching actors share what a host may be asked; None where there is none.
+    gate: the actor through which fetching actors share the limits of a host; None if there is none.
     """
 
     store: Store
@@ -35,7 +35,7 @@ class Setting:
     gate: Any = None
 
     def runtime(self, meter: Any, topic: str) -> Runtime:
-        """What a stage is set up with."""
+        """The argument of a stage's `setup`."""
         gate, board = self.gate, self.board
 
         async def exchange(*args: Any) -> Any:
@@ -55,21 +55,21 @@ class Setting:
 class RowStage:
     """Runs one stage, and those within it, on whole shards; sets it up in the worker, at the first shard.
 
-    A shard whose table is there is passed on.  Of one whose table is there, though not as it should be, a dear stage
-    works on the rows alone whose result would be another one.
+    A shard whose table is committed is passed on.  Of a shard whose table is stale, an expensive stage works only on
+    the rows whose result would change.
     """
 
     def __init__(self, stage: Stage, setting: Setting) -> None:
         self._stage, self._setting = stage, setting
         self._table = setting.tables.name_of(stage)
-        self._told = Told(setting.board, (stage, *stage.inner), setting.tables.flow.before(stage.name))
+        self._reporter = Reporter(setting.board, (stage, *stage.inner), setting.tables.flow.before(stage.name))
         self._ready = False
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         if f"_content_{self._table}" in rows.schema.names:
             return rows
         self._set_up()
-        began = self._told.begin()
+        began = self._reporter.begin()
         if was_there(self._table) in rows.schema.names:
             rows = restored(self._stage, rows)
             return self._again(rows, to_be_made(self._stage, rows, self._made_by), began)
@@ -82,7 +82,7 @@ class RowStage:
 
     def _set_up(self) -> None:
         if not self._ready:
-            self._stage.setup(self._setting.runtime(self._told.meter, self._stage.name))
+            self._stage.setup(self._setting.runtime(self._reporter.meter, self._stage.name))
             self._ready = True
 
     def _work(self, rows: pa.Table) -> pa.Table:
@@ -95,16 +95,16 @@ class RowStage:
         return self._end(done, worked, began)
 
     def _end(self, done: pa.Table, worked: pa.Table, began: float) -> pa.Table:
-        """The shard as it is passed on.  worked: the rows that there was work on."""
+        """The shard as it is passed on.  worked: the rows that were worked on."""
         if f"_seconds_{self._stage.name}" not in done.schema.names:
             done = add_seconds(done, self._stage.name, time.perf_counter() - began)
         if self._stage.dear:
-            done = add_worked(with_made_from(self._stage, done, self._made_by), self._told.counts(worked))
-        return self._told.end(done, worked)
+            done = add_worked(with_made_from(self._stage, done, self._made_by), self._reporter.counts(worked))
+        return self._reporter.end(done, worked)
 
 
 class ActorStage(RowStage):
-    """As `RowStage`, in an actor, which sets the stage up before its first shard."""
+    """`RowStage` in an actor, which sets the stage up before its first shard."""
 
     def __init__(self, stage: Stage, setting: Setting) -> None:
         super().__init__(stage, setting)
@@ -112,7 +112,7 @@ class ActorStage(RowStage):
 
 
 def named(stage: Stage, kind: type[RowStage]) -> type[RowStage]:
-    """`kind` under the stage's name, which is what Ray's dashboard calls the operator."""
+    """`kind` under the stage's name, which Ray's dashboard shows as the operator's."""
     words = stage.name.replace("-", "_").split("_")
     return type("".join(word.capitalize() for word in words) + "Stage", (kind,), {})
 
@@ -120,7 +120,7 @@ def named(stage: Stage, kind: type[RowStage]) -> type[RowStage]:
 def check_work(stage: Stage, given: pa.Table, made: pa.Table) -> None:
     """Raise IntegrityError unless `made` has the rows of `given` in their order, and the columns that were declared."""
     if not made["uid"].equals(given["uid"]):
-        raise IntegrityError(f"stage {stage.name} must return the rows it was given, all of them in their order")
+        raise IntegrityError(f"stage {stage.name} must return the rows it was given, all of them and in the same order")
     for column in (column for one in (stage, *stage.inner) for column in one.adds):
         found = made.schema.field(column.name).type if column.name in made.schema.names else None
         if found != column.type:
@@ -132,7 +132,7 @@ def check_work(stage: Stage, given: pa.Table, made: pa.Table) -> None:
     for name in DROPS:
         kept = pc.or_(pc.invert(was), pc.fill_null(pc.equal(given[name], made[name]), False))
         if not pc.all(kept, min_count=0).as_py():
-            raise IntegrityError(f"stage {stage.name} must leave the {name} of rows that were dropped before it")
+            raise IntegrityError(f"stage {stage.name} must keep the {name} of rows that were dropped before it")
     _check_reasons(stage, made.filter(pc.invert(was)), [s.name for s in (stage, *stage.inner)])
 
 
@@ -142,6 +142,6 @@ def _check_reasons(stage: Stage, rows: pa.Table, names: Sequence[str]) -> None:
     where = set(pc.unique(rows["drop_stage"]).to_pylist()) - {None}
     if not (found <= reasons and where <= set(names)):
         raise IntegrityError(
-            f"stage {stage.name} must drop rows for the reasons that it declares, with Stage.drop; "
+            f"stage {stage.name} must drop rows with Stage.drop, for reasons that it declares; "
             f"found: {', '.join(sorted(found - reasons) or sorted(where - set(names)))}"
         )

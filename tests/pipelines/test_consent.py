@@ -120,7 +120,7 @@ def test_the_command_refuses_with_exit_2_and_leaves_the_run_as_it_is(tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     said = json.loads(done.stdout)
-    assert said["rule"] == "download must not make again what is there unless you say so"
+    assert said["rule"] == "download must have your consent (--yes) to repeat more work than it adds"
     assert said["value"].startswith("3 results would be made again, 3.0 kB, about 6 s of one worker, and 0 are new")
     assert "--yes" in said["fix"]
     assert {file: file.read_bytes() for file in Path(store.uri).rglob("*") if file.is_file()} == before

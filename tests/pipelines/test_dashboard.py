@@ -58,12 +58,12 @@ def test_an_open_one_that_others_reach_is_refused(serve: Serve, monkeypatch: pyt
 
 @pytest.mark.parametrize(("status", "body"), [(200, b"<html>"), (200, b"{}"), (404, b""), (500, b"")])
 def test_what_is_no_dashboard_is_not_called_protected(serve: Serve, status: int, body: bytes) -> None:
-    with pytest.raises(UserError, match="answers at the address"):
+    with pytest.raises(UserError, match="must be that of Ray's dashboard"):
         check_dashboard(serve(status, body))
 
 
 def test_nothing_there() -> None:
-    with pytest.raises(UserError, match="answers at the address"):
+    with pytest.raises(UserError, match="must be that of Ray's dashboard"):
         check_dashboard("http://127.0.0.1:9")
 
 

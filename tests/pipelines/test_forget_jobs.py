@@ -153,7 +153,7 @@ def done(demo: Demo) -> Path:
         shutil.copytree(demo.folder / name, folder / name)
     asked = forget(folder, demo.asked, yes=False)
     assert asked.returncode == 2
-    assert "nothing is changed yet" in asked.stderr
+    assert "nothing was changed" in asked.stderr
     assert ended(folder) == ended(demo.folder)
     said = json.loads(forget(folder, demo.asked).stdout)
     assert (said["rows"], said["rows_kept"], said["same_picture"], said["done"]) == (10, 10, 0, True)

@@ -129,7 +129,7 @@ def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own
     assert committed(job.store) == before, "a resume has nothing to do"
 
     median = float(np.median(scores))
-    with pytest.raises(ConsentError, match="brightness must not make again"):
+    with pytest.raises(ConsentError, match="brightness must have your consent"):
         curate(job.recipe(median))
     assert committed(job.store) == before
     second = curate(job.recipe(median), yes=True)

@@ -200,7 +200,7 @@ def test_a_relative_run_dir_is_in_the_project_where_all_nodes_are_this_machine()
 
 @pytest.mark.parametrize("hosts", [{"another"}, HERE | {"another"}, set()])
 def test_elsewhere_it_would_vanish_and_is_refused(hosts: set[str]) -> None:
-    with pytest.raises(RunDirError, match="outlives"):
+    with pytest.raises(RunDirError, match="must outlive"):
         resolve_run_dir("runs/a", hosts, Path("/project"))
 
 

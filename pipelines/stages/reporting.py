@@ -1,4 +1,4 @@
-"""How a stage reports to the progress board and to the metrics what it did."""
+"""How a stage reports its work to the progress board and to the metrics."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ _RUN = "pairmill.run"
 
 
 def name_run(uri: str) -> None:
-    """Give the metrics of this process's jobs the last part of a run directory as their `run`."""
+    """Set the `run` of the metrics of this process's jobs: the last part of the run directory."""
     DataContext.get_current().set_config(_RUN, uri.rstrip("/").rpartition("/")[2])
 
 
 def run_meter() -> Meter:
-    """The metrics of the run that this worker is part of."""
+    """The metrics of the run that this worker belongs to."""
     return Meter(METRICS, run=DataContext.get_current().get_config(_RUN, ""))
 
 
-class Told:
-    """A stage that reports what it did: to the board (the driver's) and to the metrics (the node's)."""
+class Reporter:
+    """Reports what stages did: to the board (the driver's) and to the metrics (the node's)."""
 
     def __init__(self, board: Any, stages: Sequence[Stage], before: Sequence[str]) -> None:
-        """stages: consecutive ones that are one piece of work.  before: the names of those before them."""
+        """stages: consecutive ones that work as one.  before: the names of the stages before them."""
         self._board, self._stages, self._before = board, list(stages), tuple(before)
         self.meter = run_meter()
 
     def begin(self) -> float:
-        """The moment a shard is taken up."""
+        """Report that a shard is started; returns the time (`time.perf_counter`)."""
         for stage in self._stages:
             self._board.begin.remote(stage.name, time.time())
         return time.perf_counter()
 
     def end(self, rows: pa.Table, worked: pa.Table | None = None) -> pa.Table:
-        """The shard is done.  worked: the rows that there was work on; None: all."""
+        """Report that a shard is done.  worked: the rows that were worked on; None: all."""
         counts = self.counts(rows)
         for name, of_stage in counts.items():
             self._board.add.remote(name, of_stage["rows_in"], of_stage["rows_kept"], time.time())
