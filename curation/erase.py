@@ -95,7 +95,7 @@ def _changed(store: Store, table: Table, shard: int, change: Change | None) -> p
     rows = store.load(table.name, shard)
     made = change(rows)
     if len(made) != len(rows) or made.schema.names != rows.schema.names:
-        raise IntegrityError(f"{table.name} shard {shard}: rewriting must keep its rows and its columns")
+        raise IntegrityError(f"{table.name} shard {shard}: rewriting must keep its rows and columns")
     return None if made.equals(rows) else made
 
 

@@ -41,15 +41,15 @@ class Flow:
         for stage in self.stages:
             if stage.name in self._by_name:
                 raise RecipeError(
-                    "stages must have names of their own", value=f"two stages {stage.name}", fix="rename one of them"
+                    "stages must have different names", value=f"two stages {stage.name}", fix="rename one of them"
                 )
             self._by_name[stage.name] = stage
             self._check_reads(stage)
             for column in stage.adds:
                 if column.name in self.columns or column.name in DROPS:
                     raise RecipeError(
-                        "every column must be added by one stage",
-                        value=f"{stage.name} adds {column.name}, which is there already",
+                        "every column must be added by one stage only",
+                        value=f"{stage.name} adds {column.name}, which another stage adds",
                         fix="give the column another name",
                     )
                 self.columns[column.name] = column

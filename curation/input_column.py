@@ -27,7 +27,7 @@ def merged_fields(planned: pa.StructType, more: pa.StructType) -> pa.StructType:
             merged[field.name] = field
         elif not _fits(field.type, known.type):
             raise InputError(
-                "a list that extends a run must agree with it on the types of their columns",
+                "a list that extends a run must have the run's column types",
                 value=f"column {field.name!r} is {known.type} in the run, {field.type} in the new list",
                 fix="convert or rename the column in the new list",
             )

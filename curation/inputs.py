@@ -77,7 +77,7 @@ class InputFile:
         return InputError(
             f"input.path: every input file must be readable as {self.kind}",
             value=f"{self.path}: {why}",
-            fix="mend or remove the file, or set input.format",
+            fix="fix or remove the file, or set input.format",
         )
 
 
@@ -96,9 +96,9 @@ def find_files(config: InputConfig) -> list[InputFile]:
         kind = _kind(path) if config.format == "auto" else config.format
         if kind is None:
             raise InputError(
-                "input.format auto goes by the file's ending",
+                "input.format must name the format of files without a known ending",
                 value=path,
-                fix=f"rename it to one of {', '.join(sorted(_ENDINGS))}, or set input.format",
+                fix=f"set input.format, or give the file an ending of {', '.join(sorted(_ENDINGS))}",
             )
         files.append(InputFile(found.filesystem, path, kind, size, modified_ns))
     return files
@@ -130,9 +130,9 @@ def extra_fields(files: list[InputFile], config: InputConfig) -> pa.StructType:
         merged = pa.unify_schemas(schemas, promote_options="permissive")
     except pa.ArrowException as error:
         raise InputError(
-            "all input files must agree on the types of their columns",
+            "input.path: all input files must agree on the types of their columns",
             value=error,
-            fix="convert the odd file out",
+            fix="convert the file that differs from the others",
         ) from error
     taken = {config.url_column, config.text_column}
     return pa.struct([pa.field(f.name, f.type) for f in merged if f.name not in taken])
@@ -301,9 +301,7 @@ def _webdataset_records(file: InputFile) -> Iterator[dict[str, Any]]:
         for _, members in samples(tar):
             record: dict[str, Any] = {}
             for ending, member in members:
-                if ending in ("json", "txt"):
-                    content = tar.extractfile(member)
-                    assert content is not None, "a regular file has content"
+                if ending in ("json", "txt") and (content := tar.extractfile(member)) is not None:
                     text = content.read().decode("utf-8")
                     record |= _json_object(text, member.name) if ending == "json" else {"txt": text}
             if record:

@@ -67,7 +67,7 @@ def check_unchanged(files: Sequence[InputFile], recorded: Sequence[ListFile]) ->
             raise InputError(
                 "the input files must not change while they are planned",
                 value=f"{file.path} was written to meanwhile",
-                fix="wait until it is written, then start again",
+                fix="wait until it is complete, then start again",
             )
 
 

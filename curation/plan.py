@@ -231,7 +231,7 @@ def _append(
             fingerprint.update(entry.content.encode())
     check_unchanged(files, recorded)
     if not rows:
-        raise InputError("the input must have at least one row", value=", ".join(given), fix="check the list")
+        raise InputError("input.path must lead to at least one row", value=", ".join(given), fix="check the list")
     remove_unplanned(store, behind)
     added = PlannedList(
         given=given,
@@ -269,8 +269,8 @@ def remove_unplanned(store: Store, shard: int) -> None:
 def _check_cut(store: Store, there: Plan, shards: ShardsConfig) -> None:
     if there.cut != digest(shards.identity()):
         raise RunDirError(
-            "a run directory must hold rows that are cut into shards in one way",
-            value=f"{store.uri} was planned from {_named(there.files)}, and shards.* changed since",
+            "shards.* must be as they were when the run directory was planned",
+            value=f"{store.uri} was planned from {_named(there.files)}, with other shards.*",
             fix="set shards.* back, or give another run_dir",
         )
 
@@ -281,16 +281,16 @@ def _check_list(store: Store, there: Plan, files: Sequence[InputFile], inputs: I
     contents = {one.content for one in seen.read}
     if seen.new and len(seen.read) == len(files) and contents <= {one.content for one in _files_of(there)}:
         raise RunDirError(
-            "a list must be read as it was when it was planned",
-            value=f"input.format, url_column or text_column changed since {store.uri} was planned",
+            "input.format, url_column and text_column must be as they were when the list was planned",
+            value=f"one of them has changed since {store.uri} was planned",
             fix="set them back, or give another run_dir",
         )
     if seen.new:
         raise RunDirError(
-            "the input files must be those that the run directory was planned from",
+            "input.path must lead to the files that the run directory was planned from",
             value=f"{store.uri} was planned from {_named(there.files)}; "
             f"new or changed since: {_named([file.path for file in seen.new])}",
-            fix=f"add their rows by `pairmill extend {store.uri} {inputs.path}`, or give another run_dir",
+            fix=f"add their rows with `pairmill extend {store.uri} {inputs.path}`, or give another run_dir",
         )
     if gone := {one.content for one in there.inputs[0].files} - contents:
         logger.warning("%d input files of the run are not at %s any more; their rows stay", len(gone), inputs.path)

@@ -111,7 +111,7 @@ class RecaptionConfig(EngineConfig):
     def _prompt_ids_are_words(self) -> RecaptionConfig:
         for prompt_id in self.prompts:
             if not prompt_id.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"prompts: a name must be letters, digits, _ and -, got {prompt_id!r}")
+                raise ValueError(f"prompts: a name must consist of letters, digits, _ and -, got {prompt_id!r}")
         return self
 
     def resolved_prompts(self) -> dict[str, Prompt]:
@@ -294,12 +294,11 @@ class Recaption(Stage):
 
     def _request(self, row: _Row, prompt_id: str) -> CaptionRequest:
         prompt = self._prompts[prompt_id]
-        assert prompt.max_new_tokens is not None
         return CaptionRequest(
             encoded=row.encoded,
             image=row.image,
             prompt=prompt.text.replace(CAPTION_PLACEHOLDER, row.caption),
-            max_new_tokens=prompt.max_new_tokens,
+            max_new_tokens=prompt.max_new_tokens or self._config.max_new_tokens,
             seed=text_seed(self._config.seed, row.uid, prompt_id),
         )
 

@@ -82,7 +82,7 @@ def to_be_made(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array:
     mask = stage.outdated(rows)
     if mask is None:
         if stage.made_from is None:
-            raise IntegrityError(f"stage {stage.name} must say which rows are outdated")
+            raise IntegrityError(f"stage {stage.name} must report which of its rows are outdated")
         made = rows[stage.made_from.name]
         mask = pc.invert(pc.fill_null(pc.equal(made, what_it_is_made_from(stage, rows, made_by)), False))
     return _one(pc.or_(mask, _dropped_before(stage, rows)))

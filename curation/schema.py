@@ -114,7 +114,9 @@ def drop(
     was_live = live(rows)
     for name, mask in masks.items():
         if name not in reasons:
-            raise IntegrityError(f"{name} is not a drop reason of {stage}; it declares {', '.join(reasons) or 'none'}")
+            raise IntegrityError(
+                f"stage {stage} must declare its drop reasons: {name} is not in ({', '.join(reasons)})"
+            )
         reason = pc.if_else(pc.and_(pc.is_null(reason), pc.fill_null(mask, False)), name, reason)
     newly = pc.and_(was_live, pc.is_valid(reason))
     at = pc.if_else(newly, stage, rows["drop_stage"])

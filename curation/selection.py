@@ -25,7 +25,7 @@ def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
     reason = rows["drop_reason"].to_pylist()
     for at, why in zip(losers["row"].to_pylist(), losers["reason"].to_pylist(), strict=True):
         if reason[at] is not None:
-            raise IntegrityError(f"a row that was dropped before cannot lose a global step: {reason[at]}, then {why}")
+            raise IntegrityError(f"a global step must not drop a row twice: {reason[at]} before, now {why}")
         reason[at] = why
     reasons = pa.array(reason, pa.string())
     return pa.table({"uid": rows["uid"], "keep": pc.is_null(reasons), "reason": reasons})
@@ -40,7 +40,7 @@ def apply_selection(rows: pa.Table, stage: str, reasons: Sequence[str]) -> pa.Ta
     masks = {name: pc.equal(rows["reason"], name) for name in reasons}
     rows = drop(rows, stage, masks, reasons).drop_columns(["keep", "reason"])
     if not pc.all(pc.equal(pc.is_null(rows["drop_reason"]), rows_kept), min_count=0).as_py():
-        raise IntegrityError("a selection must keep just the rows that it gives no reason to drop")
+        raise IntegrityError("a selection must keep exactly the rows without a reason to drop them")
     return without_dropped_pixels(rows)
 
 

@@ -102,7 +102,7 @@ def read_shard(
             continue
         loaded = store.load(table, work.shard, ["uid", *wanted])
         if not loaded["uid"].equals(rows["uid"]):
-            raise IntegrityError(f"{table} shard {work.shard}: its rows are not those of the plan")
+            raise IntegrityError(f"{table} shard {work.shard} must hold the rows of the plan; it holds others")
         rows = set_columns(rows, {name: loaded[name] for name in wanted})
     for one in earlier:
         if one.name not in work.fresh and (found := _earlier(store, one, work.shard, rows["uid"])) is not None:
@@ -190,7 +190,7 @@ def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int
     """Commit one shard's rows as each of `tables`; returns what was committed."""
     shard = rows["_shard"][0].as_py()
     if pc.count_distinct(rows["_shard"]).as_py() != 1:
-        raise IntegrityError("a block must be one shard, and nothing else")
+        raise IntegrityError("a block must hold the rows of exactly one shard")
     prefix = "_content_"
     contents = {
         name.removeprefix(prefix): rows[name][0].as_py() for name in rows.schema.names if name.startswith(prefix)

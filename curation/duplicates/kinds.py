@@ -132,7 +132,7 @@ class DeduplicateConfig(Config):
             raise RecipeError(
                 "deduplicate.kinds must name each kind once",
                 value=f"{twice[0]} {len(twice)} times",
-                fix="leave one of them, with its keys",
+                fix="keep one of them, with its keys",
             )
         return tuple(config for _, config in kinds)
 

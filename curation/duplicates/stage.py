@@ -43,7 +43,7 @@ class Deduplicate(Stage):
             for name in kind.reads:
                 if name not in columns:
                     raise RecipeError(
-                        f"a kind of duplicate must read columns of the input list or of earlier stages: {kind.name}",
-                        value=name,
+                        "deduplicate.kinds must read columns of the input list or of earlier stages",
+                        value=f"{kind.name} reads {name}",
                         fix=f"perhaps you mean: {nearest(name, columns)}",
                     )

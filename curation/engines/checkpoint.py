@@ -48,9 +48,9 @@ def resolve(model: str, revision: str | None) -> Checkpoint:
         content = f"sha256:{folder_digest(folder)}"
         if revision not in (None, content):
             raise UserError(
-                "the revision of a model in a folder must be the digest of its content",
+                "revision must be the digest of the folder's content where model is a folder",
                 value=f"revision {revision}, but {folder} is {content}",
-                fix="remove the revision, or restore the files",
+                fix="remove revision, or restore the files",
             )
         return Checkpoint(source=str(folder), commit=None, revision=content)
     commit = _hub_commit(model, revision)
@@ -67,7 +67,7 @@ def local_folder(model: str) -> Path | None:
             return candidate.resolve()
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model):
         raise UserError(
-            "a model must be a folder or a hub id (owner/name)",
+            "model must be a folder or a hub id (owner/name)",
             value=model,
             fix=f"check the path; relative ones are looked up in {Path.cwd()} and {PROJECT_ROOT}",
         )
@@ -108,9 +108,9 @@ def _hub_commit(model: str, revision: str | None) -> str:
         return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
     except Exception as error:  # the hub client raises its own, requests', httpx' and OS errors
         raise UserError(
-            "the model must be a folder, or be on the Hugging Face hub or in its cache",
+            "model must be a folder, or a model on the Hugging Face hub or in its cache",
             value=f"{model} (revision {revision or 'main'}): {type(error).__name__}",
-            fix="check the name and the network, or download it and give the folder",
+            fix="check the name and the network, or download the model and give its folder",
         ) from error
 
 

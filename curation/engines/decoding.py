@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from pairmill.errors import IntegrityError
+
 
 class Sampling(NamedTuple):
     """How the next token is chosen."""
@@ -73,7 +75,8 @@ class TokenScores(LogitsProcessor):  # type: ignore[misc]
         return torch.stack(self._chosen, dim=1)
 
     def _take(self, token_B: Tensor) -> None:
-        assert self._logp_BV is not None
+        if self._logp_BV is None:
+            raise IntegrityError("generate must pass every step through the logits processors it was given")
         self._chosen.append(self._logp_BV.gather(1, token_B[:, None])[:, 0])
 
 
@@ -122,8 +125,10 @@ def decode(
 
     The checkpoint's own generation settings (start and end tokens, forbidden words, …) hold, except those that say
     how to search or how long.
+    Raises ValueError for sampling with several beams.
     """
-    assert sampling is None or num_beams == 1
+    if sampling is not None and num_beams > 1:
+        raise ValueError("decode must get sampling or several beams, not both")
     settings: GenerationConfig = copy.deepcopy(model.generation_config)
     settings.update(
         max_new_tokens=max_new_tokens,

@@ -83,11 +83,17 @@ def stop_if_dead(answers: Sequence[object], *, stage: str, probe: Callable[[], S
     """
     errors = [answer.error for answer in answers if isinstance(answer, Failure)]
     if errors and len(errors) == len(answers) and all(isinstance(answer, Failure) for answer in probe()):
-        raise JobError(f"{stage}: the engine is dead, it answers nothing any more; last error: {errors[-1]}")
+        raise JobError(
+            f"{stage}: the engine answers nothing any more, not even a probe; last error: {errors[-1]}\n"
+            "Check the engine, then run the job again: it resumes with this shard."
+        )
 
 
 def stop_if_useless(answers: Sequence[object], *, stage: str) -> None:
     """Raise JobError if all answers of a table, at least `MANY`, are the same failure (a prompt that never fits, …)."""
     errors = {answer.error if isinstance(answer, Failure) else None for answer in answers}
     if len(answers) >= MANY and len(errors) == 1 and None not in errors:
-        raise JobError(f"{stage}: the engine failed for all {len(answers)} texts of a shard with: {errors.pop()}")
+        raise JobError(
+            f"{stage}: the engine failed for all {len(answers)} texts of a shard with: {errors.pop()}\n"
+            "Check the model and its settings against this error, then run the job again."
+        )

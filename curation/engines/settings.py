@@ -31,14 +31,16 @@ class EngineConfig(Placement):
     @model_validator(mode="after")
     def _enabled_means_model(self) -> EngineConfig:
         if self.enabled and self.model is None:
-            raise ValueError("enabled: true needs a model; give one, or set enabled: false")
+            raise ValueError("model must be set where enabled is true; name a model, or set enabled: false")
         return self
 
     @property
     def named_model(self) -> str:
         """The model.  Raises RecipeError if there is none, as where the stage is off."""
         if self.model is None:
-            raise RecipeError("a stage with an engine must have a model", value="model: null", fix="set its model")
+            raise RecipeError(
+                "a stage with an engine must name its model", value="model: null", fix="set its key model"
+            )
         return self.model
 
     @property

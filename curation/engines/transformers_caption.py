@@ -55,7 +55,7 @@ class TransformersCaptioner:
         texts = [prompt.text for prompt in section.resolved_prompts().values()]
         if not engine.takes_prompts and texts != [""]:
             raise UserError(
-                "a vision-encoder-decoder model takes no prompt: recaption.prompts must be one empty prompt",
+                "recaption.prompts must be one empty prompt for a vision-encoder-decoder model, which takes none",
                 value=f"{section.model}, recaption.prompts {sorted(section.prompts)}",
                 fix='set recaption.prompts to {short: ""}',
             )

@@ -15,7 +15,7 @@ from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_
 from curation.engines.directions import MANY, language_tokens, marian_targets, pair_of_name
 from curation.engines.guard import answer_batch, describe
 from curation.engines.settings import EngineConfig, InProcessConfig
-from pairmill.errors import UserError
+from pairmill.errors import IntegrityError, UserError
 from pairmill.languages import canonical
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class TransformersTranslator:
         self._pair = pair or self._stated_pair(checkpoint.source)
         if not self._tokens and self._pair is None:
             raise UserError(
-                "a translator must say which languages it translates: in its vocabulary (NLLB, M2M100, mBART-50), as "
-                "source_lang and target_lang in tokenizer_config.json, or in its name (opus-mt-en-zh)",
+                "translate.model must state which languages it translates: in its vocabulary (NLLB, M2M100, mBART-50), "
+                "as source_lang and target_lang in tokenizer_config.json, or in its name (opus-mt-en-zh)",
                 value=checkpoint.source,
                 fix="set translate.engine.pair, for example [en, zh]",
             )
@@ -123,13 +123,15 @@ class TransformersTranslator:
             return False
         if self._tokens:
             return source in self._tokens and target in self._tokens
-        assert self._pair is not None
+        if self._pair is None:
+            return False
         from_here = self._pair[0] in (source, MANY)
         return from_here and (target in self._targets if self._targets else target == self._pair[1])
 
     def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
         """One answer a text, in order; batches are cut after sorting by length in tokens, so that they pad little."""
-        assert self.supports(source, target), f"{source} to {target} was not asked of supports()"
+        if not self.supports(source, target):
+            raise IntegrityError(f"a translator must get directions that it supports, not {source} to {target}")
         prefix = ""
         forced_bos = None
         if self._tokens:

@@ -78,9 +78,9 @@ class VllmCaptioner:
             import vllm  # type: ignore[import-not-found]  # only with the gpu extra
         except ImportError as error:
             raise UserError(
-                "recaption.engine: vllm needs the vLLM package",
+                "recaption.engine vllm must have the vLLM package installed",
                 value=describe(error),
-                fix='pip install "pairmill[gpu]" on a machine with a GPU, or set recaption.engine: transformers',
+                fix='run pip install "pairmill[gpu]" on a machine with a GPU, or set recaption.engine: transformers',
             ) from error
         self.rows_per_call = rows_per_call
         self._parameters: Callable[..., Any] = vllm.SamplingParams

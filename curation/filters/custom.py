@@ -50,19 +50,19 @@ def load_callable(path: str) -> Keep:
     module, colon, name = path.partition(":")
     if not colon or not module or not name.isidentifier():
         raise RecipeError(
-            "filter.callables: each is an import path", value=path, fix="write it as package.module:function"
+            "filter.callables must list import paths", value=path, fix="write it as package.module:function"
         )
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing runs the user's code, which may raise anything
         raise RecipeError(
-            f"filter.callables: {path} cannot be imported ({type(error).__name__}: {error})",
-            value=path,
+            "filter.callables must list functions that can be imported",
+            value=f"{path}: {type(error).__name__}: {error}",
             fix="check the spelling, and that the module is on PYTHONPATH here and on the workers",
         ) from error
     if not callable(found):
         raise RecipeError(
-            f"filter.callables: {path} is not a function", value=type(found).__name__, fix="name a function"
+            "filter.callables must list functions", value=f"{path} is a {type(found).__name__}", fix="name a function"
         )
     return found  # type: ignore[no-any-return]  # getattr on a module is Any
 
@@ -84,7 +84,8 @@ def keep_mask(path: str, rows: pa.Table) -> pa.Array:
     except Exception as error:  # the user's code may raise anything
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise JobError(
-            f"filter.callables: {path} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            f"filter.callables: {path} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})\n"
+            "Fix the function, then run the job again."
         ) from error
     if isinstance(answer, pa.ChunkedArray):
         answer = answer.combine_chunks()
@@ -94,5 +95,8 @@ def keep_mask(path: str, rows: pa.Table) -> pa.Array:
         kind = answer.type if isinstance(answer, pa.Array) else type(answer).__name__
         raise JobError(f"filter.callables: {path} must return a boolean pyarrow array, got {kind}")
     if len(answer) != len(rows):
-        raise JobError(f"filter.callables: {path} returned {len(answer)} values for {len(rows)} rows")
+        raise JobError(
+            f"filter.callables: {path} must return a value for each row, "
+            f"and returned {len(answer)} values for {len(rows)} rows"
+        )
     return pc.fill_null(answer, False)

@@ -29,6 +29,7 @@ from pydantic import Field, field_validator
 from curation.filters.alphabets import CYRILLIC, LANGUAGES, LATIN
 from curation.filters.scripts import SCRIPTS, script_of, spelling
 from pairmill.config import Config
+from pairmill.errors import UserError
 from pairmill.languages import UNKNOWN, canonical
 from pairmill.regex import compile_later
 
@@ -213,5 +214,10 @@ def _model() -> Any:
 def _package_file(package: str, name: str) -> Path:
     """A data file of an installed package, found without importing the package (open_clip would import torch)."""
     spec = find_spec(package)
-    assert spec is not None and spec.origin is not None, f"{package} is a dependency"
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"the package {package}, a dependency of pairmill, must be installed",
+            value="it cannot be found",
+            fix="install pairmill again with its dependencies: pip install --editable .",
+        )
     return Path(spec.origin).parent / name

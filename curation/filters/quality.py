@@ -40,7 +40,7 @@ class QualityConfig(Config):
     @model_validator(mode="after")
     def _has_model(self) -> Self:
         if self.min_quality is not None and self.quality_model is None:
-            raise ValueError("filter.min_quality needs filter.quality_model: the path of a trained model")
+            raise ValueError("quality_model must be set where min_quality is; give the path of a trained model")
         return self
 
 
@@ -90,7 +90,7 @@ def train_quality(good: Sequence[str], bad: Sequence[str], path: Path | str, *, 
     import fasttext_new
 
     if not good or not bad:
-        raise ValueError(f"train_quality needs examples of both classes, got {len(good)} good and {len(bad)} bad")
+        raise ValueError(f"train_quality must get texts of both classes, got {len(good)} good and {len(bad)} bad")
     size = max(len(good), len(bad))
     lines = []
     for at in range(size):
@@ -122,7 +122,7 @@ def _line(text: str) -> str:
 
 def _not_a_model(model: Path, why: str) -> RecipeError:
     return RecipeError(
-        f"filter.quality_model must be a fastText classifier with the labels good and bad: {why}",
-        value=model,
+        "filter.quality_model must be a fastText classifier with the labels good and bad",
+        value=f"{model}: {why}",
         fix="train one with curation.filters.quality.train_quality(good, bad, path)",
     )

@@ -89,9 +89,9 @@ class FilterConfig(CustomConfig, WhereConfig, SafetyConfig, QualityConfig, Langu
         for reason in value:
             if reason not in FILTER_REASONS:
                 raise RecipeError(
-                    "filter.score_only names drop reasons of the filter stage",
+                    "filter.score_only must name drop reasons of the filter stage",
                     value=reason,
-                    fix=f"did you mean: {nearest(reason, FILTER_REASONS)}",
+                    fix=f"perhaps you mean: {nearest(reason, FILTER_REASONS)}",
                 )
         return value
 
@@ -173,7 +173,7 @@ def _file_digest(path: Path, key: str) -> str:
         return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     except OSError as error:
         raise RecipeError(
-            f"{key} must be a readable file ({error.strerror})", value=path, fix="correct the path"
+            f"{key} must name a readable file", value=f"{path}: {error.strerror}", fix="correct the path"
         ) from error
 
 

@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from pairmill.config import Config
-from pairmill.errors import RecipeError, nearest
+from pairmill.errors import IntegrityError, RecipeError, nearest
 
 #: Bounds on the text, so that a hostile expression is refused at once.
 MAX_CHARACTERS = 4_000
@@ -61,6 +61,8 @@ _TEXT_SEARCH: Mapping[str, Callable[[Any, str], Any]] = {
     "startswith": pc.starts_with,
 }
 _FUNCTIONS = ("len", "is_null", *_TEXT_SEARCH)
+
+_SEE = "see the language in curation/filters/where.py"
 
 
 class WhereConfig(Config):
@@ -97,7 +99,12 @@ def compile_where(text: str, columns: pa.Schema | Iterable[str]) -> Callable[[pa
     known = schema.names if schema is not None else list(columns)
     for name, node in names.items():
         if name not in known:
-            _refuse(text, node, f"there is no column {name}", f"did you mean: {nearest(name, known)}")
+            _refuse(
+                text,
+                node,
+                f"every name must be a column: there is no column {name}",
+                f"perhaps you mean: {nearest(name, known)}",
+            )
 
     def evaluate(rows: pa.Table) -> pa.ChunkedArray:
         answer = _Evaluation(text, rows).logic(tree)
@@ -115,7 +122,7 @@ def _parse(text: str) -> tuple[ast.expr, dict[str, ast.Name]]:
     """The checked tree, and each column's name with its first occurrence, sorted by name."""
     if len(text) > MAX_CHARACTERS:
         raise RecipeError(
-            f"filter.where has at most {MAX_CHARACTERS} characters",
+            f"filter.where must have at most {MAX_CHARACTERS} characters",
             value=f"{len(text)} characters",
             fix="use filter.callables for long rules",
         )
@@ -125,16 +132,21 @@ def _parse(text: str) -> tuple[ast.expr, dict[str, ast.Name]]:
             warnings.simplefilter("ignore")  # '\d' is an invalid escape in Python and just what a regex needs
             tree = ast.parse(source, mode="eval").body
     except SyntaxError as error:
-        _point(text, source, (error.offset or 1) - 1, f"cannot be read: {error.msg}", "see curation/filters/where.py")
+        _point(text, source, (error.offset or 1) - 1, f"it must be an expression: {error.msg}", _SEE)
     except (ValueError, RecursionError, MemoryError):
-        _point(text, source, 0, "cannot be read: it is nested too deeply or holds a null byte", "write it simpler")
+        _point(text, source, 0, "it must not be nested too deeply or hold a null byte", "write it more simply")
     names: dict[str, ast.Name] = {}
     pending, seen = [(tree, 0)], 0
     while pending:
         node, depth = pending.pop()
         seen += 1
         if depth > MAX_DEPTH or seen > MAX_NODES:
-            _refuse(text, node, "is too deeply nested or too long", "use filter.callables for long rules")
+            _refuse(
+                text,
+                node,
+                f"it must have at most {MAX_NODES} terms, {MAX_DEPTH} levels deep",
+                "use filter.callables for long rules",
+            )
         if isinstance(node, ast.Name):
             names.setdefault(node.id, node)
         pending.extend((child, depth + 1) for child in reversed(_operands(text, node)))
@@ -163,24 +175,27 @@ def _operands(text: str, node: ast.expr) -> list[ast.expr]:
                 elif type(compare) in _COMPARE:
                     operands.append(right)
                 else:
-                    _refuse(text, right, "`is` is not part of the language", "write is_null(x), or ==")
+                    _refuse(text, right, "a comparison must not use `is`", "write is_null(x), or ==")
             if any(isinstance(compare, ast.In | ast.NotIn) for compare in ops[:-1]):
                 _refuse(text, node, "`in` must be the last of a chained comparison", "split it with `and`")
             return operands
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
             wanted = 2 if name in _TEXT_SEARCH else 1
             if len(args) != wanted:
-                _refuse(
-                    text, node, f"{name} takes {wanted} argument(s), not {len(args)}", "see curation/filters/where.py"
-                )
+                _refuse(text, node, f"{name} must have {wanted} argument(s), not {len(args)}", _SEE)
             if wanted == 2:
                 _search_text(text, name, args[1])
             return args[:1]
         case ast.Call(func=ast.Name(id=name)):
-            _refuse(text, node, f"there is no function {name} of this form", f"functions: {', '.join(_FUNCTIONS)}")
+            _refuse(
+                text,
+                node,
+                f"it must call a known function: {name} in this form is none",
+                f"use {', '.join(_FUNCTIONS)}",
+            )
         case _:
             kind = type(node.op).__name__ if isinstance(node, ast.BinOp | ast.UnaryOp) else type(node).__name__
-            _refuse(text, node, f"{kind} is not part of the language", "see curation/filters/where.py")
+            _refuse(text, node, f"every part must be of the language, and {kind} is not", _SEE)
 
 
 def _literal(text: str, node: ast.expr) -> str | int | float | bool:
@@ -194,27 +209,35 @@ def _literal(text: str, node: ast.expr) -> str | int | float | bool:
                 _refuse(text, node, "a whole number must be below 2**63", "write it as 1e20")
             return value
         case ast.Constant(value=None):
-            _refuse(text, node, "None is not part of the language", "write is_null(x)")
-    _refuse(text, node, "a literal text, number, True or False is wanted here", "see curation/filters/where.py")
+            _refuse(text, node, "a literal must not be None", "write is_null(x)")
+    _refuse(text, node, "this must be a literal text, number, True or False", _SEE)
 
 
 def _members(text: str, node: ast.expr) -> list[str | int | float | bool]:
     if isinstance(node, ast.Tuple | ast.List | ast.Set) and len(node.elts) <= MAX_NODES:
         return [_literal(text, element) for element in node.elts]
     _refuse(
-        text, node, "`in` takes literals in parentheses", "write x in ('en', 'zh'), or contains(x, 'part') for a text"
+        text,
+        node,
+        "`in` must be followed by literals in parentheses",
+        "write x in ('en', 'zh'), or contains(x, 'part')",
     )
 
 
 def _search_text(text: str, name: str, node: ast.expr) -> str:
     value = _literal(text, node)
     if not isinstance(value, str):
-        _refuse(text, node, f"the second argument of {name} is a literal text", "put it in quotes")
+        _refuse(text, node, f"the second argument of {name} must be a literal text", "put it in quotes")
     if name == "matches":
         try:
             pc.match_substring_regex(pa.scalar(""), value)
         except pa.ArrowInvalid as error:
-            _refuse(text, node, f"not an RE2 regular expression ({error})", "RE2 has no look-around or back-references")
+            _refuse(
+                text,
+                node,
+                f"this must be an RE2 regular expression ({error})",
+                "write it without look-around and back-references",
+            )
     return value
 
 
@@ -229,23 +252,21 @@ class _Evaluation:
         """`node` where a truth value is needed."""
         found = self.value(node)
         if not pa.types.is_boolean(found.type):
-            _refuse(self._text, node, f"true or false is needed here, this is {found.type}", "compare it, e.g. x > 0")
+            _refuse(self._text, node, f"this must be true or false, and is {found.type}", "compare it, e.g. x > 0")
         return found
 
     def number(self, node: ast.expr) -> Any:
         """`node` in double precision."""
         found = self.value(node)
         if not (pa.types.is_integer(found.type) or pa.types.is_floating(found.type)):
-            _refuse(
-                self._text, node, f"a number is needed here, this is {found.type}", "use len(x) for a text's length"
-            )
+            _refuse(self._text, node, f"this must be a number, and is {found.type}", "use len(x) for a text's length")
         return pc.cast(found, pa.float64(), safe=False)
 
     def string(self, node: ast.expr) -> Any:
         """`node` where a text is needed."""
         found = self.value(node)
         if not (pa.types.is_string(found.type) or pa.types.is_large_string(found.type)):
-            _refuse(self._text, node, f"a text is needed here, this is {found.type}", "name a text column")
+            _refuse(self._text, node, f"this must be a text, and is {found.type}", "name a text column")
         return found
 
     def value(self, node: ast.expr) -> Any:
@@ -281,7 +302,7 @@ class _Evaluation:
                 return pc.is_null(self.value(argument))
             case ast.Call(func=ast.Name(id=name), args=[argument, sought]):
                 return _TEXT_SEARCH[name](self.string(argument), _search_text(self._text, name, sought))
-        raise AssertionError(f"_operands let {type(node).__name__} pass")
+        raise IntegrityError(f"filter.where must be refused when it is read, if it holds a {type(node).__name__}")
 
     def _compare(self, node: ast.Compare) -> Any:
         found = None
@@ -306,7 +327,12 @@ class _Evaluation:
     def _pair(self, node: ast.expr, compare: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
         kinds = {_kind(left.type), _kind(right.type)}
         if len(kinds) > 1 or kinds == {"other"}:
-            _refuse(self._text, node, f"{left.type} cannot be compared with {right.type}", "compare like with like")
+            _refuse(
+                self._text,
+                node,
+                f"both sides must be of one kind: {left.type}, {right.type}",
+                "compare like with like",
+            )
         if pa.types.is_integer(left.type) != pa.types.is_integer(right.type) and kinds == {"number"}:
             # Arrow's own promotion raises for a whole number that a double cannot hold exactly.
             left, right = (pc.cast(side, pa.float64(), safe=False) for side in (left, right))

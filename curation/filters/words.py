@@ -60,8 +60,8 @@ def read_list(path: Path, *, key: str) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
-            f"{key} must be a readable UTF-8 text file ({type(error).__name__})",
-            value=path,
+            f"{key} must name a readable text file in UTF-8",
+            value=f"{path}: {type(error).__name__}",
             fix="give the path of a file with one entry a line",
         ) from error
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

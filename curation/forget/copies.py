@@ -74,8 +74,8 @@ def _files(place: Path) -> list[Path]:
     files = [file for file in within if file.suffix in _HELD and file.is_file()]
     if not files:
         raise UserError(
-            "--also must name an export, or a file of `pairmill rows`",
-            value=f"{place} has no .tar and no .parquet file",
+            "--also must name an export or a file of `pairmill rows`",
+            value=f"{place} has no .tar or .parquet file",
             fix="give the folder that `pairmill export` wrote",
         )
     return files
@@ -124,7 +124,11 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
     while size:
         piece = source.read(min(size, 2**24))
         if not piece:
-            raise EOFError("a tar ends within a sample")
+            raise UserError(
+                "every sample of a copy must be complete",
+                value=f"{source.name} ends within a sample",
+                fix="leave it out of --also, and write it again from the run",
+            )
         target.write(piece)
         size -= len(piece)
 
@@ -155,7 +159,7 @@ def _clean_parquet(file: Path, uids: Collection[str]) -> None:
 
 def _without_uid(what: str) -> UserError:
     return UserError(
-        "every row of a copy must have its uid, by which it is known",
+        "every row of a copy must have its uid",
         value=what,
         fix="leave it out of --also, and write it again from the run",
     )

@@ -97,7 +97,7 @@ def _kind(line: str) -> Kind:
 def _checked(value: str, name: str, form: re.Pattern[str], what: str) -> str:
     lower = value.strip().lower()
     if not form.fullmatch(lower):
-        raise UserError(f"a {name} must be {what}", value=value, fix="copy it from the product or from the report")
+        raise UserError(f"--{name} must be {what}", value=value, fix="copy it from the product or from the report")
     return lower
 
 
@@ -113,7 +113,7 @@ def _checked_host(value: str) -> str:
         raise UserError(
             "--host must be the name of a host, or *. and a name for every host below it",
             value=value,
-            fix="give it without scheme, port and path, as images.example.com",
+            fix="give it without scheme, port and path, such as images.example.com",
         )
     below = lower.startswith("*.")
     return ("." if below else "") + plain_host(lower.removeprefix("*."))

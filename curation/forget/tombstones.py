@@ -136,7 +136,7 @@ def refuse_pending(store: Store) -> None:
     """Raises RunDirError if rows are still to be taken out: nobody may look at them any more."""
     if Tombstones.read(store).work:
         raise RunDirError(
-            "a forgetting that was cut short must be completed before the run is read",
+            "an interrupted `pairmill forget` must be completed before the run is read",
             value=store.uri,
             fix=f"run `pairmill forget {store.uri} --yes`",
         )

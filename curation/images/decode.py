@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from curation.images.config import Chroma, ImageFormat
 from curation.images.header import Header
+from pairmill.errors import IntegrityError
 from pairmill.pixels import Pixels, decode_jpeg, largest_reduction, on_white
 
 #: The longest side each format can hold (libjpeg, libpng's default limit, libwebp), in pixels.
@@ -120,5 +121,6 @@ def encode(pixels: Pixels, *, format: ImageFormat, quality: int, chroma: Chroma)
         return jpeg
     parameters = [cv2.IMWRITE_WEBP_QUALITY, quality] if format == "webp" else []
     done, encoded = cv2.imencode(f".{format}", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), parameters)
-    assert done, f"OpenCV did not encode {pixels.shape} as {format}"
+    if not done:
+        raise IntegrityError(f"a decoded picture must be encodable: OpenCV failed on {pixels.shape} as {format}")
     return encoded.tobytes()

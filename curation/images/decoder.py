@@ -32,6 +32,7 @@ from typing import BinaryIO, NamedTuple
 from curation.images.config import ImageConfig
 from curation.images.inspect import Inspected, inspect_image
 from curation.schema import Status
+from pairmill.errors import JobError
 from pairmill.faults import fault_point
 
 #: Address space a worker may take on top of what it has after its imports: enough for the largest image that the
@@ -168,7 +169,7 @@ class DecoderPool:
     async def inspect(self, data: bytes) -> Inspected:
         """`inspect_image(data)`; decode_timeout if its worker hung, decoder_crash if two died of it.
 
-        Raises RuntimeError after `close()`, or if workers cannot be started at all.
+        Raises RuntimeError after `close()`, JobError if workers cannot be started at all.
         """
         # Here and not in the worker: a block list of millions of digests should not be held once per worker.
         if self._blocked and (digest := hashlib.sha256(data).hexdigest()) in self._blocked:
@@ -228,7 +229,7 @@ class DecoderPool:
                 finally:
                     await self._retire(worker)
                 self._dispatch()
-            self._fail("one after the other they died while starting; see standard error")
+            self._fail("each died while it started; standard error says why")
         except Exception as error:
             self._fail(f"{type(error).__name__}: {error}")
             raise
@@ -238,7 +239,7 @@ class DecoderPool:
         self._started.set()
         for job in self._waiting:
             if not job.done.done():
-                job.done.set_exception(RuntimeError(f"decoder processes cannot be run: {why}"))
+                job.done.set_exception(JobError(f"decoder processes cannot be run: {why}"))
         self._waiting.clear()
 
     async def _start(self) -> _Worker:

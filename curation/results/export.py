@@ -107,7 +107,11 @@ def _files(store: Store, rows_per_shard: int) -> Iterator[tuple[int, Iterator[pa
 def _pieces(store: Store, rows_per_shard: int) -> Iterator[tuple[int, pa.Table]]:
     parts = sorted(store.index(PAIRS))
     if not parts:
-        raise RunDirError("the run must have got as far as pairs/", value=store.uri, fix="run `pairmill curate` again")
+        raise RunDirError(
+            "an exported run must have parts in pairs/",
+            value=f"{store.uri} has none",
+            fix="run `pairmill curate` first",
+        )
     rows = 0
     for part in parts:
         with store.filesystem.open_input_file(store.path(shard_file(PAIRS, part))) as stream:

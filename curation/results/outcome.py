@@ -127,18 +127,21 @@ def read_outcome(run: Run, shard: int, columns: Iterable[str]) -> Outcome:
         loaded = run.store.load(table.name, shard, list(dict.fromkeys(["uid", *_tells(run, table), *asked])))
         where = f"{table.name} shard {shard}"
         if len(loaded) != manifest["rows"]:
-            raise IntegrityError(f"{where}: {len(loaded)} rows, its manifest says {manifest['rows']}")
+            raise IntegrityError(f"{where} must have the {manifest['rows']} rows of its manifest, has {len(loaded)}")
         if not loaded["uid"].equals(rows["uid"]):
-            raise IntegrityError(f"{where}: its rows are not those of the plan")
+            raise IntegrityError(f"{where} must hold the rows of the plan; it holds others")
         drops, follows = _told(run, rows, loaded, table)
         counted = count_drops(drops, table.stages, table.before)
-        says = f"{where}: its rows say {counted}, its manifest says {manifest['stages']}"
+        disagree = f"{where} must count drops as its manifest does: {counted} in the rows, {manifest['stages']} there"
         agrees = counted == manifest["stages"]
         if table.drops and follows and not agrees:
-            raise IntegrityError(says)
+            raise IntegrityError(disagree)
         if not (follows and agrees):
             if run.settled:
-                raise IntegrityError(f"{says}, and its drops do not follow from those of the tables before it")
+                raise IntegrityError(
+                    f"{where} must follow from the tables before it in a run that ended well: "
+                    f"{counted} in the rows, {manifest['stages']} in its manifest"
+                )
             break
         counts |= counted
         rows = set_columns(rows, {n: drops[n] for n in DROPS} | {n: loaded[n] for n in asked})

@@ -185,11 +185,13 @@ def _packed(run: Run, kept: Mapping[int, _Kept]) -> tuple[int | None, bool]:
             continue
         uids = run.store.load(PAIRS, part.number, ["uid"])["uid"].to_pylist()
         if len(uids) != manifest["rows"]:
-            raise IntegrityError(f"pairs part {part.number}: {len(uids)} rows, its manifest says {manifest['rows']}")
+            raise IntegrityError(
+                f"pairs part {part.number} must have the {manifest['rows']} rows of its manifest, has {len(uids)}"
+            )
         if _holds(uids, [kept.get(shard) for shard in part.shards]):
             rows, good = rows + len(uids), good + 1
         elif run.settled:
-            raise IntegrityError(f"pairs part {part.number}: not the rows that its shards {part.shards} keep")
+            raise IntegrityError(f"pairs part {part.number} must have just the rows that its shards {part.shards} keep")
     return rows if good else None, good == len(parts) == len(committed)
 
 

@@ -61,11 +61,11 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
             for piece in _sorted(scratch):
                 in_order = np.arange(written, written + len(piece))
                 if not np.array_equal(piece["index"], in_order):
-                    raise IntegrityError("every row of the input must be there once")
+                    raise IntegrityError(f"every row of the input must occur once; from row {written:,} on they do not")
                 writer.write_table(piece.drop_columns(["index"]), row_group_size=_RANGE_ROWS)
                 written += len(piece)
         if written != run.plan.rows:
-            raise IntegrityError(f"{written} rows written, {run.plan.rows} planned")
+            raise IntegrityError(f"every planned row must be written: {written} written, {run.plan.rows} planned")
     return written
 
 

@@ -62,9 +62,10 @@ class Histogram:
         }
 
     def coarse(self, edges: Sequence[float]) -> list[int]:
-        """The counts in wider bins, whose `edges` are some of ours: one more than there are edges."""
+        """The counts in wider bins, one more than there are `edges`.  Raises ValueError for edges that are not ours."""
         at = np.searchsorted(self.edges, edges)
-        assert np.allclose(self.edges[at], edges), "coarse edges must be edges"
+        if not np.allclose(self.edges[at], edges):
+            raise ValueError("coarse edges must be edges of the histogram")
         below = np.concatenate([[0], np.cumsum(self.counts)[at], [self.counts.sum()]])
         return [int(n) for n in np.diff(below)]
 

@@ -247,7 +247,7 @@ def _without_dot_segments(path: str) -> str:
 
 
 def parse_networks(cidrs: Iterable[str]) -> tuple[Network, ...]:
-    """The networks written as CIDR; raises ValueError naming the first that is none."""
+    """The networks written as CIDR; raises ValueError that names the first invalid one."""
     return tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +106,7 @@ class DownloadConfig(Placement):
         description="Share of recent fetches lost to the network above which the run warns that something is wrong.",
     )
     user_agent: str = Field(
-        "pairmill/0.1 (+https://github.com/pairmill/pairmill)",
+        f"pairmill/{version('pairmill')} (+https://github.com/pairmill/pairmill)",
         json_schema_extra=EXECUTION,
         description="Sent with every request. Begins with a product token, which robots.txt is matched by, and should "
         "name a contact.",
@@ -155,10 +156,10 @@ class DownloadConfig(Placement):
     @classmethod
     def _truthful_user_agent(cls, value: str) -> str:
         if not _VISIBLE.match(value):
-            raise ValueError("a user agent is one line of printable ASCII")
+            raise ValueError("user_agent must be one line of printable ASCII")
         product = _PRODUCT.match(value)
         if product is None or product[1].lower() == "mozilla":
-            raise ValueError("a user agent begins with the crawler's own product token, such as mybot/1.0")
+            raise ValueError("user_agent must begin with the crawler's own product token, such as mybot/1.0")
         return value
 
     @field_validator("allow_networks")
@@ -171,7 +172,7 @@ class DownloadConfig(Placement):
     @classmethod
     def _ports(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not all(0 < port < 65536 for port in value):
-            raise ValueError("a port is a number from 1 to 65535")
+            raise ValueError("allow_ports must hold numbers from 1 to 65535")
         return value
 
     @property
@@ -182,9 +183,7 @@ class DownloadConfig(Placement):
     @property
     def product_token(self) -> str:
         """The name by which robots.txt and X-Robots-Tag address us."""
-        product = _PRODUCT.match(self.user_agent)
-        assert product is not None, "validated"
-        return product[1]
+        return re.split(r"[/\s]", self.user_agent, maxsplit=1)[0]
 
 
 def read_blocklist(path: str | None) -> frozenset[str]:
@@ -198,14 +197,14 @@ def read_blocklist(path: str | None) -> frozenset[str]:
         lines = Path(path).read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
-            "download.hash_blocklist must be a readable file", value=error, fix="check the path"
+            "download.hash_blocklist must name a readable file", value=error, fix="check the path"
         ) from error
     digests = {word for line in lines if (word := line.partition("#")[0].strip().lower())}
     for found in digests:
         if len(found) != 64 or not all(c in "0123456789abcdef" for c in found):
             raise RecipeError(
-                "download.hash_blocklist has one SHA-256 digest (64 hex digits) a line",
+                "download.hash_blocklist must have one SHA-256 digest (64 hex digits) on a line",
                 value=found,
-                fix="mend the line",
+                fix="correct or remove the line",
             )
     return frozenset(digests)

@@ -172,7 +172,7 @@ def _import(module: str) -> Any:
         return importlib.import_module(f"img2dataset.{module}")
     except ImportError as error:
         raise UserError(
-            "download.engine img2dataset needs that package, and Python before 3.13",
+            "download.engine img2dataset must have that package installed, on Python before 3.13",
             value=error,
-            fix="pip install 'pairmill[img2dataset]', or download.engine=async",
+            fix="run pip install 'pairmill[img2dataset]', or set download.engine: async",
         ) from error

@@ -39,7 +39,7 @@ def test_a_type_that_fits_takes_the_planned_one(planned: pa.DataType, given: pa.
     ("planned", "given"), [(pa.int64(), pa.float64()), (pa.string(), pa.int64()), (pa.int32(), pa.int64())]
 )
 def test_one_that_does_not_is_refused(planned: pa.DataType, given: pa.DataType) -> None:
-    with pytest.raises(InputError, match="agree"):
+    with pytest.raises(InputError, match="must have the run's column types"):
         merged_fields(pa.struct([("c", planned)]), pa.struct([("c", given)]))
 
 

@@ -235,7 +235,7 @@ def test_an_engine_has_keys_of_its_own(engine: object, says: str) -> None:
 
 
 def test_a_stage_without_a_model_has_no_engine_to_load() -> None:
-    with pytest.raises(RecipeError, match="must have a model"):
+    with pytest.raises(RecipeError, match="must name its model"):
         Recaption(RecaptionConfig()).setup(Runtime())
 
 
@@ -278,7 +278,7 @@ def test_a_server_s_revision_is_what_the_recipe_says() -> None:
 
 def test_a_model_without_prompts_wants_one_empty_prompt(tmp_path: Path) -> None:
     folder = str(tiny_models.save_vision_encoder_decoder(tmp_path))
-    with pytest.raises(UserError, match="takes no prompt"):
+    with pytest.raises(UserError, match="must be one empty prompt"):
         Recaption(RecaptionConfig(model=folder)).setup(Runtime())
     stage = Recaption(RecaptionConfig(model=folder, prompts={"short": ""}, max_new_tokens=4))
     stage.setup(Runtime())

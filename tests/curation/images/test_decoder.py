@@ -17,6 +17,7 @@ from curation.images.config import ImageConfig
 from curation.images.decoder import BACKLOG_PER_WORKER, JOBS_PER_WORKER, DecoderPool
 from curation.images.inspect import Inspected, inspect_image
 from curation.schema import Status
+from pairmill.errors import JobError
 
 CONFIG = ImageConfig(size=64)
 NOTHING_BLOCKED: frozenset[str] = frozenset()
@@ -211,7 +212,7 @@ def test_a_pool_whose_workers_cannot_start_says_so(python: str, monkeypatch: pyt
     async def run() -> None:
         monkeypatch.setattr(sys, "executable", python)
         async with DecoderPool(CONFIG, workers=2) as pool:
-            with pytest.raises(RuntimeError, match="cannot be run"):
+            with pytest.raises(JobError, match="cannot be run"):
                 await pool.inspect(bodies.JPEG)
 
     asyncio.run(run())

@@ -47,7 +47,7 @@ def test_coarse_bins_count_the_same_values(values: list[float]) -> None:
 
 
 def test_coarse_edges_must_be_edges() -> None:
-    with pytest.raises(AssertionError, match="edges"):
+    with pytest.raises(ValueError, match="must be edges"):
         Histogram([1, 2, 3]).coarse([1.5])
 
 

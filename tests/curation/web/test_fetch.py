@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
+from importlib.metadata import version
 
 import pytest
 from hostile_server import (
@@ -142,7 +143,7 @@ def test_what_is_sent() -> None:
         "Accept",
         "Accept-Encoding",
     }
-    assert "User-Agent: pairmill/0.1 (+https://github.com/pairmill/pairmill)" in lines
+    assert f"User-Agent: pairmill/{version('pairmill')} (+https://github.com/pairmill/pairmill)" in lines
     assert "Accept-Encoding: identity" in lines
 
 
