@@ -206,7 +206,7 @@ class Recaption(Stage):
         self._engine: Captioner = engine
 
     @property
-    def tells(self) -> tuple[str, ...]:
+    def left_alone_reads(self) -> tuple[str, ...]:
         """The status alone."""
         return ("recaption_status",)
 

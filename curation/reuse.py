@@ -58,7 +58,7 @@ def _digest(made_by: str, value: Mapping[str, object]) -> int:
 
 def earlier_columns(table: Table) -> tuple[Column, ...]:
     """What is read again of a table whose stages are dear; nothing of others."""
-    if not any(stage.dear for stage in table.makers):
+    if not any(stage.expensive for stage in table.makers):
         return ()
     found: list[Column] = []
     for stage in table.makers:

@@ -136,7 +136,7 @@ class Stage:
         return True
 
     @property
-    def dear(self) -> bool:
+    def expensive(self) -> bool:
         """Whether it fetches or holds a model: none of its work is done again unasked, or for rows that need none."""
         return self.pool in ("fetch", "model")
 
@@ -172,7 +172,7 @@ class Stage:
         return drop(rows, self.name, masks, self.drops)
 
     @property
-    def tells(self) -> tuple[str, ...]:
+    def left_alone_reads(self) -> tuple[str, ...]:
         """The columns that `left_alone` looks at."""
         return self.column_names()
 

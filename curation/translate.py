@@ -189,7 +189,7 @@ class Translate(Stage):
         self._engine: Translator = engine
 
     @property
-    def tells(self) -> tuple[str, ...]:
+    def left_alone_reads(self) -> tuple[str, ...]:
         """The status alone."""
         return ("translate_status",)
 

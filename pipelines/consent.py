@@ -1,6 +1,6 @@
 """Ask before expensive work is repeated: what a recipe would fetch or compute again, and the question.
 
-A stage that fetches or holds a model (`Stage.dear`) asks if it would repeat more results than it adds.  The tables show
+A stage that fetches or holds a model (`Stage.expensive`) asks if it would repeat more results than it adds.  The tables show
 how many those are, and the manifests of earlier work how long they take.
 """
 
@@ -85,7 +85,7 @@ def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[str
         return None
     new = (plan.shards - len(there)) * plan.rows // plan.shards
     seconds = other * _seconds_a_row(store, images.name, stale, stage.name)
-    then = tuple(s.name for s in tables.flow.stages if s.dear and s.name != stage.name)
+    then = tuple(s.name for s in tables.flow.stages if s.expensive and s.name != stage.name)
     return Again(stage.name, other, new, size * other // pictures, seconds, then)
 
 

@@ -218,7 +218,7 @@ class Job:
             known, self._listed = self._listed, {}
             committed = {**known, **listed(self.store, [name for name in names if name not in known])}
             for at, table in enumerate(tables[:-1]):
-                if any(stage.dear for stage in table.makers):
+                if any(stage.expensive for stage in table.makers):
                     continue
                 work = outstanding(self.store, tables, self.planned.shard_numbers(), given, committed)
                 work = ahead(work, table, [committed[later.name] for later in tables[at + 1 :]])
@@ -275,7 +275,7 @@ class Job:
         """Run the stages of some tables of a segment over outstanding shards, and sweep what killed writers left."""
         names = {table.name for table in tables}
         stages = [s for s in self.flow.segment(segment) if self.tables.name_of(s) in names and not s.within]
-        wanted = [name for s in stages for name in (*s.reads, *s.optional, *(decided_by(s) if s.dear else ()))]
+        wanted = [name for s in stages for name in (*s.reads, *s.optional, *(decided_by(s) if s.expensive else ()))]
         reads, prepare = self._reads(wanted, segment)
         for wave in _waves(work, self.recipe.cluster.wave_shards):
             rows = self._read(segment, wave, reads, prepare, tables)

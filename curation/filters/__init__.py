@@ -1,1 +1,1 @@
-"""Filters: one module a kind of rule, `rules` that applies them, and `stage`, the declaration.  Read stage first."""
+"""Filters: one module per kind of rule, `rules` to apply them, and `stage`, the declaration.  Read stage first."""

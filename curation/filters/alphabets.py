@@ -1,8 +1,8 @@
-"""Letters beyond a-z that each common Latin and Cyrillic language writes, and which languages a script may be.
+"""Letters beyond a-z of each common Latin and Cyrillic language, and which languages a script may be.
 
 A language with a letter that its alphabet lacks is all but ruled out: ß is not English, ы is not Ukrainian.
-Latin languages that are not listed here are rare on the web, and weighted down where nothing but a few letters speaks
-for them.
+Latin languages that are not listed here are rare on the web, and get less weight where only a few letters support
+them.
 """
 
 from __future__ import annotations

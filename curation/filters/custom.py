@@ -1,6 +1,6 @@
 """Filter by the user's own functions, named by import path.
 
-reads: what `reads` of the function names, beside the columns of the stage
+reads: what the function's `reads` names, in addition to the columns of the stage
 adds:  —
 drops: callable
 
@@ -28,12 +28,12 @@ Keep = Callable[[pa.Table], Any]
 
 
 class CustomConfig(Config):
-    """User callables, checked when the recipe is read."""
+    """The user's functions, checked when the recipe is read."""
 
     callables: tuple[str, ...] = Field(
         (),
-        description="Functions package.module:function from a table of live rows to a boolean array, true keeps; null "
-        "drops.",
+        description="functions package.module:function from a table of live rows to a boolean array; true keeps, null "
+        "drops",
     )
 
     @field_validator("callables")
@@ -73,9 +73,9 @@ def callable_reads(path: str) -> tuple[str, ...]:
 
 
 def keep_mask(path: str, rows: pa.Table) -> pa.Array:
-    """What the function says of each of `rows`; raises JobError if it fails or answers with anything but a mask.
+    """The function's verdict on each of `rows`; raises JobError if it fails or does not return a mask.
 
-    It is not called for no rows at all.
+    It is not called without rows.
     """
     if not rows.num_rows:
         return pa.array([], pa.bool_())

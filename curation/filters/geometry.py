@@ -18,21 +18,25 @@ class GeometryConfig(Config):
     """Rules on the image's size and measurements; each is off when null."""
 
     min_side: int | None = Field(
-        200, ge=1, description="Shorter side of the original image, pixels, at least (DataComp basic: 200)."
+        200, ge=1, description="least shorter side of the original, pixels (DataComp basic: 200); null: off"
     )
     max_aspect: float | None = Field(
-        3.0, ge=1.0, description="Longer over shorter side of the original, at most, inclusive (DataComp basic: 3.0)."
+        3.0,
+        ge=1.0,
+        description="greatest ratio of longer to shorter original side (DataComp basic: 3.0); null: off",
     )
-    min_bytes: int | None = Field(None, ge=1, description="Size of the fetched file, bytes, at least (LAION: 5000).")
+    min_bytes: int | None = Field(
+        None, ge=1, description="least size of the fetched file, bytes (LAION: 5000); null: off"
+    )
     min_sharpness: float | None = Field(
-        None, ge=0, description="`sharpness` of the inspect stage, at least; it depends on the stored size."
+        None, ge=0, description="least `sharpness` of the inspect stage; it depends on the stored size; null: off"
     )
     min_entropy: float | None = Field(
-        None, ge=0, le=8, description="`entropy` of the inspect stage, bits a pixel, at least."
+        None, ge=0, le=8, description="least `entropy` of the inspect stage, bits per pixel; null: off"
     )
 
 
-#: What each threshold compares, so that only columns of rules that are on are read.
+#: The columns of each threshold, so that only those of active rules are read.
 COLUMNS = {
     "min_side": ("original_width", "original_height"),
     "max_aspect": ("original_width", "original_height"),

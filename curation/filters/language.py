@@ -6,7 +6,7 @@ drops: language_not_allowed, language_uncertain
 
 lid.176 was trained on sentences and is unreliable on a caption's two to five words: of short Chinese labels it
 calls 23 % Japanese and 21 % English.  So the script decides what it can, fastText ranks only what the script leaves
-open, and its ranking is weighed by what the letters and the words say.  The weights were chosen on 1,949 emoji labels
+open, and its ranking is weighted by letters and words.  The weights were chosen on 1,949 emoji labels
 in each of 28 languages (emojibase-data).
 """
 
@@ -33,7 +33,7 @@ from pairmill.errors import UserError
 from pairmill.languages import UNKNOWN, canonical
 from pairmill.regex import compile_later
 
-#: Enough of a text to tell its language, characters.
+#: Characters of a text that suffice to identify its language.
 _PREFIX = 300
 _CANDIDATES = 12
 _LEAST_PROBABILITY = 0.001
@@ -66,10 +66,10 @@ class LanguageConfig(Config):
 
     languages: tuple[str, ...] | None = Field(
         None,
-        description="Languages to keep (ISO 639-1), `und`: texts without letters; null keeps all (DataComp basic: en).",
+        description="languages to keep (ISO 639-1; `und`: texts without letters; DataComp basic: en); null: all",
     )
     min_language_score: float | None = Field(
-        None, ge=0, le=1, description="Least `language_score`, 0-1 (Data-Juicer: 0.8, on long text); null is off."
+        None, ge=0, le=1, description="least `language_score`, 0-1 (Data-Juicer: 0.8, on long text); null: off"
     )
 
     @field_validator("languages")
@@ -157,7 +157,7 @@ def _latin(text: str) -> tuple[str, float]:
 
 
 def _among(text: str, languages: tuple[str, ...]) -> tuple[str, float]:
-    """The best of one script's languages; the first of them where fastText names none."""
+    """The best of one script's languages; the first of them if fastText names none."""
     used = frozenset(c for c in text.lower() if script_of(c) == "cyrillic")
 
     def weight(language: str) -> float:

@@ -1,4 +1,4 @@
-"""Recognise texts that stand where a caption should be: URLs, file names, stock phrases of web pages."""
+"""Recognise texts that are no captions: URLs, file names, stock phrases of web pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOST = compile_later(
     re.IGNORECASE,
 )
 
-#: What common file systems allow; also bounds the work of the patterns below.
+#: The limit of common file systems; it also bounds the work of the patterns below.
 _LONGEST_FILE_NAME = 255
 _EXTENSION = r"\.(?:jpe?g|jfif|png|gif|webp|bmp|tiff?|svgz?|heic|avif|ico|psd|cr2|nef|dng|mp4|mov|pdf)"
 _FILE = compile_later(rf"\S+(?: \S+)?{_EXTENSION}(?:[?#]\S*)?", re.IGNORECASE)
@@ -48,7 +48,7 @@ _PHOTO_NAME = compile_later(
 
 
 def is_url(text: str) -> bool:
-    """Whether nothing but URLs, or a bare host name, is left of the text."""
+    """Whether the text is only URLs or a bare host name."""
     if "/" not in text and "." not in text:
         return False
     rest, n = _URL.subn("", text)
@@ -56,9 +56,9 @@ def is_url(text: str) -> bool:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether the text is a file name, with its ending or, for the names devices give, without.
+    """Whether the text is a file name, with an ending or, for names that devices give, without one.
 
-    A name of three words or more, such as "Red apple on a table.jpg", describes its picture and is none.
+    A name of three words or more, such as "Red apple on a table.jpg", describes its picture and is not one.
     """
     if len(text) > _LONGEST_FILE_NAME:
         return False
@@ -83,7 +83,7 @@ class _Phrases(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _phrases(path: Path) -> _Phrases:
-    """A line ending in * is the start of a text; any other is a whole one."""
+    """A line ending in * is the start of a text; any other line is a whole text."""
     lines = read_list(path, key="filter.boilerplate_file")
     starts = tuple(_fold(line) for line in lines if line.endswith("*"))
     return _Phrases(frozenset(_fold(line) for line in lines if not line.endswith("*")), starts)

@@ -1,4 +1,4 @@
-"""Score texts with a fastText classifier that the user trained on texts they like and texts they do not.
+"""Score texts with a fastText classifier that the user trained on good and bad texts.
 
 reads: caption
 adds:  text_quality (float32, probability of the good class)
@@ -31,10 +31,10 @@ class QualityConfig(Config):
     """A text classifier of the user's own; see `train_quality`."""
 
     quality_model: Path | None = Field(
-        None, description="fastText model with the labels good and bad (`train_quality`); null is off."
+        None, description="fastText model with the labels good and bad (`train_quality`); null: off"
     )
     min_quality: float | None = Field(
-        None, ge=0, le=1, description="Least `text_quality`, 0-1; null only fills the column."
+        None, ge=0, le=1, description="least `text_quality`, 0-1; null: the column is filled and drops nothing"
     )
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ def score_quality(texts: Sequence[str], model: Path) -> list[float]:
 
 @lru_cache(maxsize=4)
 def load_quality(model: Path) -> Any:
-    """The classifier, loaded once a process; raises RecipeError if it is none."""
+    """The classifier, loaded once per process; raises RecipeError if it is none."""
     import fasttext
 
     try:
@@ -116,7 +116,7 @@ def train_quality(good: Sequence[str], bad: Sequence[str], path: Path | str, *, 
 
 
 def _line(text: str) -> str:
-    """One line, without case; a text cannot pose as a label."""
+    """One line, without case, that fastText cannot read as a label."""
     return " ".join(fold(text).replace("__label__", "label").split())
 
 

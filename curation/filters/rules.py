@@ -25,7 +25,7 @@ from curation.stage import spread
 def filter_rows(rows: pa.Table, *, config: FilterConfig) -> pa.Table:
     """`rows`, same number and order, with the columns of `filter_columns(config)`, dropped by the rules that are on.
 
-    Raises RecipeError for an expression that does not fit the table, JobError for a user callable that fails.
+    Raises RecipeError for an expression that does not fit the table, JobError for a user's function that fails.
     """
     alive = live(rows).combine_chunks()
     alts = [alt or "" for alt in rows["alt"].filter(alive).to_pylist()]

@@ -26,8 +26,8 @@ class SafetyConfig(Config):
         None,
         ge=0,
         le=1,
-        description="Largest `nsfw` score kept, 0-1 (LAION, Data-Juicer: 0.5); null does not score. An image that "
-        "cannot be scored is dropped too.",
+        description="largest `nsfw` score kept, 0-1 (LAION, Data-Juicer: 0.5); an image that cannot be scored is "
+        "dropped; null: nothing is scored",
     )
 
 

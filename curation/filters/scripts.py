@@ -53,7 +53,7 @@ UNSPACED = (
     + "\u1000-\u102a"  # Myanmar
 )
 
-#: Letters that take two columns in a terminal (East Asian wide), and say roughly what two Latin letters do.
+#: Letters that take two columns in a terminal (East Asian wide), and carry about as much as two Latin letters.
 WIDE = SCRIPTS["han"] + "\u3041-\u30ff" + SCRIPTS["hangul"]
 
 _NAMED = compile_later("|".join(f"(?P<{name}>[{letters}])" for name, letters in SCRIPTS.items()))
@@ -68,7 +68,7 @@ def script_of(character: str) -> str | None:
 
 @lru_cache(maxsize=65_536)
 def spelling(han: str) -> str | None:
-    """`zh` or `ja` if this Han character is written so only in that language, None if both use it.
+    """`zh` or `ja` if only that language uses this form of the Han character, None if both do.
 
     Decided by the national character sets: a character of JIS X 0208 that is neither in GB 2312 (simplified Chinese)
     nor in Big5 (traditional Chinese) is a Japanese form, e.g. 駅 and 気; one that JIS X 0208 lacks is Chinese, e.g. 红.

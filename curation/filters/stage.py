@@ -1,8 +1,8 @@
 """Filter, as a stage: repair and measure the text, name its language, apply the rules; each rule has a drop reason.
 
 Added columns are null in rows that an earlier stage dropped.  The rules run in the order of FILTER_REASONS, and a row
-keeps the first reason that applies.  Text and language are measured for every row that comes in alive; the image is
-scored only where a row survived the rules before, and the user's expression and functions see only survivors.
+keeps the first reason that applies.  Text and language are measured for every row that arrives live; the image is
+scored only for rows that survive the earlier rules, and the user's expression and functions see only survivors.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ FILTER_COLUMNS = (
 
 
 class FilterConfig(CustomConfig, WhereConfig, SafetyConfig, QualityConfig, LanguageConfig, TextConfig, GeometryConfig):
-    """All rules of the stage under one key; the defaults are DataComp's basic filter, but for any language."""
+    """All rules of the stage under one key; the defaults are DataComp's basic filter, for all languages."""
 
     enabled: bool = Field(
-        True, description="False: caption, language and measurements are still filled in, and no rule drops a row."
+        True, description="whether rules drop rows; caption, language and measurements are filled in either way"
     )
     score_only: tuple[str, ...] = Field(
-        (), description="Drop reasons that only fill a column would_drop_<reason> instead of dropping the row."
+        (), description="drop reasons that only fill a column would_drop_<reason> instead of dropping the row"
     )
 
     @field_validator("score_only")
@@ -97,7 +97,7 @@ class FilterConfig(CustomConfig, WhereConfig, SafetyConfig, QualityConfig, Langu
 
     @property
     def common_above(self) -> int | None:
-        """How many rows of the whole list may share a text; None where no such rule is on."""
+        """How many rows of the whole list may share a text; None if no such rule is on."""
         return self.max_images_per_text if self.enabled else None
 
     def identity(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Filter(Stage):
             self.counted = {common_texts_table(config.common_above): (COMMON_TEXT,)}
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for an expression that names a column that is not there."""
+        """Raise RecipeError for an expression that names an unknown column."""
         if self.config.where is not None:
             there = {**columns, **{column.name: column.type for column in self.adds}}
             compile_where(self.config.where, pa.schema(list(there.items())))

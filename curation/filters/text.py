@@ -36,35 +36,36 @@ class TextConfig(Config):
     min_characters: int = Field(
         6,
         ge=0,
-        description="Characters at least; a Chinese, Japanese or Korean one counts two (DataComp basic: over 5).",
+        description="least characters; a Chinese, Japanese or Korean one counts two (DataComp basic: over 5)",
     )
-    max_characters: int | None = Field(None, ge=1, description="Characters at most, each counted once; null is off.")
+    max_characters: int | None = Field(None, ge=1, description="most characters, each counted once; null: off")
     min_words: int = Field(
         3,
         ge=0,
-        description="Words at least; where a script has no spaces (Chinese, Japanese, Thai, ...) each letter is a word "
-        "(DataComp basic: over 2).",
+        description="least words; in scripts without spaces (Chinese, Japanese, Thai, …) each letter is a word "
+        "(DataComp basic: over 2)",
     )
-    max_words: int | None = Field(None, ge=1, description="Words at most, counted likewise; null is off (ALIGN: 20).")
-    drop_url_captions: bool = Field(True, description="Drop texts that are nothing but URLs or a host name.")
-    drop_file_names: bool = Field(True, description="Drop texts that are a file name, such as IMG_1234.jpg.")
+    max_words: int | None = Field(None, ge=1, description="most words, counted likewise (ALIGN: 20); null: off")
+    drop_url_captions: bool = Field(True, description="whether to drop texts that are only URLs or a host name")
+    drop_file_names: bool = Field(True, description="whether to drop texts that are a file name, such as IMG_1234.jpg")
     drop_boilerplate: bool = Field(
-        True, description="Drop texts that are a page's stock phrase, such as 'click to enlarge' (curation/data)."
+        True, description="whether to drop stock phrases of web pages, such as 'click to enlarge' (curation/data)"
     )
     boilerplate_file: Path | None = Field(
-        None, description="More stock phrases, one a line, in the form of curation/data/boilerplate.txt."
+        None,
+        description="file of more stock phrases, like curation/data/boilerplate.txt; null: none",
     )
     max_repeat_share: float | None = Field(
-        0.5, ge=0, le=1, description="Share, 0-1, of word pairs that occurred before in the text, at most; null is off."
+        0.5, ge=0, le=1, description="greatest share, 0-1, of word pairs that occurred before in the text; null: off"
     )
     max_digit_share: float | None = Field(
-        0.5, ge=0, le=1, description="Share, 0-1, of digits among non-space characters, at most; null is off."
+        0.5, ge=0, le=1, description="greatest share, 0-1, of digits among non-space characters; null: off"
     )
     max_images_per_text: int | None = Field(
-        None, ge=1, description="Drop texts given to more images than this in the whole input (ALIGN: 10); null is off."
+        None, ge=1, description="most images with the same text in the whole input (ALIGN: 10); null: off"
     )
     listed_words: tuple[str, ...] | Path = Field(
-        (), description="Words and phrases that drop a text: a list, or a file with one a line (# starts a comment)."
+        (), description="words and phrases that drop a text: a list, or a file with one per line (# starts a comment)"
     )
 
 
@@ -86,12 +87,12 @@ _SPACED_WORD = compile_later(r"\w\S*")
 _DIGIT = compile_later(r"\d")
 _SPACE = compile_later(r"\s+")
 
-#: Neither seen nor said: zero-width space, word joiner, byte-order mark, soft hyphen.  Not the joiners that Persian
-#: and emoji need.
+#: Invisible and silent: zero-width space, word joiner, byte-order mark, soft hyphen; not the joiners that Persian and
+#: emoji need.
 _INVISIBLE = compile_later("[\u200b\u2060\ufeff\u00ad]")
 
-#: Text in which ftfy has nothing to mend, which spares it most texts: printable ASCII without entities, CJK, and
-#: accented letters between ASCII ones (a character of UTF-8 read in another encoding gives two or more, side by side).
+#: Text in which ftfy has nothing to fix, which is most text: printable ASCII without entities, CJK, and accented
+#: letters between ASCII ones (a character of UTF-8 read in another encoding gives two or more, side by side).
 _CLEAN = compile_later(
     r"(?:[ -%'-~\u3001-\u3029\u3030\u303b-\u3096\u309d-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff01-\uff5e]"
     r"|(?<![^\x00-\x7f])[\xdf-\xf6\xf8-\xff](?![^\x00-\x7f]))*"
@@ -111,11 +112,11 @@ def _fixer() -> Any:
 
 
 def repair(alt: str) -> str:
-    """`alt` with mojibake, HTML entities and control characters mended (ftfy), one space for each gap, in NFC."""
+    """`alt` with mojibake, HTML entities and control characters fixed (ftfy), one space for each gap, in NFC."""
     if _CLEAN.fullmatch(alt):
         return " ".join(alt.split())
-    mended = _INVISIBLE.sub("", _fixer()(alt))
-    return unicodedata.normalize("NFC", _SPACE.sub(" ", mended).strip())
+    fixed = _INVISIBLE.sub("", _fixer()(alt))
+    return unicodedata.normalize("NFC", _SPACE.sub(" ", fixed).strip())
 
 
 def tokens(text: str) -> list[str]:
@@ -124,7 +125,7 @@ def tokens(text: str) -> list[str]:
 
 
 def count_words(text: str) -> int:
-    """Words, as the module docstring says."""
+    """Words, as defined in the module docstring."""
     if text.isascii():
         return len(_SPACED_WORD.findall(text))
     spaced, letters = _UNSPACED.subn(" ", text)

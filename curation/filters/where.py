@@ -14,11 +14,11 @@ drops: where
                     contains(x, 'part'), startswith(x, 'start')
                     is_null(x)
 
-A null in a column makes what is computed from it null, except that, as in SQL, `null or True` is true and
+A null in a column makes every result from it null, except that, as in SQL, `null or True` is true and
 `null and False` is false.  A row for which the whole expression is null is dropped.
 
-Python's own parser reads the text; the tree is walked with a closed list of nodes, each of which becomes one
-pyarrow.compute call on whole columns.
+Python's own parser reads the text.  Only a closed list of its nodes is accepted, and each becomes one pyarrow.compute
+call on whole columns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pydantic import Field, field_validator
 from pairmill.config import Config
 from pairmill.errors import IntegrityError, RecipeError, nearest
 
-#: Bounds on the text, so that a hostile expression is refused at once.
+#: Bounds on the text, so that a hostile expression is refused immediately.
 MAX_CHARACTERS = 4_000
 MAX_NODES = 1_000
 MAX_DEPTH = 40
@@ -70,8 +70,8 @@ class WhereConfig(Config):
 
     where: str | None = Field(
         None,
-        description="Expression over columns that is true for rows to keep, e.g. width >= 256 and language == 'en'; "
-        "rows for which it is null are dropped; see curation/filters/where.py. Null is off.",
+        description="expression over columns that is true for rows to keep, e.g. width >= 256 and language == 'en'; "
+        "rows for which it is null are dropped; see curation/filters/where.py; null: off",
     )
 
     @field_validator("where")

@@ -1,4 +1,4 @@
-"""A list of words and phrases, found as whole words where a script has spaces and anywhere where it has none."""
+"""A list of words and phrases, found as whole words in scripts with spaces and anywhere in others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WordList:
 
     @staticmethod
     def load(source: tuple[str, ...] | Path) -> WordList:
-        """The list itself, or the file of one entry a line; built once a process.
+        """The list of entries, or that of a file with one entry per line; built once per process.
 
         Raises RecipeError if the file cannot be read.
         """

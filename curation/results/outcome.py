@@ -157,7 +157,7 @@ def _tells(run: Run, table: Table) -> tuple[str, ...]:
     """The columns that say which rows of a table are dropped, or left alone because they were."""
     if table.name == run.tables.selection:
         return ("keep", "reason")
-    return DROPS if table.drops else tuple(name for s in _stages_of(run, table) for name in s.tells)
+    return DROPS if table.drops else tuple(name for s in _stages_of(run, table) for name in s.left_alone_reads)
 
 
 def _told(run: Run, rows: pa.Table, loaded: pa.Table, table: Table) -> tuple[pa.Table, bool]:

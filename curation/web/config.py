@@ -19,125 +19,123 @@ _VISIBLE = re.compile(r"[\x20-\x7e]+\Z")
 
 
 class DownloadConfig(Placement):
-    """How images are fetched from the web, and what is never asked for."""
+    """How images are fetched from the web, and what is never requested."""
 
     enabled: bool = Field(
         True,
         json_schema_extra=EXECUTION,
-        description="Fetch what is not there yet; off, only shards that are committed already are worked on, and a run "
-        "without them is refused.",
+        description="whether to fetch what is missing; false: only committed shards are processed, and a run without "
+        "them is refused",
     )
     engine: Literal["async", "img2dataset"] = Field(
         "async",
         json_schema_extra=EXECUTION,
-        description="`async`: pairmill's own fetcher. `img2dataset`: that project's downloader and resizer, for "
-        "comparison; it checks addresses before, but not while, connecting, and knows no robots.txt. A change keeps "
-        "the pictures there are: the new one fetches what is fetched from then on.",
+        description="downloader; `async`: pairmill's own; `img2dataset`: that project's downloader and resizer, for "
+        "comparison, which checks addresses before but not while connecting and ignores robots.txt; after a change "
+        "existing pictures stay",
     )
     timeout_s: float = Field(
         30.0,
         gt=0,
         json_schema_extra=EXECUTION,
-        description="Seconds for one URL in all: every attempt, redirect, backoff and body. Waiting for a slot of "
-        "a busy host (max_host_wait_s) and for its robots.txt (robots_timeout_s) is not counted.",
+        description="deadline of one URL in seconds, over all attempts, redirects, backoffs and the body; waits for a "
+        "slot of a busy host (max_host_wait_s) and for robots.txt (robots_timeout_s) do not count",
     )
     connect_timeout_s: float = Field(
-        10.0, gt=0, json_schema_extra=EXECUTION, description="Seconds for one connection, TLS included."
+        10.0, gt=0, json_schema_extra=EXECUTION, description="deadline of one connection in seconds, TLS included"
     )
     retries: int = Field(
         2,
         ge=0,
         le=20,
         json_schema_extra=EXECUTION,
-        description="Further attempts after a failure that may pass. img2dataset's users lifted success from 56 to "
-        "77 % with one (its issue 361).",
+        description="further attempts after a failure that may pass; one raised success from 56 to 77 % for users of "
+        "img2dataset (its issue 361)",
     )
     backoff_s: float = Field(
         0.5,
         gt=0,
         json_schema_extra=EXECUTION,
-        description="Seconds before the first further attempt; doubles each time, ±50 % at random.",
+        description="seconds before the first further attempt; doubles each time, ±50 % at random",
     )
-    max_bytes: int = Field(
-        32 * 2**20, ge=1024, json_schema_extra=POLICY, description="Bytes of one image file at most."
-    )
+    max_bytes: int = Field(32 * 2**20, ge=1024, json_schema_extra=POLICY, description="largest image file, bytes")
     min_bytes_per_s: float = Field(
         1000.0,
         ge=0,
         json_schema_extra=EXECUTION,
-        description="Bytes a second a body must arrive at, over every min_rate_window_s.",
+        description="lowest rate of a body in bytes/s, over every min_rate_window_s",
     )
     min_rate_window_s: float = Field(
-        5.0, gt=0, json_schema_extra=EXECUTION, description="Seconds over which min_bytes_per_s is judged."
+        5.0, gt=0, json_schema_extra=EXECUTION, description="seconds over which min_bytes_per_s is measured"
     )
     max_redirects: int = Field(
-        5, ge=0, le=20, json_schema_extra=POLICY, description="Redirects followed; each is checked like a new URL."
+        5, ge=0, le=20, json_schema_extra=POLICY, description="most redirects followed; each is checked like a new URL"
     )
-    max_in_flight: int = Field(256, ge=1, json_schema_extra=EXECUTION, description="Requests of one fetcher at a time.")
+    max_in_flight: int = Field(256, ge=1, json_schema_extra=EXECUTION, description="requests of one fetcher at a time")
     per_host_concurrency: int = Field(
-        16, ge=1, json_schema_extra=EXECUTION, description="Requests to one host at a time, over all fetchers."
+        16, ge=1, json_schema_extra=EXECUTION, description="requests to one host at a time, over all fetchers"
     )
     per_host_rate: float | None = Field(
         None,
         gt=0,
         json_schema_extra=EXECUTION,
-        description="Requests a second to one host, over all fetchers; null: unlimited.",
+        description="requests per second to one host, over all fetchers; null: unlimited",
     )
     max_host_wait_s: float = Field(
         120.0,
         gt=0,
         json_schema_extra=EXECUTION,
-        description="Seconds a URL waits for its host to become free, then its status is host_busy.",
+        description="seconds that a URL waits for a slot of its host; after that its status is host_busy",
     )
     circuit_failures: int = Field(
         20,
         ge=1,
         json_schema_extra=EXECUTION,
-        description="Failures to connect in a row after which a host is left alone.",
+        description="consecutive failures to connect after which a host is left alone",
     )
     circuit_open_s: float = Field(
-        60.0, gt=0, json_schema_extra=EXECUTION, description="Seconds for which such a host is left alone."
+        60.0, gt=0, json_schema_extra=EXECUTION, description="seconds for which such a host is left alone"
     )
     alarm_error_rate: float = Field(
         0.5,
         gt=0,
         le=1,
         json_schema_extra=EXECUTION,
-        description="Share of recent fetches lost to the network above which the run warns that something is wrong.",
+        description="share (0-1) of recent fetches lost to the network above which the run warns",
     )
     user_agent: str = Field(
         f"pairmill/{version('pairmill')} (+https://github.com/pairmill/pairmill)",
         json_schema_extra=EXECUTION,
-        description="Sent with every request. Begins with a product token, which robots.txt is matched by, and should "
-        "name a contact.",
+        description="User-Agent of every request; must begin with a product token, by which robots.txt addresses us, "
+        "and should name a contact",
     )
     respect_robots: bool = Field(
         True,
         json_schema_extra=POLICY,
-        description="Obey robots.txt (RFC 9309). It is read and noted either way, so that it can be obeyed later.",
+        description="whether to obey robots.txt (RFC 9309); it is read and recorded either way, to be obeyed later",
     )
     robots_timeout_s: float = Field(
-        10.0, gt=0, json_schema_extra=EXECUTION, description="Seconds for one robots.txt or tdmrep.json."
+        10.0, gt=0, json_schema_extra=EXECUTION, description="deadline of one robots.txt or tdmrep.json in seconds"
     )
     respect_opt_out: bool = Field(
         True,
         json_schema_extra=POLICY,
-        description="Obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and TDMRep. They are read and "
-        "noted either way, so that they can be obeyed later.",
+        description="whether to obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and TDMRep; they are "
+        "read and recorded either way, to be obeyed later",
     )
     allow_networks: tuple[str, ...] = Field(
         (),
         json_schema_extra=POLICY,
-        description="Networks (CIDR) that may be asked although they are not public, on any port. Default none.",
+        description="networks (CIDR) that may be contacted although they are not public, on any port",
     )
     allow_ports: tuple[int, ...] = Field(
-        (80, 443, 8080, 8443), json_schema_extra=POLICY, description="Ports that may be asked."
+        (80, 443, 8080, 8443), json_schema_extra=POLICY, description="ports that may be contacted"
     )
     hash_blocklist: str | None = Field(
         None,
         json_schema_extra=POLICY,
-        description="File of SHA-256 digests in hex, one a line: of such an image only id and digest are kept. What "
-        "is added to it later is erased from the pictures there are.",
+        description="file of SHA-256 digests in hex, one per line; of such an image only id and digest are kept, and "
+        "later additions erase existing pictures; null: none",
     )
 
     def policy(self) -> dict[str, Any]:
@@ -177,7 +175,7 @@ class DownloadConfig(Placement):
 
     @property
     def names_contact(self) -> bool:
-        """Whether a site's owner who reads the user agent can reach somebody."""
+        """Whether a site's owner can reach somebody through the user agent."""
         return _CONTACT.search(self.user_agent) is not None
 
     @property
@@ -187,9 +185,9 @@ class DownloadConfig(Placement):
 
 
 def read_blocklist(path: str | None) -> frozenset[str]:
-    """The sha256 digests (hex, one a line, `#` comments) of images that must never be stored.
+    """The SHA-256 digests (hex, one per line, `#` comments) of images that must never be stored.
 
-    Raises RecipeError if the file cannot be read or a line is no digest.
+    Raises RecipeError if the file cannot be read or a line is not a digest.
     """
     if path is None:
         return frozenset()

@@ -98,7 +98,7 @@ class RowStage:
         """The shard as it is passed on.  worked: the rows that were worked on."""
         if f"_seconds_{self._stage.name}" not in done.schema.names:
             done = add_seconds(done, self._stage.name, time.perf_counter() - began)
-        if self._stage.dear:
+        if self._stage.expensive:
             done = add_worked(with_made_from(self._stage, done, self._made_by), self._reporter.counts(worked))
         return self._reporter.end(done, worked)
 
