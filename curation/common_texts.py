@@ -1,11 +1,11 @@
-"""Which rows have an alt text that many rows of the list share: a global count, as a narrow column for the filter.
+"""Which rows share their alt text with many rows of the list: a global count, as a narrow column for the filter.
 
 reads: alt, drop_reason (plan, all shards)
 adds:  text_is_common (bool; null in rows that the plan dropped), as columns/common_texts-<most>/shard-*
 
-It is counted on disk: digests of the texts are dealt into buckets, the places of those that too many rows have are
-dealt back to the shards, and a shard is written only if its column differs from what is there.  So after an extension
-precisely those shards are filtered again for which the rule's outcome changed.
+The count is made on disk: digests of the texts are dealt into buckets, the places of too common ones are dealt back to
+the shards, and a shard is written only if its column changes.  So an extension filters again exactly the shards for
+which the rule's outcome changed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from curation.visiting import read_ahead
 from pairmill.folding import text_digest
 from pairmill.store import Store, content_digest, shard_key
 
-#: The column, which says whether more rows of the whole list than the rule allows have a row's alt text.
+#: The column: whether more rows of the whole list have a row's alt text than the rule allows.
 COMMON_TEXT = "text_is_common"
 
 _READERS = 8
-#: Rows of a bucket, at 16 bytes each; and how many files are written to in turn.
+#: Rows of a bucket, at 16 bytes each; and the largest number of bucket files.
 _BUCKET_ROWS = 4 * 2**20
 _MAX_BUCKETS = 256
-#: Rows that are gathered before they are dealt: a shard has few for each bucket, and every write has its cost.
+#: Rows gathered before they are dealt: a shard has few for each bucket, and every write has a cost.
 _GATHERED_ROWS = 2**17
 
 #: A place is `shard << 32 | row`.
@@ -45,7 +45,7 @@ def common_texts_table(most: int) -> str:
 
 
 def mark_common_texts(store: Store, plan: Plan, most: int) -> None:
-    """Bring the table up to date with the plan; where it is, this costs one small read."""
+    """Bring the table up to date with the plan; costs one small read if it already is."""
     table = common_texts_table(most)
     done = f"{table}/plan.json"
     if store.read_json(done) == {"fingerprint": plan.fingerprint}:
@@ -106,7 +106,7 @@ def _marked(planned: pa.Table, shard: int, places: Numbers) -> pa.Table:
 
 
 class _Spill:
-    """Numbers in files, one a bucket."""
+    """Numbers in files, one per bucket."""
 
     def __init__(self, folder: Path, name: str, buckets: int) -> None:
         self._folder, self._name, self.buckets = folder, name, buckets

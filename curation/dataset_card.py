@@ -37,7 +37,7 @@ The images belong to their owners: check their terms before you pass them on.  T
 
 
 def write_card(store: Store, recipe: Mapping[str, Any], carried: Mapping[str, Column], *, rows: int) -> None:
-    """Write `pairs/README.md`.  It depends on the recipe and the number of rows alone.
+    """Write `pairs/README.md`, which depends only on the recipe and the number of rows.
 
     carried: the columns that stages carry into the product.
     """

@@ -1,7 +1,7 @@
 """Download and inspect: every URL of a shard is fetched, and its bytes decoded while the others are still coming.
 
 One actor is one event loop with hundreds of requests in flight, and a few decoder processes.  Bytes go from the socket
-to a decoder and are let go, so memory follows the requests in flight, not the rows of a shard.
+to a decoder and are freed, so memory follows the requests in flight, not the rows of a shard.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from curation.stage import Column, Runtime, Stage
 from curation.web.config import DownloadConfig, read_blocklist
 from pairmill.meters import Meter
 
-if TYPE_CHECKING:  # asyncio, aiohttp and codecs: a second, for every process that only reads a recipe
+if TYPE_CHECKING:  # asyncio, aiohttp and codecs take a second, in every process that only reads a recipe
     from curation.images.inspect import Inspected
     from curation.web.fetch import Fetched, Fetcher
     from curation.web.img2dataset_engine import Img2datasetFetcher
@@ -34,34 +34,32 @@ _QUEUES_EVERY_S = 5.0
 
 
 class Download(Stage):
-    """Fetch every URL: hundreds of requests in flight, politely, and never an address that is not public."""
+    """Fetch every URL: hundreds of requests in flight, politely, and only from public addresses."""
 
     name, segment, table, pool, shards_at_once = "download", "collect", "images", "fetch", 2
     reads = ("url",)
     adds = (
         Column("status", pa.string(), "success, or why there is no picture"),
-        Column("http_status", pa.int16(), "of the last answer"),
+        Column("http_status", pa.int16(), "status of the last response"),
         Column("final_url", pa.string(), "where the redirects led", carried=True),
         Column("content_type", pa.string(), "as the server gave it", carried=True),
         # How far a failed fetch got differs from run to run; the size of a whole image follows from its digest.
         Column("original_bytes", pa.int64(), "bytes of the body", volatile=True),
-        Column("elapsed_s", pa.float32(), "seconds the URL took, waits for its host left out", volatile=True),
+        Column("elapsed_s", pa.float32(), "seconds the URL took, without waits for its host", volatile=True),
         Column("attempts", pa.int8(), "requests made", volatile=True),
         Column("error", pa.string(), "what went wrong, in words", volatile=True),
-        # What a later policy is held against; of failures only what is the same in every run.
-        Column("opt_out", pa.string(), "by what the owner opted out; empty: by nothing; null: not known"),
-        Column("robots", pa.string(), "what robots.txt says: allowed, unavailable, disallowed; null: not known"),
-        Column(
-            "route", pa.string(), "ports asked, hop by hop, with addresses that download.allow_networks vouched for"
-        ),
-        Column("needs", pa.int64(), "the least limit (bytes, redirects, pixels, frames) that would have let it pass"),
-        Column("agent", pa.string(), "the product token that it was asked under"),
-        Column("engine", pa.string(), "download.engine that fetched it, and made the picture"),
+        # The evidence for a later policy; of failures only what is the same in every run.
+        Column("opt_out", pa.string(), "how the owner opted out; empty: not at all; null: unknown"),
+        Column("robots", pa.string(), "robots.txt: allowed, unavailable, disallowed; null: unknown"),
+        Column("route", pa.string(), "ports contacted, hop by hop, with addresses in download.allow_networks"),
+        Column("needs", pa.int64(), "least limit (bytes, redirects, pixels, frames) that would allow it"),
+        Column("agent", pa.string(), "product token of the request"),
+        Column("engine", pa.string(), "download.engine that fetched the URL and made the picture"),
     )
     drops = tuple(s.value for s in Status if s is not Status.SUCCESS and s.value not in Inspect.drops)
     Config = DownloadConfig
 
-    #: URLs of the shards in hand that are not fetched yet, and bodies that are not decoded yet.
+    #: URLs of the current shards that are not fetched yet, and bodies that are not decoded yet.
     queues: dict[str, int]
 
     def setup(self, runtime: Runtime) -> None:
@@ -80,13 +78,13 @@ class Download(Stage):
         self._run(self._open())
         if runtime.meter is not None:
             threading.Thread(target=self._record_queues, args=(runtime.meter,), name="queues", daemon=True).start()
-            # What the imports made stays: to look through it for garbage again and again costs an eighth of a process
-            # that does nothing else, in pauses that leave the decoders without work.
+            # What the imports created stays: collecting garbage in it again and again costs an eighth of this process's
+            # time, in pauses that leave the decoders without work.
             gc.collect()
             gc.freeze()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """The shard with its images.  Shards given by several threads are worked on at once."""
+        """The shard with its images.  Shards from several threads are worked on concurrently."""
         began = time.perf_counter()
         mask = live(rows).to_pylist()
         urls = [url if alive else None for url, alive in zip(rows["url"].to_pylist(), mask, strict=True)]
@@ -103,12 +101,12 @@ class Download(Stage):
         return rows
 
     def outdated(self, rows: pa.Table) -> pa.ChunkedArray:
-        """URLs that were never asked for, and pictures that were made by other image.*; failures are for a retry."""
+        """URLs never requested, and pictures made with other image.*; failures are left to a retry."""
         other = pc.not_equal(pc.fill_null(rows["image_settings"], ""), self._settings)
         return pc.or_(pc.is_null(rows["status"]), pc.and_(has_picture(rows), other))
 
     def preferred(self, old: pa.Table, new: pa.Table) -> pa.Table:
-        """A picture that was there is not replaced by a failure; what the owner wants now is noted with it."""
+        """A failure does not replace an existing picture; what the owner wants now is recorded with it."""
         stays = pc.and_(has_picture(old), pc.and_(pc.is_valid(new["status"]), pc.invert(has_picture(new))))
         refused = pc.is_in(new["status"], pa.array([Status.OPT_OUT.value, Status.ROBOTS_DISALLOWED.value]))
         noted = set_columns(old, {n: pc.if_else(refused, new[n], old[n]) for n in ("robots", "agent")})
@@ -119,7 +117,7 @@ class Download(Stage):
         return pa.concat_tables([noted, new]).take(chosen)
 
     def facts(self, rows: pa.Table) -> dict[str, Any]:
-        """Pictures by the image.* that made them, the bytes they were made from, and robots.txt out of reach."""
+        """Pictures by their image.* settings, the bytes they were made from, and unreachable robots.txt."""
         pictures = rows.filter(has_picture(rows))
         by = pc.value_counts(pc.fill_null(pictures["image_settings"], "")).to_pylist()
         return {
@@ -165,7 +163,7 @@ class Download(Stage):
         await self._pool.__aenter__()
         exchange = self._runtime.exchange
         gate = GateClient(exchange, self._config) if exchange else None
-        # Imported only where it is asked for: it is an extra, and takes seconds to load.
+        # Imported only if configured: it is an extra, and takes seconds to load.
         if self._config.engine == "img2dataset":
             from curation.web.img2dataset_engine import Img2datasetFetcher
 
@@ -174,7 +172,7 @@ class Download(Stage):
             self._fetcher = Fetcher(self._config, gate, room=self._pool.room)
         self._errors = ErrorRate(self._config.alarm_error_rate)
         await self._fetcher.__aenter__()
-        # An actor that says it is ready is: no shard's time is spent on the imports of a decoder.
+        # Wait, so that no shard's time is spent on the imports of a decoder.
         await self._pool.ready()
 
     async def _close(self) -> None:
@@ -213,14 +211,14 @@ class Download(Stage):
         if self._errors.alarm is before or self._runtime.warn is None:
             return
         share = f"{self._errors.recent:.0%} of the latest fetches failed, mostly with {status.value}"
-        why = f"{share}: is the network, the resolver or a limit of this node in the way?"
+        why = f"{share}: check the network, the resolver and the limits of this node"
         self._runtime.warn("" if before else why)
 
 
 def _nothing_of(fetched: Fetched) -> Fetched:
-    """What is noted of a URL that led to what must not come back (`pairmill forget`)."""
-    said = fetched._replace(http_status=None, final_url="", content_type="", body=b"", size=0, error="", opt_out=None)
-    return said._replace(status=Status.FORGOTTEN, robots=None, route=None, needs=None)
+    """What is recorded of a URL that led to something forgotten (`pairmill forget`)."""
+    blank = fetched._replace(http_status=None, final_url="", content_type="", body=b"", size=0, error="", opt_out=None)
+    return blank._replace(status=Status.FORGOTTEN, robots=None, route=None, needs=None)
 
 
 def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConfig) -> Inspected:
@@ -242,14 +240,14 @@ def _resized_by_img2dataset(body: bytes, inspected: Inspected, config: ImageConf
 
 
 def has_picture(rows: pa.Table) -> pa.ChunkedArray:
-    """Mask of the rows whose picture is there."""
+    """Mask of the rows that have a picture."""
     return pc.fill_null(pc.equal(rows["status"], Status.SUCCESS.value), False)
 
 
 def without_pictures(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
     """The rows, those of `mask` as if their bytes had been on the block list when they were fetched.
 
-    rows: with some or all columns of images/.  Of such a picture nothing is kept but its digest.
+    rows: with some or all columns of images/.  Only the digest of such a picture is kept.
     """
     gone = pc.and_(mask, has_picture(rows))
     lost = [c for c in Inspect.adds if c.name != "sha256" and c.name in rows.schema.names]

@@ -1,10 +1,10 @@
-"""Rewrite committed shards in place, for what must be gone from them: pixels, URLs, texts.
+"""Rewrite committed shards in place, to remove what must go: pixels, URLs, texts.
 
     note -> data -> new manifest -> old manifest gone -> note gone
 
-A shard is never without a commit on the way, because one without it is worked on again: its URLs would be fetched.
-What is made from the shard and was up to date stays so: it is keyed by the shard's new content.  Tables are rewritten
-from the last to the first, so that a killed rewriting, done again, finds the same work to do or none.
+A shard always has a commit on the way, because a shard without one is processed again: its URLs would be fetched.
+Tables made from the shard that were up to date stay so: they are keyed by the shard's new content.  Tables are
+rewritten from the last to the first, so that a killed rewriting finds the same work or none when it is repeated.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from curation.table import Table
 from pairmill.errors import IntegrityError
 from pairmill.store import Entry, Store, content_digest, parquet_bytes, shard_file
 
-#: The rows of a committed shard to the same rows in the same order without what must be gone.  Doing it twice must be
-#: the same as doing it once.
+#: The rows of a committed shard to the same rows in the same order without what must go.  It must be idempotent.
 Change = Callable[[pa.Table], pa.Table]
 
-#: Notes of rewritings that have begun: which manifest goes with which data.
+#: Notes of started rewritings: which manifest belongs to which data.
 NOTES = "rewriting"
 
 
 class _Step(NamedTuple):
-    """What a table's shard becomes.  rows: None where its data stays as it is and only its key changes."""
+    """What a table's shard becomes.  rows: None if its data stays and only its key changes."""
 
     table: Table
     manifest: dict[str, Any]
@@ -38,13 +37,13 @@ class _Step(NamedTuple):
 
 
 def rewrite_shard(store: Store, tables: Sequence[Table], shard: int, changes: Mapping[str, Change]) -> dict[str, Entry]:
-    """Rewrite a shard of the tables that `changes` names (table -> change); what is committed of it then, by table.
+    """Rewrite a shard of the tables that `changes` names (table -> change); returns its commits by table.
 
-    tables: every table that may be made from those that change, each behind those that it is made from (`Tables.all`,
-    with a `Table` for the plan in front if that changes too).  A table that fitted what it was made from fits after it
-    too; one that did not stays as stale as it was.  Data that lie there without a commit are rewritten as well.
+    tables: every table that may be made from those that change, each after those that it is made from (`Tables.all`,
+    with a `Table` for the plan in front if that changes too).  A table that was up to date stays so; a stale one stays
+    stale.  Data without a commit are rewritten too.
 
-    Killed anywhere, the same call again ends the same; `finish_rewrites` must come before anything else is done with
+    Wherever it is killed, repeating the call completes it; `finish_rewrites` must run before anything else is done with
     the run.  Raises IntegrityError for a change that loses or moves rows.
     """
     finish_rewrites(store, shard)
@@ -79,9 +78,9 @@ def rewrite_shard(store: Store, tables: Sequence[Table], shard: int, changes: Ma
 
 
 def finish_rewrites(store: Store, shard: int | None = None) -> None:
-    """Bring to an end what killed rewritings left, of one shard or of the whole run, as if they had not begun or ended.
+    """Complete or undo killed rewritings of one shard or of the whole run.
 
-    Costs a listing of a folder that is empty or not there.
+    Costs a listing of a folder that is usually empty or missing.
     """
     for name in store.names(NOTES):
         if name.endswith(".json") and (shard is None or name.startswith(f"{shard:06d}-")):
@@ -89,7 +88,7 @@ def finish_rewrites(store: Store, shard: int | None = None) -> None:
 
 
 def _changed(store: Store, table: Table, shard: int, change: Change | None) -> pa.Table | None:
-    """The rows that a change makes; None if nothing changes."""
+    """The rows after a change; None if nothing changes."""
     if change is None or not store.exists(shard_file(table.name, shard)):
         return None
     rows = store.load(table.name, shard)
@@ -100,7 +99,7 @@ def _changed(store: Store, table: Table, shard: int, change: Change | None) -> p
 
 
 def _drops(store: Store, table: Table, shard: int, rows: pa.Table | None, known: pa.Table | None) -> pa.Table | None:
-    """drop_stage and drop_reason behind a table, as its rows and those of the tables before it have them."""
+    """drop_stage and drop_reason after a table, from its rows and those of the tables before it."""
     if not table.drops:
         return known
     if set(DROPS) <= set(table.columns):
@@ -121,7 +120,7 @@ def _manifest(store: Store, table: Table, shard: int, old: Entry, new: Entry, dr
 
 
 def _replace(store: Store, step: _Step, shard: int) -> None:
-    """Put the new data and the new manifest in the place of the old."""
+    """Replace the old data and manifest by the new."""
     name, manifest = step.table.name, step.manifest
     note = f"{NOTES}/{shard:06d}-{name.replace('/', '.')}.json"
     data = None if step.rows is None else parquet_bytes(step.rows)
@@ -135,11 +134,11 @@ def _replace(store: Store, step: _Step, shard: int) -> None:
 
 
 def _finish(store: Store, note: str) -> None:
-    """Commit what a note announces, if its data are there; take the note away."""
-    said = store.read_json(note)
-    if said is not None:
-        table, shard, manifest = said["table"], said["shard"], said["manifest"]
-        if said["file"] in (None, _file_digest(store.read_bytes(shard_file(table, shard)))):
+    """Commit what a note announces, if its data exist; then remove the note."""
+    noted = store.read_json(note)
+    if noted is not None:
+        table, shard, manifest = noted["table"], noted["shard"], noted["manifest"]
+        if noted["file"] in (None, _file_digest(store.read_bytes(shard_file(table, shard)))):
             store.write_manifest(table, shard, manifest, f"rewrite.{table}.manifest")
             store.retract(table, shard, keep=Entry(manifest["key"], manifest["content"]))
         store.remove(note)

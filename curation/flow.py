@@ -1,4 +1,4 @@
-"""The flow of a recipe: its stages in order, and what follows from their declarations.
+"""The flow of a recipe: its stages in order, and what their declarations imply.
 
 stages -> tables (columns, identity, upstream), reads of each segment, drop reasons, columns of the product
 """
@@ -27,7 +27,7 @@ STREAMED: tuple[Segment, ...] = ("collect", "score", "rewrite")
 
 
 class Flow:
-    """The active stages of one recipe, in the order in which a row meets them."""
+    """The active stages of one recipe, in the order in which a row passes them."""
 
     def __init__(self, stages: Iterable[Stage]) -> None:
         """stages: ours in the order of `STAGES`, then a user's own in the recipe's order.
@@ -68,7 +68,7 @@ class Flow:
                 )
 
     def check(self, planned: pa.Schema) -> None:
-        """Hold every stage's configuration against the columns there are before it.  Raises RecipeError.
+        """Check every stage's configuration against the columns before it.  Raises RecipeError.
 
         planned: the schema of a plan shard, whose struct `input` holds the list's own columns.
         """
@@ -118,7 +118,7 @@ class Flow:
     # What is read
 
     def by_table(self, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Table -> those of `columns` that it holds, tables in flow order; columns of the plan are always there."""
+        """Table -> those of `columns` that it holds, tables in flow order; columns of the plan always exist."""
         wanted = set(columns)
         found: dict[str, list[str]] = {}
         for name, table in self.owners.items():
@@ -128,16 +128,16 @@ class Flow:
 
 
 class Tables:
-    """The tables of a flow, in the order in which rows meet them, as the store keys them."""
+    """The tables of a flow, in the order in which rows pass them, as the store keys them."""
 
     def __init__(
         self, flow: Flow, *, selection: str, beside: bool = False, keyed: bool = True, lenient: bool = False
     ) -> None:
         """selection: its name.
 
-        beside: the selection has narrow tables of its own (`columns/filter-NAME`), so that the run's stay as they are.
-        keyed: whether shards are to be keyed, for which models are looked up; reading needs no keys.
-        lenient: a table whose key cannot be made, because a model or a file is not here, gets one that no shard has.
+        beside: the selection has its own narrow tables (`columns/filter-NAME`), so that the run's stay unchanged.
+        keyed: whether shards get keys, for which models are looked up; reading needs no keys.
+        lenient: a table whose key cannot be made, because a model or file is missing, gets one that no shard has.
         Raises UserError if a stage's model cannot be found, unless lenient.
         """
         self.flow, self._keyed, self._lenient = flow, keyed, lenient
@@ -154,50 +154,50 @@ class Tables:
         name = stage.table_name()
         if name == SELECTIONS:
             return self.selection
-        # A selection has other filters; what comes before them is the same for all.
+        # A selection has other filters; what comes before them is shared.
         narrow = stage.segment in ("collect", "score") and name.startswith("columns/")
         narrow = narrow and (name == FILTER_TABLE or FILTER_TABLE in self._names)
         return f"{name}-{selection}" if beside and narrow else name
 
     def _made(self) -> Iterator[Table]:
-        teller: str | None = None
+        last_dropping: str | None = None
         counted: list[str] = []
         groups: dict[str, list[Stage]] = {}
         for stage in self.flow.stages:
             groups.setdefault(stage.table_name(), []).append(stage)
         waiting: list[str] = []
         for name, stages in groups.items():
-            if name == PLAN:  # its drops are counted by the first table behind it
+            if name == PLAN:  # the first table after it counts its drops
                 waiting += [stage.name for stage in stages]
                 continue
             if name == PAIRS:
                 continue
             columns = [column for stage in stages for column in (*stage.adds, stage.made_from) if column is not None]
-            tells = any(stage.drops for stage in stages)
+            drops = any(stage.drops for stage in stages)
             reads = {read for stage in stages for read in (*stage.reads, *stage.optional)}
             upstream = [self._names[table] for table in self.flow.by_table(reads) if table != name]
-            if teller is not None and teller not in upstream:
-                upstream.append(teller)
+            if last_dropping is not None and last_dropping not in upstream:
+                upstream.append(last_dropping)
             upstream += [table for stage in stages for table in stage.counted]
             identity = self._identity(self._names[name], stages)
             self.made_by |= {stage.name: digest(one) for stage, one in zip(stages, identity or (), strict=False)}
             own = [*waiting, *(stage.name for stage in stages)]
             yield Table(
                 self._names[name],
-                (*(c.name for c in columns), *(DROPS if tells and name != SELECTIONS else ())),
+                (*(c.name for c in columns), *(DROPS if drops and name != SELECTIONS else ())),
                 identity,
-                # Whatever else it reads was made of the plan.
+                # Everything else it reads was made from the plan.
                 tuple(upstream) or (PLAN,),
                 tuple(own),
                 tuple(counted),
                 frozenset(c.name for c in columns if c.volatile),
-                drops=tells,
+                drops=drops,
                 makers=tuple(stages),
             )
             counted += own
             waiting = []
-            if tells:
-                teller = self._names[name]
+            if drops:
+                last_dropping = self._names[name]
 
     def _identity(self, table: str, stages: Sequence[Stage]) -> Any:
         if not self._keyed:
@@ -216,7 +216,7 @@ class Tables:
         return tuple(table for table in self.all if table.name in names)
 
     def counted(self, segment: Segment) -> dict[str, tuple[str, ...]]:
-        """What the stages of a segment read of tables that are made of the whole list first: table -> columns."""
+        """What a segment reads of tables that are made from the whole list first: table -> columns."""
         return {table: columns for s in self.flow.segment(segment) for table, columns in s.counted.items()}
 
     def before(self, segment: Segment) -> tuple[Table, ...]:
@@ -226,7 +226,7 @@ class Tables:
         return tuple(table for table in self.all if table.name in names)
 
     def selected(self, contents: Mapping[str, Mapping[int, str]]) -> Table:
-        """The selection, keyed by the contents (table -> shard -> content) of every shard it looks at."""
+        """The selection, keyed by the contents (table -> shard -> content) of every shard it reads."""
         made = self.named(self.selection)
         seen = digest([[content for _, content in sorted(contents[name].items())] for name in made.upstream])
         return replace(made, identity=[made.identity, seen], upstream=())
@@ -247,11 +247,11 @@ class Tables:
         return {self._names[table]: names for table, names in self.flow.by_table(columns).items()}
 
     def reads(self, columns: Iterable[str], segment: Segment) -> dict[str, tuple[str, ...]]:
-        """What a segment loads: those columns, and the drops of the last tables before it that know of any."""
+        """What a segment loads: those columns, and the drops of the last tables before it that have any."""
         wanted = {name: list(columns) for name, columns in self.select(columns).items()}
-        tellers = [t.name for t in self.before(segment) if t.drops]
-        # A selection says which rows it drops, and not where the others were dropped.
-        last = tellers[-1:] if tellers[-1:] != [self.selection] else tellers[-2:]
+        dropping = [t.name for t in self.before(segment) if t.drops]
+        # A selection records which rows it drops, but not where the others were dropped.
+        last = dropping[-1:] if dropping[-1:] != [self.selection] else dropping[-2:]
         for table in (*last, *(t.name for t in self.of(segment) if t.drops)):
             wanted.setdefault(table, []).extend(("keep", "reason") if table == self.selection else DROPS)
         return {t.name: tuple(dict.fromkeys(wanted[t.name])) for t in self.all if t.name in wanted}
@@ -280,7 +280,7 @@ def _own(given: Any) -> Stage:
 
 
 def _in_order(stages: Sequence[Stage]) -> list[Stage]:
-    """Each behind the stage that it follows; the others behind the last one of their segment or of one before it."""
+    """Each after the stage that it follows; the others after the last one of their segment or an earlier one."""
     placed: list[Stage] = []
     for stage in stages:
         if stage.after:

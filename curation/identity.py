@@ -9,10 +9,10 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def canonical_url(url: str) -> str:
-    """`url` with the differences removed that no server sees (RFC 3986, 6.2.2 and 6.2.3).
+    """`url` without the differences that no server sees (RFC 3986, 6.2.2 and 6.2.3).
 
     Scheme and host in lower case, no default port, no fragment, `/` for an empty path, no white space around it.
-    Something that is no URL comes back stripped: the download stage says what is wrong with it.
+    A text that is no URL is only stripped: the download stage reports what is wrong with it.
     """
     stripped = url.strip()
     try:
@@ -42,7 +42,7 @@ def url_host(url: str) -> str:
 
 
 def plain_host(host: str) -> str:
-    """A host's name as names are compared: in lower case, in ASCII (RFC 3490), without the dot of the root."""
+    """A host's name in comparable form: lower case, ASCII (RFC 3490), without the dot of the root."""
     lower = host.strip("[]").lower().rstrip(".")
     try:
         return lower if lower.isascii() else lower.encode("idna").decode("ascii")
@@ -57,5 +57,5 @@ def row_uid(url: str, alt: str) -> str:
 
 
 def shuffle_key(uid: str, seed: int) -> int:
-    """An unsigned 64-bit sort key: sorting rows by it is a shuffle that depends on `seed` and the uids alone."""
+    """An unsigned 64-bit sort key: sorting rows by it is a shuffle that depends only on `seed` and the uids."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{uid}".encode(), digest_size=8).digest(), "big")

@@ -1,8 +1,7 @@
-"""The column `input`: what a list had beside URL and alt text, as one type over all lists of a run.
+"""The column `input`: what a list had in addition to URL and alt text, as one type over all lists of a run.
 
-A list that a run is extended by may bring columns of its own.  No shard is written again for them: each list's shards
-have the columns of the lists before it and then its own, so the last list has all, and readers fill in what others
-lack.
+A list that extends a run may have new columns.  No shard is rewritten for them: each list's shards have the columns of
+the lists before it and then its own, so the last list has all, and readers fill in what others lack.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from pairmill.errors import InputError
 
 
 def merged_fields(planned: pa.StructType, more: pa.StructType) -> pa.StructType:
-    """The type of the `input` column of a run whose list had the columns `planned` and is extended by one with `more`.
+    """The type of the `input` column of a run with the columns `planned`, extended by a list with `more`.
 
-    Columns keep the places and types they have (one that had no value yet takes a type), and new ones follow.
-    Raises InputError for a column whose new type holds what the planned one cannot.
+    Columns keep their places and types (one without values so far takes the new type), and new ones follow.
+    Raises InputError for a column whose new type has values that the planned one cannot hold.
     """
     merged = {field.name: field for field in planned}
     for field in more:
@@ -46,7 +45,7 @@ def _fits(given: pa.DataType, planned: pa.DataType) -> bool:
 
 
 def with_input(rows: pa.Table, kind: pa.StructType | None) -> pa.Table:
-    """Plan rows with their column `input` in the run's type: columns that their own list lacked are null."""
+    """Plan rows with their column `input` in the run's type; columns that their own list lacked are null."""
     if kind is None or ("input" in rows.schema.names and rows.schema.field("input").type == kind):
         return rows
     own = rows.schema.field("input").type if "input" in rows.schema.names else pa.struct([])

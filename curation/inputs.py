@@ -1,6 +1,6 @@
-"""Read lists of image URLs with alt text: parquet, csv, tsv, jsonl, txt and webdataset, streamed, never a whole file.
+"""Read lists of image URLs with alt text: parquet, csv, tsv, jsonl, txt and webdataset, always streamed.
 
-adds: url, alt (string), input (struct of the list's other columns, as they came; left out where there are none)
+adds: url, alt (string), input (struct of the list's other columns, unchanged; absent if there are none)
 
 Reading is strict, because it happens before any work: a malformed file or a missing column is an `InputError`.
 """
@@ -45,23 +45,23 @@ class InputConfig(Config):
     """Where the list of URLs is, and which of its columns are the URL and the alt text."""
 
     path: str = Field(
-        description="a file, a folder, or a pattern (`*` within a name, `**` over folders, {000..012}, {a,b}); "
-        "local, s3:// or gs://"
+        description="file, folder or pattern (`*` within a name, `**` over folders, {000..012}, {a,b}); local, s3:// "
+        "or gs://"
     )
-    format: Literal["auto"] | Format = Field("auto", description="auto: by the file's ending")
+    format: Literal["auto"] | Format = Field("auto", description="format of the files; auto: by their endings")
     url_column: str = Field("url", description="column (jsonl, webdataset: key) that holds the URL")
     text_column: str | None = Field(
         "text",
-        description="column (jsonl, webdataset: key) that holds the alt text; null: there is none (so for txt)",
+        description="column (jsonl, webdataset: key) that holds the alt text; null: none, as in txt",
     )
 
 
 class NoInputFiles(InputError):
-    """There is no file where the list should be."""
+    """No file is where the list should be."""
 
 
 class InputFile:
-    """One file of the list: what it is, how large (bytes), where, and since when (ns; None where nobody knows)."""
+    """One file of the list: place, format, size (bytes) and time of the last change (ns; None if unknown)."""
 
     def __init__(
         self, filesystem: pafs.FileSystem, path: str, kind: Format, size: int, modified_ns: int | None = None
@@ -82,7 +82,7 @@ class InputFile:
 
 
 def find_files(config: InputConfig) -> list[InputFile]:
-    """The input files, sorted by path.  Raises NoInputFiles if there is none, InputError for one of unknown format."""
+    """The input files, sorted by path.  Raises NoInputFiles if there is none, InputError for an unknown format."""
     auto = config.format == "auto"
     found = find(config.path, below=lambda path: not auto or _kind(path) is not None)
     if not found.paths:
@@ -112,10 +112,10 @@ def _kind(path: str) -> Format | None:
 
 
 def extra_fields(files: list[InputFile], config: InputConfig) -> pa.StructType:
-    """The type of the `input` column: every column but the URL and the alt text, of all files together.
+    """The type of the `input` column: every column except the URL and the alt text, of all files together.
 
-    csv and tsv columns are strings as written.  A jsonl or webdataset key takes the JSON type all its values share;
-    keys of mixed or nested values are kept as JSON text.
+    csv and tsv columns are strings as written.  A jsonl or webdataset key takes the JSON type that all its values
+    share; keys with mixed or nested values are kept as JSON text.
     Raises InputError for a malformed file or a file without the URL or text column.
     """
     schemas = []
@@ -224,8 +224,8 @@ def _batches(file: InputFile) -> Iterator[pa.Table]:
 
 
 def _csv(file: InputFile, names: list[str] | None) -> pacsv.CSVStreamingReader:
-    # Every column is read as the string it is written as: guessing types block by block makes two files of one list
-    # disagree, and turns ids such as 007 into 7.
+    # Every column is read as text: guessing types block by block makes two files of one list disagree, and turns ids
+    # such as 007 into 7.
     convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(names or [], pa.string()),
         strings_can_be_null=False,
@@ -296,7 +296,7 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
 
 
 def _webdataset_records(file: InputFile) -> Iterator[dict[str, Any]]:
-    """One record a sample: its `.json` member, with its `.txt` member as the key `txt`."""
+    """One record per sample: its `.json` member, with its `.txt` member as the key `txt`."""
     with file.filesystem.open_input_stream(file.path) as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
         for _, members in samples(tar):
             record: dict[str, Any] = {}

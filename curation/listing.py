@@ -1,14 +1,14 @@
-"""Recognise the files of a list by their content, wherever they lie and whatever they are called now.
+"""Recognise the files of a list by their content, wherever they are and whatever their names are now.
 
-A file's digest is taken over its bytes, once, when it is planned.  Afterwards a file at the same place with the same
-size and the same stamp is taken for the same file without being read.  Any other of a size that occurs is read again: a
-list that was moved, copied or touched costs one reading, and resumes.
+A file's digest is taken over its bytes once, when it is planned.  Afterwards a file at the same place with the same
+size and stamp counts as the same file without being read.  Any other file is read again: a list that was moved, copied
+or touched costs one reading, and the run resumes.
 
-The stamp of a local file is its time of modification and its time of status change, in nanoseconds.  No program sets
-the latter, so a file that was rewritten at equal size is noticed even if its time of modification was put back.  Not
-noticed is what a file system itself hides: a write that changes neither time, or happens in the tick of the clock
-(milliseconds) in which the file was recorded.  The stamp of an object is the time its store gives it, in seconds on
-S3: an object that is replaced by one of equal size within the second in which it was written is not noticed.
+The stamp of a local file is its time of modification and its time of status change, in nanoseconds.  No program can
+set the latter, so a file rewritten at equal size is noticed even if its time of modification was reset.  Two changes go
+unnoticed: a write that changes neither time, and one within the tick of the clock (milliseconds) in which the file was
+recorded.  The stamp of an object is the time its store gives it, in seconds on S3: an object that is replaced by one of
+equal size within the second in which it was written goes unnoticed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _READERS = 8
 class ListFile(Config):
     """An input file as it was when it was planned.
 
-    place:   where it lay: an absolute path, or bucket and key.  For messages and for the cheap test only.
+    place:   where it was: an absolute path, or bucket and key.  Only for messages and for the cheap check.
     kind:    how it is read (one of `Format`).
     size:    bytes.
     stamp:   changes with every write; empty where the file system has none.
@@ -46,13 +46,13 @@ class ListFile(Config):
 
 
 def record(files: Sequence[InputFile], known: Iterable[ListFile] = ()) -> list[ListFile]:
-    """Each file with the digest of its content; of `known` ones that lie where they lay, unchanged, nothing is read."""
+    """Each file with the digest of its content; `known` files that are unchanged at the same place are not read."""
     at = {(one.place, one.size, one.stamp): one.content for one in known if one.stamp}
 
     def recorded(file: InputFile) -> ListFile:
-        lies, stamp = place(file), _stamp(file)
-        content = at.get((lies, file.size, stamp)) or _digest(file)
-        return ListFile(place=lies, kind=file.kind, size=file.size, stamp=stamp, content=content)
+        where, stamp = place(file), _stamp(file)
+        content = at.get((where, file.size, stamp)) or _digest(file)
+        return ListFile(place=where, kind=file.kind, size=file.size, stamp=stamp, content=content)
 
     # Hashing and reading both release the interpreter's lock.
     with ThreadPoolExecutor(_READERS) as pool:
@@ -60,9 +60,9 @@ def record(files: Sequence[InputFile], known: Iterable[ListFile] = ()) -> list[L
 
 
 def check_unchanged(files: Sequence[InputFile], recorded: Sequence[ListFile]) -> None:
-    """Raises InputError if a file was written to since it was recorded: its rows may not be those of its digest."""
+    """Raises InputError if a file changed after it was recorded: its rows may not match its digest."""
     for file, was in zip(files, recorded, strict=True):
-        # The stamp of an object is that of the listing: if it was replaced since, the next resume reads it and says so.
+        # The stamp of an object is that of the listing: if it was replaced since, the next resume reads and reports it.
         if isinstance(file.filesystem, pafs.LocalFileSystem) and _stamp(file) != was.stamp:
             raise InputError(
                 "the input files must not change while they are planned",
@@ -72,7 +72,7 @@ def check_unchanged(files: Sequence[InputFile], recorded: Sequence[ListFile]) ->
 
 
 def place(file: InputFile) -> str:
-    """Where a file lies, from whatever folder it was named: an absolute path, or bucket and key."""
+    """Where a file is, whatever the current folder: an absolute path, or bucket and key."""
     return os.path.abspath(file.path) if isinstance(file.filesystem, pafs.LocalFileSystem) else file.path
 
 
@@ -85,7 +85,7 @@ def _stamp(file: InputFile) -> str:
 
 def _digest(file: InputFile) -> str:
     hashed = hashlib.blake2b(digest_size=16)
-    # As it lies there: a stream would be decompressed by its name's ending.
+    # The raw bytes: a stream would be decompressed by its name's ending.
     with file.filesystem.open_input_file(file.path) as stream:
         while chunk := stream.read_buffer(_CHUNK_BYTES):
             hashed.update(chunk)

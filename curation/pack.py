@@ -1,7 +1,7 @@
-"""Pack the kept rows into the product: `pairs/part-*.parquet`, one row an image with all its texts.
+"""Pack the kept rows into the product: `pairs/part-*.parquet`, one row per image with all its texts.
 
-A part is a run of consecutive shards with about `rows_per_part` kept rows.  Which shards, and every byte of the part,
-follows from the committed tables alone, so two runs over equal tables write equal files.
+A part covers consecutive shards with about `rows_per_part` kept rows.  Its shards and every byte of it follow only from
+the committed tables, so two runs over equal tables write equal files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pairmill.layout import PAIRS, TEXT, row_texts
 #: The struct that `datasets` decodes as an image.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
-#: Columns of the product that stand first, in this order; those that other stages carry follow in flow order.
+#: The first columns of the product, in this order; those that other stages carry follow in flow order.
 _FIRST = (
     *("uid", "url", "width", "height", "sha256", "phash", "alt", "language", "language_score", "sharpness", "entropy"),
     *("nsfw", "text_quality", "original_width", "original_height", "format", "content_type", "final_url"),
@@ -30,34 +30,34 @@ _FIRST = (
 class PackConfig(Config):
     """How the product is laid out, and which text of a row is its `caption`."""
 
-    rows_per_part: int = Field(10_000, ge=1, description="kept rows of a part file, about")
+    rows_per_part: int = Field(10_000, ge=1, description="approximate kept rows of a part file")
     row_group_rows: int = Field(500, ge=1, description="rows of a row group; 500 images of 256 px are about 10 MB")
     prefer: tuple[str, ...] = Field(
-        ("short", "long", "alt"), description="kinds of text, best first: the first that a row has is its caption"
+        ("short", "long", "alt"), description="kinds of text, best first; the first that a row has is its caption"
     )
     min_score: float | None = Field(
-        None, description="a generated text with a lower mean token log-probability is not taken as caption"
+        None, description="least mean token log-probability of a generated text that may be the caption; null: any"
     )
 
 
 class Pack(Stage):
-    """Write the product: one row an image, with its best caption and every text with its provenance."""
+    """Write the product: one row per image, with its best caption and every text with its provenance."""
 
     name, segment, table, pool = "pack", "pack", PAIRS, None
     reads = ("image", "caption", "language")
     optional = ("recaptions", "translations")
     adds = (Column("texts", pa.list_(TEXT), "every text with its provenance, `source_index` is that of its source"),)
     Config = PackConfig
-    #: Of the product's columns; pixels follow from the digest of the original.
+    #: Those of the product's columns; pixels follow from the digest of the original.
     volatile: ClassVar[frozenset[str]] = frozenset({"image"})
 
     def columns_read(self, carried: Iterable[str]) -> tuple[str, ...]:
-        """What the product is made from.  carried: the columns that stages carry into it."""
+        """The columns that the product is made from.  carried: those that stages carry into it."""
         return (*self.reads, *self.optional, *carried)
 
 
 def product_columns(carried: Mapping[str, Column]) -> dict[str, pa.DataType]:
-    """The columns that the product takes over as they are, in its order, with their types.
+    """The columns that the product takes over unchanged, in its order, with their types.
 
     carried: the columns that stages carry into the product, in flow order.
     """
@@ -73,7 +73,7 @@ class Part(NamedTuple):
 
 
 def cut_parts(kept: Mapping[int, int], rows_per_part: int) -> list[Part]:
-    """Parts over shards (shard -> kept rows), in shard order; each closed by the shard that fills it."""
+    """Parts over shards (shard -> kept rows), in shard order; the shard that fills a part closes it."""
     parts: list[Part] = []
     shards: list[int] = []
     rows = 0
@@ -85,13 +85,13 @@ def cut_parts(kept: Mapping[int, int], rows_per_part: int) -> list[Part]:
             shards, rows = [], 0
     if rows or not parts:
         parts.append(Part(len(parts), tuple(shards)))
-    elif shards:  # with nothing to keep: no file of their own
+    elif shards:  # without kept rows, they get no file
         parts[-1] = Part(parts[-1].number, parts[-1].shards + tuple(shards))
     return parts
 
 
 def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mapping[str, pa.DataType]) -> pa.Table:
-    """The kept rows of a shard: image, caption, texts, then `columns` and `input`, where the list had other columns.
+    """The kept rows of a shard: image, caption, texts, then `columns`, and `input` if the list had other columns.
 
     extension: of the images' format.  columns: as `product_columns` gives them; null where a stage was off.
     """

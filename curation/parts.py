@@ -1,4 +1,4 @@
-"""The parts of the product as they are to be: from which shards each is made, and by which key it is committed."""
+"""The parts of the product as they should be: the shards of each, and the key of its commit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pairmill.store import Store, shard_key
 
 
 class WantedPart(NamedTuple):
-    """A part: its number, the shards it is made of, and the key by which it is committed when it is up to date."""
+    """A part: its number, the shards it is made from, and the key of its commit when it is up to date."""
 
     number: int
     shards: tuple[int, ...]
@@ -41,7 +41,7 @@ def wanted_parts(store: Store, tables: Tables, planned: Plan) -> list[WantedPart
     identity = product_identity(flow)
     whole = input_type(store, planned.inputs[-1])
     if input_type(store, planned.inputs[0]) != whole:
-        # A later list brought columns, and all parts of a dataset have the same.
+        # A later list added columns, and all parts of a dataset must have the same.
         identity = [identity, str(whole)]
     found = []
     rows = sizes(store.manifests(tables.selection), Tombstones.read(store))
@@ -52,9 +52,9 @@ def wanted_parts(store: Store, tables: Tables, planned: Plan) -> list[WantedPart
 
 
 def sizes(manifests: Iterable[Mapping[str, Any]], forgotten: Tombstones) -> dict[int, int]:
-    """Shard -> rows by which parts are cut: those that are kept, and those that were until they were forgotten.
+    """Shard -> rows by which parts are cut: those that are kept, and those that were kept until they were forgotten.
 
-    So no part moves because rows were taken out of another.  manifests: of the selection's shards.
+    So taking rows out of one part moves no other.  manifests: of the selection's shards.
     """
     gone = forgotten.kept_by_shard()
     found = ((int(manifest["shard"]), kept_rows(manifest)) for manifest in manifests)

@@ -1,12 +1,11 @@
-"""Cut the input list into shards, once: the same rows, in a seeded order, whatever the memory and the machine.
+"""Cut the input list into shards, once: the same rows in a seeded order, on any machine and with any memory.
 
 adds:  uid, index (int64, position in the input), url, alt, input, drop_stage, drop_reason
 drops: forgotten, duplicate_input
 
-A run is known by the content of its lists, not by where they lie.  `extend` adds more lists behind the first one:
-their rows go into shards of their own, numbered on, and no shard that is there is touched.  A plan shard is committed
-as those of every table are; `plan/plan.json`, written last, is the commit of the plan, and what is not in it does not
-count.
+The content of its lists identifies a run, not their place.  `extend` adds lists after the first one: their rows get
+shards of their own with the next numbers, and no existing shard is touched.  A plan shard is committed like that of any
+table; `plan/plan.json`, written last, is the commit of the plan, and shards that it does not list do not count.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class ShardsConfig(Config):
 
 
 class Planned(Stage):
-    """Give every row its uid and its place; of rows with equal URL and text the first in input order lives."""
+    """Give every row its uid and its place; keep the first in input order of rows with equal URL and text."""
 
     name, segment, section, table, pool = "plan", "plan", "shards", PLAN, None
     adds = (
@@ -63,9 +62,9 @@ class Planned(Stage):
 
 
 class PlannedList(Config):
-    """One list of a run: the recipe's own, or one that the run was extended by.
+    """One list of a run: the recipe's own, or one that extended the run.
 
-    given:       the paths by which it was named; only their last parts are looked at again, when the list is gone.
+    given:       the paths that named it; only their last parts are used again, when the list is gone.
     url_column, text_column: which columns were read as URL and alt text.
     fingerprint: of the rows in its shards.
     """
@@ -85,7 +84,7 @@ class PlannedList(Config):
 
 
 class Plan(Config):
-    """What `plan/plan.json` says of a planned run: its lists in the order they came, and what they are together."""
+    """The content of `plan/plan.json`: the lists of a run in the order they were added, and their totals."""
 
     fingerprint: str
     rows: int
@@ -95,7 +94,7 @@ class Plan(Config):
 
     @property
     def files(self) -> list[str]:
-        """Where the input files lay when they were planned, in the order of the rows."""
+        """Where the input files were when they were planned, in the order of the rows."""
         return [file.place for listed in self.inputs for file in listed.files]
 
     def shard_numbers(self) -> range:
@@ -104,9 +103,9 @@ class Plan(Config):
 
 
 def plan(store: Store, inputs: InputConfig, shards: ShardsConfig) -> Plan:
-    """The plan of this run directory: the one that is there if the list at `inputs` is part of it, else a new one.
+    """The plan of this run directory: the existing one if the list at `inputs` is part of it, else a new one.
 
-    A list that is gone, in whole or in part, does not matter to a run that is planned.
+    A planned run does not need its list any more, in whole or in part.
     Raises InputError for an input that cannot be read, RunDirError if the directory holds another list's plan.
     """
     there = read_plan(store)
@@ -120,19 +119,19 @@ def plan(store: Store, inputs: InputConfig, shards: ShardsConfig) -> Plan:
     try:
         files = find_files(inputs)
     except NoInputFiles:
-        # Gone, or misspelt?
+        # The list is gone, or its path is misspelt.
         if PurePosixPath(inputs.path).name not in {PurePosixPath(p).name for one in there.inputs for p in one.given}:
             raise
-        logger.warning("no input file at %s any more: resuming with the rows that were planned", inputs.path)
+        logger.warning("no input file at %s any more: resuming with the planned rows", inputs.path)
         return there
     _check_list(store, there, files, inputs)
     return there
 
 
 def extend(store: Store, paths: Sequence[str], inputs: InputConfig, shards: ShardsConfig) -> tuple[Plan, list[str]]:
-    """Add the lists at `paths`, read as `inputs` says (but for its path), to the run; the plan, and the files added.
+    """Add the lists at `paths`, read as `inputs` says (except its path), to the run; the plan, and the files added.
 
-    Files whose content is part of the run already are left out, so that the same call again adds nothing.
+    Files whose content is part of the run already are left out, so that repeating the call adds nothing.
     Raises InputError for a list that cannot be read, RunDirError if the run is not planned or in use.
     """
     with store.locked():
@@ -143,7 +142,7 @@ def extend(store: Store, paths: Sequence[str], inputs: InputConfig, shards: Shar
                 found.setdefault(place(file), file)
         seen = _seen(there, list(found.values()), inputs)
         if seen.known:
-            logger.warning("%d of %d files are part of the run already, and left out", len(seen.known), len(found))
+            logger.warning("%d of %d files are part of the run already and were left out", len(seen.known), len(found))
         if not seen.new:
             return there, []
         return _append(store, there, seen, list(paths), inputs, shards), [file.path for file in seen.new]
@@ -156,14 +155,14 @@ def read_plan(store: Store) -> Plan | None:
 
 
 def open_plan(store: Store, shards: ShardsConfig | None = None) -> Plan:
-    """The plan of a run that is known by its directory: no list is looked for.
+    """The plan of a run that its directory identifies; the lists are not needed.
 
-    Raises RunDirError if there is none, or if its rows are cut in another way than `shards` says.
+    Raises RunDirError if there is none, or if its rows are not cut as `shards` says.
     """
     there = read_plan(store)
     if there is None:
         raise RunDirError(
-            "a run directory must hold plan/plan.json", value=store.uri, fix="check the path, or start the run first"
+            "the run directory must hold plan/plan.json", value=store.uri, fix="check the path, or start the run first"
         )
     if shards is not None:
         _check_cut(store, there, shards)
@@ -177,7 +176,7 @@ def input_type(store: Store, listed: PlannedList) -> pa.StructType | None:
 
 
 class _Seen(NamedTuple):
-    """What a look at some files finds: those that are not part of a run, those that are, and all that were read."""
+    """Some files: those that are not part of a run, those that are, and all that were read."""
 
     new: list[InputFile]
     known: list[ListFile]
@@ -186,7 +185,7 @@ class _Seen(NamedTuple):
 
 def _seen(there: Plan, files: Sequence[InputFile], inputs: InputConfig) -> _Seen:
     sizes = {one.size for one in _files_of(there)}
-    # A file of a size of its own is another file: it need not be read to know that.
+    # A file with a new size is a new file; it need not be read.
     alike = [file for file in files if file.size in sizes]
     read = record(alike, _files_of(there))
     known_as = {_read_as(file, listed) for listed in there.inputs for file in listed.files}
@@ -198,14 +197,14 @@ def _seen(there: Plan, files: Sequence[InputFile], inputs: InputConfig) -> _Seen
 def _append(
     store: Store, before: Plan | None, seen: _Seen, given: list[str], inputs: InputConfig, shards: ShardsConfig
 ) -> Plan:
-    """Plan the rows of the new files behind those that the run has, and commit the plan."""
+    """Plan the rows of the new files after those of the run, and commit the plan."""
     files = seen.new
     lists = before.inputs if before else []
     first, start = (before.shards, before.rows) if before else (0, 0)
     extra = extra_fields(files, inputs)
     if before and (whole := input_type(store, before.inputs[-1])) is not None:
         extra = merged_fields(whole, extra)
-    # After the columns, which a wrong recipe is found out by: this reads every byte.
+    # After the columns, which reveal a wrong recipe: this reads every byte.
     recorded = record(files, seen.read)
     key = shard_key([shards.identity(), str(extra)], [f"{one.kind} {one.content}" for one in recorded])
     fingerprint = hashlib.blake2b(digest_size=8)
@@ -257,7 +256,7 @@ def _append(
 
 
 def remove_unplanned(store: Store, shard: int) -> None:
-    """Remove the shards, from this one on, that a planning left which was killed before its commit."""
+    """Remove the shards from this one on that a killed planning left without a commit."""
     committed = store.index(PLAN)
     for number in itertools.count(shard):
         data = store.filesystem.get_file_info(store.path(shard_file(PLAN, number)))
@@ -301,7 +300,7 @@ def _files_of(there: Plan) -> Iterator[ListFile]:
 
 
 def _read_as(file: ListFile, columns: PlannedList | InputConfig) -> tuple[Any, ...]:
-    """What makes a file's rows what they are; a plain list of URLs has no columns."""
+    """What determines a file's rows; a plain list of URLs has no columns."""
     named = () if file.kind == "txt" else (columns.url_column, columns.text_column)
     return (file.content, file.kind, *named)
 

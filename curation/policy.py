@@ -1,9 +1,9 @@
-"""Policy: what may be had and kept, held against what is known of every row, without asking anybody again.
+"""Policy: what may be fetched and kept, applied to what is known of every row, without any request.
 
-The fetcher obeys the policy of its day, and keeps what it saw: where a URL led, what the owner wants, how large the
-bytes were.  This stage holds today's policy against that, so a stricter one drops rows without a fetch, and taking it
-back brings them back.  What must not even be kept is erased from images/ (`curation.erase`).  What a more permissive
-policy would allow is only counted, and fetched by `pairmill retry-failed`.
+The fetcher obeys the policy at the time and records its evidence: where a URL led, what the owner wants, how large the
+bytes were.  This stage applies today's policy to that, so a stricter one drops rows without a fetch, and reverting it
+brings them back.  Pictures that must not be kept are erased from images/ (`curation.erase`).  What a more permissive
+policy would allow is only counted here, and fetched by `pairmill retry-failed`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROUTE_RULES = ("max_redirects", "allow_ports", "allow_networks")
 
 
 class Policy(Stage):
-    """Drop what today's policy forbids of what an earlier one allowed: `download.*` and `image.max_*`."""
+    """Drop what today's policy (`download.*`, `image.max_*`) forbids and an earlier one allowed."""
 
     name, segment, section = "policy", "collect", "download"
     looks_at = ("inspect",)
@@ -36,9 +36,9 @@ class Policy(Stage):
         *("status", "sha256", "original_bytes", "original_width", "original_height", "width", "height", "frames"),
         *("opt_out", "robots", "route"),
     )
-    #: What `retriable` needs beside that.
+    #: What `retriable` reads in addition.
     reads_for_retry = ("needs", "agent", "image_settings")
-    adds = (Column("no_evidence", pa.string(), "keys of download.* that nothing is known about for the row"),)
+    adds = (Column("no_evidence", pa.string(), "keys of download.* for which the row has no evidence"),)
     drops = tuple(
         status.value
         for status in (
@@ -70,7 +70,7 @@ class Policy(Stage):
         return pa.array(sorted(self.blocked), pa.string())
 
     def identity(self) -> object:
-        """The policy, and nothing of how pictures are fetched and stored."""
+        """Only the policy, not how pictures are fetched and stored."""
         return [self.config.policy(), self._image.policy()]
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -102,7 +102,7 @@ class Policy(Stage):
         return {status.value: pc.and_(has_picture(rows), mask) for status, mask in masks.items()}
 
     def _unknown(self, rows: pa.Table) -> pa.ChunkedArray:
-        """The keys that a row with a picture has no evidence for, with commas between; null where there is evidence."""
+        """The keys without evidence for a row with a picture, separated by commas; null if there is evidence."""
         rules: list[tuple[str, str]] = [("route", ", ".join(_ROUTE_RULES))]
         rules += [("robots", "respect_robots")] if self.config.respect_robots else []
         rules += [("opt_out", "respect_opt_out")] if self.config.respect_opt_out else []
@@ -111,7 +111,7 @@ class Policy(Stage):
         return pc.if_else(has_picture(rows), pa.array(joined, pa.string()), pa.scalar(None, pa.string()))
 
     def _judged(self, routes: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Why each route must not be taken today; null where it may be, or is not known."""
+        """Why each route is forbidden today; null if it is allowed or unknown."""
         return _mapped(routes, {route: self._judge(route) for route in pc.unique(routes).drop_null().to_pylist()})
 
     def _judge(self, route: str) -> str | None:
@@ -121,10 +121,10 @@ class Policy(Stage):
     # What a retry would fetch
 
     def retriable(self, rows: pa.Table) -> dict[str, pa.ChunkedArray]:
-        """Masks of the rows that `retry-failed` fetches, by why: a row is in one of them at most.
+        """Masks of the rows that `retry-failed` fetches, by reason: a row is in at most one of them.
 
-        passing: a failure that may have passed.  allowed: refused by a policy that is not in force any more.
-        earlier: the picture was made by other image.*, and could not be made anew.
+        passing: a failure that may have passed.  allowed: refused by a policy that no longer applies.
+        earlier: the picture was made with other image.* and could not be made again.
         """
         passing = pc.is_in(rows["status"], pa.array([status.value for status in RETRYABLE]))
         if self.config.respect_robots:
@@ -134,7 +134,7 @@ class Policy(Stage):
         return {"passing": _true(passing), "allowed": self._allowed(rows), "earlier": _true(earlier)}
 
     def may_have_retriable(self, manifest: Mapping[str, Any]) -> bool:
-        """Whether a shard of images/ may hold such a row, as far as its manifest says."""
+        """Whether a shard of images/ may hold such a row, according to its manifest."""
         facts = manifest["facts"]["download"]
         failed = {reason for stage in ("download", "inspect") for reason in manifest["stages"][stage]}
         curable = {status.value for status in (*RETRYABLE, *self._refusals)}
@@ -142,7 +142,7 @@ class Policy(Stage):
 
     @property
     def _refusals(self) -> dict[Status, int | None]:
-        """The statuses that a policy gives, with the limit of those that are a matter of one."""
+        """The statuses that a policy gives, with the limit of those that depend on one."""
         return {
             Status.TOO_LARGE: self.config.max_bytes,
             Status.REDIRECT_ERROR: self.config.max_redirects,
@@ -153,10 +153,10 @@ class Policy(Stage):
         }
 
     def _allowed(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Rows that the fetcher refused, and would not refuse today."""
+        """Rows that the fetcher refused and would not refuse today."""
         other_agent = pc.not_equal(rows["agent"], self.config.product_token)
         named = pc.starts_with(rows["opt_out"], "X-Robots-Tag: ")
-        # "X-Robots-Tag: ourbot: noai" speaks to that agent alone.
+        # "X-Robots-Tag: ourbot: noai" addresses that agent only.
         addressed = pc.and_(named, pc.match_like(rows["opt_out"], "X-Robots-Tag: %: %"))
         addressed = pc.and_(addressed, pc.invert(pc.starts_with(rows["opt_out"], "X-Robots-Tag: *:")))
         led = pc.and_(pc.is_valid(rows["route"]), pc.is_null(self._judged(rows["route"])))
@@ -175,7 +175,7 @@ class Policy(Stage):
     def _unblocked(self, rows: pa.Table) -> pa.ChunkedArray:
         try:
             return pc.invert(pc.is_in(rows["sha256"], self._blocked))
-        except RecipeError:  # a report is read where the list is not
+        except RecipeError:  # a report may be built where the block list is missing
             return pc.is_null(rows["uid"])
 
 

@@ -1,4 +1,4 @@
-"""Write new captions from the image: several prompts a row, each text with its provenance and score."""
+"""Write new captions from the image: several prompts per row, each text with its provenance and score."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pairmill.registry import ChosenBy, NamedConfig
 if TYPE_CHECKING:
     from PIL import Image
 
-#: One text about an image: the fields of `schema.TEXT` that are not the same for all of them.
+#: One text about an image: the fields of `layout.TEXT` that differ between such texts.
 RECAPTION = pa.struct(
     [
         ("text", pa.string()),
@@ -56,16 +56,16 @@ class RecaptionStatus(str, Enum):
 
 
 class Prompt(Config):
-    """One question asked of every image."""
+    """One prompt, given with every image."""
 
     text: str = Field(description="the prompt; {caption} stands for the row's alt text")
     kind: Literal["short", "long"] | None = Field(
-        default=None, description="kind of text it makes; null: short for the prompt named short, long for all others"
+        default=None, description="kind of its texts; null: short for the prompt named short, long for all others"
     )
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="token limit of this prompt's texts; null: recaption.max_new_tokens"
     )
-    language: str = Field(default="en", description="language it makes the model write (ISO 639-1)")
+    language: str = Field(default="en", description="language of its texts (ISO 639-1)")
 
 
 DEFAULT_PROMPTS: Mapping[str, str | Prompt] = {
@@ -84,12 +84,12 @@ _ENGINE = ChosenBy(CAPTION_ENGINES, default="transformers")
 
 
 class RecaptionConfig(EngineConfig):
-    """`recaption`: which captioner, and what it is asked."""
+    """`recaption`: the captioner and its prompts."""
 
     engine: Annotated[NamedConfig, _ENGINE] = Field(
         default_factory=lambda: _ENGINE.parse({}),
-        description="transformers: in this process; vllm: the same on a GPU, faster (needs pairmill[gpu]); openai: any "
-        "server with /v1/chat/completions; with keys of its own as {name: …, key: …}",
+        description="captioner; transformers: in the actor; vllm: the same on a GPU, faster (needs pairmill[gpu]); "
+        "openai: any server with /v1/chat/completions; {name: …, key: …} sets its own keys",
     )
     prompts: Mapping[str, str | Prompt] = Field(
         default=DEFAULT_PROMPTS,
@@ -101,11 +101,13 @@ class RecaptionConfig(EngineConfig):
         ge=1,
         description="token limit of a text; long captions have about 136 tokens (LoTLIP, Wu et al. 2024)",
     )
-    temperature: float = Field(default=0.0, ge=0, description="0: always the most probable token; above: sampling")
-    top_p: float = Field(
-        default=1.0, gt=0, le=1, description="sample from the smallest set of tokens of this total probability"
+    temperature: float = Field(
+        default=0.0, ge=0, description="temperature of sampling; 0: always the most probable token"
     )
-    seed: int = Field(default=0, ge=0, description="of sampling; with it, uid and prompt_id decide a text")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="total probability of the smallest set of tokens to sample from"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of sampling; with uid and prompt_id it decides a text")
 
     @model_validator(mode="after")
     def _prompt_ids_are_words(self) -> RecaptionConfig:
@@ -125,7 +127,7 @@ class RecaptionConfig(EngineConfig):
         return resolved
 
     def identity(self) -> dict[str, Any]:
-        """What decides the texts; how to sample is left out where the most probable token is taken."""
+        """What decides the texts; sampling is left out if the most probable token is taken."""
         unused = {"top_p", "seed"} if self.temperature == 0 else set()
         kept = {name: value for name, value in super().identity().items() if name not in unused}
         prompts = {name: prompt.identity() for name, prompt in self.resolved_prompts().items()}
@@ -133,7 +135,7 @@ class RecaptionConfig(EngineConfig):
 
 
 def model_revision(config: RecaptionConfig) -> str:
-    """The revision stored with each text: hub commit, folder digest, or for a server what the recipe says of it.
+    """The revision stored with each text: hub commit, folder digest, or for a server the recipe's.
 
     Raises UserError if there is no such model.
     """
@@ -146,7 +148,7 @@ def _checkpoint(config: RecaptionConfig) -> Checkpoint:
 
 @dataclass
 class _Row:
-    """A live row with an image, and what the engine says about it so far."""
+    """A live row with an image, and the engine's answers so far."""
 
     at: int
     uid: str
@@ -159,10 +161,10 @@ class _Row:
 
 
 class Recaption(Stage):
-    """Write new captions from the image: several prompts a row, by the engine that the recipe names.
+    """Write new captions from the image: several prompts per row, by the engine that the recipe names.
 
-    The same rows come back in the same order, and none is ever dropped.  Rows go to the engine in row order, so the
-    same shard is cut into the same batches whenever it is computed.
+    The same rows are returned in the same order, and none is ever dropped.  Rows go to the engine in row order, so a
+    shard is always cut into the same batches.
 
     Raises JobError if the engine is dead (a call and a harmless probe both get no answer), or if all of at least
     `guard.MANY` texts of a table fail alike: the shard stays uncommitted, and running again resumes with it.
@@ -193,7 +195,7 @@ class Recaption(Stage):
         return self._config.active
 
     def revision(self) -> str:
-        """Hub commit, folder digest, or for a server what the recipe says of it."""
+        """Hub commit, folder digest, or for a server the recipe's."""
         return model_revision(self._config)
 
     def setup(self, runtime: Runtime) -> None:
@@ -207,11 +209,11 @@ class Recaption(Stage):
 
     @property
     def left_alone_reads(self) -> tuple[str, ...]:
-        """The status alone."""
+        """Only the status."""
         return ("recaption_status",)
 
     def left_alone(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Rows whose status says so."""
+        """Rows with the status not_needed."""
         return pc.equal(rows["recaption_status"], RecaptionStatus.NOT_NEEDED.value)
 
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
@@ -256,7 +258,7 @@ class Recaption(Stage):
         )
 
     def _read(self, rows: pa.Table, at: int) -> _Row | str:
-        """The row with its image decoded, or what is wrong with the image."""
+        """The row with its image decoded, or the error of the image."""
         from PIL import Image
 
         encoded = rows["image"][at].as_py()
@@ -270,7 +272,7 @@ class Recaption(Stage):
         return _Row(at=at, uid=rows["uid"][at].as_py(), encoded=encoded, image=image, caption=caption)
 
     def _caption(self, chunk: Sequence[_Row]) -> list[Generated | Failure]:
-        """Ask every prompt of every row, prompt by prompt, and write the answers into the rows."""
+        """Request every prompt for every row, prompt by prompt, and write the answers into the rows."""
         asked = [(row, prompt_id) for prompt_id in self._prompts for row in chunk]
         requests = [self._request(row, prompt_id) for row, prompt_id in asked]
         answers = self._engine.caption(requests)
@@ -317,13 +319,13 @@ class Recaption(Stage):
 
 
 def text_seed(seed: int, uid: str, prompt_id: str) -> int:
-    """The 31-bit seed (servers take no more) of one text, the same in whatever batch, shard or run it is written."""
+    """The 31-bit seed (servers take no more) of one text, the same in any batch, shard and run."""
     content = f"{seed}\0{uid}\0{prompt_id}".encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), "big") >> 1
 
 
 def describe_sampling(config: RecaptionConfig, prompt: Prompt) -> str:
-    """How the tokens of a text were chosen, as it is stored: `greedy,max_new_tokens=64`."""
+    """How the tokens of a text were chosen, as stored: `greedy,max_new_tokens=64`."""
     how = "greedy"
     if config.temperature > 0:
         how = f"temperature={config.temperature:g},top_p={config.top_p:g},seed={config.seed}"
@@ -331,7 +333,7 @@ def describe_sampling(config: RecaptionConfig, prompt: Prompt) -> str:
 
 
 def _probe(prompts: Mapping[str, Prompt]) -> CaptionRequest:
-    """A grey square, asked the first prompt: what any living captioner can answer."""
+    """A grey square with the first prompt: any working captioner can answer it."""
     from PIL import Image
 
     image = Image.new("RGB", (64, 64), (128, 128, 128))

@@ -1,7 +1,7 @@
-"""A row is worked on because of itself, not of its shard: what dear stages made is kept for rows that did not change.
+"""Expensive stages work on rows, not on shards: their results are kept for rows that did not change.
 
-A shard becomes stale as a whole: one row of it was dropped, or fetched again.  What a dear stage (a fetch, a model) had
-made of the shard is then read again, and only the rows go to the stage whose result would be another one.
+A shard becomes stale as a whole, even if only one row was dropped or fetched again.  The results of an expensive stage
+(a fetch, a model) are then read again, and the stage gets only the rows whose result would change.
 
 reads: the columns that a stage reads, and of pictures what they follow from
 adds:  `<stage>_made_from`, for stages of models
@@ -22,26 +22,26 @@ from curation.stage import Column, Stage
 from curation.table import Table
 from pairmill.errors import IntegrityError
 
-#: What a picture follows from: the bytes that were fetched, how they were to be stored, and by whom that was done.
+#: What determines a picture: the fetched bytes, how to store them, and the engine that did it.
 PICTURE = ("sha256", "image_settings", "engine")
 
-#: The private columns of a block whose table was there before, though not as it should be: that it was, and its drops.
+#: The private columns of a block with the drops of its stale table.
 WAS = {name: f"_was_{name}" for name in DROPS}
 
 
 def was_there(table: str) -> str:
-    """The private column of blocks that hold what a table that is to be made again had."""
+    """The private column that marks blocks with the content of a stale table."""
     return f"_earlier_{table}"
 
 
 def decided_by(stage: Stage) -> tuple[str, ...]:
-    """The columns that decide what a stage makes of a row."""
+    """The columns that decide a stage's result for a row."""
     names = [*stage.reads, *stage.optional]
     return tuple(dict.fromkeys(name for n in names for name in (PICTURE if n == "image" else (n,))))
 
 
 def what_it_is_made_from(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array:
-    """A digest (uint64) for each row of what its result follows from.
+    """A digest (uint64) for each row of what determines its result.
 
     made_by: digest of the stage's identity and of its model's revision.
     """
@@ -57,7 +57,7 @@ def _digest(made_by: str, value: Mapping[str, object]) -> int:
 
 
 def earlier_columns(table: Table) -> tuple[Column, ...]:
-    """What is read again of a table whose stages are dear; nothing of others."""
+    """The columns to read again of a table with expensive stages; none of others."""
     if not any(stage.expensive for stage in table.makers):
         return ()
     found: list[Column] = []
@@ -67,7 +67,7 @@ def earlier_columns(table: Table) -> tuple[Column, ...]:
 
 
 def restored(stage: Stage, rows: pa.Table) -> pa.Table:
-    """A block that holds what the stage's table had, with the rows dropped that the stage had dropped."""
+    """A block with the content of the stage's stale table, with the rows dropped that the stage had dropped."""
     if WAS["drop_stage"] not in rows.schema.names:
         return rows
     its = _one(pc.and_(live(rows), _dropped_by(stage, rows[WAS["drop_stage"]])))
@@ -75,9 +75,9 @@ def restored(stage: Stage, rows: pa.Table) -> pa.Table:
 
 
 def to_be_made(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array:
-    """Mask of the rows to give to the stage, of a `restored` block: those whose result would be another one.
+    """Mask of the rows of a `restored` block to give to the stage: those whose result would change.
 
-    Rows that were dropped before the stage are among them, because of such a row it keeps nothing.
+    It includes rows that were dropped before the stage, because the stage keeps nothing of them.
     """
     mask = stage.outdated(rows)
     if mask is None:
@@ -91,11 +91,11 @@ def to_be_made(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array:
 def work_again(
     stage: Stage, rows: pa.Table, again: pa.Array, work: Callable[[pa.Table], pa.Table]
 ) -> tuple[pa.Table, pa.Table]:
-    """`rows`, those of `again` worked on anew and the others as they were; and the former as the stage left them.
+    """`rows`, with those of `again` worked on again and the others unchanged; and the former as the stage left them.
 
-    rows: with the stage's columns as its table had them, and dropped where it had dropped them.
-    work: the stage's work, as it is called.
-    A row that cannot be made anew stays what it was, where the stage prefers that.
+    rows: with the stage's columns and drops from its table.
+    work: calls the stage.
+    A row that cannot be made again stays unchanged if the stage prefers that.
     """
     own = [column.name for one in (stage, *stage.inner) for column in one.adds]
     its = _dropped_by(stage, rows["drop_stage"])
@@ -107,13 +107,13 @@ def work_again(
     order = np.argsort(np.r_[np.setdiff1d(place, at), at])
     pieces = [rows.filter(pc.invert(again)), stage.preferred(rows.filter(again), new)]
     found = pa.concat_tables(pieces).take(pa.array(order))
-    # What the stage told of its work, in private columns of one value.
-    told = [name for name in done.schema.names if name not in rows.schema.names and name.startswith("_")]
-    return set_columns(found, {name: pa.repeat(done[name][0], len(rows)) for name in told}), done
+    # What the stage reported of its work, in private columns of one value.
+    reported = [name for name in done.schema.names if name not in rows.schema.names and name.startswith("_")]
+    return set_columns(found, {name: pa.repeat(done[name][0], len(rows)) for name in reported}), done
 
 
 def with_made_from(stage: Stage, rows: pa.Table, made_by: str) -> pa.Table:
-    """`rows`, as a stage left them, with the column that says what each result was made from."""
+    """`rows`, as a stage left them, with the column of what each result was made from."""
     if stage.made_from is None:
         return rows
     made = what_it_is_made_from(stage, rows, made_by)

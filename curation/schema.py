@@ -1,7 +1,7 @@
 """The vocabulary of a row: what became of its image, and how it is dropped.
 
 A row never leaves its table.  A stage fills columns and may set `drop_stage` and `drop_reason`, once; later stages skip
-dropped rows.  Every stage declares its reasons (`curation.stage`): any other raises.
+dropped rows.  Every stage declares its reasons (`curation.stage`); any other raises IntegrityError.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pairmill.errors import IntegrityError
 
-#: The two columns that say whether, where and why a row was dropped.
+#: The two columns that show whether, where and why a row was dropped.
 DROPS = ("drop_stage", "drop_reason")
 
 
@@ -36,16 +36,16 @@ class Status(str, Enum):
     TLS_ERROR = "tls_error"
     TIMEOUT = "timeout"  # download.timeout_s is over
     TOO_SLOW = "too_slow"  # under download.min_bytes_per_s
-    CIRCUIT_OPEN = "circuit_open"  # this host failed too often in a row just before; not asked
+    CIRCUIT_OPEN = "circuit_open"  # this host just failed too often in a row; no request was made
     HOST_BUSY = "host_busy"  # this host asked us to wait longer than download.max_host_wait_s
     # The answer.
-    HTTP_CLIENT_ERROR = "http_client_error"  # 4xx but 429
+    HTTP_CLIENT_ERROR = "http_client_error"  # 4xx except 429
     HTTP_SERVER_ERROR = "http_server_error"  # 5xx, or a status outside 200-599
-    RATE_LIMITED = "rate_limited"  # 429 to the last retry
+    RATE_LIMITED = "rate_limited"  # 429, also to the last retry
     TOO_LARGE = "too_large"  # over download.max_bytes
     TRUNCATED = "truncated"  # fewer bytes than announced
     EMPTY_BODY = "empty_body"
-    ENCODED_BODY = "encoded_body"  # Content-Encoding although identity was asked for
+    ENCODED_BODY = "encoded_body"  # Content-Encoding although identity was requested
     # What the site's owner wants.
     ROBOTS_DISALLOWED = "robots_disallowed"
     ROBOTS_UNAVAILABLE = "robots_unavailable"  # robots.txt answered 5xx or not at all: RFC 9309 says do not crawl
@@ -61,10 +61,10 @@ class Status(str, Enum):
     DECODER_CRASH = "decoder_crash"  # the codec took its process down; only this row is lost
 
 
-#: Why a row is dropped that was taken out by `pairmill forget`, or that a rule of it keeps out.
+#: The reason of rows that `pairmill forget` took out, or that one of its rules keeps out.
 FORGOTTEN = Status.FORGOTTEN.value
 
-#: Statuses that a second try may cure: what `pairmill retry-failed` fetches again.
+#: Statuses that a second try may change: what `pairmill retry-failed` fetches again.
 RETRYABLE = frozenset(
     {
         Status.DNS_ERROR,
@@ -103,7 +103,7 @@ def live(rows: pa.Table) -> pa.ChunkedArray:
 def drop(
     rows: pa.Table, stage: str, masks: Mapping[str, pa.Array | pa.ChunkedArray], reasons: Collection[str]
 ) -> pa.Table:
-    """Drop the rows of each mask for the reason it is named by; the first reason in `masks` order wins.
+    """Drop the rows of each mask for the reason that is its key; the first reason in `masks` order wins.
 
     rows:    table with `drop_stage` and `drop_reason` (string, null while the row lives).
     masks:   reason -> boolean array of len(rows); null counts as false.
@@ -124,7 +124,7 @@ def drop(
 
 
 def undrop_after(rows: pa.Table, known: Sequence[str]) -> pa.Table:
-    """The rows as they were when the stages `known` had done with them: what later stages dropped lives."""
+    """The rows as they were after the stages `known`: what later stages dropped is live again."""
     early = pc.is_in(rows["drop_stage"], pa.array(known, pa.string()))
     return set_columns(rows, {n: pc.if_else(early, rows[n], None) for n in DROPS})
 
@@ -138,12 +138,12 @@ def set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray
 
 
 def add_seconds(rows: pa.Table, stage: str, seconds: float) -> pa.Table:
-    """Note how long a stage took over this shard (seconds of one worker)."""
+    """Record how long a stage took for this shard (seconds of one worker)."""
     return set_columns(rows, {f"_seconds_{stage}": pa.repeat(pa.scalar(seconds, pa.float64()), len(rows))})
 
 
 def add_worked(rows: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
-    """Note how many rows stages worked on for this shard, and how many of those they kept (`count_drops`)."""
+    """Record how many rows stages worked on for this shard, and how many of those they kept (`count_drops`)."""
     noted = {name: {"rows": of_stage["rows_in"], "kept": of_stage["rows_kept"]} for name, of_stage in counts.items()}
     return set_columns(rows, {f"_worked_{name}": pa.repeat(pa.scalar(n), len(rows)) for name, n in noted.items()})
 
@@ -151,7 +151,7 @@ def add_worked(rows: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Ta
 def count_drops(rows: pa.Table, stages: Sequence[str], before: Collection[str] = ()) -> dict[str, dict[str, int]]:
     """Rows in, kept and dropped by reason, for consecutive `stages` over one shard's rows.
 
-    before: the stages before the first of them, whose drops do not come in.
+    before: the earlier stages, whose drops do not count as rows in.
     """
     # Arrow's own group_by imports pandas, which takes longer than most commands.
     counted = Counter(zip(*(rows[name].to_pylist() for name in DROPS), strict=True))

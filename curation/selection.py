@@ -1,7 +1,7 @@
-"""Selections: which rows of a run go on, as narrow tables beside the pixels.
+"""Selections: which rows of a run are kept, as narrow tables beside the pixels.
 
-A global step (deduplication; later balancing, quantiles, decontamination) ends in a table of losers.  It is written as
-`selections/<name>/shard-*.parquet` (uid, keep, reason), so many selections can live over the same images.
+A global step (deduplication; later balancing, quantiles, decontamination) results in a table of losers.  It is written
+as `selections/<name>/shard-*.parquet` (uid, keep, reason), so many selections can share the same images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
 
 
 def apply_selection(rows: pa.Table, stage: str, reasons: Sequence[str]) -> pa.Table:
-    """Drop what the loaded selection (columns keep, reason) does not keep, and let go of the pixels of dropped rows.
+    """Drop what the loaded selection (columns keep, reason) does not keep, and free the pixels of dropped rows.
 
     stage, reasons: of the global step that made the selection.
     """
@@ -45,7 +45,7 @@ def apply_selection(rows: pa.Table, stage: str, reasons: Sequence[str]) -> pa.Ta
 
 
 def without_dropped_pixels(rows: pa.Table) -> pa.Table:
-    """The rows, without the pictures of those that are dropped."""
+    """The rows, without the pictures of dropped ones."""
     if "image" not in rows.schema.names:
         return rows
     image = rows["image"].combine_chunks()

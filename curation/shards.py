@@ -1,8 +1,8 @@
 """Ray Data in and out: one block is one shard, read from the store and committed to it.
 
 A block carries the row table plus private columns that never reach a file.  Constant within the block: `_shard` (its
-number), `_content_<table>` (the table was already committed, with this content), `_earlier_<table>` (it is to be made
-again, and the block holds what it had), `_seconds_<stage>` and `_worked_<stage>`.  A value a row: `_was_<drop column>`.
+number), `_content_<table>` (the table is committed with this content), `_earlier_<table>` (the table is stale, and the
+block holds its content), `_seconds_<stage>` and `_worked_<stage>`.  One value per row: `_was_<drop column>`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pairmill.store import Entry, Store, shard_file
 
 @dataclass(frozen=True)
 class Work:
-    """One shard to process: `fresh` says which tables are committed as they should be, with their contents."""
+    """One shard to process.  fresh: the tables that are committed and up to date, with their contents."""
 
     shard: int
     fresh: Mapping[str, str] = field(default_factory=dict)
@@ -41,10 +41,10 @@ def outstanding(
     given: Sequence[str] = (),
     committed: Mapping[str, Mapping[int, Entry]] | None = None,
 ) -> list[Work]:
-    """The shards for which some of `tables` (in upstream order) is not committed as it should be.
+    """The shards for which one of `tables` (in upstream order) is missing or stale.
 
-    given: tables that are committed already, whatever they hold, and only need to be known.
-    committed: what `listed` gives, where the caller has it; else this costs one listing a table.  Nothing is read.
+    given: tables that are committed already and count as up to date.
+    committed: what `listed` returns, if the caller has it; else this costs one listing per table.  Nothing is read.
     """
     if committed is None:
         committed = listed(store, [*given, *(t.name for t in tables)])
@@ -62,15 +62,15 @@ def outstanding(
 
 
 def listed(store: Store, tables: Iterable[str]) -> dict[str, dict[int, Entry]]:
-    """Table -> its committed shards, by a listing each."""
+    """Table -> its committed shards, with one listing each."""
     return {name: store.index(name) for name in tables}
 
 
 def ahead(work: Sequence[Work], table: Table, later: Sequence[Mapping[int, Entry]]) -> list[Work]:
-    """Of outstanding shards those where `table` can be made now, and a later table waits for what it then says.
+    """Those outstanding shards where `table` can be made now and a later table exists.
 
-    If it comes out as it was, the later one is as it should be, and its shard need not be worked on.
-    later: the committed shards of the tables behind it.
+    If `table` turns out unchanged, the later one is up to date, and its shard needs no work.
+    later: the committed shards of the tables after it.
     """
     return [
         one
@@ -90,8 +90,8 @@ def read_shard(
 ) -> pa.Table:
     """The rows of a shard's plan with those `columns` of its fresh tables that a segment needs (table -> columns).
 
-    input_type: the type of `input` over all lists of the run; None: as this shard has it.
-    earlier: tables of which, where they are not fresh, what they hold is read all the same, for rows that stay.
+    input_type: the type of `input` over all lists of the run; None: that of this shard.
+    earlier: tables whose content is read even if stale, for rows that stay.
     """
     rows = with_input(store.read_table(shard_file("plan", work.shard)), input_type)
     constants: dict[str, pa.Scalar] = {"_shard": pa.scalar(work.shard, pa.int32())}
@@ -114,9 +114,9 @@ def read_shard(
 def _earlier(
     store: Store, table: Table, shard: int, uids: pa.ChunkedArray
 ) -> dict[str, pa.Array | pa.ChunkedArray] | None:
-    """What a table that is to be made again holds of the same rows; None if it holds nothing of them.
+    """The content of a stale table for the same rows; None if it has none.
 
-    A file is there whole or not at all, so it counts even if a killed writer took its commit back.
+    A file exists whole or not at all, so it counts even if a killed writer removed its commit.
     """
     columns = earlier_columns(table)
     file = shard_file(table.name, shard)
@@ -135,7 +135,7 @@ def _earlier(
 
 
 class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
-    """Exactly one block a shard."""
+    """Exactly one block per shard."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
         input_type: pa.StructType | None = None,
         earlier: Sequence[Table] = (),
     ) -> None:
-        """columns, input_type, earlier: as `read_shard`.  prepare: applied to each block where it is read."""
+        """columns, input_type, earlier: as for `read_shard`.  prepare: applied to each block where it is read."""
         super().__init__()
         self._store, self._work, self._columns, self._prepare = store, list(work), dict(columns), prepare
         self._input_type, self._earlier = input_type, list(earlier)
@@ -158,7 +158,7 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
-        """One task a shard, whatever parallelism is asked for."""
+        """One task per shard, whatever parallelism is requested."""
         store, columns, prepare = self._store, self._columns, self._prepare
         input_type, earlier = self._input_type, self._earlier
 
@@ -173,10 +173,10 @@ class ShardSource(Datasource):  # type: ignore[misc]  # Ray ships no types
 
 
 class ShardSink(Datasink):  # type: ignore[misc]  # Ray ships no types
-    """Commits each shard's tables, in upstream order, leaving alone what is already committed as it should be."""
+    """Commits each shard's tables, in upstream order, except those that are up to date."""
 
     def __init__(self, store: Store, tables: Sequence[Table], run: int) -> None:
-        """run: number of this invocation, noted in the manifests."""
+        """run: number of this invocation, recorded in the manifests."""
         self._store, self._tables, self._run = store, list(tables), run
 
     def write(self, blocks: Iterable[pa.Table], ctx: object) -> None:
@@ -199,7 +199,7 @@ def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int
     for table in tables:
         if table.name in contents:
             continue
-        # The rows have come further than this table: what later stages dropped, it does not know.
+        # The rows are ahead of this table: it must not know what later stages dropped.
         known = undrop_after(rows, table.known)
         kept = known.select(["uid", *table.columns])
         facts = {

@@ -1,4 +1,4 @@
-"""What a stage is: one declaration, from which everything else about it is derived.
+"""A stage: one declaration, from which everything else about it is derived.
 
     class Blur(Stage):
         '''Drop pairs whose picture is out of focus.'''
@@ -17,12 +17,13 @@
             ...
             return self.drop(rows, too_blurry=pc.greater(rows["blurry"], self.config.most))
 
-A stage of ours is a line of `curation.stages.STAGES`; a user's own is named in the recipe by its import path, as
-`stages: [mypackage.stage:Blur]`, and works as ours do.  Recipe section, table, staleness, what is read, pools and their
-checks, drop reasons, the report's chain, columns of the product, the dataset card and docs/stages.md follow from it
-(`curation.flow`).
+Our stages are lines of `curation.stages.STAGES`.  The recipe names a user's own by its import path,
+`stages: [mypackage.stage:Blur]`, and it works like ours.  Recipe section, table, staleness, what is read, pools and
+their checks, drop reasons, the report's chain, columns of the product, the dataset card and docs/stages.md follow from
+it (`curation.flow`).
 
-A stage's module is imported wherever a recipe is read, so what is heavy (torch, aiohttp, scipy) is imported in `setup`.
+A stage's module is imported wherever a recipe is read, so heavy packages (torch, aiohttp, scipy) must be imported in
+`setup`.
 """
 
 from __future__ import annotations
@@ -41,12 +42,11 @@ from pairmill.meters import Meter
 from pairmill.registry import NamedConfig
 from pairmill.store import Store
 
-#: Where in a job a stage runs.  `collect`, `score` and `rewrite` stream over the shards; what comes between them is
-#: global.
+#: Where in a job a stage runs.  `collect`, `score` and `rewrite` stream over the shards; `global` comes between them.
 Segment = Literal["plan", "collect", "score", "global", "rewrite", "pack"]
 SEGMENTS: tuple[Segment, ...] = ("plan", "collect", "score", "global", "rewrite", "pack")
 
-#: How the work of a streaming stage is placed when its configuration leaves it open (`pipelines.pools`).
+#: The placement of a streaming stage where its configuration leaves it open (`pipelines.pools`).
 #: tasks: short tasks on half a core.  fetch: actors that each keep about two cores busy.  model: actors that hold a
 #: model, on a share of a GPU where there is one.
 Pool = Literal["tasks", "fetch", "model"]
@@ -56,8 +56,8 @@ class Column(NamedTuple):
     """A column that a stage adds to every row.
 
     carried:  it is part of the product, `pairs/`.
-    volatile: it is no part of what a shard is said to hold: it differs between runs by nature (how long a fetch took),
-        or follows from other columns (pixels, from the digest of the original and the configuration).
+    volatile: it is not part of a shard's content: it naturally differs between runs (how long a fetch took), or follows
+        from other columns (pixels, from the digest of the original and the configuration).
     """
 
     name: str
@@ -75,10 +75,10 @@ class StageConfig(NamedConfig, Placement):
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a worker hands to its stages when they are set up.
+    """What a worker gives to its stages at set-up.
 
-    decoders: decoder processes of each fetching actor.  exchange: how to reach the gate that all fetching actors share,
-    None for a worker that is alone.  warn: tells the operator of something; '' takes it back.
+    decoders: decoder processes of each fetching actor.  exchange: calls the gate that all fetching actors share; None
+    for a single worker.  warn: shows the operator a warning; '' withdraws it.
     """
 
     store: Store | None = None
@@ -91,19 +91,19 @@ class Runtime:
 class Stage:
     """Base of every stage.  An instance is the declaration under one configuration, and is cheap until `setup`.
 
-    `reads`, `counted` and `adds` may depend on the configuration: a stage's `__init__` sets them then.
+    `reads`, `counted` and `adds` may depend on the configuration; then a stage's `__init__` sets them.
     """
 
-    #: What the report, metrics, manifests and the recipe's section call it; unique in a recipe.
+    #: Its name in the report, metrics, manifests and the recipe; unique in a recipe.
     name: ClassVar[str]
     segment: ClassVar[Segment]
-    #: Of the recipe; default: `name`.
+    #: Its section of the recipe; default: `name`.
     section: ClassVar[str] = ""
     #: Default: `columns/NAME`.  Consecutive stages may share a table.
     table: ClassVar[str] = ""
     #: The stage that it follows; default: the last of its segment.
     after: ClassVar[str] = ""
-    #: Its work is done by the call of this stage before it, which shares its table.
+    #: The earlier stage whose call does its work and whose table it shares.
     within: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = StageConfig
     #: None: the stage has no workers of its own (`within`, or a global step).
@@ -112,18 +112,18 @@ class Stage:
     shards_at_once: ClassVar[int] = 1
     #: Stages before it whose configuration it needs; the flow puts them into `others`.
     looks_at: ClassVar[tuple[str, ...]] = ()
-    #: Whether `reads` may name columns of the input list too, which only `check` can know.
+    #: Whether `reads` may also name columns of the input list, which only `check` can know.
     reads_input: ClassVar[bool] = False
     drops: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
-    #: Columns that it reads where a stage before adds them.
+    #: Columns that it reads if an earlier stage adds them.
     optional: tuple[str, ...] = ()
     adds: tuple[Column, ...] = ()
-    #: What it reads of tables that the job makes of the whole list before the first segment: table -> columns.
+    #: What it reads of tables that the job makes from the whole list before the first segment: table -> columns.
     counted: Mapping[str, tuple[str, ...]] = {}
 
     def __init__(self, config: Any) -> None:
-        """config: an instance of `Config`.  Raises UserError for what is wrong with it in this environment."""
+        """config: an instance of `Config`.  Raises UserError for one that cannot work in this environment."""
         self.config = config
         #: The stages of the flow that are `within` this one.
         self.inner: tuple[Stage, ...] = ()
@@ -137,7 +137,7 @@ class Stage:
 
     @property
     def expensive(self) -> bool:
-        """Whether it fetches or holds a model: none of its work is done again unasked, or for rows that need none."""
+        """Whether it fetches or holds a model: such work is not repeated without consent, nor for unchanged rows."""
         return self.pool in ("fetch", "model")
 
     def identity(self) -> object:
@@ -152,7 +152,7 @@ class Stage:
         return None
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise UserError for a configuration that does not fit the columns there are before the stage."""
+        """Raise UserError for a configuration that does not fit the columns before the stage."""
 
     def setup(self, runtime: Runtime) -> None:
         """Load what the work needs, once in each worker."""
@@ -165,7 +165,7 @@ class Stage:
         raise NotImplementedError(f"{self.name} has no work of its own")
 
     def drop(self, rows: pa.Table, **masks: pa.Array | pa.ChunkedArray) -> pa.Table:
-        """Drop the live rows of each mask (null is false) for the reason it is named by; the first reason wins.
+        """Drop the live rows of each mask (null is false) for the reason that is its name; the first reason wins.
 
         Raises IntegrityError for a reason that the stage does not declare.
         """
@@ -173,11 +173,11 @@ class Stage:
 
     @property
     def left_alone_reads(self) -> tuple[str, ...]:
-        """The columns that `left_alone` looks at."""
+        """The columns that `left_alone` reads."""
         return self.column_names()
 
     def left_alone(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
-        """Mask of the rows that the stage did nothing about, as its columns say; it may be wrong for live rows only."""
+        """Mask of the rows that the stage left alone, according to its columns; it may be wrong only for live rows."""
         mask: pa.Array = pa.array([True] * len(rows))
         for column in self.adds:
             mask = pc.and_(mask, pc.is_null(rows[column.name]))
@@ -185,28 +185,28 @@ class Stage:
 
     @property
     def made_from(self) -> Column | None:
-        """The column that says what each row's result was made from, for stages of models (`curation.reuse`)."""
+        """The column of what each row's result was made from, for stages with models (`curation.reuse`)."""
         if self.pool != "model":
             return None
         return Column(f"{self.name}_made_from", pa.uint64(), "what the result was made from", volatile=True)
 
     def outdated(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray | None:
-        """Mask of the rows to work on, where its table holds results already; None: as `made_from` says.
+        """Mask of the rows to work on if its table holds results already; None: those that `made_from` selects.
 
         rows: with the stage's own columns as its table has them.
         """
         return None
 
     def unfinished(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
-        """Mask of the rows that it worked on in vain, for a reason that may pass."""
+        """Mask of the rows that failed for a reason that may pass."""
         return pa.array([False] * len(rows))
 
     def preferred(self, old: pa.Table, new: pa.Table) -> pa.Table:
-        """What stands of rows that were worked on again: a row of either for each, in their order."""
+        """The result for rows that were worked on again: the old or the new row for each, in order."""
         return new
 
     def facts(self, rows: pa.Table) -> dict[str, Any]:
-        """What a shard's manifest says of the stage's columns, as plain data."""
+        """What a shard's manifest records about the stage's columns, as plain data."""
         return {}
 
     def count(self, meter: Meter, rows: pa.Table) -> None:

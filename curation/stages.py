@@ -1,4 +1,4 @@
-"""The stages, in the order in which a row meets them: a line each.  A stage is its declaration (`curation.stage`)."""
+"""The stages, in the order in which a row passes them.  A stage is its declaration (`curation.stage`)."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ STAGES: Registry[type[Stage]] = Registry(
     },
 )
 
-#: Those that a recipe has where its list `stages` names them; a user's own needs no line here, its import path will do.
+#: Those that a recipe's list `stages` may name; a user's own needs no line here, only its import path.
 CHOSEN_STAGES: Registry[type[Stage]] = Registry("stages")

@@ -17,14 +17,14 @@ PLAN = "plan"
 
 @dataclass(frozen=True)
 class Table:
-    """What a table keeps of the rows, what it is made from, and by which configuration.
+    """What a table keeps of the rows, what it is made from, and with which configuration.
 
     identity: plain data; with the contents of `upstream` it makes the key of a shard.
-    stages:   the stages whose drops its manifest counts; their drops are the last that its own drop columns know of.
+    stages:   the stages whose drops its manifest counts, which are the last in its own drop columns.
     before:   the stages before those, in order.
-    volatile: columns that are no part of a shard's content.
+    volatile: columns that are not part of a shard's content.
     drops:    whether its stages drop rows at all.
-    makers:   the stages that fill its columns; what they say of them goes into its manifests.
+    makers:   the stages that fill its columns; their `facts` go into its manifests.
     """
 
     name: str
@@ -43,5 +43,5 @@ class Table:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """The stages whose drops the table knows of."""
+        """The stages whose drops the table contains."""
         return (*self.before, *self.stages)

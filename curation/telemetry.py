@@ -1,4 +1,4 @@
-"""The metrics of curation: their one table, and what a shard adds to them."""
+"""The metrics of curation: their table, and what a shard adds to them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def count_rows(meter: Meter, counts: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def count_fetches(meter: Meter, rows: pa.Table) -> None:
-    """What became of downloaded rows, columns as `Download` adds; rows dropped before have no status."""
+    """What became of downloaded rows, with the columns of `Download`; rows dropped before have no status."""
     meter.add("pairmill_bytes", pc.sum(rows["original_bytes"]).as_py() or 0, kind="fetched")
     meter.add("pairmill_bytes", pc.sum(pc.binary_length(rows["image"])).as_py() or 0, kind="stored")
     rows = rows.select(["status", "http_status", "attempts", "elapsed_s"]).filter(pc.is_valid(rows["status"]))
     kinds = Counter(zip(rows["status"].to_pylist(), map(_answer, rows["http_status"].to_pylist()), strict=True))
     for (status, answer), urls in kinds.items():
         meter.add("pairmill_fetches", urls, status=status, answer=answer)
-    # A URL that was refused before it was asked for took no time, and says nothing of the web.
+    # A URL that was refused without a request took no time, and says nothing about the web.
     asked = rows.filter(pc.greater(rows["attempts"], 0))
     good = pc.equal(asked["status"], "success")
     for outcome, mask in (("success", good), ("failure", pc.invert(good))):
@@ -55,7 +55,7 @@ def count_texts(meter: Meter, stage: str, texts: pa.ChunkedArray) -> None:
 
 
 def _answer(code: int | None) -> str:
-    """200 -> 2xx.  Some servers answer with numbers that HTTP does not have."""
+    """200 -> 2xx.  Some servers answer with status codes that HTTP does not define."""
     if code is None:
         return "none"
     return f"{code // 100}xx" if 100 <= code < 600 else "other"

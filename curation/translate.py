@@ -66,7 +66,7 @@ class TranslateConfig(EngineConfig):
 
     engine: Annotated[NamedConfig, _ENGINE] = Field(
         default_factory=lambda: _ENGINE.parse({}),
-        description="transformers: in this process; with keys of its own as {name: …, key: …}",
+        description="translator; transformers: in the actor; {name: …, key: …} sets its own keys",
     )
     targets: tuple[str, ...] = Field(
         default=("zh",),
@@ -78,17 +78,23 @@ class TranslateConfig(EngineConfig):
     )
     max_new_tokens: int = Field(default=256, ge=1, description="token limit of a translation; a longer one is refused")
     min_length_ratio: float | None = Field(
-        default=None, ge=0, description="least characters for each of the source's; null: by the two languages' scripts"
+        default=None,
+        ge=0,
+        description="least characters per character of the source; null: by the two languages' scripts",
     )
     max_length_ratio: float | None = Field(
-        default=None, gt=0, description="most characters for each of the source's; null: by the two languages' scripts"
+        default=None,
+        gt=0,
+        description="most characters per character of the source; null: by the two languages' scripts",
     )
     max_repeat: int = Field(
-        default=3, ge=1, description="how often in a row a phrase may stand, unless the source repeats itself as often"
+        default=3, ge=1, description="most consecutive repeats of a phrase, unless the source repeats itself as often"
     )
-    check_language: bool = Field(default=True, description="refuse what is surely in another language than the target")
+    check_language: bool = Field(
+        default=True, description="whether to refuse texts that are surely not in the target language"
+    )
     min_language_score: float = Field(
-        default=0.5, ge=0, le=1, description="detector's confidence, 0-1, from which another language is sure"
+        default=0.5, ge=0, le=1, description="least confidence of the detector, 0-1, to be sure of another language"
     )
 
     @field_validator("targets")
@@ -97,7 +103,7 @@ class TranslateConfig(EngineConfig):
         return tuple(dict.fromkeys(canonical(code) for code in value))
 
     def bounds(self, source: str, target: str) -> LengthBounds:
-        """The length bounds between two languages: the usual ones, except where this configuration gives others."""
+        """The length bounds between two languages: the usual ones, unless this configuration sets others."""
         usual = length_bounds(source, target)
         least = usual.least if self.min_length_ratio is None else self.min_length_ratio
         most = usual.most if self.max_length_ratio is None else self.max_length_ratio
@@ -126,7 +132,7 @@ class _Source(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """A translation that is made once, however many rows want it."""
+    """A translation that is made once, however many rows need it."""
 
     text: str
     source: str
@@ -134,7 +140,7 @@ class _Job(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What came of a job: a text with its score, or a status that says why there is none."""
+    """The result of a job: a text with its score, or a status that gives the reason for none."""
 
     text: str | None
     score: float | None
@@ -145,7 +151,7 @@ class _Outcome(NamedTuple):
 class Translate(Stage):
     """Translate every text into every target; each translation is checked for language, length and repetition.
 
-    The same rows come back in the same order, and none is ever dropped.  All texts of the table are translated
+    The same rows are returned in the same order, and none is ever dropped.  All texts of the table are translated
     together: equal ones once, and the engine sorts them by length.
 
     Raises JobError if the engine is dead, or if all of at least `guard.MANY` texts of a table fail alike: the shard
@@ -157,7 +163,7 @@ class Translate(Stage):
     adds = (
         Column("translations", pa.list_(TRANSLATION), "a text or a failed check for each text and target"),
         Column("translate_status", pa.string(), "what became of the row's translations"),
-        Column("translate_error", pa.string(), "what the engine said of failures"),
+        Column("translate_error", pa.string(), "the engine's errors"),
     )
     optional = ("recaptions",)
     Config = TranslateConfig
@@ -190,11 +196,11 @@ class Translate(Stage):
 
     @property
     def left_alone_reads(self) -> tuple[str, ...]:
-        """The status alone."""
+        """Only the status."""
         return ("translate_status",)
 
     def left_alone(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Rows whose status says so."""
+        """Rows with the status not_needed."""
         return pc.equal(rows["translate_status"], RowStatus.NOT_NEEDED.value)
 
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
@@ -267,7 +273,7 @@ class Translate(Stage):
         return outcomes
 
     def _probe(self, source: str, target: str) -> list[Generated | Failure]:
-        """What any living translator can answer."""
+        """A text that any working translator can answer."""
         return self._engine.translate(["1"], source=source, target=target)
 
     def _judge(self, jobs: Sequence[_Job], answers: Sequence[Generated | Failure]) -> list[_Outcome]:
@@ -281,7 +287,7 @@ class Translate(Stage):
         return [self._check(*each) for each in zip(jobs, answers, detected, strict=True)]
 
     def _check(self, job: _Job, answer: Generated | Failure, detected: tuple[str, float]) -> _Outcome:
-        """All checks, the most telling first: what is in another language also has another length."""
+        """All checks, the most specific first: a text in another language also has another length."""
         if isinstance(answer, Failure):
             return _Outcome(None, None, TranslationStatus.ENGINE_ERROR, answer.error)
         language, confidence = detected
@@ -314,15 +320,15 @@ class Translate(Stage):
 
 
 def _needs(source: _Source, target: str) -> bool:
-    """Whether the text has to be translated: not if it is in the language already.
+    """Whether the text must be translated: not if it is in the language already.
 
-    The detector does not tell the scripts of Chinese apart, so a `zh` caption is in `zh-hant` already.
+    The detector does not distinguish the scripts of Chinese, so a `zh` caption counts as `zh-hant` too.
     """
     return primary(source.language) != primary(target)
 
 
 def row_status(made: Sequence[TranslationStatus]) -> RowStatus:
-    """A row's status by those of its translations."""
+    """A row's status from those of its translations."""
     if not made:
         return RowStatus.NOT_NEEDED
     succeeded = sum(status is TranslationStatus.SUCCESS for status in made)

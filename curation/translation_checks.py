@@ -1,7 +1,7 @@
-"""Is a translation one?  Each check names what is wrong, or nothing.
+"""Checks of translations that need no reference.
 
-Translators fail in three ways that need no reference to see: they copy the source or answer in a third language, they
-stop early or run on, and they fall into a loop.
+Translators fail in three visible ways: they copy the source or answer in a third language, they stop early or do not
+stop, and they fall into a loop.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class TranslationStatus(str, Enum):
     UNSUPPORTED_LANGUAGE = "unsupported_language"  # the model does not translate from this language into the target
     ENGINE_ERROR = "engine_error"
     EMPTY = "empty"
-    TRUNCATED = "truncated"  # still going on at translate.max_new_tokens
+    TRUNCATED = "truncated"  # not ended at translate.max_new_tokens
     WRONG_LANGUAGE = "wrong_language"
     BAD_LENGTH_RATIO = "bad_length_ratio"
     REPETITION = "repetition"
 
 
 class LengthBounds(NamedTuple):
-    """Characters of a translation for each of its source: between `least` and `most`, give or take `slack` of them."""
+    """Characters of a translation per character of its source: from `least` to `most`, with `slack` characters."""
 
     least: float
     most: float
@@ -35,12 +35,12 @@ class LengthBounds(NamedTuple):
 
 
 # From 1,949 English emoji labels and their Chinese ones (emojibase-data 17): 98 % of the labels of 10 to 60 characters
-# lie within 0.06 and 0.6, with a median of 0.29.  The slack is what a one-word text may be off.
+# are within 0.06 and 0.6, with a median of 0.29.  The slack is for one-word texts.
 _INTO_CHARACTERS = LengthBounds(least=0.1, most=0.8, slack=4)
 _FROM_CHARACTERS = LengthBounds(least=1.25, most=10.0, slack=12)
 _SAME_KIND = LengthBounds(least=0.5, most=2.0, slack=12)
 
-#: Written without spaces, one character a syllable or more.
+#: Written without spaces, one or more syllables per character.
 _CHARACTER_LANGUAGES = frozenset({"zh", "ja"})
 
 _LONGEST_LOOP = 8
@@ -62,7 +62,7 @@ def has_bad_length(source_text: str, text: str, bounds: LengthBounds) -> bool:
 
 
 def longest_loop(text: str) -> int:
-    """How often in a row the most repeated phrase (of 1-8 words, or characters where there are no spaces) stands.
+    """How often the most repeated phrase (of 1-8 words, or characters in scripts without spaces) occurs in a row.
 
     >>> [longest_loop(t) for t in ("a dog", "a dog a dog a dog", "very very big", "哈哈哈哈", "")]
     [1, 3, 2, 4, 0]
@@ -82,6 +82,7 @@ def longest_loop(text: str) -> int:
 def is_wrong_language(detected: str, confidence: float, target: str, *, least_confidence: float) -> bool:
     """Whether a text is surely not in the target language.
 
-    Texts without letters (`und`) pass, and so does what the detector is not sure of: of a word or two it seldom is.
+    Texts without letters (`und`) pass, and so do texts of which the detector is unsure, as it mostly is of one or two
+    words.
     """
     return detected not in (primary(target), UNKNOWN) and confidence >= least_confidence

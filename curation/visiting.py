@@ -4,8 +4,8 @@ adds:  uid, index (int64, position in the input), drop_stage, drop_reason
 drops: forgotten, duplicate_input
 
 Sorting by that hash is a shuffle (so the hosts of a list spread over the shards and over time), needs the memory of
-one bucket, and brings rows of equal uid side by side.  The shards of earlier lists lie in the same order, so a walk
-up both at once finds the uids that are in both.
+one bucket, and brings rows of equal uid together.  The shards of earlier lists have the same order, so walking both in
+step finds the uids that are in both.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from curation.schema import DROPS, FORGOTTEN, drop, set_columns
 from curation.table import PLAN
 from pairmill.store import Store
 
-#: Why the plan drops a row: it was taken out of the run (`curation.forget`), or is there already.
+#: Why the plan drops a row: it was taken out of the run (`curation.forget`), or it is a duplicate.
 PLAN_REASONS = (FORGOTTEN, "duplicate_input")
 
 Keys = npt.NDArray[np.uint64]
 
-#: Input bytes a bucket of the external sort holds; a list's rows take a few times that in memory.
+#: Input bytes of a bucket of the external sort; a list's rows take a few times that in memory.
 _BUCKET_BYTES = 64 * 2**20
 _MAX_BUCKETS = 1024
 
-#: Shards that are read ahead of the one in hand.
+#: Shards that are read ahead of the current one.
 _AHEAD = 16
 
 
 class KnownUids:
-    """The uids of the lists that a run has already, read in step with a walk up the shuffle keys."""
+    """The uids of the lists that a run has already, read in step with ascending shuffle keys."""
 
     def __init__(self, store: Store, lists: Iterable[Sequence[int]], seed: int, pool: Executor) -> None:
-        """lists: the shards of each list, in their order.  pool: what reads them ahead."""
+        """lists: the shards of each list, in their order.  pool: reads them ahead."""
         self._walks = [_Walk(store, shards, seed, pool) for shards in lists]
 
     def among(self, keys: Keys, uids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-        """Which of these rows, sorted by key, the run has already.  Keys must not fall from one call to the next."""
+        """Which of these rows, sorted by key, the run has already.  Keys must not decrease between calls."""
         found = np.zeros(len(keys), dtype=bool)
         for walk in self._walks:
             while walk.at is not None and walk.at.first <= keys[-1]:
@@ -59,7 +59,7 @@ class KnownUids:
                 if high > low:
                     found[low:high] |= np.asarray(pc.is_in(uids.slice(low, high - low), value_set=walk.at.uids))
                 if walk.at.last > keys[-1]:
-                    break  # rows of the next call may be in it too
+                    break  # it may also have rows of the next call
                 walk.step()
         return found
 
@@ -71,7 +71,7 @@ class _Shard(NamedTuple):
 
 
 class _Walk:
-    """The shards of one list, one after the other; `at` is None behind the last."""
+    """The shards of one list in order; `at` is None after the last."""
 
     def __init__(self, store: Store, shards: Sequence[int], seed: int, pool: Executor) -> None:
         self._seed = seed
@@ -90,7 +90,7 @@ class _Walk:
 
 
 def read_ahead(pool: Executor, store: Store, shards: Iterable[int], columns: list[str]) -> Iterator[pa.Table]:
-    """Columns of plan shards, in the order of the shards, a few being read while one is worked on."""
+    """Columns of plan shards, in the order of the shards; a few are read ahead while one is worked on."""
     waiting: deque[Future[pa.Table]] = deque()
     for shard in shards:
         waiting.append(pool.submit(store.load, PLAN, shard, columns))
@@ -113,9 +113,9 @@ def visited(
 ) -> Iterator[pa.Table]:
     """All rows of a list in the order of their shuffle keys, a bucket at a time, duplicates marked.
 
-    start: index of the first row, which is how many rows the run has already.
-    Of equal rows the first lives, in the order of `index`; those of `planned` were all there before.  Rows that are
-    `forgotten` come without URL, text and columns of their own, and not even `scratch` gets to see them.
+    start: index of the first row, which is the number of rows that the run has already.
+    The first of equal rows, by `index`, stays live; those of `planned` come before all.  `forgotten` rows have no URL,
+    text or columns of their own, and these never reach `scratch`.
     """
     buckets = min(_MAX_BUCKETS, 1 + sum(f.size for f in files) // _BUCKET_BYTES)
     writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}

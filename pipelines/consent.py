@@ -1,7 +1,7 @@
 """Ask before expensive work is repeated: what a recipe would fetch or compute again, and the question.
 
-A stage that fetches or holds a model (`Stage.expensive`) asks if it would repeat more results than it adds.  The tables show
-how many those are, and the manifests of earlier work how long they take.
+A stage that fetches or holds a model (`Stage.expensive`) asks if it would repeat more results than it adds.  The tables
+show how many those are, and the manifests of earlier work how long they take.
 """
 
 from __future__ import annotations

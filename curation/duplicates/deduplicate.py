@@ -1,4 +1,4 @@
-"""Find the duplicates of the whole run, of all kinds that are on, and keep the best of each family.
+"""Find the duplicates of the whole run, of all active kinds, and keep the best of each family.
 
 reads: uid, and what the kinds (`curation.duplicates.kinds`) and `deduplicate.score` name
 adds:  —
@@ -8,12 +8,12 @@ A global step on narrow tables.  The driver brings rows together and these pure 
 
     rows of a shard -> met_rows -> (bring equal `key` together) -> found_edges -> survivors -> the losers
 
-Duplicates are transitive: A like B and B like C makes one family, of which one row stays: the one with the highest
-score, of those the one with the smallest uid.  So the result does not depend on the order of the rows, on how they are
-divided, or on how many machines there are.
+Duplicates are transitive: A like B and B like C makes one family.  Its row with the highest score stays, and among
+equal scores the one with the smallest uid.  So the result does not depend on the order of the rows, on how they are
+divided, or on the number of machines.
 
-The reason of a row that goes is the strongest kind that joins it to a better row: the first kind, from the strongest
-on, for which the edges of this kind and of all stronger ones connect the row to one of higher rank.
+The reason of a dropped row is the strongest kind that joins it to a better row: the first kind, starting from the
+strongest, for which the edges of this kind and of all stronger ones connect the row to one of higher rank.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import pyarrow.compute as pc
 from curation.duplicates.edges import EDGES, ENDPOINT, edges_between, stars
 from curation.duplicates.kinds import PIXELS, DeduplicateConfig, Kind, kinds_of
 
-#: Schema of `survivors`: one line for each row that is to be dropped.
+#: Schema of `survivors`: one line for each row to be dropped.
 LOSERS = pa.schema(
     [
         ("uid", pa.string()),
         ("shard", pa.int32()),
         ("row", pa.int32()),
         ("reason", pa.string()),
-        ("survivor", pa.string()),  # uid of the row that stays in its place
+        ("survivor", pa.string()),  # uid of the row that stays instead
     ]
 )
 
@@ -53,7 +53,7 @@ def met_schema(kinds: Sequence[Kind]) -> pa.Schema:
 
 
 def met_rows(rows: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
-    """Each row once for each kind and key that it has, with what that kind compares; schema `met_schema`.
+    """Each row once for each of its kinds and keys, with what that kind compares; schema `met_schema`.
 
     rows:  columns `ENDPOINT` and what the kinds read.
     kinds: strongest first.
@@ -106,7 +106,7 @@ def survivors(edges: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     place = ends["shard"].to_numpy().astype(np.int64) << 32 | ends["row"].to_numpy()
     _, first, node = np.unique(place, return_index=True, return_inverse=True)
     nodes = ends.take(pa.array(first))
-    # Nodes from the best to the worst; Arrow puts a missing score behind every other.
+    # Nodes from best to worst; Arrow puts a missing score after all others.
     by_rank = pc.sort_indices(nodes, [("score", "descending"), ("uid", "ascending")]).to_numpy()
     nodes = nodes.take(pa.array(by_rank))
     rank = np.empty(len(by_rank), np.int64)
@@ -118,10 +118,10 @@ def survivors(edges: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     for strongest in range(len(kinds)):
         there = code <= strongest
         graph = coo_array((np.ones(there.sum(), np.int8), (a[there], b[there])), shape=(len(nodes), len(nodes)))
-        # The first row of a component is its best, so the others are those that a better one is joined to.
+        # The first row of a component is its best, so all others are joined to a better one.
         best, losers = stars(connected_components(graph, directed=False)[1])
         reason[losers] = np.where(reason[losers] < 0, strongest, reason[losers])
-    # The components of the last turn are those of all edges.
+    # The components of the last iteration are those of all edges.
     found = nodes.take(pa.array(losers)).select(["uid", "shard", "row"])
     names = np.array([kind.name for kind in kinds], dtype=object)
     found = found.append_column("reason", pa.array(names[reason[losers]], pa.string()))
@@ -130,9 +130,9 @@ def survivors(edges: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
 
 
 def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
-    """The whole of the step, for rows that fit in memory; schema `LOSERS`.
+    """The whole step, for rows that fit in memory; schema `LOSERS`.
 
-    rows: as for `met_rows`.  What the driver does over a cluster gives the same.
+    rows: as for `met_rows`.  The driver gets the same result over a cluster.
     """
     kinds = kinds_of(config)
     return survivors(found_edges(met_rows(rows, kinds=kinds), kinds=kinds), kinds=kinds)

@@ -1,4 +1,4 @@
-"""Duplicate pairs: equal bytes with equal captions, but for case, width and whitespace."""
+"""Duplicate pairs: equal bytes with captions that are equal except in case, width and whitespace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curation.duplicates.equal_values import EqualValues
 class DuplicatePair(EqualValues):
     """Images of equal SHA-256 whose normalised captions are equal.
 
-    `duplicate_image` implies it; beside that it only tells the two apart in the report.
+    `duplicate_image` drops the same rows; beside it, this kind only separates the two in the report.
     """
 
     name, strength = "duplicate_pair", 30
@@ -20,7 +20,7 @@ class DuplicatePair(EqualValues):
     columns = pa.schema([("sha256", pa.string()), ("caption_digest", pa.int64())])
 
     def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
-        """8 bytes stand for the caption: compared among images of equal bytes only, where they do not collide."""
+        """8 bytes stand for the caption, compared only among images of equal bytes, where they do not collide."""
         from pairmill.folding import text_digest  # not needed to read a recipe, and slow to import
 
         digests = [int.from_bytes(text_digest(text), "little", signed=True) for text in rows["caption"].to_pylist()]

@@ -1,8 +1,8 @@
-"""Edges: the one currency of deduplication.
+"""Edges: the common form of every kind of duplicate.
 
-Every kind of duplicate finds its own, among rows that were brought together by some key.  `survivors` (deduplicate)
+Every kind finds its own edges, among rows that some key brought together.  `survivors` (deduplicate)
 takes the edges of all kinds together.  Only connected components matter: which member of a group is the centre of its
-star, and in which direction an edge points, changes nothing.
+star, and which way an edge points, makes no difference.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ENDPOINT = pa.schema(
         ("uid", pa.string()),
         ("shard", pa.int32()),
         ("row", pa.int32()),  # position in the shard
-        ("score", pa.float64()),  # the higher, the better; a missing one is the worst
+        ("score", pa.float64()),  # higher is better; a missing one is the worst
     ]
 )
 
-#: `kind` is the place of the edge's kind among those that are on, strongest first.
+#: `kind` is the position of the edge's kind among the active ones, strongest first.
 EDGES = pa.schema(
     [("kind", pa.int8()), *(pa.field(f"{end}_{field.name}", field.type) for end in "ab" for field in ENDPOINT)]
 )

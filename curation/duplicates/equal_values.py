@@ -18,7 +18,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class EqualValues(Kind):
-    """Rows that agree in every one of `columns`; a row that lacks one of them is nobody's duplicate.
+    """Rows that agree in all `columns`; a row that lacks one of them is no duplicate.
 
     columns: of strings, bytes, numbers, booleans or times.
     """
@@ -56,6 +56,6 @@ def _hashes(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
 
 
 def _hash(value: object) -> int:
-    # `repr` of strings, bytes, numbers and times says all of a value, and says the same in every process.
+    # `repr` of strings, bytes, numbers and times is exact, and the same in every process.
     text = repr(value).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

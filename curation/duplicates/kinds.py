@@ -1,6 +1,6 @@
-"""What a kind of duplicate is, which kinds there are, and the section of the recipe that chooses among them.
+"""What a kind of duplicate is, which kinds there are, and the recipe section that chooses among them.
 
-A kind is one declaration: the drop reason it is named by, how strong it is, the columns it reads, the keys that bring
+A kind is one declaration: its name, which is the drop reason, its strength, the columns it reads, the keys that bring
 rows together, and which of the rows that meet are duplicates of each other:
 
     class DuplicateCaption(EqualValues):
@@ -13,7 +13,7 @@ rows together, and which of the rows that meet are duplicates of each other:
     deduplicate:
       kinds: [duplicate_image, "my_package.my_module:DuplicateCaption"]
 
-What is read of a row, what is shuffled, the edges and the reasons are derived from the kinds that are on.
+What is read and shuffled, the edges and the reasons are derived from the active kinds.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from pairmill.registry import ChosenBy, NamedConfig, Registry
 
 Indices = npt.NDArray[np.int64]
 
-#: What brings rows together: the position of a row in the table that was given, and a key.  A row may have many keys,
-#: or none, which leaves it out.  Keys are compared by value, so unequal things that share one only cost time.
+#: What brings rows together: the position of a row in the given table, and a key.  A row may have many keys; one
+#: without keys is left out.  Unequal rows that share a key only cost time.
 KEYS = pa.schema([("row", pa.int64()), ("key", pa.int64())])
 
 #: The score that needs no column of its own: original width × height.
@@ -47,10 +47,10 @@ class Kind(ABC):
     """Base of every kind of duplicate.
 
     name:     the drop reason.
-    strength: which reason a row gets that several kinds join to a better one: the strongest.
+    strength: a row that several kinds join to a better one gets the reason of the strongest.
     reads:    columns of the plan and of the stages before deduplication.
-    columns:  what the kind compares of a row.  All rows of a run are shuffled by these, so keep them narrow; a type of
-              variable size (string, binary, list) costs nothing in the rows that meet for another kind.
+    columns:  what the kind compares of a row.  They are shuffled for all rows of a run, so keep them narrow; a type of
+              variable size (string, binary, list) costs nothing in the rows of other kinds.
     Config:   the kind's own keys of the recipe.
 
     Every method may be called any number of times, in any process, on any part of the rows.
@@ -67,11 +67,11 @@ class Kind(ABC):
 
     @property
     def keys_per_row(self) -> int:
-        """How many keys a row has at most, about: sizes the shuffle."""
+        """About how many keys a row has at most; sizes the shuffle."""
         return 1
 
     def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
-        """The values of `columns`, derived from those of `reads`; as they are, unless a kind says otherwise.
+        """The values of `columns`, derived from those of `reads`; unchanged unless a kind overrides this.
 
         rows: live rows of a shard.
         """
@@ -86,9 +86,9 @@ class Kind(ABC):
 
     @abstractmethod
     def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:
-        """Positions (a, b) of rows that are duplicates: enough of them to connect what all of them connect.
+        """Positions (a, b) of rows that are duplicates: enough pairs to connect what all pairs connect.
 
-        rows: `columns` and `key` (int64); all rows of each key that occurs, in any order.  A row is there once for each
+        rows: `columns` and `key` (int64); all rows of each key that occurs, in any order.  A row occurs once for each
         of its keys.
         """
 
@@ -115,13 +115,12 @@ class DeduplicateConfig(Config):
     enabled: bool = True
     kinds: tuple[Annotated[NamedConfig, ChosenBy(KINDS)], ...] = Field(
         default_factory=_default_kinds,
-        description="what makes two rows duplicates: each a name, or a mapping of `name` and that kind's keys, in any "
-        "order",
+        description="kinds of duplicates, in any order: each a name, or a mapping of `name` and that kind's keys",
     )
     score: str = Field(
         PIXELS, description="numeric column that ranks duplicates: the highest stays, then the smallest uid"
     )
-    name: str = Field("default", pattern=r"^[A-Za-z0-9_-]+$", description="name of the selection that is written")
+    name: str = Field("default", pattern=r"^[A-Za-z0-9_-]+$", description="name of the selection")
 
     @field_validator("kinds")
     @classmethod
@@ -137,13 +136,13 @@ class DeduplicateConfig(Config):
         return tuple(config for _, config in kinds)
 
     def identity(self) -> dict[str, Any]:
-        """The configuration, with the source of each kind that is not of ours."""
+        """The configuration, with the source of each kind that is not ours."""
         own = {config.name: _source_digest(KINDS.get(config.name)) for config in self.kinds if ":" in config.name}
         return super().identity() | ({"sources": own} if own else {})
 
 
 def kinds_of(config: DeduplicateConfig) -> tuple[Kind, ...]:
-    """The kinds that are on, strongest first."""
+    """The active kinds, strongest first."""
     if not config.enabled:
         return ()
     return tuple(KINDS.get(chosen.name)(chosen) for chosen in config.kinds)
@@ -155,7 +154,7 @@ def reasons() -> tuple[str, ...]:
 
 
 def reads(config: DeduplicateConfig) -> tuple[str, ...]:
-    """The columns that the kinds which are on, and the score, need of a row."""
+    """The columns that the active kinds and the score need."""
     if not config.enabled:
         return ()
     score = ("original_width", "original_height") if config.score == PIXELS else (config.score,)
@@ -167,7 +166,7 @@ def _rank(kind: type[Kind]) -> tuple[float, str]:
 
 
 def _source_digest(kind: type[Kind]) -> str | None:
-    """Hash of the kind's source, so that another version of it is another kind; None where there is no source."""
+    """Hash of the kind's source, so that another version counts as another kind; None if there is no source."""
     try:
         source = inspect.getsource(kind)
     except (OSError, TypeError):

@@ -5,13 +5,13 @@ Cut the hash into d + 1 blocks of bits: of two hashes that differ in at most d b
 d + 1 places, one for each (block number, block value), and only rows that meet are compared: for N random hashes
 about (d + 1) · N² / 2^(1 + 64/(d + 1)) pairs instead of N²/2, 1,400 times fewer at d = 4.
 
-Few edges come out: rows of the same hash are linked in a star, and of the other pairs that meet a minimum spanning
-forest is kept, so there are fewer edges than rows that meet however large a family of near-duplicates is.  Connected
+Few edges result: rows of the same hash are linked in a star, and of the other pairs that meet a minimum spanning forest
+is kept, so there are fewer edges than rows that meet, however large a family of near-duplicates is.  Connected
 components are those of all pairs.  Memory is O(rows that meet); time is O(pairs of different hashes that meet).
 
 Flat pictures (one colour, a gradient, a straight edge) have hashes of almost only zeros or almost only ones whatever
-they show (0 by `curation.images.measure.perceptual_hash`), and would glue strangers together.  A hash with fewer than
-`min_bits` ones or zeros therefore takes no part: such images are duplicates only if their bytes are.  (Any other
+they show (0 by `curation.images.measure.perceptual_hash`), and would link unrelated pictures.  A hash with fewer than
+`min_bits` ones or zeros is therefore left out: such images are duplicates only if their bytes are equal.  (Any other
 picture has about 32 ones; a random hash has fewer than 8 with probability 4e-11.)
 """
 
@@ -35,7 +35,7 @@ HASH_BITS = 64
 
 # Hashes compared at once: 16k of them with their keys and results stay in a core's second-level cache.
 _CHUNK = 1 << 14
-# Pairs found before they are thinned out to a forest: 16 MB.
+# Pairs found before they are reduced to a forest: 16 MB.
 _MAX_PAIRS = 1 << 20
 
 
@@ -46,7 +46,7 @@ def _bits_set() -> npt.NDArray[np.uint8]:
 
 
 def _count_by_table(values: Hashes) -> npt.NDArray[np.uint8]:
-    """Bits set in each value; what NumPy before 2.0 lacks."""
+    """Bits set in each value; NumPy before 2.0 lacks it."""
     halves = _bits_set()[np.ascontiguousarray(values).view(np.uint16)]
     count: npt.NDArray[np.uint8] = halves.reshape(-1, 4).sum(axis=1, dtype=np.uint8)
     return count
@@ -63,17 +63,17 @@ def blocks(max_distance: int) -> list[tuple[int, int]]:
 
 
 class NearDuplicateImageConfig(NamedConfig):
-    """How near is near."""
+    """How similar near-duplicates are."""
 
     max_distance: int = Field(
-        4, ge=0, le=15, description="bits of 64 in which the perceptual hashes of near-duplicates may differ"
+        4, ge=0, le=15, description="most bits of 64 in which the perceptual hashes of near-duplicates differ"
     )
     min_bits: int = Field(
         8,
         ge=0,
         le=32,
-        description="a hash with fewer ones or fewer zeros (bits) belongs to a flat picture, which is compared by "
-        "its bytes only",
+        description="least ones and zeros (bits) of a hash that is compared; with fewer the picture is flat, and is "
+        "compared by its bytes only",
     )
 
 
@@ -92,13 +92,13 @@ class NearDuplicateImage(Kind):
         return self.config.max_distance + 1
 
     def keys(self, rows: pa.Table) -> pa.Table:
-        """Number and value of each block of bits, for each row that has a telling hash."""
+        """Number and value of each block of bits, for each row with an informative hash."""
         max_distance, min_bits = self.config.max_distance, self.config.min_bits
         row = np.flatnonzero(rows["phash"].is_valid())
         phash = _hashes(rows.take(pa.array(row)))
         ones = bit_count(phash)
-        telling = (ones >= min_bits) & (ones <= HASH_BITS - min_bits)
-        row, phash = row[telling], phash[telling]
+        informative = (ones >= min_bits) & (ones <= HASH_BITS - min_bits)
+        row, phash = row[informative], phash[informative]
         if max_distance == 0:
             return pa.table({"row": row, "key": phash.view(np.int64)}, schema=KEYS)
         # With two blocks or more a block has at most 32 bits, which leaves the upper half for its number.
@@ -110,7 +110,7 @@ class NearDuplicateImage(Kind):
         return pa.table({"row": np.tile(row, max_distance + 1), "key": key}, schema=KEYS)
 
     def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:
-        """Pairs within `max_distance` bits: fewer than rows, and they connect what all such pairs connect."""
+        """Pairs within `max_distance` bits: fewer than rows, and connecting what all such pairs connect."""
         max_distance = self.config.max_distance
         key = rows["key"].to_numpy()
         phash = _hashes(rows)
@@ -141,7 +141,7 @@ def _close_pairs(key: Indices, phash: Hashes, max_distance: int) -> tuple[Indice
     key, phash: [n], sorted by key, different hashes within a key.
     """
     _, start, size = np.unique(key, return_index=True, return_counts=True)
-    # Buckets by size, so that those of a chunk need about the same number of steps; single rows meet nobody.
+    # Buckets by size, so that those of a chunk need about the same number of steps; single rows meet none.
     by_size = np.argsort(size, kind="stable")
     by_size = by_size[size[by_size] > 1]
     left = right = np.empty(0, dtype=np.int64)
@@ -152,7 +152,7 @@ def _close_pairs(key: Indices, phash: Hashes, max_distance: int) -> tuple[Indice
         chunk_key, chunk_hash = key[rows], phash[rows]
         found: list[tuple[Indices, Indices]] = []
         pairs = 0
-        # One step compares every row with the one `step` places further on: contiguous, and no square of pairs.
+        # Each step compares every row with the one `step` places later: contiguous, without a square of pairs.
         for step in range(1, int(bucket_sizes.max())):
             differing = chunk_hash[step:] ^ chunk_hash[:-step]
             close = (bit_count(differing) <= max_distance) & (chunk_key[step:] == chunk_key[:-step])
@@ -169,7 +169,7 @@ def _close_pairs(key: Indices, phash: Hashes, max_distance: int) -> tuple[Indice
 
 
 def _chunks(size: Indices) -> Iterator[slice]:
-    """Consecutive buckets of at most `_CHUNK` rows together; a larger bucket is alone."""
+    """Consecutive buckets of at most `_CHUNK` rows together; a larger bucket is a chunk of its own."""
     begin = rows = 0
     for at, more in enumerate(size.tolist()):
         if rows + more > _CHUNK and at > begin:
@@ -181,7 +181,7 @@ def _chunks(size: Indices) -> Iterator[slice]:
 
 
 def _meet_here_first(key: Indices, differing: Hashes, max_distance: int) -> npt.NDArray[np.bool_]:
-    """Mask of the pairs for which this band is the first they share, so that a pair is found once in all."""
+    """Mask of the pairs for which this band is the first they share, so that each pair is found once."""
     first = np.full(len(key), max_distance + 1)
     for number, (shift, mask) in reversed(list(enumerate(blocks(max_distance)))):
         first[(differing >> np.uint64(shift)) & np.uint64(mask) == 0] = number
@@ -192,7 +192,7 @@ def _meet_here_first(key: Indices, differing: Hashes, max_distance: int) -> npt.
 def _forest(
     left: Indices, right: Indices, found: list[tuple[Indices, Indices]], phash: Hashes
 ) -> tuple[Indices, Indices]:
-    """A minimum spanning forest, by bits of difference, of the pairs so far and those just found."""
+    """A minimum spanning forest, by bits of difference, of the earlier pairs and those just found."""
     from scipy.sparse import coo_array  # not needed to read a recipe, and slow to import
     from scipy.sparse.csgraph import minimum_spanning_tree
 
@@ -202,7 +202,7 @@ def _forest(
     right = np.concatenate([right, *(other for _, other in found)])
     nodes, ends = np.unique(np.concatenate([left, right]), return_inverse=True)
     a, b = ends.reshape(2, -1)
-    # Different hashes, so no distance is zero, which would mean no edge.
+    # The hashes differ, so no distance is zero, which would mean no edge.
     distance = bit_count(phash[left] ^ phash[right])
     tree = coo_array(minimum_spanning_tree(coo_array((distance, (a, b)), shape=(len(nodes), len(nodes))).tocsr()))
     return nodes[tree.row], nodes[tree.col]

@@ -13,7 +13,7 @@ from pairmill.layout import SELECTIONS
 
 
 class Deduplicate(Stage):
-    """Of each family of duplicates, by all kinds that are on, the best by (score, uid) stays."""
+    """Keep the best row, by (score, uid), of each family of duplicates of all active kinds."""
 
     name, segment, table, pool = "deduplicate", "global", SELECTIONS, None
     adds = (
@@ -27,11 +27,11 @@ class Deduplicate(Stage):
     def __init__(self, config: DeduplicateConfig) -> None:
         super().__init__(config)
         self.reads = reads(config)
-        #: Those of kinds that are named by their import path too.
+        #: With those of kinds that are named by their import path.
         self.drops = tuple(dict.fromkeys([*(kind.name for kind in kinds_of(config)), *reasons()]))
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a score that is no numeric column, and for a kind whose columns are not there."""
+        """Raise RecipeError for a score that is no numeric column, and for a kind with unknown columns."""
         known = [name for name, kind in columns.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
         if self.config.score not in (PIXELS, *known):
             raise RecipeError(

@@ -1,9 +1,9 @@
-"""Engines that generate text: what the recaption and translate stages ask of them, and what they get back.
+"""Engines that generate text: the requests of the recaption and translate stages, and the answers.
 
 Read in this order: this file (the contract and the two registries), settings (keys that engines share), guard (no
 request can hurt another), checkpoint (which files are loaded), decoding (batched generation with scores), then one file
-an engine.  An engine answers every request, in order; what it cannot answer is a `Failure` in that request's place,
-never an exception.
+per engine.  An engine answers every request, in order; for one it cannot answer it returns a `Failure`, and raises no
+exception.
 
 A new engine is one class in one file and one line in a registry below, or its import path in the recipe:
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """One text wanted of one image."""
+    """A request for one text about one image."""
 
     encoded: bytes
     """The image file as this pipeline re-encoded it: the only bytes that may leave the process."""
@@ -56,7 +56,7 @@ class CaptionRequest:
     prompt: str
     max_new_tokens: int
     seed: int
-    """Of this request alone, so that sampling does not depend on its neighbours; unused when greedy."""
+    """For this request only, so that sampling does not depend on its neighbours; unused when greedy."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Generated:
 
     text: str
     score: float | None
-    """Mean log-probability (nats) of its tokens, end-of-text included; None if the engine does not tell."""
+    """Mean log-probability (nats) of its tokens, end-of-text included; None if the engine does not report it."""
     cut: bool = False
-    """The text was still going on when it reached its token limit."""
+    """The text reached its token limit before it ended."""
 
 
 @dataclass(frozen=True)
@@ -81,32 +81,32 @@ class Captioner(Protocol):
     """Writes texts about images."""
 
     rows_per_call: int
-    """How many images to hand over at once: enough to keep the engine busy."""
+    """How many images to pass at a time: enough to keep the engine busy."""
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
-        """One answer a request, in order."""
+        """One answer per request, in order."""
         ...
 
 
 class Translator(Protocol):
-    """Turns texts of one language into another.  Languages are ISO 639-1 codes, with `zh-hant` beside `zh`."""
+    """Turns texts of one language into another.  Languages are ISO 639-1 codes, and `zh-hant`."""
 
     sampling: str
-    """How tokens are chosen, as it is stored with each text: `greedy`, `beams=4`."""
+    """How tokens are chosen, as stored with each text: `greedy`, `beams=4`."""
 
     def supports(self, source: str, target: str) -> bool:
-        """Whether the model was made for this direction."""
+        """Whether the model translates in this direction."""
         ...
 
     def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
-        """One answer a text, in order."""
+        """One answer per text, in order."""
         ...
 
 
 class Engine(Protocol):
     """An entry of a registry below: how a captioner or a translator is found and loaded.
 
-    Its module is imported wherever a recipe is read, so it imports model libraries only in `load`.
+    Its module is imported wherever a recipe is read, so it must import model libraries only in `load`.
     """
 
     Config: type[NamedConfig]

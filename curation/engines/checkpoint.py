@@ -1,6 +1,6 @@
-"""Which files a model name means, which revision they are, and how they are loaded.
+"""Which files a model name means, their revision, and how they are loaded.
 
-A name is a folder (relative to the working directory, or else to the project root) or a Hugging Face hub id.  Weights
+A name is a folder (relative to the working directory, else to the project root) or a Hugging Face hub id.  Weights
 are pinned to a commit or a content digest, and code that comes with a checkpoint is never run.
 """
 
@@ -20,7 +20,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
-#: What changes what a model computes; model cards and training metrics do not.
+#: Files that change what a model computes; model cards and training metrics do not.
 _HASHED_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".model", ".spm", ".txt", ".jinja", ".py"})
 _UNHASHED_NAMES = frozenset({"metrics.json"})
 _WHOLE_FILE_BYTES = 64 << 20
@@ -28,7 +28,7 @@ _EDGE_BYTES = 4 << 20
 
 
 class Checkpoint(NamedTuple):
-    """A model that was found: what `from_pretrained` is given, and what is stored as its revision."""
+    """A model that was found: the arguments of `from_pretrained`, and the revision to store."""
 
     source: str
     """Folder or hub id."""
@@ -77,8 +77,8 @@ def local_folder(model: str) -> Path | None:
 def folder_digest(folder: Path) -> str:
     """16 hex digits of SHA-256 over the names, sizes and content of a checkpoint's files.
 
-    Of files over 64 MiB the first and last 4 MiB are read: safetensors keep the layout of all tensors at the start,
-    and a training step changes every one of them.
+    Only the first and last 4 MiB of files over 64 MiB are read: safetensors keep the layout of all tensors at the
+    start, and a training step changes every tensor.
     """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
@@ -98,7 +98,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def _hub_commit(model: str, revision: str | None) -> str:
-    """The commit that `revision` (default: main) of a hub model is now; the cached one if the hub is out of reach."""
+    """The current commit of `revision` (default: main) of a hub model; the cached one if the hub is unreachable."""
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     from huggingface_hub import hf_hub_download

@@ -23,7 +23,7 @@ class Sampling(NamedTuple):
     """0 is greedy."""
     top_p: float
     seeds: tuple[int, ...]
-    """One a request."""
+    """One per request."""
 
 
 class Decoded(NamedTuple):
@@ -44,8 +44,8 @@ class TokenScores(LogitsProcessor):  # type: ignore[misc]
     step's log-probabilities are kept until the next call shows which token was taken.
 
     Sampling is arg max(log p / temperature + Gumbel noise), the same distribution as drawing from the softmax (Maddison
-    et al. 2014), with noise from one generator a request on the CPU: a request gets the same text on any device and
-    beside any neighbours.  Scores are of the model's distribution, before temperature and top-p.
+    et al. 2014), with noise from one CPU generator per request: a request gets the same text on any device and
+    with any neighbours.  Scores are of the model's distribution, before temperature and top-p.
     """
 
     def __init__(self, sampling: Sampling | None) -> None:
@@ -93,7 +93,7 @@ def _nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
 def prepare(model: Any) -> Any:
     """Make a model ready for `decode`: evaluation mode, and none of its checkpoint's search settings.
 
-    `generate` fills in what a call leaves open from these, so they have to be unset where they are.
+    `generate` takes what a call leaves open from these settings, so they must be unset here.
     """
     model.generation_config.update(
         do_sample=False,
@@ -120,11 +120,11 @@ def decode(
 ) -> Decoded:
     """Generate for a batch; greedy unless `sampling`, or `num_beams` > 1.
 
-    model:  any transformers model with `generate`, made ready by `prepare`.
+    model:  any transformers model with `generate`, prepared by `prepare`.
     inputs: what its processor made, on its device; decoder-only prompts are padded on the left.
 
-    The checkpoint's own generation settings (start and end tokens, forbidden words, …) hold, except those that say
-    how to search or how long.
+    The checkpoint's own generation settings (start and end tokens, forbidden words, …) apply, except those for
+    search and length.
     Raises ValueError for sampling with several beams.
     """
     if sampling is not None and num_beams > 1:

@@ -1,7 +1,7 @@
-"""Which languages a translator's checkpoint names, and by which token.
+"""Which languages a translator's checkpoint names, and by which tokens.
 
-Families are told apart by the tokens in the vocabulary, because a tokenizer's class differs between versions and copies
-of a checkpoint, and its tokens do not:
+The tokens in the vocabulary identify the family: a tokenizer's class differs between versions and copies of a
+checkpoint, its tokens do not:
 
     NLLB      zho_Hans            FLORES-200 codes
     M2M100    __zh__
@@ -16,10 +16,10 @@ from collections.abc import Collection
 
 from pairmill.languages import FLORES, canonical
 
-#: mBART-50 names a country where others name a script; only Chinese has two candidates anywhere.
+#: mBART-50 names a country where others name a script; only Chinese has two candidates.
 _COUNTRY_SCRIPTS = {"zh_TW": "zh-hant", "zh_HK": "zh-hant"}
 
-#: What a Marian checkpoint's name has in place of a language when it translates from many.
+#: What a Marian checkpoint that translates from many languages has in its name instead of one.
 MANY = "mul"
 
 _MARIAN = re.compile(r">>([A-Za-z_\-]+)<<")

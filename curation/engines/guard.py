@@ -1,4 +1,4 @@
-"""Keep a bad request from hurting its neighbours, and tell a bad request from a dead engine."""
+"""Keep a bad request from affecting its neighbours, and distinguish it from a dead engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pairmill.faults import fault_point
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-#: So many requests of one table failing alike is no accident of theirs, even if the engine still answers a probe.
+#: If this many requests of one table fail alike, they are not the cause, even if the engine still answers a probe.
 MANY = 16
 _MAX_ERROR_CHARACTERS = 300
 
@@ -31,12 +31,12 @@ def answer_batch(
     fault: str,
     recover: Callable[[], None] | None = None,
 ) -> list[Answer | Failure]:
-    """`generate(requests)`; if it raises, once more, then in halves down to single requests.
+    """`generate(requests)`; if it raises, again, then in halves down to single requests.
 
-    The second try in full keeps a passing failure from changing the batch, and so the last bits of the scores.  Out of
-    memory ends at the size that fits; a request that fails alone becomes a `Failure`.
+    The second full try keeps a temporary failure from changing the batch, and so the last bits of the scores.  Out of
+    memory ends at the size that fits; a request that fails on its own becomes a `Failure`.
 
-    generate: one answer a request, in order.
+    generate: returns one answer per request, in order.
     fault:    the fault point passed before each call.
     recover:  called after each failure, to free what it left behind.
     """
@@ -69,17 +69,17 @@ def _try(
         raise
     except Exception as error:
         failure = Failure(describe(error))
-    # Outside of the handler, whose traceback would still hold the batch's tensors.
+    # Outside the handler, whose traceback would still hold the batch's tensors.
     if recover is not None:
         recover()
     return failure
 
 
 def stop_if_dead(answers: Sequence[object], *, stage: str, probe: Callable[[], Sequence[object]]) -> None:
-    """Raise JobError if the engine answered nothing of one call and nothing of a harmless probe either.
+    """Raise JobError if the engine answered no request of one call, and a harmless probe neither.
 
-    Nothing of the shard is then committed, and running again resumes with it: better than thousands of rows without a
-    text.  An engine that answers the probe lives, and the failures are the requests' own.
+    The shard is then not committed, and running again resumes with it: better than thousands of rows without a text.
+    If the engine answers the probe it is alive, and the requests are to blame.
     """
     errors = [answer.error for answer in answers if isinstance(answer, Failure)]
     if errors and len(errors) == len(answers) and all(isinstance(answer, Failure) for answer in probe()):
@@ -90,7 +90,7 @@ def stop_if_dead(answers: Sequence[object], *, stage: str, probe: Callable[[], S
 
 
 def stop_if_useless(answers: Sequence[object], *, stage: str) -> None:
-    """Raise JobError if all answers of a table, at least `MANY`, are the same failure (a prompt that never fits, …)."""
+    """Raise JobError if all answers of a table, at least `MANY`, are one failure (a prompt that never fits, …)."""
     errors = {answer.error if isinstance(answer, Failure) else None for answer in answers}
     if len(answers) >= MANY and len(errors) == 1 and None not in errors:
         raise JobError(

@@ -1,7 +1,7 @@
 """Caption through any server that speaks OpenAI's /v1/chat/completions: vLLM, SGLang, llama.cpp, a hosted service.
 
-Only our own re-encoded image bytes are sent, inside the request as a data URI: no server is ever asked to fetch a URL
-of the input.  Redirects are not followed, so the key and the images go to the configured server and nowhere else.
+Only our own re-encoded image bytes are sent, as a data URI in the request: no server is ever asked to fetch a URL of
+the input.  Redirects are not followed, so the key and the images go to the configured server and nowhere else.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _MAGIC = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"), 
 
 
 class OpenAIConfig(NamedConfig):
-    """Where the server is, and how patient to be with it."""
+    """Where the server is, and how long to wait for it."""
 
     base_url: str = Field(
         default="http://127.0.0.1:8000/v1",
         pattern=r"^https?://",
-        description="URL before /chat/completions; the default is a local `vllm serve`",
+        description="URL before /chat/completions, such as that of a local `vllm serve`",
         json_schema_extra=EXECUTION,
     )
     api_key_env: str | None = Field(
@@ -68,20 +68,20 @@ class OpenAIConfig(NamedConfig):
     backoff_s: float = Field(
         default=0.5,
         gt=0,
-        description="wait before the first retry, in seconds, doubling up to 30; a Retry-After header comes first",
+        description="wait before the first retry in seconds, doubling up to 30; a Retry-After header takes precedence",
         json_schema_extra=EXECUTION,
     )
     max_retry_after_s: float = Field(
         default=120.0,
         gt=0,
-        description="the longest Retry-After, in seconds, that is waited for rather than failing the row",
+        description="longest Retry-After in seconds that is waited for; a longer one fails the row",
         json_schema_extra=EXECUTION,
     )
     logprobs: bool = Field(
-        default=True, description="ask for token log-probabilities; without them texts have no score"
+        default=True, description="whether to request token log-probabilities; without them texts have no score"
     )
     extra_body: Mapping[str, Any] = Field(
-        default_factory=dict, description="more fields of the request body, such as a server's own options"
+        default_factory=dict, description="further fields of the request body, such as a server's own options"
     )
 
 
@@ -90,7 +90,7 @@ class _Rejected(Exception):
 
 
 class _TryLater(Exception):
-    """The server may answer this request later, after `after_s` seconds if it said so."""
+    """The server may answer this request later; after_s: its Retry-After in seconds."""
 
     def __init__(self, message: str, after_s: float | None = None) -> None:
         super().__init__(message)
@@ -98,10 +98,10 @@ class _TryLater(Exception):
 
 
 class OpenAICaptioner:
-    """Any server with /v1/chat/completions: one chat of one image and one prompt a text, `concurrency` at a time.
+    """Any server with /v1/chat/completions: one chat of one image and one prompt per text, `concurrency` at a time.
 
-    The server has the model; `recaption.model` is what it is called there, and `recaption.revision` whatever tells its
-    versions apart.
+    The server has the model; `recaption.model` is its name there, and `recaption.revision` any text that identifies its
+    version.
 
     Raises UserError if the variable that should hold the key is not set.
     """
@@ -110,7 +110,7 @@ class OpenAICaptioner:
 
     @classmethod
     def check(cls, config: OpenAIConfig, section: EngineConfig) -> Checkpoint:
-        """The name, and what the recipe says of the revision: the server is not asked."""
+        """The name and the recipe's revision; the server is not contacted."""
         return Checkpoint(source=section.named_model, commit=None, revision=section.revision or "served")
 
     @classmethod
@@ -142,7 +142,7 @@ class OpenAICaptioner:
                 )
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
-        """One answer a request, in order."""
+        """One answer per request, in order."""
         return asyncio.run(self._caption_all(requests))
 
     async def _caption_all(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
@@ -227,7 +227,7 @@ class OpenAICaptioner:
 
 
 def data_uri(encoded: bytes) -> str:
-    """An image file as a data URI; its type by its first bytes."""
+    """An image file as a data URI; its first bytes give the type."""
     media_type = "image/webp"
     for magic, name in _MAGIC:
         if encoded.startswith(magic):
@@ -238,8 +238,8 @@ def data_uri(encoded: bytes) -> str:
 def read_completion(content: bytes) -> Generated:
     """The text of a chat completion.
 
-    Raises _TryLater if it is no chat completion at all (a proxy's page, half an answer), and _Rejected if the server
-    declined to write.
+    Raises _TryLater if it is not a chat completion (a proxy's page, half an answer), and _Rejected if the server
+    refused to write.
     """
     try:
         choice = json.loads(content)["choices"][0]

@@ -1,4 +1,4 @@
-"""The keys that all stages with an engine share, and those that engines in this process share."""
+"""The keys shared by all stages with an engine, and by engines in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pairmill.registry import NamedConfig
 class EngineConfig(Placement):
     """Which model, on which share of the machine."""
 
-    enabled: bool | None = Field(default=None, description="run this stage; null: if it has a model")
+    enabled: bool | None = Field(default=None, description="whether to run this stage; null: if it has a model")
     model: str | None = Field(
         default=None,
         min_length=1,
@@ -24,8 +24,8 @@ class EngineConfig(Placement):
     )
     revision: str | None = Field(
         default=None,
-        description="hub branch, tag or commit (default: what main is now); for a folder, the content digest that it "
-        "must have (default: any)",
+        description="hub branch, tag or commit; for a folder, the content digest that it must have; null: main, or any "
+        "content",
     )
 
     @model_validator(mode="after")
@@ -36,7 +36,7 @@ class EngineConfig(Placement):
 
     @property
     def named_model(self) -> str:
-        """The model.  Raises RecipeError if there is none, as where the stage is off."""
+        """The model.  Raises RecipeError if there is none."""
         if self.model is None:
             raise RecipeError(
                 "a stage with an engine must name its model", value="model: null", fix="set its key model"
@@ -49,7 +49,7 @@ class EngineConfig(Placement):
         return self.model is not None if self.enabled is None else self.enabled
 
     def identity(self) -> dict[str, Any]:
-        """As for every configuration; whether the stage is enabled shows by its being asked."""
+        """As for every configuration, without `enabled`: only active stages have an identity."""
         return {name: value for name, value in super().identity().items() if name != "enabled"}
 
 

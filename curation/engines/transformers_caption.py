@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class TransformersCaptionerConfig(InProcessConfig):
-    """How the checkpoint is run."""
+    """How the checkpoint runs."""
 
 
 class TransformersCaptioner:
     """Any image-text-to-text or vision-encoder-decoder checkpoint that transformers loads, in the stage's own actor.
 
-    Which family a checkpoint belongs to is read from the model type in its configuration.  Prompts go through the
-    processor's chat template if it has one, or else stand before the text to write, as in BLIP.  A
-    vision-encoder-decoder takes no prompt: it can write one text an image.
+    The model type in a checkpoint's configuration gives its family.  Prompts go through the processor's chat template
+    if it has one, else before the text to write, as in BLIP.  A vision-encoder-decoder takes no prompt and can write
+    one text per image.
 
     Raises UserError if the checkpoint cannot be loaded, or is of neither family.
     """
@@ -43,7 +43,7 @@ class TransformersCaptioner:
     def load(
         cls, config: TransformersCaptionerConfig, section: RecaptionConfig, checkpoint: Checkpoint
     ) -> TransformersCaptioner:
-        """The model on its device.  Raises UserError, too, for prompts that the model cannot be given."""
+        """The model on its device.  Raises UserError also for prompts that the model cannot take."""
         engine = cls(
             checkpoint,
             batch_size=config.batch_size,
@@ -120,7 +120,7 @@ class TransformersCaptioner:
             self._tokenizer.pad_token = self._tokenizer.eos_token
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
-        """One answer a request, in order; batches are cut in that order, where requests stop being alike."""
+        """One answer per request, in order; batches are cut in that order, where requests stop being alike."""
         answers: list[Generated | Failure] = []
         for _, group in groupby(requests, key=self._batch_key):
             alike = list(group)
@@ -130,7 +130,7 @@ class TransformersCaptioner:
         return answers
 
     def _batch_key(self, request: CaptionRequest) -> tuple[int, str]:
-        # Models from before chat templates, such as BLIP, count positions from the left, padding included: beside a
+        # Models from before chat templates, such as BLIP, count positions from the left, padding included: next to a
         # longer prompt, a shorter one would give another text.
         return request.max_new_tokens, "" if self._has_template else request.prompt
 
@@ -171,7 +171,7 @@ class TransformersCaptioner:
         }
 
     def _with_image_token(self, prompt: str) -> str:
-        """`prompt` behind the image's placeholder, for processors that do not put it there themselves."""
+        """`prompt` after the image's placeholder, for processors that do not insert it themselves."""
         token: str | None = getattr(self._processor, "image_token", None)
         inserts_itself = hasattr(self._processor, "num_query_tokens")  # BLIP-2 and InstructBLIP
         if token is None or inserts_itself or str(token) in prompt:

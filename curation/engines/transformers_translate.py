@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 
 class TransformersTranslatorConfig(InProcessConfig):
-    """How the checkpoint is run, and what it does not say itself."""
+    """How the checkpoint runs, and what it does not state itself."""
 
-    num_beams: int = Field(default=1, ge=1, description="beams searched; 1 is greedy, about three times as fast as 4")
+    num_beams: int = Field(default=1, ge=1, description="beams of the search; 1: greedy, three times as fast as 4")
     pair: tuple[str, str] | None = Field(
-        default=None, description="source and target of a Marian checkpoint that does not state them itself"
+        default=None,
+        description="source and target language of a Marian checkpoint that does not state them; null: as stated",
     )
 
     @field_validator("pair")
@@ -39,11 +40,11 @@ class TransformersTranslatorConfig(InProcessConfig):
 class TransformersTranslator:
     """A Marian, NLLB, M2M100 or mBART-50 checkpoint that transformers loads, in the stage's own actor.
 
-    Which directions it has comes from the checkpoint: the languages in its vocabulary (NLLB, M2M100, mBART-50), its
-    `>>…<<` tokens (Marian with several targets), or the one pair its tokenizer or its name states (Marian); `pair` is
-    for a checkpoint that states neither.
+    The checkpoint gives the directions: the languages in its vocabulary (NLLB, M2M100, mBART-50), its `>>…<<` tokens
+    (Marian with several targets), or the one pair that its tokenizer or name states (Marian); `pair` is for a
+    checkpoint that states none.
 
-    Raises UserError if the checkpoint cannot be loaded, or its directions are not known.
+    Raises UserError if the checkpoint cannot be loaded or its directions are unknown.
     """
 
     Config = TransformersTranslatorConfig
@@ -112,13 +113,13 @@ class TransformersTranslator:
                 value=checkpoint.source,
                 fix="set translate.engine.pair, for example [en, zh]",
             )
-        # The checkpoint's number of positions: longer texts are refused, not cut off unseen.
+        # The checkpoint's number of positions: longer texts are refused, not cut silently.
         limits = (self._tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
         self._max_input_tokens = min(int(limit) for limit in limits if limit is not None)
         self._max_new_tokens = min(max_new_tokens, self._max_input_tokens - 1)
 
     def supports(self, source: str, target: str) -> bool:
-        """Whether the model was made for this direction."""
+        """Whether the model translates in this direction."""
         if source == target:
             return False
         if self._tokens:
@@ -129,7 +130,10 @@ class TransformersTranslator:
         return from_here and (target in self._targets if self._targets else target == self._pair[1])
 
     def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
-        """One answer a text, in order; batches are cut after sorting by length in tokens, so that they pad little."""
+        """One answer per text, in order; batches are cut after sorting by length in tokens, so that they pad little.
+
+        Raises IntegrityError for a direction that the model does not have.
+        """
         if not self.supports(source, target):
             raise IntegrityError(f"a translator must get directions that it supports, not {source} to {target}")
         prefix = ""
@@ -174,7 +178,7 @@ class TransformersTranslator:
             num_beams=self._num_beams,
             forced_bos_token_id=forced_bos,
         )
-        # Some tokenizers do not know their language tokens as special, and would spell the forced one out.
+        # Some tokenizers do not treat their language tokens as special, and would spell out the forced one.
         tokens = [made[1:] if made and made[0] == forced_bos else made for made in decoded.tokens]
         texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [

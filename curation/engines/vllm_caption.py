@@ -1,4 +1,4 @@
-"""Caption with vLLM in the stage's own actor, so that a shard stays one block; `vllm_processor` is the other way."""
+"""Caption with vLLM in the stage's own actor, so that a shard stays one block; `vllm_processor` is the alternative."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pairmill.registry import NamedConfig
 if TYPE_CHECKING:
     from curation.recaption import RecaptionConfig
 
-#: Not the user's to change: no code from a checkpoint, one image a request.
+#: Users must not change these: no code from a checkpoint, one image per request.
 _SAFE_ENGINE_ARGUMENTS: Mapping[str, Any] = {
     "trust_remote_code": False,
     "limit_mm_per_prompt": {"image": 1},
@@ -27,15 +27,15 @@ _SAFE_ENGINE_ARGUMENTS: Mapping[str, Any] = {
 
 
 class VllmConfig(NamedConfig):
-    """What vLLM is started with."""
+    """How vLLM is started."""
 
-    dtype: DType = Field(default="auto", description="computing precision; auto: as vLLM chooses by the checkpoint")
+    dtype: DType = Field(default="auto", description="computing precision; auto: vLLM's choice for the checkpoint")
     arguments: Mapping[str, Any] = Field(
         default_factory=dict,
         description="vLLM's own engine arguments, such as max_model_len, tensor_parallel_size, quantization",
     )
     rows_per_call: int = Field(
-        default=256, ge=1, description="images that vLLM is given at a time", json_schema_extra=EXECUTION
+        default=256, ge=1, description="images given to vLLM at a time", json_schema_extra=EXECUTION
     )
 
 
@@ -98,7 +98,7 @@ class VllmCaptioner:
             ) from error
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
-        """One answer a request, in order."""
+        """One answer per request, in order."""
         return answer_batch(requests, self._generate, fault="engine.recaption")
 
     def _generate(self, requests: Sequence[CaptionRequest]) -> list[Generated]:
@@ -119,7 +119,7 @@ class VllmCaptioner:
 
 
 def engine_kwargs(checkpoint: Checkpoint, *, dtype: str, more: Mapping[str, Any]) -> dict[str, Any]:
-    """vLLM's engine arguments: the user's own, then what is not theirs to change."""
+    """vLLM's engine arguments: the user's own, then those that must not change."""
     pinned = {} if checkpoint.commit is None else {"revision": checkpoint.commit}
     return {"dtype": dtype, **more, **pinned, **_SAFE_ENGINE_ARGUMENTS}
 

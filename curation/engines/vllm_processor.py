@@ -1,7 +1,7 @@
 """Caption with `ray.data.llm`: vLLM's engine, tokenizer and chat template as stages that Ray scales one by one.
 
 Rows are single requests, because the processor cuts its batches across blocks: `request_rows` makes them of a shard,
-and the answers carry shard, row and prompt_id, so that whoever collects them can put each shard together again.
+and the answers carry shard, row and prompt_id, so that the caller can put each shard together again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a forgotten row looks like: its uid and its place, and nothing else that was known of it.
 
-Which columns there are is read off each file, so columns of a user's own stages, of stages that are off now and of
-every selection go as well.
+Each file gives its own columns, so those of a user's stages, of inactive stages and of every selection are blanked
+too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def blanked(rows: pa.Table, mask: pa.Array) -> pa.Table:
 
 
 def change_of(table: str, uids: Collection[str]) -> Callable[[pa.Table], pa.Table]:
-    """What becomes of the rows of a table (by its name in the store) if the rows with these uids are forgotten."""
+    """The change to the rows of a table (by its name in the store) when the rows with these uids are forgotten."""
     asked = pa.array(sorted(uids), pa.string())
 
     def change(rows: pa.Table) -> pa.Table:
@@ -48,6 +48,6 @@ def _dropped(rows: pa.Table, mask: pa.Array) -> pa.Table:
 
 
 def _nulled(rows: pa.Table, mask: pa.Array, names: Iterable[str]) -> pa.Table:
-    """Null in those columns that there are, of whatever type."""
+    """The rows, null where `mask` is true in those of the columns that exist."""
     places = pa.array(np.arange(len(rows)), mask=np.asarray(mask))
     return set_columns(rows, {name: rows[name].take(places) for name in names if name in rows.schema.names})

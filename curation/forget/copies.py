@@ -1,6 +1,6 @@
 """Take rows out of copies of the product: the tars and parquet files that `pairmill export` and `rows` write.
 
-What stays is copied as it is: samples of a tar byte for byte, rows of a parquet file in their row groups.  Files and
+What stays is copied unchanged: samples of a tar byte for byte, rows of a parquet file in their row groups.  Files and
 samples keep their names and numbers.
 """
 
@@ -22,12 +22,12 @@ from pairmill.errors import UserError
 from pairmill.faults import fault_point
 from pairmill.tars import samples
 
-#: What a folder of tars says of how many samples each has.
+#: The file of a folder of tars that says how many samples each has.
 _SIZES = "sizes.json"
 
 
 class Copy(NamedTuple):
-    """A file that holds rows that are to go: how many, and its size in bytes."""
+    """A file that holds rows to remove: how many, and its size in bytes."""
 
     path: Path
     rows: int
@@ -37,16 +37,17 @@ class Copy(NamedTuple):
 def find_copies(place: Path, uids: Collection[str]) -> list[Copy]:
     """The files at `place` (a file, or a folder and those within) that hold rows with one of these uids.
 
-    Raises UserError if there is nothing that can be looked into, or a file whose rows have no uid.
+    Raises UserError if there is no file that can be read, or a file whose rows have no uid.
     """
     found = [Copy(file, _HELD[file.suffix](file, uids)[0], file.stat().st_size) for file in _files(place)]
     return [one for one in found if one.rows]
 
 
 def clean_copies(place: Path, uids: Collection[str]) -> int:
-    """Rewrite the files at `place` without the rows that have one of these uids; returns how many rows that were.
+    """Rewrite the files at `place` without the rows that have one of these uids; returns how many those were.
 
-    Killed anywhere, the same call completes it.  Raises as `find_copies`.
+    Wherever it is killed, repeating the call completes it.  Raises as `find_copies`, and UserError for a tar that is
+    cut short.
     """
     gone = 0
     sizes: dict[Path, int] = {}
@@ -57,14 +58,14 @@ def clean_copies(place: Path, uids: Collection[str]) -> int:
             (_clean_tar if file.suffix == ".tar" else _clean_parquet)(file, uids)
         gone, sizes[file] = gone + rows, others
     folder = place if place.is_dir() else place.parent
-    # What killed writers left, in it and beside it (`pairmill.atomic`).
+    # What killed writers left, inside and beside it (`pairmill.atomic`).
     for partial in [*folder.rglob(".*.partial"), *place.parent.glob(f".{place.name}.*.partial")]:
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-    for said in folder.rglob(_SIZES):
-        was = json.loads(said.read_text())
-        now = {name: sizes.get(said.parent / name, size) for name, size in was.items()}
+    for listed in folder.rglob(_SIZES):
+        was = json.loads(listed.read_text())
+        now = {name: sizes.get(listed.parent / name, size) for name, size in was.items()}
         if now != was:
-            with whole_file(said) as stream:
+            with whole_file(listed) as stream:
                 stream.write(json.dumps(now, indent=1).encode())
     return gone
 

@@ -1,9 +1,9 @@
-"""Find the rows of a run that are to be forgotten, and the others that have the same pictures and URLs.
+"""Find the rows of a run to forget, and the others that have the same pictures and URLs.
 
 reads: uid, url, drop_reason (plan); sha256, final_url, status (images); keep (the packing selection)
 
-A row is found by its uid; by its URL or by where the redirects led; by the host of either; by the SHA-256 of its
-picture.  Rows of equal uid go together.
+A row is found by its uid, its URL, the URL that redirects led to, the host of either, or the SHA-256 of its picture.
+Rows of equal uid go together.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from curation.schema import FORGOTTEN, set_columns
 from curation.table import PLAN
 from pairmill.store import Store, shard_file
 
-#: The table of pictures, and its columns that tell of a row.
+#: The table of pictures, and its columns by which a row is found.
 IMAGES = "images"
-_TELLS = ("sha256", "final_url", "status")
+_PICTURE_COLUMNS = ("sha256", "final_url", "status")
 
 _READERS = 8
-#: Hosts that one expression looks for; with more of them, every URL is looked at.
+#: The most hosts of one expression; with more of them, every URL is checked.
 _MOST_HOSTS = 500
 
 Mask = npt.NDArray[np.bool_]
 
 
 class Found(NamedTuple):
-    """What there is of a request in a run.
+    """The rows of a run that a request means.
 
-    places:       those to be forgotten, a line for each uid and shard; schema `tombstones.SCHEMA`.
-    rows:         how many rows that is, and kept: how many of them the product holds.
-    already:      rows asked for that are forgotten.
-    same_picture: rows not asked for that show a picture of those found, and sha256s: which pictures.
-    same_url:     rows not asked for that have a URL of those found, and urls: those, and where redirects led.
+    places:       the rows to forget, one line for each uid and shard; schema `tombstones.SCHEMA`.
+    rows, kept:   how many those are, and how many of them the product holds.
+    already:      requested rows that are forgotten already.
+    same_picture: other rows with a picture of those found; sha256s: which pictures.
+    same_url:     other rows with a URL of those found; urls: those, and where redirects led.
     """
 
     places: pa.Table
@@ -58,7 +58,7 @@ class Found(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """Rows of a shard that are asked for."""
+    """Requested rows of a shard."""
 
     uids: frozenset[str]
     urls: frozenset[str]
@@ -76,7 +76,7 @@ class _Sought(NamedTuple):
 
 
 class _Others(NamedTuple):
-    """What a shard has of what was found: its own rows, who of them is kept, and other rows like them."""
+    """What a shard has of what was found: its own rows, which of them are kept, and other rows like them."""
 
     uids: list[str]
     kept: frozenset[str]
@@ -85,9 +85,9 @@ class _Others(NamedTuple):
 
 
 def find(store: Store, wanted: Request, shards: Iterable[int], *, selection: str, at: int) -> Found:
-    """What there is of a request; nothing but narrow columns is read.
+    """The rows that a request means; only narrow columns are read.
 
-    shards: of the plan.  selection: the table of the one that the product is made from.  at: seconds since the epoch.
+    shards: of the plan.  selection: the table of the packed selection.  at: seconds since the epoch.
     """
     numbers = list(shards)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -134,7 +134,7 @@ def _asked_for(store: Store, rules: Tombstones, uids: pa.Array, hosts: re.Patter
 
 
 def _refused(rows: pa.Table) -> Mask:
-    """Rows whose picture a rule refused when it was fetched; their URLs and texts are still there."""
+    """Rows whose picture a rule refused when it was fetched; their URLs and texts still exist."""
     return np.asarray(pc.fill_null(pc.equal(rows["status"], FORGOTTEN), False))
 
 
@@ -158,11 +158,11 @@ def _rows(store: Store, shard: int) -> pa.Table:
     """uid, url, drop_reason of the planned rows, with what is known of their pictures."""
     rows = store.load(PLAN, shard, ["uid", "url", "drop_reason"])
     if not store.exists(shard_file(IMAGES, shard)):
-        return set_columns(rows, {name: pa.nulls(len(rows), pa.string()) for name in _TELLS})
-    images = store.load(IMAGES, shard, ["uid", *_TELLS])
-    # By uid, not by place: what a killed job left may be of other rows.
+        return set_columns(rows, {name: pa.nulls(len(rows), pa.string()) for name in _PICTURE_COLUMNS})
+    images = store.load(IMAGES, shard, ["uid", *_PICTURE_COLUMNS])
+    # By uid, not by position: what a killed job left may belong to other rows.
     places = pc.index_in(rows["uid"], value_set=images["uid"].combine_chunks())
-    return set_columns(rows, {name: images[name].take(places) for name in _TELLS})
+    return set_columns(rows, {name: images[name].take(places) for name in _PICTURE_COLUMNS})
 
 
 def _array(values: Iterable[str]) -> pa.Array:
@@ -184,7 +184,7 @@ def _by_url(urls: pa.ChunkedArray, rules: Tombstones, hosts: re.Pattern[str] | N
 
 
 def _maybe(urls: pa.ChunkedArray, hosts: re.Pattern[str] | None) -> Mask:
-    """URLs that hold one of some hosts; to look at each of them more closely would take minutes a million."""
+    """URLs that may have one of some hosts; an exact check of every URL would take minutes per million."""
     if hosts is None:
         return np.asarray(pc.is_valid(urls)).copy()
     found = pc.match_substring_regex(urls, hosts.pattern, ignore_case=True)
@@ -192,9 +192,9 @@ def _maybe(urls: pa.ChunkedArray, hosts: re.Pattern[str] | None) -> Mask:
 
 
 def _hosts_of(wanted: Request) -> re.Pattern[str] | None:
-    """What every URL that is asked for matches; None where that cannot be said in short."""
+    """An expression that every requested URL matches; None if it would be too long."""
     hosts = {host.lstrip(".") for host in wanted.hosts} | {url_host(url) for url in wanted.urls}
-    # A host that is not ASCII stands in a URL in one form or another.
+    # A host that is not ASCII has several forms in URLs.
     if len(hosts) > _MOST_HOSTS or any(not host or "xn--" in host for host in hosts):
         return None
     return re.compile("|".join(map(re.escape, sorted(hosts))) if hosts else "$^")

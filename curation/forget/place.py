@@ -1,4 +1,4 @@
-"""A run directory as forgetting sees it: every table that is there, whoever reads it, and every other file."""
+"""A run directory as forgetting sees it: every existing table, whether used or not, and every other file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from curation.table import PLAN, Table
 from pairmill.layout import PAIRS, SELECTIONS, filter_table
 from pairmill.store import Store, content_digest, shard_file
 
-#: What `pairmill report` writes.
+#: The files that `pairmill report` writes.
 REPORTS = ("report.json", "report.html")
 
 _COLUMNS = "columns"
 _JOURNAL = "runs"
-#: What a run directory holds.
+#: The files and folders of a run directory.
 _KNOWN = frozenset(
     {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, _JOURNAL, FILE), *("recipe.yaml", ".lock"), *REPORTS}
 )
@@ -58,16 +58,16 @@ class Place:
     # Tables
 
     def own_tables(self) -> list[Table]:
-        """The tables that the recipe makes, each behind those that it is made from."""
+        """The tables that the recipe makes, each after those that it is made from."""
         planned = Table(PLAN, (*Planned(None).column_names(), *DROPS), None, (), (Planned.name,))
         counted = {name for stage in self.flow.stages for name in stage.counted}
         whole = [Table(name, (COMMON_TEXT,), None, (), (), drops=False) for name in sorted(counted)]
         return [planned, *whole, *self.tables.all]
 
     def other_tables(self) -> list[tuple[list[Table], list[str]]]:
-        """The other tables that are there: each with those that its drops follow, and which of them are not ours.
+        """The other existing tables: each with those that its drops follow from, and which of them are not ours.
 
-        They are selections of other recipes, with what those are made from, and tables of stages that are off now.
+        They are selections of other recipes, with what those are made from, and tables of inactive stages.
         """
         known = {table.name for table in self.own_tables()}
         found: list[tuple[list[Table], list[str]]] = []
@@ -82,12 +82,12 @@ class Place:
             known |= {table.name for table in chain}
         for folder in self._folders(_COLUMNS):
             if folder not in known:
-                # Nobody reads it while its stage is off, and how its stage counted drops is not known.
+                # It is not read while its stage is off, and how its stage counted drops is unknown.
                 found.append(([Table(folder, (), None, (IMAGES,), (), drops=False)], [folder]))
         return found
 
     def files(self, shards: Iterable[int], parts: Iterable[int]) -> list[pafs.FileInfo]:
-        """The data files there are of some shards, of every table, and of some parts."""
+        """The existing data files of some shards, of every table, and of some parts."""
         tables = [PLAN, IMAGES, *self._folders(_COLUMNS), *self._folders(SELECTIONS)]
         names = [shard_file(table, shard) for shard in shards for table in tables]
         names += [shard_file(PAIRS, part) for part in parts]
@@ -97,13 +97,13 @@ class Place:
     # The product
 
     def wanted_parts(self) -> dict[int, WantedPart]:
-        """The parts as they are to be, by number; none before every table is whole."""
+        """The parts as they should be, by number; none before every table is complete."""
         if any(len(self.store.index(table.name)) < self.plan.shards for table in self.tables.all):
             return {}
         return {part.number: part for part in wanted_parts(self.store, self.tables, self.plan)}
 
     def part_numbers(self) -> list[int]:
-        """The parts of which there is data, committed or not."""
+        """The parts that have data, committed or not."""
         names = [n for n in self.store.names(PAIRS) if n.startswith("part-") and n.endswith(".parquet")]
         return [int(name.removeprefix("part-").removesuffix(".parquet")) for name in names]
 
@@ -119,7 +119,7 @@ class Place:
     # Everything else
 
     def look_around(self, urls: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Files and folders that are not of a run; and files of the run, outside of its tables, that name a URL."""
+        """Files and folders that do not belong to a run; and files of the run, outside its tables, that name a URL."""
         strays = tuple(sorted({info.base_name for info in self._listed("")} - _KNOWN))
         texts = ("recipe.yaml", "plan/plan.json", *(f"{_JOURNAL}/{name}" for name in self.store.names(_JOURNAL)))
         sought = [url.encode() for url in urls]
@@ -131,13 +131,13 @@ class Place:
         return strays, tuple(mentions)
 
     def record(self, work: Mapping[str, Any], began: float) -> None:
-        """Note in the journal when, and how many rows; never which."""
+        """Record in the journal when and how many rows; never which."""
         number, last = 1, None
         while (record := self.store.read_json(f"{_JOURNAL}/run-{number:04d}.json")) is not None:
             number, last = number + 1, record
-        said = {name: work[name] for name in ("at", "rows", "kept")}
-        if last is not None and last.get("forgot") == said:
-            return  # killed behind this line
+        forgot = {name: work[name] for name in ("at", "rows", "kept")}
+        if last is not None and last.get("forgot") == forgot:
+            return  # killed after this line
         made = {
             "run": number,
             "command": "pairmill forget",
@@ -147,7 +147,7 @@ class Place:
             "segments": {},
             "versions": {"python": platform.python_version(), "pairmill": version("pairmill")},
             "cluster": {},
-            "forgot": said,
+            "forgot": forgot,
         }
         self.store.write_json(f"{_JOURNAL}/run-{number:04d}.json", made, "forget.record")
 

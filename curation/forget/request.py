@@ -1,4 +1,4 @@
-"""What is asked to be forgotten: uids, URLs, hosts and pictures, as they are given on the command line or in a file."""
+"""What to forget: uids, URLs, hosts and pictures, from the command line or a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HOST = re.compile(r"(?:\*\.)?[^\s/?#@*:]+|\[[0-9a-f:.]+\]")
 class Request(NamedTuple):
     """Rows by their uids, and rules; each value in the form in which it is compared.
 
-    hosts: those that begin with a dot stand for every host below it.
+    hosts: one that begins with a dot stands for every host below it.
     """
 
     uids: frozenset[str] = frozenset()
@@ -38,7 +38,7 @@ class Request(NamedTuple):
         return {"uid": self.uids, "url": self.urls, "host": self.hosts, "sha256": self.sha256s}
 
     def tombstones(self, at: int) -> pa.Table:
-        """What is asked for as tombstones that hold for rows to come.  at: seconds since the epoch."""
+        """The request as tombstones that apply to rows added later.  at: seconds since the epoch."""
         rows = [
             {"kind": kind, "digest": rule_digest(kind, value), "at": at}
             for kind, values in self.kinds.items()
@@ -50,7 +50,7 @@ class Request(NamedTuple):
 def request(
     *, uid: Iterable[str] = (), url: Iterable[str] = (), host: Iterable[str] = (), sha256: Iterable[str] = ()
 ) -> Request:
-    """Those values, checked.  Raises UserError for one that cannot be what it is given as."""
+    """A request for these values.  Raises UserError for a malformed one."""
     return Request(
         frozenset(_checked(value, "uid", _UID, "32 hex digits, as in the dataset's column uid") for value in uid),
         frozenset(_checked_url(value) for value in url),
@@ -60,10 +60,10 @@ def request(
 
 
 def read_request(file: Path) -> Request:
-    """The values of a file, one a line: a uid (32 hex digits), a SHA-256 (64 hex digits), a URL (has ://) or a host.
+    """The values of a file, one per line: a uid (32 hex digits), a SHA-256 (64 hex digits), a URL (has ://) or a host.
 
     Empty lines, and lines that begin with #, are skipped.  Raises InputError for a file that cannot be read, UserError
-    for a line that is none of them.
+    for a malformed line.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -1,12 +1,12 @@
-"""Take rows out of a run, in two steps: say what that would be, then do it.
+"""Take rows out of a run, in two steps: report what would be done, then do it.
 
-    preview      what would go: rows, shards, parts, copies, bytes; nothing is changed
-    begin        the tombstones are written, and with them what is to be done
-    complete     shards, parts, copies and reports are rewritten; the journal says when and how many
+    preview      report what would go: rows, shards, parts, copies, bytes; nothing changes
+    begin        write the tombstones, and with them the work to do
+    complete     rewrite shards, parts, copies and reports; the journal records when and how many
 
-Killed anywhere after `begin`, `complete` ends the same.  It comes before anything else that is done with the run.
-Other rows keep what is known of them, and their part of the product.  Which duplicate of a row stays when the row is
-gone is for the next `curate` to say: a selection looks at all rows.
+Killed anywhere after `begin`, `complete` has the same result.  It runs before anything else is done with the run.
+Other rows keep what is known of them, and their part of the product.  The next `curate` decides which duplicate of a
+forgotten row stays: a selection considers all rows.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _CARD = f"{PAIRS}/README.md"
 class Preview(NamedTuple):
     """What a request would do.
 
-    rules:    of the request, that are new: they hold for rows to come.
-    shards, parts: that hold rows to go; bytes: of all files that are written again.
-    copies:   files named by --also that hold rows to go.
-    unkeyed:  tables whose rewritten shards the next `curate` makes again, because a model or a file is not here.
-    strays:   files in the run directory that are not of the run, and are left alone.
-    mentions: files of the run that name a URL of the rows outside of every table.
+    rules:    number of new rules, which apply to rows added later.
+    shards, parts: those with rows to remove.  bytes: of all files to rewrite.
+    copies:   files named by --also with rows to remove.
+    unkeyed:  tables whose rewritten shards the next `curate` makes again, because a model or file is missing.
+    strays:   files in the run directory that do not belong to the run, and are left alone.
+    mentions: files of the run, other than tables, that name a URL of the rows.
     stones:   the tombstones as they would be.
     """
 
@@ -67,10 +67,10 @@ class Preview(NamedTuple):
 
 
 def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int | None = None) -> Preview:
-    """What forgetting `wanted` would do; nothing is changed.
+    """What forgetting `wanted` would do; nothing changes.
 
     also: exports and other copies of the product.  at: when, in seconds since the epoch.
-    Raises RunDirError if nothing is planned, UserError for a copy that cannot be looked into.
+    Raises RunDirError if nothing is planned, UserError for a copy that cannot be read.
     """
     here = Place(store)
     now = int(time.time()) if at is None else at
@@ -107,21 +107,21 @@ def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int
 
 
 def begin(store: Store, planned: Preview) -> None:
-    """Write the tombstones: from here on the rows are to go, even if that is cut short."""
+    """Write the tombstones: from here on the rows must go, even if the work is interrupted."""
     planned.stones.write(store, "forget.tombstones")
 
 
 def complete_pending(store: Store) -> None:
-    """`complete` for a job that is about to begin.  Raises RunDirError if another one works in the run."""
+    """`complete` for a job that is about to start.  Raises RunDirError if another one works in the run."""
     if Tombstones.read(store).work:
         with store.locked():
             complete(store)
 
 
 def complete(store: Store) -> dict[str, Any]:
-    """Do the work that the tombstones name; what it was, empty if there is none.
+    """Do the work that the tombstones name and return it; empty if there is none.
 
-    The caller works in the run alone.  Raises as `preview`.
+    The caller must hold the run's lock.  Raises as `preview`.
     """
     stones = Tombstones.read(store)
     work = stones.work
@@ -156,7 +156,7 @@ def _report(here: Place) -> None:
     try:
         write_report(here.store, selection=here.selection)
     except IntegrityError as error:
-        # The run was damaged before.  The rows are gone, and that is what counts.
+        # The run was damaged before.  The rows are gone, which is what matters.
         logger.warning("the report cannot be built: %s", error)
 
 
@@ -166,7 +166,7 @@ def _rewrite_tables(here: Place, stones: Tombstones) -> None:
     def rewrite(shard: int) -> None:
         uids = pending.filter(pc.equal(pending["shard"], shard))["digest"].to_pylist()
         rewrite_shard(here.store, tables, shard, {table.name: change_of(table.name, uids) for table in tables})
-        # After those, whose drops they count from.
+        # After the tables whose drops they count from.
         for others, changed in beside:
             rewrite_shard(here.store, others, shard, {name: change_of(name, uids) for name in changed})
         fault_point("forget.shard_rewritten")
@@ -176,7 +176,7 @@ def _rewrite_tables(here: Place, stones: Tombstones) -> None:
 
 
 def _parts(here: Place, shards: frozenset[int], uids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The parts that change: number -> the key that it is committed by (None: it is not), `fresh`, and rows to go."""
+    """The parts that change: number -> its commit's key (None: not committed), `fresh`, and rows to remove."""
     if not shards:
         return {}
     committed = here.store.index(PAIRS)
@@ -200,7 +200,7 @@ def _parts(here: Place, shards: frozenset[int], uids: Sequence[str]) -> dict[str
 
 
 def _rewrite_parts(here: Place, stones: Tombstones) -> None:
-    """Take the rows out of the parts; one that was up to date is keyed by what its shards hold now."""
+    """Take the rows out of the parts; a part that was up to date is keyed by its shards' new content."""
     wanted = here.wanted_parts()
     asked = pa.array(sorted(set(stones.pending["digest"].to_pylist())), pa.string())
     for name, part in stones.work["parts"].items():
@@ -209,7 +209,7 @@ def _rewrite_parts(here: Place, stones: Tombstones) -> None:
             key = wanted[number].key
         entry = here.store.entry(PAIRS, number)
         if key is None or not here.store.exists(shard_file(PAIRS, number)):
-            here.store.remove_shard(PAIRS, number)  # left by a killed job, and no part of anything
+            here.store.remove_shard(PAIRS, number)  # left by a killed job and not used
         elif entry is None or part["rows"]:
             rows = here.store.load(PAIRS, number)
             left = rows.filter(pc.invert(pc.is_in(rows["uid"], asked)))

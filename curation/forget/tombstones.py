@@ -1,11 +1,11 @@
 """Tombstones: what must not come back into a run, as digests, in `RUN/forgotten.parquet`.
 
-A tombstone of kind `uid` is one row of the run; `url`, `host` and `sha256` are rules, which hold for rows to come too.
-They are kept as BLAKE2b of the canonical URL, the host and the picture's SHA-256.  A digest says nothing of what it was
-made from, and whoever knows a URL can check whether it is there: that is its purpose.
+A tombstone of kind `uid` is one row of the run; `url`, `host` and `sha256` are rules, which also apply to rows added
+later.  They are kept as BLAKE2b of the canonical URL, the host and the picture's SHA-256.  A digest does not reveal
+what it was made from, but anyone who knows a URL can check whether it is listed: that is its purpose.
 
-The file is the log of the work as well: it is written before anything is taken out, and as long as it names work, that
-is still to be done.
+The file is also the log of the work: it is written before anything is removed, and work that it names remains to be
+done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FILE = "forgotten.parquet"
 
 Kind = Literal["uid", "url", "host", "sha256"]
 
-#: shard: where the row is, null for a rule.  kept: whether the product held the row.  at: seconds since the epoch.
+#: shard: that of the row, null for a rule.  kept: whether the product held the row.  at: seconds since the epoch.
 SCHEMA = pa.schema(
     [
         ("kind", pa.string()),
@@ -41,12 +41,12 @@ SCHEMA = pa.schema(
     ]
 )
 
-#: Where the file's metadata keep what else the work needs, as JSON.
+#: The key of the file's metadata that holds the work, as JSON.
 _WORK = b"pairmill.forget"
 
 
 def rule_digest(kind: Kind, value: str) -> str:
-    """The digest by which a rule is kept: 128-bit BLAKE2b, hex; a uid, which is one already, stays as it is.
+    """The digest that is stored for a rule: 128-bit BLAKE2b, hex; a uid is one already and stays unchanged.
 
     value: canonical URL; host in the form of `identity.url_host`, with a dot in front for every host below it; SHA-256
     in lower-case hex.
@@ -58,16 +58,16 @@ def rule_digest(kind: Kind, value: str) -> str:
 
 
 class Tombstones:
-    """What is forgotten in a run, or is to be."""
+    """What is forgotten in a run, or will be."""
 
     def __init__(self, table: pa.Table | None = None, work: Mapping[str, Any] | None = None) -> None:
-        """table: schema `SCHEMA`.  work: what is still to be done, as plain data; `at` says about which tombstones."""
+        """table: schema `SCHEMA`.  work: what remains to be done, as plain data; its `at` says for which tombstones."""
         self.table = SCHEMA.empty_table() if table is None else table
         self.work: dict[str, Any] = dict(work or {})
 
     @classmethod
     def read(cls, store: Store) -> Tombstones:
-        """Those of a run; none if nothing was ever forgotten there."""
+        """The tombstones of a run; none if nothing was ever forgotten there."""
         if not store.exists(FILE):
             return cls()
         work = (store.schema(FILE).metadata or {}).get(_WORK)
@@ -78,14 +78,14 @@ class Tombstones:
         store.write_table(FILE, self.table.replace_schema_metadata({_WORK: json.dumps(self.work)}), fault)
 
     def with_rows(self, table: pa.Table) -> Tombstones:
-        """Those and others; what is there already stays as it is."""
+        """These tombstones and new ones of `table`; existing ones stay unchanged."""
         known = set(_keys(self.table))
         new = table.filter(pa.array([key not in known for key in _keys(table)], pa.bool_()))
         return Tombstones(pa.concat_tables([self.table, new]), self.work)
 
     @property
     def pending(self) -> pa.Table:
-        """The rows that are still to be taken out."""
+        """The rows that remain to be taken out."""
         return self.table.filter(
             pc.and_(pc.equal(self.table["at"], self.work.get("at", -1)), pc.is_valid(self.table["shard"]))
         )
@@ -96,7 +96,7 @@ class Tombstones:
         return self._of["uid"]
 
     def kept_by_shard(self) -> Mapping[int, int]:
-        """Shard -> forgotten rows that the product held: parts are cut as if they were still there."""
+        """Shard -> forgotten rows that the product held: parts are cut as if they still existed."""
         rows = self.table.filter(pc.and_(pc.equal(self.table["kind"], "uid"), pc.fill_null(self.table["kept"], False)))
         return Counter(rows["shard"].to_pylist())
 
@@ -133,7 +133,7 @@ def _keys(table: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 
 def refuse_pending(store: Store) -> None:
-    """Raises RunDirError if rows are still to be taken out: nobody may look at them any more."""
+    """Raises RunDirError if rows remain to be taken out: they must not be read any more."""
     if Tombstones.read(store).work:
         raise RunDirError(
             "an interrupted `pairmill forget` must be completed before the run is read",
@@ -143,7 +143,7 @@ def refuse_pending(store: Store) -> None:
 
 
 def _hosts(url: str) -> Iterator[str]:
-    """The forms of a rule that the host of this URL meets: itself, and a dot and each host above it."""
+    """The rules that cover the host of this URL: itself, and a dot with each host above it."""
     host = url_host(url)
     if host:
         yield host

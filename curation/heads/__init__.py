@@ -1,7 +1,7 @@
-"""Image heads: small models that say something of an image, from its pixels or from its embedding.
+"""Image heads: small models that score an image, from its pixels or its embedding.
 
 A head is one class in one file and one line in the registry below.  The rule that uses a head (`filters/safety.py`)
-loads it once a process, by `loaded`.
+loads it once per process, with `loaded`.
 
 Read in this order: this file (the contract), open_nsfw.
 """
@@ -22,13 +22,13 @@ class ImageHead(Protocol):
     def __call__(self, images: pa.Array | pa.ChunkedArray) -> pa.Table:
         """The head's `columns` of N images, row-aligned; null where an image is null or cannot be scored.
 
-        images: [N], of the kind that `input` says.
+        images: [N], of the kind that `input` names.
         """
         ...
 
 
 class HeadDeclaration(Protocol):
-    """An entry of `HEADS`.  Its module imports model libraries only in `load`, and its class may be the head itself."""
+    """An entry of `HEADS`.  Its module must import model libraries only in `load`; its class may be the head itself."""
 
     Config: type[NamedConfig]
     """Its own keys."""
@@ -40,7 +40,7 @@ class HeadDeclaration(Protocol):
     """What it adds: names and types."""
 
     def revision(self, config: Any) -> str:
-        """What scores depend on besides `config`, without loading it: another revision makes them stale."""
+        """What scores depend on in addition to `config`, without loading it: a new revision makes them stale."""
         ...
 
     def load(self, config: Any) -> ImageHead:
@@ -53,5 +53,5 @@ HEADS: Registry[HeadDeclaration] = Registry("heads", {"open_nsfw": "curation.hea
 
 @cache
 def loaded(config: NamedConfig) -> ImageHead:
-    """The head of a configuration, loaded once a process.  Raises RecipeError if there is none, UserError as `load`."""
+    """The head of a configuration, loaded once per process.  Raises RecipeError if there is none, or as `load`."""
     return HEADS.get(config.name).load(config)

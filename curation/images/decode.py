@@ -1,7 +1,7 @@
 """Bytes of a JPEG, PNG, WebP or GIF to 8-bit pixels on white, and pixels back to bytes.
 
-JPEG goes through libjpeg-turbo at a reduced size; everything else, and the few JPEG that its interface does not take,
-goes through Pillow.
+JPEG goes through libjpeg-turbo at a reduced size; everything else, and the few JPEGs that its interface does not
+support, goes through Pillow.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pairmill.pixels import Pixels, decode_jpeg, largest_reduction, on_white
 #: The longest side each format can hold (libjpeg, libpng's default limit, libwebp), in pixels.
 MAX_SIDE = {"jpg": 65_500, "png": 1_000_000, "webp": 16_383}
 
-# `inspect_image` holds the size against image.max_pixels before anything is decoded; Pillow's limit is another number.
+# `inspect_image` checks the size against image.max_pixels before anything is decoded; Pillow's limit differs.
 Image.MAX_IMAGE_PIXELS = None
 
-#: What simplejpeg says of JPEG that are sound but not for it: sampling factors outside its enumeration, and scan
+#: simplejpeg's errors for valid JPEGs that it does not support: sampling factors outside its enumeration, and scan
 #: headers with values that only progressive files need (old encoders write them, decoders ignore them).
 _NOT_FOR_TURBO = ("Could not determine subsampling", "Invalid SOS parameters")
 
@@ -35,7 +35,7 @@ def decode(data: bytes, kind: str, header: Header, *, at_least: tuple[int, int] 
     """The first frame, not turned upright: RGB uint8 [H, W, 3] or, from a CMYK JPEG, CMYK uint8 [H, W, 4].
 
     at_least: (width, height) that suffice; a JPEG is decoded at the smallest reduced size that reaches both.
-    Transparent pixels are laid on white; 16-bit samples keep their upper eight bits.
+    Transparent pixels become white; 16-bit samples keep their upper eight bits.
     Raises whatever a codec raises on bytes it cannot read, ValueError if the picture is not of the header's size.
     """
     if kind != "jpeg":
@@ -57,7 +57,7 @@ def _with_turbo(data: bytes, header: Header, at_least: tuple[int, int] | None) -
 
     reduction = largest_reduction(fits)
     if colour in ("CMYK", "YCCK"):
-        # Stored inverted by every encoder since Photoshop; Pillow and browsers take that for granted too.
+        # Stored inverted by every encoder since Photoshop; Pillow and browsers assume so too.
         return 255 - decode_jpeg(data, (height, width), reduction, "CMYK")
     return decode_jpeg(data, (height, width), reduction)
 
@@ -76,7 +76,7 @@ def _loaded(data: bytes, kind: str, header: Header) -> Image.Image:
     with opened as image:
         _check_size(header, *image.size)
         image.load()
-        # The opened image holds on to its decoder, which for WebP is three more pictures; a copy lets go of it.
+        # The opened image keeps its decoder, which for WebP is three more pictures; a copy frees it.
         return image.copy()
 
 
@@ -86,10 +86,10 @@ def _check_size(header: Header, width: int, height: int) -> None:
 
 
 def to_srgb(pixels: Pixels, icc: bytes) -> Pixels:
-    """RGB or CMYK uint8 [H, W, C] -> sRGB uint8 [H, W, 3], through the embedded profile where it says anything new.
+    """RGB or CMYK uint8 [H, W, C] -> sRGB uint8 [H, W, 3], through the embedded profile where that differs.
 
-    Meant for the picture after it was reduced, where it costs a millisecond or two.  A profile that is broken, of
-    another colour space, or sRGB itself is passed over; CMYK without a usable profile is converted as ink over white.
+    Meant for the reduced picture, where it costs a millisecond or two.  A profile that is broken, of another colour
+    space, or sRGB itself is ignored; CMYK without a usable profile is converted as ink over white.
     """
     mode = "CMYK" if pixels.shape[2] == 4 else "RGB"
     transform = _transform(icc, mode) if icc else None
@@ -115,7 +115,10 @@ def _transform(icc: bytes, mode: str) -> Any:
 
 
 def encode(pixels: Pixels, *, format: ImageFormat, quality: int, chroma: Chroma) -> bytes:
-    """RGB uint8 [H, W, 3] -> a file without any metadata; `quality` and `chroma` say nothing to png."""
+    """RGB uint8 [H, W, 3] -> a file without any metadata; `quality` and `chroma` do not affect png.
+
+    Raises IntegrityError if OpenCV cannot encode the pixels.
+    """
     if format == "jpg":
         jpeg: bytes = simplejpeg.encode_jpeg(pixels, quality, "RGB", chroma)
         return jpeg

@@ -1,12 +1,12 @@
 """Decode images in processes of their own, so that a codec that crashes, hangs or eats memory costs one row.
 
 `DecoderPool` feeds `inspect_image` in N subprocesses over their standard streams.  A worker holds a few jobs, the
-one it runs and the next, so that it need not wait for this process.  It runs them in order: when it dies, the first
-that it has not replied to is the one that it ran, and the others are given to the next worker.
+one it runs and the next, so that it need not wait for this process.  It runs them in order: when it dies, the
+first without a reply is the one that it ran, and the others go to the next worker.
 
-On the wire, both ways, a frame is an 8-byte length and that many bytes.  A job is the body.  From a worker come `ready`
-once, and for each job the reply: a 4-byte length, the fields of `Inspected` but the image as JSON, and the image.
-Never pickle: a worker has digested hostile bytes, and nothing it says may be executed here.
+On the wire, both ways, a frame is an 8-byte length and that many bytes.  A job is the body.  A worker sends `ready`
+once, and for each job the reply: a 4-byte length, the fields of `Inspected` except the image as JSON, and the image.
+Never pickle: a worker has processed hostile bytes, and nothing it sends may be executed here.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from curation.schema import Status
 from pairmill.errors import JobError
 from pairmill.faults import fault_point
 
-#: Address space a worker may take on top of what it has after its imports: enough for the largest image that the
-#: default `image.max_pixels` lets through in the costliest format (WebP, whose decoder holds it four times over), and
-#: the resident size of a worker stays under 1.5 GB whatever it is fed.
+#: Address space of a worker in addition to what its imports take: enough for the largest image that the default
+#: `image.max_pixels` allows in the costliest format (WebP, whose decoder holds it four times), while the resident size
+#: of a worker stays under 1.5 GB whatever it decodes.
 JOB_BYTES = 1_300 << 20
 
-#: What a worker adds to its niceness: on a node whose cores are all at work the event loop that feeds the workers, and
-#: that keeps the deadlines of requests, goes first.
+#: What a worker adds to its niceness: on a busy node the event loop, which feeds the workers and keeps the deadlines
+#: of requests, has priority.
 NICENESS = 5
 
-#: Jobs given to one worker at a time: the one it runs, and enough for the 10 ms that the event loop is elsewhere now
-#: and then (with one more job, not three, workers on busy cores did nothing for 4 % of their time).
+#: Jobs given to one worker at a time: the one it runs, and enough for the 10 ms for which the event loop is sometimes
+#: busy (with one more job instead of three, workers on busy cores were idle for 4 % of their time).
 JOBS_PER_WORKER = 4
 
-#: Bodies that wait for each worker before `room` holds fetching back: a tenth of a second of work.
+#: Bodies that wait for each worker before `room` pauses fetching: a tenth of a second of work.
 BACKLOG_PER_WORKER = 16
 
-#: Workers that may die one after the other before they are ready, until it is our bug and not bad luck.
+#: Consecutive workers that may die before they are ready; more is a bug, not bad luck.
 _MAX_FAILED_STARTS = 3
 _START_TIMEOUT_S = 120.0
 
@@ -64,8 +64,8 @@ _FIELDS_LENGTH = struct.Struct("<I")
 _MAX_REPLY_BYTES = 1 << 30
 _READY = b"ready"
 
-#: One thread a worker: the pool has as many workers as it may use cores.  glibc would give the memory of every picture
-#: back to the kernel only to fault it in again for the next.
+#: One thread per worker: the pool has as many workers as it may use cores.  By default glibc would return the memory of
+#: every picture to the kernel and fault it in again for the next.
 _WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -82,7 +82,7 @@ class _Job(NamedTuple):
     serial: int
     data: bytes
     done: asyncio.Future[Inspected]
-    again: bool = False  # a worker died of it, or was killed from outside while it ran
+    again: bool = False  # a worker died of it, or was killed from outside while running it
 
 
 class _Worker:
@@ -105,7 +105,7 @@ class _Worker:
         self.process.stdin.write(job.data)
 
     def finish(self) -> _Job:
-        """The job that was replied to; the next has begun."""
+        """The job that was replied to; the next has started."""
         if not self.jobs:
             raise _BrokenReply
         job = self.jobs.popleft()
@@ -183,11 +183,11 @@ class DecoderPool:
         return await job.done
 
     async def ready(self) -> None:
-        """Wait until a worker can take a job, or it is known that none ever will."""
+        """Wait until a worker can take a job, or until starting them has failed."""
         await self._started.wait()
 
     async def room(self) -> None:
-        """Wait while so many bodies wait for a worker that fetching more would only fill the memory."""
+        """Wait while so many bodies are queued for workers that fetching more would only fill memory."""
         while len(self._waiting) > BACKLOG_PER_WORKER * self._wanted:
             self._roomy.clear()
             await self._roomy.wait()
@@ -248,14 +248,14 @@ class DecoderPool:
             *(sys.executable, "-m", "curation.images.decoder", self._config.model_dump_json()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            cwd=_ROOT,  # -m puts the working directory first on the path, where another `curation` might lie
+            cwd=_ROOT,  # -m puts the working directory first on the path, where there may be another `curation`
             env={**os.environ, **_WORKER_ENVIRONMENT, "PYTHONPATH": path},
-            limit=4 << 20,  # a reply is read at one go
+            limit=4 << 20,  # a reply is read in one piece
         )
         return _Worker(process, self._config.decode_timeout_s)
 
     async def _serve(self, worker: _Worker) -> None:
-        """Give jobs to a worker and hand its replies on, until its output ends."""
+        """Give jobs to a worker and pass on its replies, until its output ends."""
         assert worker.process.stdout is not None
         if await asyncio.wait_for(_read_frame(worker.process.stdout), _START_TIMEOUT_S) != _READY:
             raise _BrokenReply
@@ -283,12 +283,12 @@ class DecoderPool:
             for job in jobs:
                 job.done.cancel()
         else:
-            # If the reply to the overdue job was under way when its worker was killed, no job is to blame.
+            # If the reply to the overdue job was being sent when its worker was killed, no job is to blame.
             if jobs and worker.overdue in (None, jobs[0]):
                 running = jobs.pop(0)
                 status = Status.DECODE_TIMEOUT if worker.overdue else Status.DECODER_CRASH
                 if status is Status.DECODER_CRASH and not running.again:
-                    # Bytes that crash a codec crash it twice; whatever else kills processes does not pick on one image.
+                    # Bytes that crash a codec crash it twice; other causes do not hit the same image twice.
                     heapq.heappush(self._waiting, running._replace(again=True))
                 elif not running.done.done():
                     running.done.set_result(_lost(running, status, self._config))
@@ -300,7 +300,7 @@ class DecoderPool:
 
 
 class _BrokenReply(Exception):
-    """A worker said something that is not in the protocol: treated as a crash."""
+    """A worker broke the protocol: treated as a crash."""
 
 
 def _lost(job: _Job, status: Status, config: ImageConfig) -> Inspected:
@@ -346,7 +346,7 @@ def main() -> None:
         _write_frame(replies, _READY)
         while length := jobs.read(_LENGTH.size):
             data = jobs.read(*_LENGTH.unpack(length))
-            # This process outlives a parent that dies while a codec hangs; nobody else would end it then.
+            # If the parent dies while a codec hangs, only this timer ends the process.
             signal.setitimer(signal.ITIMER_REAL, 2 * config.decode_timeout_s)
             fault_point("decode.job")
             inspected = inspect_image(data, config, frozenset())
@@ -355,7 +355,7 @@ def main() -> None:
 
 
 def _contain() -> None:
-    """Limits of a process that handles hostile bytes, and its place behind the event loop."""
+    """Limits of a process that handles hostile bytes, and its lower priority."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     statm = Path("/proc/self/statm")
     if statm.exists():
@@ -364,7 +364,7 @@ def _contain() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
     os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then closes our input
-    warnings.simplefilter("ignore")  # Pillow warns of odd files, but the row's status is where that belongs
+    warnings.simplefilter("ignore")  # Pillow warns about odd files; the row's status reports them
 
 
 def _write_frame(stream: BinaryIO, body: bytes) -> None:

@@ -1,7 +1,7 @@
-"""What an image file says of itself, read without decoding it: kind, size, frames, orientation, colour profile.
+"""What an image file states about itself, read without decoding it: kind, size, frames, orientation, colour profile.
 
 Every reader walks the container once, allocates nothing in proportion to a size the file claims, and raises
-`ValueError` when the header is broken.  A claim is not the truth: `curation.images.decode` checks it again.
+`ValueError` when the header is broken.  A claim may be false: `curation.images.decode` checks it again.
 """
 
 from __future__ import annotations

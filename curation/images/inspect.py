@@ -1,7 +1,7 @@
 """Turn downloaded bytes into a measured, resized, re-encoded image, or say why not.
 
-The order is from cheap to dear, so that hostile bytes are refused before they cost anything: hash, block list, magic
-bytes, size and frames by the header, and only then the decoder.
+Cheap checks come first, so that hostile bytes are refused before they cost anything: hash, block list, magic bytes,
+size and frames by the header, and only then the decoder.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from curation.schema import Status
 
 
 class Inspected(NamedTuple):
-    """What became of one body.  Up to where it failed the fields are filled, from there on they are empty or zero.
+    """What became of one body.  Fields after the point of failure are empty or zero.
 
-    width, height: pixels of `image`.  original_width, original_height: pixels of the source as it is to be looked at
-    (EXIF orientation applied).  format: what `sniff` calls the source.  sha256: hex, of the source's bytes.
+    width, height: pixels of `image`.  original_width, original_height: pixels of the source as it should be viewed
+    (EXIF orientation applied).  format: that of the source, by `sniff`.  sha256: hex, of the source's bytes.
     phash, sharpness, entropy: see `curation.images.measure`, taken before padding or cropping.
-    needs: the least limit that would have let it pass, where image.max_pixels or max_frames did not; else 0.
+    needs: the least limit that would allow it, where image.max_pixels or max_frames did not; else 0.
     """
 
     status: Status
@@ -44,7 +44,7 @@ class Inspected(NamedTuple):
 
 
 def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> Inspected:
-    """Inspect the bytes of one answer; a body that is not a sound image is a status, never an exception.
+    """Inspect the bytes of one response; a body that is not a valid image is a status, never an exception.
 
     blocked: hex SHA-256 digests of bodies whose pixels must not be kept.
     """
@@ -70,7 +70,7 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
     enough = (math.ceil(config.min_factor * target[0]), math.ceil(config.min_factor * target[1])) if target else None
     try:
         pixels = decode(data, kind, header, at_least=enough)
-    except Exception as error:  # a codec raises whatever it likes on bytes made to break it
+    except Exception as error:  # a codec may raise anything on malicious bytes
         return known._replace(error=f"{type(error).__name__}: {error}")
     if target:
         pixels = scale_to(pixels, *target)
@@ -92,10 +92,10 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
 def _refusal(
     size: tuple[int, int], stored: tuple[int, int], frames: int, config: ImageConfig
 ) -> tuple[Status, str, int] | None:
-    """Why a picture of this header must not be decoded, and what limit it needs (0: none helps); None if it may be."""
+    """Why a picture with this header must not be decoded, and the limit it needs (0: none helps); None if it may be."""
     if math.prod(size) > config.max_pixels:
         return Status.TOO_MANY_PIXELS, f"{size[0]}x{size[1]}, the most is {config.max_pixels}", math.prod(size)
-    # A sliver of a picture grows without bound when its shorter side is brought to `size`.
+    # A very narrow picture grows without bound when its shorter side is scaled to `size`.
     too_long = max(stored) > MAX_SIDE[config.format]
     if too_long or math.prod(stored) > config.max_pixels:
         message = f"{size[0]}x{size[1]} would be stored as {stored[0]}x{stored[1]}"

@@ -1,4 +1,4 @@
-"""Measurements of a picture that the filter and deduplicate stages use, all taken from one small grey copy."""
+"""Measurements of a picture that the filter and deduplicate stages use, all from one small grey copy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: Longer side, in pixels, of the grey copy that is measured: sharpness depends on the scale it is taken at, so it is
-#: taken at one scale whatever `image.size` and `image.resize` are.
+#: Longer side, in pixels, of the grey copy that is measured: sharpness depends on the scale, so it is measured at one
+#: scale whatever `image.size` and `image.resize` are.
 WORKING_SIDE = 256
 
 _HASH_SIDE = 32  # the picture's side when it is transformed
@@ -28,8 +28,8 @@ def perceptual_hash(grey: NDArray[np.uint8]) -> int:
     """64-bit DCT hash: which of the 8x8 lowest frequencies, without the constant ones, exceed their median.
 
     The first row and column of the transform are left out (as in Zauner, Implementation and Benchmarking of Perceptual
-    Image Hash Functions, 2010, sec. 3.2.1), so that a change of brightness or a gradient of light moves no bit.
-    Similar pictures are few bits apart (Hamming distance).
+    Image Hash Functions, 2010, sec. 3.2.1), so that a change of brightness or a gradient of light changes no bit.
+    Similar pictures differ in few bits (Hamming distance).
     """
     small = cv2.resize(grey, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[1:9, 1:9].ravel()

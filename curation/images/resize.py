@@ -12,7 +12,10 @@ import numpy as np
 from curation.images.config import ResizeMode
 from pairmill.pixels import Pixels
 
-_SHORTER_SIDE = ("keep_ratio", "center_crop")  # modes that bring the shorter side to the size; border modes, the longer
+_SHORTER_SIDE = (
+    "keep_ratio",
+    "center_crop",
+)  # modes that scale the shorter side to the size; the others scale the longer
 
 
 def target_size(
@@ -31,9 +34,9 @@ def target_size(
 def scale_to(pixels: Pixels, width: int, height: int) -> Pixels:
     """Area averaging where the picture shrinks, Lanczos over 8x8 pixels where it grows.
 
-    OpenCV's area averaging is fast for whole ratios only.  Up to 2 every source pixel weighs in bilinear interpolation
-    too (48 dB PSNR from plain area averaging over photos, in a quarter of the time); up to 3 the picture is brought to
-    twice the size bilinearly and averaged 2x2 (49 dB, in half).
+    OpenCV's area averaging is fast only for whole ratios.  Up to a ratio of 2 every source pixel also counts in
+    bilinear interpolation (48 dB PSNR from plain area averaging over photos, in a quarter of the time); up to 3 the
+    picture is scaled to twice the size bilinearly and averaged 2x2 (49 dB, in half the time).
     """
     rows, columns = pixels.shape[:2]
     if (rows, columns) == (height, width):
@@ -53,7 +56,7 @@ def _resize(pixels: Pixels, width: int, height: int, interpolation: int) -> Pixe
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """The picture as EXIF `orientation` (1-8) says it is to be looked at."""
+    """The picture as it should be viewed by EXIF `orientation` (1-8)."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

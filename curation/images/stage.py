@@ -1,4 +1,4 @@
-"""Inspect, as a stage: what becomes of the bytes that were downloaded."""
+"""Inspect, as a stage: process the downloaded bytes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from curation.stage import Column, Stage
 class Inspect(Stage):
     """Decode in processes of their own, turn upright, strip metadata, resize, re-encode and measure every picture.
 
-    The work is done while other URLs are still being fetched, so that pixels are written once, inspected already: see
-    `curation.images.inspect`.
+    The work is done while other URLs are still being fetched, so that pixels are written only once, after inspection:
+    see `curation.images.inspect`.
     """
 
     name, segment, section, table, within, pool = "inspect", "collect", "image", "images", "download", None
@@ -23,7 +23,7 @@ class Inspect(Stage):
         Column("height", pa.int32(), "pixels of `image`", carried=True),
         Column("original_width", pa.int32(), "pixels of the original, turned upright", carried=True),
         Column("original_height", pa.int32(), "pixels of the original, turned upright", carried=True),
-        Column("image_settings", pa.string(), "digest of image.* that the picture was made by"),
+        Column("image_settings", pa.string(), "digest of the image.* that made the picture"),
         Column("format", pa.string(), "format of the original", carried=True),
         Column("frames", pa.int32(), "frames of the original"),
         Column("sha256", pa.string(), "SHA-256 of the original bytes, hex", carried=True),

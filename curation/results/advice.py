@@ -1,4 +1,4 @@
-"""What the report's counts advise to do: rows that a retry may bring, and rows that a policy cannot be held against."""
+"""What the report's counts suggest: rows that a retry may recover, and rows without evidence for a policy."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 _WHY = {
     "passing": "failed for a reason that may have passed",
     "allowed": "were refused by a policy that allows them now",
-    "earlier": "have a picture made by other image.*, which could not be made anew",
+    "earlier": "have a picture made with other image.*, which could not be made again",
 }
 
 
 def advice(report: Mapping[str, Any]) -> list[str]:
-    """Lines for whoever ran the job, from the report's data; none if there is nothing to do."""
+    """Lines for the user, from the report's data; none if there is nothing to do."""
     lines = []
     policy = report["policy"]
     counts = {why: sum(found.values()) for why, found in policy["retry"].items() if found}
     if counts:
-        said = [f"{n:,} rows {_WHY[why]}{_named(why, policy['retry'][why])}" for why, n in counts.items()]
+        reasons = [f"{n:,} rows {_WHY[why]}{_named(why, policy['retry'][why])}" for why, n in counts.items()]
         total = f"{sum(counts.values()):,}"
-        lines.append(f"{'; '.join(said)}: `pairmill retry-failed {report['run_dir']}` fetches these {total}")
+        lines.append(f"{'; '.join(reasons)}: `pairmill retry-failed {report['run_dir']}` fetches these {total}")
     if policy["no_evidence"]:
         most = max(policy["no_evidence"].values())
         keys = ", ".join(f"download.{key} ({n:,})" for key, n in policy["no_evidence"].items())
         lines.append(
-            f"{most:,} rows stay although nothing is known that {keys} could be held against: drop them by "
+            f"{most:,} rows stay without evidence for {keys}: drop them with "
             "filter.where: is_null(no_evidence), or curate the list into another run_dir"
         )
     return lines

@@ -1,4 +1,4 @@
-"""What the run report counts while it streams over the shards, in memory that does not grow with the rows."""
+"""The counts of the run report, streamed over the shards in memory that does not grow with the rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curation.results.outcome import Outcome, Run, read_outcome
 from curation.results.tallies import Frequent, Histogram
 from curation.schema import FORGOTTEN
 
-#: The columns that are read, of the tables that are there.
+#: The columns to read, where their tables exist.
 READS = (
     *("url", "alt"),
     *("status", "http_status", "elapsed_s", "original_bytes", "opt_out"),
@@ -28,7 +28,7 @@ READS = (
     *("translations", "translate_status"),
 )
 
-#: Rows of a gallery: of kept ones, and of those dropped for one reason.
+#: Rows of a gallery: kept ones, and those dropped for one reason.
 KEPT_SHOWN = 24
 DROPPED_SHOWN = 6
 
@@ -45,7 +45,7 @@ _CHARACTERS_SHOWN = (1, 5, 10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 500, 1000
 
 
 class Pick(NamedTuple):
-    """A row chosen for a gallery.  Rows of equal uid differ in their place."""
+    """A row chosen for a gallery.  Rows of equal uid differ in shard and row."""
 
     uid: str
     shard: int
@@ -78,7 +78,7 @@ class Tally:
         self.dropped: dict[tuple[str, str], list[Pick]] = defaultdict(list)
 
     def add(self, outcome: Outcome) -> None:
-        """Count one shard, as far as it has come."""
+        """Count one shard, as far as it is processed."""
         rows = outcome.rows
         alive = pc.is_null(rows["drop_reason"])
         self._add_picks(outcome)
@@ -103,8 +103,8 @@ class Tally:
         self.http_status.update(_counts(rows["http_status"]))
         self.latency.add(_numbers(rows["elapsed_s"]))
         self.fetched_bytes += pc.sum(rows["original_bytes"]).as_py() or 0
-        said = pc.utf8_slice_codeunits(rows["opt_out"], 0, 120)
-        self.opt_out.add(_counts(said.filter(pc.not_equal(said, ""))))
+        opted_out = pc.utf8_slice_codeunits(rows["opt_out"], 0, 120)
+        self.opt_out.add(_counts(opted_out.filter(pc.not_equal(opted_out, ""))))
         failed = rows.filter(pc.equal(rows["drop_stage"], "download"))
         found = pc.struct_field(pc.extract_regex(failed["url"], _HOST), "host")
         host = pc.utf8_slice_codeunits(pc.fill_null(pc.utf8_lower(found), ""), 0, 120)
@@ -191,7 +191,7 @@ _TEXT_COLUMNS = ("caption", "language", "recaptions", "translations")
 
 
 def texts_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every text of a row in the order in which translations number them; a refused translation has no text."""
+    """Every text of a row, in the order of `source_index`; a refused translation has no text."""
     provenance = ("model", "revision", "prompt_id", "score", "status")
     nothing: dict[str, Any] = dict.fromkeys(provenance)
     texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
@@ -201,7 +201,7 @@ def texts_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_gallery(run: Run, picks: Iterable[Pick]) -> list[dict[str, Any]]:
-    """What the report shows of the chosen rows, in their order; `shard` and `row` say where they are."""
+    """What the report shows of the chosen rows, in their order, with their `shard` and `row`."""
     picks = list(picks)
     found: dict[Pick, dict[str, Any]] = {}
     for shard in sorted({pick.shard for pick in picks}):

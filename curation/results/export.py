@@ -32,7 +32,7 @@ from pairmill.store import Store, shard_file
 
 _BATCH_ROWS = 500
 
-#: img2dataset 1.47: what its writer puts behind the columns of the list, and before the image.
+#: img2dataset 1.47: what its writer puts between the columns of the list and the image.
 IMG2DATASET = pa.schema(
     [
         ("key", pa.string()),
@@ -51,7 +51,7 @@ IMG2DATASET = pa.schema(
 def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_000) -> list[Path]:
     """Write 00000.tar, … into `to`, each sample as <key>.jpg (or .png, .webp), .txt (the caption) and .json (the rest).
 
-    `sizes.json` beside them says how many samples each has: open_clip reads it.  A sample without a caption has no
+    `sizes.json` beside them holds the number of samples of each, for open_clip.  A sample without a caption has no
     .txt.  Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
     """
     folder = Path(to)
@@ -99,7 +99,7 @@ def export_img2dataset(store: Store, to: Path | str, *, rows_per_shard: int = 10
 
 
 def _files(store: Store, rows_per_shard: int) -> Iterator[tuple[int, Iterator[pa.Table]]]:
-    """Number and rows of each file to be; the rows come in small tables, and before those of the next file."""
+    """Number and rows of each file to write; the rows come in small tables, before those of the next file."""
     for number, group in groupby(_pieces(store, rows_per_shard), key=lambda numbered: numbered[0]):
         yield number, (piece for _, piece in group)
 
@@ -142,7 +142,7 @@ def _add_sample(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> None:
 
 
 def _plain(value: object) -> object:
-    """As JSON can say it: the other types of input columns are written as text (bytes in base 64)."""
+    """`value` as JSON data; other types of input columns are written as text (bytes in base 64)."""
     if isinstance(value, dict):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

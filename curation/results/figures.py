@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pairmill.charts import Column, Columns, bend
 
-#: Width of a stage in the funnel, and where in it the band starts and ends to narrow.
+#: Width of a stage in the funnel, and where in it the band starts and stops narrowing.
 _STAGE, _NARROWS, _NARROW = 100.0, 16.0, 84.0
 _HALF = 48.0  # half the funnel's height, of 100 in all
 
@@ -22,7 +22,7 @@ class Funnel(NamedTuple):
 
 
 def funnel(stages: Sequence[Mapping[str, Any]], rows_in: int) -> Funnel:
-    """A band as high as there are rows, which narrows where a stage drops rows or rows are still waiting."""
+    """A band whose height is the number of rows; it narrows where rows are dropped or still waiting."""
     unit = _HALF / max(rows_in, 1)
     upper: list[str] = []
     lower: list[str] = []
@@ -58,13 +58,13 @@ def _curve(x: float, half: float, to: float, half_there: float, sign: int) -> st
 
 
 def _wedge(x: float, to: float, half: float, half_there: float, sign: int) -> str:
-    """What lies between the band and where it would be if it did not narrow."""
+    """The area between the band and its edge without narrowing."""
     y = 50 + sign * half
     return f"M{x:.2f} {y:.3f} {_curve(x, half, to, half_there, sign)} L{to:.2f} {y:.3f} Z"
 
 
 def pace(throughput: Mapping[str, Any]) -> Columns | None:
-    """Images a second over the time spent fetching, before rows a second; None if nothing was fetched."""
+    """Images per second over the time spent fetching, in front of rows per second; None if nothing was fetched."""
     bins = throughput["bins"]
     if not bins:
         return None

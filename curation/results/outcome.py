@@ -1,8 +1,8 @@
 """What became of the rows of a run, finished or not: the tables of a shard joined, and every count checked.
 
-The tables of a shard follow one another, and each says again which rows are dropped.  A killed run may leave a table
-behind that was made from rows which have changed since (a retried shard, say): such a table counts as not there yet.
-In a run that ended well there can be none, so there it is a bug, and an IntegrityError.
+Each table of a shard follows from the ones before it and repeats which rows are dropped.  A killed run may leave a
+table that was made from rows which have changed since (by a retry, for example): such a table counts as missing.  A run
+that ended well cannot have one, so there it is a bug, and an IntegrityError.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Run:
     """A run directory as it is now.
 
     manifests: table -> shard -> manifest of what is committed.
-    records:   the journal, one record an invocation, in order.
+    records:   the journal, one record per invocation, in order.
     tables:    those of the recipe's flow.
-    chain:     the tables that every shard of a complete run has, in the order the rows meet them.
+    chain:     the tables that every shard of a complete run has, in the order the rows pass them.
     packs:     whether the product is made from this selection.
     """
 
@@ -65,8 +65,8 @@ class Run:
 class Outcome(NamedTuple):
     """One shard: its rows with their drops so far, the tables it has, and what each stage did with it.
 
-    rows:    plan rows in plan order, the columns asked for (where their table is there), drop_stage, drop_reason.
-    tables:  the tables of `Run.chain` that are there, from the first on.
+    rows:    plan rows in plan order: the requested columns (if their table exists), drop_stage, drop_reason.
+    tables:  the tables of `Run.chain` that exist, starting from the first.
     counts:  stage -> rows_in, rows_kept, and rows by drop reason.
     """
 
@@ -82,10 +82,10 @@ def open_run(store: Store, selection: str = "default") -> Run:
     recipe = yaml.safe_load(store.read_text("recipe.yaml") or "") or {}
     flow = flow_of(recipe)
     packs = flow.of(Deduplicate).config.name == selection
-    # A selection beside the run's own was made by filters of its own, if it has their table.
+    # A selection beside the run's own was made by its own filters, if it has their table.
     beside = not packs and bool(store.index(filter_table(selection)))
     tables = Tables(flow, selection=selection, beside=beside, keyed=False)
-    # What follows the selection is there once, for the selection that the recipe names.
+    # What follows the selection exists once, for the selection that the recipe names.
     chain = tables.all if packs else (*tables.before("global"), tables.named(tables.selection))
     names = [table.name for table in chain] + ([PAIRS] if packs else [])
     return Run(
@@ -108,7 +108,7 @@ def _records(store: Store) -> list[Mapping[str, Any]]:
 
 
 def read_outcome(run: Run, shard: int, columns: Iterable[str]) -> Outcome:
-    """One shard of a run, with `columns` of the plan and of the tables that are there.
+    """One shard of a run, with `columns` of the plan and of the existing tables.
 
     Raises IntegrityError, naming table and shard, if a table and its manifest disagree, or if two tables of a run that
     ended well do.
@@ -124,13 +124,13 @@ def read_outcome(run: Run, shard: int, columns: Iterable[str]) -> Outcome:
         if manifest is None:
             break
         asked = wanted.get(table.name, ())
-        loaded = run.store.load(table.name, shard, list(dict.fromkeys(["uid", *_tells(run, table), *asked])))
+        loaded = run.store.load(table.name, shard, list(dict.fromkeys(["uid", *_drop_columns(run, table), *asked])))
         where = f"{table.name} shard {shard}"
         if len(loaded) != manifest["rows"]:
             raise IntegrityError(f"{where} must have the {manifest['rows']} rows of its manifest, has {len(loaded)}")
         if not loaded["uid"].equals(rows["uid"]):
             raise IntegrityError(f"{where} must hold the rows of the plan; it holds others")
-        drops, follows = _told(run, rows, loaded, table)
+        drops, follows = _drops_of(run, rows, loaded, table)
         counted = count_drops(drops, table.stages, table.before)
         disagree = f"{where} must count drops as its manifest does: {counted} in the rows, {manifest['stages']} there"
         agrees = counted == manifest["stages"]
@@ -153,15 +153,15 @@ def _stages_of(run: Run, table: Table) -> list[Stage]:
     return [run.tables.flow.named(name) for name in table.stages if name != Planned.name]
 
 
-def _tells(run: Run, table: Table) -> tuple[str, ...]:
-    """The columns that say which rows of a table are dropped, or left alone because they were."""
+def _drop_columns(run: Run, table: Table) -> tuple[str, ...]:
+    """The columns that show which rows of a table are dropped, or left alone because they were."""
     if table.name == run.tables.selection:
         return ("keep", "reason")
     return DROPS if table.drops else tuple(name for s in _stages_of(run, table) for name in s.left_alone_reads)
 
 
-def _told(run: Run, rows: pa.Table, loaded: pa.Table, table: Table) -> tuple[pa.Table, bool]:
-    """The drops (drop_stage, drop_reason) that a table tells, and whether they follow from those known before it."""
+def _drops_of(run: Run, rows: pa.Table, loaded: pa.Table, table: Table) -> tuple[pa.Table, bool]:
+    """The drops (drop_stage, drop_reason) of a table, and whether they follow from those before it."""
     dropped = pc.is_valid(rows["drop_reason"])
     if not table.drops:
         taken = [pc.invert(stage.left_alone(loaded)) for stage in _stages_of(run, table)]

@@ -1,4 +1,4 @@
-"""The report as one page: no script, nothing from outside, and no text of a stranger that is taken for markup."""
+"""The report as one page: no script, nothing loaded from outside, and no foreign text treated as markup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pairmill.charts import compared, distribution
 from pairmill.layout import TEXT_KINDS
 from pairmill.store import Store
 
-#: Pictures of rows dropped for these reasons are not for a page that is passed around.
+#: Pictures of rows dropped for these reasons must not be on a page that people share.
 WITHHELD = frozenset({"nsfw"})
 
 _LONGER_SIDE = {"kept": 288, "dropped": 176}  # pixels of a thumbnail

@@ -3,8 +3,8 @@
 reads: every table of the run, its manifests, the journal and the recipe
 adds:  report.json, report.html
 
-For every stage `rows_in = rows_kept + Σ dropped`, and the rows of the run are those kept, those dropped and those that
-are still to be processed.  The counts are taken from the rows' own drop columns and must be those of the manifests.
+For every stage `rows_in = rows_kept + Σ dropped`, and the rows of the run are those kept, those dropped and those still
+to be processed.  The counts come from the rows' own drop columns and must equal those of the manifests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pairmill.store import Store
 
 
 class _Kept(NamedTuple):
-    """The rows of one shard that came through all stages: how many, and which (a digest of their uids)."""
+    """The rows of one shard that all stages kept: how many, and which (a digest of their uids)."""
 
     rows: int
     digest: bytes
@@ -48,10 +48,10 @@ def write_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
 def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
     """What became of the rows of a run, finished or not, as plain data.
 
-    Beside the counts of each stage (`stages`, in flow order, those that ran): `complete` says whether every row went
-    through all stages of the recipe.  If not, `rows_pending` rows are neither dropped nor through the last stage that
-    ran, and a stage's own `rows_pending` are those waiting in front of it.
-    `seconds` are those of its workers (of the wall clock for pack), `images_per_second` is by the wall clock.
+    `stages`: the counts of each stage that ran, in flow order.  `complete`: whether every row went through all stages
+    of the recipe.  If not, `rows_pending` rows are neither dropped nor through the last stage that ran, and a stage's
+    own `rows_pending` wait in front of it.  `seconds` are those of its workers (of the wall clock for pack);
+    `images_per_second` is by the wall clock.
 
     Raises RunDirError if nothing is planned; IntegrityError, naming the shard, if two counts disagree.
     """
@@ -59,7 +59,7 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
     tally = Tally(run.pack_config, run.tables.flow.of(Policy))
     counted: dict[str, Counter[str]] = {}
     seconds: dict[str, float] = defaultdict(float)
-    worked: Counter[str] = Counter()  # rows that those seconds were spent on
+    worked: Counter[str] = Counter()  # rows on which those seconds were spent
     kept: dict[int, _Kept] = {}
     for shard in run.plan.shard_numbers():
         outcome = read_outcome(run, shard, READS)
@@ -90,7 +90,7 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
         "files": run.plan.files[:100],
         "complete": whole and (run.settled or not run.records),
         "rows_in": run.plan.rows,
-        # Planning alone keeps nothing: no row was looked at.
+        # Planning alone keeps nothing: no row was processed.
         "rows_kept": stages[-1]["rows_kept"] if len(stages) > 1 else 0,
         "rows_dropped": sum(sum(stage["dropped"].values()) for stage in stages),
         "stages": stages,
@@ -116,7 +116,7 @@ def _stages(
     seconds: Mapping[str, float],
     worked: Mapping[str, int],
 ) -> list[dict[str, Any]]:
-    """The stages that ran, in flow order, each with what it did and what waits in front of it."""
+    """The stages that ran, in flow order, each with its counts and the rows waiting in front of it."""
     stages: list[dict[str, Any]] = []
     for name in order:
         if name not in counted:
@@ -143,11 +143,14 @@ def _check_identity(report: Mapping[str, Any]) -> None:
     before = report["rows_in"]
     for stage in report["stages"]:
         name, dropped = stage["name"], sum(stage["dropped"].values())
-        _promise(stage["rows_in"] == stage["rows_kept"] + dropped, f"{name}: rows in must be those kept and dropped")
-        _promise(stage["rows_in"] + stage["rows_pending"] == before, f"{name}: rows in must be those kept before it")
+        _promise(stage["rows_in"] == stage["rows_kept"] + dropped, f"{name}: rows in must equal rows kept and dropped")
+        _promise(
+            stage["rows_in"] + stage["rows_pending"] == before,
+            f"{name}: rows in must equal rows kept before it",
+        )
         _promise(stage["rows_pending"] >= 0, f"{name}: it must not have more rows than the stage before it kept")
         before = stage["rows_kept"]
-    _promise(report["rows_pending"] >= 0, "there must not be more rows kept and dropped than there are")
+    _promise(report["rows_pending"] >= 0, "rows kept and dropped must not exceed the planned rows")
     whole = not (report["complete"] and report["rows_pending"])
     _promise(whole, "every row of a complete run must be kept or dropped")
 
@@ -168,13 +171,13 @@ def _digest(uids: list[str]) -> bytes:
 
 
 def _packed(run: Run, kept: Mapping[int, _Kept]) -> tuple[int | None, bool]:
-    """How many rows are in parts that hold just the rows kept (None: there is no such part), and whether all are.
+    """How many rows are in parts that hold exactly the kept rows (None: no such part), and whether all parts do.
 
     Raises IntegrityError, naming the part, if it holds other rows although the run ended well.
     """
     selected = run.manifests[run.tables.selection]
     committed = run.manifests[PAIRS]
-    # Which shards a part is made of is known only when all are through the selection; packing begins after that.
+    # The shards of a part are known only when all are through the selection; packing starts after that.
     if len(selected) < run.plan.shards or not committed:
         return None, False
     parts = cut_parts(sizes(selected.values(), Tombstones.read(run.store)), run.pack_config.rows_per_part)

@@ -1,8 +1,8 @@
-"""Write what became of every input row, in the order of the input: one row each, kept ones too.
+"""Write what became of every input row, kept or not: one row each, in the order of the input.
 
 adds: uid, url, status, http_status, drop_stage, drop_reason, error, and the columns of the input list
 
-The shards lie in a shuffled order, so this is an external sort by `index`: rows are dealt into files by ranges of the
+The shards are in a shuffled order, so this is an external sort by `index`: rows are dealt into files by ranges of the
 index, and each file is sorted in memory.
 """
 
@@ -24,7 +24,7 @@ from pairmill.atomic import whole_file
 from pairmill.errors import IntegrityError
 from pairmill.store import Store
 
-#: What stands before the input's own columns.
+#: The columns before those of the input.
 OWN = pa.schema(
     [
         ("uid", pa.string()),
@@ -37,7 +37,7 @@ OWN = pa.schema(
     ]
 )
 
-#: Rows of a range; they are sorted in memory, at some hundred bytes each.
+#: Rows of a range; they are sorted in memory, at a few hundred bytes each.
 _RANGE_ROWS = 131_072
 #: Every range is an open file.
 _MAX_RANGES = 512
@@ -46,10 +46,10 @@ _MAX_RANGES = 512
 def write_rows(store: Store, path: Path | str, selection: str = "default") -> int:
     """Write the parquet file; returns its number of rows, which is that of the input.
 
-    A row that is not fetched yet has no status; one that is kept has no drop_stage.  An input column whose name is one
-    of ours gets the prefix `input_`.  The URL and the alt text are there under their own names too.
-    Raises RunDirError if nothing is planned, IntegrityError if a row of the input is missing or there twice; there is
-    no file then.
+    A row that is not fetched yet has no status; a kept one has no drop_stage.  An input column whose name is one of
+    ours gets the prefix `input_`.  The URL and the alt text also keep their own names.
+    Raises RunDirError if nothing is planned, IntegrityError if a row of the input is missing or occurs twice; then
+    there is no file.
     """
     run = open_run(store, selection)
     ranges = min(_MAX_RANGES, 1 + run.plan.rows // _RANGE_ROWS)
@@ -70,7 +70,7 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
 
 
 def _pieces(run: Run) -> Iterator[pa.Table]:
-    """`index` and the columns of the file, one shard after the other."""
+    """`index` and the columns of the file, shard by shard."""
     kind = input_type(run.store, run.plan.inputs[-1])
     columns = input_columns([field.name for field in kind or ()], run.recipe.get("input") or {})
     for listed in run.plan.inputs:
@@ -92,9 +92,9 @@ def _piece(rows: pa.Table, columns: Mapping[str, str | int]) -> pa.Table:
 
 
 def input_columns(inner: Sequence[str], recipe: Mapping[str, Any]) -> dict[str, str | int]:
-    """Column of the file -> where the plan has it (a column, or a position in `input`), without clashes of names.
+    """Column of the file -> its source in the plan (a column, or a position in `input`), without clashes of names.
 
-    inner:  names of the list's columns but URL and alt text.
+    inner:  names of the list's columns except URL and alt text.
     recipe: the section `input` of the recipe.
     """
     url, text = recipe.get("url_column", "url"), recipe.get("text_column", "text")
@@ -129,7 +129,7 @@ def _deal(pieces: Iterator[pa.Table], scratch: Path, size: int) -> pa.Schema:
 
 
 def _batched(pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in larger tables: a shard has few rows of each range, and every write has its cost."""
+    """The same rows in larger tables: a shard has few rows of each range, and every write has a cost."""
     held: list[pa.Table] = []
     for piece in pieces:
         held.append(piece)

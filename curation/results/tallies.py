@@ -1,4 +1,4 @@
-"""Counts of bounded size: histograms with fixed bins, and counters of words that strangers choose."""
+"""Counts of bounded size: histograms with fixed bins, and counters of words from outside."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Histogram:
         return int(self.counts.sum())
 
     def quantile(self, share: float) -> float | None:
-        """The value that this share of all values is below, read off the bins; None if there are no values."""
+        """The value below which this share of all values is, estimated from the bins; None without values."""
         if not len(self):
             return None
         below = np.cumsum(self.counts)
@@ -73,7 +73,7 @@ class Histogram:
 class Frequent(Generic[Word]):
     """A counter of at most twice `cap` words.
 
-    Once there are more, the rarest are forgotten: the counts of what stays are exact up to what was forgotten of it.
+    Beyond that the rarest are forgotten, so a count may lack what was forgotten of its word before.
     """
 
     def __init__(self, cap: int = 4096) -> None:

@@ -1,8 +1,8 @@
-"""How fast a run fetched: images committed over the wall time of the segments that fetch, and their course over time.
+"""How fast a run fetched: images committed over the wall time of the fetching segments, and the rate over time.
 
 reads: the journal, and the manifests of images
 
-Runs that were interrupted count with the time they took up to their last commit; the time between runs does not count.
+Interrupted runs count up to their last commit; the time between runs does not count.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BINS = 48
 
 
 class Span(NamedTuple):
-    """When an invocation was fetching (seconds since the epoch), and how much time others had taken before (s)."""
+    """When an invocation was fetching (seconds since the epoch), and how long earlier ones had fetched (s)."""
 
     run: int
     start: float
@@ -31,7 +31,7 @@ class Span(NamedTuple):
 def throughput(run: Run) -> dict[str, Any]:
     """images, seconds, images_per_second, and the course: bin_seconds, and images/s and rows/s in each bin.
 
-    `runs` says where in that course (seconds) each invocation begins.  Where nothing was fetched, all is zero.
+    `runs` says where in that course (seconds) each invocation starts.  All is zero if nothing was fetched.
     """
     manifests = list(run.manifests["images"].values())
     spans = _spans(run, manifests)
@@ -45,7 +45,7 @@ def throughput(run: Run) -> dict[str, Any]:
         span = spans.get(manifest["run"])
         if span is None:
             continue
-        # Of a shard that was committed again, what was fetched for that.
+        # For a shard that was committed again, only what was fetched for that.
         fetched = int(manifest["worked"]["inspect"].get("kept", manifest["stages"]["inspect"]["rows_kept"]))
         total += fetched
         share = _share(manifest, span, edges)
@@ -77,8 +77,8 @@ def _spans(run: Run, manifests: list[Mapping[str, Any]]) -> dict[int, Span]:
         segments = [record["segments"][name] for name in _FETCHING if name in record["segments"]]
         if number not in last or not segments:
             continue
-        start = min(begun for begun, _ in segments)
-        # A killed run never wrote when its segment ended.
+        start = min(started for started, _ in segments)
+        # A killed run did not record when its segment ended.
         ends = [ended for _, ended in segments if ended is not None]
         end = max(ends) if len(ends) == len(segments) else last[number]
         if end > start:
@@ -90,8 +90,8 @@ def _spans(run: Run, manifests: list[Mapping[str, Any]]) -> dict[int, Span]:
 def _share(manifest: Mapping[str, Any], span: Span, edges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """How a shard's work is spread over the bins: evenly over the seconds that its download took."""
     done = min(max(manifest["committed_at"], span.start), span.end)
-    begun = max(span.start, done - manifest["seconds"].get("download", 0.0))
-    at = np.clip(edges, begun - span.start + span.before, done - span.start + span.before)
+    started = max(span.start, done - manifest["seconds"].get("download", 0.0))
+    at = np.clip(edges, started - span.start + span.before, done - span.start + span.before)
     parts = np.diff(at)
     if parts.sum() > 0:
         return np.asarray(parts / parts.sum())

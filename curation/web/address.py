@@ -1,4 +1,4 @@
-"""Which URLs and network addresses may be asked: the rules that keep a fetch inside the public web.
+"""Which URLs and network addresses may be contacted: the rules that keep a fetch inside the public web.
 
 `check_url` judges the text of a URL, `AddressPolicy` the addresses its host resolves to.  Both refuse by raising
 `Refused`, which carries the row's status.  The tables follow the IANA special-purpose address registries (RFC 6890 and
@@ -23,7 +23,7 @@ from curation.schema import Status
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
-#: Longest URL asked for.  RFC 9110, 4.1 wants at least 8000 octets supported; no image needs more.
+#: Longest URL requested.  RFC 9110, 4.1 recommends support for at least 8000 octets; no image needs more.
 MAX_URL_CHARS = 8192
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9!$%&'()*+,/:;=?@_~.\[\]-]*\Z")
 _QUOTE_SAFE = "!$%&'()*+,/:;=?@_~.[]-"
 
-#: Refused although they look like, or are, globally routable IPv4.
+#: Refused although they look like globally routable IPv4, or are.
 _REFUSED_V4: tuple[tuple[IPv4Network, str], ...] = tuple(
     (IPv4Network(cidr), reason)
     for cidr, reason in (
@@ -75,7 +75,7 @@ _REFUSED_V6: tuple[tuple[IPv6Network, str], ...] = tuple(
     )
 )
 
-#: What lies outside 2000::/3, for the wording of a refusal; anything else there is "not global unicast".
+#: Blocks outside 2000::/3, for the wording of a refusal; anything else there is "not global unicast".
 _NAMED_V6: tuple[tuple[IPv6Network, str], ...] = tuple(
     (IPv6Network(cidr), reason)
     for cidr, reason in (
@@ -97,7 +97,7 @@ _GLOBAL_V6 = IPv6Network("2000::/3")
 
 
 class Refused(Exception):
-    """A URL, or where it leads, is against the rules: nothing was asked of it."""
+    """A URL, or where it leads, is against the rules: it was not contacted."""
 
     def __init__(self, status: Status, reason: str, hop: str = "") -> None:
         super().__init__(status, reason)
@@ -107,7 +107,7 @@ class Refused(Exception):
 
 
 class Target(NamedTuple):
-    """A URL that passed `check_url`, in the form in which it goes on the wire."""
+    """A URL that passed `check_url`, in the form in which it is sent."""
 
     url: str  #: scheme, host, port and percent-encoded path and query; no fragment
     scheme: str  #: http or https
@@ -117,12 +117,12 @@ class Target(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port as in the URL: what one robots.txt speaks for."""
+        """Scheme, host and port as in the URL: the scope of one robots.txt."""
         return self.url[: len(self.url) - len(self.path)]
 
     @property
     def site(self) -> str:
-        """What load is counted by: the host, and its port unless that is 80 or 443."""
+        """The unit of load: the host, and its port unless that is 80 or 443."""
         return self.host if self.port in (80, 443) else f"{self.host}:{self.port}"
 
 
@@ -217,7 +217,7 @@ def _to_ascii(name: str) -> str:
 
 
 def _canonical_path(path: str) -> str:
-    """Dot segments resolved (a robots.txt rule must not be stepped around) and what RFC 3986 does not allow encoded."""
+    """The path with dot segments resolved (they must not evade robots.txt), encoded by RFC 3986."""
     bare, mark, query = path.partition("?")
     if "/." in bare or "%2e" in bare or "%2E" in bare:
         bare = _without_dot_segments(bare)
@@ -225,7 +225,7 @@ def _canonical_path(path: str) -> str:
     if _PLAIN_PATH.match(path):
         return path
     try:
-        # Raw bytes of a Location header arrive as surrogate escapes and go out as they came.
+        # Raw bytes of a Location header arrive as surrogate escapes and are sent unchanged.
         return quote(path, safe=_QUOTE_SAFE, errors="surrogateescape")
     except UnicodeEncodeError:
         raise Refused(Status.INVALID_URL, "lone surrogate in the URL") from None
@@ -281,7 +281,7 @@ def _special(address: Address) -> str | None:
 class AddressPolicy:
     """Which addresses and ports may be connected to.
 
-    An address inside `allow_networks` may be asked on any port: whoever listed the network vouched for it.
+    An address inside `allow_networks` may be contacted on any port: the operator vouched for the network.
     """
 
     def __init__(self, allow_networks: Iterable[str] = (), allow_ports: Iterable[int] = (80, 443)) -> None:
@@ -289,7 +289,7 @@ class AddressPolicy:
         self._ports = frozenset(allow_ports)
 
     def check(self, host: str, port: int, addresses: Sequence[str]) -> None:
-        """Raise `Refused` unless every one of the addresses of `host` may be asked on `port`."""
+        """Raise `Refused` unless every address of `host` may be contacted on `port`."""
         for address in addresses:
             reason = refuse_address(address, self._networks)
             if reason is not None:
@@ -300,14 +300,14 @@ class AddressPolicy:
             raise Refused(Status.FORBIDDEN_PORT, message, _hop(port, addresses))
 
     def hop(self, port: int, addresses: Sequence[str]) -> str:
-        """What is kept of a host that was asked: `443`, or `8000@10.0.0.1,::1` if somebody vouched for an address.
+        """The record of a contacted host: `443`, or `8000@10.0.0.1,::1` if an address is in `allow_networks`.
 
-        A public name's addresses change from hour to hour and say nothing of what is allowed, so they are left out.
+        A public name's addresses change from hour to hour and do not affect what is allowed, so they are left out.
         """
         return _hop(port, addresses if any(map(self._vouched, addresses)) else ())
 
     def judge(self, hop: str) -> Status | None:
-        """Why what `hop` stands for must not be asked; None if it may be."""
+        """Why the host that `hop` records must not be contacted; None if it may be."""
         port, _, addresses = hop.partition("@")
         try:
             self.check("", int(port), addresses.split(",") if addresses else ())

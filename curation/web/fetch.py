@@ -2,7 +2,7 @@
 
     URL rules -> addresses -> robots.txt -> slot of the host -> request -> redirect? from the top : body
 
-`Fetcher.fetch` turns whatever a URL does into a `Fetched`; only bugs raise.  Callers gather as many as they like, the
+`Fetcher.fetch` turns every outcome of a URL into a `Fetched`; only bugs raise.  Callers may gather any number: the
 fetcher limits itself.
 """
 
@@ -27,10 +27,10 @@ from curation.web.safe_http import HTTP_ERRORS, FetchError, Lookup, Resolver, Sa
 from pairmill.faults import fault_point
 from pairmill.retry_after import retry_after_s
 
-#: A body up to this many bytes is read without asking; what is larger shares LARGE_BODIES times max_bytes.
+#: A body up to this many bytes is read without a reservation; larger ones share LARGE_BODIES times max_bytes.
 FREE_BODY_BYTES = 2**20
 LARGE_BODIES = 8
-#: Bytes by which `sniff` knows an image.
+#: Bytes that `sniff` needs to recognise an image.
 SNIFF_BYTES = 12
 #: Longest pause between two attempts, in seconds, unless the host asks for a longer one.
 MAX_BACKOFF_S = 10.0
@@ -47,20 +47,20 @@ class Fetched(NamedTuple):
     content_type: str  #: as the server says
     body: bytes  #: empty unless `success`
     size: int  #: bytes of body received
-    elapsed_s: float  #: seconds, without waiting for the host to be free and for its robots.txt
+    elapsed_s: float  #: seconds, without waits for the host and its robots.txt
     attempts: int  #: 0: the URL itself was refused
     error: str  #: why there is no image; "" on success
-    opt_out: str | None  #: by what the owner opted out, "" if by nothing; None: not looked at
-    robots: str | None = None  #: what robots.txt says (`opt_out.ROBOTS`); None: not looked at
-    route: str | None = None  #: the hops, as `AddressPolicy.hop` writes them, with blanks between; None: not known
-    needs: int | None = None  #: the least limit that would have let it pass, where one of ours did not
+    opt_out: str | None  #: how the owner opted out, "" if not at all; None: not checked
+    robots: str | None = None  #: what robots.txt says (`opt_out.ROBOTS`); None: not checked
+    route: str | None = None  #: the hops, as `AddressPolicy.hop` writes them, separated by spaces; None: unknown
+    needs: int | None = None  #: the least limit that would allow it, where one of ours did not
 
 
 class Fetcher:
     """Fetches images; an async context manager.
 
-    gate: this fetcher's end of the gate it shares with others (entered by the fetcher); by default one of its own.
-    room: awaited before each request, so that whoever takes the bodies can hold fetching back; no part of the deadline.
+    gate: this fetcher's client of a gate shared with others (entered by the fetcher); by default its own gate.
+    room: awaited before each request, so that the consumer of bodies can pause fetching; not part of the deadline.
     lookup: resolves names, blocking, in threads.
     """
 
@@ -115,10 +115,10 @@ class Fetcher:
             try:
                 return await self._attempt(target, progress)
             except HTTP_ERRORS as error:
-                # A traceback would keep what was read of the body until the next full garbage collection.
+                # A traceback would keep the body read so far until the next full garbage collection.
                 latest = fetch_error(error).with_traceback(None)
                 latest.http_status = progress.http_status
-                # That the host is left alone by now says less than what it did to the attempt before.
+                # A host that is now left alone explains less than the attempt before.
                 if failure is None or latest.status not in (Status.CIRCUIT_OPEN, Status.HOST_BUSY):
                     failure = latest
                 if not latest.retry:
@@ -186,7 +186,7 @@ class Fetcher:
             self._check_headers(response, progress)
             return progress.succeeded(await self._read(response, progress))
         finally:
-            # Goes back to the pool if the body was read to its end, is closed otherwise.
+            # The connection returns to the pool if the body was read to its end; otherwise it is closed.
             response.release()
 
     def _check_status(self, target: Target, response: aiohttp.ClientResponse) -> None:
@@ -222,7 +222,7 @@ class Fetcher:
             raise FetchError(Status.TOO_LARGE, f"{announced} bytes announced", needs=announced)
 
     async def _read(self, response: aiohttp.ClientResponse, progress: _Progress) -> bytes:
-        """The whole body, or `FetchError` as soon as it is known to be none of ours."""
+        """The whole body; raises `FetchError` as soon as it is known to be unacceptable."""
         content = response.content
         chunks: list[bytes] = []
         known = False
@@ -278,7 +278,7 @@ def _check_image(chunks: list[bytes]) -> bool:
 
 
 class _Progress:
-    """One URL on its way: its deadline, and what is known so far."""
+    """One URL in progress: its deadline, and what is known so far."""
 
     __slots__ = (
         *("_clock", "_deadline", "_start"),
@@ -317,7 +317,7 @@ class _Progress:
         return remaining
 
     def pause(self, seconds: float) -> None:
-        """Leave out time that was not the URL's own."""
+        """Exclude time that was not spent on the URL."""
         self._start += seconds
         self._deadline += seconds
 
@@ -331,7 +331,7 @@ class _Progress:
             found = found._replace(robots=failure.status.value.removeprefix("robots_"))
         elif failure.status is Status.OPT_OUT:
             found = found._replace(robots=self.wishes.robots)
-        # Of other failures nothing is kept that differs from run to run.
+        # Other failures keep nothing that differs between runs.
         return found._replace(route=" ".join([*self.route, failure.hop]) if failure.hop else None, needs=failure.needs)
 
     def _result(self, status: Status, http_status: int | None, body: bytes, error: str, opt_out: str) -> Fetched:
@@ -351,7 +351,7 @@ class _Progress:
 
 
 class _Transfer:
-    """A body on its way, for the watch over it."""
+    """A body in transfer, for the rate watch."""
 
     __slots__ = ("_bytes", "_response", "_since")
 
@@ -360,7 +360,7 @@ class _Transfer:
         self.restart(now)
 
     def restart(self, now: float) -> None:
-        """Measure from here on: what came before, or a wait of ours, does not count."""
+        """Measure from now on: what came before, or a wait of ours, does not count."""
         self._since = now
         self._bytes = self._response.content.total_bytes
 
@@ -374,17 +374,17 @@ class _Transfer:
         return rate
 
     def is_cut_off(self) -> bool:
-        """aiohttp 3.14 closes the connection when a later chunk is malformed, and lets the reader wait for ever."""
+        """aiohttp 3.14 closes the connection when a later chunk is malformed, and leaves the reader waiting forever."""
         connection = self._response.connection
         return connection is not None and connection.closed and not self._response.content.is_eof()
 
     def end(self, error: FetchError) -> None:
-        """Raise `error` in whoever reads the body."""
+        """Raise `error` in the reader of the body."""
         self._response.content.set_exception(error)
 
 
 class ByteBudget:
-    """Bytes that may be held at a time, handed out in the order they are asked for."""
+    """Bytes that may be held at a time, granted in the order of requests."""
 
     def __init__(self, size: int) -> None:
         self._free = size
@@ -421,7 +421,8 @@ class ErrorRate:
 
     Two exponentially weighted shares of failed fetches, over about `span` and ten times `span` fetches.  The alarm is
     on while the short one is above `alarm_rate` and well above the long one: three times, or 80 % where three times
-    cannot be.  Both begin at the 20 % that lists of web images usually lose, so that an outage from the start is seen.
+    is impossible.  Both start at the 20 % that lists of web images usually lose, so that an outage from the start is
+    noticed.
     """
 
     def __init__(self, alarm_rate: float = 0.5, span: int = 1000) -> None:
@@ -431,7 +432,7 @@ class ErrorRate:
         self.long_term = 0.2
 
     def add(self, status: Status) -> None:
-        """Count one fetch: what a second try may cure speaks of the network, a 404 of the list."""
+        """Count one fetch: a failure that may pass points to the network, a 404 to the list."""
         failed = float(status in RETRYABLE)
         self.recent += (failed - self.recent) / self._span
         self.long_term += (failed - self.long_term) / (10 * self._span)

@@ -1,4 +1,4 @@
-"""A fetcher's end of the host gate: slots of hosts, taken and given back without a call for each."""
+"""A fetcher's client of the host gate: slots of hosts, taken and returned without a call for each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Exchange = Callable[[str, Mapping[str, Report]], Awaitable[dict[str, Grant]]]
 
 #: For this long after its last answered call, in seconds, a fetcher still starts requests on its grants.
 START_LEASE_S = 10.0
-#: Seconds between two calls while hosts are in use.  A host that is new is asked for at once; so often only the shares
-#: of hosts that several fetchers ask for are dealt out anew.
+#: Seconds between two calls while hosts are in use.  A new host is requested at once; this interval is only for sharing
+#: out hosts that several fetchers use.
 POLL_S = 0.5
-#: Seconds for which a call to be made at once waits for others to join in.
+#: Seconds for which an immediate call waits for others to join.
 COALESCE_S = 0.01
 
 _NOTHING = Report()
@@ -81,7 +81,7 @@ class _Host:
         self.next_start = 0.0
         self.waiters: deque[tuple[asyncio.Future[None], float]] = deque()
         self.timer: asyncio.TimerHandle | None = None
-        self.known = False  # to the gate: it keeps something for us there
+        self.known = False  # to the gate, which holds slots for us
         # To be reported.
         self.answered = False
         self.failures = 0
@@ -91,8 +91,8 @@ class _Host:
 class GateClient:
     """Slots of hosts for one fetcher; an async context manager.
 
-    exchange: awaited with this client's member id and its reports, never twice at a time.  What it raises is raised
-    by every `slot` from then on.
+    exchange: awaited with this client's member id and its reports, never twice at a time.  Every `slot` raises
+    what it raised from then on.
     """
 
     def __init__(self, exchange: Exchange, config: DownloadConfig, *, member: str | None = None) -> None:
@@ -121,7 +121,7 @@ class GateClient:
     def slot(self, name: str) -> _Slot:
         """`async with client.slot(target.site)`: one request in flight to that host.
 
-        Raises `Refused` with HOST_BUSY when no slot comes free in time, with CIRCUIT_OPEN when the host is left alone.
+        Raises `Refused` with HOST_BUSY when no slot comes free in time, with CIRCUIT_OPEN while the host is left alone.
         """
         return _Slot(self, name)
 
@@ -137,7 +137,7 @@ class GateClient:
         self._kick.set()
 
     def block(self, name: str, seconds: float) -> None:
-        """The host asked not to be asked again for so long: holds for all fetchers."""
+        """The host asked for a pause of so many seconds; it applies to all fetchers."""
         host = self._host(name)
         host.retry_after_s = max(host.retry_after_s, seconds)
         host.blocked_until = max(host.blocked_until, self._clock() + seconds)
@@ -194,7 +194,7 @@ class GateClient:
         return max(host.next_start, host.blocked_until, host.circuit_until)
 
     def _refusal(self, host: _Host, now: float, until: float) -> Refused | None:
-        """Why there is no sense in waiting for this host until then."""
+        """Why waiting for this host until then is pointless."""
         if host.circuit_until > now:
             return Refused(Status.CIRCUIT_OPEN, "the host could not be reached many times in a row just before")
         if until <= now:
@@ -205,7 +205,7 @@ class GateClient:
         return None
 
     def _wake(self, host: _Host) -> None:
-        """Start the waiters that may start, refuse those for whom it is too late."""
+        """Start the waiters that may start, and refuse those that are too late."""
         now = self._clock()
         while host.waiters:
             future, until = host.waiters[0]
@@ -286,7 +286,7 @@ class GateClient:
 
     def _report(self, host: _Host, now: float) -> Report | None:
         """What is new about this host since the last call; None if nothing."""
-        # A rated host is kept until the start that was paid for is over, or the next holder would start too soon.
+        # A host with a rate is kept until its last start's interval is over, or the next holder would start too soon.
         if not host.in_use and not host.waiters and (math.isinf(host.rate) or host.next_start <= now):
             host.slots = 0
         report = Report(len(host.waiters), host.in_use, host.slots, host.answered, host.failures, host.retry_after_s)

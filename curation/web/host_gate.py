@@ -1,15 +1,15 @@
-"""How several fetchers share what one host may be asked: a ledger of leases, without any input or output.
+"""How several fetchers share the request limit of a host: a ledger of leases, without any input or output.
 
-Each fetcher calls `HostGate.exchange` about twice a second, with one `Report` for every host it has to do with, and
-gets one `Grant` for each back.  Between two calls it starts requests on its own within what it was granted, so a
-request costs no call.  Promises, whatever calls are late, lost or never come:
+Each fetcher calls `HostGate.exchange` about twice a second, with one `Report` for every host it uses, and receives one
+`Grant` for each.  Between two calls it starts requests on its own within its grants, so a request costs no call.
+Promises, whatever calls are late, lost or missing:
 
 - the fetchers' requests in flight to a host never add up to more than `concurrency`;
-- whoever waits gets a slot in the end, also with more fetchers than slots: slots then go round in turns;
-- a fetcher that falls silent loses its leases after `lease_s`, which must exceed the time for which it still starts
+- every waiting fetcher gets a slot in the end, also with more fetchers than slots: slots then rotate;
+- a fetcher that becomes silent loses its leases after `lease_s`, which must exceed the time for which it still starts
   requests without an answer plus the longest request.
 
-A host is what `Target.site` says.  Durations, not times, are exchanged: the parties' clocks need not agree.
+A host is a `Target.site`.  Durations, not times, are exchanged: the parties' clocks need not agree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TURN_S = 1.0
 
 
 class Report(NamedTuple):
-    """What one fetcher has to say about one host."""
+    """What one fetcher reports about one host."""
 
     waiting: int = 0  #: requests that would start now if they could
     in_use: int = 0  #: requests in flight
@@ -36,7 +36,7 @@ class Report(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What one fetcher may do with one host until it hears otherwise."""
+    """What one fetcher may do with one host until its next grant."""
 
     slots: int  #: requests in flight
     rate: float  #: starts a second; infinite if unlimited
@@ -48,7 +48,7 @@ class Grant(NamedTuple):
 class _Share:
     """One fetcher's part of one host."""
 
-    since: float  #: when it began to hold slots, or to wait without any
+    since: float  #: when it started to hold slots, or to wait without any
     want: int = 0
     held: int = 0  #: upper bound of its requests in flight until its next report
     rate: float = 0.0
@@ -56,7 +56,7 @@ class _Share:
 
 @dataclass(slots=True, eq=False)
 class _Host:
-    heard: float  #: last report
+    reported: float  #: time of the last report
     shares: dict[str, _Share] = field(default_factory=dict)
     failures: int = 0
     blocked_until: float = 0.0
@@ -83,11 +83,11 @@ class HostGate:
         self._lease_s = lease_s
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
-        self._members: dict[str, tuple[float, set[str]]] = {}  # last heard, hosts it has a share of
+        self._members: dict[str, tuple[float, set[str]]] = {}  # last call, hosts it has a share of
         self._next_sweep = 0.0
 
     def exchange(self, member: str, reports: Mapping[str, Report]) -> dict[str, Grant]:
-        """Take in `member`'s reports and say what it may do.
+        """Record `member`'s reports and return what it may do.
 
         A report that neither waits, uses nor holds anything gives the host back.  Hosts that are not reported keep
         their lease.  Calls of one member must not overlap.
@@ -111,7 +111,7 @@ class HostGate:
         return grants
 
     def _note(self, host: _Host, report: Report, now: float) -> None:
-        host.heard = now
+        host.reported = now
         host.failures = report.failures + (0 if report.answered else host.failures)
         if report.failures and host.failures >= self._circuit_failures:
             # The count stays: after the pause a single further failure opens the circuit again.
@@ -126,7 +126,7 @@ class HostGate:
         others = [other for name, other in host.shares.items() if name != member]
         free = max(0, self._concurrency - sum(other.held for other in others))
         slots = min(self._fair_slots(host, share, now), free)
-        # Until this answer arrives, and should it be lost, the member acts on what it believed before.
+        # Until this answer arrives, and if it is lost, the member acts on its previous grant.
         held = max(slots, report.in_use, report.slots)
         if (held > 0) != (share.held > 0):
             share.since = now
@@ -135,7 +135,7 @@ class HostGate:
         return Grant(slots, share.rate, max(0.0, host.blocked_until - now), max(0.0, host.circuit_until - now))
 
     def _fair_slots(self, host: _Host, share: _Share, now: float) -> int:
-        """Slots of `share` when all that want some get an equal part, and no more than they want."""
+        """Slots of `share` when all that want some get an equal part, but no more than they want."""
         wanting = [other for other in host.shares.values() if other.want]
         if wanting == [share] or (not wanting and len(host.shares) == 1):
             return self._concurrency
@@ -161,18 +161,18 @@ class HostGate:
         return max(0.0, min(self._rate / sharing, self._rate - sum(other.rate for other in others)))
 
     def _sweep(self, now: float) -> None:
-        """Take back what silent members hold, and forget hosts that nobody has asked for since."""
+        """Take back what silent members hold, and forget hosts that no member has used since."""
         if now < self._next_sweep:
             return
         self._next_sweep = now + self._lease_s / 10
-        silent = [name for name, (heard, _) in self._members.items() if now - heard > self._lease_s]
+        silent = [name for name, (called, _) in self._members.items() if now - called > self._lease_s]
         for member in silent:
             for name in self._members.pop(member)[1]:
                 self._hosts[name].shares.pop(member, None)
         forgotten = [
             name
             for name, host in self._hosts.items()
-            if not host.shares and now > max(host.blocked_until, host.heard + self._circuit_open_s)
+            if not host.shares and now > max(host.blocked_until, host.reported + self._circuit_open_s)
         ]
         for name in forgotten:
             del self._hosts[name]

@@ -1,10 +1,10 @@
 """The engine `img2dataset`: that project's own downloader and resizer behind our row contract, for comparison.
 
-Weaker than `Fetcher`, as its parts are: an address is checked before the request but not while connecting, redirects
-are not checked at all, a body has no cap while it is read, robots.txt, hosts' limits and Retry-After are unknown, and
-it names itself a browser beside our product token.  `download.timeout_s` is, as there, the limit of one socket
-operation; the URL as a whole is given up after `(retries + 1) * timeout_s`, though its thread ends only when the server
-lets it.
+It is weaker than `Fetcher`: an address is checked before the request but not while connecting, redirects are not
+checked at all, a body has no size limit while it is read, robots.txt, hosts' limits and Retry-After are ignored, and
+its user agent names a browser beside our product token.  `download.timeout_s` is the limit of one socket operation, as
+in img2dataset; the URL as a whole is abandoned after `(retries + 1) * timeout_s`, though its thread ends only when the
+server allows it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from curation.web.safe_http import FetchError, Lookup, Resolver, system_lookup
 from pairmill.errors import UserError
 from pairmill.faults import fault_point
 
-#: What img2dataset drops by default when told to heed X-Robots-Tag.
+#: What img2dataset drops by default when it obeys X-Robots-Tag.
 _DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
-#: img2dataset reports a failure as the text of the exception; the first pattern that is found decides.
+#: img2dataset reports a failure as the text of the exception; the first matching pattern decides.
 _ERRORS: tuple[tuple[re.Pattern[str], Status], ...] = tuple(
     (re.compile(pattern), status)
     for pattern, status in (
@@ -50,7 +50,7 @@ _ERRORS: tuple[tuple[re.Pattern[str], Status], ...] = tuple(
 
 
 class Resized(NamedTuple):
-    """An image as img2dataset's resizer leaves it; `data` is empty and `error` says why where it could not."""
+    """An image as img2dataset's resizer leaves it; `data` is empty and `error` gives the reason if it failed."""
 
     data: bytes
     width: int
@@ -66,7 +66,7 @@ def error_status(message: str) -> Status:
 
 
 class Img2datasetFetcher:
-    """Has `Fetcher`'s interface; an async context manager.  Raises `UserError` if img2dataset is not installed."""
+    """Same interface as `Fetcher`; an async context manager.  Raises `UserError` if img2dataset is not installed."""
 
     def __init__(self, config: DownloadConfig, *, lookup: Lookup = system_lookup) -> None:
         self._download = _import("downloader").download_image_with_retry
@@ -121,7 +121,7 @@ class Img2datasetFetcher:
         if sniff(body[:64]) is None:
             message = f"begins with {body[:12]!r}"
             return _failed(url, Status.NOT_AN_IMAGE, message, http_status=200, size=len(body), elapsed_s=elapsed_s)
-        # It tells neither where redirects led nor what the owner wants, so no later policy can be held against that.
+        # It reports neither where redirects led nor what the owner wants, so there is no evidence for a later policy.
         return Fetched(Status.SUCCESS, 200, url, "", body, len(body), elapsed_s, 1, "", None)
 
 
@@ -144,7 +144,7 @@ def resize_with_img2dataset(
 ) -> Resized:
     """Resize and re-encode `data` as img2dataset does.
 
-    size: pixels of the side that `mode` (no, keep_ratio, keep_ratio_largest, center_crop, border) speaks of.
+    size: pixels of the side that `mode` (no, keep_ratio, keep_ratio_largest, center_crop, border) refers to.
     image_format: jpg, png or webp.  quality: 0-100; for png, 0-9 of compression.
     """
     resizer = _resizer(size, mode, image_format, quality, only_if_bigger)
@@ -166,7 +166,7 @@ def _resizer(size: int, mode: str, image_format: str, quality: int, only_if_bigg
 
 
 def _import(module: str) -> Any:
-    # Its dependency albumentations asks PyPI for a newer version of itself whenever it is imported.
+    # Its dependency albumentations checks PyPI for a newer version whenever it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         return importlib.import_module(f"img2dataset.{module}")

@@ -1,9 +1,9 @@
 """What a site's owner wants: robots.txt (RFC 9309), X-Robots-Tag, and the TDM Reservation Protocol (W3C TDMRep).
 
 All of it is read and kept with the row whether it is obeyed or not, so that a stricter recipe can obey it later without
-asking anybody again (`curation.policy`).
-A site file that cannot be had because the host cannot be reached is the row's own connection error; robots.txt that
-answers 5xx or not in time forbids everything (RFC 9309, 2.3.1.4), 4xx allows everything (2.3.1.3).
+new requests (`curation.policy`).
+If a site file is missing because the host cannot be reached, that is the row's own connection error.  A robots.txt that
+answers 5xx or too late forbids everything (RFC 9309, 2.3.1.4); 4xx allows everything (2.3.1.3).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from curation.web.config import DownloadConfig
 from curation.web.gate_client import GateClient
 from curation.web.safe_http import HTTP_ERRORS, FetchError, SafeHttp, fetch_error
 
-#: Bytes of robots.txt that are read; RFC 9309, 2.5 asks for at least 500 KiB.
+#: Bytes of robots.txt that are read; RFC 9309, 2.5 requires at least 500 KiB.
 ROBOTS_BYTES = 512 * 1024
 #: Redirects followed to a robots.txt: RFC 9309, 2.3.1.2.
 ROBOTS_REDIRECTS = 5
 #: Seconds for which a site's rules are kept: RFC 9309, 2.4.
 RULES_TTL_S = 24 * 3600.0
-#: Seconds after which a robots.txt that could not be had is asked for again.
+#: Seconds after which an unavailable robots.txt is requested again.
 UNAVAILABLE_TTL_S = 600.0
 #: Bounds of the cache: sites, and bytes of their files.
 CACHE_SITES = 20_000
@@ -47,7 +47,7 @@ _PARSE_INLINE_BYTES = 64 * 1024
 
 
 def header_opt_out(headers: CIMultiDictProxy[str], product_token: str) -> str:
-    """The header by which an answer keeps its content out, or "" if none does."""
+    """The header by which a response opts out, or "" if none does."""
     for value in headers.getall("X-Robots-Tag", ()):
         directive = _x_robots_directive(value, product_token.lower())
         if directive:
@@ -60,7 +60,7 @@ def header_opt_out(headers: CIMultiDictProxy[str], product_token: str) -> str:
 def _x_robots_directive(value: str, token: str) -> str:
     """The first directive of one X-Robots-Tag that binds us and keeps the image out, with its agent if it names one.
 
-    An agent named before a directive ("otherbot: noai, noindex") goes for the rest of that header.
+    An agent named before a directive ("otherbot: noai, noindex") applies to the rest of that header.
     """
     agent = ""
     for part in value.split(","):
@@ -76,7 +76,7 @@ def _x_robots_directive(value: str, token: str) -> str:
 
 
 def parse_tdmrep(body: bytes) -> Protego | None:
-    """The rules of a tdmrep.json, or None if it reserves nothing (or is none).
+    """The rules of a tdmrep.json, or None if it reserves nothing or is malformed.
 
     Locations are patterns like those of robots.txt, so they become such rules: reserved is disallowed, and the longest
     location that matches decides.
@@ -96,7 +96,7 @@ def parse_tdmrep(body: bytes) -> Protego | None:
 
 
 def parse_robots(body: bytes) -> Protego | None:
-    """The rules of a robots.txt, or None if it has none at all."""
+    """The rules of a robots.txt, or None if it has none."""
     text = body.decode("utf-8", "replace").lstrip("\ufeff")
     return Protego.parse(text) if "isallow" in text.lower() else None
 
@@ -104,8 +104,8 @@ def parse_robots(body: bytes) -> Protego | None:
 class Wishes(NamedTuple):
     """What the owner of a URL wants, as far as it was read.
 
-    robots: `allowed`, `disallowed`, or `unavailable` where robots.txt could not be read.  opt_out: by what the owner
-    opted out, "" if by nothing.
+    robots: `allowed`, `disallowed`, or `unavailable` where robots.txt could not be read.  opt_out: how the owner opted
+    out, "" if not at all.
     """
 
     robots: str = "allowed"
@@ -116,7 +116,7 @@ class Wishes(NamedTuple):
         return Wishes(max(self.robots, other.robots, key=ROBOTS.index), self.opt_out or other.opt_out)
 
 
-#: What robots.txt says of a URL, from the most to the least permissive that is known.
+#: The verdicts of robots.txt on a URL, from the most to the least permissive.
 ROBOTS = ("allowed", "unavailable", "disallowed")
 
 
@@ -125,7 +125,7 @@ class _Rules(NamedTuple):
 
     robots: Protego | None = None  #: None: everything
     reserved: Protego | None = None  #: None: nothing
-    failure: FetchError | None = None  #: robots.txt could not be had
+    failure: FetchError | None = None  #: robots.txt was unavailable
     size: int = 0  #: bytes of the files
     ttl_s: float = RULES_TTL_S
 
@@ -151,7 +151,7 @@ class SiteRules:
         self._pending: dict[str, asyncio.Task[_Rules]] = {}
 
     async def check(self, target: Target) -> Wishes:
-        """What the owner of `target` wants, where that lets us fetch it or we do not obey it.
+        """What the owner of `target` wants, if that allows the fetch or is not obeyed.
 
         Raises `FetchError` with ROBOTS_DISALLOWED, OPT_OUT, ROBOTS_UNAVAILABLE, or why the host cannot be reached.
         """
@@ -226,7 +226,7 @@ class SiteRules:
         try:
             body = await self._get(f"{origin}/.well-known/tdmrep.json")
         except FetchError:
-            body = b""  # no statement is no reservation; only robots.txt fails closed
+            body = b""  # without a statement there is no reservation; only robots.txt fails closed
         size += len(body)
         ttl_s = RULES_TTL_S if failure is None else UNAVAILABLE_TTL_S
         return _Rules(robots, parse_tdmrep(body), failure, size + 200, ttl_s)
@@ -279,5 +279,5 @@ async def _read_head(body: StreamReader) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
     head = b"".join(chunks)
-    # A line that was cut through would be another rule than the one meant.
+    # A line cut in two would be a different rule.
     return head if len(head) <= ROBOTS_BYTES else head[:ROBOTS_BYTES].rpartition(b"\n")[0]

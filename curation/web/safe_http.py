@@ -1,8 +1,8 @@
-"""HTTP that cannot be led off the public web: names are resolved, checked and pinned, and checked again at connect.
+"""HTTP that cannot leave the public web: names are resolved, checked and pinned, and checked again at connect.
 
-Three gates, each enough for its case: `Resolver.addresses` before anything is asked (a clear status for the row), the
-same resolver inside the connector (a name that changes its mind), the connector's socket factory (whatever else: it
-sees the very address that is about to be connected to).
+Three gates, each for its own case: `Resolver.addresses` before any request (a clear status for the row), the same
+resolver inside the connector (a name that resolves differently later), and the connector's socket factory (everything
+else: it sees the very address to connect to).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Lookup = Callable[[str], list[str]]
 DNS_TTL_S = 60.0
 DNS_NEGATIVE_TTL_S = 5.0
 DNS_NAMES = 20_000
-#: getaddrinfo blocks its thread for up to ten seconds or so on a dead name server.
+#: getaddrinfo blocks its thread for up to about ten seconds on a dead name server.
 DNS_THREADS = 48
 #: Bytes of a body that aiohttp holds before it is read; twice as many stop the socket.
 READ_BUFFER = 2**17
 
 
 class FetchError(Exception):
-    """A fetch failed, as the web has it: becomes the row's status."""
+    """A fetch failed for a reason of the web; it becomes the row's status."""
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class FetchError(Exception):
         self.status = status
         self.message = message
         self.retry = retry  #: another attempt may succeed
-        self.connecting = connecting  #: it never came to a request
+        self.connecting = connecting  #: no request was made
         self.http_status = http_status
         self.retry_after_s = retry_after_s
         self.evidence = evidence  #: of an opt-out
         self.hop = hop  #: that the address policy refused, as `AddressPolicy.hop` writes it
-        self.needs = needs  #: the least limit that would have let it pass, as far as is known
+        self.needs = needs  #: the least limit that would allow it, if known
 
 
 def system_lookup(host: str) -> list[str]:
@@ -77,7 +77,7 @@ class _Answer(NamedTuple):
 
 
 class Resolver(AbstractResolver):
-    """Names to checked addresses, cached; lookups run in threads and are shared by all who wait for the same name."""
+    """Names to checked addresses, cached; lookups run in threads, and all who wait for a name share one."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Resolver(AbstractResolver):
     async def addresses(self, host: str, port: int, timeout_s: float | None = None) -> tuple[str, ...]:
         """All addresses of `host`, each checked for `port`.
 
-        Raises `Refused` if any is forbidden, `FetchError` if there are none (in time).
+        Raises `Refused` if any is forbidden, `FetchError` if none is found in time.
         """
         if ":" in host or host.replace(".", "").isdigit():  # `check_url` leaves numeric hosts in canonical form
             self._policy.check(host, port, [host])
@@ -149,7 +149,7 @@ class Resolver(AbstractResolver):
                 if passing and not last:
                     continue
                 failure = FetchError(Status.DNS_ERROR, f"{host}: {error}", retry=passing)
-                # A passing failure is not remembered: the next attempt asks again.
+                # A temporary failure is not cached: the next attempt looks up again.
                 answer = _Answer(self._clock() + (0.0 if passing else DNS_NEGATIVE_TTL_S), (), failure)
                 break
         self._answers[host] = answer
@@ -160,7 +160,7 @@ class Resolver(AbstractResolver):
 
 
 class _RefusedAtConnect(OSError):
-    """An address was refused at the last gate; an OSError, for aiohttp to take it for a failure to connect."""
+    """An address was refused at the last gate; an OSError, so that aiohttp treats it as a failure to connect."""
 
     def __init__(self, refused: Refused) -> None:
         super().__init__(refused.reason)
@@ -181,7 +181,7 @@ class SafeHttp:
     async def __aenter__(self) -> SafeHttp:
         connector = aiohttp.TCPConnector(
             resolver=self.resolver,
-            use_dns_cache=False,  # the resolver's own is checked, and shared with the check before
+            use_dns_cache=False,  # the resolver's own cache is checked, and shared with the check before
             socket_factory=self._checked_socket,
             limit=0,  # the fetcher and the host gate limit
             limit_per_host=0,
@@ -207,10 +207,10 @@ class SafeHttp:
     ) -> aiohttp.ClientResponse:
         """The answer to one GET, headers read and body not; no redirect is followed.
 
-        timeout_s covers the body too.  Raises what `fetch_error` knows.  The caller closes or releases the response.
+        timeout_s covers the body too.  Raises `HTTP_ERRORS`.  The caller closes or releases the response.
         """
         assert self._session is not None, "not entered"
-        # A little less than the whole, so that a connection that is never made is told from an answer that is late.
+        # A little less than the whole, to distinguish a connection that is never made from a late answer.
         connect_s = min(self._config.connect_timeout_s, 0.95 * timeout_s)
         return await self._session.get(
             URL(target.url, encoded=True),
@@ -234,7 +234,7 @@ def _with_scope(sockaddr: tuple[object, ...]) -> str:
     return f"{host}%{sockaddr[3]}" if len(sockaddr) == 4 and sockaddr[3] and "%" not in host else host
 
 
-#: What a request may raise because of what the other side does.
+#: What a request may raise because of the other side.
 HTTP_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError, FetchError, Refused)
 
 

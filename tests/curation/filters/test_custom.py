@@ -87,7 +87,7 @@ def test_a_wrong_answer_is_an_error_that_names_the_function(name: str, message: 
     [
         ("no_such_module:f", "No module named 'no_such_module'"),
         (at("no_such_function"), "no_such_function"),
-        (at("not_a_function"), "not a function"),
+        (at("not_a_function"), "must list functions"),
         ("curation.filters.custom", "import path"),
         ("os:path.join", "import path"),
         ("", "import path"),
