@@ -64,7 +64,7 @@ def require_empty(folder: Path) -> None:
     """Raise UserError unless an export can be written to `folder`: it must be new or empty."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(
-            "an export must be written into a new or empty folder, so that no file of an earlier one stays in it",
+            "an export must be written into a new or an empty folder, so that no file of an earlier one stays in it",
             value=folder,
             fix="give another folder, or empty this one",
         )

@@ -648,7 +648,7 @@ def test_killed_anywhere_it_ends_the_same(
 ) -> None:
     killed(made, tmp_path, point)
     if Tombstones.read(made.store).work:
-        with pytest.raises(RunDirError, match="cut short must be completed"):
+        with pytest.raises(RunDirError, match="must be completed before"):
             refuse_pending(made.store)
     forget(made.store, WANTED, made.copies, sure=True)
     assert ended(made) == expected

@@ -103,13 +103,13 @@ def test_a_list_that_grew_says_how_to_add_what_is_new(tmp_path: Path, lists: Pat
     (lists / "c.csv").write_text("url,text\nhttp://c/1,new\n")
     with pytest.raises(RunDirError, match=r"new or changed since: \S*c\.csv\n") as raised:
         planned(tmp_path / "run", lists)
-    assert raised.value.fix.startswith(f"add their rows by `pairmill extend {tmp_path / 'run'} {lists}`")
+    assert raised.value.fix.startswith(f"add their rows with `pairmill extend {tmp_path / 'run'} {lists}`")
 
 
 def test_other_columns_are_another_list(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("url,text,title\nhttp://a/1,red,apple\n")
     planned(tmp_path / "run", tmp_path / "list.csv")
-    with pytest.raises(RunDirError, match="text_column changed"):
+    with pytest.raises(RunDirError, match="text_column must be as they were"):
         planned(tmp_path / "run", tmp_path / "list.csv", text_column="title")
 
 

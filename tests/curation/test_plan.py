@@ -78,7 +78,7 @@ def test_planning_again_finds_the_plan(tmp_path: Path) -> None:
 
 def test_another_input_or_cut_is_refused(tmp_path: Path) -> None:
     make(tmp_path, ROWS)
-    with pytest.raises(RunDirError, match="input files"):
+    with pytest.raises(RunDirError, match="must lead to the files"):
         make(tmp_path, ROWS[:-1])
     make(tmp_path, ROWS)
     with pytest.raises(RunDirError, match=r"shards\."):

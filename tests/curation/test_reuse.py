@@ -1,4 +1,4 @@
-"""Rows keep what dear stages made of them, whatever happens to the other rows of their shard."""
+"""Rows keep what expensive stages made of them, whatever happens to the other rows of their shard."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / ".hidden").touch()
     for name in ("file", "full"):
-        with pytest.raises(UserError, match="new or empty folder"), whole_folder(tmp_path / name):
+        with pytest.raises(UserError, match="new or an empty folder"), whole_folder(tmp_path / name):
             pytest.fail("the block must not run")
         with pytest.raises(UserError):
             require_empty(tmp_path / name)

@@ -179,9 +179,9 @@ def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> 
         ("[no.such:Stage]", "stages must be an import path"),
         ("[blur]", "stages must be an import path"),
         (f"[{{name: '{OWN}', most: 1}}]", r"stages\.most is not a key"),
-        (f"['{OWN}', '{OWN}']", "names of their own"),
+        (f"['{OWN}', '{OWN}']", "must have different names"),
         (f"['{__name__}:Misplaced']", r"reads must be added by stages before it\n.*caption_of_tomorrow"),
-        (f"['{__name__}:Twice']", r"added by one stage\n.*caption"),
+        (f"['{__name__}:Twice']", r"added by one stage only\n.*caption"),
     ],
 )
 def test_a_stage_that_does_not_fit_is_refused_with_the_recipe(stages: str, says: str) -> None:

@@ -76,12 +76,12 @@ def test_overrides_are_yaml_at_dotted_keys() -> None:
         (LEAST, ["image.size=big"], ["image.size", "big"]),
         (LEAST, ["image.size=-1"], ["image.size", "-1"]),
         (LEAST, ["image.size"], ["dotted.key=value"]),
-        (LEAST, ["run_dir.x=1"], ["run_dir", "not a section"]),
+        (LEAST, ["run_dir.x=1"], ["run_dir", "must be a section"]),
         (LEAST, ["image.size=[1"], ["YAML"]),
         (LEAST, ["filter.where=width >> 3"], ["filter", "where"]),
         (LEAST, ["filter.callables=[no.such:thing]"], ["no.such"]),
         (LEAST, ["download.allow_networks=[300.0.0.0/8]"], ["300.0.0.0/8"]),
-        ("run_dir: r\n", [], ["input", "required"]),
+        ("run_dir: r\n", [], ["input", "must be set"]),
         ("- a list", [], ["mapping"]),
         ("a: [", [], ["YAML"]),
     ],
@@ -96,7 +96,7 @@ def test_a_wrong_recipe_says_rule_value_and_fix(text: str, overrides: list[str],
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="can be read"):
+    with pytest.raises(RecipeError, match="must be a readable file"):
         load_recipe(tmp_path / "no.yaml")
 
 

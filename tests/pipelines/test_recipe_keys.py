@@ -12,7 +12,7 @@ from pipelines.recipe_keys import all_recipes, recipe_page, sections
 from training.recipe import TrainRecipe
 from tune.recipe import SweepRecipe
 
-WHOSE_KEYS = "whose keys these are: a registered name, or an import path package.module:attribute"
+WHOSE_KEYS = "registered name of the entry, or its import path package.module:attribute"
 
 
 class LongConfig(NamedConfig):
