@@ -26,7 +26,7 @@ class Axis(NamedTuple):
 
 
 def axis(values: Iterable[float], word: Word, *, log: bool = False, zero: bool = False, snug: bool = False) -> Axis:
-    """An axis that holds all values, of which there must be at least one; a linear axis has its ticks at round numbers.
+    """An axis that holds all values (at least one); a linear axis has its ticks at round numbers.
 
     log: logarithmic, if all values are positive.  zero: start at 0, unless a value is below it or all are far from it.
     snug: from the least value to the greatest; else a linear axis begins and ends at a tick.

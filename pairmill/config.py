@@ -131,7 +131,7 @@ def put(data: dict[str, Any], key: str, value: Any) -> None:
             where = ".".join(keys[: depth + 1])
             raise RecipeError(
                 f"{where} must be a section for {key} to be set, and it is a plain value",
-                value=f"{where}={inner!r}",
+                value=key,
                 fix=f"override {where} itself",
             )
         data = inner
@@ -155,8 +155,11 @@ def _explain(error: ValidationError, model: type[BaseModel], at: str) -> RecipeE
     value = json.dumps(problem["input"], ensure_ascii=False, default=str)
     more = error.error_count() - 1
     command = model.__name__.removesuffix("Recipe").lower()
+    # Pydantic says "Input should be …"; a validator of ours its own rule, after "Value error, ".
+    _, should, rule = problem["msg"].partition(" should ")
+    reason = problem["msg"].removeprefix("Value error, ")
     return RecipeError(
-        f"{key}: {problem['msg']}",
+        f"{key or 'the recipe'} must {rule}" if should else f"{key or 'the recipe'} must be valid: {reason}",
         value=value,
         fix=f"see `pairmill {command} --schema` for allowed values" + (f" ({more} more to fix)" if more else ""),
     )

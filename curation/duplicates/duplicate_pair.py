@@ -12,7 +12,7 @@ from curation.duplicates.equal_values import EqualValues
 class DuplicatePair(EqualValues):
     """Images of equal SHA-256 whose normalised captions are equal.
 
-    `duplicate_image` drops the same rows; beside it, this kind only separates the two in the report.
+    `duplicate_image` finds these rows too; this kind only gives them a reason of their own in the report.
     """
 
     name, strength = "duplicate_pair", 30

@@ -84,7 +84,7 @@ CHANGES: dict[str, Change] = {
     # How pictures are fetched
     "download.enabled": nothing(False),
     "download.engine": nothing("img2dataset"),
-    "download.user_agent": nothing("pairmill/0.1 (+mailto:somebody@example.com)"),
+    "download.user_agent": nothing("pairmill/9 (+mailto:somebody@example.com)"),
     **{f"download.{key}": nothing(5.5) for key in ("timeout_s", "connect_timeout_s", "backoff_s", "robots_timeout_s")},
     **{f"download.{key}": nothing(5.5) for key in ("min_bytes_per_s", "min_rate_window_s", "per_host_rate")},
     **{f"download.{key}": nothing(5.5) for key in ("max_host_wait_s", "circuit_open_s")},

@@ -72,7 +72,7 @@ def test_a_field_holds_the_configuration_of_the_entry_it_names() -> None:
 @pytest.mark.parametrize(
     ("voice", "says"),
     [
-        ({"name": "shout", "loudness": 0}, "speak.voice.loudness: Input should be greater than or equal to 1"),
+        ({"name": "shout", "loudness": 0}, "speak.voice.loudness must be greater than or equal to 1"),
         ({"name": "shout", "loud": 1}, r"speak\.voice\.loud is not a key of the recipe, .*\n.*\n.*loudness"),
         (3, "speak.voice must be a name, or a mapping with a key `name`"),
         ("sing", "speak.voice must be one of shout, whisper"),

@@ -138,7 +138,7 @@ POLICIES = {
     "download.allow_ports": ("[443]", None),
     "image.max_frames": ("1", "too_many_frames"),
     "image.max_pixels": ("60000", "too_many_pixels"),
-    "download.user_agent": ("pairmill/0.1 (+mailto:another@example.com)", None),
+    "download.user_agent": ("pairmill/9 (+mailto:another@example.com)", None),
     "download.timeout_s": ("3", None),
 }
 

@@ -99,7 +99,7 @@ def test_error_rate_sees_an_outage_from_the_start() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("user_agent", "pairmill/0.1 (+https://x)\r\nX: y"),
+        ("user_agent", "pairmill/9 (+https://x)\r\nX: y"),
         ("user_agent", "Mozilla/5.0 (compatible; x; +https://x.example)"),
         ("user_agent", ""),
         ("allow_networks", ["127.0.0.1/8"]),
