@@ -16,7 +16,8 @@ def canonical_url(url: str) -> str:
     """
     stripped = url.strip()
     try:
-        parts = urlsplit(stripped)
+        # White space before a fragment or an empty query is around the URL too.
+        parts = urlsplit(stripped.partition("#")[0].rstrip())
         port = parts.port
     except ValueError:
         return stripped
@@ -30,7 +31,7 @@ def canonical_url(url: str) -> str:
         colon = host.rfind(":")
         host = host[:colon] if colon > bracket else host
     netloc = f"{userinfo}@{host}" if userinfo else host
-    return urlunsplit((scheme, netloc, parts.path or "/", parts.query, ""))
+    return urlunsplit((scheme, netloc, parts.path or "/", parts.query, "")).rstrip()
 
 
 def url_host(url: str) -> str:

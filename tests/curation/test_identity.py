@@ -16,6 +16,10 @@ from curation.identity import canonical_url, row_uid, shuffle_key
         ("https://example.com:443/a", "https://example.com/a"),
         ("https://example.com:80/a", "https://example.com:80/a"),
         ("  http://example.com/a \n", "http://example.com/a"),
+        ("http://example.com/a #b", "http://example.com/a"),
+        ("http://example.com? #b", "http://example.com/"),
+        ("http://example.com/a ?", "http://example.com/a"),
+        ("no url #b", "no url #b"),
         ("http://[::1]:80/a", "http://[::1]/a"),
         ("http://[::1]/a", "http://[::1]/a"),
         ("http://User:Pw@Example.com/", "http://User:Pw@example.com/"),
@@ -31,7 +35,7 @@ def test_canonical_url(url: str, canonical: str) -> None:
     assert canonical_url(url) == canonical
 
 
-@given(st.text())
+@given(st.text() | st.text(st.sampled_from(" #?/\t\n\x1f\x00:@[]a.\u00a0\u2028%&;")))
 def test_canonical_url_is_a_fixed_point_and_never_raises(text: str) -> None:
     for url in (text, f"http://{text}", f"http://example.com/{text}"):
         assert canonical_url(canonical_url(url)) == canonical_url(url)
