@@ -62,7 +62,7 @@ def _pairmill(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> t
     from training.gather import Exchange
     from training.losses.compose import compute_loss
     from training.losses.contrast import one_slot
-    from training.losses.inputs import LossInputs
+    from training.losses.loss_inputs import LossInputs
     from training.objectives.config import LossConfig
 
     rows = len(image)

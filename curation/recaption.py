@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from curation.engines import CAPTION_ENGINES, Captioner, CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint
 from curation.engines.guard import describe, stop_if_dead, stop_if_useless
+from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
 from curation.schema import live, set_columns
 from curation.stage import Column, Runtime, Stage

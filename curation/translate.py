@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from curation.engines import TRANSLATE_ENGINES, Failure, Generated, Translator
-from curation.engines.checkpoint import Checkpoint
 from curation.engines.guard import stop_if_dead, stop_if_useless
+from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
 from curation.schema import live, set_columns
 from curation.stage import Column, Runtime, Stage

@@ -46,7 +46,7 @@ from pairmill.faults import fault_point
 from pairmill.layout import PAIRS, kept_rows
 from pairmill.store import Entry, Store, shard_file
 from pipelines.consent import ConsentError, CountAgain, ask, fetch_again, model_again
-from pipelines.journal import Journal
+from pipelines.invocations import Invocation
 from pipelines.pools import RESTARTS, Pools, connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
@@ -54,7 +54,7 @@ from pipelines.stages.deduplicate import SelectStage, losers_over
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
 from pipelines.stages.reporting import name_run
-from pipelines.stages.rows import ActorStage, RowStage, Setting, named
+from pipelines.stages.row_stage import ActorStage, RowStage, Setting, named
 
 logger = logging.getLogger("pairmill")
 
@@ -94,7 +94,7 @@ def curate(
     store.write_bytes("recipe.yaml", recipe.to_yaml().encode())
     with (
         connected(recipe) as pools,
-        Journal(store, command) as journal,
+        Invocation(store, command) as journal,
         watched(made.rows, quiet=quiet) as board,
     ):
         job = Job(recipe, store, made, tables, pools, board, journal, yes=yes, committed=committed)
@@ -132,7 +132,7 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
     tables = tables_of(recipe, planned, store, beside=True)
     with (
         connected(recipe) as pools,
-        Journal(store, command) as journal,
+        Invocation(store, command) as journal,
         watched(planned.rows, quiet=quiet) as board,
     ):
         job = Job(recipe, store, planned, tables, pools, board, journal, yes=True)
@@ -167,7 +167,7 @@ class Job:
         tables: Tables,
         pools: Pools,
         board: Any,
-        journal: Journal,
+        journal: Invocation,
         *,
         yes: bool,
         committed: Mapping[str, Mapping[int, Entry]] | None = None,

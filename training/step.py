@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pairmill.errors import RecipeError
 from training.gather import Exchange
-from training.losses.inputs import LossOutput
+from training.losses.loss_inputs import LossOutput
 from training.model import Features, Rows
 from training.objectives.declaration import Objective
 from training.teacher import Teacher

@@ -10,7 +10,7 @@ import jinja2
 import yaml
 
 from pairmill.axes import axis
-from tune import plots, words
+from tune import plots, wording
 from tune.standings import STATUSES, Standings, Trial
 
 #: What the table of many trials shows of them; all are in sweep.json.
@@ -49,17 +49,17 @@ class Cost(NamedTuple):
 
 def render(sweep: Mapping[str, Any]) -> str:
     """The page of RUN/sweep.json, of a sweep that is finished or still running."""
-    standings = Standings(words.clean(sweep))
+    standings = Standings(wording.clean(sweep))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "breakable": words.breakable,
-        "count": words.count,
-        "may_be": words.may_be,
-        "setting": words.setting,
-        "share": words.share,
-        "span": words.span,
+        "breakable": wording.breakable,
+        "count": wording.count,
+        "may_be": wording.may_be,
+        "setting": wording.setting,
+        "share": wording.share,
+        "span": wording.span,
     }
     template = environment.from_string(files("tune").joinpath("sweep.html.j2").read_text(encoding="utf-8"))
     rows, failed = _rows(standings), _failed(standings)
@@ -125,7 +125,7 @@ def _ranked(standings: Standings) -> list[Row]:
         runs = [standings.by_id[entry["trial"]], *standings.repeats_of(entry["trial"])]
         values.append([v for run in runs if (v := standings.value(run)) is not None])
     ends = [entry[end] for entry in entries for end in ("low", "mean", "high") if entry[end] is not None]
-    scale = axis([*ends, *(v for group in values for v in group)], words.number, snug=True)
+    scale = axis([*ends, *(v for group in values for v in group)], wording.number, snug=True)
     rows = []
     for rank, (entry, group) in enumerate(zip(entries, values, strict=True), start=1):
         low, high = (entry["mean"] if entry[end] is None else entry[end] for end in ("low", "high"))

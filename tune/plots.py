@@ -9,7 +9,7 @@ from pairmill.axes import Axis, axis, thinned
 from pairmill.charts import Course, Mark, Plot, Spot, curves, scatter, stairs
 from tune.coordinates import Dimension, Parallel, categorical, numeric, parallel
 from tune.standings import Standings, Trial
-from tune.words import count, given, is_number, number, setting
+from tune.wording import count, given, is_number, number, setting
 
 #: What a figure of many trials shows of them.
 MOST_LINES, _MOST_POINTS, _LABELS, _MOST_PANELS = 120, 60, 6, 8

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pairmill.axes import thinned
-from tune.words import count, metric_word, setting, tick_word
+from tune.wording import count, metric_word, setting, tick_word
 
 Trial = Mapping[str, Any]
 

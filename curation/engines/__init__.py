@@ -41,7 +41,7 @@ from pairmill.registry import NamedConfig, Registry
 if TYPE_CHECKING:
     from PIL import Image
 
-    from curation.engines.checkpoint import Checkpoint
+    from curation.engines.model_files import Checkpoint
     from curation.engines.settings import EngineConfig
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint
 from curation.engines.guard import describe
+from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
 from pairmill.config import EXECUTION
 from pairmill.errors import PairmillError, UserError

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from curation.engines.checkpoint import DType
+from curation.engines.model_files import DType
 from pairmill.config import EXECUTION, Placement
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig

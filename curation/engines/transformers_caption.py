@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
 from curation.engines.guard import answer_batch, describe
+from curation.engines.model_files import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
 from curation.engines.settings import EngineConfig, InProcessConfig
 from pairmill.errors import UserError
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from curation.engines import Failure, Generated
-from curation.engines.checkpoint import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
 from curation.engines.directions import MANY, language_tokens, marian_targets, pair_of_name
 from curation.engines.guard import answer_batch, describe
+from curation.engines.model_files import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
 from curation.engines.settings import EngineConfig, InProcessConfig
 from pairmill.errors import IntegrityError, UserError
 from pairmill.languages import canonical

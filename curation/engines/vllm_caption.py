@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint, DType, resolve
 from curation.engines.guard import answer_batch, describe
+from curation.engines.model_files import Checkpoint, DType, resolve
 from curation.engines.openai_caption import data_uri
 from curation.engines.settings import EngineConfig
 from pairmill.config import EXECUTION

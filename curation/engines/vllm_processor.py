@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint
+from curation.engines.model_files import Checkpoint
 from curation.engines.vllm_caption import engine_kwargs, messages, sampling_parameters
 
 if TYPE_CHECKING:

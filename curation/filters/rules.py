@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from curation.common_texts import COMMON_TEXT
 from curation.filters.custom import keep_mask
-from curation.filters.geometry import geometry_masks
+from curation.filters.image_shape import geometry_masks
 from curation.filters.language import detect, language_masks
 from curation.filters.quality import quality_masks, score_quality
 from curation.filters.safety import safety_masks, score_nsfw

@@ -21,8 +21,8 @@ from pydantic import Field, field_validator
 
 from curation.common_texts import COMMON_TEXT, common_texts_table
 from curation.filters.custom import CustomConfig, callable_reads, load_callable
-from curation.filters.geometry import COLUMNS as GEOMETRY_COLUMNS
-from curation.filters.geometry import GeometryConfig
+from curation.filters.image_shape import COLUMNS as GEOMETRY_COLUMNS
+from curation.filters.image_shape import GeometryConfig
 from curation.filters.language import LanguageConfig
 from curation.filters.patterns import BOILERPLATE
 from curation.filters.quality import QualityConfig

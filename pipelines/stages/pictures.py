@@ -12,7 +12,7 @@ from curation.schema import set_columns
 from curation.shards import Work, read_shard
 from curation.table import PLAN, Table
 from pairmill.store import Store
-from pipelines.stages.rows import ActorStage, RowStage
+from pipelines.stages.row_stage import ActorStage, RowStage
 
 
 class RetryStage(ActorStage):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import PROJECT_ROOT, Checkpoint, resolve
 from curation.engines.decoding import Sampling, TokenScores, _nucleus, decode
+from curation.engines.model_files import PROJECT_ROOT, Checkpoint, resolve
 from curation.engines.transformers_caption import TransformersCaptioner
 from pairmill.errors import UserError
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from curation.engines.checkpoint import PROJECT_ROOT
+from curation.engines.model_files import PROJECT_ROOT
 from curation.heads import HEADS, loaded
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig

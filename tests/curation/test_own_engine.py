@@ -17,7 +17,7 @@ from PIL import Image, ImageStat
 from pydantic import Field
 
 from curation.engines import CAPTION_ENGINES, CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint
+from curation.engines.model_files import Checkpoint
 from pairmill.config import EXECUTION
 from pairmill.errors import PairmillError, RecipeError
 from pairmill.registry import NamedConfig

@@ -12,8 +12,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import PROJECT_ROOT
 from curation.engines.guard import MANY
+from curation.engines.model_files import PROJECT_ROOT
 from curation.recaption import RECAPTION, Prompt, Recaption, RecaptionConfig, model_revision, text_seed
 from curation.stage import Runtime
 from pairmill import faults

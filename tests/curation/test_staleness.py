@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pydantic.fields import FieldInfo
 
-from curation.engines.checkpoint import resolve
+from curation.engines.model_files import resolve
 from curation.flow import Tables
 from curation.parts import product_identity
 from curation.stage import Column, Stage

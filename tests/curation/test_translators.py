@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from curation.engines import Failure, Generated
-from curation.engines.checkpoint import Checkpoint, resolve
+from curation.engines.model_files import Checkpoint, resolve
 from curation.engines.transformers_translate import TransformersTranslator
 from pairmill.errors import UserError
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.checkpoint import Checkpoint
+from curation.engines.model_files import Checkpoint
 from curation.engines.vllm_caption import VllmCaptioner, engine_kwargs, messages, sampling_parameters
 from curation.engines.vllm_processor import answer_row, chat_row, processor_config, read_answer, request_rows
 from pairmill.errors import UserError

@@ -17,7 +17,7 @@ from pairmill.errors import RecipeError, RunDirError
 from pairmill.store import Store
 from pipelines.curate import curate
 from pipelines.demo_server import demo_server
-from pipelines.journal import Journal
+from pipelines.invocations import Invocation
 from pipelines.recipe import CurateRecipe, parse_recipe
 
 pytestmark = pytest.mark.ray
@@ -151,7 +151,7 @@ def test_a_listed_digest_is_never_stored(make: Callable[..., CurateRecipe], tmp_
 def test_two_jobs_cannot_work_in_one_run_directory(make: Callable[..., CurateRecipe]) -> None:
     recipe = make([(f"/images/{STEMS[0]}.webp", "text")])
     curate(recipe)
-    with Journal(Store(recipe.run_dir), "another job"), pytest.raises(RunDirError, match="one job at a time"):
+    with Invocation(Store(recipe.run_dir), "another job"), pytest.raises(RunDirError, match="one job at a time"):
         curate(recipe)
 
 

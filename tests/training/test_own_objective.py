@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.gather import Exchange, open_exchange
-from training.losses.inputs import LossOutput
+from training.losses.loss_inputs import LossOutput
 from training.model import DualEncoder, Features, Own, Rows
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import Kept, Objective, Setup, When

@@ -13,7 +13,7 @@ import pytest
 from pairmill.axes import axis
 from tune.coordinates import categorical, numeric, parallel
 from tune.page import MOST_FAILED, MOST_ROWS, render
-from tune.words import metric_word, span
+from tune.wording import metric_word, span
 
 RECALL = "google/image_retrieval_recall@1"
 SPEED = "samples_per_second"

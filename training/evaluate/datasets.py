@@ -5,8 +5,8 @@ from __future__ import annotations
 from pairmill.errors import RecipeError
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.dataset_kinds import KINDS, DatasetKind
+from training.evaluate.evaluated_rows import open_dataset
 from training.evaluate.metrics import METRICS, Metric
-from training.evaluate.rows import open_dataset
 
 
 def datasets_of(config: EvaluateConfig) -> dict[str, DatasetKind]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.evaluate.embed import embed_images, embed_texts
-from training.evaluate.rows import Text
+from training.evaluate.evaluated_rows import Text
 from training.towers.build import image_statistics
 from training.towers.encode import encode_text, needs_full_length
 

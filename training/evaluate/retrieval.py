@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pairmill.registry import NamedConfig
 from training.evaluate.dataset_kinds import DatasetKind, Embedded
-from training.evaluate.rows import chosen_texts, read_rows
+from training.evaluate.evaluated_rows import chosen_texts, read_rows
 
 if TYPE_CHECKING:
     from training.evaluate.encoder import Encoder

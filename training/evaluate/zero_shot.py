@@ -16,8 +16,8 @@ from pydantic import Field
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.evaluate.dataset_kinds import DatasetKind, Embedded
+from training.evaluate.evaluated_rows import read_rows
 from training.evaluate.prompts import class_names_of, fill, templates_of
-from training.evaluate.rows import read_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from torch import Tensor
 from pairmill.errors import RecipeError
 from training.gather import Columns, Exchange
 from training.losses.contrast import Contrast
-from training.losses.inputs import LossInputs
+from training.losses.loss_inputs import LossInputs
 from training.losses.sigmoid import sigmoid_value
 from training.losses.softmax import softmax_value
 from training.losses.tiles import Queries, wide

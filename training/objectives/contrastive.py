@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from training.gather import Exchange
     from training.losses.contrast import Contrast
-    from training.losses.inputs import LossOutput
+    from training.losses.loss_inputs import LossOutput
     from training.model import Features, Rows
 
 
@@ -28,7 +28,7 @@ class Contrastive(Objective):
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
         from training.losses.compose import compute_loss
-        from training.losses.inputs import LossInputs, LossOutput
+        from training.losses.loss_inputs import LossInputs, LossOutput
 
         inputs = LossInputs(
             features.image_BD, features.text_BKD, rows.text_mask_BK, features.scale, features.bias, rows.group_B

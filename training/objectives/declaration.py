@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from training.gather import Exchange
-    from training.losses.inputs import LossOutput
+    from training.losses.loss_inputs import LossOutput
     from training.model import Features, Rows
 
 

@@ -10,7 +10,7 @@ import pytest
 from curation.schema import set_columns
 from curation.stage import Column, Stage, StageConfig
 from pairmill.errors import IntegrityError
-from pipelines.stages.rows import check_work
+from pipelines.stages.row_stage import check_work
 
 
 class Careless(Stage):

@@ -1,6 +1,6 @@
 import pytest
 
-from training.evaluate.rows import Text, chosen_texts
+from training.evaluate.evaluated_rows import Text, chosen_texts
 
 TEXTS = [Text(tag, tag, "alt") for tag in ("en", "EN", "pt_BR", "zh_CN", "ZH", "zh-Hant", "und")]
 

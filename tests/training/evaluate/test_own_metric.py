@@ -25,9 +25,9 @@ from pipelines.models import evaluate_model
 from training.data.augment import EvalTransform
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.dataset_kinds import KINDS, DatasetKind, Embedded
+from training.evaluate.evaluated_rows import read_rows
 from training.evaluate.metrics import METRICS, Metric
 from training.evaluate.ranks import positive_ranks, positives_of
-from training.evaluate.rows import read_rows
 from training.export import export_open_clip
 from training.recipe import TrainRecipe
 from training.towers.build import build_model, image_statistics, model_description

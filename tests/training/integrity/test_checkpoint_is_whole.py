@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError
 from training.gather import Exchange, open_exchange
-from training.losses.inputs import LossOutput
+from training.losses.loss_inputs import LossOutput
 from training.model import Features, Own, Rows
 from training.objectives.declaration import Kept, Objective, Setup
 from training.recipe import TrainRecipe

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.gather import open_exchange
 from training.losses.compose import compute_loss
-from training.losses.inputs import LossInputs
+from training.losses.loss_inputs import LossInputs
 from training.objectives.config import LossConfig
 
 ROWS, SLOTS, WIDTH, INPUT = 12, 3, 8, 6

@@ -16,7 +16,7 @@ from pairmill.errors import RecipeError
 from pairmill.registry import Registry
 from training.gather import Columns, Exchange
 from training.losses.compose import compute_loss
-from training.losses.inputs import LossInputs
+from training.losses.loss_inputs import LossInputs
 from training.losses.softmax import softmax_value
 from training.losses.tiles import Queries
 from training.objectives.config import OBJECTIVES, LossConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from curation.engines.checkpoint import (
+from curation.engines.model_files import (
     PROJECT_ROOT,
     Checkpoint,
     folder_digest,
@@ -52,8 +52,8 @@ def test_a_folder_digest_sees_weights_and_settings_but_not_the_model_card(tmp_pa
 
 
 def test_large_files_are_hashed_at_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.engines.checkpoint._WHOLE_FILE_BYTES", 8)
-    monkeypatch.setattr("curation.engines.checkpoint._EDGE_BYTES", 2)
+    monkeypatch.setattr("curation.engines.model_files._WHOLE_FILE_BYTES", 8)
+    monkeypatch.setattr("curation.engines.model_files._EDGE_BYTES", 2)
     digests = set()
     for content in (b"ab------yz", b"Ab------yz", b"ab------yZ", b"ab-------yz"):
         (tmp_path / "model.safetensors").write_bytes(content)

@@ -1,4 +1,4 @@
-"""The journal of a run directory: one record per invocation, so that the report of a resumed run can separate them."""
+"""The invocations of a job in a run directory: a record of each, so that the report of a resumed run can separate them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pairmill.store import Store
 _PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "transformers")
 
 
-class Journal:
+class Invocation:
     """The record of this invocation, kept up to date in `runs/run-NNNN.json` while it runs."""
 
     def __init__(self, store: Store, command: str) -> None:
@@ -36,7 +36,7 @@ class Journal:
             "cluster": {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU", "memory")},
         }
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Invocation:
         """Raises RunDirError if another job runs in the same local directory."""
         self._lock = self._store.locked()
         self._lock.__enter__()
