@@ -1,4 +1,4 @@
-"""The invocations of a job in a run directory: a record of each, so that the report of a resumed run can separate them."""
+"""The invocations of a job in a run directory: a record of each, so that the report can separate them."""
 
 from __future__ import annotations
 
