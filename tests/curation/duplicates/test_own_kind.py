@@ -206,7 +206,7 @@ class Misread(DuplicateCaption):
 def test_a_kind_that_reads_what_is_not_there_is_refused_before_any_work(runs: Runs) -> None:
     kept = runs.store.read_text("recipe.yaml") or ""
     recipe = parse_recipe(kept, [f"deduplicate.kinds=['{__name__}:Misread']"])
-    with pytest.raises(RecipeError, match=r"misread\n  got: captoin\n  fix: perhaps you mean: caption"):
+    with pytest.raises(RecipeError, match=r"misread reads captoin\n  fix: perhaps you mean: caption"):
         curate(recipe)
     assert runs.store.read_text("recipe.yaml") == kept
 
