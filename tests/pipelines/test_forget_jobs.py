@@ -37,10 +37,11 @@ from pipelines.recipe import CurateRecipe, load_recipe
 pytestmark = pytest.mark.ray
 
 #: Kills before, between and behind the rewriting of tables, parts and copies.
+#: The second pass at most: which shards the ten rows are in depends on the port of the server.
 POINTS = (
     "forget.tombstones.after_rename:kill@1",
     "rewrite.columns/recaption.data.after_rename:kill@2",
-    "rewrite.images.manifest.before_write:kill@3",
+    "rewrite.images.manifest.before_write:kill@2",
     "commit.pairs.data.before_rename:kill@1",
     "forget.copy:kill@2",
 )
