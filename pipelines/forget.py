@@ -66,7 +66,7 @@ def lines(done: dict[str, Any]) -> list[str]:
         kept, size = f"{done['rows_kept']:,} of pairs/", f"{done['bytes'] / 2**20:,.1f} MiB"
         shown.append(f"{_count(done['rows'], 'row')} {verb}, {kept}: {files} rewritten, {size}")
     else:
-        shown.append("every row found is forgotten already")
+        shown.append("no row was found that is still there")
     if done["rules"]:
         shown.append(f"{_count(done['rules'], 'tombstone')} for rows added later, too")
     if done["same_picture"]:
