@@ -55,11 +55,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _without_place(argument: str) -> str:
+    """An argument of the command; a path of this machine is only called PATH."""
+    return "PATH" if Path(argument).is_absolute() else argument
+
+
 def record(name: str, figures: Mapping[str, Any], began: Mapping[str, Any] | None = None) -> None:
     """Write `results/<name>.json`.  began: `machine()` as it was before the measurement, for the load it found."""
     RESULTS.mkdir(exist_ok=True)
     data = {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_without_place, sys.argv[1:])]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": began or machine(),
         "versions": versions(),
