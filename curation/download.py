@@ -180,10 +180,8 @@ class Download(Stage):
         await self._pool.__aexit__(None, None, None)
 
     async def _collect(self, urls: Sequence[str | None]) -> list[tuple[Fetched, Inspected | None] | None]:
-        import asyncio
-
         self.queues["fetch"] += sum(url is not None for url in urls)
-        tasks = [asyncio.ensure_future(self._one(url)) if url is not None else None for url in urls]
+        tasks = [self._loop.create_task(self._one(url)) if url is not None else None for url in urls]
         return [await task if task is not None else None for task in tasks]
 
     async def _one(self, url: str) -> tuple[Fetched, Inspected | None]:
@@ -200,9 +198,9 @@ class Download(Stage):
         if self._forgotten.covers_picture(inspected.sha256):
             return _nothing_of(fetched), None
         if self._config.engine == "img2dataset" and inspected.status is Status.SUCCESS:
-            import asyncio
-
-            inspected = await asyncio.to_thread(_resized_by_img2dataset, fetched.body, inspected, self._image)
+            inspected = await self._loop.run_in_executor(
+                None, _resized_by_img2dataset, fetched.body, inspected, self._image
+            )
         return fetched._replace(body=b""), inspected
 
     def _watch(self, status: Status) -> None:
