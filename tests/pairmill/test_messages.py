@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import pytest
+from product_sources import product_sources
 
 from pairmill import errors
-
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("pairmill", "curation", "training", "tune", "pipelines")
-
 
 #: Functions that are given a rule and raise it: file:function -> the position of the rule.  Their calls are looked at.
 RELAYS = {"curation/filters/where.py:_refuse": 2, "curation/filters/where.py:_point": 3}
@@ -26,7 +22,7 @@ AGAIN = {
 }
 
 
-def _family(sources: dict[str, ast.Module]) -> set[str]:
+def _family(sources: Mapping[str, ast.Module]) -> set[str]:
     """The names of UserError and of every class that is one, in `pairmill.errors` or elsewhere."""
     found = {name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.UserError)}
     classes = [node for tree in sources.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
@@ -103,14 +99,9 @@ def wrong(name: str, tree: ast.Module, family: set[str]) -> Iterator[str]:
             yield from (f"{where} has no {key}=" for key in ("value", "fix") if key not in given)
 
 
-def _sources() -> dict[str, ast.Module]:
-    files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
-    return {str(file.relative_to(ROOT)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
-
-
 @pytest.mark.slow
 def test_every_error_of_a_user_says_what_must_hold_what_was_found_and_the_fix() -> None:
-    sources = _sources()
+    sources = product_sources()
     family = _family(sources)
     assert {"UserError", "RecipeError", "InputError", "RunDirError"} <= family
     calls = [n for t in sources.values() for n in ast.walk(t) if isinstance(n, ast.Call) and _called(n.func) in family]
@@ -150,7 +141,7 @@ def test_the_rules_that_are_handed_on_are_looked_at() -> None:
     assert len(list(wrong("curation/filters/where.py", tree, {"UserError"}))) == 1
     functions = {
         f"{name}:{node.name}"
-        for name, tree in _sources().items()
+        for name, tree in product_sources().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
     }

@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("pairmill", "curation", "training", "tune", "pipelines")
+from product_sources import product_sources
 
 PIPE = "the process was started with a pipe, so there is one"
 ENTERED = "it is used inside its `async with` only, which sets it"
@@ -53,12 +51,7 @@ def asserts(tree: ast.AST, within: str = "") -> Iterator[str]:
 
 
 def _found() -> Counter[str]:
-    return Counter(
-        f"{file.relative_to(ROOT)}:{function}"
-        for package in PACKAGES
-        for file in sorted((ROOT / package).rglob("*.py"))
-        for function in asserts(ast.parse(file.read_text(encoding="utf-8")))
-    )
+    return Counter(f"{name}:{function}" for name, tree in product_sources().items() for function in asserts(tree))
 
 
 def test_no_assert_guards_data() -> None:
