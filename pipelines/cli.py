@@ -12,14 +12,13 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipelines.doctor import check_packages, diagnose
+from pipelines.opening import opened_run, selected_run, without_pandas
 from pipelines.output import (
     finish,
     keep_stdout,
@@ -107,8 +106,8 @@ def report(run: Run, as_json: Json = False) -> None:
     """Write report.json and report.html again, for a finished or an unfinished run."""
 
     def job() -> dict[str, Any]:
-        sys.meta_path.insert(0, _NoPandas())
-        store, selection = _selected(run)
+        without_pandas()
+        store, selection = selected_run(run)
         from curation.forget.tombstones import refuse_pending
         from curation.results.report import write_report
 
@@ -127,8 +126,8 @@ def rows(
     """Write what became of every input row: one row each, kept ones too."""
 
     def job() -> dict[str, Any]:
-        sys.meta_path.insert(0, _NoPandas())
-        store, selection = _selected(run)
+        without_pandas()
+        store, selection = selected_run(run)
         from curation.forget.tombstones import refuse_pending
         from curation.results.rows import write_rows
 
@@ -145,7 +144,7 @@ def retry_failed(run: Run, overrides: Overrides = None, yes: Yes = False, as_jso
     def job() -> dict[str, Any]:
         from pipelines.curate import curate as run_job
 
-        _, recipe = _opened(run, overrides or [])
+        _, recipe = opened_run(run, overrides or [])
         command = shlex.join(sys.argv)
         return run_job(recipe, command=command, quiet=as_json, retry_failed=True, planned=True, yes=yes)
 
@@ -174,7 +173,7 @@ def extend(
     def job() -> dict[str, Any]:
         from pipelines.extend import extend_plan, extend_run
 
-        store, recipe = _opened(run)
+        store, recipe = opened_run(run)
         if plan_only:
             made, added = extend_plan(store, recipe, inputs, changes)
             return {"run_dir": store.uri, "rows": made.rows, "shards": made.shards, "files_added": added}
@@ -217,7 +216,7 @@ def forget(
         from curation.forget.request import merged, read_request, request
         from pipelines.forget import forget as run_job
 
-        store, _ = _opened(run)
+        store, _ = opened_run(run)
         given = request(uid=uid or (), url=url or (), host=host or (), sha256=sha256 or ())
         wanted = merged([given, *map(read_request, listed or ())])
         found.update(run_job(store, wanted, also or (), sure=yes))
@@ -335,7 +334,7 @@ def export(
         if form not in known:
             names = ", ".join([*known, "open_clip", "huggingface"])
             raise UserError(f"--format must be one of {names}", value=form, fix="choose one of them")
-        store, _ = _opened(what)
+        store, _ = opened_run(what)
         refuse_pending(store)
         return {"files": [str(f) for f in known[form](store, to)], "format": form}
 
@@ -461,52 +460,6 @@ def doctor(
         say("\n".join(f"{name:>16}  {value}" for name, value in found.items()))
     if found["problems"]:
         raise typer.Exit(1)
-
-
-def _text(run: str) -> tuple[Any, str]:
-    """The store of a run directory, and its recipe.yaml.  Raises RunDirError if it holds no run."""
-    from pairmill.errors import RunDirError
-    from pairmill.store import Store
-
-    store = Store(run)
-    text = store.read_text("recipe.yaml")
-    if text is None:
-        raise RunDirError(
-            "the run directory must hold the recipe it was run with",
-            value=f"{run} has no recipe.yaml",
-            fix="give the run_dir of a `pairmill curate`",
-        )
-    return store, text
-
-
-def _selected(run: str) -> tuple[Any, str]:
-    """The store of a run directory, and the selection that its recipe names.  Raises RunDirError if it holds no run."""
-    import yaml
-
-    store, text = _text(run)
-    # The recipe was checked when the run was made; only one name is read here.
-    section = (yaml.load(text, Loader=yaml.CSafeLoader) or {}).get("deduplicate") or {}
-    return store, str(section.get("name", "default"))
-
-
-def _opened(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
-    """The store of a run directory, and the recipe it was run with; `run_dir` is where it is now."""
-    from pipelines.recipe import CurateRecipe, parse_recipe
-
-    store, text = _text(run)
-    recipe: CurateRecipe = parse_recipe(text, overrides, source=store.path("recipe.yaml"))
-    return store, recipe.model_copy(update={"run_dir": store.uri})
-
-
-class _NoPandas(MetaPathFinder):
-    """Prevents the import of pandas in commands that only read a run: it takes longer than their work.
-
-    pyarrow imports pandas, if it is installed, to recognise its objects among the values it is given.  There are none.
-    """
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError("pandas is not needed here", name=fullname)
 
 
 def main() -> None:
