@@ -172,8 +172,10 @@ class Tables:
                 continue
             if name == PAIRS:
                 continue
-            columns = [column for stage in stages for column in (*stage.adds, stage.made_from) if column is not None]
+            columns = [column for stage in stages for column in (*stage.adds, *stage.kept_beside)]
             drops = any(stage.drops for stage in stages)
+            # Rows that are dropped before a model keep its result, so its table shows which those are.
+            shows = (drops or any(stage.made_from for stage in stages)) and name != SELECTIONS
             reads = {read for stage in stages for read in (*stage.reads, *stage.optional)}
             upstream = [self._names[table] for table in self.flow.by_table(reads) if table != name]
             if last_dropping is not None and last_dropping not in upstream:
@@ -184,14 +186,14 @@ class Tables:
             own = [*waiting, *(stage.name for stage in stages)]
             yield Table(
                 self._names[name],
-                (*(c.name for c in columns), *(DROPS if drops and name != SELECTIONS else ())),
+                (*(c.name for c in columns), *(DROPS if shows else ())),
                 identity,
                 # Everything else it reads was made from the plan.
                 tuple(upstream) or (PLAN,),
                 tuple(own),
                 tuple(counted),
                 frozenset(c.name for c in columns if c.volatile),
-                drops=drops,
+                drops=drops or shows,
                 makers=tuple(stages),
             )
             counted += own

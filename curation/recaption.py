@@ -207,15 +207,6 @@ class Recaption(Stage):
             engine = CAPTION_ENGINES.get(config.engine.name).load(config.engine, config, self._checkpoint)
         self._engine: Captioner = engine
 
-    @property
-    def left_alone_reads(self) -> tuple[str, ...]:
-        """Only the status."""
-        return ("recaption_status",)
-
-    def left_alone(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Rows with the status not_needed."""
-        return pc.equal(rows["recaption_status"], RecaptionStatus.NOT_NEEDED.value)
-
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
         """Rows that the engine failed for."""
         return pc.equal(rows["recaption_status"], RecaptionStatus.ENGINE_ERROR.value)

@@ -1,10 +1,12 @@
 """Expensive stages work on rows, not on shards: their results are kept for rows that did not change.
 
 A shard becomes stale as a whole, even if only one row was dropped or fetched again.  The results of an expensive stage
-(a fetch, a model) are then read again, and the stage gets only the rows whose result would change.
+(a fetch, a model) are then read again, and the stage gets only the rows whose result would change.  A row that an
+earlier stage drops keeps a model's result in the table, unused, until it comes back; only the results of a picture that
+was erased go with it.
 
-reads: the columns that a stage reads, and of pictures what they follow from
-adds:  `<stage>_made_from`, for stages of models
+reads: the columns that a stage reads, of pictures what they follow from, and whether there is one
+adds:  `<stage>_made_from`, for stages with models, and `<stage>_verdict` for those that drop rows
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.download import has_picture
 from curation.schema import DROPS, live, set_columns
 from curation.stage import Column, Stage
 from curation.table import Table
@@ -38,6 +41,11 @@ def decided_by(stage: Stage) -> tuple[str, ...]:
     """The columns that decide a stage's result for a row."""
     names = [*stage.reads, *stage.optional]
     return tuple(dict.fromkeys(name for n in names for name in (PICTURE if n == "image" else (n,))))
+
+
+def reads_for_reuse(stage: Stage) -> tuple[str, ...]:
+    """The columns that decide which rows of a stage are worked on again; none if it is not expensive."""
+    return (*decided_by(stage), "status") if stage.expensive else ()
 
 
 def what_it_is_made_from(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array:
@@ -62,12 +70,17 @@ def earlier_columns(table: Table) -> tuple[Column, ...]:
         return ()
     found: list[Column] = []
     for stage in table.makers:
-        found += [*stage.adds, *([stage.made_from] if stage.made_from else [])]
+        found += [*stage.adds, *stage.kept_beside]
     return tuple(found)
 
 
 def restored(stage: Stage, rows: pa.Table) -> pa.Table:
     """A block with the content of the stage's stale table, with the rows dropped that the stage had dropped."""
+    if stage.verdict is not None:
+        verdict = rows[stage.verdict.name]
+        its = _one(pc.and_(live(rows), pc.is_valid(verdict)))
+        restored = {"drop_stage": pa.scalar(stage.name), "drop_reason": verdict}
+        return set_columns(rows, {name: pc.if_else(its, value, rows[name]) for name, value in restored.items()})
     if WAS["drop_stage"] not in rows.schema.names:
         return rows
     its = _one(pc.and_(live(rows), _dropped_by(stage, rows[WAS["drop_stage"]])))
@@ -77,7 +90,7 @@ def restored(stage: Stage, rows: pa.Table) -> pa.Table:
 def to_be_made(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array:
     """Mask of the rows of a `restored` block to give to the stage: those whose result would change.
 
-    It includes rows that were dropped before the stage, because the stage keeps nothing of them.
+    Of the rows that were dropped before the stage, those without a result to keep.
     """
     mask = stage.outdated(rows)
     if mask is None:
@@ -85,7 +98,15 @@ def to_be_made(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array:
             raise IntegrityError(f"stage {stage.name} must report which of its rows are outdated")
         made = rows[stage.made_from.name]
         mask = pc.invert(pc.fill_null(pc.equal(made, what_it_is_made_from(stage, rows, made_by)), False))
-    return _one(pc.or_(mask, _dropped_before(stage, rows)))
+    return _one(pc.if_else(_dropped_before(stage, rows), pc.invert(_set_aside(stage, rows)), mask))
+
+
+def _set_aside(stage: Stage, rows: pa.Table) -> pa.ChunkedArray:
+    """Mask of the rows with a model's result that may be kept although the row is dropped."""
+    if stage.made_from is None:
+        return pc.is_null(rows["uid"])
+    made = pc.is_valid(rows[stage.made_from.name])
+    return pc.and_(made, has_picture(rows)) if "status" in rows.schema.names else made
 
 
 def work_again(
@@ -100,6 +121,8 @@ def work_again(
     own = [column.name for one in (stage, *stage.inner) for column in one.adds]
     its = _dropped_by(stage, rows["drop_stage"])
     cleared = set_columns(rows, {name: pc.if_else(its, pa.scalar(None, pa.string()), rows[name]) for name in DROPS})
+    forgotten = {column.name: pa.scalar(None, column.type) for column in stage.kept_beside}
+    cleared = set_columns(cleared, {name: pc.if_else(again, none, cleared[name]) for name, none in forgotten.items()})
     done = work(cleared.filter(again).drop_columns(own)) if pc.any(again).as_py() else rows.slice(0, 0)
     new = done.select(rows.schema.names).cast(rows.schema)
     place = np.arange(len(rows))
@@ -113,12 +136,18 @@ def work_again(
 
 
 def with_made_from(stage: Stage, rows: pa.Table, made_by: str) -> pa.Table:
-    """`rows`, as a stage left them, with the column of what each result was made from."""
+    """`rows`, as a stage left them, with the columns of what each result was made from and of the stage's verdict."""
     if stage.made_from is None:
         return rows
-    made = what_it_is_made_from(stage, rows, made_by)
-    none = pc.or_(_dropped_before(stage, rows), stage.unfinished(rows))
-    return set_columns(rows, {stage.made_from.name: pc.if_else(_one(none), pa.scalar(None, pa.uint64()), made)})
+    unfinished, nothing = _one(stage.unfinished(rows)), pa.scalar(None, pa.uint64())
+    new = {stage.made_from: pc.if_else(unfinished, nothing, what_it_is_made_from(stage, rows, made_by))}
+    if stage.verdict is not None:
+        new[stage.verdict] = pc.if_else(_dropped_by(stage, rows["drop_stage"]), rows["drop_reason"], None)
+    before = _one(_dropped_before(stage, rows))
+    for (name, kind, *_), values in new.items():
+        earlier = rows[name] if name in rows.schema.names else pa.nulls(len(rows), kind)
+        rows = set_columns(rows, {name: pc.if_else(before, earlier, values)})
+    return rows
 
 
 def _dropped_by(stage: Stage, drop_stage: pa.ChunkedArray) -> pa.ChunkedArray:

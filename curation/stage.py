@@ -171,12 +171,7 @@ class Stage:
         """
         return drop(rows, self.name, masks, self.drops)
 
-    @property
-    def left_alone_reads(self) -> tuple[str, ...]:
-        """The columns that `left_alone` reads."""
-        return self.column_names()
-
-    def left_alone(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
+    def left_alone(self, rows: pa.Table) -> pa.Array:
         """Mask of the rows that the stage left alone, according to its columns; it may be wrong only for live rows."""
         mask: pa.Array = pa.array([True] * len(rows))
         for column in self.adds:
@@ -189,6 +184,18 @@ class Stage:
         if self.pool != "model":
             return None
         return Column(f"{self.name}_made_from", pa.uint64(), "what the result was made from", volatile=True)
+
+    @property
+    def verdict(self) -> Column | None:
+        """The column of the reasons for which a stage with a model drops rows, even while an earlier one does."""
+        if self.made_from is None or not self.drops:
+            return None
+        return Column(f"{self.name}_verdict", pa.string(), "why the stage drops the row", volatile=True)
+
+    @property
+    def kept_beside(self) -> tuple[Column, ...]:
+        """The columns that its table has for `curation.reuse`."""
+        return tuple(column for column in (self.made_from, self.verdict) if column is not None)
 
     def outdated(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray | None:
         """Mask of the rows to work on if its table holds results already; None: those that `made_from` selects.

@@ -23,7 +23,7 @@ class Table:
     stages:   the stages whose drops its manifest counts, which are the last in its own drop columns.
     before:   the stages before those, in order.
     volatile: columns that are not part of a shard's content.
-    drops:    whether its stages drop rows at all.
+    drops:    whether it shows which rows are dropped: tables of stages that drop rows, and of models.
     makers:   the stages that fill its columns; their `facts` go into its manifests.
     """
 

@@ -194,15 +194,6 @@ class Translate(Stage):
             engine = TRANSLATE_ENGINES.get(config.engine.name).load(config.engine, config, self._checkpoint)
         self._engine: Translator = engine
 
-    @property
-    def left_alone_reads(self) -> tuple[str, ...]:
-        """Only the status."""
-        return ("translate_status",)
-
-    def left_alone(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Rows with the status not_needed."""
-        return pc.equal(rows["translate_status"], RowStatus.NOT_NEEDED.value)
-
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
         """Rows that the engine failed for, in whole or in part."""
         return pc.is_valid(rows["translate_error"])

@@ -34,7 +34,7 @@ from curation.plan import Plan, input_type, open_plan, plan
 from curation.policy import Policy
 from curation.results.advice import advice
 from curation.results.report import write_report
-from curation.reuse import decided_by
+from curation.reuse import reads_for_reuse
 from curation.selection import apply_selection
 from curation.shards import ShardSink, ShardSource, Work, ahead, listed, outstanding
 from curation.stage import Segment, Stage
@@ -245,7 +245,7 @@ class Job:
         stale = [w for w in work if any(w.shard in shards for shards in there.values())]
         if self.yes or not stale:
             return
-        reads, prepare = self._reads([name for stage in makers for name in decided_by(stage)], segment)
+        reads, prepare = self._reads([name for stage in makers for name in reads_for_reuse(stage)], segment)
         counts: list[dict[str, Any]] = []
         for wave in _waves(stale, self.recipe.cluster.wave_shards):
             rows = self._read(f"{segment}: what is there", wave, reads, prepare, tables)
@@ -275,7 +275,7 @@ class Job:
         """Run the stages of some tables of a segment over outstanding shards, and sweep what killed writers left."""
         names = {table.name for table in tables}
         stages = [s for s in self.flow.segment(segment) if self.tables.name_of(s) in names and not s.within]
-        wanted = [name for s in stages for name in (*s.reads, *s.optional, *(decided_by(s) if s.expensive else ()))]
+        wanted = [name for s in stages for name in (*s.reads, *s.optional, *reads_for_reuse(s))]
         reads, prepare = self._reads(wanted, segment)
         for wave in _waves(work, self.recipe.cluster.wave_shards):
             rows = self._read(segment, wave, reads, prepare, tables)

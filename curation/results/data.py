@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.flow import Flow
 from curation.pack import PackConfig, best_text
 from curation.policy import Policy
 from curation.results.outcome import Outcome, Run, read_outcome
@@ -55,8 +56,8 @@ class Pick(NamedTuple):
 class Tally:
     """Everything counted over the rows."""
 
-    def __init__(self, pack: PackConfig, policy: Policy) -> None:
-        self._pack, self._policy = pack, policy
+    def __init__(self, pack: PackConfig, flow: Flow) -> None:
+        self._pack, self._policy = pack, flow.of(Policy)
         self.status: Counter[str] = Counter()
         self.http_status: Counter[int] = Counter()
         self.latency = Histogram(_LATENCY)
@@ -74,6 +75,15 @@ class Tally:
         self.recaption_status: Counter[str] = Counter()
         self.translate_status: Counter[str] = Counter()
         self.translations: Frequent[tuple[str, str]] = Frequent()  # (language, status)
+        #: Column of statuses -> its count, and the stages before the one that adds it.
+        self._statuses = {
+            column: (counter, flow.before(stage))
+            for stage, column, counter in (
+                ("recaption", "recaption_status", self.recaption_status),
+                ("translate", "translate_status", self.translate_status),
+            )
+            if stage in flow
+        }
         self.kept: list[Pick] = []
         self.dropped: dict[tuple[str, str], list[Pick]] = defaultdict(list)
 
@@ -94,9 +104,11 @@ class Tally:
             self.languages["all"].add(_counts(rows["language"]))
             self.languages["kept"].add(_counts(rows["language"].filter(alive)))
             self._add_texts(rows.filter(alive))
-        for name, counter in (("recaption_status", self.recaption_status), ("translate_status", self.translate_status)):
+        for name, (counter, before) in self._statuses.items():
             if name in rows.schema.names:
-                counter.update(_counts(rows[name]))
+                # What was made for a row before an earlier stage dropped it is kept, but not used.
+                unused = pc.is_in(rows["drop_stage"], pa.array(before, pa.string()))
+                counter.update(_counts(pc.if_else(unused, "not_needed", rows[name])))
 
     def _add_fetches(self, rows: pa.Table) -> None:
         self.status.update(_counts(rows["status"]))

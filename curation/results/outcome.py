@@ -157,7 +157,7 @@ def _drop_columns(run: Run, table: Table) -> tuple[str, ...]:
     """The columns that show which rows of a table are dropped, or left alone because they were."""
     if table.name == run.tables.selection:
         return ("keep", "reason")
-    return DROPS if table.drops else tuple(name for s in _stages_of(run, table) for name in s.left_alone_reads)
+    return DROPS if table.drops else tuple(name for s in _stages_of(run, table) for name in s.column_names())
 
 
 def _drops_of(run: Run, rows: pa.Table, loaded: pa.Table, table: Table) -> tuple[pa.Table, bool]:

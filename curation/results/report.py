@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from curation.forget.tombstones import Tombstones
 from curation.pack import Pack, cut_parts
 from curation.parts import sizes
-from curation.policy import Policy
 from curation.results.data import READS, Tally, read_gallery
 from curation.results.outcome import Outcome, Run, open_run, read_outcome
 from curation.results.page import render, thumbnails
@@ -56,7 +55,7 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
     Raises RunDirError if nothing is planned; IntegrityError, naming the shard, if two counts disagree.
     """
     run = open_run(store, selection)
-    tally = Tally(run.pack_config, run.tables.flow.of(Policy))
+    tally = Tally(run.pack_config, run.tables.flow)
     counted: dict[str, Counter[str]] = {}
     seconds: dict[str, float] = defaultdict(float)
     worked: Counter[str] = Counter()  # rows on which those seconds were spent

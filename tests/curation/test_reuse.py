@@ -60,7 +60,7 @@ def first(stage: Count, table: pa.Table) -> pa.Table:
 def again(stage: Count, table: pa.Table, had: pa.Table, made_by: str = "model 1") -> pa.Table:
     """Work on a shard whose table is there; `had` is what it holds."""
     stage.asked.clear()
-    earlier = {name: had[name] for name in ("letters", "count_made_from")}
+    earlier = {name: had[name] for name in ("letters", "count_made_from", "count_verdict")}
     block = set_columns(table, earlier | {WAS[name]: had[name] for name in DROPS})
     block = restored(stage, block)
     done, worked = work_again(stage, block, to_be_made(stage, block, made_by), stage)
@@ -69,18 +69,18 @@ def again(stage: Count, table: pa.Table, had: pa.Table, made_by: str = "model 1"
     return with_made_from(stage, done, made_by)
 
 
-def test_only_what_changed_is_worked_on_and_all_comes_out_as_if_it_were_made_anew() -> None:
+def test_only_what_changed_is_worked_on_and_every_live_row_comes_out_as_if_it_were_made_anew() -> None:
     stage = Count()
     had = first(stage, rows(["ab", "cde", "", "f", "?"]))
     assert stage.asked == ["ab", "cde", "", "f", "?"]
     changed = rows(["ab", "cdefg", "", "f", "?"], dropped=(3,))
     done = again(stage, changed, had)
     assert stage.asked == ["cdefg", "?"]
-    assert done["letters"].to_pylist() == [2, 5, 0, None, -1]
+    assert done["letters"].to_pylist() == [2, 5, 0, 1, -1]
     assert done["drop_reason"].to_pylist() == [None, None, "no_letters", "filter", None]
     assert done["_seconds_count"].to_pylist() == [2.0] * 5
-    fresh = first(Count(), changed)
-    assert done.select(fresh.schema.names).equals(fresh)
+    fresh = first(Count(), changed).filter(live(changed))
+    assert done.select(fresh.schema.names).filter(live(changed)).equals(fresh)
 
 
 def test_nothing_is_asked_where_nothing_changed() -> None:
@@ -91,7 +91,32 @@ def test_nothing_is_asked_where_nothing_changed() -> None:
     assert done["letters"].equals(had["letters"]) and done["drop_reason"].equals(had["drop_reason"])
 
 
-def test_a_row_that_comes_back_is_worked_on() -> None:
+def test_a_row_that_comes_back_has_what_was_made_of_it_before() -> None:
+    stage = Count()
+    had = first(stage, rows(["ab", "cde", "", "?"]))
+    out = again(stage, rows(["ab", "cde", "", "?"], dropped=(1, 2, 3)), had)
+    assert stage.asked == []
+    assert out["drop_stage"].to_pylist() == [None, "filter", "filter", "filter"]
+    # Twice dropped, then changed too: only that is paid for.
+    out = again(stage, rows(["ab", "cde", "", "?"], dropped=(0, 1)), out)
+    assert stage.asked == ["?"]
+    back = again(stage, rows(["ab", "cdef", "", "?"]), out)
+    assert stage.asked == ["cdef", "?"]
+    assert back["letters"].to_pylist() == [2, 4, 0, -1]
+    assert back["drop_reason"].to_pylist() == [None, None, "no_letters", None]
+
+
+def test_what_was_made_of_a_picture_goes_when_the_picture_does() -> None:
+    stage = Count()
+    status = pa.array(["success", "success"])
+    had = first(stage, set_columns(rows(["ab", "cde"]), {"status": status}))
+    blocked = set_columns(rows(["ab", "cde"], dropped=(1,)), {"status": pa.array(["success", "hash_blocked"])})
+    out = again(stage, blocked, had)
+    assert stage.asked == []
+    assert (out["letters"].to_pylist(), out["count_made_from"][1].as_py()) == ([2, None], None)
+
+
+def test_a_row_that_was_never_worked_on_is_worked_on_when_it_comes_back() -> None:
     stage = Count()
     had = first(stage, rows(["ab", "cde"], dropped=(1,)))
     assert again(stage, rows(["ab", "cde"]), had)["letters"].to_pylist() == [2, 3]

@@ -162,7 +162,7 @@ def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> 
     assert (on_gpus.actors, on_gpus.num_gpus) == (2, 0.5)
     assert size_pools(flow, {"CPU": 2.0}).of["brightness"].num_gpus == 0
     table = Tables(flow, selection="default").named("columns/brightness")
-    assert table.columns == ("brightness", "brightness_made_from", "drop_stage", "drop_reason")
+    assert table.columns == ("brightness", "brightness_made_from", "brightness_verdict", "drop_stage", "drop_reason")
     assert table.upstream == ("images", "columns/filter")
     page = render_flow(flow)
     assert "## brightness\n\nScore how bright a picture is.\n" in page
