@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
+from tiny_models import save_marian
 
-from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines import TRANSLATE_ENGINES, CaptionRequest, Failure, Generated
+from curation.engines.decoding import TokenScores
 from curation.recaption import Recaption, RecaptionConfig
 from curation.translate import Translate, TranslateConfig
 from pairmill.errors import IntegrityError
@@ -60,3 +64,17 @@ def test_a_translator_that_does_not_stops_the_job(more: int) -> None:
     config = TranslateConfig(model="samples/models/translator")
     with pytest.raises(IntegrityError, match=rf"translate\.engine \w+ must .*: {2 + more} answers to 2"):
         Translate(config, engine=Translator(more))(_rows())
+
+
+def test_a_translator_never_gets_a_direction_that_it_does_not_have(tmp_path: Path) -> None:
+    config = TranslateConfig.model_validate({"model": str(save_marian(tmp_path)), "engine": {"pair": ["en", "zh"]}})
+    declared = TRANSLATE_ENGINES.get(config.engine.name)
+    engine = declared.load(config.engine, config, declared.check(config.engine, config))
+    assert engine.supports("en", "zh")
+    with pytest.raises(IntegrityError, match="directions that it supports, not zh to en"):
+        engine.translate(["狗"], source="zh", target="en")
+
+
+def test_scores_of_tokens_that_no_step_chose_are_refused() -> None:
+    with pytest.raises(IntegrityError, match="every step"):
+        TokenScores(None).finish(torch.tensor([1]))
