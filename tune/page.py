@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import yaml
 
 from pairmill.axes import axis
+from pairmill.pages import page_template
 from tune import plots, wording
 from tune.standings import STATUSES, Standings, Trial
 
@@ -50,10 +50,7 @@ class Cost(NamedTuple):
 def render(sweep: Mapping[str, Any]) -> str:
     """The page of RUN/sweep.json, of a sweep that is finished or still running."""
     standings = Standings(wording.clean(sweep))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
+    filters = {
         "breakable": wording.breakable,
         "count": wording.count,
         "may_be": wording.may_be,
@@ -61,7 +58,7 @@ def render(sweep: Mapping[str, Any]) -> str:
         "share": wording.share,
         "span": wording.span,
     }
-    template = environment.from_string(files("tune").joinpath("sweep.html.j2").read_text(encoding="utf-8"))
+    template = page_template(Path(__file__).with_name("sweep.html.j2"), filters)
     rows, failed = _rows(standings), _failed(standings)
     shown = {trial["id"] for trial in failed} | {row.trial["id"] for row in rows}
     return template.render(

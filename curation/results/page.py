@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 from PIL import (
     Image,
@@ -20,6 +19,7 @@ from PIL import (
 from curation.results.figures import funnel, pace
 from pairmill.charts import compared, distribution
 from pairmill.layout import TEXT_KINDS
+from pairmill.pages import page_template
 from pairmill.store import Store
 
 #: Pictures of rows dropped for these reasons must not be on a page that people share.
@@ -70,11 +70,8 @@ def _thumbnail(encoded: bytes | None, side: int) -> str | None:
 
 def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """The page.  pictures: see `thumbnails`."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"count": _count, "share": _share, "size": _size, "span": _span, "moment": _moment}
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    filters = {"count": _count, "share": _share, "size": _size, "span": _span, "moment": _moment}
+    template = page_template(Path(__file__).with_name("report.html.j2"), filters)
     latency, texts = report["fetch"]["latency_s"], report["caption_length"]
     return template.render(
         report=report,
