@@ -110,6 +110,10 @@ class Flow:
         """The stages before one of them."""
         return self.order[: self.order.index(name)]
 
+    def after(self, name: str) -> tuple[str, ...]:
+        """The stages after one of them."""
+        return self.order[self.order.index(name) + 1 :]
+
     @property
     def carried(self) -> dict[str, Column]:
         """The columns of the product that stages add, in flow order."""
@@ -249,13 +253,15 @@ class Tables:
         return {self._names[table]: names for table, names in self.flow.by_table(columns).items()}
 
     def reads(self, columns: Iterable[str], segment: Segment) -> dict[str, tuple[str, ...]]:
-        """What a segment loads: those columns, and the drops of the last tables before it that have any."""
+        """What a segment loads: those columns, and the drops so far."""
         wanted = {name: list(columns) for name, columns in self.select(columns).items()}
         dropping = [t.name for t in self.before(segment) if t.drops]
-        # A selection records which rows it drops, but not where the others were dropped.
-        last = dropping[-1:] if dropping[-1:] != [self.selection] else dropping[-2:]
-        for table in (*last, *(t.name for t in self.of(segment) if t.drops)):
-            wanted.setdefault(table, []).extend(("keep", "reason") if table == self.selection else DROPS)
+        if self.selection in dropping:
+            wanted.setdefault(self.selection, []).extend(("keep", "reason"))
+            # It records which rows it drops, but not where the others were dropped.
+            dropping.remove(self.selection)
+        for table in (*dropping[-1:], *(t.name for t in self.of(segment) if t.drops)):
+            wanted.setdefault(table, []).extend(DROPS)
         return {t.name: tuple(dict.fromkeys(wanted[t.name])) for t in self.all if t.name in wanted}
 
 

@@ -269,7 +269,8 @@ class Job:
         if self.tables.selection not in reads:
             return reads, None
         made_by = self.flow.of(Deduplicate)
-        return reads, partial(apply_selection, stage=made_by.name, reasons=made_by.drops)
+        later = self.flow.after(made_by.name)
+        return reads, partial(apply_selection, stage=made_by.name, reasons=made_by.drops, later=later)
 
     def _run(self, segment: Segment, tables: Sequence[Table], work: list[Work]) -> None:
         """Run the stages of some tables of a segment over outstanding shards, and sweep what killed writers left."""
@@ -347,7 +348,7 @@ class Job:
 
     def pack(self) -> None:
         """Write the product from the committed tables."""
-        reads = self.tables.reads(self.flow.of(Pack).columns_read(self.flow.carried), "pack")
+        reads, prepare = self._reads(self.flow.of(Pack).columns_read(self.flow.carried), "pack")
         committed = self.store.index(PAIRS)
         wanted = wanted_parts(self.store, self.tables, self.planned)
         parts = [
@@ -361,12 +362,12 @@ class Job:
             if parts:
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
-                columns, reasons = product_columns(self.flow.carried), self.flow.of(Deduplicate).drops
-                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, reasons, self.input_type)
-                rows.map_batches(PackStage(packing, self.store, reads, self.board), **_SHARDS).materialize()
+                columns = product_columns(self.flow.carried)
+                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, self.input_type)
+                stage = PackStage(packing, self.store, reads, prepare, self.board)
+                rows.map_batches(stage, **_SHARDS).materialize()
             self.store.sweep(PAIRS)
-            kept = sum(kept_rows(manifest) for manifest in self.store.manifests(self.tables.selection))
-            write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried, rows=kept)
+            write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried)
 
     def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
         """The outstanding shards, a wave at a time; afterwards sweep what killed writers left."""

@@ -33,7 +33,7 @@ from curation.plan import remove_unplanned
 from curation.results.report import write_report
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
-from pairmill.layout import PAIRS, kept_rows
+from pairmill.layout import PAIRS
 from pairmill.store import Entry, Store, shard_file
 
 logger = logging.getLogger("pairmill")
@@ -139,8 +139,7 @@ def complete(store: Store) -> dict[str, Any]:
     _rewrite_tables(here, stones)
     _rewrite_parts(here, stones)
     if store.exists(_CARD):
-        kept = sum(kept_rows(manifest) for manifest in store.manifests(here.tables.selection))
-        write_card(store, here.recipe, here.flow.carried, rows=kept)
+        write_card(store, here.recipe, here.flow.carried)
     fault_point("forget.parts_rewritten")
     for place in work["also"]:
         clean_copies(Path(place), stones.uids)
