@@ -199,6 +199,7 @@ class Tables:
                 frozenset(c.name for c in columns if c.volatile),
                 drops=drops or shows,
                 makers=tuple(stages),
+                own=name if name != self._names[name] and name != SELECTIONS else "",
             )
             counted += own
             waiting = []

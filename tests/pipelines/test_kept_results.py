@@ -19,7 +19,7 @@ from ray import cloudpickle
 from curation.schema import live, set_columns
 from curation.stage import Column, Stage, StageConfig
 from pairmill.store import Store
-from pipelines.curate import curate
+from pipelines.curate import curate, select
 from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server
@@ -55,7 +55,21 @@ class Witness(Stage):
         with Path(self.config.log).open("a") as log:
             log.writelines(f"{uid}\n" for uid, size in seen if size is not None)
         rows = set_columns(rows, {"seen": pa.array([size for _, size in seen], pa.int64())})
+        if not self.drops:
+            return rows
         return self.drop(rows, too_few_bytes=pc.less(rows["seen"], self.config.least))
+
+
+class Scorer(Witness):
+    """The same before the selection."""
+
+    name, segment = "scorer", "score"
+    adds = (Column("score", pa.int64(), "how many bytes it saw"),)
+    drops = ()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        made = super().__call__(rows)
+        return made.rename_columns(["score" if name == "seen" else name for name in made.schema.names])
 
 
 class Job(NamedTuple):
@@ -65,14 +79,17 @@ class Job(NamedTuple):
     def store(self) -> Store:
         return Store(str(self.folder / "run"))
 
-    def recipe(self, *more: str, least: int = 0) -> CurateRecipe:
-        stages = json.dumps([{"name": f"{__name__}:Witness", "log": str(self.folder / "log"), "least": least}])
+    def recipe(self, *more: str, least: int = 0, scored: bool = False) -> CurateRecipe:
+        chosen = [{"name": f"{__name__}:Witness", "log": str(self.folder / "log"), "least": least}]
+        if scored:
+            chosen.append({"name": f"{__name__}:Scorer", "log": str(self.folder / "scores"), "least": 0})
+        stages = json.dumps(chosen)
         paths = [f"run_dir={self.folder / 'run'}", f"input.path={self.folder / 'urls.parquet'}", f"stages={stages}"]
         quick = ["shards.rows_per_shard=40", "recaption.enabled=false", "translate.enabled=false"]
         return load_recipe(RECIPE, [*paths, *quick, *more])
 
-    def worked(self) -> Counter[str]:
-        return Counter((self.folder / "log").read_text().split())
+    def worked(self, log: str = "log") -> Counter[str]:
+        return Counter((self.folder / log).read_text().split())
 
     def product(self) -> pa.Table:
         parts = sorted((self.folder / "run" / "pairs").glob("part-*.parquet"))
@@ -138,3 +155,12 @@ def test_a_stage_that_rewrites_may_drop_rows_too(job: Job) -> None:
     report = curate(job.recipe(least=least))
     assert job.product().equals(before.filter(pc.invert(small)))
     assert job.worked() == worked
+
+
+def test_another_selection_takes_over_the_scores_that_the_run_has(job: Job) -> None:
+    curate(job.recipe("filter.min_words=3", scored=True), yes=True)
+    scored = job.worked("scores")
+    kept = select(job.recipe("filter.min_words=2", "deduplicate.name=more", scored=True))
+    more = job.worked("scores")
+    assert len(scored) < kept <= len(more)
+    assert set(more.values()) == {1}
