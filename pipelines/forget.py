@@ -81,7 +81,7 @@ def lines(done: dict[str, Any]) -> list[str]:
     for key, what in (
         ("recomputed", "a model or file of these is missing here, so the next curate makes the rewritten shards again"),
         ("named_in", "these files name a URL of the rows; change them by hand"),
-        ("not_looked_into", "these files are not part of the run and were not searched"),
+        ("not_looked_into", "these files are not finished or not part of the run, and were not searched"),
     ):
         if done[key]:
             shown.append(f"{what}: {', '.join(done[key])}")

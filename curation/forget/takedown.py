@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from curation.dataset_card import write_card
 from curation.erase import finish_rewrites, rewrite_shard
 from curation.forget.blanking import change_of
-from curation.forget.copies import Copy, clean_copies, find_copies
+from curation.forget.copies import Copy, clean_copies, find_copies, unfinished
 from curation.forget.finding import Found, find
 from curation.forget.place import REPORTS, Place
 from curation.forget.request import Request
@@ -49,7 +49,8 @@ class Preview(NamedTuple):
     shards, parts: those with rows to remove.  bytes: of all files to rewrite.
     copies:   files named by --also with rows to remove.
     unkeyed:  tables whose rewritten shards the next `curate` makes again, because a model or file is missing.
-    strays:   files in the run directory that do not belong to the run, and are left alone.
+    strays:   files in the run directory that do not belong to the run, and unfinished ones in copies; both are left
+              alone.
     mentions: files of the run, other than tables, that name a URL of the rows.
     stones:   the tombstones as they would be.
     """
@@ -92,6 +93,7 @@ def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int
     rewritten = [int(number) for number, part in parts.items() if part["rows"]]
     files = here.files(shards, rewritten)
     strays, mentions = here.look_around(found.urls)
+    strays = (*strays, *(str(file) for place in also for file in unfinished(place)))
     return Preview(
         found=found,
         rules=len(ruled.table) - len(before.table),

@@ -60,7 +60,8 @@ def make(folder: Path, **how: Any) -> Made:
 
 
 def state(folder: Path) -> dict[str, tuple[bytes, int]]:
-    files = (f for f in sorted(folder.rglob("*")) if f.is_file())
+    """Content and time of every file; the lock, which a reader may take too, has neither."""
+    files = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.name != ".lock")
     return {str(f.relative_to(folder)): (f.read_bytes(), f.stat().st_mtime_ns) for f in files}
 
 
@@ -111,6 +112,6 @@ def ended(made: Made) -> dict[str, Any]:
             found[name] = {k: v for k, v in json.loads(data).items() if k not in ("run_dir", "runs")}
         elif name.startswith("run/runs/"):
             found[name] = {k: v for k, v in json.loads(data).get("forgot", {}).items() if k != "at"}
-        elif name != "run/report.html" and not name.endswith(".lock"):
+        elif name != "run/report.html":
             found[name] = data
     return found
