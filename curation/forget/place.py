@@ -131,11 +131,11 @@ class Place:
         return strays, tuple(mentions)
 
     def record(self, work: Mapping[str, Any], began: float) -> None:
-        """Record in the journal when and how many rows; never which."""
+        """Record in the journal when, how many rows, and which copies still hold them; never which rows."""
         number, last = 1, None
         while (record := self.store.read_json(f"{_JOURNAL}/run-{number:04d}.json")) is not None:
             number, last = number + 1, record
-        forgot = {name: work[name] for name in ("at", "rows", "kept")}
+        forgot = {name: work[name] for name in ("at", "rows", "kept", "not_cleaned")}
         if last is not None and last.get("forgot") == forgot:
             return  # killed after this line
         made = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,17 @@ from fsspec.implementations.local import LocalFileSystem
 from run_fixture import write_record
 from traces import traces
 
-from curation.forget.request import request
+from curation.forget.place import Place
+from curation.forget.request import Request, request
 from curation.forget.takedown import complete_pending
 from curation.forget.tombstones import Tombstones, refuse_pending
 from curation.results.report import build_report
 from curation.table import PLAN
-from pairmill.errors import RunDirError
+from pairmill import faults
+from pairmill.errors import RunDirError, UserError
 from pairmill.layout import PAIRS
 from pairmill.store import Store, shard_file
-from pipelines.forget import forget
+from pipelines.forget import forget, lines
 
 POINTS = [
     "forget.tombstones.before_rename",
@@ -113,23 +117,45 @@ def test_what_killed_jobs_left_is_cleaned_too(made: Made, needles: set[bytes]) -
     assert sorted(store.index(PAIRS)) == store_parts(store) == [0, 1]
 
 
-def test_a_run_in_use_is_left_alone(made: Made) -> None:
-    before = state(made.folder / "run")
+@contextmanager
+def in_use(store: Store) -> Iterator[None]:
+    """Another process holds the run's lock."""
     ready, signal = os.pipe()
     child = os.fork()
     if not child:
-        with made.store.locked():
+        with store.locked():
             os.write(signal, b".")
             time.sleep(600)
         os._exit(0)
     try:
         assert os.read(ready, 1) == b"."
-        with pytest.raises(RunDirError, match="one job at a time"):
-            forget(made.store, WANTED, sure=True)
-        assert state(made.folder / "run") == before
+        yield
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
+
+
+def test_a_run_in_use_is_left_alone(made: Made) -> None:
+    before = state(made.folder / "run")
+    with in_use(made.store), pytest.raises(RunDirError, match="one job at a time"):
+        forget(made.store, WANTED, sure=True)
+    assert state(made.folder / "run") == before
+
+
+def test_a_run_in_use_can_be_looked_at(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, alone = state(made.folder), forget(made.store, WANTED, made.copies)
+    # A job that packs removes parts, also between a listing and the reading of what it lists.
+    listed = Place(made.store).part_numbers()
+    monkeypatch.setattr(Place, "part_numbers", lambda here: [*listed, 99])
+    with in_use(made.store):
+        assert forget(made.store, WANTED, made.copies) == alone
+    assert state(made.folder) == before
+
+
+def test_what_is_pending_is_not_completed_in_a_run_in_use(made: Made, tmp_path: Path) -> None:
+    killed(made, tmp_path, "forget.shard_rewritten")
+    with in_use(made.store), pytest.raises(RunDirError, match="one job at a time"):
+        forget(made.store, WANTED)
 
 
 def test_on_a_store_without_renames_and_locks(made: Made, needles: set[bytes]) -> None:
@@ -140,3 +166,87 @@ def test_on_a_store_without_renames_and_locks(made: Made, needles: set[bytes]) -
     assert done["rows"] == 6
     assert traces([made.folder], needles) == {}
     assert build_report(store)["complete"]
+
+
+def corrupt(copy: Path) -> None:
+    file = copy / "00000.tar" if copy.is_dir() else copy
+    file.write_bytes(file.read_bytes()[:700])
+
+
+LOST: dict[str, Callable[[Path], object]] = {
+    "deleted": lambda copy: shutil.rmtree(copy) if copy.is_dir() else copy.unlink(),
+    "moved": lambda copy: copy.rename(copy.with_name("elsewhere")),
+    "corrupt": corrupt,
+    "a run now": lambda copy: (copy / "plan").mkdir() or (copy / "plan" / "plan.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_copy_that_was_lost_meanwhile_is_reported_and_stops_nothing(
+    made: Made, needles: set[bytes], tmp_path: Path, how: str
+) -> None:
+    killed(made, tmp_path, "forget.shard_rewritten")
+    copy = made.folder / "tars"
+    LOST[how](copy)
+    done: dict[str, Any] = {}
+    if how in ("deleted", "moved"):
+        done = forget(made.store, Request())
+        assert done["completed"] == 6
+        assert done["copies_gone"] == [str(copy)]
+        assert any(str(copy) in line for line in lines(done))
+    else:
+        with pytest.raises(UserError, match="not out of") as refused:
+            forget(made.store, Request(), sure=True)
+        assert str(copy) in str(refused.value.value)
+        assert f"pairmill forget {made.store.uri} --also COPY --yes" in refused.value.fix
+    for lost in (copy, copy.with_name("elsewhere")):
+        shutil.rmtree(lost, ignore_errors=True)
+    assert traces([made.folder], needles) == {}
+    refuse_pending(made.store)
+    assert build_report(made.store)["complete"]
+    record = made.store.read_json("runs/run-0002.json")
+    assert record is not None
+    assert record["forgot"]["not_cleaned"] == [str(copy)]
+
+
+def test_the_same_command_does_not_stumble_over_a_lost_copy(made: Made, tmp_path: Path) -> None:
+    killed(made, tmp_path, "forget.shard_rewritten")
+    shutil.rmtree(made.folder / "tars")
+    done = forget(made.store, WANTED, made.copies, sure=True)
+    assert (done["completed"], done["copies_gone"]) == (6, [str(made.folder / "tars")])
+    (made.folder / "rows.parquet").unlink()
+    with pytest.raises(UserError, match="must name an export"):  # nothing is pending: it is a mistake
+        forget(made.store, WANTED, made.copies, sure=True)
+
+
+def test_a_job_is_not_stopped_by_a_lost_copy(made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed(made, tmp_path, "forget.parts_rewritten")
+    shutil.rmtree(made.folder / "parquet")
+    corrupt(made.folder / "tars")
+    complete_pending(made.store)
+    refuse_pending(made.store)
+    for name in ("parquet", "tars"):
+        assert str(made.folder / name) in caplog.text
+
+
+def test_a_copy_that_cannot_be_written_is_reported(
+    made: Made, needles: set[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(faults, "_armed", faults._parse("forget.copy:disk-full@1", str(tmp_path)))
+    with pytest.raises(UserError, match="No space left"):
+        forget(made.store, WANTED, made.copies, sure=True)
+    assert not Tombstones.read(made.store).work
+    forget(made.store, Request(), made.copies, sure=True)
+    assert traces([made.folder], needles) == {}
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_request_for_nothing_is_a_mistake_unless_it_completes_another(
+    made: Made, tmp_path: Path, expected: dict[str, Any], sure: bool
+) -> None:
+    with pytest.raises(UserError, match="must be given what to forget"):
+        forget(made.store, Request(), sure=sure)
+    killed(made, tmp_path, "forget.shard_rewritten")
+    done = forget(made.store, Request(), sure=sure)
+    assert (done["completed"], done["done"], len(lines(done))) == (6, True, 1)
+    assert ended(made) == expected
