@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from curation.forget.tombstones import SCHEMA, Kind, rule_digest
-from curation.identity import canonical_url, plain_host
+from curation.identity import canonical_url, plain_host, requested_url
 from pairmill.errors import InputError, UserError
 
 _UID = re.compile(r"[0-9a-f]{32}")
@@ -104,7 +104,7 @@ def _checked(value: str, name: str, form: re.Pattern[str], what: str) -> str:
 def _checked_url(value: str) -> str:
     if "://" not in value:
         raise UserError("--url must be a URL", value=value, fix="give it with its scheme: https://…")
-    return canonical_url(value)
+    return requested_url(canonical_url(value))
 
 
 def _checked_host(value: str) -> str:

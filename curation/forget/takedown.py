@@ -92,7 +92,7 @@ def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int
     found = find(store, wanted, here.plan.shard_numbers(), selection=here.tables.selection, at=now)
     before = Tombstones.read(store)
     ruled = before.with_rows(wanted.tombstones(now))
-    stones = ruled.with_rows(found.places)
+    stones = ruled.with_rows(found.places).with_rows(found.spellings)
     shards = tuple(sorted(set(found.places["shard"].to_pylist())))
     parts = _holding(here, frozenset(found.places["digest"].to_pylist()))
     copies = [copy for place in also for copy in find_copies(place, stones.uids)]
