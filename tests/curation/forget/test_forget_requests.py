@@ -22,7 +22,7 @@ from forgotten_run import (
 from run_fixture import make_run, some_rows
 from traces import traces
 
-from curation.forget.request import Request, read_request, request
+from curation.forget.request import Request, merged, read_request, request
 from curation.forget.takedown import preview
 from curation.identity import row_uid
 from curation.inputs import InputConfig
@@ -123,11 +123,48 @@ def test_a_file_of_what_is_to_go(tmp_path: Path) -> None:
         ({"host": ["http://a.example"]}, "--host must be the name of a host"),
         ({"host": ["a.example/ok"]}, "--host must be the name of a host"),
         ({"host": ["*"]}, "--host must be the name of a host"),
+        ({"host": ["*."]}, "--host must be the name of a host"),
+        ({"host": ["images"]}, "--host must be the name of a host"),
+        ({"host": ["a..example"]}, "--host must be the name of a host"),
+        ({"host": ["[::1"]}, "--host must be the name of a host"),
+        ({"host": ["16909060"]}, "--host must be the name of a host"),
+        ({"host": [UID[1:]]}, "--host must be the name of a host"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(given: dict[str, list[str]], rule: str) -> None:
     with pytest.raises(UserError, match=rule.replace("*", r"\*")):
         request(**given)
+
+
+@pytest.mark.parametrize(
+    ("line", "host"),
+    [
+        ("a.example", "a.example"),
+        ("images.", "images"),
+        ("localhost", "localhost"),
+        ("[::1]", "::1"),
+        ("*.example", ".example"),
+        ("bücher。example", "xn--bcher-kva.example"),
+    ],
+)
+def test_a_line_may_name_a_host(tmp_path: Path, line: str, host: str) -> None:
+    (tmp_path / "takedown.txt").write_text(f"{line}\r\n")
+    assert read_request(tmp_path / "takedown.txt") == request(host=[line]) == Request(hosts=frozenset({host}))
+
+
+@pytest.mark.parametrize("line", [UID[1:], UID + "0", "a" * 63, "a" * 65, "images", "a.example/1", "a b.example"])
+def test_a_line_that_cannot_be_meant_is_refused_by_its_number(tmp_path: Path, line: str) -> None:
+    listed = tmp_path / "takedown.txt"
+    listed.write_text(f"# asked for\n{UID}\n\n  {line}\nc.example\n")
+    with pytest.raises(InputError, match="every line of --from must be") as refused:
+        read_request(listed)
+    assert refused.value.value == f"line 4 of {listed}: {line}"
+
+
+def test_an_empty_file_asks_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "takedown.txt").write_text("# nothing yet\n\n")
+    assert not read_request(tmp_path / "takedown.txt")
+    assert not merged([])
 
 
 def test_names_of_hosts_are_compared_as_they_are_looked_up(tmp_path: Path) -> None:
