@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 from run_fixture import make_run
 
 from curation.forget.place import Place
@@ -81,7 +82,8 @@ def samples(folder: Path) -> dict[str, dict[str, bytes]]:
         with tarfile.open(file) as tar:
             for member in tar:
                 stream = tar.extractfile(member)
-                assert stream is not None
+                if stream is None:
+                    pytest.fail(f"{file} has a member that is no file: {member.name}")
                 by_key.setdefault(member.name.partition(".")[0], {})[f"{file.name}/{member.name}"] = stream.read()
         for key, members in by_key.items():
             found[json.loads(members[f"{file.name}/{key}.json"])["uid"]] = members
@@ -99,7 +101,8 @@ def killed(made: Made, folder: Path, point: str) -> None:
         faults._armed = faults._parse(f"{point}:kill@1", str(folder))
         forget(made.store, WANTED, made.copies, sure=True)
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -9:
+        pytest.fail(f"{point} was not passed")
 
 
 def ended(made: Made) -> dict[str, Any]:
