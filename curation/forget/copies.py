@@ -54,21 +54,28 @@ def clean_copies(place: Path, uids: Collection[str]) -> int:
     """Rewrite the files at `place` without the rows that have one of these uids; returns how many those were.
 
     Wherever it is killed, repeating the call completes it.  Raises as `find_copies`, and OSError for a file that cannot
-    be written.
+    be written; then all other files are cleaned.
     """
     gone = 0
     sizes: dict[Path, int] = {}
+    failures: list[UserError | OSError] = []
     for file in _files(place):
-        rows, others = _count(file, uids)
-        if rows:
-            fault_point("forget.copy")
-            # The file itself: replacing a link would leave the rows where it leads.
-            _KINDS[file.suffix].clean(_real(file), uids)
+        try:
+            rows, others = _count(file, uids)
+            if rows:
+                fault_point("forget.copy")
+                # The file itself: replacing a link would leave the rows where it leads.
+                _KINDS[file.suffix].clean(_real(file), uids)
+        except (UserError, OSError) as error:
+            failures.append(error)
+            continue
         gone, sizes[file] = gone + rows, others
     for partial in partials_of(map(_real, sizes)):
         partial.unlink(missing_ok=True)
     for folder in {file.parent for file in sizes if file.suffix == ".tar"}:
         _correct_sizes(folder / _SIZES, sizes)
+    if failures:
+        raise failures[0]
     return gone
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -227,6 +229,27 @@ def test_a_job_is_not_stopped_by_a_lost_copy(made: Made, tmp_path: Path, caplog:
     refuse_pending(made.store)
     for name in ("parquet", "tars"):
         assert str(made.folder / name) in caplog.text
+
+
+def test_one_lost_file_of_a_copy_does_not_keep_the_others_from_being_cleaned(
+    made: Made, needles: set[bytes], tmp_path: Path
+) -> None:
+    killed(made, tmp_path, "forget.shard_rewritten")
+    tars = made.folder / "tars"
+    corrupt(tars)
+    with pytest.raises(UserError, match=r"00000\.tar"):
+        forget(made.store, Request(), sure=True)
+    sizes = json.loads((tars / "sizes.json").read_text())
+    (tars / "00000.tar").unlink()
+    assert traces([made.folder], needles) == {}
+    for tar in tars.glob("*.tar"):
+        assert sizes[tar.name] == len(uids_of(tar))
+
+
+def uids_of(tar: Path) -> list[str]:
+    with tarfile.open(tar) as members:
+        streams = [members.extractfile(member) for member in members if member.name.endswith(".json")]
+        return [json.loads(stream.read())["uid"] for stream in streams if stream is not None]
 
 
 def test_a_copy_that_cannot_be_written_is_reported(
