@@ -129,9 +129,11 @@ def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own
     assert committed(job.store) == before, "a resume has nothing to do"
 
     median = float(np.median(scores))
+    recipe = job.store.read_text("recipe.yaml")
     with pytest.raises(ConsentError, match="brightness must have your consent"):
         curate(job.recipe(median))
     assert committed(job.store) == before
+    assert job.store.read_text("recipe.yaml") == recipe
     second = curate(job.recipe(median), yes=True)
     [stage] = [stage for stage in second["stages"] if stage["name"] == "brightness"]
     dark = sum(score < np.float32(median) for score in scores)
