@@ -66,6 +66,17 @@ class Brightness(Stage):
         return float(np.asarray(Image.open(io.BytesIO(image)).convert("L")).mean() / self.scale)
 
 
+class Length(Stage):
+    """Count the letters of every caption, of dropped rows too."""
+
+    name, segment = "length", "rewrite"
+    reads = ("alt",)
+    adds = (Column("letters", pa.int32(), "letters of the alt text", carried=True),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return set_columns(rows, {"letters": pc.utf8_length(rows["alt"])})
+
+
 class Job(NamedTuple):
     folder: Path
     base_url: str
@@ -156,6 +167,17 @@ def test_duplicates_may_be_ranked_by_its_score(job: Job) -> None:
         curate(job.recipe(0.0, "deduplicate.score=brightnes"))
 
 
+@pytest.mark.ray
+def test_a_stage_without_drops_may_fill_every_row(job: Job) -> None:
+    stages = json.dumps([f"{__name__}:Length"])
+    report = curate(job.recipe(0.0, f"run_dir={job.folder / 'filled'}", f"stages={stages}"))
+    assert report["complete"]
+    [length] = [stage for stage in report["stages"] if stage["name"] == "length"]
+    assert 0 < length["rows_in"] == length["rows_kept"] < 63
+    pairs = pq.read_table(sorted((job.folder / "filled" / "pairs").glob("part-*.parquet")))
+    assert pairs["letters"].to_pylist() == [len(alt) for alt in pairs["alt"].to_pylist()]
+
+
 def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> None:
     recipe = Job(Path("f"), "").recipe(0.5)
     flow = recipe.flow()
@@ -191,11 +213,19 @@ def test_a_stage_that_does_not_fit_is_refused_with_the_recipe(stages: str, says:
         load_recipe(RECIPE, [f"stages={stages}"])
 
 
-class Misplaced(Stage):
-    name, segment = "misplaced", "score"
+class Idle(Stage):
+    """Base of stages that are refused before they run."""
+
+    name, segment = "idle", "score"
+    adds = (Column("idleness", pa.string()),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return rows
+
+
+class Misplaced(Idle):
     reads = ("caption_of_tomorrow",)
 
 
-class Twice(Stage):
-    name, segment = "twice", "score"
+class Twice(Idle):
     adds = (Column("caption", pa.string()),)
