@@ -41,10 +41,11 @@ from curation.stage import Segment, Stage
 from curation.table import PLAN, Table
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
-from pairmill.errors import JobError, UserError
+from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS, kept_rows
 from pairmill.store import Entry, Store, shard_file
+from pairmill.worker_errors import first_cause, raised_by
 from pipelines.consent import Acceptance, ConsentError, CountAgain, ask, fetch_again, model_again, refuse_to_fetch
 from pipelines.invocations import Invocation
 from pipelines.pools import RESTARTS, Pools, connected
@@ -409,14 +410,8 @@ def _waves(work: list[Work], size: int) -> Iterator[list[Work]]:
         yield work[at : at + size]
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, if it is meant for the user; else a JobError with the last line."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError | JobError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    # An actor that cannot be created reports its constructor's error only as text.
-    trace = str(error).strip()
-    what = trace.rpartition("pairmill.errors.")[2] if "pairmill.errors." in trace else trace.splitlines()[-1]
-    return JobError(f"the job failed: {what}\nWhat was committed stays; run the same command again to resume.")
+def _cause(error: BaseException) -> PairmillError:
+    """What a worker raised on purpose; else a JobError that says what failed."""
+    return raised_by(error) or JobError(
+        f"the job failed: {first_cause(error)}\nWhat was committed stays; run the same command again to resume."
+    )

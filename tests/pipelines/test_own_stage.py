@@ -25,7 +25,7 @@ from curation.schema import set_columns
 from curation.stage import Column, Runtime, Stage, StageConfig
 from curation.stage_docs import render_flow
 from curation.stages import CHOSEN_STAGES
-from pairmill.errors import RecipeError
+from pairmill.errors import IntegrityError, JobError, PairmillError, RecipeError
 from pairmill.registry import ChosenBy
 from pairmill.store import Store
 from pipelines.consent import ConsentError
@@ -75,6 +75,41 @@ class Length(Stage):
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         return set_columns(rows, {"letters": pc.utf8_length(rows["alt"])})
+
+
+class FailingConfig(StageConfig):
+    where: str = "setup"
+    error: str = ""
+
+
+class Failing(Stage):
+    """Fails in its worker."""
+
+    name, segment, pool = "failing", "score", "model"
+    adds = (Column("nothing", pa.int32()),)
+    Config = FailingConfig
+
+    def setup(self, runtime: Runtime) -> None:
+        self._fail("setup")
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        self._fail("call")
+        return rows
+
+    def _fail(self, where: str) -> None:
+        if self.config.where != where:
+            return
+        if self.config.error == "user":
+            raise RecipeError("failing.model must be a model", value="none", fix="name one")
+        if self.config.error == "ours":
+            raise IntegrityError("failing must keep its rows")
+        raise ValueError("something else")
+
+
+class FailingTask(Failing):
+    """Fails in a task."""
+
+    pool = "tasks"
 
 
 class Job(NamedTuple):
@@ -176,6 +211,28 @@ def test_a_stage_without_drops_may_fill_every_row(job: Job) -> None:
     assert 0 < length["rows_in"] == length["rows_kept"] < 63
     pairs = pq.read_table(sorted((job.folder / "filled" / "pairs").glob("part-*.parquet")))
     assert pairs["letters"].to_pylist() == [len(alt) for alt in pairs["alt"].to_pylist()]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["Failing", "FailingTask"])
+@pytest.mark.parametrize("where", ["setup", "call"])
+@pytest.mark.parametrize(
+    ("error", "raises", "says"),
+    [
+        ("user", RecipeError, "failing.model must be a model\n  got: none\n  fix: name one"),
+        ("ours", IntegrityError, "failing must keep its rows"),
+        ("other", JobError, "the job failed: ValueError: something else\nWhat was committed stays"),
+    ],
+)
+def test_an_error_in_a_worker_arrives_as_it_was_raised(
+    job: Job, kind: str, where: str, error: str, raises: type[PairmillError], says: str
+) -> None:
+    stages = json.dumps([{"name": f"{__name__}:{kind}", "where": where, "error": error}])
+    with pytest.raises(PairmillError) as raised:
+        curate(job.recipe(0.0, f"run_dir={job.folder / 'failed'}", f"stages={stages}"))
+    assert type(raised.value) is raises
+    assert str(raised.value).startswith(says)
+    assert "ray" not in str(raised.value).lower()
 
 
 def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> None:
