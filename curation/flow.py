@@ -11,19 +11,16 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from curation.own_stage import STREAMED, check_places, own_stage
 from curation.schema import DROPS
 from curation.stage import SEGMENTS, Column, Segment, Stage
-from curation.stages import CHOSEN_STAGES, STAGES
+from curation.stages import STAGES
 from curation.table import PLAN, Table
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS
-from pairmill.registry import ChosenBy
 
 S = TypeVar("S", bound=Stage)
-
-#: Segments whose stages run row by row, each with a table.
-STREAMED: tuple[Segment, ...] = ("collect", "score", "rewrite")
 
 
 class Flow:
@@ -32,7 +29,8 @@ class Flow:
     def __init__(self, stages: Iterable[Stage]) -> None:
         """stages: ours in the order of `STAGES`, then a user's own in the recipe's order.
 
-        Raises RecipeError for two stages or two columns of one name, and for a column that no stage before adds.
+        Raises RecipeError for two stages or two columns of one name, for a column that no stage before adds, and for a
+        place in which a stage could not run.
         """
         self.stages = tuple(_in_order([stage for stage in stages if stage.active]))
         self._by_name: dict[str, Stage] = {}
@@ -44,7 +42,8 @@ class Flow:
                     "stages must have different names", value=f"two stages {stage.name}", fix="rename one of them"
                 )
             self._by_name[stage.name] = stage
-            self._check_reads(stage)
+            if not stage.reads_input:
+                self._check_reads(stage, self.columns)
             for column in stage.adds:
                 if column.name in self.columns or column.name in DROPS:
                     raise RecipeError(
@@ -54,17 +53,18 @@ class Flow:
                     )
                 self.columns[column.name] = column
                 self.owners[column.name] = stage.table_name()
+        check_places(self.stages)
         for stage in self.stages:
             stage.inner = tuple(other for other in self.stages if other.within == stage.name)
             stage.others = {name: self.named(name) for name in stage.looks_at}
 
-    def _check_reads(self, stage: Stage) -> None:
+    def _check_reads(self, stage: Stage, known: Iterable[str]) -> None:
         for name in stage.reads:
-            if name not in self.columns and name not in DROPS and not stage.reads_input:
+            if name not in known and name not in DROPS:
                 raise RecipeError(
                     f"the columns that stage {stage.name} reads must be added by stages before it",
                     value=name,
-                    fix=f"perhaps you mean: {nearest(name, self.columns)}; or set its `after`",
+                    fix=f"perhaps you mean: {nearest(name, known)}; or set its `after`",
                 )
 
     def check(self, planned: pa.Schema) -> None:
@@ -76,6 +76,7 @@ class Flow:
         own = {f.name: f.type for f in planned.field("input").type} if "input" in planned.names else {}
         for stage in self.stages:
             stage.check({**own, **types})
+            self._check_reads(stage, {**own, **types})
             types |= {column.name: column.type for column in stage.adds}
 
     @property
@@ -272,7 +273,7 @@ def flow_of(recipe: Mapping[str, Any]) -> Flow:
     Raises RecipeError for a section that breaks a rule.
     """
     ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
-    own = [_own(given) for given in recipe.get("stages") or ()]
+    own = [own_stage(given) for given in recipe.get("stages") or ()]
     return Flow([*ours, *own])
 
 
@@ -281,11 +282,6 @@ def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
     if not isinstance(given, kind.Config):
         given = kind.Config.checked(given or {}, at=kind.section_name())
     return kind(given)
-
-
-def _own(given: Any) -> Stage:
-    config = ChosenBy(CHOSEN_STAGES).parse(given)
-    return CHOSEN_STAGES.get(config.name)(config)
 
 
 def _in_order(stages: Sequence[Stage]) -> list[Stage]:
