@@ -199,8 +199,9 @@ def _dotted(at: str, loc: Iterable[str | int]) -> str:
 
 def _of_entry(error: UserError, key: str, full: str) -> UserError:
     """The error of an entry, with the whole key of the recipe in place of that of the registry."""
-    if f".{key}".endswith(f".{full}"):  # a section that was checked by itself
-        return error
+    bare = re.sub(r"\[\d+\]", "", full)
+    if f".{key}".endswith(f".{bare}"):  # a section that was checked by itself
+        full = key.removesuffix(bare) + full
     parts = (re.sub(rf"(?<![\w.]){re.escape(key)}(?![\w:])", full, part) for part in (error.rule, error.fix))
     rule, fix = parts
     value = f"{full}{error.value.removeprefix(key)}" if _is_key(error.value, key) else error.value

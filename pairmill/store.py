@@ -49,7 +49,6 @@ _PIXELS = ("image", "image.bytes")
 _MANIFESTS_PER_FOLDER = 1000
 
 
-#: What every manifest holds.
 _OF_EVERY_SHARD = {"shard", "rows", "bytes", "key", "content"}
 
 
@@ -165,7 +164,7 @@ class Store:
         """The text of a file; None if there is no such file."""
         if self._fs.get_file_info(self.path(name)).type == pafs.FileType.NotFound:
             return None
-        with self._undamaged(name), self._fs.open_input_stream(self.path(name)) as stream:
+        with undamaged(self.path(name), local=self._local), self._fs.open_input_stream(self.path(name)) as stream:
             return str(stream.read(), "utf-8")
 
     def remove(self, name: str) -> None:
@@ -176,11 +175,8 @@ class Store:
     def read_json(self, name: str) -> Any | None:
         """The JSON data of a file; None if there is no such file."""
         text = self.read_text(name)
-        with self._undamaged(name):
+        with undamaged(self.path(name), local=self._local):
             return None if text is None else json.loads(text)
-
-    def _undamaged(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return undamaged(self.path(name), local=self._local)
 
     def write_table(self, name: str, table: pa.Table, fault: str = "write", row_group_rows: int | None = None) -> int:
         """Write one parquet file, all or nothing, and return its size in bytes."""
@@ -190,12 +186,12 @@ class Store:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One parquet file, or some of its columns.  Raises FileNotFoundError."""
-        with self._undamaged(name), self._fs.open_input_file(self.path(name)) as stream:
+        with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
             return pq.ParquetFile(stream).read(columns=columns, use_threads=False)
 
     def schema(self, name: str) -> pa.Schema:
         """The schema of one parquet file."""
-        with self._undamaged(name), self._fs.open_input_file(self.path(name)) as stream:
+        with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
             return pq.read_schema(stream)
 
     # Committed shards
