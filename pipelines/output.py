@@ -54,7 +54,7 @@ def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dic
 #: What an operating system says of a path that is not what it should be, as numbers of OSError.
 _PATH_ERRORS = (
     *(errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EDQUOT, errno.ENOTEMPTY, errno.EINVAL),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EDQUOT, errno.ENOTEMPTY, errno.EINVAL, errno.EBUSY),
 )
 
 

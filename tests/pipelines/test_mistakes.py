@@ -162,7 +162,7 @@ def test_a_lost_shard(folder: Path, refused: Refused) -> None:
         refused(call)
 
 
-@pytest.mark.parametrize("to", ["file/x", "folder", "run/plan/plan.json", "run/rows.parquet"])
+@pytest.mark.parametrize("to", ["file/x", "folder", ".", "run/plan/plan.json", "run/rows.parquet"])
 def test_a_place_to_write_that_is_none(folder: Path, refused: Refused, to: str) -> None:
     before = (folder / "run" / "plan" / "plan.json").read_bytes()
     refused(f"rows FOLDER/run --to FOLDER/{to}")
