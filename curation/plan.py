@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from curation.forget.tombstones import Tombstones
 from curation.input_column import merged_fields
@@ -30,6 +30,7 @@ from curation.stage import Column, Stage
 from curation.table import PLAN
 from curation.visiting import PLAN_REASONS, KnownUids, cut, visited
 from pairmill.config import Config, digest
+from pairmill.damage import damaged
 from pairmill.errors import InputError, RunDirError
 from pairmill.store import Store, shard_file, shard_key
 
@@ -92,7 +93,7 @@ class Plan(Config):
     rows: int
     shards: int
     cut: str
-    inputs: list[PlannedList]
+    inputs: list[PlannedList] = Field(min_length=1)
 
     @property
     def files(self) -> list[str]:
@@ -151,9 +152,13 @@ def extend(store: Store, paths: Sequence[str], inputs: InputConfig, shards: Shar
 
 
 def read_plan(store: Store) -> Plan | None:
-    """The plan of a run directory; None if nothing is planned there."""
+    """The plan of a run directory; None if nothing is planned there.  Raises RunDirError for one that is damaged."""
     known = store.read_json(PLAN_JSON)
-    return None if known is None else Plan.model_validate(known)
+    try:
+        return None if known is None else Plan.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise damaged(store.path(PLAN_JSON), f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from error
 
 
 def open_plan(store: Store, shards: ShardsConfig | None = None) -> Plan:

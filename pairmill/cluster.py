@@ -16,6 +16,7 @@ import ray
 from ray.util.annotations import RayDeprecationWarning
 
 from pairmill import faults
+from pairmill.errors import UserError
 
 logger = logging.getLogger("pairmill")
 
@@ -49,7 +50,16 @@ def connected(address: str | None, *, num_cpus: int | None, dashboard: bool) -> 
         # address="local": a plain init may join somebody else's cluster.  It also turns on token authentication:
         # without a token anyone who reaches a port of the cluster could run code here.
         common |= {"num_cpus": num_cpus, "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
-    ray.init(address=address, **common)
+    try:
+        ray.init(address=address, **common)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address == "local":
+            raise
+        raise UserError(
+            "the Ray address (cluster.address, compute.address or RAY_ADDRESS) must be that of a running cluster",
+            value=f"{address}: {str(error).strip().splitlines()[0] if str(error).strip() else repr(error)}",
+            fix="correct the address, or leave it out to use this machine",
+        ) from error
     with suppress(OSError):
         # Ray makes one for a local cluster, readable by everyone.
         (Path.home() / ".ray" / "auth_token").chmod(0o600)

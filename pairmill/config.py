@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
-from pairmill.errors import RecipeError, nearest
+from pairmill.errors import RecipeError, UserError, nearest
 
 #: `Field(..., json_schema_extra=EXECUTION)` marks a field that says how a stage runs (concurrency, deadlines, rates),
 #: not what it computes: changing it makes no committed shard stale.
@@ -20,6 +21,10 @@ EXECUTION: dict[str, Any] = {"execution": True}
 #: `Field(..., json_schema_extra=POLICY)` marks a field that says what may be fetched and kept (sizes, ports, opt-outs),
 #: not what is made of it: changing it makes no committed shard stale; it is applied to what is known of every row.
 POLICY: dict[str, Any] = {"policy": True}
+
+
+#: The type of pydantic's error around a UserError of an entry that a recipe chooses by name (`pairmill.registry`).
+OF_ENTRY = "of_entry"
 
 
 class Config(BaseModel):
@@ -138,11 +143,13 @@ def put(data: dict[str, Any], key: str, value: Any) -> None:
     data[keys[-1]] = value
 
 
-def _explain(error: ValidationError, model: type[BaseModel], at: str) -> RecipeError:
+def _explain(error: ValidationError, model: type[BaseModel], at: str) -> UserError:
     """The first thing that is wrong, in the recipe's terms."""
-    problem = error.errors()[0]
-    loc = [str(part) for part in problem["loc"]]
-    key = ".".join([at, *loc] if at else loc)
+    problems = error.errors()
+    problem, place = problems[0], _place(problems[0]["loc"])
+    loc, key = [str(part) for part in place], _dotted(at, place)
+    if problem["type"] == OF_ENTRY:
+        return _of_entry(problem["ctx"]["error"], problem["ctx"]["key"], key)
     if problem["type"] == "extra_forbidden":
         known = fields_at(model, loc[:-1])
         return RecipeError(
@@ -153,16 +160,56 @@ def _explain(error: ValidationError, model: type[BaseModel], at: str) -> RecipeE
     if problem["type"] == "missing":
         return RecipeError(f"{key} must be set", value="nothing", fix=f"set it in the recipe, or give {key}=… here")
     value = json.dumps(problem["input"], ensure_ascii=False, default=str)
-    more = error.error_count() - 1
+    # One value may be of several kinds, each of which it breaks.
+    same = [other for other in problems if _place(other["loc"]) == place]
+    more = len(problems) - len(same)
     command = model.__name__.removesuffix("Recipe").lower()
     # Pydantic says "Input should be …"; a validator of ours its own rule, after "Value error, ".
     _, should, rule = problem["msg"].partition(" should ")
+    rule = " or ".join(dict.fromkeys([rule, *(r for p in same[1:] if (r := p["msg"].partition(" should ")[2]))]))
+    rule = rule.replace("a valid tuple", "a list").replace("a valid dictionary", "a mapping")
     reason = problem["msg"].removeprefix("Value error, ")
+    see = f"`pairmill {command} --schema`" if model.__name__.endswith("Recipe") else "docs/recipe.md"
     return RecipeError(
         f"{key or 'the recipe'} must {rule}" if should else f"{key or 'the recipe'} must be valid: {reason}",
         value=value,
-        fix=f"see `pairmill {command} --schema` for allowed values" + (f" ({more} more to fix)" if more else ""),
+        fix=f"see {see} for allowed values" + (f" ({more} more to fix)" if more else ""),
     )
+
+
+#: How pydantic calls the kind that it tried, where a value may be of several.
+_KIND = re.compile(r"[a-z]+(-[a-z]+)*\[.*\]|constrained-\w+|int|float|str|bool", re.DOTALL)
+
+
+def _place(loc: Sequence[str | int]) -> list[str | int]:
+    """The keys that lead to a value, without the kinds that pydantic tried."""
+    place = [part for part in loc if isinstance(part, int) or "[" not in part]
+    while len(place) > 1 and isinstance(place[-1], str) and _KIND.fullmatch(place[-1]):
+        place.pop()
+    return place
+
+
+def _dotted(at: str, loc: Iterable[str | int]) -> str:
+    """The key of a place in a recipe; `[0]` is the first of a list."""
+    key = at
+    for part in loc:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
+    return key
+
+
+def _of_entry(error: UserError, key: str, full: str) -> UserError:
+    """The error of an entry, with the whole key of the recipe in place of that of the registry."""
+    bare = re.sub(r"\[\d+\]", "", full)
+    if f".{key}".endswith(f".{bare}"):  # a section that was checked by itself
+        full = key.removesuffix(bare) + full
+    parts = (re.sub(rf"(?<![\w.]){re.escape(key)}(?![\w:])", full, part) for part in (error.rule, error.fix))
+    rule, fix = parts
+    value = f"{full}{error.value.removeprefix(key)}" if _is_key(error.value, key) else error.value
+    return type(error)(rule, value=value, fix=fix)
+
+
+def _is_key(value: object, key: str) -> TypeGuard[str]:
+    return isinstance(value, str) and value.startswith(f"{key}.")
 
 
 def fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from pairmill.config import Config
-from pairmill.errors import RecipeError, nearest
+from pairmill.config import OF_ENTRY, Config
+from pairmill.errors import RecipeError, UserError, nearest
 
 T = TypeVar("T")
 
@@ -74,9 +74,8 @@ class Registry(Generic[T]):
         entry = self._entries.get(name, _ADDED.get((self.key, name)))
         if entry is None:
             if ":" not in name:
-                known = f"one of {', '.join(self.names)}, or " if self.names else ""
                 raise RecipeError(
-                    f"{self.key} must be {known}an import path package.module:attribute",
+                    f"{self.key} must be {_known(self.names)}an import path package.module:attribute",
                     value=name,
                     fix=f"perhaps you mean: {nearest(name, self.names)}" if self.names else "write the import path",
                 )
@@ -93,6 +92,10 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, in the order of registration."""
         return list(self._entries)
+
+
+def _known(names: Sequence[str]) -> str:
+    return f"one of {', '.join(names)}, or " if names else ""
 
 
 def load_object(path: str, *, key: str) -> Any:
@@ -155,7 +158,7 @@ class ChosenBy:
             raise RecipeError(
                 f"{self.registry.key} must be a name, or a mapping with a key `name`",
                 value=value,
-                fix=f"set it to one of {', '.join(self.registry.names)}",
+                fix=f"set it to {_known(self.registry.names)}an import path package.module:attribute",
             )
         kind = getattr(self.registry.get(data["name"]), "Config", None)
         if not (isinstance(kind, type) and issubclass(kind, NamedConfig)):
@@ -166,9 +169,16 @@ class ChosenBy:
             )
         return kind.checked(dict(data), at=self.registry.key)
 
+    def _located(self, value: object) -> NamedConfig:
+        """`parse` for a field, whose place in the recipe pydantic adds to the error."""
+        try:
+            return self.parse(value)
+        except UserError as error:
+            raise PydanticCustomError(OF_ENTRY, "{key}", {"key": self.registry.key, "error": error}) from error
+
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            self.parse, serialization=core_schema.plain_serializer_function_ser_schema(_dumped, info_arg=True)
+            self._located, serialization=core_schema.plain_serializer_function_ser_schema(_dumped, info_arg=True)
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

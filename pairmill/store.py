@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 
 from pairmill.atomic import whole_file
 from pairmill.config import digest
+from pairmill.damage import damaged, undamaged
 from pairmill.errors import RunDirError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
@@ -49,6 +50,9 @@ MANIFESTS = "_manifest"
 
 #: Shards whose manifests share a folder, so that the listing a commit needs does not grow with the run.
 _MANIFESTS_PER_FOLDER = 1000
+
+
+_OF_EVERY_SHARD = {"shard", "rows", "bytes", "key", "content"}
 
 
 class Entry(NamedTuple):
@@ -93,8 +97,7 @@ class Store:
         if not self._local:
             yield
             return
-        os.makedirs(self._root, exist_ok=True)
-        with open(self.path(".lock"), "w", encoding="ascii") as lock:
+        with self._lock_file() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -104,6 +107,15 @@ class Store:
                     fix="wait for the other job or stop it, or give another run_dir",
                 ) from None
             yield
+
+    def _lock_file(self) -> IO[str]:
+        try:
+            os.makedirs(self._root, exist_ok=True)
+            return open(self.path(".lock"), "w", encoding="ascii")
+        except OSError as error:
+            raise RunDirError(
+                "run_dir must be a folder that can be written", value=error, fix="correct run_dir or its permissions"
+            ) from error
 
     @contextlib.contextmanager
     def scratch(self, what: str) -> Iterator[Path]:
@@ -155,7 +167,7 @@ class Store:
         """The text of a file; None if there is no such file."""
         if self._fs.get_file_info(self.path(name)).type == pafs.FileType.NotFound:
             return None
-        with self._fs.open_input_stream(self.path(name)) as stream:
+        with undamaged(self.path(name), local=self._local), self._fs.open_input_stream(self.path(name)) as stream:
             return str(stream.read(), "utf-8")
 
     def remove(self, name: str) -> None:
@@ -166,7 +178,8 @@ class Store:
     def read_json(self, name: str) -> Any | None:
         """The JSON data of a file; None if there is no such file."""
         text = self.read_text(name)
-        return None if text is None else json.loads(text)
+        with undamaged(self.path(name), local=self._local):
+            return None if text is None else json.loads(text)
 
     def write_table(self, name: str, table: pa.Table, fault: str = "write", row_group_rows: int | None = None) -> int:
         """Write one parquet file, all or nothing, and return its size in bytes."""
@@ -176,12 +189,12 @@ class Store:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One parquet file, or some of its columns.  Raises FileNotFoundError."""
-        with self._fs.open_input_file(self.path(name)) as stream:
+        with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
             return pq.ParquetFile(stream).read(columns=columns, use_threads=False)
 
     def schema(self, name: str) -> pa.Schema:
         """The schema of one parquet file."""
-        with self._fs.open_input_file(self.path(name)) as stream:
+        with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
             return pq.read_schema(stream)
 
     # Committed shards
@@ -192,8 +205,9 @@ class Store:
         found: dict[int, Entry] = {}
         for info in self._fs.get_file_info(selector):
             if info.base_name.startswith("shard-") and info.base_name.endswith(".json"):
-                _, number, key, content = info.base_name.removesuffix(".json").split("-")
-                found[int(number)] = Entry(key, content)
+                _, number, *entry = info.base_name.removesuffix(".json").split("-")
+                if number.isdecimal() and len(entry) == len(Entry._fields):  # else no manifest of ours
+                    found[int(number)] = Entry(*entry)
         return found
 
     def commit(
@@ -254,7 +268,11 @@ class Store:
         index = self.index(table) if index is None else index
         names = [_manifest_file(table, shard, entry) for shard, entry in sorted(index.items())]
         with ThreadPoolExecutor(16) as pool:
-            return [m for m in pool.map(self.read_json, names) if m is not None]
+            found = list(pool.map(self.read_json, names))
+        for name, manifest in zip(names, found, strict=True):
+            if manifest is not None and not (isinstance(manifest, dict) and manifest.keys() >= _OF_EVERY_SHARD):
+                raise damaged(self.path(name), "it is no manifest")
+        return [manifest for manifest in found if manifest is not None]
 
     def load(self, table: str, shard: int, columns: list[str] | None = None) -> pa.Table:
         """The rows of one committed shard, or some of their columns."""

@@ -58,7 +58,7 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
 
     Raises UserError for an address of no known kind; OSError if the file system cannot be reached.
     """
-    local = _local_path(uri)
+    local = _local_path(absolute(uri))
     if local is not None:
         return pafs.LocalFileSystem(), local
     try:
@@ -73,13 +73,24 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def absolute(uri: str) -> str:
-    """The same place, independent of the current folder: local paths are made absolute, with `~` expanded."""
+    """The same place, independent of the current folder: local paths are made absolute, with `~` expanded.
+
+    Raises UserError for an address without a bucket.
+    """
     local = _local_path(uri)
-    return uri.rstrip("/") if local is None else local
+    if local is not None:
+        return local
+    if not uri.partition("://")[2].strip("/"):
+        raise UserError(
+            "an address must name a bucket", value=_without_secrets(uri), fix="write s3://BUCKET/…, or gs://BUCKET/…"
+        )
+    return uri.rstrip("/")
 
 
 def _local_path(uri: str) -> str | None:
     """The absolute path on this machine; None for other addresses."""
+    if "\0" in uri:
+        raise UserError("a path must not hold a NUL character", value=repr(uri), fix="correct the path")
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
     scheme, _, path = uri.partition("://")

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.doctor import check_packages, diagnose
-from pipelines.opening import opened_run, selected_run, without_pandas
+from pipelines.opening import check_outside, check_retried, opened_run, selected_run, without_pandas
 from pipelines.output import (
     finish,
     keep_stdout,
@@ -132,6 +132,7 @@ def rows(
         from curation.results.rows import write_rows
 
         refuse_pending(store)
+        check_outside(store, to)
         return {"rows": write_rows(store, to, selection=selection), "path": str(to)}
 
     finish(job, as_json, lambda done: say(f"{done['rows']:,} rows written to {done['path']}"))
@@ -144,6 +145,7 @@ def retry_failed(run: Run, overrides: Overrides = None, yes: Yes = False, as_jso
     def job() -> dict[str, Any]:
         from pipelines.curate import curate as run_job
 
+        check_retried(overrides or [])
         _, recipe = opened_run(run, overrides or [])
         command = shlex.join(sys.argv)
         return run_job(recipe, command=command, quiet=as_json, retry_failed=True, planned=True, yes=yes)
@@ -336,6 +338,7 @@ def export(
             raise UserError(f"--format must be one of {names}", value=form, fix="choose one of them")
         store, _ = opened_run(what)
         refuse_pending(store)
+        check_outside(store, to)
         return {"files": [str(f) for f in known[form](store, to)], "format": form}
 
     finish(job, as_json, lambda done: say(f"{len(done['files'])} files written to {to}"))

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pairmill.errors import UserError
-from pipelines.jobs import use_token
+from pipelines.jobs import check_address, use_token
 from pipelines.redaction import redact
 
 _TIMEOUT_S = 10.0
@@ -40,8 +40,7 @@ def check_dashboard(address: str | None) -> dict[str, Any]:
 def find_dashboard(address: str | None) -> str:
     """The dashboard's URL.  Raises UserError where none is given and no cluster runs."""
     if address is not None:
-        if not address.startswith(("http://", "https://")):
-            raise UserError("--address must be the dashboard's URL", value=redact(address), fix="give http://HOST:8265")
+        check_address(address)
         return address.rstrip("/")
     use_token()
     from ray.dashboard.utils import get_address_for_submission_client

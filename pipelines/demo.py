@@ -8,6 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from curation.plan import read_plan
+from pairmill.errors import RunDirError
+from pairmill.store import Store
 from pipelines.curate import curate
 from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server
@@ -24,9 +27,12 @@ _PORT = 18_437
 
 
 def run_demo(run_dir: str, *, quiet: bool = False) -> dict[str, Any]:
-    """Serve the samples, curate them into `run_dir` (an earlier demo there is removed), and return the report."""
-    shutil.rmtree(run_dir, ignore_errors=True)
+    """Serve the samples, curate them into `run_dir` (an earlier demo there is removed), and return the report.
+
+    Raises RunDirError for a `run_dir` that holds anything else.
+    """
     urls = Path(f"{run_dir.rstrip('/')}-input") / "urls.parquet"
+    _remove_earlier(run_dir, urls)
     urls.parent.mkdir(parents=True, exist_ok=True)
     with demo_server(_PORT) as base_url:
         pq.write_table(demo_rows(base_url), urls)
@@ -38,6 +44,26 @@ def run_demo(run_dir: str, *, quiet: bool = False) -> dict[str, Any]:
             f"translate.model={models / 'translator'}",
         ]
         return curate(load_recipe(RECIPE, overrides), command="pairmill demo", quiet=quiet)
+
+
+def _remove_earlier(run_dir: str, urls: Path) -> None:
+    """Remove an earlier demo: a run of the list that the demo writes beside it, or nothing but hidden files."""
+    if "://" in run_dir or not run_dir.strip("/"):
+        raise RunDirError(
+            "the demo's --run-dir must be a folder on this machine", value=run_dir or "''", fix="give another path"
+        )
+    folder = Path(run_dir)
+    if not folder.exists():
+        return
+    planned = read_plan(Store(run_dir)) if folder.is_dir() else None
+    earlier = planned is not None and planned.inputs[0].given == [str(urls)]
+    if not earlier and not (folder.is_dir() and all(file.name.startswith(".") for file in folder.iterdir())):
+        raise RunDirError(
+            "the demo's --run-dir must be new or hold an earlier demo, which it replaces",
+            value=f"{run_dir} holds something else",
+            fix="give another --run-dir",
+        )
+    shutil.rmtree(folder)
 
 
 def train_demo(curated: str, run_dir: str) -> dict[str, Any]:

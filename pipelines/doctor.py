@@ -123,12 +123,12 @@ def _cluster(address: str | None, problems: list[str]) -> dict[str, Any]:
 
 def _writable(run_dir: str) -> bool | str:
     if "://" in run_dir:
+        from pairmill.errors import UserError
         from pairmill.store import Store
 
-        store = Store(run_dir)
         try:
-            store.write_json("doctor.json", {})
-        except OSError as error:
+            Store(run_dir).write_json("doctor.json", {})
+        except (OSError, UserError) as error:
             return str(error)
         return True
     folder = Path(run_dir)

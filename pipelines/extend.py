@@ -8,6 +8,7 @@ from typing import Any
 from curation.forget.takedown import complete_pending
 from curation.inputs import InputConfig
 from curation.plan import Plan, extend
+from pairmill.errors import InputError, RecipeError, UserError
 from pairmill.store import Store
 from pipelines.recipe import CurateRecipe
 
@@ -22,8 +23,28 @@ def extend_plan(
     Raises InputError for a list that cannot be read, RunDirError if the run is in use.
     """
     complete_pending(store)
-    inputs = InputConfig.checked(recipe.input.model_dump() | dict(changes), at="input")
-    return extend(store, paths, inputs, recipe.shards)
+    try:
+        inputs = InputConfig.checked(recipe.input.model_dump() | dict(changes), at="input")
+        return extend(store, paths, inputs, recipe.shards)
+    except (InputError, RecipeError) as error:
+        raise _in_arguments(error) from error
+
+
+#: What the command calls the keys of `input`.
+_ARGUMENTS = {
+    "input.path": "the argument INPUTS",
+    "input.url_column": "--url-column",
+    "input.text_column": "--text-column",
+    "input.format": "--format",
+}
+
+
+def _in_arguments(error: UserError) -> UserError:
+    """The error, with the command's arguments in place of keys of the recipe."""
+    parts = [error.rule, str(error.value), error.fix]
+    for key, argument in _ARGUMENTS.items():
+        parts = [part.replace(key, argument) for part in parts]
+    return InputError(parts[0], value=parts[1], fix=parts[2])
 
 
 def extend_run(

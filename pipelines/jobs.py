@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from pairmill.errors import InputError, JobError, UserError
 from pipelines.redaction import redact
@@ -61,10 +62,8 @@ def connect(address: str | None) -> Any:
     address: the dashboard's URL; None: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the cluster on this machine.
     Raises UserError if nothing answers there, or it refuses our token.
     """
-    if address is not None and not address.startswith(("http://", "https://")):
-        raise UserError(
-            "--address must be the URL of the cluster's dashboard", value=redact(address), fix="give http://HOST:8265"
-        )
+    if address is not None:
+        check_address(address)
     use_token()
     if address is not None:
         # Ray prefers its environment to the argument.
@@ -88,6 +87,19 @@ def connect(address: str | None) -> Any:
             value=redact(str(error) or repr(error)).splitlines()[0],
             fix="give --address http://HOST:8265, or start one: RAY_AUTH_MODE=token ray start --head",
         ) from error
+
+
+def check_address(address: str) -> None:
+    """Raise UserError for anything but the URL of a web server."""
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, or an open bracket
+        good = False
+    if not good:
+        raise UserError(
+            "--address must be the URL of the cluster's dashboard", value=redact(address), fix="give http://HOST:8265"
+        )
 
 
 def use_token() -> None:

@@ -6,14 +6,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import torch
-import yaml
 
+from pairmill import yaml_text
+from pairmill.damage import damaged
 from pairmill.errors import InputError, RecipeError
 from pairmill.store import Store
-from pipelines.recipe import parse_section
+from pipelines.recipe import parse_section, read_mapping
 from training.checkpoint import EMA_FILE
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record, write_results
@@ -47,6 +49,8 @@ def _model_path(path: str) -> str:
         return path
     result = store.read_json(RESULT_FILE)
     if result is not None:
+        if not (isinstance(result, dict) and isinstance(result.get("checkpoint"), str)):
+            raise damaged(store.path(RESULT_FILE), "it names no checkpoint")
         return str(result["checkpoint"])
     raise InputError(
         f"a model must be a checkpoint or an export (a folder with {CONFIG_FILE}), or the run_dir of finished training",
@@ -59,8 +63,7 @@ def evaluate_model(
     checkpoint: str, overrides: Sequence[str], recipe: Path | None, to: Path | None, *, average: bool = False
 ) -> list[Record]:
     """Measure a model on the datasets of a recipe's section `evaluate`; records in CLIP_benchmark's form."""
-    text = recipe.read_text(encoding="utf-8") if recipe else Store(checkpoint).read_text(RECIPE_FILE)
-    section = (yaml.safe_load(text) or {}).get("evaluate", {}) if text else {}
+    section = _sections(checkpoint, recipe).get("evaluate", {})
     config = parse_section(EvaluateConfig, "evaluate", section, overrides)
     if not config.datasets:
         raise RecipeError(
@@ -83,6 +86,15 @@ def evaluate_model(
     if to is not None:
         write_results(str(to), records)
     return records
+
+
+def _sections(checkpoint: str, recipe: Path | None) -> dict[str, Any]:
+    """Those of a recipe: the one that is given, else the run's; none if it has none."""
+    if recipe is not None:
+        return read_mapping(recipe)
+    store = Store(checkpoint)
+    text = store.read_text(RECIPE_FILE)
+    return yaml_text.read_mapping(text, store.path(RECIPE_FILE)) if text else {}
 
 
 def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -33,7 +34,7 @@ def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dic
     from pairmill.errors import PairmillError, UserError
 
     try:
-        result = job()
+        result = _result(job)
     except PairmillError as error:
         if as_json:
             parts = (
@@ -48,6 +49,29 @@ def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dic
         say(json.dumps(result, ensure_ascii=False))
     else:
         show(result)
+
+
+#: What an operating system says of a path that is not what it should be, as numbers of OSError.
+_PATH_ERRORS = (
+    *(errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EDQUOT, errno.ENOTEMPTY, errno.EINVAL, errno.EBUSY),
+)
+
+
+def _result(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The job's result.  A path that cannot be used is a UserError, wherever it was met."""
+    from pairmill.errors import UserError
+
+    try:
+        return job()
+    except OSError as error:
+        if error.errno not in _PATH_ERRORS:
+            raise
+        raise UserError(
+            "every file and folder must be there or be writable, as the command needs it",
+            value=error,
+            fix="correct the path, its permissions, or the space on its disk",
+        ) from error
 
 
 def show_funnel(report: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, create_model, model_validator
 from curation.flow import Flow, flow_of
 from curation.inputs import InputConfig
 from curation.stages import CHOSEN_STAGES, STAGES
+from pairmill import yaml_text
 from pairmill.config import EXECUTION, Config, put
 from pairmill.errors import RecipeError
 from pairmill.registry import ChosenBy, NamedConfig
@@ -106,18 +107,7 @@ def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _parsed(text: str, overrides: Sequence[str], source: str) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            "the recipe must be YAML", value=f"{source}: {error}", fix="correct the line that it names"
-        ) from error
-    if not isinstance(data, dict):
-        raise RecipeError(
-            "a recipe must be a mapping of sections",
-            value=f"{source} holds a {type(data).__name__}",
-            fix="start from a file in pipelines/recipes/",
-        )
+    data = yaml_text.read_mapping(text, source)
     _override(data, overrides)
     return data
 
@@ -143,9 +133,4 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise RecipeError("an override must have the form dotted.key=value", value=override, fix="write image.size=224")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            "an override's value must be YAML", value=f"{override} ({error})", fix="quote the value, or correct it"
-        ) from error
+    return key.strip(), yaml_text.read_yaml(value, override)

@@ -25,10 +25,13 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepRecipe:
     data = read_mapping(path, [override for override in overrides if override not in of_space])
     for override in of_space:
         key, value = parse_override(override)
-        data.setdefault("space", {})[key.removeprefix("space.")] = value
+        put(data, "space", {**(data.get("space") or {}), key.removeprefix("space."): value})
     base = data.pop("base", None)
     if base is not None:
-        data["train"] = _merged(read_mapping(path.parent / str(base)), data.get("train") or {})
+        changes = data.get("train") or {}
+        if not isinstance(changes, dict):
+            raise RecipeError("train must be a section", value=changes, fix="give keys of the training recipe in it")
+        data["train"] = _merged(read_mapping(path.parent / str(base)), changes)
     if isinstance(data.get("train"), dict):
         for given in ("run_dir", "name"):
             data["train"].pop(given, None)  # each trial has its own

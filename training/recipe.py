@@ -21,7 +21,7 @@ class TrainConfig(Config):
 
     steps: int | None = Field(None, ge=1, description="optimiser steps; set this or epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the data; set this or steps")
-    seed: int = Field(0, ge=0, description="seed of the weights, the order of the data, the crops and dropout")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the weights, the data's order, the crops and dropout")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "bf16",
         description="number format of the towers; weights and loss are float32, as with open_clip's amp_bf16",

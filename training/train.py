@@ -12,10 +12,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from pairmill.errors import PairmillError, RunDirError
 from pairmill.store import Store
+from pairmill.yaml_text import read_mapping
 from training.data.source import open_sources
 from training.evaluate.datasets import check_datasets
 from training.recipe import TrainRecipe
@@ -54,7 +53,7 @@ def _claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, An
     before = store.read_text(RECIPE_FILE)
     if before is None:
         return None
-    changed = _changed(yaml.safe_load(before), recipe)
+    changed = _changed(before, recipe)
     if changed:
         raise RunDirError(
             "run_dir must be new or hold a run of the same recipe",
@@ -66,11 +65,11 @@ def _claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, An
     return result if done else None
 
 
-def _changed(before: Any, recipe: TrainRecipe) -> list[str]:
+def _changed(before: str, recipe: TrainRecipe) -> list[str]:
     """The dotted keys in which the recipe differs from an earlier one so that it would learn something else."""
     try:
-        old = TrainRecipe.model_validate(before).identity()
-    except (ValueError, PairmillError):
+        old = TrainRecipe.checked(read_mapping(before, RECIPE_FILE)).identity()
+    except PairmillError:
         return ["the whole recipe: the one in run_dir is not a training recipe"]
     return sorted(_differences(old, recipe.identity()))
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-import yaml
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
@@ -24,6 +23,7 @@ from pairmill.errors import JobError, PairmillError, RunDirError, UserError
 from pairmill.faults import fault_point
 from pairmill.store import Store
 from pairmill.worker_errors import raised_by
+from pairmill.yaml_text import read_mapping
 from training.recipe import TrainRecipe
 from tune.check import check, trials_at_a_time
 from tune.halving import Halving, Leg, Standing, rungs_of
@@ -94,7 +94,7 @@ def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
             )
         return
     try:
-        old, new = _identity(SweepRecipe.checked(yaml.safe_load(before))), _identity(recipe)
+        old, new = _identity(SweepRecipe.checked(read_mapping(before, RECIPE_FILE))), _identity(recipe)
     except PairmillError:
         old, new = {}, {"the whole recipe: the one in run_dir is not a sweep's": None}
     changed = [section for section in new if old.get(section) != new[section]]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import yaml
 
 from curation.common_texts import COMMON_TEXT
 from curation.duplicates.stage import Deduplicate
@@ -25,6 +24,7 @@ from curation.schema import DROPS
 from curation.table import PLAN, Table
 from pairmill.layout import PAIRS, SELECTIONS, filter_table
 from pairmill.store import Store, content_digest, shard_file
+from pairmill.yaml_text import read_mapping
 
 #: The files that `pairmill report` writes.
 REPORTS = ("report.json", "report.html")
@@ -44,7 +44,8 @@ class Place:
         """Raises RunDirError if nothing is planned, UserError if a stage of the recipe cannot be made here."""
         self.store = store
         self.plan = open_plan(store)
-        self.recipe: Mapping[str, Any] = yaml.safe_load(store.read_text("recipe.yaml") or "") or {}
+        text = store.read_text("recipe.yaml")
+        self.recipe: Mapping[str, Any] = read_mapping(text, store.path("recipe.yaml")) if text else {}
         self.flow = flow_of(self.recipe)
         self.selection: str = self.flow.of(Deduplicate).config.name
         self.tables = Tables(self.flow, selection=self.selection, lenient=True)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.identity import requested_urls, url_host
+from pairmill.damage import undamaged
 from pairmill.errors import RunDirError
 from pairmill.store import Store
 
@@ -73,11 +74,12 @@ class Tombstones:
 
     @classmethod
     def read(cls, store: Store) -> Tombstones:
-        """The tombstones of a run; none if nothing was ever forgotten there."""
+        """The tombstones of a run; none if nothing was ever forgotten there.  Raises RunDirError for a damaged file."""
         if not store.exists(FILE):
             return cls()
-        work = (store.schema(FILE).metadata or {}).get(_WORK)
-        return cls(store.read_table(FILE).cast(SCHEMA), json.loads(work) if work else {})
+        with undamaged(store.path(FILE), local=True):
+            work = (store.schema(FILE).metadata or {}).get(_WORK)
+            return cls(store.read_table(FILE).cast(SCHEMA), json.loads(work) if work else {})
 
     def write(self, store: Store, fault: str) -> None:
         """Write them, all or nothing."""

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from curation.duplicates.stage import Deduplicate
 from curation.flow import Tables, flow_of
@@ -22,9 +21,11 @@ from curation.plan import Plan, Planned, open_plan
 from curation.schema import DROPS, count_drops, set_columns
 from curation.stage import Stage
 from curation.table import PLAN, Table
+from pairmill.damage import damaged
 from pairmill.errors import IntegrityError
 from pairmill.layout import PAIRS, filter_table
 from pairmill.store import Store
+from pairmill.yaml_text import read_mapping
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Outcome(NamedTuple):
 def open_run(store: Store, selection: str = "default") -> Run:
     """The run in this directory, as seen through one of its selections.  Raises RunDirError if nothing is planned."""
     planned = open_plan(store)
-    recipe = yaml.safe_load(store.read_text("recipe.yaml") or "") or {}
+    text = store.read_text("recipe.yaml")
+    recipe = read_mapping(text, store.path("recipe.yaml")) if text else {}
     flow = flow_of(recipe)
     packs = flow.of(Deduplicate).config.name == selection
     # A selection beside the run's own was made by its own filters, if it has their table.
@@ -102,7 +104,9 @@ def open_run(store: Store, selection: str = "default") -> Run:
 
 def _records(store: Store) -> list[Mapping[str, Any]]:
     records: list[Mapping[str, Any]] = []
-    while (record := store.read_json(f"runs/run-{len(records) + 1:04d}.json")) is not None:
+    while (record := store.read_json(name := f"runs/run-{len(records) + 1:04d}.json")) is not None:
+        if not (isinstance(record, dict) and {"run", "segments"} <= record.keys()):
+            raise damaged(store.path(name), "it is no record of an invocation")
         records.append(record)
     return records
 

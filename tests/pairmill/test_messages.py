@@ -18,6 +18,8 @@ RELAYS = {"curation/filters/where.py:_refuse": 2, "curation/filters/where.py:_po
 AGAIN = {
     "pairmill/errors.py:_rebuild": "an error that travels between processes",
     "pairmill/worker_errors.py:_again": "an error that travels as text",
+    "pairmill/config.py:_of_entry": "what an entry's own configuration says, with the key at which it is chosen",
+    "pipelines/extend.py:_in_arguments": "what a list's keys break, as the command calls them",
     "training/errors.py:reported_error": "the error that a worker left in a file",
     "tune/space.py:check_space": "what the training recipe says of a value, with the key of the space in front",
 }

@@ -257,9 +257,9 @@ def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> 
 @pytest.mark.parametrize(
     ("stages", "says"),
     [
-        ("[no.such:Stage]", "stages must be an import path"),
-        ("[blur]", "stages must be an import path"),
-        (f"[{{name: '{OWN}', most: 1}}]", r"stages\.most is not a key"),
+        ("[no.such:Stage]", r"stages\[0\] must be an import path"),
+        ("[blur]", r"stages\[0\] must be an import path"),
+        (f"[{{name: '{OWN}', most: 1}}]", r"stages\[0\]\.most is not a key"),
         (f"['{OWN}', '{OWN}']", "must have different names"),
         (f"['{__name__}:Misplaced']", r"reads must be added by stages before it\n.*caption_of_tomorrow"),
         (f"['{__name__}:Twice']", r"added by one stage only\n.*caption"),

@@ -151,7 +151,7 @@ def test_recipe_schema_and_page_show_it_and_identity_holds_it_where_it_is_used()
     assert "probability that a word is left out" in json.dumps(TrainRecipe.model_json_schema())
     page = render(TEXT_TRANSFORMS, "Text transforms")
     assert "### `word_dropout`\n\nLeaves out words at random.\n" in page and "| `share` | number ≥ `0` ≤ `1`" in page
-    with pytest.raises(RecipeError, match=r"data\.texts\.transforms\.shar is not a key"):
+    with pytest.raises(RecipeError, match=r"data\.texts\[0\]\.transforms\[0\]\.shar is not a key"):
         identity(transforms=[{"name": "word_dropout", "shar": 1}])
     own = DataConfig.checked({"path": "x", "texts": [{"transforms": [{"name": f"{__name__}:Prefix", "prefix": "x"}]}]})
     assert isinstance(own.text_slots()[0][0].transforms[0], PrefixConfig)
