@@ -18,7 +18,7 @@ from curation.table import PLAN, Table
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS
-from pairmill.registry import ChosenBy
+from pairmill.registry import ChosenBy, NamedConfig, source_digest
 
 S = TypeVar("S", bound=Stage)
 
@@ -205,7 +205,7 @@ class Tables:
         if not self._keyed:
             return []
         try:
-            return [[stage.identity(), stage.revision()] for stage in stages]
+            return [[stage.identity(), stage.revision(), *_own_source(stage)] for stage in stages]
         except UserError as error:
             if not self._lenient:
                 raise
@@ -279,6 +279,12 @@ def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
 def _own(given: Any) -> Stage:
     config = ChosenBy(CHOSEN_STAGES).parse(given)
     return CHOSEN_STAGES.get(config.name)(config)
+
+
+def _own_source(stage: Stage) -> list[str | None]:
+    """The source of a stage that is not ours, whatever its `identity` says."""
+    name = stage.config.name if isinstance(stage.config, NamedConfig) else ""
+    return [source_digest(name)] if ":" in name else []
 
 
 def _in_order(stages: Sequence[Stage]) -> list[Stage]:

@@ -114,6 +114,11 @@ def digest(data: object, *, size: int = 8) -> str:
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
+def bytes_digest(data: bytes | memoryview) -> str:
+    """Hex BLAKE2b (of 16 bytes) of the bytes of a file."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def put(data: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key of nested mappings, making missing ones.  Raises RecipeError for a key below a plain value.
 

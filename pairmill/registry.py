@@ -8,6 +8,8 @@ registry reaches its workers with the configurations that name it.
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
@@ -15,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from pairmill.config import Config
+from pairmill.config import Config, bytes_digest
 from pairmill.errors import RecipeError, nearest
 
 T = TypeVar("T")
@@ -100,6 +102,19 @@ def load_object(path: str, *, key: str) -> Any:
             fix="correct the path, or install the package where the job runs",
         ) from error
     return found
+
+
+def source_digest(path: str) -> str | None:
+    """Hash of the file that defines what is at an import path, so that a user's edited code counts as other code.
+
+    None where there is no source, as for a compiled module.  Raises RecipeError if the path leads nowhere.
+    """
+    found = load_object(path, key="an entry of the recipe")
+    module = sys.modules.get(getattr(found, "__module__", None) or "", sys.modules[path.partition(":")[0]])
+    try:
+        return bytes_digest(inspect.getsource(module).encode())
+    except (OSError, TypeError):
+        return None
 
 
 class NamedConfig(Config):
