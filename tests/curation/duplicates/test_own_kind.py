@@ -203,7 +203,7 @@ def test_the_recipe_that_is_kept_and_the_schema_have_its_keys(runs: Runs) -> Non
 def test_the_page_of_the_registry_shows_it(runs: Runs) -> None:
     page = render(KINDS, "Kinds of duplicates")
     assert "### `duplicate_caption`\n\nRows of equal caption, but for case: weaker than equal bytes" in page
-    row = "| `min_characters` | integer ≥ 1 | `1` | a shorter caption says too little to be compared |"
+    row = "| `min_characters` | integer ≥ `1` | `1` | a shorter caption says too little to be compared |"
     assert row in page
 
 
