@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import WithDefaultSchema
 from typing_extensions import Self
 
 from pairmill.errors import RecipeError, nearest
@@ -20,6 +22,13 @@ EXECUTION: dict[str, Any] = {"execution": True}
 #: `Field(..., json_schema_extra=POLICY)` marks a field that says what may be fetched and kept (sizes, ports, opt-outs),
 #: not what is made of it: changing it makes no committed shard stale; it is applied to what is known of every row.
 POLICY: dict[str, Any] = {"policy": True}
+
+
+class _SchemaWithDefaults(GenerateJsonSchema):
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        if "default_factory" in schema and not schema.get("default_factory_takes_data"):
+            schema = {**schema, "default": cast(Callable[[], Any], schema["default_factory"])()}
+        return super().default_schema(schema)
 
 
 class Config(BaseModel):
@@ -38,6 +47,11 @@ class Config(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise _explain(error, cls, at) from error
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        """As pydantic's, with the defaults that a factory makes."""
+        return super().model_json_schema(*args, **{"schema_generator": _SchemaWithDefaults, **options})
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed, as plain JSON data."""

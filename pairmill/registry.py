@@ -176,6 +176,8 @@ class ChosenBy:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         configs = [self.registry.get(name).Config for name in self.registry.names]
+        if not configs:  # there are only import paths
+            return {"anyOf": [{"type": "string"}, {"type": "object"}]}
         names = {"type": "string", "enum": self.registry.names}
         return {"anyOf": [names, *(handler(config.__pydantic_core_schema__) for config in configs)]}
 

@@ -110,7 +110,7 @@ def _default_kinds() -> tuple[NamedConfig, ...]:
 class DeduplicateConfig(Config):
     """Which rows count as duplicates, and which of them stays."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether duplicates are looked for; false: all rows stay")
     kinds: tuple[Annotated[NamedConfig, ChosenBy(KINDS)], ...] = Field(
         default_factory=_default_kinds,
         description="kinds of duplicates, in any order: each a name, or a mapping of `name` and that kind's keys",

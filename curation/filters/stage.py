@@ -66,7 +66,7 @@ FILTER_COLUMNS = (
     Column("caption", pa.string(), "the repaired alt text"),
     Column("language", pa.string(), "language of the caption, ISO 639-1; und where there is no letter", carried=True),
     Column("language_score", pa.float32(), "0-1, how sure the language is", carried=True),
-    *(Column(field.name, field.type) for field in MEASURES),
+    *MEASURES,
     Column("nsfw", pa.float32(), "0-1, probability that the picture is not safe for work", carried=True),
     Column("text_quality", pa.float32(), "0-1, by filter.quality_model", carried=True),
 )
