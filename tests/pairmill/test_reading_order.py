@@ -10,7 +10,7 @@ import pytest
 from product_sources import ROOT, product_sources
 
 _ORDER = "Read in this order:"
-#: How a list goes on where it names no module.
+#: Parts of a list that name no module.
 _NO_MODULES = ("this file", "then one file per engine", "then the kinds", "then the arithmetic")
 
 

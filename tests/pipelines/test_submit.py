@@ -93,7 +93,7 @@ def recipe(tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------------ before
 
 
-def test_a_wrong_recipe_is_told_before_a_cluster_is_asked(recipe: Path) -> None:
+def test_a_wrong_recipe_is_reported_before_a_cluster_is_asked(recipe: Path) -> None:
     with pytest.raises(RecipeError, match="downlaod"):
         prepare("curate", str(recipe), ["downlaod.retries=1"])
     with pytest.raises(RecipeError, match="data"):
@@ -105,7 +105,7 @@ def test_a_wrong_recipe_is_told_before_a_cluster_is_asked(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["recaption.openai.api_key=sk-1", "input.path=s3://me:mine@bucket/urls"])
-def test_an_override_with_a_secret_is_refused_and_not_told(recipe: Path, override: str) -> None:
+def test_an_override_with_a_secret_is_refused_and_not_shown(recipe: Path, override: str) -> None:
     with pytest.raises(RecipeError, match="must not hold a secret") as error:
         prepare("curate", str(recipe), [override])
     assert "sk-1" not in str(error.value)
