@@ -30,7 +30,7 @@ from pairmill.errors import JobError, PairmillError, RecipeError
 from pairmill.store import Store
 from training.data.augment import TrainTransform
 from training.data.bundle import Reader
-from training.data.cursor import Plan, local_rows, make_plan
+from training.data.cursor import ReadingPlan, local_rows, make_plan
 from training.data.sample import Source
 from training.errors import ERROR_FILE, reported_error
 from training.launch import launch
@@ -123,7 +123,7 @@ def run(
         return _finish(store, result, steps, recipe.checkpoint.keep_best)
 
 
-def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
+def _check_division(recipe: TrainRecipe, plan: ReadingPlan, workers: int) -> None:
     rows = local_rows(plan, workers)
     if rows % recipe.train.accumulate:
         raise RecipeError(

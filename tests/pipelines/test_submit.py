@@ -20,7 +20,7 @@ import yaml
 import pipelines.jobs as jobs_module
 from pairmill.errors import InputError, JobError, RecipeError, RunDirError, UserError
 from pipelines.doctor import project_root
-from pipelines.jobs import Job, SubmittedJobError, cause, connect, exit_code, follow, list_jobs, outcome, stop
+from pipelines.jobs import SubmittedJob, SubmittedJobError, cause, connect, exit_code, follow, list_jobs, outcome, stop
 from pipelines.submit import Prepared, entrypoint, environment, next_id, prepare, resolve_run_dir, submit
 
 TRICKY = ["input.path=/data/it's here/*.parquet", 'filter.where=text == "a $HOME `b`"', "pack.prefer=[short, alt]"]
@@ -29,7 +29,7 @@ TRICKY = ["input.path=/data/it's here/*.parquet", 'filter.where=text == "a $HOME
 class Cluster:
     """Stands for Ray's client: keeps what was submitted, and tells what it was given."""
 
-    def __init__(self, *jobs: Job, hosts: Sequence[str] = (), log: Sequence[str | Exception] = ()) -> None:
+    def __init__(self, *jobs: SubmittedJob, hosts: Sequence[str] = (), log: Sequence[str | Exception] = ()) -> None:
         self.jobs = {job.id: job for job in jobs}
         self.hosts, self.log = hosts, list(log)
         self.submitted: list[dict[str, Any]] = []
@@ -76,8 +76,8 @@ class Cluster:
         return "one\ntwo\nthree\n"
 
 
-def a_job(status: str = "RUNNING", code: int | None = None, run_dir: str = "/runs/a", **more: Any) -> Job:
-    return Job(
+def a_job(status: str = "RUNNING", code: int | None = None, run_dir: str = "/runs/a", **more: Any) -> SubmittedJob:
+    return SubmittedJob(
         **{"id": "train-a-1", "kind": "train", "started": 5.0, "message": "", **more},
         **{"run_dir": run_dir, "status": status, "exit_code": code},
     )

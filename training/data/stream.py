@@ -32,7 +32,7 @@ from pairmill.registry import look_in
 from training.data.batches import Batch, assemble, read_here
 from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig
-from training.data.cursor import BundleSpec, Plan, rank_bundles
+from training.data.cursor import BundleSpec, ReadingPlan, rank_bundles
 
 #: How often a bundle is read again after the process that read it died, or its storage failed.
 _RETRIES = 4
@@ -201,7 +201,7 @@ class _Progress:
 
 
 def batches(
-    plan: Plan,
+    plan: ReadingPlan,
     reader: Reader,
     config: DataConfig,
     *,
