@@ -36,11 +36,12 @@ The images belong to their owners: check their terms before you pass them on.  T
 """
 
 
-def write_card(store: Store, recipe: Mapping[str, Any], carried: Mapping[str, Column], *, rows: int) -> None:
-    """Write `pairs/README.md`, which depends only on the recipe and the number of rows.
+def write_card(store: Store, recipe: Mapping[str, Any], carried: Mapping[str, Column]) -> None:
+    """Write `pairs/README.md`, which depends only on the recipe and the number of rows of the committed parts.
 
     carried: the columns that stages carry into the product.
     """
+    rows = sum(int(manifest["rows"]) for manifest in store.manifests(PAIRS))
     size = next((name for most, name in _SIZES if rows < most), "n>10M")
     languages = sorted({"en", *recipe["translate"]["targets"]})
     front = {

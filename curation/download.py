@@ -169,7 +169,7 @@ class Download(Stage):
 
             self._fetcher: Fetcher | Img2datasetFetcher = Img2datasetFetcher(self._config)
         else:
-            self._fetcher = Fetcher(self._config, gate, room=self._pool.room)
+            self._fetcher = Fetcher(self._config, gate, room=self._pool.room, forgotten=self._forgotten.covers_url)
         self._errors = ErrorRate(self._config.alarm_error_rate)
         await self._fetcher.__aenter__()
         # Wait, so that no shard's time is spent on the imports of a decoder.
@@ -188,7 +188,7 @@ class Download(Stage):
         fetched = await self._fetcher.fetch(url)
         self.queues["fetch"] -= 1
         self._watch(fetched.status)
-        if self._forgotten.covers_url(fetched.final_url):
+        if fetched.status is Status.FORGOTTEN or self._forgotten.covers_url(fetched.final_url):
             return _nothing_of(fetched), None
         if fetched.status is not Status.SUCCESS:
             return fetched, None

@@ -11,19 +11,17 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from curation.own_stage import STREAMED, check_places, own_stage
 from curation.schema import DROPS
 from curation.stage import SEGMENTS, Column, Segment, Stage
-from curation.stages import CHOSEN_STAGES, STAGES
+from curation.stages import STAGES
 from curation.table import PLAN, Table
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS
-from pairmill.registry import ChosenBy, NamedConfig, source_digest
+from pairmill.registry import NamedConfig, source_digest
 
 S = TypeVar("S", bound=Stage)
-
-#: Segments whose stages run row by row, each with a table.
-STREAMED: tuple[Segment, ...] = ("collect", "score", "rewrite")
 
 
 class Flow:
@@ -32,7 +30,8 @@ class Flow:
     def __init__(self, stages: Iterable[Stage]) -> None:
         """stages: ours in the order of `STAGES`, then a user's own in the recipe's order.
 
-        Raises RecipeError for two stages or two columns of one name, and for a column that no stage before adds.
+        Raises RecipeError for two stages or two columns of one name, for a column that no stage before adds, and for a
+        place in which a stage could not run.
         """
         self.stages = tuple(_in_order([stage for stage in stages if stage.active]))
         self._by_name: dict[str, Stage] = {}
@@ -44,7 +43,8 @@ class Flow:
                     "stages must have different names", value=f"two stages {stage.name}", fix="rename one of them"
                 )
             self._by_name[stage.name] = stage
-            self._check_reads(stage)
+            if not stage.reads_input:
+                self._check_reads(stage, self.columns)
             for column in stage.adds:
                 if column.name in self.columns or column.name in DROPS:
                     raise RecipeError(
@@ -54,17 +54,18 @@ class Flow:
                     )
                 self.columns[column.name] = column
                 self.owners[column.name] = stage.table_name()
+        check_places(self.stages)
         for stage in self.stages:
             stage.inner = tuple(other for other in self.stages if other.within == stage.name)
             stage.others = {name: self.named(name) for name in stage.looks_at}
 
-    def _check_reads(self, stage: Stage) -> None:
+    def _check_reads(self, stage: Stage, known: Iterable[str]) -> None:
         for name in stage.reads:
-            if name not in self.columns and name not in DROPS and not stage.reads_input:
+            if name not in known and name not in DROPS:
                 raise RecipeError(
                     f"the columns that stage {stage.name} reads must be added by stages before it",
                     value=name,
-                    fix=f"perhaps you mean: {nearest(name, self.columns)}; or set its `after`",
+                    fix=f"perhaps you mean: {nearest(name, known)}; or set its `after`",
                 )
 
     def check(self, planned: pa.Schema) -> None:
@@ -76,6 +77,7 @@ class Flow:
         own = {f.name: f.type for f in planned.field("input").type} if "input" in planned.names else {}
         for stage in self.stages:
             stage.check({**own, **types})
+            self._check_reads(stage, {**own, **types})
             types |= {column.name: column.type for column in stage.adds}
 
     @property
@@ -109,6 +111,10 @@ class Flow:
     def before(self, name: str) -> tuple[str, ...]:
         """The stages before one of them."""
         return self.order[: self.order.index(name)]
+
+    def after(self, name: str) -> tuple[str, ...]:
+        """The stages after one of them."""
+        return self.order[self.order.index(name) + 1 :]
 
     @property
     def carried(self) -> dict[str, Column]:
@@ -195,6 +201,7 @@ class Tables:
                 frozenset(c.name for c in columns if c.volatile),
                 drops=drops or shows,
                 makers=tuple(stages),
+                own=name if name != self._names[name] and name != SELECTIONS else "",
             )
             counted += own
             waiting = []
@@ -249,13 +256,15 @@ class Tables:
         return {self._names[table]: names for table, names in self.flow.by_table(columns).items()}
 
     def reads(self, columns: Iterable[str], segment: Segment) -> dict[str, tuple[str, ...]]:
-        """What a segment loads: those columns, and the drops of the last tables before it that have any."""
+        """What a segment loads: those columns, and the drops so far."""
         wanted = {name: list(columns) for name, columns in self.select(columns).items()}
         dropping = [t.name for t in self.before(segment) if t.drops]
-        # A selection records which rows it drops, but not where the others were dropped.
-        last = dropping[-1:] if dropping[-1:] != [self.selection] else dropping[-2:]
-        for table in (*last, *(t.name for t in self.of(segment) if t.drops)):
-            wanted.setdefault(table, []).extend(("keep", "reason") if table == self.selection else DROPS)
+        if self.selection in dropping:
+            wanted.setdefault(self.selection, []).extend(("keep", "reason"))
+            # It records which rows it drops, but not where the others were dropped.
+            dropping.remove(self.selection)
+        for table in (*dropping[-1:], *(t.name for t in self.of(segment) if t.drops)):
+            wanted.setdefault(table, []).extend(DROPS)
         return {t.name: tuple(dict.fromkeys(wanted[t.name])) for t in self.all if t.name in wanted}
 
 
@@ -265,7 +274,7 @@ def flow_of(recipe: Mapping[str, Any]) -> Flow:
     Raises RecipeError for a section that breaks a rule.
     """
     ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
-    own = [_own(given) for given in recipe.get("stages") or ()]
+    own = [own_stage(given) for given in recipe.get("stages") or ()]
     return Flow([*ours, *own])
 
 
@@ -274,11 +283,6 @@ def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
     if not isinstance(given, kind.Config):
         given = kind.Config.checked(given or {}, at=kind.section_name())
     return kind(given)
-
-
-def _own(given: Any) -> Stage:
-    config = ChosenBy(CHOSEN_STAGES).parse(given)
-    return CHOSEN_STAGES.get(config.name)(config)
 
 
 def _own_source(stage: Stage) -> list[str | None]:

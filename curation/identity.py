@@ -1,11 +1,21 @@
-"""The identity of a row: the canonical form of its URL, and the 128-bit uid made from it and the alt text."""
+"""The identity of a row: the canonical form of its URL, and the 128-bit uid made from it and the alt text.
+
+A uid is for ever, so `canonical_url` never changes.  It joins fewer spellings than a server does: `requested_url` is
+for questions that must not miss one.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from urllib.parse import urlsplit, urlunsplit
 
+from curation.web.address import Refused, canonical_host, check_url
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 
 
 def canonical_url(url: str) -> str:
@@ -34,8 +44,43 @@ def canonical_url(url: str) -> str:
     return urlunsplit((scheme, netloc, parts.path or "/", parts.query, "")).rstrip()
 
 
+def requested_url(url: str) -> str:
+    """The request that the fetcher makes of `url`, in the one spelling of all URLs that ask a server for the same.
+
+    That is what `check_url` makes of it, and percent-encoding in one form (RFC 3986, 6.2.2): no unreserved character is
+    encoded, hex digits are upper case, a `%` that encodes nothing is `%25`, and an empty query is none.
+    A text that is never fetched keeps its canonical form.
+    """
+    canonical = canonical_url(url)
+    for spelling in (url, canonical):
+        try:
+            sent = check_url(spelling).url
+        except Refused:
+            continue
+        if "%" in sent:
+            sent = _ESCAPE.sub(_one_escape, _STRAY_PERCENT.sub("%25", sent))
+        return sent.removesuffix("?") if sent.find("?") == len(sent) - 1 else sent
+    return canonical
+
+
+def requested_urls(url: str) -> tuple[str, ...]:
+    """`requested_url` of `url`, and that of its canonical form if it differs: both have the same uids."""
+    # Most URLs are canonical, and this is asked of every row of a list.
+    return tuple(map(requested_url, dict.fromkeys((url, canonical_url(url)))))
+
+
+def _one_escape(found: re.Match[str]) -> str:
+    character = chr(int(found[0][1:], 16))
+    return character if _UNRESERVED.fullmatch(character) else found[0].upper()
+
+
 def url_host(url: str) -> str:
     """The host of a URL in the form of `plain_host`, without port and user; '' if it has none."""
+    for spelling in (url, canonical_url(url)):
+        try:
+            return check_url(spelling).host
+        except Refused:
+            continue
     try:
         return plain_host(urlsplit(url.strip()).hostname or "")
     except ValueError:
@@ -43,12 +88,15 @@ def url_host(url: str) -> str:
 
 
 def plain_host(host: str) -> str:
-    """A host's name in comparable form: lower case, ASCII (RFC 3490), without the dot of the root."""
-    lower = host.strip("[]").lower().rstrip(".")
+    """A host's name in the form that the fetcher looks up: lower case, ASCII (UTS 46), without the dot of the root.
+
+    IPv6 has no brackets.  A text that is no name of a host is only put in lower case.
+    """
+    bare = host.strip("[]")
     try:
-        return lower if lower.isascii() else lower.encode("idna").decode("ascii")
-    except UnicodeError:
-        return lower
+        return canonical_host(f"[{bare}]" if ":" in bare else bare)
+    except Refused:
+        return bare.lower().rstrip(".")
 
 
 def row_uid(url: str, alt: str) -> str:

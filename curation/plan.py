@@ -35,7 +35,9 @@ from pairmill.store import Store, shard_file, shard_key
 
 logger = logging.getLogger("pairmill")
 
-_PLAN_JSON = "plan/plan.json"
+#: The commit of a run's plan, and so the mark of a run directory.
+PLAN_JSON = "plan/plan.json"
+
 _READERS = 8
 _NAMED = 3
 
@@ -150,7 +152,7 @@ def extend(store: Store, paths: Sequence[str], inputs: InputConfig, shards: Shar
 
 def read_plan(store: Store) -> Plan | None:
     """The plan of a run directory; None if nothing is planned there."""
-    known = store.read_json(_PLAN_JSON)
+    known = store.read_json(PLAN_JSON)
     return None if known is None else Plan.model_validate(known)
 
 
@@ -250,7 +252,7 @@ def _append(
         cut=cut_digest,
         inputs=[*lists, added],
     )
-    store.write_json(_PLAN_JSON, made.model_dump(), "extend.commit" if before else "plan.commit")
+    store.write_json(PLAN_JSON, made.model_dump(), "extend.commit" if before else "plan.commit")
     store.sweep(PLAN)
     return made
 

@@ -31,12 +31,14 @@ def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
     return pa.table({"uid": rows["uid"], "keep": pc.is_null(reasons), "reason": reasons})
 
 
-def apply_selection(rows: pa.Table, stage: str, reasons: Sequence[str]) -> pa.Table:
+def apply_selection(rows: pa.Table, stage: str, reasons: Sequence[str], later: Sequence[str] = ()) -> pa.Table:
     """Drop what the loaded selection (columns keep, reason) does not keep, and free the pixels of dropped rows.
 
-    stage, reasons: of the global step that made the selection.
+    stage, reasons: of the global step that made the selection.  later: the stages after it, which may have dropped
+    rows that it keeps.
+    Raises IntegrityError for a selection that does not fit the drops before it.
     """
-    rows_kept = rows["keep"]
+    rows_kept = pc.and_(rows["keep"], pc.invert(pc.is_in(rows["drop_stage"], pa.array(later, pa.string()))))
     masks = {name: pc.equal(rows["reason"], name) for name in reasons}
     rows = drop(rows, stage, masks, reasons).drop_columns(["keep", "reason"])
     if not pc.all(pc.equal(pc.is_null(rows["drop_reason"]), rows_kept), min_count=0).as_py():

@@ -91,7 +91,8 @@ def read_shard(
     """The rows of a shard's plan with those `columns` of its fresh tables that a segment needs (table -> columns).
 
     input_type: the type of `input` over all lists of the run; None: that of this shard.
-    earlier: tables whose content is read even if stale, for rows that stay.
+    earlier: tables whose content is read even if stale, for rows that stay; that of the run's own table where a
+    selection's has none yet.
     """
     rows = with_input(store.read_table(shard_file("plan", work.shard)), input_type)
     constants: dict[str, pa.Scalar] = {"_shard": pa.scalar(work.shard, pa.int32())}
@@ -114,13 +115,16 @@ def read_shard(
 def _earlier(
     store: Store, table: Table, shard: int, uids: pa.ChunkedArray
 ) -> dict[str, pa.Array | pa.ChunkedArray] | None:
-    """The content of a stale table for the same rows; None if it has none.
+    """The content of a stale table, or of the run's own in its place, for the same rows; None if there is none.
 
     A file exists whole or not at all, so it counts even if a killed writer removed its commit.
     """
     columns = earlier_columns(table)
-    file = shard_file(table.name, shard)
-    if not columns or not store.exists(file):
+    if not columns:
+        return None
+    files = [shard_file(name, shard) for name in (table.name, table.own) if name]
+    file = next(filter(store.exists, files), None)
+    if file is None:
         return None
     there = set(store.schema(file).names)
     wanted = [c.name for c in columns if c.name in there]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from curation.stage import Stage
+from pairmill.errors import RecipeError
 from pairmill.registry import Registry
 
 #: Those of every recipe; each has its own section there.
@@ -21,5 +24,15 @@ STAGES: Registry[type[Stage]] = Registry(
     },
 )
 
+
+def _check_is_stage(name: str, found: Any) -> None:
+    if not (isinstance(found, type) and issubclass(found, Stage) and found is not Stage):
+        raise RecipeError(
+            "stages must name subclasses of curation.stage.Stage",
+            value=f"{name}: {found!r}",
+            fix="name the class, and derive it from Stage",
+        )
+
+
 #: Those that a recipe's list `stages` may name; a user's own needs no line here, only its import path.
-CHOSEN_STAGES: Registry[type[Stage]] = Registry("stages")
+CHOSEN_STAGES: Registry[type[Stage]] = Registry("stages", check=_check_is_stage)

@@ -25,6 +25,7 @@ class Table:
     volatile: columns that are not part of a shard's content.
     drops:    whether it shows which rows are dropped: tables of stages that drop rows, and of models.
     makers:   the stages that fill its columns; their `facts` go into its manifests.
+    own:      the run's table of the same columns, if this one is a selection's: results are taken over from it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Table:
     volatile: frozenset[str] = frozenset()
     drops: bool = True
     makers: tuple[Stage, ...] = field(default=(), compare=False)
+    own: str = ""
 
     def key(self, contents: Mapping[str, str]) -> str:
         """The key of a shard made from upstream shards with these contents."""

@@ -149,7 +149,7 @@ def _with_identity(batch: pa.Table, start: int, seed: int, forgotten: Tombstones
     }
     rows = set_columns(pa.table(identity), {name: batch[name] for name in batch.schema.names})
     rows = set_columns(rows, dict.fromkeys(DROPS, pa.nulls(len(rows), pa.string())))
-    mask = forgotten.mask(uids, urls)
+    mask = forgotten.mask(uids, urls, alts)
     return blanked(rows, pa.array(mask)) if mask.any() else rows
 
 

@@ -1,22 +1,28 @@
 """Write a file or a folder that is there whole or not at all.
 
-Both fill a hidden `.….partial` beside the destination and rename it once it is complete.  An exception removes it; only
-a killed process leaves one behind, and no reader takes that for data.
+Both fill a hidden `.NAME.….partial` beside the destination and rename it once it is complete.  An exception removes it;
+only a killed process leaves one behind, and no reader takes that for data.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from pairmill.errors import UserError
 from pairmill.faults import fault_point
+
+_PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{32}\.partial", re.DOTALL)
+#: Bytes of a name up to which it is part of the hidden one; file systems take 255 for the whole.
+_LONGEST = 200
 
 
 @contextmanager
@@ -27,7 +33,7 @@ def whole_file(path: Path, *, fault: str = "write") -> Iterator[IO[bytes]]:
     Raises OSError (disk full, no permission).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{uuid.uuid4().hex}.partial"
+    partial = _partial(path)
     try:
         with partial.open("wb") as stream:
             yield stream
@@ -50,7 +56,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     require_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
+    partial = _partial(folder)
     partial.mkdir()
     try:
         yield partial
@@ -68,3 +74,30 @@ def require_empty(folder: Path) -> None:
             value=folder,
             fix="give another folder, or empty this one",
         )
+
+
+def partials_of(paths: Iterable[Path]) -> list[Path]:
+    """What writers of these files and folders have not finished: of killed processes, or of running ones."""
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(_shown(path))
+    found = []
+    for folder, wanted in names.items():
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if (match := _PARTIAL.fullmatch(file.name)) and match[1] in wanted:
+                found.append(file)
+    return sorted(found)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a path is what a writer has not finished."""
+    return _PARTIAL.fullmatch(path.name) is not None
+
+
+def _partial(path: Path) -> Path:
+    return path.parent / f".{_shown(path)}.{uuid.uuid4().hex}.partial"
+
+
+def _shown(path: Path) -> str:
+    name = os.fsencode(path.name)
+    return path.name if len(name) <= _LONGEST else hashlib.blake2b(name, digest_size=16).hexdigest()

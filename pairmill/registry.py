@@ -29,9 +29,19 @@ _ADDED: dict[tuple[str, str], Any] = {}
 class Registry(Generic[T]):
     """Entries by name, in the order of registration; a name may be registered once."""
 
-    def __init__(self, key: str, entries: Mapping[str, str] | None = None) -> None:
-        """key: the key of the recipe that names an entry, for messages.  entries: name -> `module:attribute`."""
+    def __init__(
+        self,
+        key: str,
+        entries: Mapping[str, str] | None = None,
+        *,
+        check: Callable[[str, Any], None] = lambda name, found: None,
+    ) -> None:
+        """key: the key of the recipe that names an entry, for messages.  entries: name -> `module:attribute`.
+
+        check: raises UserError for an object at an import path (name, object) that cannot be an entry.
+        """
         self.key = key
+        self._check = check
         self._entries: dict[str, T | str] = dict(entries or {})
 
     def add(self, name: str, entry: T | str) -> None:
@@ -72,7 +82,9 @@ class Registry(Generic[T]):
                     value=name,
                     fix=f"perhaps you mean: {nearest(name, self.names)}" if self.names else "write the import path",
                 )
-            return cast(T, load_object(name, key=self.key))
+            found = load_object(name, key=self.key)
+            self._check(name, found)
+            return cast(T, found)
         if isinstance(entry, str):
             loaded = cast(T, load_object(entry, key=self.key))
             self._entries[name] = loaded
@@ -95,7 +107,7 @@ def load_object(path: str, *, key: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # the module is a user's, and may fail in any way
         raise RecipeError(
             f"{key} must be an import path package.module:attribute that can be imported",
             value=f"{path}: {type(error).__name__}: {error}",

@@ -44,6 +44,9 @@ _REPEATING = ("status", "drop_stage", "drop_reason", "content_type", "language",
 #: Encoded images, as leaves of a parquet schema: zstd would save 1 % and cost time to write and to read.
 _PIXELS = ("image", "image.bytes")
 
+#: The folder of a table that holds its commits.
+MANIFESTS = "_manifest"
+
 #: Shards whose manifests share a folder, so that the listing a commit needs does not grow with the run.
 _MANIFESTS_PER_FOLDER = 1000
 
@@ -185,7 +188,7 @@ class Store:
 
     def index(self, table: str) -> dict[int, Entry]:
         """Every committed shard of a table, by one listing."""
-        selector = pafs.FileSelector(self.path(f"{table}/_manifest"), allow_not_found=True, recursive=True)
+        selector = pafs.FileSelector(self.path(f"{table}/{MANIFESTS}"), allow_not_found=True, recursive=True)
         found: dict[int, Entry] = {}
         for info in self._fs.get_file_info(selector):
             if info.base_name.startswith("shard-") and info.base_name.endswith(".json"):
@@ -302,7 +305,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def _manifest_folder(table: str, shard: int) -> str:
-    return f"{table}/_manifest/{shard // _MANIFESTS_PER_FOLDER:04d}"
+    return f"{table}/{MANIFESTS}/{shard // _MANIFESTS_PER_FOLDER:04d}"
 
 
 def _manifest_file(table: str, shard: int, entry: Entry) -> str:

@@ -20,8 +20,10 @@ from curation.plan import Plan
 from curation.reuse import restored, to_be_made, was_there
 from curation.schema import live
 from curation.stage import Stage
-from pairmill.errors import UserError
+from pairmill.errors import RecipeError, UserError
 from pairmill.store import Entry, Store
+
+RECIPE_FILE = "recipe.yaml"
 
 #: The most manifests from which the time of a model's work is estimated.
 _SAMPLE = 200
@@ -59,6 +61,43 @@ def ask(found: Again | None, *, yes: bool) -> None:
         value=f"{found.again:,} results would be made again{much}{long}, and {found.new:,} are new{then}",
         fix="give --yes (what cannot be fetched again stays as it is), or set back the keys that changed since",
     )
+
+
+def refuse_to_fetch(store: Store, shards: int) -> None:
+    """Raise RecipeError if shards lack their images, for a recipe that must not fetch.  shards: how many."""
+    if shards:
+        raise RecipeError(
+            "download.enabled must be true where images are missing",
+            value=f"false, and {shards} shards of {store.uri} lack images or have those of another recipe",
+            fix="set download.enabled: true, or give the run_dir of a run that has them",
+        )
+
+
+class Acceptance:
+    """Makes a recipe the run's when its first work begins; a refusal after that brings the old one back."""
+
+    def __init__(self, store: Store, recipe: str) -> None:
+        """recipe: its YAML text.  Nothing is written yet."""
+        self._store, self._recipe = store, recipe
+        self._before: str | None = None
+        self._accepted = False
+
+    def accept(self) -> None:
+        """Write the recipe, the first time."""
+        if not self._accepted:
+            self._before = self._store.read_text(RECIPE_FILE)
+            self._store.write_bytes(RECIPE_FILE, self._recipe.encode())
+            self._accepted = True
+
+    def withdraw(self) -> None:
+        """Leave the run with the recipe that it had before."""
+        if not self._accepted:
+            return
+        if self._before is None:
+            self._store.remove(RECIPE_FILE)
+        else:
+            self._store.write_bytes(RECIPE_FILE, self._before.encode())
+        self._accepted = False
 
 
 def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[str, Mapping[int, Entry]]) -> Again | None:

@@ -14,7 +14,7 @@ Every arrow ends in committed shards.  Running the job again does only what is n
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,11 +41,12 @@ from curation.stage import Segment, Stage
 from curation.table import PLAN, Table
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
-from pairmill.errors import JobError, RecipeError, UserError
+from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS, kept_rows
 from pairmill.store import Entry, Store, shard_file
-from pipelines.consent import ConsentError, CountAgain, ask, fetch_again, model_again
+from pairmill.worker_errors import first_cause, raised_by
+from pipelines.consent import Acceptance, ConsentError, CountAgain, ask, fetch_again, model_again, refuse_to_fetch
 from pipelines.invocations import Invocation
 from pipelines.pools import RESTARTS, Pools, connected
 from pipelines.progress import watched
@@ -90,14 +91,17 @@ def curate(
     committed = listed(store, [images.name, *images.upstream])
     if recipe.download.enabled:
         ask(fetch_again(store, tables, made, committed), yes=yes)
-    before = store.read_text("recipe.yaml")
-    store.write_bytes("recipe.yaml", recipe.to_yaml().encode())
+    else:
+        refuse_to_fetch(store, len(outstanding(store, [images], made.shard_numbers(), images.upstream, committed)))
+    acceptance = Acceptance(store, recipe.to_yaml())
     with (
         connected(recipe) as pools,
         Invocation(store, command) as journal,
         watched(made.rows, quiet=quiet) as board,
     ):
-        job = Job(recipe, store, made, tables, pools, board, journal, yes=yes, committed=committed)
+        job = Job(
+            recipe, store, made, tables, pools, board, journal, yes=yes, committed=committed, accept=acceptance.accept
+        )
         try:
             if retry_failed:
                 job.retry_failed()
@@ -107,8 +111,7 @@ def curate(
             job.stream("rewrite")
             job.pack()
         except ConsentError:
-            if before is not None:  # the run still has its old recipe
-                store.write_bytes("recipe.yaml", before.encode())
+            acceptance.withdraw()
             raise
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
@@ -171,9 +174,13 @@ class Job:
         *,
         yes: bool,
         committed: Mapping[str, Mapping[int, Entry]] | None = None,
+        accept: Callable[[], None] = lambda: None,
     ) -> None:
-        """yes: expensive work may be repeated.  committed: listings of tables made just before, by name."""
-        self.yes, self._listed = yes, dict(committed or {})
+        """yes: expensive work may be repeated.  committed: listings of tables made just before, by name.
+
+        accept: called before each piece of work that the recipe asks for, after what may refuse it.
+        """
+        self.yes, self._listed, self._accept = yes, dict(committed or {}), accept
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
         self.flow = tables.flow
         self.pools, self.board, self.journal = pools, board, journal
@@ -196,7 +203,8 @@ class Job:
         self._listed = {}
         with self.journal.segment("retry-failed"):
             for wave in _waves(again, self.recipe.cluster.wave_shards):
-                self._refuse_to_fetch(len(wave))
+                self._may_fetch(len(wave))
+                self._accept()
                 rows = self._read("retry-failed", wave, {images.name: look.reads}, look)
                 rows = self._staged(rows, stage, len(wave), RetryStage)
                 self._write(rows, [images])
@@ -269,7 +277,8 @@ class Job:
         if self.tables.selection not in reads:
             return reads, None
         made_by = self.flow.of(Deduplicate)
-        return reads, partial(apply_selection, stage=made_by.name, reasons=made_by.drops)
+        later = self.flow.after(made_by.name)
+        return reads, partial(apply_selection, stage=made_by.name, reasons=made_by.drops, later=later)
 
     def _run(self, segment: Segment, tables: Sequence[Table], work: list[Work]) -> None:
         """Run the stages of some tables of a segment over outstanding shards, and sweep what killed writers left."""
@@ -277,24 +286,22 @@ class Job:
         stages = [s for s in self.flow.segment(segment) if self.tables.name_of(s) in names and not s.within]
         wanted = [name for s in stages for name in (*s.reads, *s.optional, *reads_for_reuse(s))]
         reads, prepare = self._reads(wanted, segment)
+        if any(stage.pool == "fetch" for stage in stages):
+            makes = {self.tables.name_of(stage) for stage in stages if stage.pool == "fetch"}
+            self._may_fetch(sum(not makes <= one.fresh.keys() for one in work))
         for wave in _waves(work, self.recipe.cluster.wave_shards):
+            self._accept()
             rows = self._read(segment, wave, reads, prepare, tables)
             for stage in stages:
                 if any(self.tables.name_of(stage) not in one.fresh for one in wave):
-                    if stage.pool == "fetch":
-                        self._refuse_to_fetch(len(wave))
                     rows = self._staged(rows, stage, len(wave), ErasingStage if isinstance(stage, Policy) else None)
             self._write(rows, tables)
         for table in tables:
             self.store.sweep(table.name)
 
-    def _refuse_to_fetch(self, shards: int) -> None:
+    def _may_fetch(self, shards: int) -> None:
         if not self.recipe.download.enabled:
-            raise RecipeError(
-                "download.enabled must be true where images are missing",
-                value=f"false, and {shards} shards of {self.store.uri} lack images or have those of another recipe",
-                fix="set download.enabled: true, or give the run_dir of a run that has them",
-            )
+            refuse_to_fetch(self.store, shards)
 
     def _staged(self, rows: Dataset, stage: Stage, shards: int, kind: type[RowStage] | None = None) -> Dataset:
         """`rows` through a stage, in tasks or in actors, as it declares.  shards: their number."""
@@ -327,6 +334,7 @@ class Job:
         with self.journal.segment("deduplicate"):
             losers = None
             for wave in self._outstanding([selected], given):
+                self._accept()
                 losers = losers or self._losers()
                 rows = self._read("deduplicate", wave, self.tables.reads((), "global"))
                 select_stage = SelectStage(losers, stage, self.flow.before(stage.name), self.board)
@@ -347,7 +355,8 @@ class Job:
 
     def pack(self) -> None:
         """Write the product from the committed tables."""
-        reads = self.tables.reads(self.flow.of(Pack).columns_read(self.flow.carried), "pack")
+        self._accept()
+        reads, prepare = self._reads(self.flow.of(Pack).columns_read(self.flow.carried), "pack")
         committed = self.store.index(PAIRS)
         wanted = wanted_parts(self.store, self.tables, self.planned)
         parts = [
@@ -361,12 +370,12 @@ class Job:
             if parts:
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
-                columns, reasons = product_columns(self.flow.carried), self.flow.of(Deduplicate).drops
-                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, reasons, self.input_type)
-                rows.map_batches(PackStage(packing, self.store, reads, self.board), **_SHARDS).materialize()
+                columns = product_columns(self.flow.carried)
+                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, self.input_type)
+                stage = PackStage(packing, self.store, reads, prepare, self.board)
+                rows.map_batches(stage, **_SHARDS).materialize()
             self.store.sweep(PAIRS)
-            kept = sum(kept_rows(manifest) for manifest in self.store.manifests(self.tables.selection))
-            write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried, rows=kept)
+            write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried)
 
     def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
         """The outstanding shards, a wave at a time; afterwards sweep what killed writers left."""
@@ -402,14 +411,8 @@ def _waves(work: list[Work], size: int) -> Iterator[list[Work]]:
         yield work[at : at + size]
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, if it is meant for the user; else a JobError with the last line."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError | JobError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    # An actor that cannot be created reports its constructor's error only as text.
-    trace = str(error).strip()
-    what = trace.rpartition("pairmill.errors.")[2] if "pairmill.errors." in trace else trace.splitlines()[-1]
-    return JobError(f"the job failed: {what}\nWhat was committed stays; run the same command again to resume.")
+def _cause(error: BaseException) -> PairmillError:
+    """What a worker raised on purpose; else a JobError that says what failed."""
+    return raised_by(error) or JobError(
+        f"the job failed: {first_cause(error)}\nWhat was committed stays; run the same command again to resume."
+    )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from curation.forget.request import Request
 from curation.forget.takedown import Preview, begin, complete, preview
+from curation.forget.tombstones import Tombstones
+from pairmill.errors import UserError
 from pairmill.store import Store
 
 #: The most pictures named of those that other rows show too.
@@ -17,19 +20,38 @@ _NAMED = 3
 def forget(store: Store, wanted: Request, also: Sequence[Path] = (), *, sure: bool = False) -> dict[str, Any]:
     """What was taken out of a run, or (if not `sure`) would be; as plain data.
 
-    An interrupted call is completed first.  Raises RunDirError if the run is in use or nothing is planned there,
-    UserError for a copy that cannot be read.
+    An interrupted call is completed first.  Otherwise, if not `sure`, the run is only read, and may be in use.
+    Raises RunDirError if the run is in use or nothing is planned there, UserError if nothing is requested, for a copy
+    that cannot be read, and (when all else is done) for one that could not be cleaned.
     """
-    with store.locked():
-        completed = complete(store)
-        planned = preview(store, wanted, also)
+    pending = bool(Tombstones.read(store).work)
+    if not (wanted or also or pending):
+        raise UserError(
+            "forget must be given what to forget",
+            value="no row, URL, host or picture, and no copy",
+            fix="give --uid, --url, --host, --sha256, a file of these with --from, or a copy with --also",
+        )
+    with store.locked() if sure or pending else nullcontext():
+        completed = complete(store) if sure or pending else None
+        # What has just been found gone or unreadable is reported, and not tried again.
+        tried = {*completed.gone, *completed.failed} if completed else set()
+        planned = preview(store, wanted, [place for place in also if str(place.absolute()) not in tried])
         something = bool(planned.found.rows or planned.rules or planned.copies)
+        done = None
         if sure and something:
             begin(store, planned)
-            complete(store)
+            done = complete(store)
+    ended = [one for one in (completed, done) if one is not None]
+    if failed := [f"{copy} ({why})" for one in ended for copy, why in one.failed.items()]:
+        raise UserError(
+            "every copy that --also names must be readable and writable",
+            value=f"the rows are out of the run, but not out of {', '.join(failed)}",
+            fix=f"delete or repair these copies; to clean one later: `pairmill forget {store.uri} --also COPY --yes`",
+        )
     return {
         "done": sure or not something,
-        "completed": completed.get("rows", 0) if completed else None,
+        "completed": completed.rows if completed else None,
+        "copies_gone": [copy for one in ended for copy in one.gone],
         **_as_data(planned),
     }
 
@@ -59,13 +81,15 @@ def lines(done: dict[str, Any]) -> list[str]:
     shown = []
     if done["completed"] is not None:
         shown.append(f"completed what was interrupted: {_count(done['completed'], 'row')}")
+    if done["copies_gone"]:
+        shown.append(f"these copies are gone and were not cleaned: {', '.join(done['copies_gone'])}")
     if done["rows"] or done["copies"]:
         verb = "forgotten" if done["done"] else "would be forgotten"
         files = f"{_count(done['shards'], 'shard')}, {_count(done['parts'], 'part')}"
         files += f" and {_count(len(done['copies']), 'file')} of copies"
         kept, size = f"{done['rows_kept']:,} of pairs/", f"{done['bytes'] / 2**20:,.1f} MiB"
         shown.append(f"{_count(done['rows'], 'row')} {verb}, {kept}: {files} rewritten, {size}")
-    else:
+    elif done["completed"] is None:
         shown.append("no row was found that is still there")
     if done["rules"]:
         shown.append(f"{_count(done['rules'], 'tombstone')} for rows added later, too")
@@ -81,7 +105,7 @@ def lines(done: dict[str, Any]) -> list[str]:
     for key, what in (
         ("recomputed", "a model or file of these is missing here, so the next curate makes the rewritten shards again"),
         ("named_in", "these files name a URL of the rows; change them by hand"),
-        ("not_looked_into", "these files are not part of the run and were not searched"),
+        ("not_looked_into", "these files are not finished or not part of the run, and were not searched"),
     ):
         if done[key]:
             shown.append(f"{what}: {', '.join(done[key])}")

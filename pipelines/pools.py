@@ -97,9 +97,18 @@ def _set_data_context() -> None:
     # Our own progress report is per stage; Ray Data's is per operator.
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.WARNING)
+    # The error itself is raised here (`pairmill.worker_errors`); its traceback and advice stay in Ray's own log file.
+    for handler in logger.handlers:
+        if type(handler).__name__ == "PlainRayHandler":
+            handler.addFilter(_no_errors)
     # Ray Data 2.60 warns that its way of bounding restarts will change in 2.64, and has no other yet.
     warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*", category=RayDeprecationWarning)
+
+
+def _no_errors(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def size_pools(flow: Flow, resources: Mapping[str, float], *, smallest: float | None = None) -> Pools:

@@ -28,6 +28,7 @@ from pairmill import faults
 from pairmill.cluster import alive_nodes, connected, stoppable
 from pairmill.errors import JobError, PairmillError, RecipeError
 from pairmill.store import Store
+from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows, make_plan
@@ -201,16 +202,10 @@ def _first_metrics(store: Store) -> dict[str, float]:
     return {name: value for name, value in first.items() if name != "step"} if first.get("step") == 0 else {}
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, if it is meant for the user; else a JobError with the last line of the failure."""
-    failures = list(getattr(error, "worker_failures", {}).values())
-    for failure in failures:
-        seen: BaseException | None = failure
-        while seen is not None:
-            if isinstance(seen, PairmillError):
-                return seen
-            seen = getattr(seen, "cause", None) or getattr(seen, "_base_exc", None) or seen.__cause__
-    what = str(failures[0] if failures else error).strip().splitlines()
-    return JobError(
-        f"training failed: {what[-1] if what else error!r}\nfix: run it again: it resumes from the last checkpoint"
+def _cause(error: BaseException) -> PairmillError:
+    """What a worker raised on purpose; else a JobError that says what failed."""
+    causes = [*getattr(error, "worker_failures", {}).values(), error]
+    raised = next(filter(None, map(raised_by, causes)), None)
+    return raised or JobError(
+        f"training failed: {first_cause(causes[0])}\nfix: run it again: it resumes from the last checkpoint"
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pairmill.errors import JobError, PairmillError, RecipeError, UserError
+from pairmill.errors import IntegrityError, JobError, PairmillError, RecipeError, UserError
 from pairmill.store import Store
 
-#: What ended the run: an error's rule, value and fix, or its message.
+#: What ended the run: `parts`, an error's rule, value and fix or its message, and whether `ours` is the fault.
 ERROR_FILE = "error.json"
 
 
@@ -31,9 +31,20 @@ def parts_of(error: UserError) -> tuple[str, str, str]:
     return error.rule, str(error.value), error.fix
 
 
+def leave_error(store: Store, error: PairmillError) -> None:
+    """Leave in ERROR_FILE what ends the run."""
+    parts = list(parts_of(error)) if isinstance(error, UserError) else [str(error)]
+    if isinstance(error, FinalError):
+        parts = error.parts
+    store.write_json(ERROR_FILE, {"parts": parts, "ours": isinstance(error, IntegrityError)})
+
+
 def reported_error(store: Store) -> PairmillError | None:
     """The error that a worker left in ERROR_FILE; None if there is none."""
-    parts = store.read_json(ERROR_FILE)
-    if parts is None:
+    left = store.read_json(ERROR_FILE)
+    if left is None:
         return None
+    parts = left["parts"]
+    if left["ours"]:
+        return IntegrityError(*parts)
     return RecipeError(parts[0], value=parts[1], fix=parts[2]) if len(parts) == 3 else JobError(*parts)

@@ -25,7 +25,7 @@ from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
 from training.data.stream import Batches, batches
 from training.engine import limit_scale, model_weights, set_lr, set_scale, start_engine
-from training.errors import ERROR_FILE, FinalError, diverged, parts_of
+from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
 from training.model import AUTOCAST, DualEncoder, to_device
@@ -104,10 +104,10 @@ def work(payload: Payload) -> None:
         _train(payload)
     except FinalError as error:
         if ray_train.get_context().get_world_rank() == 0:
-            store.write_json(ERROR_FILE, error.parts)
+            leave_error(store, error)
     except (UserError, IntegrityError) as error:
         # Perhaps only this worker met it: the others wait for it, and only its failure ends them.
-        store.write_json(ERROR_FILE, parts_of(error) if isinstance(error, UserError) else [str(error)])
+        leave_error(store, error)
         raise
 
 

@@ -20,9 +20,10 @@ from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
 from pairmill.cluster import alive_nodes, connected, stoppable
-from pairmill.errors import JobError, PairmillError, RunDirError
+from pairmill.errors import JobError, PairmillError, RunDirError, UserError
 from pairmill.faults import fault_point
 from pairmill.store import Store
+from pairmill.worker_errors import raised_by
 from training.recipe import TrainRecipe
 from tune.check import check, trials_at_a_time
 from tune.halving import Halving, Leg, Standing, rungs_of
@@ -179,7 +180,10 @@ def _run(
             verbose=0,
         ),
     )
-    tuner.fit()
+    for error in tuner.fit().errors:
+        # What a trial's training raises is in the journal; this is what kept a trial from its run.
+        if isinstance(raised := raised_by(error), UserError):
+            raise raised from error
 
 
 def _leg_name(trial: Any) -> str:

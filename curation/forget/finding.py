@@ -1,9 +1,9 @@
 """Find the rows of a run to forget, and the others that have the same pictures and URLs.
 
-reads: uid, url, drop_reason (plan); sha256, final_url, status (images); keep (the packing selection)
+reads: uid, url, alt, drop_reason (plan); sha256, final_url, status (images); keep (the packing selection)
 
 A row is found by its uid, its URL, the URL that redirects led to, the host of either, or the SHA-256 of its picture.
-Rows of equal uid go together.
+Rows of equal uid go together, and rows of equal text whose URLs are spellings of one request.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.forget.request import Request
-from curation.forget.tombstones import SCHEMA, Tombstones
-from curation.identity import canonical_url, url_host
+from curation.forget.tombstones import SCHEMA, Tombstones, row_digests
+from curation.identity import canonical_url, requested_urls, url_host
 from curation.schema import FORGOTTEN, set_columns
 from curation.table import PLAN
 from pairmill.store import Store, shard_file
@@ -34,6 +34,11 @@ _READERS = 8
 #: The most hosts of one expression; with more of them, every URL is checked.
 _MOST_HOSTS = 500
 
+#: The end of a host that is an address.
+_ADDRESS = re.compile(r":|(?:^|\.)[0-9]+$")
+#: URLs whose host may be written in another way than it is compared: not in ASCII, or cut by a control character.
+_OTHER_SPELLING = r"^[^/]*//[^/?#]*[^\x00-\x7f]|[\t\r\n]"
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -41,6 +46,7 @@ class Found(NamedTuple):
     """The rows of a run that a request means.
 
     places:       the rows to forget, one line for each uid and shard; schema `tombstones.SCHEMA`.
+    spellings:    tombstones that keep out the same rows in other spellings.
     rows, kept:   how many those are, and how many of them the product holds.
     already:      requested rows that are forgotten already.
     same_picture: other rows with a picture of those found; sha256s: which pictures.
@@ -48,6 +54,7 @@ class Found(NamedTuple):
     """
 
     places: pa.Table
+    spellings: pa.Table
     rows: int
     kept: int
     already: int
@@ -58,18 +65,20 @@ class Found(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """Requested rows of a shard."""
+    """Requested rows of a shard.  rows: see `row_digests`."""
 
     uids: frozenset[str]
     urls: frozenset[str]
+    rows: frozenset[str]
     sha256s: frozenset[str]
     already: int
 
 
 class _Sought(NamedTuple):
-    """What was found in all shards.  hosts: see `_hosts_of`."""
+    """What was found in all shards.  rows: see `row_digests`; hosts: see `_hosts_of`."""
 
     uids: pa.Array
+    rows: frozenset[str]
     sha256s: pa.Array
     urls: frozenset[str]
     hosts: re.Pattern[str] | None
@@ -93,10 +102,10 @@ def find(store: Store, wanted: Request, shards: Iterable[int], *, selection: str
     with ThreadPoolExecutor(_READERS) as pool:
         look = partial(_asked_for, store, Tombstones(wanted.tombstones(at)), _array(wanted.uids), _hosts_of(wanted))
         asked = list(pool.map(look, numbers))
-        uids, urls, sha256s = (
-            frozenset().union(*(getattr(one, name) for one in asked)) for name in ("uids", "urls", "sha256s")
+        uids, urls, rows, sha256s = (
+            frozenset().union(*(getattr(one, name) for one in asked)) for name in ("uids", "urls", "rows", "sha256s")
         )
-        sought = _Sought(_array(uids), _array(sha256s), urls, _hosts_of(Request(urls=urls)))
+        sought = _Sought(_array(uids), rows, _array(sha256s), urls, _hosts_of(Request(urls=urls)))
         others = list(pool.map(partial(_others_in, store, selection, sought), numbers)) if uids else []
     places = [
         {"kind": "uid", "digest": uid, "shard": shard, "kept": uid in one.kept, "at": at}
@@ -105,6 +114,7 @@ def find(store: Store, wanted: Request, shards: Iterable[int], *, selection: str
     ]
     return Found(
         places=pa.Table.from_pylist(places, SCHEMA),
+        spellings=pa.Table.from_pylist([{"kind": "row", "digest": one, "at": at} for one in sorted(rows)], SCHEMA),
         rows=sum(len(one.uids) for one in others),
         kept=sum(len(one.kept) for one in others),
         already=sum(one.already for one in asked),
@@ -123,11 +133,14 @@ def _asked_for(store: Store, rules: Tombstones, uids: pa.Array, hosts: re.Patter
     for column in ("url", "final_url"):
         mask |= _by_url(rows[column], rules, hosts)
     mask |= np.fromiter((rules.covers_picture(sha) for sha in rows["sha256"].to_pylist()), np.bool_, len(rows))
-    found = rows.filter(pa.array(mask & ~gone))
+    wanted = pa.array(mask & ~gone)
+    found = rows.filter(wanted)
+    alts = store.load(PLAN, shard, ["alt"])["alt"].filter(wanted).to_pylist() if len(found) else []
     urls = [url for name in ("url", "final_url") for url in found[name].to_pylist() if url]
     return _Asked(
         frozenset(found["uid"].to_pylist()),
-        frozenset(urls) | frozenset(map(canonical_url, urls)),
+        frozenset(form for url in urls for form in (url, canonical_url(url), *requested_urls(url))),
+        frozenset(one for row in zip(found["url"].to_pylist(), alts, strict=True) for one in row_digests(*row)),
         frozenset(sha for sha in found["sha256"].to_pylist() if sha),
         int((named & gone).sum()),
     )
@@ -141,16 +154,20 @@ def _refused(rows: pa.Table) -> Mask:
 def _others_in(store: Store, selection: str, sought: _Sought, shard: int) -> _Others:
     rows = _rows(store, shard)
     gone = np.asarray(pc.fill_null(pc.equal(rows["drop_reason"], FORGOTTEN), False))
-    mine = np.asarray(pc.is_in(rows["uid"], sought.uids))
+    mine = np.asarray(pc.is_in(rows["uid"], sought.uids)).copy()
     same_picture = np.asarray(pc.is_in(rows["sha256"], sought.sha256s))
-    maybe = rows["url"].filter(pa.array(_maybe(rows["url"], sought.hosts) & ~mine)).to_pylist()
-    same_url = sum(canonical_url(url) in sought.urls for url in maybe)
+    maybe = np.flatnonzero(_maybe(rows["url"], sought.hosts) & ~mine)
+    same_url = [at for at in maybe if not sought.urls.isdisjoint(requested_urls(rows["url"][int(at)].as_py()))]
+    if same_url:
+        alts = store.load(PLAN, shard, ["alt"])["alt"]
+        for at in map(int, same_url):
+            mine[at] = not sought.rows.isdisjoint(row_digests(rows["url"][at].as_py(), alts[at].as_py()))
     uids = rows["uid"].filter(pa.array(mine & ~gone)).to_pylist()
     return _Others(
         uids,
         _kept(store, selection, shard, uids),
         rows["sha256"].filter(pa.array(same_picture & ~mine)).to_pylist(),
-        same_url,
+        int((~mine[same_url]).sum()) if same_url else 0,
     )
 
 
@@ -194,7 +211,7 @@ def _maybe(urls: pa.ChunkedArray, hosts: re.Pattern[str] | None) -> Mask:
 def _hosts_of(wanted: Request) -> re.Pattern[str] | None:
     """An expression that every requested URL matches; None if it would be too long."""
     hosts = {host.lstrip(".") for host in wanted.hosts} | {url_host(url) for url in wanted.urls}
-    # A host that is not ASCII has several forms in URLs.
-    if len(hosts) > _MOST_HOSTS or any(not host or "xn--" in host for host in hosts):
+    # A host that is not ASCII has several forms in URLs, and so has an address.
+    if len(hosts) > _MOST_HOSTS or any(not host or "xn--" in host or _ADDRESS.search(host) for host in hosts):
         return None
-    return re.compile("|".join(map(re.escape, sorted(hosts))) if hosts else "$^")
+    return re.compile("|".join([*map(re.escape, sorted(hosts)), _OTHER_SPELLING]) if hosts else "$^")

@@ -20,7 +20,7 @@ from curation.forget.finding import IMAGES
 from curation.forget.tombstones import FILE
 from curation.pack import Pack, PackConfig
 from curation.parts import WantedPart, wanted_parts
-from curation.plan import Planned, open_plan
+from curation.plan import PLAN_JSON, Planned, open_plan
 from curation.schema import DROPS
 from curation.table import PLAN, Table
 from pairmill.layout import PAIRS, SELECTIONS, filter_table
@@ -121,7 +121,7 @@ class Place:
     def look_around(self, urls: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Files and folders that do not belong to a run; and files of the run, outside its tables, that name a URL."""
         strays = tuple(sorted({info.base_name for info in self._listed("")} - _KNOWN))
-        texts = ("recipe.yaml", "plan/plan.json", *(f"{_JOURNAL}/{name}" for name in self.store.names(_JOURNAL)))
+        texts = ("recipe.yaml", PLAN_JSON, *(f"{_JOURNAL}/{name}" for name in self.store.names(_JOURNAL)))
         sought = [url.encode() for url in urls]
         mentions = []
         for name in texts:
@@ -131,11 +131,11 @@ class Place:
         return strays, tuple(mentions)
 
     def record(self, work: Mapping[str, Any], began: float) -> None:
-        """Record in the journal when and how many rows; never which."""
+        """Record in the journal when, how many rows, and which copies still hold them; never which rows."""
         number, last = 1, None
         while (record := self.store.read_json(f"{_JOURNAL}/run-{number:04d}.json")) is not None:
             number, last = number + 1, record
-        forgot = {name: work[name] for name in ("at", "rows", "kept")}
+        forgot = {name: work[name] for name in ("at", "rows", "kept", "not_cleaned")}
         if last is not None and last.get("forgot") == forgot:
             return  # killed after this line
         made = {

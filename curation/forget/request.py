@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
 from curation.forget.tombstones import SCHEMA, Kind, rule_digest
-from curation.identity import canonical_url, plain_host
+from curation.identity import canonical_url, plain_host, requested_url
+from curation.web.address import Refused, canonical_host
 from pairmill.errors import InputError, UserError
 
 _UID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_HOST = re.compile(r"(?:\*\.)?[^\s/?#@*:]+|\[[0-9a-f:.]+\]")
+_HOST = re.compile(r"[^\s/?#@*:]+|\[[0-9a-f:.]+\]")
 
 
 class Request(NamedTuple):
@@ -62,31 +63,40 @@ def request(
 def read_request(file: Path) -> Request:
     """The values of a file, one per line: a uid (32 hex digits), a SHA-256 (64 hex digits), a URL (has ://) or a host.
 
-    Empty lines, and lines that begin with #, are skipped.  Raises InputError for a file that cannot be read, UserError
-    for a malformed line.
+    Empty lines, and lines that begin with #, are skipped.  Raises InputError for a file that cannot be read, and for a
+    malformed line.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("--from must name a text file in UTF-8", value=error, fix="check the path") from error
-    found: dict[Kind, list[str]] = {"uid": [], "url": [], "host": [], "sha256": []}
-    for line in _lines(text):
-        found[_kind(line)].append(line)
-    return request(uid=found["uid"], url=found["url"], host=found["host"], sha256=found["sha256"])
+    return merged(_parsed(file, number, line) for number, line in _lines(text))
 
 
 def merged(requests: Iterable[Request]) -> Request:
     """Several requests as one."""
-    return Request(*(frozenset().union(*values) for values in zip(*requests, strict=True)))
+    return Request(*(frozenset().union(*values) for values in zip(Request(), *requests, strict=True)))
 
 
-def _lines(text: str) -> Iterator[str]:
-    for line in text.splitlines():
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that ask for something, with their numbers."""
+    for number, line in enumerate(text.split("\n"), start=1):
         if (stripped := line.strip()) and not stripped.startswith("#"):
-            yield stripped
+            yield number, stripped
 
 
-def _kind(line: str) -> Kind:
+def _parsed(file: Path, number: int, line: str) -> Request:
+    try:
+        return request(**{_kind(line): [line]})
+    except UserError as error:
+        raise InputError(
+            "every line of --from must be a uid (32 hex digits), a SHA-256 (64), a URL, or a host with a dot",
+            value=f"line {number} of {file}: {line}",
+            fix=error.fix,
+        ) from error
+
+
+def _kind(line: str) -> Literal["uid", "url", "host", "sha256"]:
     if "://" in line:
         return "url"
     if _UID.fullmatch(line.lower()):
@@ -104,16 +114,27 @@ def _checked(value: str, name: str, form: re.Pattern[str], what: str) -> str:
 def _checked_url(value: str) -> str:
     if "://" not in value:
         raise UserError("--url must be a URL", value=value, fix="give it with its scheme: https://…")
-    return canonical_url(value)
+    return requested_url(canonical_url(value))
 
 
 def _checked_host(value: str) -> str:
     lower = value.strip().lower()
-    if not _HOST.fullmatch(lower):
+    below, name = lower.startswith("*."), lower.removeprefix("*.")
+    if not _HOST.fullmatch(name) or not _is_host(name, below):
         raise UserError(
-            "--host must be the name of a host, or *. and a name for every host below it",
+            "--host must be the name of a host, with a dot in it, or *. and a name for every host below it",
             value=value,
-            fix="give it without scheme, port and path, such as images.example.com",
+            fix="give it without scheme, port and path, as in images.example.com; end a name of one word with a dot",
         )
-    below = lower.startswith("*.")
-    return ("." if below else "") + plain_host(lower.removeprefix("*."))
+    return ("." if below else "") + plain_host(name)
+
+
+def _is_host(name: str, below: bool) -> bool:
+    """Whether a name can be looked up, and was meant to be: one of a single word is more often a mistyped uid."""
+    try:
+        found = canonical_host(name)
+    except Refused:
+        return False
+    # Other scripts have dots of their own.
+    dotted = "." in name or (not name.isascii() and "." in found)
+    return below or dotted or ":" in found or found == "localhost"

@@ -4,7 +4,8 @@
     begin        write the tombstones, and with them the work to do
     complete     rewrite shards, parts, copies and reports; the journal records when and how many
 
-Killed anywhere after `begin`, `complete` has the same result.  It runs before anything else is done with the run.
+Killed anywhere after `begin`, `complete` has the same result.  It runs before anything else is done with the run, so a
+copy that is gone or cannot be read must not stop it: it is reported, and can be cleaned later.
 Other rows keep what is known of them, and their part of the product.  The next `curate` decides which duplicate of a
 forgotten row stays: a selection considers all rows.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,16 +25,16 @@ import pyarrow.compute as pc
 from curation.dataset_card import write_card
 from curation.erase import finish_rewrites, rewrite_shard
 from curation.forget.blanking import change_of
-from curation.forget.copies import Copy, clean_copies, find_copies
+from curation.forget.copies import Copy, NoCopy, clean_copies, find_copies, unfinished
 from curation.forget.finding import Found, find
 from curation.forget.place import REPORTS, Place
 from curation.forget.request import Request
 from curation.forget.tombstones import Tombstones
 from curation.plan import remove_unplanned
 from curation.results.report import write_report
-from pairmill.errors import IntegrityError
+from pairmill.errors import IntegrityError, UserError
 from pairmill.faults import fault_point
-from pairmill.layout import PAIRS, kept_rows
+from pairmill.layout import PAIRS
 from pairmill.store import Entry, Store, shard_file
 
 logger = logging.getLogger("pairmill")
@@ -46,10 +47,11 @@ class Preview(NamedTuple):
     """What a request would do.
 
     rules:    number of new rules, which apply to rows added later.
-    shards, parts: those with rows to remove.  bytes: of all files to rewrite.
+    shards:   those with rows to remove.  parts: the same, with how many rows.  bytes: of all files to rewrite.
     copies:   files named by --also with rows to remove.
     unkeyed:  tables whose rewritten shards the next `curate` makes again, because a model or file is missing.
-    strays:   files in the run directory that do not belong to the run, and are left alone.
+    strays:   files in the run directory that do not belong to the run, and unfinished ones in copies; both are left
+              alone.
     mentions: files of the run, other than tables, that name a URL of the rows.
     stones:   the tombstones as they would be.
     """
@@ -57,7 +59,7 @@ class Preview(NamedTuple):
     found: Found
     rules: int
     shards: tuple[int, ...]
-    parts: tuple[int, ...]
+    parts: Mapping[int, int]
     bytes: int
     copies: tuple[Copy, ...]
     unkeyed: tuple[str, ...]
@@ -66,8 +68,21 @@ class Preview(NamedTuple):
     stones: Tombstones
 
 
+class Completed(NamedTuple):
+    """What was taken out.
+
+    rows:   how many rows.
+    gone:   copies that were named and are not there any more.
+    failed: copies that could not be cleaned -> why.
+    """
+
+    rows: int
+    gone: tuple[str, ...]
+    failed: Mapping[str, str]
+
+
 def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int | None = None) -> Preview:
-    """What forgetting `wanted` would do; nothing changes.
+    """What forgetting `wanted` would do; nothing changes, and a job may work in the run meanwhile.
 
     also: exports and other copies of the product.  at: when, in seconds since the epoch.
     Raises RunDirError if nothing is planned, UserError for a copy that cannot be read.
@@ -77,26 +92,25 @@ def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int
     found = find(store, wanted, here.plan.shard_numbers(), selection=here.tables.selection, at=now)
     before = Tombstones.read(store)
     ruled = before.with_rows(wanted.tombstones(now))
-    stones = ruled.with_rows(found.places)
+    stones = ruled.with_rows(found.places).with_rows(found.spellings)
     shards = tuple(sorted(set(found.places["shard"].to_pylist())))
-    parts = _parts(here, frozenset(shards), found.places["digest"].to_pylist())
+    parts = _holding(here, frozenset(found.places["digest"].to_pylist()))
     copies = [copy for place in also for copy in find_copies(place, stones.uids)]
     stones.work = {
         "at": now,
         "rows": found.rows,
         "kept": found.kept,
-        "parts": parts,
         "also": [str(place.absolute()) for place in also],
         "reports": [name for name in REPORTS if found.rows and store.exists(name)],
     }
-    rewritten = [int(number) for number, part in parts.items() if part["rows"]]
-    files = here.files(shards, rewritten)
+    files = here.files(shards, parts)
     strays, mentions = here.look_around(found.urls)
+    strays = (*strays, *(str(file) for place in also for file in unfinished(place)))
     return Preview(
         found=found,
         rules=len(ruled.table) - len(before.table),
         shards=shards,
-        parts=tuple(rewritten),
+        parts=parts,
         bytes=sum(info.size for info in files) + sum(copy.bytes for copy in copies),
         copies=tuple(copies),
         unkeyed=tuple(here.tables.unkeyed),
@@ -107,26 +121,33 @@ def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int
 
 
 def begin(store: Store, planned: Preview) -> None:
-    """Write the tombstones: from here on the rows must go, even if the work is interrupted."""
+    """Write the tombstones: from here on the rows must go, even if the work is interrupted.
+
+    The caller must hold the run's lock, since before `preview`.
+    """
+    planned.stones.work["parts"] = _parts(Place(store), planned)
     planned.stones.write(store, "forget.tombstones")
 
 
 def complete_pending(store: Store) -> None:
     """`complete` for a job that is about to start.  Raises RunDirError if another one works in the run."""
-    if Tombstones.read(store).work:
-        with store.locked():
-            complete(store)
+    if not Tombstones.read(store).work:
+        return
+    with store.locked():
+        done = complete(store)
+    for copy in (*done.gone, *done.failed) if done else ():
+        logger.warning("rows that were forgotten may still be in this copy, which --also named: %s", copy)
 
 
-def complete(store: Store) -> dict[str, Any]:
-    """Do the work that the tombstones name and return it; empty if there is none.
+def complete(store: Store) -> Completed | None:
+    """Do the work that the tombstones name; None if there is none.
 
-    The caller must hold the run's lock.  Raises as `preview`.
+    The caller must hold the run's lock.  Raises RunDirError if nothing is planned.
     """
     stones = Tombstones.read(store)
     work = stones.work
     if not work:
-        return {}
+        return None
     here = Place(store)
     began = time.time()
     for name in work["reports"]:
@@ -139,17 +160,31 @@ def complete(store: Store) -> dict[str, Any]:
     _rewrite_tables(here, stones)
     _rewrite_parts(here, stones)
     if store.exists(_CARD):
-        kept = sum(kept_rows(manifest) for manifest in store.manifests(here.tables.selection))
-        write_card(store, here.recipe, here.flow.carried, rows=kept)
+        write_card(store, here.recipe, here.flow.carried)
     fault_point("forget.parts_rewritten")
-    for place in work["also"]:
-        clean_copies(Path(place), stones.uids)
+    gone, failed = _clean(work["also"], stones.uids)
     fault_point("forget.copies_rewritten")
-    here.record(work, began)
+    here.record({**work, "not_cleaned": sorted(gone + list(failed))}, began)
     if work["reports"]:
         _report(here)
     Tombstones(stones.table).write(store, "forget.done")
-    return work
+    return Completed(work["rows"], tuple(gone), failed)
+
+
+def _clean(places: Sequence[str], uids: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Clean copies; which of them are gone, and why others could not be cleaned."""
+    gone: list[str] = []
+    failed: dict[str, str] = {}
+    for place in places:
+        try:
+            clean_copies(Path(place), uids)
+        except NoCopy:
+            gone.append(place)
+        except UserError as error:
+            failed[place] = f"{error.rule}; {error.value}"
+        except OSError as error:
+            failed[place] = str(error)
+    return gone, failed
 
 
 def _report(here: Place) -> None:
@@ -175,26 +210,36 @@ def _rewrite_tables(here: Place, stones: Tombstones) -> None:
         list(pool.map(rewrite, sorted(set(pending["shard"].to_pylist()))))
 
 
-def _parts(here: Place, shards: frozenset[int], uids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The parts that change: number -> its commit's key (None: not committed), `fresh`, and rows to remove."""
-    if not shards:
+def _holding(here: Place, uids: Collection[str]) -> dict[int, int]:
+    """The parts that hold rows with these uids: number -> how many rows."""
+    if not uids:
         return {}
-    committed = here.store.index(PAIRS)
-    wanted = here.wanted_parts()
-    asked = pa.array(sorted(set(uids)), pa.string())
+    asked = pa.array(sorted(uids), pa.string())
 
     def held(number: int) -> int:
-        return pc.sum(pc.is_in(here.store.load(PAIRS, number, ["uid"])["uid"], asked)).as_py() or 0
+        try:
+            rows = here.store.load(PAIRS, number, ["uid"])
+        except FileNotFoundError:  # a job that packs has just removed it
+            return 0
+        return pc.sum(pc.is_in(rows["uid"], asked)).as_py() or 0
 
     numbers = here.part_numbers()
     with ThreadPoolExecutor(_WORKERS) as pool:
-        rows = list(pool.map(held, numbers))
+        return {number: rows for number, rows in zip(numbers, pool.map(held, numbers), strict=True) if rows}
+
+
+def _parts(here: Place, planned: Preview) -> dict[str, dict[str, Any]]:
+    """The parts that change: number -> its commit's key (None: not committed), `fresh`, and rows to remove."""
+    if not planned.shards:
+        return {}
+    committed = here.store.index(PAIRS)
+    wanted = here.wanted_parts()
     found: dict[str, dict[str, Any]] = {}
-    for number, gone in zip(numbers, rows, strict=True):
-        key = committed[number].key if number in committed else None
+    for number in here.part_numbers():
+        key, gone = committed[number].key if number in committed else None, planned.parts.get(number, 0)
         part = wanted.get(number)
         fresh = part is not None and part.key == key
-        if gone or (part is not None and fresh and shards & set(part.shards)):
+        if gone or (part is not None and fresh and set(planned.shards) & set(part.shards)):
             found[str(number)] = {"key": key, "fresh": fresh, "rows": gone}
     return found
 

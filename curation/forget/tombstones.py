@@ -1,8 +1,9 @@
 """Tombstones: what must not come back into a run, as digests, in `RUN/forgotten.parquet`.
 
-A tombstone of kind `uid` is one row of the run; `url`, `host` and `sha256` are rules, which also apply to rows added
-later.  They are kept as BLAKE2b of the canonical URL, the host and the picture's SHA-256.  A digest does not reveal
-what it was made from, but anyone who knows a URL can check whether it is listed: that is its purpose.
+A tombstone of kind `uid` is one row of the run; `row` is its URL and text in any spelling of the URL.  `url`, `host`
+and `sha256` are rules, which also apply to rows added later.  They are kept as BLAKE2b of the requested URL (and text),
+the host and the picture's SHA-256.  A digest does not reveal what it was made from, but anyone who knows a URL can
+check whether it is listed: that is its purpose.
 
 The file is also the log of the work: it is written before anything is removed, and work that it names remains to be
 done.
@@ -15,20 +16,20 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.identity import canonical_url, url_host
+from curation.identity import requested_urls, url_host
 from pairmill.errors import RunDirError
 from pairmill.store import Store
 
 FILE = "forgotten.parquet"
 
-Kind = Literal["uid", "url", "host", "sha256"]
+Kind = Literal["uid", "row", "url", "host", "sha256"]
 
 #: shard: that of the row, null for a rule.  kept: whether the product held the row.  at: seconds since the epoch.
 SCHEMA = pa.schema(
@@ -48,13 +49,18 @@ _WORK = b"pairmill.forget"
 def rule_digest(kind: Kind, value: str) -> str:
     """The digest that is stored for a rule: 128-bit BLAKE2b, hex; a uid is one already and stays unchanged.
 
-    value: canonical URL; host in the form of `identity.url_host`, with a dot in front for every host below it; SHA-256
-    in lower-case hex.
+    value: URL in the form of `identity.requested_url`; host in the form of `identity.url_host`, with a dot in front for
+    every host below it; SHA-256 in lower-case hex.  Those of rows are made by `row_digests`.
     """
     if kind == "uid":
         return value
     content = value.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(content, digest_size=16, person=f"pairmill/{kind}".encode()).hexdigest()
+
+
+def row_digests(url: str, alt: str) -> tuple[str, ...]:
+    """The digests of a row's URL, in each form in which it is compared, and its raw text."""
+    return tuple(rule_digest("row", f"{form}\0{alt}") for form in requested_urls(url))
 
 
 class Tombstones:
@@ -100,13 +106,15 @@ class Tombstones:
         rows = self.table.filter(pc.and_(pc.equal(self.table["kind"], "uid"), pc.fill_null(self.table["kept"], False)))
         return Counter(rows["shard"].to_pylist())
 
-    def covers(self, uid: str, url: str) -> bool:
-        """Whether a row with this uid and this URL is forgotten."""
-        return uid in self._of["uid"] or self.covers_url(url)
+    def covers(self, uid: str, url: str, alt: str) -> bool:
+        """Whether a row with this uid, this URL and this raw text is forgotten."""
+        if uid in self._of["uid"] or self.covers_url(url):
+            return True
+        return bool(self._of["row"]) and not self._of["row"].isdisjoint(row_digests(url, alt))
 
     def covers_url(self, url: str) -> bool:
         """Whether a rule forbids this URL or its host."""
-        if self._of["url"] and rule_digest("url", canonical_url(url)) in self._of["url"]:
+        if self._of["url"] and any(rule_digest("url", form) in self._of["url"] for form in requested_urls(url)):
             return True
         return bool(self._of["host"]) and any(rule_digest("host", h) in self._of["host"] for h in _hosts(url))
 
@@ -114,15 +122,15 @@ class Tombstones:
         """Whether a rule forbids the picture whose original bytes have this SHA-256 (hex)."""
         return bool(self._of["sha256"] and sha256) and rule_digest("sha256", str(sha256)) in self._of["sha256"]
 
-    def mask(self, uids: Sequence[str], urls: Sequence[str]) -> npt.NDArray[np.bool_]:
+    def mask(self, uids: Sequence[str], urls: Sequence[str], alts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which of some rows are forgotten."""
         if not len(self.table):
             return np.zeros(len(uids), np.bool_)
-        return np.fromiter(map(self.covers, uids, urls), np.bool_, len(uids))
+        return np.fromiter(map(self.covers, uids, urls, alts), np.bool_, len(uids))
 
     @cached_property
     def _of(self) -> Mapping[str, frozenset[str]]:
-        found: dict[str, set[str]] = {"uid": set(), "url": set(), "host": set(), "sha256": set()}
+        found: dict[str, set[str]] = {kind: set() for kind in get_args(Kind)}
         for kind, digest in zip(self.table["kind"].to_pylist(), self.table["digest"].to_pylist(), strict=True):
             found[kind].add(digest)
         return {kind: frozenset(digests) for kind, digests in found.items()}

@@ -1,7 +1,7 @@
 """Image heads: small models that score an image, from its pixels or its embedding.
 
-A head is one class in one file and one line in the registry below.  The rule that uses a head (`filters/safety.py`)
-loads it once per process, with `loaded`.
+A head is one class in one file and one line in the registry below.  The rule that uses a head (`filters/safety.py`, by
+the key `filter.nsfw_head`) loads it once per process, with `loaded`.
 
 Read in this order: this file (the contract), open_nsfw.
 """
@@ -48,7 +48,7 @@ class HeadDeclaration(Protocol):
         ...
 
 
-HEADS: Registry[HeadDeclaration] = Registry("heads", {"open_nsfw": "curation.heads.open_nsfw:OpenNsfw"})
+HEADS: Registry[HeadDeclaration] = Registry("filter.nsfw_head", {"open_nsfw": "curation.heads.open_nsfw:OpenNsfw"})
 
 
 @cache

@@ -149,7 +149,7 @@ def check_url(url: str) -> Target:
     if "@" in authority:
         raise Refused(Status.FORBIDDEN_USERINFO, "user name or password in the URL")
     host, port = _split_port(authority, _DEFAULT_PORTS[scheme])
-    host = _canonical_host(host)
+    host = canonical_host(host)
     shown = f"[{host}]" if ":" in host else host
     if port != _DEFAULT_PORTS[scheme]:
         shown = f"{shown}:{port}"
@@ -186,7 +186,8 @@ def _split_port(authority: str, default: int) -> tuple[str, int]:
     return host, int(digits)
 
 
-def _canonical_host(host: str) -> str:
+def canonical_host(host: str) -> str:
+    """A host's name in the one form that is looked up; IPv6 is given in brackets.  Raises `Refused` if it is none."""
     if host.startswith("["):
         try:
             return str(IPv6Address(host[1:-1]))

@@ -61,6 +61,7 @@ class Fetcher:
 
     gate: this fetcher's client of a gate shared with others (entered by the fetcher); by default its own gate.
     room: awaited before each request, so that the consumer of bodies can pause fetching; not part of the deadline.
+    forgotten: whether a URL must not be requested (`pairmill forget`), asked of each redirect too.
     lookup: resolves names, blocking, in threads.
     """
 
@@ -70,12 +71,14 @@ class Fetcher:
         gate: GateClient | None = None,
         *,
         room: Callable[[], Awaitable[None]] | None = None,
+        forgotten: Callable[[str], bool] = lambda url: False,
         lookup: Lookup = system_lookup,
         resolver: Resolver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._room = room
+        self._forgotten = forgotten
         self._gate = gate or local_gate(config)
         self._http = SafeHttp(config, lookup, resolver=resolver)
         self._sites = SiteRules(config, self._http, self._gate)
@@ -139,6 +142,8 @@ class Fetcher:
         """Follow `target` to an answer; raises `HTTP_ERRORS`."""
         for _ in range(self._config.max_redirects + 1):
             progress.url = target.url
+            if self._forgotten(target.url):
+                raise FetchError(Status.FORGOTTEN, "a rule of `pairmill forget` covers it")
             left = progress.left()
             try:
                 addresses = await self._http.resolver.addresses(target.host, target.port, left)

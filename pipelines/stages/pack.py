@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from curation.duplicates.stage import Deduplicate
 from curation.pack import Pack, PackConfig, pack_rows
-from curation.selection import apply_selection
 from curation.shards import Work, read_shard
 from curation.telemetry import count_rows
 from pairmill.layout import PAIRS
@@ -21,8 +19,17 @@ from pipelines.stages.reporting import run_meter
 class PackStage:
     """Write part files."""
 
-    def __init__(self, pack: Packing, store: Store, reads: Mapping[str, Sequence[str]], board: Any) -> None:
-        self._pack, self._store, self._reads, self._board, self._meter = pack, store, reads, board, run_meter()
+    def __init__(
+        self,
+        pack: Packing,
+        store: Store,
+        reads: Mapping[str, Sequence[str]],
+        prepare: Callable[[pa.Table], pa.Table],
+        board: Any,
+    ) -> None:
+        """reads, prepare: what to load of the tables, and what drops the rows that the selection does not keep."""
+        self._pack, self._store, self._reads, self._prepare = pack, store, reads, prepare
+        self._board, self._meter = board, run_meter()
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         for part in parts.to_pylist():
@@ -38,19 +45,17 @@ class PackStage:
 
     def _packed(self, shard: int) -> pa.Table:
         rows = read_shard(self._store, Work(shard, dict.fromkeys(self._reads, "")), self._reads, self._pack.input_type)
-        rows = apply_selection(rows, Deduplicate.name, self._pack.reasons)
-        return pack_rows(rows, self._pack.config, self._pack.extension, self._pack.columns)
+        return pack_rows(self._prepare(rows), self._pack.config, self._pack.extension, self._pack.columns)
 
 
 class Packing(NamedTuple):
     """How the product is made.
 
-    extension: of its images' format.  columns: carried over, with their types.  reasons: the selection's.
+    extension: of its images' format.  columns: carried over, with their types.
     input_type: of the column `input` over all lists; None if they had no other columns.
     """
 
     config: PackConfig
     extension: str
     columns: Mapping[str, pa.DataType]
-    reasons: Sequence[str]
     input_type: pa.StructType | None

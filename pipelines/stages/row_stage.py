@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from curation.download import Download
 from curation.flow import Tables
 from curation.reuse import restored, to_be_made, was_there, with_made_from, work_again
-from curation.schema import DROPS, add_seconds, add_worked
+from curation.schema import DROPS, add_seconds, add_worked, set_columns
 from curation.stage import Runtime, Stage
 from curation.table import Table
 from pairmill.errors import IntegrityError
-from pairmill.store import Store
+from pairmill.store import Store, content_digest
 from pipelines.stages.reporting import Reporter
 
 
@@ -88,7 +88,7 @@ class RowStage:
     def _work(self, rows: pa.Table) -> pa.Table:
         done = self._stage(rows)
         check_work(self._stage, rows, done)
-        return done
+        return without_dropped(self._stage, done)
 
     def _again(self, rows: pa.Table, again: pa.Array, began: float) -> pa.Table:
         done, worked = work_again(self._stage, rows, again, self._work)
@@ -118,22 +118,74 @@ def named(stage: Stage, kind: type[RowStage]) -> type[RowStage]:
 
 
 def check_work(stage: Stage, given: pa.Table, made: pa.Table) -> None:
-    """Raise IntegrityError unless `made` has the rows of `given` in their order, and the columns that were declared."""
+    """Raise IntegrityError unless `made` is `given` with the columns and drops that were declared, and nothing else."""
+    if not isinstance(made, pa.Table):
+        raise IntegrityError(f"stage {stage.name} must return a pyarrow.Table; found: {type(made).__name__}")
+    names = made.schema.names
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise IntegrityError(f"stage {stage.name} must return each column once; found twice: {min(twice)}")
+    added = {column.name: column for one in (stage, *stage.inner) for column in one.adds}
+    if lost := [name for name in given.schema.names if name not in names and name not in added]:
+        raise IntegrityError(f"stage {stage.name} must return the columns it was given; missing: {', '.join(lost)}")
     if not made["uid"].equals(given["uid"]):
         raise IntegrityError(f"stage {stage.name} must return the rows it was given, all of them and in the same order")
-    for column in (column for one in (stage, *stage.inner) for column in one.adds):
-        found = made.schema.field(column.name).type if column.name in made.schema.names else None
+    for column in added.values():
+        found = made.schema.field(column.name).type if column.name in names else None
         if found != column.type:
             raise IntegrityError(
                 f"stage {stage.name} must add the column {column.name} of type {column.type}, as it declares; "
                 f"found: {found or 'no such column'}"
             )
+    for name in names:
+        if name in added or name in DROPS:
+            continue
+        if name in given.schema.names:
+            if not _unchanged(given[name], made[name]):
+                raise IntegrityError(
+                    f"stage {stage.name} must leave columns that it does not add as they are; changed: {name}"
+                )
+        elif not name.startswith("_"):
+            raise IntegrityError(f"stage {stage.name} must declare the columns that it adds; found: {name}")
+    _check_drops(stage, given, made)
+
+
+def _unchanged(given: pa.ChunkedArray, made: pa.ChunkedArray) -> bool:
+    # Arrow compares no bytes of a column that was passed on.  To it, NaN differs from NaN.
+    return bool(made.equals(given)) or (
+        made.type == given.type and content_digest(pa.table({"": made})) == content_digest(pa.table({"": given}))
+    )
+
+
+def _check_drops(stage: Stage, given: pa.Table, made: pa.Table) -> None:
     was = pc.is_valid(given["drop_reason"])
     for name in DROPS:
         kept = pc.or_(pc.invert(was), pc.fill_null(pc.equal(given[name], made[name]), False))
         if not pc.all(kept, min_count=0).as_py():
             raise IntegrityError(f"stage {stage.name} must keep the {name} of rows that were dropped before it")
     _check_reasons(stage, made.filter(pc.invert(was)), [s.name for s in (stage, *stage.inner)])
+
+
+def without_dropped(stage: Stage, made: pa.Table) -> pa.Table:
+    """What a stage without drop reasons made, without results for rows that were dropped before it.
+
+    Unless it has a model, its table has no drop columns.  That it leaves dropped rows alone shows that it follows from
+    the tables before.
+    Raises IntegrityError if the stage's `left_alone` takes rows without results for rows that it worked on.
+    """
+    if stage.drops or stage.made_from is not None or not stage.adds:
+        return made
+    dropped = pc.is_valid(made["drop_reason"])
+    if not _worked_on(stage, made, dropped):
+        return made
+    cleared = {c.name: pc.if_else(dropped, pa.scalar(None, c.type), made[c.name]) for c in stage.adds}
+    made = set_columns(made, cleared)
+    if _worked_on(stage, made, dropped):
+        raise IntegrityError(f"`left_alone` of stage {stage.name} must be true for rows without results")
+    return made
+
+
+def _worked_on(stage: Stage, rows: pa.Table, dropped: pa.ChunkedArray) -> bool:
+    return bool(pc.any(pc.and_(dropped, pc.invert(stage.left_alone(rows))), min_count=0).as_py())
 
 
 def _check_reasons(stage: Stage, rows: pa.Table, names: Sequence[str]) -> None:

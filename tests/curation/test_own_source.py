@@ -22,6 +22,9 @@ class Own(Stage):
 
     def identity(self):
         return "the same whatever it does"
+
+    def __call__(self, rows):
+        return rows
 """
 KIND = """
 import pyarrow as pa
@@ -42,6 +45,18 @@ class Own:
     @classmethod
     def check(cls, config, section):
         return Checkpoint(source=section.model, commit=None, revision="1")
+"""
+HEAD = """
+import pyarrow as pa
+from pairmill.registry import NamedConfig
+
+class Own:
+    Config, input = NamedConfig, "pixels"
+    columns = pa.schema([("nsfw", pa.float32())])
+
+    @classmethod
+    def revision(cls, config):
+        return "1"
 """
 FUNCTION = """
 def Own(rows):
@@ -73,6 +88,7 @@ def edited(folder: Path, module: str, source: str, sections: dict[str, Any]) -> 
         ("kind", KIND, {"deduplicate": {"kinds": ["{}:Own"]}}, "selections/default"),
         ("captioner", CAPTIONER, {"recaption": {"model": "m", "engine": {"name": "{}:Own"}}}, "columns/recaption"),
         ("translator", CAPTIONER, {"translate": {"model": "m", "engine": "{}:Own"}}, "columns/translate"),
+        ("head", HEAD, {"filter": {"nsfw_max": 0.5, "nsfw_head": "{}:Own"}}, "columns/filter"),
         ("function", FUNCTION, {"filter": {"callables": ["{}:Own"]}}, "columns/filter"),
     ],
 )

@@ -41,6 +41,19 @@ class Darkness(Stage):
     reads = ("entropy",)
     adds = (Column("dark", pa.float32()),)
 
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return rows
+
+
+class Prude:
+    """A user's own image head."""
+
+    Config, input, columns = NamedConfig, "pixels", pa.schema([("nsfw", pa.float32())])
+
+    @classmethod
+    def revision(cls, config: NamedConfig) -> str:
+        return "1"
+
 
 class Change(NamedTuple):
     """Another value of a key, and the tables that it makes stale.  given: other keys, before and after."""
@@ -112,6 +125,7 @@ CHANGES: dict[str, Change] = {
     **{f"filter.{key}": filtered(False) for key in ("drop_url_captions", "drop_file_names", "drop_boilerplate")},
     **{"filter.boilerplate_file": filtered("{words}"), "filter.listed_words": filtered(["casino"])},
     **{"filter.languages": filtered(["en"]), "filter.nsfw_max": filtered(0.5), "filter.where": filtered("width > 3")},
+    "filter.nsfw_head": filtered({"name": "test_staleness:Prude"}, filter__nsfw_max=0.5),
     **{
         "filter.quality_model": filtered("{model}"),
         "filter.min_quality": filtered(0.1, filter__quality_model="{model}"),

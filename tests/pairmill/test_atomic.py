@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pairmill import faults
-from pairmill.atomic import require_empty, whole_file, whole_folder
+from pairmill.atomic import is_partial, partials_of, require_empty, whole_file, whole_folder
 from pairmill.errors import UserError
 
 
@@ -64,7 +64,19 @@ def test_a_killed_writer_leaves_the_old_file_and_a_hidden_one(tmp_path: Path) ->
     killed = subprocess.run([sys.executable, "-c", WRITE, str(path)], env=os.environ | armed, check=False)
     assert killed.returncode == -9 and path.read_bytes() == b"old"
     [left] = set(os.listdir(path.parent)) - {"a.bin"}
-    assert left.startswith(".") and left.endswith(".partial")
+    assert left.startswith(".") and is_partial(path.parent / left)
+    assert partials_of([path, tmp_path / "nowhere" / "a.bin"]) == [path.parent / left]
+    assert partials_of([path.parent / "b.bin", path.parent / "*", path.parent / "a"]) == []
+
+
+@pytest.mark.parametrize("name", ["[a]*.tar", "a" * 250, "图" * 80, ".a.", "a\nb"])
+def test_what_is_not_finished_is_known_by_its_name(tmp_path: Path, name: str) -> None:
+    with whole_file(tmp_path / name):
+        [partial] = tmp_path.iterdir()
+        assert partials_of([tmp_path / name]) == [partial]
+        assert is_partial(partial)
+        assert not is_partial(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_a_folder_takes_its_name_when_its_block_ends(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ RELAYS = {"curation/filters/where.py:_refuse": 2, "curation/filters/where.py:_po
 #: Functions that raise a rule again that was one already: file:function -> whose it was.
 AGAIN = {
     "pairmill/errors.py:_rebuild": "an error that travels between processes",
+    "pairmill/worker_errors.py:_again": "an error that travels as text",
     "training/errors.py:reported_error": "the error that a worker left in a file",
     "tune/space.py:check_space": "what the training recipe says of a value, with the key of the space in front",
 }

@@ -17,9 +17,10 @@ from curation.images.stage import Inspect
 from curation.plan import plan
 from curation.schema import add_seconds, add_worked, set_columns
 from curation.shards import commit_shard
+from pairmill.errors import RecipeError, RunDirError
 from pairmill.store import Store
-from pipelines.consent import Again, ConsentError, ask, fetch_again
-from pipelines.curate import tables_of
+from pipelines.consent import Acceptance, Again, ConsentError, ask, fetch_again
+from pipelines.curate import curate, tables_of
 from pipelines.recipe import CurateRecipe
 
 #: Pictures of a shard, its rows, and the bytes and seconds that each picture took.
@@ -124,3 +125,39 @@ def test_the_command_refuses_with_exit_2_and_leaves_the_run_as_it_is(tmp_path: P
     assert said["value"].startswith("3 results would be made again, 3.0 kB, about 6 s of one worker, and 0 are new")
     assert "--yes" in said["fix"]
     assert {file: file.read_bytes() for file in Path(store.uri).rglob("*") if file.is_file()} == before
+
+
+def test_a_refused_recipe_does_not_become_the_runs(tmp_path: Path) -> None:
+    store, made_by = committed(tmp_path, shards=1, of=2)
+    now = recipe(tmp_path, size=64)
+    now = now.model_copy(update={"download": now.download.model_copy(update={"enabled": False})})
+    for before in (None, made_by.to_yaml()):
+        if before is not None:
+            store.write_bytes("recipe.yaml", before.encode())
+        with pytest.raises(RecipeError, match=r"(?s)download\.enabled must be true .* 1 shards"):
+            curate(now)
+        assert store.read_text("recipe.yaml") == before
+
+
+@pytest.mark.parametrize("before", [None, "before: 1\n"])
+def test_a_refusal_after_the_first_work_brings_the_old_recipe_back(tmp_path: Path, before: str | None) -> None:
+    store = Store(str(tmp_path / "run"))
+    if before is not None:
+        store.write_bytes("recipe.yaml", before.encode())
+    acceptance = Acceptance(store, "now: 2\n")
+    acceptance.withdraw()
+    assert store.read_text("recipe.yaml") == before
+    for _ in range(2):
+        acceptance.accept()
+        assert store.read_text("recipe.yaml") == "now: 2\n"
+    acceptance.withdraw()
+    assert store.read_text("recipe.yaml") == before
+
+
+@pytest.mark.ray
+def test_a_run_in_which_another_job_works_keeps_its_recipe(tmp_path: Path, local_ray: None) -> None:
+    store, made_by = committed(tmp_path, shards=1, of=1)
+    store.write_bytes("recipe.yaml", made_by.to_yaml().encode())
+    with store.locked(), pytest.raises(RunDirError, match="one job at a time"):
+        curate(recipe(tmp_path, size=64, max_frames=2))
+    assert store.read_text("recipe.yaml") == made_by.to_yaml()

@@ -74,15 +74,15 @@ class Demo(NamedTuple):
         return {row["uid"] for row in self.gone}
 
 
-def alone(store: Store, pairs: pa.Table) -> list[dict[str, Any]]:
-    """Kept rows whose pictures are like no other's, of any row."""
+def alone(store: Store, pairs: pa.Table, folder: str) -> list[dict[str, Any]]:
+    """Kept rows whose pictures are like no other's, of any row, and whose URLs are in a folder of the server."""
     tables = [store.load("images", shard, ["uid", "phash"]) for shard in store.index("images")]
     images = pa.concat_tables(tables).filter(pc.is_valid(pa.concat_tables(tables)["phash"]))
     hashes = images["phash"].to_numpy()
     found = []
     for row in pairs.to_pylist():
         bits = bit_count(hashes ^ np.uint64(row["phash"]))
-        if (bits < FAR).sum() == 1:
+        if (bits < FAR).sum() == 1 and f"/{folder}/" in row["url"]:
             found.append(row)
     return found
 
@@ -106,7 +106,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[
         export_webdataset(store, folder / "exports" / "tars", rows_per_shard=100)
         export_img2dataset(store, folder / "exports" / "parquet", rows_per_shard=100)
         kept = pq.read_table(sorted((folder / "run" / PAIRS).glob("part-*.parquet")))
-        gone = sorted(alone(store, kept.drop_columns(["image", "texts"])), key=lambda row: row["uid"])[:10]
+        # Of the proper pictures, because other folders of the server lead to them, and not to each other.  Which uids
+        # come first depends on its port.
+        plain = alone(store, kept.drop_columns(["image", "texts"]), "images")
+        gone = sorted(plain, key=lambda row: row["uid"])[:10]
         asked = [f"--uid={row['uid']}" for row in gone[:4]] + [f"--url={row['url']}" for row in gone[4:8]]
         listed = folder / "takedown.txt"
         listed.write_text("".join(f"{row['sha256']}\n" for row in gone[8:]))
@@ -274,7 +277,7 @@ def test_a_longer_list_does_not_bring_them_back(demo: Demo, done: Path) -> None:
     assert [row["drop_reason"] for row in rows] == ["forgotten"] * 14
     assert [row["drop_stage"] for row in rows] == ["plan"] * 11 + ["download"] * 3
     fetched = {one for one, n in (counts(demo) - asked).items() if n and one != "/robots.txt"}
-    assert not fetched & {path[row["uid"]] for row in demo.gone[:8]} - {path[by_url["uid"]]}
+    assert not fetched & {path[row["uid"]] for row in demo.gone[:8]}  # the redirect to one of them is not followed
     pictures = {needle for needle in of_rows(demo.run, demo.uids) if needle.startswith(b"\xff\xd8")}
     texts = {row["url"].encode() for row in demo.gone[:8]} | {b"another text for it"}
     assert len(pictures) == 10

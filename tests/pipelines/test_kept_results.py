@@ -19,7 +19,7 @@ from ray import cloudpickle
 from curation.schema import live, set_columns
 from curation.stage import Column, Stage, StageConfig
 from pairmill.store import Store
-from pipelines.curate import curate
+from pipelines.curate import curate, select
 from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server
@@ -33,9 +33,10 @@ TABLE = "columns/witness"
 
 class WitnessConfig(StageConfig):
     log: str = Field(description="the file to which it writes the rows that it works on")
+    least: int = Field(0, description="bytes below which it drops a picture")
 
     def identity(self) -> object:
-        return []
+        return self.least
 
 
 class Witness(Stage):
@@ -43,16 +44,32 @@ class Witness(Stage):
 
     name, segment, pool = "witness", "rewrite", "model"
     reads = ("uid", "image", "caption")
-    adds = (Column("seen", pa.string(), "what it saw", carried=True),)
+    adds = (Column("seen", pa.int64(), "how many bytes it saw", carried=True),)
+    drops = ("too_few_bytes",)
     Config = WitnessConfig
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         alive = live(rows).to_pylist()
         values = zip(rows["uid"].to_pylist(), rows["image"].to_pylist(), alive, strict=True)
-        seen = [(uid, f"{len(image)} bytes") if lives else (uid, None) for uid, image, lives in values]
+        seen = [(uid, len(image)) if lives else (uid, None) for uid, image, lives in values]
         with Path(self.config.log).open("a") as log:
-            log.writelines(f"{uid}\n" for uid, text in seen if text is not None)
-        return set_columns(rows, {"seen": pa.array([text for _, text in seen], pa.string())})
+            log.writelines(f"{uid}\n" for uid, size in seen if size is not None)
+        rows = set_columns(rows, {"seen": pa.array([size for _, size in seen], pa.int64())})
+        if not self.drops:
+            return rows
+        return self.drop(rows, too_few_bytes=pc.less(rows["seen"], self.config.least))
+
+
+class Scorer(Witness):
+    """The same before the selection."""
+
+    name, segment = "scorer", "score"
+    adds = (Column("score", pa.int64(), "how many bytes it saw"),)
+    drops = ()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        made = super().__call__(rows)
+        return made.rename_columns(["score" if name == "seen" else name for name in made.schema.names])
 
 
 class Job(NamedTuple):
@@ -62,14 +79,17 @@ class Job(NamedTuple):
     def store(self) -> Store:
         return Store(str(self.folder / "run"))
 
-    def recipe(self, *more: str) -> CurateRecipe:
-        stages = json.dumps([{"name": f"{__name__}:Witness", "log": str(self.folder / "log")}])
+    def recipe(self, *more: str, least: int = 0, scored: bool = False) -> CurateRecipe:
+        chosen = [{"name": f"{__name__}:Witness", "log": str(self.folder / "log"), "least": least}]
+        if scored:
+            chosen.append({"name": f"{__name__}:Scorer", "log": str(self.folder / "scores"), "least": 0})
+        stages = json.dumps(chosen)
         paths = [f"run_dir={self.folder / 'run'}", f"input.path={self.folder / 'urls.parquet'}", f"stages={stages}"]
         quick = ["shards.rows_per_shard=40", "recaption.enabled=false", "translate.enabled=false"]
         return load_recipe(RECIPE, [*paths, *quick, *more])
 
-    def worked(self) -> Counter[str]:
-        return Counter((self.folder / "log").read_text().split())
+    def worked(self, log: str = "log") -> Counter[str]:
+        return Counter((self.folder / log).read_text().split())
 
     def product(self) -> pa.Table:
         parts = sorted((self.folder / "run" / "pairs").glob("part-*.parquet"))
@@ -92,7 +112,7 @@ def job(tmp_path: Path, local_ray: None) -> Iterator[Job]:
     cloudpickle.unregister_pickle_by_value(module)
 
 
-@pytest.mark.parametrize("key", ["download.max_bytes=6000", "filter.min_side=220"])
+@pytest.mark.parametrize("key", ["download.max_bytes=6000", "filter.min_words=3"])
 def test_a_row_that_is_dropped_and_comes_back_is_not_paid_for_twice(job: Job, key: str) -> None:
     before, worked = job.product(), job.worked()
     assert set(worked.values()) == {1}
@@ -117,3 +137,30 @@ def test_what_was_made_of_an_erased_picture_goes_with_it(job: Job) -> None:
     made = {one["uid"]: one for one in job.rows(TABLE).to_pylist()}
     assert (made[row["uid"]]["seen"], made[row["uid"]]["witness_made_from"]) == (None, None)
     assert sum(one["seen"] is not None for one in made.values()) == len(job.worked()) - 1
+
+
+def test_a_stage_that_rewrites_may_drop_rows_too(job: Job) -> None:
+    before = job.product()
+    least = int(pc.approximate_median(before["seen"]).as_py())
+    report = curate(job.recipe(least=least), yes=True)
+    small = pc.less(before["seen"], least)
+    [stage] = [stage for stage in report["stages"] if stage["name"] == "witness"]
+    assert stage["dropped"] == {"too_few_bytes": pc.sum(small).as_py()}
+    assert (report["complete"], report["rows_kept"]) == (True, stage["rows_kept"])
+    assert job.product().equals(before.filter(pc.invert(small)))
+    assert f"{stage['rows_kept']} pairs" in (job.folder / "run" / "pairs" / "README.md").read_text()
+    # Dropped here and, for a while, by another stage too: nothing is asked again, and its own verdict stands.
+    worked = job.worked()
+    curate(job.recipe("download.max_bytes=6000", least=least))
+    report = curate(job.recipe(least=least))
+    assert job.product().equals(before.filter(pc.invert(small)))
+    assert job.worked() == worked
+
+
+def test_another_selection_takes_over_the_scores_that_the_run_has(job: Job) -> None:
+    curate(job.recipe("filter.min_words=3", scored=True), yes=True)
+    scored = job.worked("scores")
+    kept = select(job.recipe("filter.min_words=2", "deduplicate.name=more", scored=True))
+    more = job.worked("scores")
+    assert len(scored) < kept <= len(more)
+    assert set(more.values()) == {1}

@@ -25,7 +25,7 @@ from curation.schema import set_columns
 from curation.stage import Column, Runtime, Stage, StageConfig
 from curation.stage_docs import render_flow
 from curation.stages import CHOSEN_STAGES
-from pairmill.errors import RecipeError
+from pairmill.errors import IntegrityError, JobError, PairmillError, RecipeError
 from pairmill.registry import ChosenBy
 from pairmill.store import Store
 from pipelines.consent import ConsentError
@@ -64,6 +64,52 @@ class Brightness(Stage):
 
     def _score(self, image: bytes) -> float:
         return float(np.asarray(Image.open(io.BytesIO(image)).convert("L")).mean() / self.scale)
+
+
+class Length(Stage):
+    """Count the letters of every caption, of dropped rows too."""
+
+    name, segment = "length", "rewrite"
+    reads = ("alt",)
+    adds = (Column("letters", pa.int32(), "letters of the alt text", carried=True),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return set_columns(rows, {"letters": pc.utf8_length(rows["alt"])})
+
+
+class FailingConfig(StageConfig):
+    where: str = "setup"
+    error: str = ""
+
+
+class Failing(Stage):
+    """Fails in its worker."""
+
+    name, segment, pool = "failing", "score", "model"
+    adds = (Column("nothing", pa.int32()),)
+    Config = FailingConfig
+
+    def setup(self, runtime: Runtime) -> None:
+        self._fail("setup")
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        self._fail("call")
+        return rows
+
+    def _fail(self, where: str) -> None:
+        if self.config.where != where:
+            return
+        if self.config.error == "user":
+            raise RecipeError("failing.model must be a model", value="none", fix="name one")
+        if self.config.error == "ours":
+            raise IntegrityError("failing must keep its rows")
+        raise ValueError("something else")
+
+
+class FailingTask(Failing):
+    """Fails in a task."""
+
+    pool = "tasks"
 
 
 class Job(NamedTuple):
@@ -129,9 +175,11 @@ def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own
     assert committed(job.store) == before, "a resume has nothing to do"
 
     median = float(np.median(scores))
+    recipe = job.store.read_text("recipe.yaml")
     with pytest.raises(ConsentError, match="brightness must have your consent"):
         curate(job.recipe(median))
     assert committed(job.store) == before
+    assert job.store.read_text("recipe.yaml") == recipe
     second = curate(job.recipe(median), yes=True)
     [stage] = [stage for stage in second["stages"] if stage["name"] == "brightness"]
     dark = sum(score < np.float32(median) for score in scores)
@@ -152,6 +200,39 @@ def test_duplicates_may_be_ranked_by_its_score(job: Job) -> None:
     assert report["complete"]
     with pytest.raises(RecipeError, match=r"deduplicate\.score must name a numeric column"):
         curate(job.recipe(0.0, "deduplicate.score=brightnes"))
+
+
+@pytest.mark.ray
+def test_a_stage_without_drops_may_fill_every_row(job: Job) -> None:
+    stages = json.dumps([f"{__name__}:Length"])
+    report = curate(job.recipe(0.0, f"run_dir={job.folder / 'filled'}", f"stages={stages}"))
+    assert report["complete"]
+    [length] = [stage for stage in report["stages"] if stage["name"] == "length"]
+    assert 0 < length["rows_in"] == length["rows_kept"] < 63
+    pairs = pq.read_table(sorted((job.folder / "filled" / "pairs").glob("part-*.parquet")))
+    assert pairs["letters"].to_pylist() == [len(alt) for alt in pairs["alt"].to_pylist()]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["Failing", "FailingTask"])
+@pytest.mark.parametrize("where", ["setup", "call"])
+@pytest.mark.parametrize(
+    ("error", "raises", "says"),
+    [
+        ("user", RecipeError, "failing.model must be a model\n  got: none\n  fix: name one"),
+        ("ours", IntegrityError, "failing must keep its rows"),
+        ("other", JobError, "the job failed: ValueError: something else\nWhat was committed stays"),
+    ],
+)
+def test_an_error_in_a_worker_arrives_as_it_was_raised(
+    job: Job, kind: str, where: str, error: str, raises: type[PairmillError], says: str
+) -> None:
+    stages = json.dumps([{"name": f"{__name__}:{kind}", "where": where, "error": error}])
+    with pytest.raises(PairmillError) as raised:
+        curate(job.recipe(0.0, f"run_dir={job.folder / 'failed'}", f"stages={stages}"))
+    assert type(raised.value) is raises
+    assert str(raised.value).startswith(says)
+    assert "ray" not in str(raised.value).lower()
 
 
 def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> None:
@@ -189,11 +270,19 @@ def test_a_stage_that_does_not_fit_is_refused_with_the_recipe(stages: str, says:
         load_recipe(RECIPE, [f"stages={stages}"])
 
 
-class Misplaced(Stage):
-    name, segment = "misplaced", "score"
+class Idle(Stage):
+    """Base of stages that are refused before they run."""
+
+    name, segment = "idle", "score"
+    adds = (Column("idleness", pa.string()),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return rows
+
+
+class Misplaced(Idle):
     reads = ("caption_of_tomorrow",)
 
 
-class Twice(Stage):
-    name, segment = "twice", "score"
+class Twice(Idle):
     adds = (Column("caption", pa.string()),)

@@ -1,9 +1,10 @@
 import json
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from curation.stage import Stage
+from curation.stage import Column, Stage
 from pairmill.errors import RecipeError
 from pipelines.pools import Pool, check_placement, check_pools, connected, size_pools
 from pipelines.recipe import parse_recipe
@@ -89,12 +90,22 @@ class Short(Stage):
     """A user's own stage in the default pool."""
 
     name, segment = "short", "score"
+    reads = ("caption",)
+    adds = (Column("short", pa.string()),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return rows.append_column(self.name, rows["caption"])
 
 
 class Held(Stage):
     """One with a model."""
 
     name, segment, pool = "held", "score", "model"
+    reads = ("caption",)
+    adds = (Column("held", pa.string()),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return rows.append_column(self.name, rows["caption"])
 
 
 PLACED = {

@@ -27,8 +27,9 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
-from pairmill.errors import IntegrityError, JobError, PairmillError
+from pairmill.errors import IntegrityError, JobError
 from pairmill.registry import look_in
+from pairmill.worker_errors import raised_by
 from training.data.batches import Batch, assemble, read_here
 from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig
@@ -154,7 +155,7 @@ class Batches:
                 if not self._put(batch):
                     break
         except BaseException as error:
-            self._put(_cause(error))
+            self._put(raised_by(error) or error)
         finally:
             self._progress.close()
 
@@ -225,15 +226,3 @@ def batches(
     progress = _Progress(stream, rank_bundles(plan, rank, world, start_batch))
     made = assemble(progress, plan, rank=rank, world=world, start_batch=start_batch, pad_id=pad_id, length=length)
     return Batches(made, progress, timeout_s=config.timeout_s, ahead=config.queue_batches)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a reader raised, if it was meant for the user; else the error as it came."""
-    seen: BaseException | None = error
-    while seen is not None:
-        # Ray wraps an error in one that is of the same class as well, and prints as a trace: the inner one is meant.
-        inner = getattr(seen, "cause", None) or seen.__cause__
-        if isinstance(seen, PairmillError) and not isinstance(inner, PairmillError):
-            return seen
-        seen = inner
-    return error

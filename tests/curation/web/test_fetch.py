@@ -160,6 +160,22 @@ def test_redirects_are_followed_to_the_image() -> None:
     assert fetched.status is Status.REDIRECT_ERROR
 
 
+@pytest.mark.parametrize("at", ["/0", "/2", "/5"])
+def test_a_redirect_to_what_is_forgotten_is_not_followed(at: str) -> None:
+    async def behaviour(connection: Connection) -> None:
+        step = int(connection.head.split(b" ")[1].strip(b"/"))
+        answer = image() if step == 5 else head(f"Location: {step + 1}", "Content-Length: 0", status="301 Moved")
+        await connection.send(answer)
+
+    async def main() -> tuple[Fetched, list[bytes]]:
+        async with serving(behaviour) as server, Fetcher(config(), forgotten=lambda url: url.endswith(at)) as fetcher:
+            return await fetcher.fetch(f"http://127.0.0.1:{server.port}/0"), server.heads
+
+    fetched, heads = asyncio.run(main())
+    assert (fetched.status, fetched.body) == (Status.FORGOTTEN, b"")
+    assert [head.split()[1].decode() for head in heads] == [f"/{step}" for step in range(int(at[1:]))]
+
+
 def flaky(*bad: bytes) -> Behaviour:
     """Answers badly in turn, then well."""
     answers = list(bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from curation.schema import set_columns
 from curation.stage import Column, Stage, StageConfig
 from pairmill.errors import IntegrityError
-from pipelines.stages.row_stage import check_work
+from pipelines.stages.row_stage import check_work, without_dropped
 
 
 class Careless(Stage):
@@ -24,6 +25,22 @@ class Careless(Stage):
     def __call__(self, rows: pa.Table) -> pa.Table:
         numbers = pa.array(range(len(rows)), pa.int64() if self.broken == "type" else pa.int32())
         made = set_columns(rows, {} if self.broken == "column" else {"number": numbers})
+        if self.broken == "nothing":
+            return None  # type: ignore[return-value]
+        if self.broken == "twice":
+            return made.append_column("number", numbers)
+        if self.broken == "lost":
+            return made.drop_columns(["score"])
+        if self.broken == "undeclared":
+            return made.append_column("more", numbers)
+        if self.broken == "value":
+            return set_columns(made, {"score": pa.array([math.nan, 0.5])})
+        if self.broken == "pixels":
+            return set_columns(made, {"image": pa.array([b"1", b"3"])})
+        if self.broken == "column type":
+            return set_columns(made, {"image": made["image"].cast(pa.large_binary())})
+        if self.broken == "shard":
+            return set_columns(made, {"_shard": pa.array([2, 2])})
         if self.broken == "rows":
             return made.slice(1)
         if self.broken == "order":
@@ -42,12 +59,29 @@ class Careless(Stage):
 
 
 DROPPED = pa.array([None, "filter"], pa.string())
-ROWS = pa.table({"uid": ["a", "b"], "drop_stage": DROPPED, "drop_reason": pa.array([None, "nsfw"], pa.string())})
+ROWS = pa.table(
+    {
+        "uid": ["a", "b"],
+        "image": [b"1", b"2"],
+        "score": [math.nan, 0.25],
+        "_shard": [1, 1],
+        "drop_stage": DROPPED,
+        "drop_reason": pa.array([None, "nsfw"], pa.string()),
+    }
+)
 
 
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
+        ("nothing", r"must return a pyarrow\.Table; found: NoneType"),
+        ("twice", "must return each column once; found twice: number"),
+        ("lost", "must return the columns it was given; missing: score"),
+        ("undeclared", "must declare the columns that it adds; found: more"),
+        ("value", "must leave columns that it does not add as they are; changed: score"),
+        ("pixels", "must leave columns that it does not add as they are; changed: image"),
+        ("column type", "must leave columns that it does not add as they are; changed: image"),
+        ("shard", "must leave columns that it does not add as they are; changed: _shard"),
         ("rows", "must return the rows it was given"),
         ("order", "must return the rows it was given"),
         ("type", r"must add the column number of type int32.*found: int64"),
@@ -66,6 +100,39 @@ def test_what_a_stage_promised_is_held_against_what_it_did(
     monkeypatch.setattr(Careless, "broken", broken)
     with pytest.raises(IntegrityError, match=says):
         check_work(stage, ROWS, stage(ROWS))
+
+
+def test_columns_that_were_copied_or_cut_otherwise_are_unchanged() -> None:
+    stage = Careless(StageConfig(name="careless"))
+    copied = ROWS.take(pa.array([0, 1]))
+    check_work(stage, ROWS, stage(copied))
+    check_work(stage, ROWS, stage(pa.concat_tables([copied.slice(0, 1), copied.slice(1)])))
+
+
+class Thorough(Careless):
+    """Fills every row, and drops none."""
+
+    drops = ()
+
+
+def test_a_stage_without_drops_that_fills_every_row_keeps_nothing_of_dropped_rows() -> None:
+    stage = Thorough(StageConfig(name="thorough"))
+    assert without_dropped(stage, stage(ROWS))["number"].to_pylist() == [0, None]
+    kept = Careless(StageConfig(name="careless"))
+    assert without_dropped(kept, kept(ROWS))["number"].to_pylist() == [0, 1]
+
+
+class Contradictory(Thorough):
+    """Says that it worked on what has no result."""
+
+    def left_alone(self, rows: pa.Table) -> pa.Array:
+        return pa.array([False] * len(rows))
+
+
+def test_left_alone_and_the_columns_must_agree() -> None:
+    stage = Contradictory(StageConfig(name="contradictory"))
+    with pytest.raises(IntegrityError, match="`left_alone` of stage careless must be true"):
+        without_dropped(stage, stage(ROWS))
 
 
 def test_a_reason_that_it_does_not_declare_is_refused_at_once() -> None:
