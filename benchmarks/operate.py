@@ -189,9 +189,9 @@ def free_network() -> ipaddress.IPv4Network | None:
 
     A link with addresses that are in use would cut this machine off from their owners, such as its gateway.
     """
-    told = subprocess.run(["ip", "-json", "route", "show", "table", "all"], capture_output=True, text=True, check=True)
+    done = subprocess.run(["ip", "-json", "route", "show", "table", "all"], capture_output=True, text=True, check=True)
     taken = []
-    for route in json.loads(told.stdout):
+    for route in json.loads(done.stdout):
         try:
             taken.append(ipaddress.ip_network(route["dst"], strict=False))
         except (KeyError, ValueError):
@@ -313,9 +313,9 @@ def curation(
     tick("the second node took part", bool(worked), worked)
 
     done = cluster.pairmill(*recipe, *overrides, f"run_dir={folder / 'wrong'}", "input.url_column=URL")
-    told = done.stderr[done.stderr.rfind("pairmill: ") :]
+    said = done.stderr[done.stderr.rfind("pairmill: ") :]
     tick(
-        "a job whose input is wrong: exit 2, and the cause", done.returncode == 2 and "URL" in told, done.stderr[-3000:]
+        "a job whose input is wrong: exit 2, and the cause", done.returncode == 2 and "URL" in said, done.stderr[-3000:]
     )
     dead = ["recaption.engine={name: openai, base_url: 'http://127.0.0.1:9/v1', retries: 0}"]
     done = cluster.pairmill(*recipe, *overrides, *dead, "recaption.model=none", "translate.enabled=false")
@@ -348,7 +348,7 @@ def trained(cluster: Cluster, folder: Path, curated: str, tick: Callable[..., No
     done = cluster.pairmill(*command)
     steps = steps_of(run)
     tick(
-        "submitted again, it goes on after that step, to the end",
+        "submitted again, it resumes after that step and finishes",
         done.returncode == 0 and steps == list(range(1, STEPS + 1)),
         (reached, steps, done.stderr[-3000:]),
     )
@@ -405,7 +405,7 @@ def main() -> None:
             curated = curation(cluster, node, folder, base, check.tick)
             trained(cluster, folder, curated, check.tick)
             swept(cluster, folder, curated, check.tick)
-            told = cluster.pairmill("jobs")
+            jobs = cluster.pairmill("jobs")
             listed = {(job["kind"], job["status"]) for job in cluster.jobs()}
             expected = {
                 ("curate", "SUCCEEDED"),
@@ -415,7 +415,7 @@ def main() -> None:
                 ("sweep", "SUCCEEDED"),
             }
             check.tick("all of it is listed", expected <= listed, listed)
-            check.tick("and no token is shown", cluster.token not in told.stdout + told.stderr)
+            check.tick("and no token is shown", cluster.token not in jobs.stdout + jobs.stderr)
         finally:
             cluster.stop()
     holds = all(item["holds"] for item in check.items)

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KILLS: list[tuple[str, int, str]] = [
     ("tune.propose", 2, "before a trial is written down"),
     ("tune.proposed", 3, "after a trial is written down, before Ray Tune has it"),
-    ("tune.promote", 1, "a trial may go on from its rung, which nobody knows yet"),
+    ("tune.promote", 1, "a trial may continue past its rung, and no file says so yet"),
     ("train.committed", 3, "a trial has saved a checkpoint at its rung, and has not said so"),
     ("train.step", 7, "trials are at work"),
     ("tune.stopped", 2, "the search is done; of the trials that stay at a rung one is written down"),
@@ -134,7 +134,7 @@ def written(folder: Path, name: str) -> dict[str, int]:
     done = {}
     for trial in (folder / name / "trials").glob("*"):
         result = trial / "result.json"
-        finished = result.exists() and (told := json.loads(result.read_text()))["step"] >= told["steps"]
+        finished = result.exists() and (outcome := json.loads(result.read_text()))["step"] >= outcome["steps"]
         if finished or (trial / "stopped.json").exists():
             done[trial.name] = (trial / "metrics.jsonl").stat().st_mtime_ns if finished else 0
     return done

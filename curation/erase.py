@@ -9,7 +9,6 @@ rewritten from the last to the first, so that a killed rewriting finds the same 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 
 from curation.schema import DROPS, count_drops
 from curation.table import Table
+from pairmill.config import bytes_digest
 from pairmill.errors import IntegrityError
 from pairmill.store import Entry, Store, content_digest, parquet_bytes, shard_file
 
@@ -126,7 +126,7 @@ def _replace(store: Store, step: _Step, shard: int) -> None:
     data = None if step.rows is None else parquet_bytes(step.rows)
     if data is not None:
         manifest["bytes"] = data.nbytes
-    file = None if data is None else _file_digest(data)
+    file = None if data is None else bytes_digest(data)
     store.write_json(note, {"table": name, "shard": shard, "manifest": manifest, "file": file}, "rewrite.note")
     if data is not None:
         store.write_bytes(shard_file(name, shard), data, f"rewrite.{name}.data")
@@ -138,11 +138,7 @@ def _finish(store: Store, note: str) -> None:
     noted = store.read_json(note)
     if noted is not None:
         table, shard, manifest = noted["table"], noted["shard"], noted["manifest"]
-        if noted["file"] in (None, _file_digest(store.read_bytes(shard_file(table, shard)))):
+        if noted["file"] in (None, bytes_digest(store.read_bytes(shard_file(table, shard)))):
             store.write_manifest(table, shard, manifest, f"rewrite.{table}.manifest")
             store.retract(table, shard, keep=Entry(manifest["key"], manifest["content"]))
         store.remove(note)
-
-
-def _file_digest(data: bytes | memoryview) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -19,6 +19,7 @@ from curation.table import PLAN, Table
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS
+from pairmill.registry import NamedConfig, source_digest
 
 S = TypeVar("S", bound=Stage)
 
@@ -211,7 +212,7 @@ class Tables:
         if not self._keyed:
             return []
         try:
-            return [[stage.identity(), stage.revision()] for stage in stages]
+            return [[stage.identity(), stage.revision(), *_own_source(stage)] for stage in stages]
         except UserError as error:
             if not self._lenient:
                 raise
@@ -282,6 +283,12 @@ def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
     if not isinstance(given, kind.Config):
         given = kind.Config.checked(given or {}, at=kind.section_name())
     return kind(given)
+
+
+def _own_source(stage: Stage) -> list[str | None]:
+    """The source of a stage that is not ours, whatever its `identity` says."""
+    name = stage.config.name if isinstance(stage.config, NamedConfig) else ""
+    return [source_digest(name)] if ":" in name else []
 
 
 def _in_order(stages: Sequence[Stage]) -> list[Stage]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, TypeGuard
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import WithDefaultSchema
 from typing_extensions import Self
 
 from pairmill.errors import RecipeError, UserError, nearest
@@ -25,6 +27,13 @@ POLICY: dict[str, Any] = {"policy": True}
 
 #: The type of pydantic's error around a UserError of an entry that a recipe chooses by name (`pairmill.registry`).
 OF_ENTRY = "of_entry"
+
+
+class _SchemaWithDefaults(GenerateJsonSchema):
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        if "default_factory" in schema and not schema.get("default_factory_takes_data"):
+            schema = {**schema, "default": cast(Callable[[], Any], schema["default_factory"])()}
+        return super().default_schema(schema)
 
 
 class Config(BaseModel):
@@ -43,6 +52,11 @@ class Config(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise _explain(error, cls, at) from error
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        """As pydantic's, with the defaults that a factory makes."""
+        return super().model_json_schema(*args, **{"schema_generator": _SchemaWithDefaults, **options})
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed, as plain JSON data."""
@@ -117,6 +131,11 @@ def digest(data: object, *, size: int = 8) -> str:
     """Hex BLAKE2b (of `size` bytes) of plain JSON data, independent of key order."""
     text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def bytes_digest(data: bytes | memoryview) -> str:
+    """Hex BLAKE2b (of 16 bytes) of the bytes of a file."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def put(data: dict[str, Any], key: str, value: Any) -> None:

@@ -8,14 +8,16 @@ registry reaches its workers with the configurations that name it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from pairmill.config import OF_ENTRY, Config
+from pairmill.config import OF_ENTRY, Config, bytes_digest
 from pairmill.errors import RecipeError, UserError, nearest
 
 T = TypeVar("T")
@@ -117,6 +119,24 @@ def load_object(path: str, *, key: str) -> Any:
     return found
 
 
+def look_in(folders: Iterable[str]) -> None:
+    """Let import paths lead into these folders too: `sys.path` of the process that names the entries."""
+    sys.path += [folder for folder in folders if folder not in sys.path]
+
+
+def source_digest(path: str) -> str | None:
+    """Hash of the file that defines what is at an import path, so that a user's edited code counts as other code.
+
+    None where there is no source, as for a compiled module.  Raises RecipeError if the path leads nowhere.
+    """
+    found = load_object(path, key="an entry of the recipe")
+    module = sys.modules.get(getattr(found, "__module__", None) or "", sys.modules[path.partition(":")[0]])
+    try:
+        return bytes_digest(inspect.getsource(module).encode())
+    except (OSError, TypeError):
+        return None
+
+
 class NamedConfig(Config):
     """Base of a configuration that belongs to one entry of a registry and names it."""
 
@@ -183,6 +203,8 @@ class ChosenBy:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         configs = [self.registry.get(name).Config for name in self.registry.names]
+        if not configs:  # there are only import paths
+            return {"anyOf": [{"type": "string"}, {"type": "object"}]}
         names = {"type": "string", "enum": self.registry.names}
         return {"anyOf": [names, *(handler(config.__pydantic_core_schema__) for config in configs)]}
 

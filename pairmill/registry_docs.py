@@ -6,18 +6,13 @@ Pages that show registries are generated, so that they say what the code says.
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from pairmill.registry import Registry
-
-#: Everyday names of JSON schema's types.
-_TYPES = {"boolean": "true or false", "array": "list", "object": "mapping", "string": "text"}
-_LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "like"}
+from pairmill.schema_words import default, row, values
 
 
 def render(registry: Registry[Any], title: str, more: Callable[[Any], str] | None = None) -> str:
@@ -42,39 +37,10 @@ def _keys(config: type[BaseModel] | None) -> str:
     if config is None or not config.model_fields.keys() - {"name"}:
         return ""
     schema = config.model_json_schema()
+    required, definitions = schema.get("required", ()), schema.get("$defs", {})
     lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    for name, field in config.model_fields.items():
-        if name == "name":
-            continue
-        default = "required"
-        if not field.is_required():
-            given = field.get_default(call_default_factory=True)
-            default = f"`{_spelled(given)}`" if given is not PydanticUndefined else ""
-        value = _form(schema["properties"][name], schema.get("$defs", {}))
-        cells = (f"`{name}`", value, default, field.description or "")
-        lines.append("| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |")
+    for name, key in schema["properties"].items():
+        if name != "name":
+            given = default(key, required=name in required)
+            lines.append(row(f"`{name}`", values(key, definitions), given, key.get("description", "")))
     return "\n".join(lines)
-
-
-def _form(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """The values that a schema allows, in words."""
-    if "$ref" in schema:
-        return _form(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_form(one, definitions) for one in schema["anyOf"]))
-    if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
-    kind = str(schema.get("type", "any"))
-    form = _TYPES.get(kind, kind)
-    if kind == "array" and isinstance(items := schema.get("items"), Mapping):
-        form = f"list of {_form(items, definitions)}"
-    elif kind == "array" and (places := schema.get("prefixItems")):
-        form = f"list of {len(places)}: " + ", ".join(_form(place, definitions) for place in places)
-    limits = [f"{sign} `{schema[key]}`" for key, sign in _LIMITS.items() if key in schema]
-    return " ".join([form, *limits])
-
-
-def _spelled(value: object) -> str:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    return json.dumps(value, ensure_ascii=False, default=str)

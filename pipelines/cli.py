@@ -68,11 +68,9 @@ def curate(
     if schema:
         say(json.dumps(CurateRecipe.model_json_schema(), indent=2))
         return
-    if recipe is None:
-        raise typer.BadParameter("give a recipe, for example pipelines/recipes/curate-demo.yaml")
 
     def job() -> dict[str, Any]:
-        loaded = load_recipe(recipe, overrides or [], CurateRecipe)
+        loaded = load_recipe(_given(recipe, "curate-demo"), overrides or [], CurateRecipe)
         # Imported once the recipe is known to be right: Ray alone takes longer than all checks.
         from pipelines.curate import curate as run_job
 
@@ -249,11 +247,9 @@ def train(
     if schema:
         say(json.dumps(TrainRecipe.model_json_schema(), indent=2))
         return
-    if recipe is None:
-        raise typer.BadParameter("give a recipe, for example pipelines/recipes/train-demo.yaml")
 
     def job() -> dict[str, Any]:
-        loaded = load_recipe(recipe, overrides or [], TrainRecipe)
+        loaded = load_recipe(_given(recipe, "train-demo"), overrides or [], TrainRecipe)
         from training.train import train as run_job
 
         return run_job(loaded)
@@ -275,13 +271,11 @@ def sweep(
 
         say(json.dumps(SweepRecipe.model_json_schema(), indent=2))
         return
-    if recipe is None:
-        raise typer.BadParameter("give a recipe, for example pipelines/recipes/sweep-demo.yaml")
 
     def job() -> dict[str, Any]:
         from pipelines.sweep import load_sweep, run_sweep
 
-        loaded = load_sweep(recipe, overrides or [])
+        loaded = load_sweep(_given(recipe, "sweep-demo"), overrides or [])
         return run_sweep(loaded, command=shlex.join(sys.argv), quiet=as_json, resume=resume)
 
     finish(job, as_json, show_sweep)
@@ -463,6 +457,17 @@ def doctor(
         say("\n".join(f"{name:>16}  {value}" for name, value in found.items()))
     if found["problems"]:
         raise typer.Exit(1)
+
+
+def _given(recipe: Path | None, example: str) -> Path:
+    """The recipe's file, which is not needed for a schema.  Raises RecipeError if there is none."""
+    from pairmill.errors import RecipeError
+
+    if recipe is None:
+        raise RecipeError(
+            "RECIPE must be given", value="nothing", fix=f"name a file, for example pipelines/recipes/{example}.yaml"
+        )
+    return recipe
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ _ATTEMPTS = 12
 _SILENCE_S = 30.0
 
 
-class Job(NamedTuple):
+class SubmittedJob(NamedTuple):
     """A line of `pairmill jobs`."""
 
     id: str
@@ -45,7 +45,7 @@ class Job(NamedTuple):
 class SubmittedJobError(JobError):
     """A submitted job that failed or was stopped; the exit code is that of its command."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: SubmittedJob) -> None:
         why = job.message or "the cluster gives no reason"
         if "No module named" in why:
             why += (
@@ -119,7 +119,7 @@ def cluster_hosts(client: Any) -> set[str]:
         return set()
 
 
-def follow(client: Any, job_id: str, show: Callable[[str], None]) -> Job:
+def follow(client: Any, job_id: str, show: Callable[[str], None]) -> SubmittedJob:
     """Pass a job's log to `show`, from its beginning, until the job has ended; reconnects when it breaks off.
 
     Ctrl-C leaves the job running.  Raises InputError if there is no such job.
@@ -180,7 +180,7 @@ async def _until_ended(client: Any, job_id: str) -> AsyncIterator[str]:
         yield chunk
 
 
-def find_job(client: Any, job_id: str) -> Job:
+def find_job(client: Any, job_id: str) -> SubmittedJob:
     """Raises InputError if there is no job of that id, and JobError if the cluster does not answer."""
     try:
         with _asking():
@@ -196,7 +196,7 @@ def find_job(client: Any, job_id: str) -> Job:
     )
 
 
-def list_jobs(client: Any) -> list[Job]:
+def list_jobs(client: Any) -> list[SubmittedJob]:
     """All jobs that were submitted to the cluster, by anyone, the newest last.  Raises JobError as `find_job`."""
     with _asking():
         found = [_job(details) for details in client.list_jobs() if details.submission_id]
@@ -212,7 +212,7 @@ def _asking() -> Iterator[None]:
         raise JobError(f"the cluster did not answer as expected: {answer}") from error
 
 
-def _find_patiently(client: Any, job_id: str) -> Job:
+def _find_patiently(client: Any, job_id: str) -> SubmittedJob:
     """`find_job`, tolerating an interruption of a minute."""
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -222,9 +222,9 @@ def _find_patiently(client: Any, job_id: str) -> Job:
     return find_job(client, job_id)
 
 
-def _job(details: Any) -> Job:
+def _job(details: Any) -> SubmittedJob:
     metadata = details.metadata or {}
-    return Job(
+    return SubmittedJob(
         id=details.submission_id,
         kind=metadata.get("kind", ""),
         run_dir=metadata.get("run_dir", ""),
@@ -245,21 +245,21 @@ def cause(message: str) -> str:
     return "; ".join([rule, *got[:1]])
 
 
-def outcome(job: Job) -> dict[str, Any]:
+def outcome(job: SubmittedJob) -> dict[str, Any]:
     """The job, which succeeded.  Raises SubmittedJobError if it did not."""
     if job.status != "SUCCEEDED":
         raise SubmittedJobError(job)
     return job._asdict()
 
 
-def exit_code(job: Job) -> int:
+def exit_code(job: SubmittedJob) -> int:
     """The exit code of an ended job's command: 0, 1 or 2; 1 if it was stopped, killed, or never ran."""
     if job.status == "SUCCEEDED":
         return 0
     return 2 if job.status == "FAILED" and job.exit_code == 2 else 1
 
 
-def stop(client: Any, job_id: str) -> Job:
+def stop(client: Any, job_id: str) -> SubmittedJob:
     """Stop a job and wait until it has ended; it gets SIGTERM first, on which training saves a checkpoint."""
     before = find_job(client, job_id)
     if before.status in ENDED:
@@ -269,7 +269,7 @@ def stop(client: Any, job_id: str) -> Job:
     return _wait(client, job_id)
 
 
-def _wait(client: Any, job_id: str) -> Job:
+def _wait(client: Any, job_id: str) -> SubmittedJob:
     while (job := _find_patiently(client, job_id)).status not in ENDED:
         time.sleep(_POLL_S)
     return job

@@ -21,6 +21,7 @@ from pairmill.cluster import alive_nodes
 from pairmill.cluster import connected as connect
 from pairmill.config import Placement, accelerator_types
 from pairmill.errors import RecipeError
+from pairmill.registry import NamedConfig
 from pipelines.recipe import CurateRecipe
 
 #: How often an actor or task that died is started again before the job fails.  Ray Data's own default is no limit,
@@ -75,6 +76,7 @@ class Pools:
 def connected(recipe: CurateRecipe) -> Iterator[Pools]:
     """`pairmill.cluster.connected`, ready for Ray Data; yields the pools that fill the cluster."""
     cluster = recipe.cluster
+    check_placement(recipe.flow())
     with connect(cluster.address, num_cpus=cluster.num_cpus, dashboard=cluster.dashboard):
         _set_data_context()
         nodes = alive_nodes()
@@ -127,6 +129,23 @@ def size_pools(flow: Flow, resources: Mapping[str, float], *, smallest: float | 
             beside = max(_BESIDE, sum(other.pool == "model" for other in flow.segment(stage.segment)))
             pools[stage.name] = _model_pool(_placement(stage), cpus, gpus, smallest or cpus, beside)
     return Pools(pools, min(2, cpus))
+
+
+def check_placement(flow: Flow) -> None:
+    """Raise RecipeError for a user's own stage that sets keys of a pool of actors and has none."""
+    for stage in flow.stages:
+        config = stage.config
+        if not (isinstance(config, NamedConfig) and isinstance(config, Placement)) or stage.pool in ("fetch", "model"):
+            continue
+        fields = Placement.model_fields
+        # A recipe that a run kept spells out the defaults too.
+        changed = [name for name in fields if getattr(config, name) != fields[name].default]
+        if changed:
+            raise RecipeError(
+                f"stage {stage.name} must have actors for {changed[0]} to be set",
+                value=f"{changed[0]}: {getattr(config, changed[0])}, and pool = {stage.pool!r}, which has none",
+                fix='set pool = "model" in the stage\'s class, or leave the key out',
+            )
 
 
 def check_pools(flow: Flow, pools: Pools, nodes: Sequence[Mapping[str, float]]) -> None:

@@ -27,7 +27,7 @@ from pairmill.config import digest
 from pairmill.errors import InputError, JobError, RecipeError, RunDirError
 from pipelines.doctor import project_root
 from pipelines.interpreter import head_python
-from pipelines.jobs import ENDED, Job, cluster_hosts, last_line, list_jobs
+from pipelines.jobs import ENDED, SubmittedJob, cluster_hosts, last_line, list_jobs
 from pipelines.packing import UPLOAD_LIMIT_MIB, check_upload, packed_files
 from pipelines.recipe import CurateRecipe, load_recipe, parse_section
 from pipelines.redaction import redact
@@ -212,7 +212,7 @@ def dependencies() -> list[str]:
     return [requirement for requirement in requires("pairmill") or [] if "extra ==" not in requirement]
 
 
-def next_id(kind: str, run_dir: str, jobs: Sequence[Job]) -> str:
+def next_id(kind: str, run_dir: str, jobs: Sequence[SubmittedJob]) -> str:
     """The id of the next attempt at a run.
 
     Raises RunDirError if one is pending or running; an evaluation only reads, so it may run beside any.

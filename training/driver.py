@@ -31,7 +31,7 @@ from pairmill.store import Store
 from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
 from training.data.bundle import Reader
-from training.data.cursor import Plan, local_rows, make_plan
+from training.data.cursor import ReadingPlan, local_rows, make_plan
 from training.data.sample import Source
 from training.errors import ERROR_FILE, reported_error
 from training.launch import launch
@@ -124,7 +124,7 @@ def run(
         return _finish(store, result, steps, recipe.checkpoint.keep_best)
 
 
-def _check_division(recipe: TrainRecipe, plan: Plan, workers: int) -> None:
+def _check_division(recipe: TrainRecipe, plan: ReadingPlan, workers: int) -> None:
     rows = local_rows(plan, workers)
     if rows % recipe.train.accumulate:
         raise RecipeError(

@@ -7,7 +7,6 @@ delay the start of the workers by 10 s, and the workers import them again.
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,8 @@ def launch(config: Mapping[str, Any]) -> None:
 
     path: where the driver looks for modules: a user's own objective is found on workers that see the same folders.
     """
-    sys.path += [folder for folder in config["path"] if folder not in sys.path]
+    from pairmill.registry import look_in
     from training.worker import work
 
+    look_in(config["path"])
     work(pickle.loads(config["payload"]))

@@ -22,7 +22,7 @@ from pairmill.faults import fault_point
 from pairmill.store import Store
 from training.checkpoint import Describe, Learner, Progress, restore, save
 from training.data.bundle import Reader
-from training.data.cursor import Plan, local_rows
+from training.data.cursor import ReadingPlan, local_rows
 from training.data.stream import Batches, batches
 from training.engine import limit_scale, model_weights, set_lr, set_scale, start_engine
 from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts_of
@@ -53,7 +53,7 @@ class Payload(NamedTuple):
     """What the driver hands to every worker."""
 
     recipe: TrainRecipe
-    plan: Plan
+    plan: ReadingPlan
     reader: Reader
     tokenizer: Tokenizer
     steps: int  #: of the whole run

@@ -18,8 +18,6 @@ What is read and shuffled, the edges and the reasons are derived from the active
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -31,7 +29,7 @@ from pydantic import Field, field_validator
 
 from pairmill.config import Config
 from pairmill.errors import RecipeError
-from pairmill.registry import ChosenBy, NamedConfig, Registry
+from pairmill.registry import ChosenBy, NamedConfig, Registry, source_digest
 
 Indices = npt.NDArray[np.int64]
 
@@ -112,7 +110,7 @@ def _default_kinds() -> tuple[NamedConfig, ...]:
 class DeduplicateConfig(Config):
     """Which rows count as duplicates, and which of them stays."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether duplicates are looked for; false: all rows stay")
     kinds: tuple[Annotated[NamedConfig, ChosenBy(KINDS)], ...] = Field(
         default_factory=_default_kinds,
         description="kinds of duplicates, in any order: each a name, or a mapping of `name` and that kind's keys",
@@ -137,7 +135,7 @@ class DeduplicateConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """The configuration, with the source of each kind that is not ours."""
-        own = {config.name: _source_digest(KINDS.get(config.name)) for config in self.kinds if ":" in config.name}
+        own = {config.name: source_digest(config.name) for config in self.kinds if ":" in config.name}
         return super().identity() | ({"sources": own} if own else {})
 
 
@@ -163,12 +161,3 @@ def reads(config: DeduplicateConfig) -> tuple[str, ...]:
 
 def _rank(kind: type[Kind]) -> tuple[float, str]:
     return -kind.strength, kind.name
-
-
-def _source_digest(kind: type[Kind]) -> str | None:
-    """Hash of the kind's source, so that another version counts as another kind; None if there is no source."""
-    try:
-        source = inspect.getsource(kind)
-    except (OSError, TypeError):
-        return None
-    return hashlib.blake2b(source.encode(), digest_size=16).hexdigest()

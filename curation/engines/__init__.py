@@ -1,8 +1,8 @@
 """Engines that generate text: the requests of the recaption and translate stages, and the answers.
 
 Read in this order: this file (the contract and the two registries), settings (keys that engines share), guard (no
-request can hurt another), checkpoint (which files are loaded), decoding (batched generation with scores), then one file
-per engine.  An engine answers every request, in order; for one it cannot answer it returns a `Failure`, and raises no
+request can hurt another), model_files (which are loaded), decoding (batched generation with scores), then one file per
+engine.  An engine answers every request, in order; for one it cannot answer it returns a `Failure`, and raises no
 exception.
 
 A new engine is one class in one file and one line in a registry below, or its import path in the recipe:

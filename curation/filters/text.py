@@ -26,6 +26,7 @@ from pydantic import Field
 from curation.filters.patterns import is_boilerplate, is_file_name, is_url
 from curation.filters.scripts import UNSPACED, WIDE
 from curation.filters.words import WordList
+from curation.stage import Column
 from pairmill.config import Config
 from pairmill.regex import compile_later
 
@@ -70,13 +71,11 @@ class TextConfig(Config):
 
 
 #: Measurements that `measure` returns beside the caption.
-MEASURES = pa.schema(
-    [
-        ("text_words", pa.int32()),
-        ("text_characters", pa.int32()),
-        ("text_digit_share", pa.float32()),
-        ("text_repeat_share", pa.float32()),
-    ]
+MEASURES = (
+    Column("text_words", pa.int32(), "words of the caption; a letter of a script without spaces is one"),
+    Column("text_characters", pa.int32(), "characters of the caption"),
+    Column("text_digit_share", pa.float32(), "0-1, digits among its characters that are not spaces"),
+    Column("text_repeat_share", pa.float32(), "0-1, pairs of neighbouring words that occurred earlier in it"),
 )
 
 _TOKEN = compile_later(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
@@ -159,7 +158,7 @@ def measure(captions: Sequence[str]) -> dict[str, pa.Array]:
         "text_digit_share": [digit_share(text) for text in captions],
         "text_repeat_share": [repeat_share(text) for text in captions],
     }
-    return {field.name: pa.array(columns[field.name], field.type) for field in MEASURES}
+    return {column.name: pa.array(columns[column.name], column.type) for column in MEASURES}
 
 
 def text_masks(

@@ -174,5 +174,5 @@ def _import(module: str) -> Any:
         raise UserError(
             "download.engine img2dataset must have that package installed, on Python before 3.13",
             value=error,
-            fix="run pip install 'pairmill[img2dataset]', or set download.engine: async",
+            fix="set download.engine: async; or, with an older Python, run pip install 'pairmill[img2dataset]'",
         ) from error

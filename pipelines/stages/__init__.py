@@ -2,5 +2,6 @@
 
 These modules only connect stages to Ray (actor handles, reports); what a stage does is in its module of `curation`.
 
-Read in this order: reporting, rows (every streaming stage), deduplicate, pack.
+Read in this order: reporting, row_stage (every streaming stage), pictures (fetched again, or erased),
+deduplicate, pack.
 """

@@ -7,9 +7,9 @@ not decide what is stored of a picture.  Tables behind a stale one follow only w
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import pyarrow as pa
 import pytest
@@ -89,6 +89,9 @@ PLACEMENT = {
     "accelerator_type": "A100",
 }
 
+#: `recaption.prompts` that keys of one prompt are changed in.
+PROMPT = {"NAME": {"text": "say"}}
+
 CHANGES: dict[str, Change] = {
     # Another list, or another way to cut it, is another run: planning refuses the directory.
     **{"run_dir": nothing("other"), "input.path": nothing("other.parquet"), "input.format": nothing("csv")},
@@ -132,6 +135,7 @@ CHANGES: dict[str, Change] = {
     # Duplicates
     "deduplicate.enabled": selected(False),
     "deduplicate.kinds": selected([{"name": "near_duplicate_image", "max_distance": 2}]),
+    **{f"deduplicate.kinds[]{{near_duplicate_image}}.{key}": selected(3) for key in ("max_distance", "min_bits")},
     "deduplicate.score": selected("entropy"),
     # A selection of another name is another table, and what is made from it is made from that.
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
@@ -142,6 +146,10 @@ CHANGES: dict[str, Change] = {
     "recaption.revision": captions("r2", recaption__engine="openai"),
     "recaption.engine": captions("openai"),
     "recaption.prompts": captions({"short": "say it"}),
+    "recaption.prompts.NAME.text": captions("say it", recaption__prompts=PROMPT),
+    "recaption.prompts.NAME.kind": captions("short", recaption__prompts=PROMPT),
+    "recaption.prompts.NAME.max_new_tokens": captions(9, recaption__prompts=PROMPT),
+    "recaption.prompts.NAME.language": captions("de", recaption__prompts=PROMPT),
     **{"recaption.max_new_tokens": captions(9), "recaption.temperature": captions(0.5)},
     "recaption.top_p": captions(0.5, recaption__temperature=1.0),
     "recaption.seed": captions(5, recaption__temperature=1.0),
@@ -196,17 +204,36 @@ def keep_all(rows: pa.Table) -> pa.Array:
 
 
 def fields(model: type[Config], at: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of a recipe that is no section, and those of each entry that is chosen by name."""
+    """Every key of a recipe that is no section, and those of what its lists and mappings hold."""
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        for chosen in (extra for extra in field.metadata if isinstance(extra, ChosenBy)):
-            for entry in chosen.registry.names:
-                of_entry = chosen.registry.get(entry).Config.model_fields.items()
-                yield from ((f"{at}{name}{{{entry}}}.{key}", f) for key, f in of_entry if key != "name")
-        if isinstance(kind, type) and issubclass(kind, Config) and kind is not NamedConfig:
-            yield from fields(kind, f"{at}{name}.")
+        if is_section(field.annotation):
+            yield from fields(field.annotation, f"{at}{name}.")
         else:
             yield f"{at}{name}", field
+            yield from held(field.annotation, f"{at}{name}", field.metadata)
+
+
+def held(kind: Any, at: str, marks: Iterable[object] = ()) -> Iterator[tuple[str, FieldInfo]]:
+    """The keys of the configurations that a value of this type can hold; of a choice, `at{entry}.key`."""
+    for chosen in (mark for mark in marks if isinstance(mark, ChosenBy)):
+        for entry in chosen.registry.names:
+            found = fields(chosen.registry.get(entry).Config, f"{at}{{{entry}}}.")
+            yield from ((key, field) for key, field in found if not key.endswith("}.name"))
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_section(kind):
+        yield from fields(kind, f"{at}.")
+    elif origin is Annotated:
+        yield from held(inner[0], at, inner[1:])
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        yield from held(inner[1], f"{at}.NAME")
+    else:
+        place = f"{at}[]" if origin in (tuple, list, Sequence) else at
+        for one in inner:
+            yield from held(one, place)
+
+
+def is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config) and kind is not NamedConfig
 
 
 FIELDS = dict(fields(CurateRecipe))
@@ -238,15 +265,20 @@ def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRec
         at, brace, rest = key.partition("{")
         if brace:
             name, _, key = rest.partition("}.")
-            value = {**BASE[at.partition(".")[0]].get("engine", {}), "name": name, key: value}
-        put(data, at, value.format(**files) if isinstance(value, str) and "{" in value else value)
+            value = {**BASE.get(at.partition(".")[0], {}).get("engine", {}), "name": name, key: value}
+            at, value = (at.removesuffix("[]"), [value]) if at.endswith("[]") else (at, value)
+        value = value.format(**files) if isinstance(value, str) and "{" in value else value
+        put(data, at, copy.deepcopy(value))
     return CurateRecipe.checked(data)
 
 
 def chosen(key: str) -> dict[str, Any]:
-    """The change that chooses the entry whose key this is."""
+    """The change that chooses the entry whose key this is, and nothing beside it."""
     at, brace, rest = key.partition("{")
-    return {at: rest.partition("}")[0]} if brace and at == "recaption.engine" else {}
+    name = rest.partition("}")[0]
+    if brace and at.endswith("[]"):
+        return {at.removesuffix("[]"): [name]}
+    return {at: name} if brace and at == "recaption.engine" else {}
 
 
 @pytest.mark.slow

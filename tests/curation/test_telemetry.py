@@ -12,7 +12,7 @@ from training.telemetry import METRICS as TRAINING
 
 
 class Recorded(Meter):
-    """What a meter is told, by name and tags' values."""
+    """What a meter counts, by name and tags' values."""
 
     def __init__(self) -> None:
         super().__init__(METRICS, run="r")

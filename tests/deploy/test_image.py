@@ -38,7 +38,7 @@ def test_the_dockerfile_is_of_this_ray() -> None:
     assert f"-t {IMAGE} ." in DOCKERFILE
 
 
-def test_kuberay_is_told_the_same_ray() -> None:
+def test_kuberay_names_the_same_ray() -> None:
     manifest = yaml.safe_load((ROOT / "deploy/kuberay/raycluster.yaml").read_text(encoding="utf-8"))
     assert manifest["spec"]["rayVersion"] == ray.__version__
 

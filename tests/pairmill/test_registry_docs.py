@@ -9,7 +9,8 @@ from pairmill.registry_docs import render
 class KiteConfig(NamedConfig):
     line_m: float = Field(30.0, gt=0, description="length of the line, m")
     tail: Literal["forked", "straight"] | None = Field(None, description="a | b")
-    ribbons: tuple[str, ...] = ()
+    ribbons: tuple[str, ...] = Field((), description="colours")
+    knots: tuple[int, ...] = Field(default_factory=lambda: (1, 2), description="where, m")
     maker: str = Field(pattern="^[a-z]+$", description="who\nmade it")
 
 
@@ -45,7 +46,8 @@ Second paragraph.
 |---|---|---|---|
 | `line_m` | number > `0` | `30.0` | length of the line, m |
 | `tail` | `forked`, `straight` or null | `null` | a \\| b |
-| `ribbons` | list of text | `[]` |  |
+| `ribbons` | list of text | `[]` | colours |
+| `knots` | list of integer | `[1, 2]` | where, m |
 | `maker` | text like `^[a-z]+$` | required | who made it |
 
 ### `stone`

@@ -39,6 +39,16 @@ def test_plan_prints_one_json_object(recipe: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["curate", "train", "sweep"])
+def test_a_missing_recipe_is_an_error_like_others(command: str) -> None:
+    done = pairmill(command, "--json")
+    assert done.returncode == 2, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["rule"], said["value"]) == ("RECIPE must be given", "nothing")
+    assert (project_root() / said["fix"].rpartition(" ")[2]).is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

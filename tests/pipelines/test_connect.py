@@ -74,7 +74,7 @@ def test_the_token_is_sent_and_the_address_given_is_the_one_asked(cluster: str, 
 
 
 @pytest.mark.slow
-def test_without_the_token_or_a_cluster_the_user_is_told_what_to_do(cluster: str, tmp_path: Path) -> None:
+def test_without_the_token_or_a_cluster_the_error_says_what_to_do(cluster: str, tmp_path: Path) -> None:
     wrong = connected(cluster, tmp_path, RAY_AUTH_TOKEN="f" * 64)
     assert wrong.startswith("refused") and "ray get-auth-token" in wrong
     assert "--address" in connected("http://127.0.0.1:9", tmp_path, RAY_AUTH_TOKEN=TOKEN)

@@ -45,7 +45,7 @@ def test_a_dashboard_that_refuses_strangers_is_protected(serve: Serve, status: i
     assert check_dashboard(url) == {"url": url, "protected": True}
 
 
-def test_an_open_one_on_this_machine_is_told(serve: Serve) -> None:
+def test_an_open_one_on_this_machine_is_reported(serve: Serve) -> None:
     url = serve(200, b"[]")
     assert check_dashboard(url + "/") == {"url": url, "protected": False}
 

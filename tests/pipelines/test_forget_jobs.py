@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from traces import of_rows, traces
 
+from curation.duplicates.near_duplicate_image import bit_count
 from curation.forget.tombstones import Tombstones
 from curation.results.export import export_img2dataset, export_webdataset
 from curation.results.report import build_report
@@ -80,7 +81,7 @@ def alone(store: Store, pairs: pa.Table, folder: str) -> list[dict[str, Any]]:
     hashes = images["phash"].to_numpy()
     found = []
     for row in pairs.to_pylist():
-        bits = np.bitwise_count(hashes ^ np.uint64(row["phash"]))
+        bits = bit_count(hashes ^ np.uint64(row["phash"]))
         if (bits < FAR).sum() == 1 and f"/{folder}/" in row["url"]:
             found.append(row)
     return found

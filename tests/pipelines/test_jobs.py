@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from img2dataset_needed import needs_img2dataset
 
 from curation.results.rows import write_rows
 from pairmill.errors import RecipeError, RunDirError
@@ -121,6 +122,7 @@ def test_a_changed_filter_fetches_nothing(make: Callable[..., CurateRecipe], tmp
     assert counts(server) == asked
 
 
+@needs_img2dataset
 def test_img2datasets_own_downloader_and_resizer(make: Callable[..., CurateRecipe], tmp_path: Path) -> None:
     rows = [(f"/images/{STEMS[0]}.webp", "one"), ("/missing/x.webp", "two"), ("http://10.0.0.1/a.png", "three")]
     recipe = make(rows, "download.engine=img2dataset", "image.resize=border", "image.size=128")

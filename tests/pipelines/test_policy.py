@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from pairmill.config import POLICY, marked
 from pairmill.store import Store
 from pipelines.consent import ConsentError
 from pipelines.curate import curate
@@ -138,16 +139,30 @@ POLICIES = {
     "download.allow_ports": ("[443]", None),
     "image.max_frames": ("1", "too_many_frames"),
     "image.max_pixels": ("60000", "too_many_pixels"),
+}
+#: Keys of the same sections that forbid nothing.
+NO_POLICIES = {
     "download.user_agent": ("pairmill/9 (+mailto:another@example.com)", None),
     "download.timeout_s": ("3", None),
 }
 
 
-@pytest.mark.parametrize("key", POLICIES)
+def test_every_policy_is_here() -> None:
+    sections = {name: field.annotation for name, field in CurateRecipe.model_fields.items()}
+    policies = {
+        f"{name}.{key}"
+        for name, section in sections.items()
+        for key, field in getattr(section, "model_fields", {}).items()
+        if marked(field, POLICY)
+    }
+    assert policies == {*POLICIES, "download.hash_blocklist"}  # what the list does is below
+
+
+@pytest.mark.parametrize("key", [*POLICIES, *NO_POLICIES])
 def test_a_policy_is_held_against_what_is_known(gone: Site, key: str) -> None:
     store = gone.copied("run", f"by-{key}")
     before, pictures, index = kept(store), images(store), store.index("images")
-    value, reason = POLICIES[key]
+    value, reason = {**POLICIES, **NO_POLICIES}[key]
     report = curate(gone.recipe(f"by-{key}", f"{key}={value}"))
     assert report["complete"]
     assert store.index("images") == index

@@ -1,7 +1,12 @@
+import json
+from typing import Any
+
+import pyarrow as pa
 import pytest
 
+from curation.stage import Column, Stage
 from pairmill.errors import RecipeError
-from pipelines.pools import Pool, check_pools, size_pools
+from pipelines.pools import Pool, check_placement, check_pools, connected, size_pools
 from pipelines.recipe import parse_recipe
 
 LEAST = "run_dir: r\ninput: {path: list.parquet}\n"
@@ -79,3 +84,54 @@ def test_actors_that_fit_are_not() -> None:
     # translate has no model: it does not run
     flow = parse_recipe(LEAST, [*keys, "translate.num_gpus=9"]).flow()
     check_pools(flow, size_pools(flow, {"CPU": 20.0, "GPU": 1.0}), NODES)
+
+
+class Short(Stage):
+    """A user's own stage in the default pool."""
+
+    name, segment = "short", "score"
+    reads = ("caption",)
+    adds = (Column("short", pa.string()),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return rows.append_column(self.name, rows["caption"])
+
+
+class Held(Stage):
+    """One with a model."""
+
+    name, segment, pool = "held", "score", "model"
+    reads = ("caption",)
+    adds = (Column("held", pa.string()),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return rows.append_column(self.name, rows["caption"])
+
+
+PLACED = {
+    **{"actors": 3, "actors_min": 1, "num_cpus": 2.0, "num_gpus": 1.0, "memory_gb": 4.0},
+    "accelerator_type": "A100",
+}
+
+
+def own(kind: str, **keys: Any) -> str:
+    return f"stages={json.dumps([{'name': f'{__name__}:{kind}', **keys}])}"
+
+
+@pytest.mark.parametrize("key", PLACED)
+def test_a_stage_without_actors_is_refused_keys_of_actors(key: str) -> None:
+    placed = {key: PLACED[key]}
+    with pytest.raises(RecipeError, match=f"(?s)stage short must .*{key}.*{PLACED[key]}, and pool = 'tasks'"):
+        check_placement(parse_recipe(LEAST, [own("Short", **placed)]).flow())
+    check_placement(parse_recipe(LEAST, [own("Held", **placed)]).flow())
+
+
+def test_the_recipe_that_a_run_keeps_sets_no_more_keys_than_the_one_that_was_given() -> None:
+    recipe = parse_recipe(LEAST, [own("Short"), "download.actors=3"])
+    check_placement(parse_recipe(recipe.to_yaml()).flow())
+
+
+def test_keys_of_actors_are_refused_before_a_job_connects() -> None:
+    recipe = parse_recipe(LEAST, [own("Short", actors=2), "cluster.address=ray-of-nobody:1"])
+    with pytest.raises(RecipeError, match="stage short must"), connected(recipe):
+        pass

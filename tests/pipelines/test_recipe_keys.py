@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pairmill.config import EXECUTION, Config
+from pairmill.config import EXECUTION, POLICY, Config
 from pairmill.registry import ChosenBy, NamedConfig, Registry
 from pipelines.doctor import project_root
 from pipelines.recipe import CurateRecipe
@@ -25,14 +25,19 @@ class Long:
     Config = LongConfig
 
 
-WRITERS: Registry[type[Long]] = Registry("writer", {"long": f"{__name__}:Long"})
+class Short:
+    Config = NamedConfig
+
+
+OWN: Registry[type[Any]] = Registry("own")
+WRITERS: Registry[type[Any]] = Registry("writer", {"long": f"{__name__}:Long", "short": f"{__name__}:Short"})
 
 
 class Inner(Config):
     """What is inside."""
 
     rate: float | None = Field(None, gt=0, le=1, description="share, 0-1; null: all | none")
-    kind: Literal["a", "b"] = "a"
+    kind: Literal["a", "b"] = Field("a", description="which")
 
 
 class Outer(Config):
@@ -45,7 +50,11 @@ class Outer(Config):
     named: dict[str, str | Inner] = Field({}, description="by name")
     pair: tuple[int, float] = Field((1, 0.5), description="two numbers")
     how: Inner = Field(Inner(), description="how it is run", json_schema_extra=EXECUTION)
-    writer: Annotated[NamedConfig, ChosenBy(WRITERS)] = Field(LongConfig(name="long"), description="who writes")
+    writer: Annotated[NamedConfig, ChosenBy(WRITERS)] = Field(
+        default_factory=lambda: LongConfig(name="long"), description="who writes"
+    )
+    limit: int = Field(5, description="most bytes", json_schema_extra=POLICY)
+    own: tuple[Annotated[NamedConfig, ChosenBy(OWN)], ...] = Field((), description="your own")
 
 
 def test_the_page_is_current() -> None:
@@ -58,19 +67,22 @@ def test_the_page_is_of_all_recipes() -> None:
 
 
 def test_every_key_has_a_line_with_type_default_and_meaning() -> None:
-    found = {section.key: (section.meaning, section.rows) for section in sections(Outer.model_json_schema())}
+    *most, short = sections(Outer.model_json_schema())
+    found = {section.key: (section.meaning, section.rows) for section in most}
     inner = [
-        ("rate", "number > 0 ≤ 1 or null", "`null`", "share, 0-1; null: all \\| none"),
-        ("kind", "`a`, `b`", "`a`", ""),
+        ("rate", "number > `0` ≤ `1` or null", "`null`", "share, 0-1; null: all | none"),
+        ("kind", "`a`, `b`", "`a`", "which"),
     ]
     assert found[""] == (
         "",
         [
-            ("`path`", "string", "required", "where"),
+            ("`path`", "text", "required", "where"),
             ("`many`", "list of mapping, 2 or more", "`[]`", "several"),
-            ("`named`", "mapping of names to string or mapping", "`{}`", "by name"),
-            ("`pair`", "[integer, number]", "`[1, 0.5]`", "two numbers"),
-            ("`writer`", "`long` or mapping", "(below)", "who writes"),
+            ("`named`", "mapping of names to text or mapping", "`{}`", "by name"),
+            ("`pair`", "list of 2: integer, number", "`[1, 0.5]`", "two numbers"),
+            ("`writer`", "`long`, `short` or mapping", "(below)", "who writes"),
+            ("`limit` ◇", "integer", "`5`", "most bytes"),
+            ("`own`", "list of text or mapping", "`[]`", "your own"),
         ],
     )
     for key, meaning in {
@@ -83,10 +95,20 @@ def test_every_key_has_a_line_with_type_default_and_meaning() -> None:
     assert found["writer"] == (
         "With `name: long`: Many words.",
         [
-            ("`writer.name`", "string", "required", WHOSE_KEYS),
-            ("`writer.words`", "integer ≥ 1", "`9`", "words at least"),
+            ("`writer.name`", "text", "required", WHOSE_KEYS),
+            ("`writer.words`", "integer ≥ `1`", "`9`", "words at least"),
         ],
     )
+    assert short.meaning == "With `name: short`: It has no keys of its own."
+
+
+def test_nothing_is_left_empty() -> None:
+    for recipe in all_recipes().values():
+        for section in sections(recipe.model_json_schema()):
+            assert section.meaning or not section.key, section.key
+            for row in section.rows:
+                assert all(cell.strip() for cell in row), row
+                assert not row[1].endswith(" of "), row
 
 
 def test_the_page_has_a_table_a_section() -> None:
@@ -95,4 +117,5 @@ def test_the_page_has_a_table_a_section() -> None:
         "## pairmill make\n\nA recipe, whole.\n\n| key | type | default | meaning |\n|---|---|---|---|\n| `path` |"
         in page
     )
+    assert "| share, 0-1; null: all \\| none |" in page
     assert "### inner\n\nWhat is inside.\n\n| key |" in page

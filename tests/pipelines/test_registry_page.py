@@ -7,7 +7,6 @@ from pipelines.registry_page import PAGE, REGISTRIES, page
 ELSEWHERE = {
     "curation.stages:STAGES",
     "curation.stages:CHOSEN_STAGES",
-    "training.losses.targets:TARGETS",
     "training.objectives.config:OBJECTIVES",
 }
 
@@ -24,6 +23,7 @@ def test_every_registry_is_in_the_page() -> None:
         for path in (root / package).rglob("*.py")
         for name in re.findall(r"^(\w+)(?:: [^=\n]*)? = Registry\(", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
+    assert found >= ELSEWHERE, "a registry that no longer exists"
     assert found - ELSEWHERE == {path for _, path in REGISTRIES}, "add a line to pipelines/registry_page.py"
 
 

@@ -20,7 +20,7 @@ import yaml
 import pipelines.jobs as jobs_module
 from pairmill.errors import InputError, JobError, RecipeError, RunDirError, UserError
 from pipelines.doctor import project_root
-from pipelines.jobs import Job, SubmittedJobError, cause, connect, exit_code, follow, list_jobs, outcome, stop
+from pipelines.jobs import SubmittedJob, SubmittedJobError, cause, connect, exit_code, follow, list_jobs, outcome, stop
 from pipelines.submit import Prepared, entrypoint, environment, next_id, prepare, resolve_run_dir, submit
 
 TRICKY = ["input.path=/data/it's here/*.parquet", 'filter.where=text == "a $HOME `b`"', "pack.prefer=[short, alt]"]
@@ -29,7 +29,7 @@ TRICKY = ["input.path=/data/it's here/*.parquet", 'filter.where=text == "a $HOME
 class Cluster:
     """Stands for Ray's client: keeps what was submitted, and tells what it was given."""
 
-    def __init__(self, *jobs: Job, hosts: Sequence[str] = (), log: Sequence[str | Exception] = ()) -> None:
+    def __init__(self, *jobs: SubmittedJob, hosts: Sequence[str] = (), log: Sequence[str | Exception] = ()) -> None:
         self.jobs = {job.id: job for job in jobs}
         self.hosts, self.log = hosts, list(log)
         self.submitted: list[dict[str, Any]] = []
@@ -76,8 +76,8 @@ class Cluster:
         return "one\ntwo\nthree\n"
 
 
-def a_job(status: str = "RUNNING", code: int | None = None, run_dir: str = "/runs/a", **more: Any) -> Job:
-    return Job(
+def a_job(status: str = "RUNNING", code: int | None = None, run_dir: str = "/runs/a", **more: Any) -> SubmittedJob:
+    return SubmittedJob(
         **{"id": "train-a-1", "kind": "train", "started": 5.0, "message": "", **more},
         **{"run_dir": run_dir, "status": status, "exit_code": code},
     )
@@ -93,7 +93,7 @@ def recipe(tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------------ before
 
 
-def test_a_wrong_recipe_is_told_before_a_cluster_is_asked(recipe: Path) -> None:
+def test_a_wrong_recipe_is_reported_before_a_cluster_is_asked(recipe: Path) -> None:
     with pytest.raises(RecipeError, match="downlaod"):
         prepare("curate", str(recipe), ["downlaod.retries=1"])
     with pytest.raises(RecipeError, match="data"):
@@ -105,7 +105,7 @@ def test_a_wrong_recipe_is_told_before_a_cluster_is_asked(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["recaption.openai.api_key=sk-1", "input.path=s3://me:mine@bucket/urls"])
-def test_an_override_with_a_secret_is_refused_and_not_told(recipe: Path, override: str) -> None:
+def test_an_override_with_a_secret_is_refused_and_not_shown(recipe: Path, override: str) -> None:
     with pytest.raises(RecipeError, match="must not hold a secret") as error:
         prepare("curate", str(recipe), [override])
     assert "sk-1" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Who goes on: made-up trials of known worth, played by one or many at a time."""
+"""Which trials continue: made-up trials of known worth, played by one or many at a time."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_a_finished_sweep_keeps_the_checkpoints_of_its_best_trials(journal: Jour
         return {t.id for t in journal.trials() if Path(journal.state(t.id).checkpoint or "").exists()}
 
     write_report(sweep(journal), journal, finished=False, seconds=1.0)
-    assert kept() == {"000", "001", "002"}, "a sweep that was stopped may go on with any"
+    assert kept() == {"000", "001", "002"}, "a sweep that was stopped may resume any"
     write_report(sweep(journal), journal, finished=True, seconds=1.0)
     assert kept() == {"001", "002"}
 

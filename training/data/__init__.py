@@ -1,5 +1,5 @@
 """Datasets on disk to exact, resumable batches.
 
-Read in this order: config, files, sample, parquet, curated, webdataset, source, cursor, texts, augment, bundle,
-batches, stream.
+Read in this order: config, sample, parquet, curated, webdataset, source, cursor, text_transforms, sentences, texts,
+tokens, augment, bundle, batches, stream.
 """

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pairmill.errors import IntegrityError
 from training.data.bundle import PADDING, STATUSES, VALID, Bundle, Reader
-from training.data.cursor import BundleSpec, Plan, lanes_of, local_rows, rank_bundles, single_pass
+from training.data.cursor import BundleSpec, ReadingPlan, lanes_of, local_rows, rank_bundles, single_pass
 
 
 class Batch(NamedTuple):
@@ -54,7 +54,7 @@ class _Rows(NamedTuple):
 
 
 def read_here(
-    plan: Plan, reader: Reader, *, rank: int = 0, world: int = 1, start_batch: int = 0
+    plan: ReadingPlan, reader: Reader, *, rank: int = 0, world: int = 1, start_batch: int = 0
 ) -> Iterator[tuple[BundleSpec, Bundle]]:
     """A worker's bundles in the order they are needed, read in this process."""
     for spec in rank_bundles(plan, rank, world, start_batch):
@@ -69,7 +69,7 @@ def every_row(reader: Reader, bundle_rows: int = 1024) -> Iterator[Bundle]:
 
 def assemble(
     stream: Iterator[tuple[BundleSpec, Bundle]],
-    plan: Plan,
+    plan: ReadingPlan,
     *,
     rank: int = 0,
     world: int = 1,

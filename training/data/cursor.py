@@ -79,7 +79,7 @@ class BundleSpec:
 
 # Compared and hashed by identity: the row counts can be millions.
 @dataclass(frozen=True, eq=False)
-class Plan:
+class ReadingPlan:
     """The whole stream of batches.
 
     datasets:     (rows of each piece, weight) of each dataset.
@@ -179,7 +179,7 @@ def fitting_lanes(batch_size: int, lanes: int) -> int:
     return next(n for n in range(min(lanes, batch_size), 0, -1) if batch_size % n == 0)
 
 
-def make_plan(config: DataConfig, sources: Sequence[Source], *, seed: int, workers: int = 1) -> Plan:
+def make_plan(config: DataConfig, sources: Sequence[Source], *, seed: int, workers: int = 1) -> ReadingPlan:
     """The plan of a recipe's datasets.
 
     Raises RecipeError if there are fewer rows than a global batch, or fewer lanes than workers.
@@ -200,7 +200,7 @@ def make_plan(config: DataConfig, sources: Sequence[Source], *, seed: int, worke
                 value=f"{rows} rows in {source.name}, {least} needed",
                 fix="lower data.batch_size" if len(sources) == 1 else "lower data.lanes, or leave the dataset out",
             )
-    return Plan(
+    return ReadingPlan(
         tuple((source.rows, one.weight) for source, one in zip(sources, config.mixture(), strict=True)),
         seed=seed,
         lanes=lanes,
@@ -211,23 +211,23 @@ def make_plan(config: DataConfig, sources: Sequence[Source], *, seed: int, worke
     )
 
 
-def lanes_of(plan: Plan, rank: int, world: int) -> range:
+def lanes_of(plan: ReadingPlan, rank: int, world: int) -> range:
     """The lanes that a worker reads."""
     return range(rank, plan.lanes, world)
 
 
-def local_rows(plan: Plan, world: int) -> int:
+def local_rows(plan: ReadingPlan, world: int) -> int:
     """Rows of a batch on each worker, padding included: the most that a worker has."""
     return -(-plan.lanes // world) * plan.share
 
 
-def bundles(plan: Plan, lane: int, start_batch: int = 0) -> Iterator[BundleSpec]:
+def bundles(plan: ReadingPlan, lane: int, start_batch: int = 0) -> Iterator[BundleSpec]:
     """The bundles of a lane from a global batch on, without end, in the order their first rows are consumed."""
     streams = [_bundles(plan, dataset, lane, start_batch) for dataset in range(len(plan.datasets))]
     return heapq.merge(*streams, key=lambda spec: spec.first)
 
 
-def rank_bundles(plan: Plan, rank: int, world: int, start_batch: int = 0) -> Iterator[BundleSpec]:
+def rank_bundles(plan: ReadingPlan, rank: int, world: int, start_batch: int = 0) -> Iterator[BundleSpec]:
     """The bundles of all lanes of a worker, in the order in which their first rows are consumed."""
     streams = [bundles(plan, lane, start_batch) for lane in lanes_of(plan, rank, world)]
     return heapq.merge(*streams, key=lambda spec: (spec.first, spec.lane))
@@ -243,7 +243,7 @@ def single_pass(rows: Sequence[int] | Ints, bundle_rows: int) -> Iterator[Bundle
         yield BundleSpec(0, 0, 0, number, spans, skip=0, first=start, seed=None)
 
 
-def _bundles(plan: Plan, dataset: int, lane: int, start_batch: int) -> Iterator[BundleSpec]:
+def _bundles(plan: ReadingPlan, dataset: int, lane: int, start_batch: int) -> Iterator[BundleSpec]:
     length = plan.lane_rows(dataset)
     consumed = plan.consumed(dataset, lane, start_batch * plan.share)
     for epoch in itertools.count(consumed // length):
@@ -289,7 +289,7 @@ def _spans(order: Ints, ends: Ints, start: int, stop: int) -> tuple[Span, ...]:
 
 
 @lru_cache(maxsize=16)  # the lanes of a worker read the same streams at about the same time
-def _stream(plan: Plan, dataset: int, epoch: int) -> tuple[Ints, Ints]:
+def _stream(plan: ReadingPlan, dataset: int, epoch: int) -> tuple[Ints, Ints]:
     """The pieces of an epoch in order, and where each ends in the stream."""
     rows = np.asarray(plan.datasets[dataset][0], np.int64)
     order = np.arange(len(rows))

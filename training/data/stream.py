@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -27,11 +28,12 @@ import ray
 from ray import cloudpickle
 
 from pairmill.errors import IntegrityError, JobError
+from pairmill.registry import look_in
 from pairmill.worker_errors import raised_by
 from training.data.batches import Batch, assemble, read_here
 from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig
-from training.data.cursor import BundleSpec, Plan, rank_bundles
+from training.data.cursor import BundleSpec, ReadingPlan, rank_bundles
 
 #: How often a bundle is read again after the process that read it died, or its storage failed.
 _RETRIES = 4
@@ -44,14 +46,19 @@ def _read(reader: _Shared, spec: BundleSpec) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Shared:
-    """A pickled reader in the object store.  Every worker has one; those of a run are equal by their content."""
+    """A pickled reader in the object store.  Every worker has one; those of a run are equal by their content.
+
+    path: where the modules of own text transforms are.
+    """
 
     content: str
     reference: Any = field(compare=False)
+    path: tuple[str, ...] = field(compare=False)
 
 
 @lru_cache(maxsize=2)  # a process reads many bundles; making a tokenizer takes longer than some of them
 def _reader(shared: _Shared) -> Reader:
+    look_in(shared.path)
     reader: Reader = pickle.loads(ray.get(shared.reference))
     return reader
 
@@ -65,7 +72,7 @@ def read_with_ray(
     Raises what a reader raised, wrapped by Ray.  Closing the generator cancels what is on its way.
     """
     pickled = cloudpickle.dumps(reader)
-    shared = _Shared(hashlib.sha256(pickled).hexdigest(), ray.put(pickled))
+    shared = _Shared(hashlib.sha256(pickled).hexdigest(), ray.put(pickled), tuple(sys.path))
     # "DEFAULT": anywhere.  Under Tune a task inherits its worker's placement group, which has no room for readers.
     read = _read.options(name=f"{name}: read", num_cpus=config.reader_cpus, scheduling_strategy="DEFAULT")
     ahead: deque[tuple[BundleSpec, Any]] = deque()
@@ -195,7 +202,7 @@ class _Progress:
 
 
 def batches(
-    plan: Plan,
+    plan: ReadingPlan,
     reader: Reader,
     config: DataConfig,
     *,

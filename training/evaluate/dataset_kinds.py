@@ -24,7 +24,7 @@ from pairmill.registry import NamedConfig, Registry
 
 if TYPE_CHECKING:
     from training.evaluate.config import EvaluateConfig, EvaluateDatasetConfig
-    from training.evaluate.encoder import Encoder, Rows
+    from training.evaluate.encoder import EncodedRows, Encoder
 
 
 class Embedded(NamedTuple):
@@ -67,7 +67,7 @@ class DatasetKind(ABC):
     def __call__(self, encoder: Encoder) -> Iterator[Embedded]:
         """What the records of this dataset are measured on.  Raises InputError if no row is of use."""
 
-    def refuse_empty(self, rows: Rows, fix: str) -> None:
+    def refuse_empty(self, rows: EncodedRows, fix: str) -> None:
         """Raise InputError if nothing was chosen."""
         if not rows.chosen:
             counts = ", ".join(f"{reason}: {count}" for reason, count in rows.skipped.items())

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.evaluate.embed import embed_images, embed_texts
-from training.evaluate.evaluated_rows import Text
+from training.evaluate.evaluated_rows import EvaluatedText
 from training.towers.build import image_statistics
 from training.towers.encode import encode_text, needs_full_length
 
 
-class Tokenizer(Protocol):
+class AnyTokenizer(Protocol):
     """What evaluation needs of a tokenizer; `training.towers.tokenizer.Tokenizer` is one."""
 
     pad_id: int
@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
 Transform = Callable[[bytes], NDArray[np.uint8] | None]
 
 
-class Rows(NamedTuple):
+class EncodedRows(NamedTuple):
     """What was used of a dataset: N images, what `choose` made of the texts of each, and rows left out by reason."""
 
     image_ND: Tensor
@@ -44,7 +44,7 @@ class Encoder:
     """A model with everything that stands between it and bytes and strings."""
 
     model: nn.Module
-    tokenize: Tokenizer
+    tokenize: AnyTokenizer
     transform: Transform
     device: torch.device
     autocast: torch.dtype | None
@@ -66,12 +66,12 @@ class Encoder:
 
     def rows(
         self,
-        rows: Iterable[tuple[bytes, list[Text]]],
-        choose: Callable[[list[Text]], Any],
+        rows: Iterable[tuple[bytes, list[EvaluatedText]]],
+        choose: Callable[[list[EvaluatedText]], Any],
         *,
         reason: str,
         max_images: int | None = None,
-    ) -> Rows:
+    ) -> EncodedRows:
         """Embed the images of all rows that `choose` finds a use for (None: no use, counted as `reason`)."""
         mean, std = image_statistics(self.model)
         features: list[Tensor] = []
@@ -93,12 +93,12 @@ class Encoder:
                     kept += [use for _, use in good]
                 if max_images is not None and len(kept) >= max_images:
                     break
-        return Rows(torch.cat(features) if features else torch.empty(0, 0), kept, skipped)
+        return EncodedRows(torch.cat(features) if features else torch.empty(0, 0), kept, skipped)
 
 
 def _usable(
-    rows: Iterable[tuple[bytes, list[Text]]],
-    choose: Callable[[list[Text]], Any],
+    rows: Iterable[tuple[bytes, list[EvaluatedText]]],
+    choose: Callable[[list[EvaluatedText]], Any],
     skipped: dict[str, int],
     reason: str,
 ) -> Iterator[tuple[bytes, Any]]:

@@ -14,7 +14,7 @@ from training.data.source import open_source
 from training.evaluate.config import EvaluateDatasetConfig
 
 
-class Text(NamedTuple):
+class EvaluatedText(NamedTuple):
     """A text of a row, not blank."""
 
     text: str
@@ -22,7 +22,7 @@ class Text(NamedTuple):
     kind: str
 
 
-def read_rows(dataset: EvaluateDatasetConfig) -> Iterator[tuple[bytes, list[Text]]]:
+def read_rows(dataset: EvaluateDatasetConfig) -> Iterator[tuple[bytes, list[EvaluatedText]]]:
     """Encoded image (empty if there is none) and texts of every row, a piece of the source in memory at a time.
 
     Raises RecipeError if the dataset does not exist, is empty or lacks a column.
@@ -38,19 +38,21 @@ def open_dataset(dataset: EvaluateDatasetConfig) -> Source:
     return open_source(dataset.path, dataset.selection, columns)
 
 
-def rows_of(table: pa.Table) -> Iterator[tuple[bytes, list[Text]]]:
+def rows_of(table: pa.Table) -> Iterator[tuple[bytes, list[EvaluatedText]]]:
     """The rows of a table with the columns `image` (binary) and `texts` (list of {text, language, kind})."""
     for batch in table.select(["image", "texts"]).to_batches(max_chunksize=256):
         for row in batch.to_pylist():
             texts = [
-                Text(text["text"], text["language"] or UNKNOWN, text["kind"] or UNKNOWN)
+                EvaluatedText(text["text"], text["language"] or UNKNOWN, text["kind"] or UNKNOWN)
                 for text in row["texts"] or ()
                 if text["text"] and text["text"].strip()
             ]
             yield row["image"] or b"", texts
 
 
-def chosen_texts(texts: Sequence[Text], languages: Sequence[str] | None, kinds: Sequence[str] | None) -> list[Text]:
+def chosen_texts(
+    texts: Sequence[EvaluatedText], languages: Sequence[str] | None, kinds: Sequence[str] | None
+) -> list[EvaluatedText]:
     """The distinct texts in these languages and of these kinds (None: any); `zh` also takes `zh-Hant`.
 
     The same string as alt text and as caption is two texts, one of each kind.

@@ -19,14 +19,14 @@ from pairmill.errors import RecipeError
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.datasets import datasets_of, metrics_of
 from training.evaluate.embed import evaluating
-from training.evaluate.encoder import Encoder, Tokenizer, Transform
+from training.evaluate.encoder import AnyTokenizer, Encoder, Transform
 from training.evaluate.metrics import Metric
 from training.evaluate.results import Record
 
 
 def evaluate(
     model: nn.Module,
-    tokenize: Tokenizer,
+    tokenize: AnyTokenizer,
     transform: Transform,
     config: EvaluateConfig,
     *,

@@ -21,6 +21,7 @@ from curation.duplicates.kinds import KINDS
 from curation.results.rows import write_rows
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
+from pairmill.registry_docs import render
 from pairmill.store import Entry, Store
 from pipelines.curate import curate
 from pipelines.demo_rows import labels
@@ -197,6 +198,13 @@ def test_the_recipe_that_is_kept_and_the_schema_have_its_keys(runs: Runs) -> Non
     assert "duplicate_caption" in schema
     assert "min_characters" in schema
     assert "a shorter caption says too little to be compared" in schema
+
+
+def test_the_page_of_the_registry_shows_it(runs: Runs) -> None:
+    page = render(KINDS, "Kinds of duplicates")
+    assert "### `duplicate_caption`\n\nRows of equal caption, but for case: weaker than equal bytes" in page
+    row = "| `min_characters` | integer ≥ `1` | `1` | a shorter caption says too little to be compared |"
+    assert row in page
 
 
 class Misread(DuplicateCaption):

@@ -44,10 +44,10 @@ letters = st.text(st.sampled_from("aZ é ü ñ ã Ã © € “ & ; \t 红 が �
 @settings(deadline=None, max_examples=300)
 def test_repair_is_ftfy_also_where_it_takes_the_short_way(alt: str) -> None:
     config = ftfy.TextFixerConfig(unescape_html=True, uncurl_quotes=False, fix_character_width=False, explain=False)
-    mended = ftfy.fix_text(alt, config)
+    repaired = ftfy.fix_text(alt, config)
     for invisible in "\u200b\u2060\ufeff\u00ad":
-        mended = mended.replace(invisible, "")
-    assert repair(alt) == unicodedata.normalize("NFC", " ".join(mended.split()))
+        repaired = repaired.replace(invisible, "")
+    assert repair(alt) == unicodedata.normalize("NFC", " ".join(repaired.split()))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from img2dataset_needed import needs_img2dataset
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -250,6 +251,7 @@ SHAPES = [
 ]
 
 
+@needs_img2dataset
 @pytest.mark.slow
 @pytest.mark.parametrize("only_if_bigger", [False, True])
 @pytest.mark.parametrize("mode", MODES)
@@ -265,6 +267,7 @@ def test_sizes_are_those_of_img2dataset(mode: str, only_if_bigger: bool) -> None
             assert got == expected, (size, width, height)
 
 
+@needs_img2dataset
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_pictures_are_those_of_img2dataset(mode: str) -> None:

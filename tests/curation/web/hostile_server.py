@@ -126,7 +126,7 @@ def says_and_waits(data: bytes) -> Behaviour:
 
 
 def repeats(first: bytes, then: bytes, pause_s: float = 0.0) -> Behaviour:
-    """Goes on for ever, until the client leaves."""
+    """Sends without end, until the client leaves."""
 
     async def behaviour(connection: Connection) -> None:
         await connection.send(first)

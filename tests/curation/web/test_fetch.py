@@ -253,7 +253,7 @@ def test_a_dead_host_opens_the_circuit() -> None:
         async with serving(says(b"")) as server:
             port = server.port
         async with Fetcher(config(circuit_failures=5, per_host_concurrency=2)) as fetcher:
-            # Failures are told to the gate a few times a second, so how many get through before is a matter of speed.
+            # The gate hears of failures a few times a second, so how many get through before is a matter of speed.
             found = [await fetcher.fetch(f"http://127.0.0.1:{port}/")]
             while found[-1].status is not Status.CIRCUIT_OPEN and len(found) < 10_000:
                 found.append(await fetcher.fetch(f"http://127.0.0.1:{port}/{len(found)}"))

@@ -156,7 +156,7 @@ def test_a_newcomer_waits_until_the_holder_gives_way() -> None:
     gate = HostGate(concurrency=4, lease_s=LEASE_S)
     gate.exchange("a", {"h": Report(waiting=9)})
     assert gate.exchange("b", {"h": Report(waiting=9)})["h"].slots == 0
-    # a is told to shrink, but may be using all four until its next word
+    # a has to shrink, but may be using all four until its next word
     assert gate.exchange("a", {"h": Report(waiting=5, in_use=4, slots=4)})["h"].slots == 2
     assert gate.exchange("b", {"h": Report(waiting=9)})["h"].slots == 0
     assert gate.exchange("a", {"h": Report(waiting=5, in_use=3, slots=2)})["h"].slots == 2
@@ -169,7 +169,7 @@ def test_what_a_holder_may_still_start_is_not_given_away() -> None:
     gate = HostGate(concurrency=4, lease_s=LEASE_S)
     gate.exchange("a", {"h": Report(waiting=1)})
     gate.exchange("b", {"h": Report(waiting=9)})
-    # a uses none of its four and is told one; until it hears so it may start four
+    # a uses none of its four and gets one; until it knows, it may start four
     assert gate.exchange("a", {"h": Report(waiting=1, slots=4)})["h"].slots == 1
     assert gate.exchange("b", {"h": Report(waiting=9)})["h"].slots == 0
     assert gate.exchange("a", {"h": Report(waiting=0, in_use=1, slots=1)})["h"].slots == 1

@@ -7,16 +7,19 @@ import functools
 import http.server
 import io
 import socketserver
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
+from img2dataset_needed import needs_img2dataset
 from PIL import Image
 
 from curation.schema import Status
 from curation.web.config import DownloadConfig
 from curation.web.fetch import Fetched
 from curation.web.img2dataset_engine import Img2datasetFetcher, error_status, resize_with_img2dataset
+from pairmill.errors import UserError
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(2000)
 
@@ -98,6 +101,7 @@ def test_img2dataset_errors_become_statuses(message: str, status: Status) -> Non
     assert error_status(message) is status
 
 
+@needs_img2dataset
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -119,6 +123,7 @@ def test_answers_become_statuses(server: str, path: str, status: Status) -> None
     assert bool(fetched.error) == (status is not Status.SUCCESS)
 
 
+@needs_img2dataset
 @pytest.mark.parametrize(
     "path", ["http://127.0.0.1/", "http://0x7f000001/", "file:///etc/passwd", "http://a:b@8.8.8.8/"]
 )
@@ -127,6 +132,7 @@ def test_forbidden_urls_are_not_handed_over(path: str) -> None:
     assert fetched.status.value.startswith("forbidden_") and fetched.attempts == 0
 
 
+@needs_img2dataset
 def test_resize_with_img2dataset() -> None:
     drawing = io.BytesIO()
     Image.new("RGB", (300, 200), "red").save(drawing, "PNG")
@@ -135,3 +141,9 @@ def test_resize_with_img2dataset() -> None:
     assert Image.open(io.BytesIO(resized.data)).size == (150, 100)
     broken = resize_with_img2dataset(b"no image", size=100, mode="border", image_format="jpg", quality=95)
     assert broken.data == b"" and broken.error
+
+
+def test_without_the_package_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "img2dataset.resizer", None)
+    with pytest.raises(UserError, match=r"set download\.engine: async"):
+        resize_with_img2dataset(JPEG, size=64, mode="border", image_format="png", quality=9)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pairmill.errors import IntegrityError
 from training.data.cursor import (
     BundleSpec,
-    Plan,
+    ReadingPlan,
     bundles,
     fitting_lanes,
     lanes_of,
@@ -27,7 +27,7 @@ def rows_of(spec: BundleSpec) -> list[Row]:
     return [inside[at] for at in spec.order()]
 
 
-def lane_rows(plan: Plan, lane: int, count: int, start_batch: int = 0) -> list[Row]:
+def lane_rows(plan: ReadingPlan, lane: int, count: int, start_batch: int = 0) -> list[Row]:
     """The first `count` rows that a lane consumes, by replaying the pattern over its bundles."""
     stream = bundles(plan, lane, start_batch)
     ready: dict[int, list[Row]] = {d: [] for d in range(len(plan.datasets))}
@@ -42,7 +42,7 @@ def lane_rows(plan: Plan, lane: int, count: int, start_batch: int = 0) -> list[R
 
 
 @st.composite
-def plans(draw: st.DrawFn, most_datasets: int = 3) -> Plan:
+def plans(draw: st.DrawFn, most_datasets: int = 3) -> ReadingPlan:
     lanes = draw(st.integers(1, 5))
     batch_size = lanes * draw(st.integers(1, 4))
     pieces = st.lists(st.integers(1, 30), min_size=1, max_size=12).map(tuple)
@@ -50,14 +50,14 @@ def plans(draw: st.DrawFn, most_datasets: int = 3) -> Plan:
     datasets = draw(
         st.lists(st.tuples(enough, st.sampled_from([0.1, 1.0, 2.5])), min_size=1, max_size=most_datasets).map(tuple)
     )
-    return Plan(
+    return ReadingPlan(
         datasets, draw(st.integers(0, 99)), lanes, batch_size, draw(st.integers(1, 40)), shuffle=draw(st.booleans())
     )
 
 
 @settings(max_examples=40)
 @given(plans(most_datasets=1))
-def test_an_epoch_takes_each_row_at_most_once_and_drops_less_than_a_batch(plan: Plan) -> None:
+def test_an_epoch_takes_each_row_at_most_once_and_drops_less_than_a_batch(plan: ReadingPlan) -> None:
     length = plan.lane_rows(0)
     taken = [row for lane in range(plan.lanes) for row in lane_rows(plan, lane, length)]
     assert len(set(taken)) == len(taken) == plan.steps_per_epoch * plan.batch_size
@@ -71,7 +71,7 @@ def test_an_epoch_takes_each_row_at_most_once_and_drops_less_than_a_batch(plan: 
 
 @settings(max_examples=40)
 @given(plans(), st.integers(0, 25))
-def test_resuming_at_any_batch_continues_the_same_stream(plan: Plan, start: int) -> None:
+def test_resuming_at_any_batch_continues_the_same_stream(plan: ReadingPlan, start: int) -> None:
     for lane in range(plan.lanes):
         more = 3 * plan.share
         whole = lane_rows(plan, lane, start * plan.share + more)
@@ -80,7 +80,7 @@ def test_resuming_at_any_batch_continues_the_same_stream(plan: Plan, start: int)
 
 @settings(max_examples=40)
 @given(plans())
-def test_bundles_come_in_the_order_they_are_needed_and_where_the_pattern_needs_them(plan: Plan) -> None:
+def test_bundles_come_in_the_order_they_are_needed_and_where_the_pattern_needs_them(plan: ReadingPlan) -> None:
     for lane in range(plan.lanes):
         specs = list(itertools.islice(bundles(plan, lane), 20))
         assert [spec.first for spec in specs] == sorted(spec.first for spec in specs)
@@ -89,7 +89,7 @@ def test_bundles_come_in_the_order_they_are_needed_and_where_the_pattern_needs_t
 
 
 @given(plans(), st.integers(0, 10**7))
-def test_consumed_is_the_count_of_the_pattern_and_position_its_inverse(plan: Plan, far: int) -> None:
+def test_consumed_is_the_count_of_the_pattern_and_position_its_inverse(plan: ReadingPlan, far: int) -> None:
     lane = plan.lanes - 1
     counts = Counter(plan.datasets_at(lane, 0, 500).tolist())
     for dataset in range(len(plan.datasets)):
@@ -99,7 +99,7 @@ def test_consumed_is_the_count_of_the_pattern_and_position_its_inverse(plan: Pla
 
 
 @given(plans(), st.integers(1, 5))
-def test_workers_share_out_the_lanes(plan: Plan, world: int) -> None:
+def test_workers_share_out_the_lanes(plan: ReadingPlan, world: int) -> None:
     world = min(world, plan.lanes)
     shares = [lanes_of(plan, rank, world) for rank in range(world)]
     assert sorted(itertools.chain(*shares)) == list(range(plan.lanes))
@@ -109,14 +109,16 @@ def test_workers_share_out_the_lanes(plan: Plan, world: int) -> None:
 
 
 @given(plans())
-def test_a_bundle_is_about_as_large_as_asked_for(plan: Plan) -> None:
+def test_a_bundle_is_about_as_large_as_asked_for(plan: ReadingPlan) -> None:
     for spec in itertools.islice(bundles(plan, 0), 30):
         assert 0 < spec.rows <= 1.5 * plan.bundle_rows
         assert sorted(spec.order().tolist()) == list(range(spec.rows))
 
 
 def test_weights_decide_the_mixture_of_every_stretch() -> None:
-    plan = Plan((((5000,), 3.0), ((5000,), 1.0), ((5000,), 0.001)), seed=1, lanes=4, batch_size=64, bundle_rows=100)
+    plan = ReadingPlan(
+        (((5000,), 3.0), ((5000,), 1.0), ((5000,), 0.001)), seed=1, lanes=4, batch_size=64, bundle_rows=100
+    )
     for batch in range(0, 300, 7):
         counts = Counter[int]()
         for lane in range(4):
@@ -127,7 +129,7 @@ def test_weights_decide_the_mixture_of_every_stretch() -> None:
 
 def test_epochs_and_seeds_differ_and_runs_do_not() -> None:
     def first_rows(seed: int, skip: int = 0) -> list[tuple[int, int]]:
-        plan = Plan((((10,) * 8, 1.0),), seed=seed, lanes=2, batch_size=4, bundle_rows=16)
+        plan = ReadingPlan((((10,) * 8, 1.0),), seed=seed, lanes=2, batch_size=4, bundle_rows=16)
         return [row[2:] for row in lane_rows(plan, 0, 40, start_batch=skip)]
 
     assert first_rows(1) == first_rows(1)
@@ -136,18 +138,18 @@ def test_epochs_and_seeds_differ_and_runs_do_not() -> None:
 
 
 def test_without_shuffling_rows_come_in_order() -> None:
-    plan = Plan((((3, 4, 5), 1.0),), seed=1, lanes=1, batch_size=4, bundle_rows=5, shuffle=False)
+    plan = ReadingPlan((((3, 4, 5), 1.0),), seed=1, lanes=1, batch_size=4, bundle_rows=5, shuffle=False)
     assert [row[2:] for row in lane_rows(plan, 0, 12)] == [(p, r) for p, n in enumerate((3, 4, 5)) for r in range(n)]
 
 
 def test_bundles_end_where_pieces_end_if_that_is_near() -> None:
-    plan = Plan((((100,) * 40, 1.0),), seed=1, lanes=1, batch_size=10, bundle_rows=210)
+    plan = ReadingPlan((((100,) * 40, 1.0),), seed=1, lanes=1, batch_size=10, bundle_rows=210)
     for spec in itertools.islice(bundles(plan, 0), 15):
         assert all(span.stop - span.start == 100 for span in spec.spans)
 
 
 def test_a_bundle_is_small_plain_data() -> None:
-    plan = Plan((((100,) * 1000, 1.0),), seed=1, lanes=2, batch_size=10, bundle_rows=1000)
+    plan = ReadingPlan((((100,) * 1000, 1.0),), seed=1, lanes=2, batch_size=10, bundle_rows=1000)
     spec = next(bundles(plan, 1, start_batch=77))
     assert spec.skip > 0
     assert pickle.loads(pickle.dumps(spec)) == spec and len(pickle.dumps(spec)) < 2000
@@ -156,7 +158,7 @@ def test_a_bundle_is_small_plain_data() -> None:
 def test_the_fingerprint_knows_everything_that_decides_the_stream() -> None:
     def fingerprint(**changed: object) -> str:
         whole: dict[str, object] = {"datasets": (((9, 9), 1.0),), "seed": 1, "lanes": 2, "batch_size": 4}
-        return Plan(**(whole | {"bundle_rows": 8} | changed)).fingerprint  # type: ignore[arg-type]
+        return ReadingPlan(**(whole | {"bundle_rows": 8} | changed)).fingerprint  # type: ignore[arg-type]
 
     changes: list[dict[str, object]] = [
         {},
@@ -191,4 +193,4 @@ def test_lanes_are_lowered_to_divide_the_batch(batch_size: int, lanes: int, fitt
 )
 def test_a_plan_that_would_lose_rows_is_refused(rows: list[int], lanes: int, said: str) -> None:
     with pytest.raises(IntegrityError, match=said):
-        Plan(((rows, 1.0),), seed=0, lanes=lanes, batch_size=8, bundle_rows=4)
+        ReadingPlan(((rows, 1.0),), seed=0, lanes=lanes, batch_size=8, bundle_rows=4)

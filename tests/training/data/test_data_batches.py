@@ -21,14 +21,14 @@ from training.data.bundle import (
     to_table,
 )
 from training.data.config import DataConfig, TextSelector
-from training.data.cursor import Plan, make_plan, rank_bundles, single_pass
+from training.data.cursor import ReadingPlan, make_plan, rank_bundles, single_pass
 from training.data.sample import Source, sample_id
 from training.data.source import open_source, open_sources
 
 LONG_THEN_CHINESE = ((TextSelector(kind="long", transforms=("sentences",)),), (TextSelector(language="zh"),))
 
 
-def two_datasets(root: Path) -> tuple[Plan, list[Source]]:
+def two_datasets(root: Path) -> tuple[ReadingPlan, list[Source]]:
     paths = [str(write_parquet(root / "a.parquet", 60)), str(write_parquet(root / "b.parquet", 37, first=1000))]
     datasets = [{"path": paths[0], "weight": 2}, {"path": paths[1], "weight": 1}]
     config = DataConfig.model_validate({"datasets": datasets, "batch_size": 12, "lanes": 6, "bundle_rows": 7})
@@ -36,7 +36,9 @@ def two_datasets(root: Path) -> tuple[Plan, list[Source]]:
     return make_plan(config, sources, seed=3), sources
 
 
-def run(plan: Plan, sources: list[Source], n: int, *, rank: int = 0, world: int = 1, start: int = 0) -> list[Batch]:
+def run(
+    plan: ReadingPlan, sources: list[Source], n: int, *, rank: int = 0, world: int = 1, start: int = 0
+) -> list[Batch]:
     reader = reader_of(sources, slots=LONG_THEN_CHINESE)
     stream = read_here(plan, reader, rank=rank, world=world, start_batch=start)
     made = assemble(stream, plan, rank=rank, world=world, start_batch=start, pad_id=0)
@@ -78,7 +80,7 @@ def test_resuming_gives_the_same_batches_bit_for_bit(tmp_path: Path, start: int)
 
 def test_a_batch_says_what_it_holds(tmp_path: Path) -> None:
     source = open_source(str(write_parquet(tmp_path / "x.parquet", 20)))
-    plan = Plan(((source.rows, 1.0),), seed=3, lanes=2, batch_size=8, bundle_rows=20)
+    plan = ReadingPlan(((source.rows, 1.0),), seed=3, lanes=2, batch_size=8, bundle_rows=20)
     batch = run(plan, [source], 1)[0]
     assert batch.images_BHWC.shape == (8, 16, 16, 3) and batch.images_BHWC.dtype == np.uint8
     assert batch.tokens_BKL.dtype == np.int64 and batch.text_mask_BK.all() and batch.row_valid_B.all()
@@ -114,7 +116,7 @@ def test_text_is_padded_to_a_fixed_length_when_asked(tmp_path: Path) -> None:
 
 def test_epochs_crop_and_choose_anew(tmp_path: Path) -> None:
     source = open_source(str(write_parquet(tmp_path / "x.parquet", 8)))
-    plan = Plan(((source.rows, 1.0),), seed=3, lanes=1, batch_size=8, bundle_rows=8)
+    plan = ReadingPlan(((source.rows, 1.0),), seed=3, lanes=1, batch_size=8, bundle_rows=8)
     first, second = (rows([batch]) for batch in run(plan, [source], 2))
     # A small image has few crops and few sentences: some rows may draw the same again.
     assert first.keys() == second.keys() and sum(first[row] != second[row] for row in first) >= 5
@@ -123,7 +125,7 @@ def test_epochs_crop_and_choose_anew(tmp_path: Path) -> None:
 def test_unusable_rows_stay_and_are_counted(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", 8, spoil={1: b"no picture", 2: None, 5: jpeg(5)[:300]})
     source = open_source(str(path))
-    plan = Plan(((source.rows, 1.0),), seed=3, lanes=1, batch_size=8, bundle_rows=8)
+    plan = ReadingPlan(((source.rows, 1.0),), seed=3, lanes=1, batch_size=8, bundle_rows=8)
     reader = reader_of([source])
     batch = next(assemble(read_here(plan, reader), plan))
     assert batch.skipped == {"corrupt_image": 2, "missing_image": 1}
@@ -168,7 +170,7 @@ def test_a_bundle_survives_its_table_without_copying_pixels(tmp_path: Path) -> N
 
 def test_a_resumed_bundle_is_the_rest_of_the_whole_one(tmp_path: Path) -> None:
     source = open_source(str(write_parquet(tmp_path / "x.parquet", 40)))
-    plan = Plan(((source.rows, 1.0),), seed=3, lanes=1, batch_size=4, bundle_rows=20)
+    plan = ReadingPlan(((source.rows, 1.0),), seed=3, lanes=1, batch_size=4, bundle_rows=20)
     reader = reader_of([source])
     whole, rest = reader(next(rank_bundles(plan, 0, 1))), reader(next(rank_bundles(plan, 0, 1, start_batch=2)))
     assert np.array_equal(rest.images, whole.images[8:]) and np.array_equal(rest.sample_id, whole.sample_id[8:])

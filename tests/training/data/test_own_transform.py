@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import Field
-from small_datasets import reader_of, tokenizer, write_parquet
+from small_datasets import jpeg, reader_of, tokenizer, uid, write_parquet
+from test_train import losses
 
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
@@ -25,6 +28,11 @@ from training.data.stream import batches
 from training.data.text_transforms import TEXT_TRANSFORMS, Text, TextTransform
 from training.data.texts import TextChooser, row_generator
 from training.recipe import TrainRecipe
+from training.train import train
+from tune.recipe import SweepRecipe
+from tune.space import draw_points, recipe_at
+
+TINY = str(Path(__file__).parents[1] / "evaluate" / "tiny_clip.json")
 
 
 class PrefixConfig(NamedConfig):
@@ -123,6 +131,46 @@ def test_what_it_draws_depends_on_the_row_and_the_epoch_alone(tmp_path: Path) ->
     first, second = ({k: v for b in alone[at : at + 4] for k, v in spelled(b).items()} for at in (0, 4))
     assert first.keys() == second.keys() and len(first) == 48, "an epoch is four batches"
     assert sum(first[row] != second[row] for row in first) > 40
+
+
+def train_section(path: Path, selector: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "data": {
+            **{"path": str(path), "batch_size": 8, "lanes": 4, "bundle_rows": 8, "reader_cpus": 0.5},
+            "texts": [[selector]],
+        },
+        "model": {"architecture": TINY},
+        "train": {"steps": 2, "precision": "fp32"},
+        "compute": {"workers": 1, "cpus_per_worker": 0.5, "threads": 1},
+        "evaluate": {"every_steps": 2, "datasets": {"val": {"path": str(path)}}},
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_point_of_a_sweep_chooses_it_and_a_run_learns_from_what_it_makes(tmp_path: Path) -> None:
+    rows = range(16)
+    # What is drawn for a row follows from its id, which would otherwise follow from the file's content.
+    same = {"uid": [uid(row) for row in rows], "image": [jpeg(row) for row in rows]}
+    for name, prefix in (("plain", ""), ("written", "a photo: ")):
+        table = pa.table({**same, "text": [f"{prefix}number {row}" for row in rows]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    own = {"transforms": [{"name": f"{__name__}:Prefix", "prefix": "a photo:"}]}
+    sweep = SweepRecipe.checked(
+        {
+            "run_dir": "sweep",
+            "train": train_section(tmp_path / "plain.parquet", {}),
+            "space": {"data.texts": {"grid": [[[{}]], [[own]]]}},
+            "objectives": [{"metric": "val/image_retrieval_recall@1"}],
+        }
+    )
+    _, point = draw_points(sweep.space, sweep.base, samples=1, seed=0)
+    made = recipe_at(sweep.base, point, run_dir=str(tmp_path / "made"))
+    assert isinstance(made.data.text_slots()[0][0].transforms[0], PrefixConfig)
+    there = {**train_section(tmp_path / "written.parquet", {}), "run_dir": str(tmp_path / "there")}
+    assert train(made, quiet=True)["finished"]
+    assert train(TrainRecipe.checked(there), quiet=True)["finished"]
+    assert losses(tmp_path / "made") == losses(tmp_path / "there")
 
 
 def test_the_choice_among_texts_stays_what_it_is_without_it() -> None:

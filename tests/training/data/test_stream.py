@@ -12,12 +12,12 @@ from pairmill.errors import InputError, JobError
 from training.data.batches import Batch
 from training.data.bundle import Reader
 from training.data.config import DataConfig
-from training.data.cursor import Plan, make_plan, rank_bundles
+from training.data.cursor import ReadingPlan, make_plan, rank_bundles
 from training.data.source import open_sources
 from training.data.stream import batches, read_with_ray
 
 
-def small(root: Path, **changed: object) -> tuple[Plan, Reader, DataConfig]:
+def small(root: Path, **changed: object) -> tuple[ReadingPlan, Reader, DataConfig]:
     path = str(write_parquet(root / "x.parquet", 90))
     config = DataConfig.model_validate(
         {"path": path, "batch_size": 12, "lanes": 6, "bundle_rows": 8, "reader_cpus": 0.25} | changed

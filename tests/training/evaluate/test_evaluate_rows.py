@@ -1,8 +1,8 @@
 import pytest
 
-from training.evaluate.evaluated_rows import Text, chosen_texts
+from training.evaluate.evaluated_rows import EvaluatedText, chosen_texts
 
-TEXTS = [Text(tag, tag, "alt") for tag in ("en", "EN", "pt_BR", "zh_CN", "ZH", "zh-Hant", "und")]
+TEXTS = [EvaluatedText(tag, tag, "alt") for tag in ("en", "EN", "pt_BR", "zh_CN", "ZH", "zh-Hant", "und")]
 
 
 @pytest.mark.parametrize(

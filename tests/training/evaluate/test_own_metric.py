@@ -21,6 +21,7 @@ from pydantic import Field
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from pairmill.registry_docs import render
+from pairmill.store import Store
 from pipelines.models import evaluate_model
 from training.data.augment import EvalTransform
 from training.evaluate.config import EvaluateConfig
@@ -33,6 +34,10 @@ from training.recipe import TrainRecipe
 from training.towers.build import build_model, image_statistics, model_description
 from training.towers.config import ModelConfig
 from training.towers.tokenizer import open_tokenizer
+from training.train import train
+from tune.journal import Journal, Trial
+from tune.recipe import SweepRecipe
+from tune.space import recipe_at
 
 EMOJI = Path(__file__).parents[3] / "samples" / "emoji"
 MODEL = ModelConfig(architecture=str(Path(__file__).parent / "tiny_clip.json"))
@@ -168,6 +173,29 @@ def test_two_metrics_of_one_name_are_refused(dataset: str, model: Path) -> None:
         pytest.raises(RecipeError, match="different names"),
     ):
         evaluate_model(str(model), [f"evaluate.datasets.emoji.path={dataset}"], None, None)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_measures_it_and_a_sweep_ranks_by_it(dataset: str, labels: list[dict[str, str]], tmp_path: Path) -> None:
+    own = {"name": f"{__name__}:RankQuantile", "share": 0.25}
+    base = {
+        "data": {"path": dataset, "batch_size": 8, "lanes": 4, "bundle_rows": 8, "reader_cpus": 0.5},
+        "model": {"architecture": MODEL.architecture},
+        "train": {"steps": 2, "precision": "fp32"},
+        "compute": {"workers": 1, "cpus_per_worker": 0.5, "threads": 1},
+        "evaluate": {"every_steps": 2, "datasets": {"emoji": {"path": dataset}}, "metrics": ["recall", own]},
+    }
+    objective = {"metric": "emoji/rank_quantile", "mode": "min"}
+    space = {"optim.lr": {"grid": [1e-3]}}
+    sweep = SweepRecipe.checked({"run_dir": str(tmp_path), "train": base, "space": space, "objectives": [objective]})
+    journal, point = Journal(Store(sweep.run_dir)), {"optim.lr": 1e-3}
+    journal.record(Trial("000", point))
+    result = train(recipe_at(sweep.base, point, run_dir=journal.folder("000")), quiet=True)
+    expected = np.quantile(naive_ranks(Path(result["checkpoint"]), labels), 0.25)
+    assert result["metrics"]["emoji/rank_quantile"] == pytest.approx(expected)
+    assert "emoji/image_retrieval_recall@10" in result["metrics"]
+    assert journal.standing("000", [2], sweep.objectives[0]).values == [pytest.approx(-expected)]
 
 
 def test_schema_page_and_keys_show_it() -> None:
