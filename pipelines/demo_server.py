@@ -30,7 +30,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -307,7 +307,9 @@ async def _serve(port: int, parent: int | None) -> None:
         while parent is None or os.getppid() == parent:
             await asyncio.sleep(0.25)
     finally:
-        await runner.cleanup()
+        # A request that arrives meanwhile may keep it waiting until its client gives up.
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(runner.cleanup(), timeout=2)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ class Answer:
 def get(url: str, *, redirects: bool = False) -> Answer:
     async def fetch() -> Answer:
         async with (
-            aiohttp.ClientSession(auto_decompress=False) as session,
+            aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=30)) as session,
             session.get(url, allow_redirects=redirects) as response,
         ):
             return Answer(response, await response.read())
@@ -268,6 +268,8 @@ def refused(url: str) -> bool:
         get(url)
     except aiohttp.ClientConnectorError:
         return True
+    except (aiohttp.ClientError, asyncio.TimeoutError):  # it stops while it answers
+        return False
     return False
 
 
