@@ -27,7 +27,7 @@ from record import machine, record
 ROOT = Path(__file__).resolve().parent.parent
 
 #: What works only with a cloud account, or with a cluster that is running.
-CLOUD = ("ray up", "pairmill submit", "pairmill jobs")
+CLOUD = ("export RAY_AUTH_MODE", "(umask", "ray up", "ray dashboard", "pairmill submit", "pairmill jobs")
 
 
 def lines_of(readme: str) -> list[str]:

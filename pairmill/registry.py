@@ -114,7 +114,7 @@ def load_object(path: str, *, key: str) -> Any:
         raise RecipeError(
             f"{key} must be an import path package.module:attribute that can be imported",
             value=f"{path}: {type(error).__name__}: {error}",
-            fix="correct the path, or install the package where the job runs",
+            fix="correct the path; here and where the job runs, install its package or set PYTHONPATH to its folder",
         ) from error
     return found
 

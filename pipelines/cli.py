@@ -18,14 +18,25 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.doctor import check_packages, diagnose
-from pipelines.opening import check_outside, check_retried, opened_run, selected_run, without_pandas
+from pipelines.opening import (
+    MODEL_FORMATS,
+    check_format,
+    check_outside,
+    check_parquet,
+    check_retried,
+    opened_run,
+    selected_run,
+    without_pandas,
+)
 from pipelines.output import (
+    counted,
     finish,
     keep_stdout,
     say,
     show_demo,
     show_funnel,
     show_jobs,
+    show_machine,
     show_records,
     show_sweep,
     show_training,
@@ -36,7 +47,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Curate web image-text pairs and train dual encoders on them, on Ray.",
 )
 
 Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
@@ -52,6 +62,23 @@ Yes = Annotated[
     bool, typer.Option("--yes", help="fetch and compute again what the recipe makes stale, however much it is")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"pairmill {version('pairmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and stop", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Curate web image-text pairs and train dual encoders on them, on Ray."""
 
 
 @app.command()
@@ -96,7 +123,7 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
         tables_of(loaded, made, store)
         return made.model_dump() | {"run_dir": loaded.run_dir}
 
-    finish(job, as_json, lambda p: say(f"{p['rows']:,} rows in {p['shards']:,} shards, planned in {p['run_dir']}"))
+    finish(job, as_json, lambda p: say(f"{_rows_in_shards(p)}, planned in {p['run_dir']}"))
 
 
 @app.command()
@@ -118,7 +145,7 @@ def report(run: Run, as_json: Json = False) -> None:
 @app.command()
 def rows(
     run: Run,
-    to: Annotated[Path, typer.Option("--to", help="the parquet file to write", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="the .parquet file to write or replace", show_default=False)],
     as_json: Json = False,
 ) -> None:
     """Write what became of every input row: one row each, kept ones too."""
@@ -130,10 +157,11 @@ def rows(
         from curation.results.rows import write_rows
 
         refuse_pending(store)
+        check_parquet(to)
         check_outside(store, to)
         return {"rows": write_rows(store, to, selection=selection), "path": str(to)}
 
-    finish(job, as_json, lambda done: say(f"{done['rows']:,} rows written to {done['path']}"))
+    finish(job, as_json, lambda done: say(f"{counted(done['rows'], 'row')} written to {done['path']}"))
 
 
 @app.command("retry-failed")
@@ -181,7 +209,7 @@ def extend(
 
     def show(done: dict[str, Any]) -> None:
         if plan_only:
-            say(f"{len(done['files_added'])} files added: {done['rows']:,} rows in {done['shards']:,} shards")
+            say(f"{counted(len(done['files_added']), 'file')} added: {_rows_in_shards(done)}")
         else:
             show_funnel(done)
 
@@ -316,9 +344,8 @@ def export(
     """Write a dataset or a model in a form that other tools read."""
 
     def job() -> dict[str, Any]:
-        from pairmill.errors import UserError
-
-        if form in ("open_clip", "huggingface"):
+        check_format(what, form)
+        if form in MODEL_FORMATS:
             from pipelines.models import export_model
 
             return {"files": export_model(what, to, form, average=average), "format": form}
@@ -327,15 +354,12 @@ def export(
         from curation.results.export import export_img2dataset, export_webdataset
 
         known = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}
-        if form not in known:
-            names = ", ".join([*known, "open_clip", "huggingface"])
-            raise UserError(f"--format must be one of {names}", value=form, fix="choose one of them")
         store, _ = opened_run(what)
         refuse_pending(store)
         check_outside(store, to)
         return {"files": [str(f) for f in known[form](store, to)], "format": form}
 
-    finish(job, as_json, lambda done: say(f"{len(done['files'])} files written to {to}"))
+    finish(job, as_json, lambda done: say(f"{counted(len(done['files']), 'file')} written to {to}"))
 
 
 @app.command()
@@ -454,9 +478,13 @@ def doctor(
     if as_json:
         say(json.dumps(found, indent=2))
     else:
-        say("\n".join(f"{name:>16}  {value}" for name, value in found.items()))
+        show_machine(found)
     if found["problems"]:
         raise typer.Exit(1)
+
+
+def _rows_in_shards(planned: dict[str, Any]) -> str:
+    return f"{counted(planned['rows'], 'row')} in {counted(planned['shards'], 'shard')}"
 
 
 def _given(recipe: Path | None, example: str) -> Path:

@@ -71,6 +71,7 @@ def curate(
     retry_failed: bool = False,
     planned: bool = False,
     yes: bool = False,
+    advise: bool = True,
 ) -> dict[str, Any]:
     """Run the job, or what is left of it, and return the report (`report.json`).
 
@@ -78,6 +79,7 @@ def curate(
     retry_failed: first fetch again the rows that may succeed now (`Policy.retriable`).
     planned: the run is identified by its directory; its lists need not exist any more.
     yes: fetch and compute again what the recipe makes stale, however much it is.
+    advise: log what could be done next (`curation.results.advice`).
     Raises UserError for a wrong recipe or input, before any work, and for expensive work that would be repeated without
     `yes`, before that work; JobError when the job itself fails.
     """
@@ -117,8 +119,9 @@ def curate(
             raise _cause(error) from error
     fault_point("report.write")
     report = write_report(store, selection=recipe.deduplicate.name)
-    for line in advice(report):
-        logger.info("%s", line)
+    if advise:
+        for line in advice(report):
+            logger.info("%s", line)
     return report
 
 

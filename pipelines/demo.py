@@ -43,7 +43,7 @@ def run_demo(run_dir: str, *, quiet: bool = False) -> dict[str, Any]:
             f"recaption.model={models / 'captioner'}",
             f"translate.model={models / 'translator'}",
         ]
-        return curate(load_recipe(RECIPE, overrides), command="pairmill demo", quiet=quiet)
+        return curate(load_recipe(RECIPE, overrides), command="pairmill demo", quiet=quiet, advise=False)
 
 
 def _remove_earlier(run_dir: str, urls: Path) -> None:

@@ -48,6 +48,14 @@ def check_retried(overrides: Sequence[str]) -> None:
             )
 
 
+def check_parquet(to: Path) -> None:
+    """Raise UserError for a file to write that is not named as a Parquet file."""
+    from pairmill.errors import UserError
+
+    if to.suffix.lower() != ".parquet":
+        raise UserError("--to must end in .parquet", value=to, fix=f"give {to.with_suffix('.parquet')}")
+
+
 def check_outside(store: Any, to: Path) -> None:
     """Raise UserError for a file or folder to write that lies inside the run: it would mix with the run's own."""
     from pairmill.errors import UserError
@@ -64,6 +72,49 @@ def without_pandas() -> None:
     sys.meta_path.insert(0, _NoPandas())
 
 
+def holds_curation(store: Any) -> bool:
+    """Whether a run directory is that of a curation, planned at least."""
+    from curation.plan import PLAN_JSON
+
+    return store.read_text(PLAN_JSON) is not None
+
+
+#: What `pairmill export` writes of a curated run, and of a model.
+DATASET_FORMATS = ("webdataset", "img2dataset")
+MODEL_FORMATS = ("open_clip", "huggingface")
+
+
+def check_format(what: str, form: str) -> None:
+    """Raise UserError for an unknown format, and for one of models where `what` is a curated run, or the reverse."""
+    from pairmill.errors import UserError
+    from pairmill.store import Store
+
+    if form not in (*DATASET_FORMATS, *MODEL_FORMATS):
+        names = ", ".join((*DATASET_FORMATS, *MODEL_FORMATS))
+        raise UserError(f"--format must be one of {names}", value=form, fix="choose one of them")
+    store = Store(what)
+    if holds_curation(store):
+        kind, formats = "curated run", DATASET_FORMATS
+    elif form in DATASET_FORMATS and _holds_model(store):
+        kind, formats = "model", MODEL_FORMATS
+    else:
+        return  # what it is, if anything, is checked where it is opened
+    if form not in formats:
+        raise UserError(
+            f"--format of a {kind} must be one of {', '.join(formats)}",
+            value=f"{form}, but {what} is a {kind}",
+            fix="choose one of them, or correct the path",
+        )
+
+
+def _holds_model(store: Any) -> bool:
+    """Whether a folder is a model or a training run; imports torch."""
+    from training.towers.architecture import CONFIG_FILE
+    from training.train import RESULT_FILE
+
+    return any(store.read_text(name) is not None for name in (CONFIG_FILE, RESULT_FILE))
+
+
 class _NoPandas(MetaPathFinder):
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "pandas":
@@ -78,9 +129,10 @@ def _text(run: str) -> tuple[Any, str]:
     store = Store(run)
     text = store.read_text("recipe.yaml")
     if text is None:
+        planned = holds_curation(store)
         raise RunDirError(
             "the run directory must hold the recipe it was run with",
-            value=f"{run} has no recipe.yaml",
-            fix="give the run_dir of a `pairmill curate`",
+            value=f"{run} is planned, but has not been run yet" if planned else f"{run} has no recipe.yaml",
+            fix="run `pairmill curate` with its recipe first" if planned else "give the run_dir of a `pairmill curate`",
         )
     return store, text

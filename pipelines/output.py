@@ -74,6 +74,20 @@ def _result(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         ) from error
 
 
+def counted(n: int, what: str) -> str:
+    """`1 file`, `2,000 files`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def show_machine(found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        if name != "problems":
+            say(f"{name:>16}  {value}")
+    say(f"{'problems':>16}  {len(found['problems']) or 'none'}")
+    for problem in found["problems"]:
+        say("\n".join(f"  {line}" for line in f"- {problem}".splitlines()))
+
+
 def show_funnel(report: dict[str, Any]) -> None:
     say(f"{'stage':<12} {'rows in':>10} {'kept':>10} {'dropped':>10}   reasons")
     for stage in report["stages"]:

@@ -70,14 +70,20 @@ def _sections(key: str, meaning: str, schema: Schema, defs: Schema, execution: b
         inner += [(*found, marked) for found in objects]
         # A plain section has its own table, and no line.
         if not (objects and "$ref" in field):
-            given = default(field, required=name in required)
-            # Keys of a section that is not empty have their defaults in its own table.
-            given = "(below)" if isinstance(field.get("default"), dict) and field["default"] else given
+            given = _default(field, defs, required=name in required)
             shown = f"`{path}`{' ○' if marked else ' ◇' if field.get('policy') else ''}"
             rows.append((shown, values(field, defs), given, _text(field.get("description", ""))))
     yield Section(key, meaning, rows)
     for path, found, described, marked in inner:
         yield from _sections(path, described, found, defs, marked)
+
+
+def _default(field: Schema, defs: Schema, *, required: bool) -> str:
+    """The default of a key; keys of a section or of a chosen entry have theirs in a table of their own."""
+    given = field.get("default")
+    if not (isinstance(given, dict) and given) or "additionalProperties" in resolved(field, defs):
+        return default(field, required=required)
+    return f"`{given['name']}`" if "name" in given else "(below)"
 
 
 def _objects(path: str, field: Schema, defs: Schema) -> Iterator[tuple[str, Schema, str]]:

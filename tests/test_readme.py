@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -69,3 +70,6 @@ def test_a_figure_names_a_command_and_a_result_that_are_there() -> None:
         for result in re.findall(r"`(\S+\.json)`", command):
             folder = ROOT if "/" in result else ROOT / "benchmarks" / "results"
             assert (folder / result).is_file(), result
+        for asked, result in re.findall(r"`(python benchmarks/[^`]+)`, `(\w+\.json)`", command):
+            stored = json.loads((ROOT / "benchmarks" / "results" / result).read_text())
+            assert asked == stored["command"], result

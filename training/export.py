@@ -61,7 +61,8 @@ def export_open_clip(
             if Path(model_cfg["text_cfg"]["hf_model_name"]).exists():
                 model_cfg["text_cfg"]["hf_model_name"] = str(folder.absolute() / TEXT_TOWER_FOLDER)
         preprocess = {k: v for k, v in description["preprocess"].items() if k != "size"}
-        _write_json(partial / CONFIG_FILE, {"model_cfg": model_cfg, "preprocess_cfg": preprocess})
+        config = {"name": description["name"], "model_cfg": model_cfg, "preprocess_cfg": preprocess}
+        _write_json(partial / CONFIG_FILE, config)
         _write_json(partial / ARCHITECTURE_FILE, model_cfg)
         save_file(_own_storage(state_dict), partial / WEIGHTS_FILE, metadata={"format": "pt"})
         (partial / "README.md").write_text(_card(description, state_dict, folder.name), encoding="utf-8")
@@ -82,7 +83,7 @@ def load_exported(folder: Path) -> Exported:
     localise(model_cfg["text_cfg"], folder)
     tower = folder / TEXT_TOWER_FOLDER / "config.json"
     description = {
-        "name": folder.name,
+        "name": config.get("name", folder.name),
         "architecture": model_cfg,
         "preprocess": preprocess,
         "text_tower": json.loads(tower.read_text(encoding="utf-8")) if tower.is_file() else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from typing import Any
 
 from ray.tune import Callback
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from tune.journal import Journal
 from tune.recipe import SweepRecipe
+from tune.standings import STATUSES
 
 logger = logging.getLogger("pairmill")
 
@@ -40,7 +42,9 @@ class Progress(Callback):  # type: ignore[misc]  # Ray has no types
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins."""
-        self._show(trial, "running", 0, None)
+        name = trial.config["trial"]
+        known = self._journal.state(name)  # a trial that continues has steps behind it
+        self._show(trial, "running", known.steps, known.metrics.get(self._objective.metric))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -99,6 +103,12 @@ class Progress(Callback):  # type: ignore[misc]  # Ray has no types
             point = ", ".join(f"{k.rpartition('.')[2]} {brief(v)}" for k, v in trial.point.items()) if trial else ""
             table.add_row(name, status, str(step), "" if value is None else f"{value:.4f}", point)
         return table
+
+
+def counted_by_status(journal: Journal) -> str:
+    """How many trials of the search there are of each status, in the words of the report."""
+    counts = Counter(journal.state(trial.id).status for trial in journal.trials() if trial.role == "search")
+    return ", ".join(f"{counts[status]} {word}" for status, word in STATUSES.items() if counts[status])
 
 
 def brief(value: Any) -> str:

@@ -28,11 +28,13 @@ from training.recipe import TrainRecipe
 from tune.check import check, trials_at_a_time
 from tune.halving import Halving, Leg, Standing, rungs_of
 from tune.journal import STOP_FILE, Journal, State, Trial
-from tune.progress import Progress
+from tune.progress import Progress, counted_by_status
 from tune.proposals import Listed, Proposals, proposals_of, rank, repeats_of
 from tune.recipe import SweepRecipe
 from tune.report import write_report
 from tune.trial import TrialRun
+
+logger = logging.getLogger("pairmill")
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -65,6 +67,7 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
             _run(recipe, journal, proposals, halving, concurrent, quiet=quiet)
             if halving is not None and not stopped():
                 _leave_the_others(recipe, journal, halving)
+                logger.info("the search is over: %s", counted_by_status(journal))
             if not stopped() and recipe.search.method != "pbt":
                 searched = [trial for trial in journal.trials() if trial.role == "search"]
                 states = {trial.id: journal.state(trial.id) for trial in searched}

@@ -70,7 +70,7 @@ def _thumbnail(encoded: bytes | None, side: int) -> str | None:
 
 def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """The page.  pictures: see `thumbnails`."""
-    filters = {"count": _count, "share": _share, "size": _size, "span": _span, "moment": _moment}
+    filters = {"count": _count, "share": _share, "size": _size, "span": _span, "moment": _moment, "digest": _digest}
     template = page_template(Path(__file__).with_name("report.html.j2"), filters)
     latency, texts = report["fetch"]["latency_s"], report["caption_length"]
     return template.render(
@@ -127,6 +127,11 @@ def _span(seconds: float | None) -> str:
 
 def _moment(seconds: float | None) -> str:
     return "–" if seconds is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def _digest(revision: str) -> str:
+    """The first 8 characters of a digest, without the name of its algorithm, or of a commit of the hub."""
+    return revision.rpartition(":")[2][:8]
 
 
 def _seconds(value: float) -> str:

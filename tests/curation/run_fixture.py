@@ -266,8 +266,8 @@ def _select(rows: pa.Table, losers: Sequence[int]) -> pa.Table:
 
 
 def _recaption(rows: pa.Table, _: object) -> pa.Table:
-    made = {"language": "en", "model": "samples/models/captioner", "revision": "c0ffee0123456789", "score": -0.25}
-    made |= {"sampling": "greedy,max_new_tokens=64"}
+    made = {"language": "en", "model": "samples/models/captioner", "revision": "sha256:531ed0123456789a"}
+    made |= {"score": -0.25, "sampling": "greedy,max_new_tokens=64"}
     texts = [
         [
             {"text": "ball", "kind": "short", "prompt_id": "short", **made},

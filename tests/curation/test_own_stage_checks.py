@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pytest
 
 from curation.flow import Flow, flow_of
+from curation.own_stage import own_stage
+from curation.schema import DROPS
 from curation.stage import Column, Stage, StageConfig
 from pairmill.errors import RecipeError, UserError
 
@@ -156,3 +159,19 @@ def test_columns_of_the_list_must_exist(flow: Any) -> None:
     with pytest.raises(RecipeError, match=r"stage sound reads .*\n.*source"):
         found.check(planned)
     found.check(planned.append(pa.field("input", pa.struct([("source", pa.string())]))))
+
+
+def test_the_documented_example_is_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    (tmp_path / "documented").mkdir()
+    (tmp_path / "documented" / "__init__.py").touch()
+    (tmp_path / "documented" / "stage.py").write_text(example, encoding="utf-8")
+    with pytest.raises(RecipeError, match="PYTHONPATH"):
+        own_stage("documented.stage:Length")
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = own_stage({"name": "documented.stage:Length", "least": 3})
+    rows = pa.table({"caption": ["ab", "abc"], **{name: pa.nulls(2, pa.string()) for name in DROPS}})
+    done = stage(rows)
+    assert done["letters"].to_pylist() == [2, 3]
+    assert done["drop_reason"].to_pylist() == ["too_few_letters", None]

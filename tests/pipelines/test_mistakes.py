@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -221,6 +222,45 @@ def test_the_demo_removes_nothing_but_a_demo(folder: Path, name: str) -> None:
     with pytest.raises(RunDirError, match="new or hold an earlier demo"):
         run_demo(str(folder / name))
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["report FOLDER/run", "rows FOLDER/run --to FOLDER/rows.parquet"])
+def test_a_run_that_is_only_planned_says_what_comes_next(folder: Path, refused: Refused, command: str) -> None:
+    (folder / "run" / "recipe.yaml").unlink()  # `curate` writes it, `plan` does not
+    assert "run `pairmill curate` with its recipe first" in refused(command)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows"])
+def test_rows_are_written_to_a_file_that_is_named_as_one(folder: Path, refused: Refused, name: str) -> None:
+    assert "rows.parquet" in refused(f"rows FOLDER/run --to FOLDER/{name}")
+    assert not (folder / name).exists()
+
+
+def test_a_model_that_is_not_there_is_reported_before_its_datasets(refused: Refused) -> None:
+    assert "a model must be" in refused("evaluate FOLDER/nosuch")
+
+
+def test_an_export_names_the_formats_of_what_it_is_given(folder: Path, refused: Refused) -> None:
+    assert "webdataset, img2dataset" in refused("export FOLDER/run --to FOLDER/x --format open_clip")
+    (folder / "folder" / "open_clip_config.json").write_text("{}")
+    assert "open_clip, huggingface" in refused("export FOLDER/folder --to FOLDER/x")
+
+
+def test_a_problem_of_several_lines_is_printed_on_lines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_stdout", said := io.StringIO())
+    output.show_machine({"cores": 2, "problems": ["a\n  got: b", "c"]})
+    lines = [line.strip() for line in said.getvalue().splitlines()]
+    assert lines == ["cores  2", "problems  2", "- a", "got: b", "- c"]
+
+
+def test_one_file_is_not_files() -> None:
+    assert [output.counted(n, "file") for n in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]
+
+
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_stdout", said := io.StringIO())
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, said.getvalue()) == (0, f"pairmill {version('pairmill')}\n")
 
 
 def test_an_error_that_is_no_path_is_not_called_one() -> None:

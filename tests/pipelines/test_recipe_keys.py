@@ -80,7 +80,7 @@ def test_every_key_has_a_line_with_type_default_and_meaning() -> None:
             ("`many`", "list of mapping, 2 or more", "`[]`", "several"),
             ("`named`", "mapping of names to text or mapping", "`{}`", "by name"),
             ("`pair`", "list of 2: integer, number", "`[1, 0.5]`", "two numbers"),
-            ("`writer`", "`long`, `short` or mapping", "(below)", "who writes"),
+            ("`writer`", "`long`, `short` or mapping", "`long`", "who writes"),
             ("`limit` ◇", "integer", "`5`", "most bytes"),
             ("`own`", "list of text or mapping", "`[]`", "your own"),
         ],

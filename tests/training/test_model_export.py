@@ -130,6 +130,7 @@ def test_an_export_with_a_hugging_face_tower_can_be_moved(tmp_path: Path) -> Non
     torch.testing.assert_close(features(loaded, tokens), expected, rtol=0, atol=SAME)
 
     exported = load_exported(folder.rename(tmp_path / "moved"))
+    assert exported.description["name"] == "vit"  # the architecture, not the folder
     torch.testing.assert_close(features(exported.model, tokens), expected, rtol=0, atol=SAME)
     ids = exported.tokenizer(TEXTS)
     assert [list(row) for row in ids] == [list(row) for row in tokenizer(TEXTS)]

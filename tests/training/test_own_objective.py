@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from gloo_ranks import run_on_ranks
 from pydantic import Field
-from test_step import ROWS, SLOTS, rows_of, setup_of
 from test_step import recipe as step_recipe
+from test_step import rows_of, setup_of
 from test_train import emoji, losses  # noqa: F401  a fixture
 from test_train import recipe as run_recipe
 from torch import Tensor, nn
@@ -498,10 +498,3 @@ def test_heads_give_new_tensors_and_no_scalars() -> None:
     scalar.scale = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(RecipeError, match="must have a dimension"):
         DualEncoder(build(of_step()), "fp32", scalar)
-
-
-def test_rows_have_kinds_languages_and_ids() -> None:
-    rows = rows_of(1, 0, 1)
-    assert rows.kind_BK.shape == rows.language_BK.shape == (ROWS, SLOTS) and rows.sample_id_B.tolist() == [
-        *range(8, 16)
-    ]

@@ -186,3 +186,9 @@ def test_the_scale_stays_below_its_limit_in_the_optimiser_too() -> None:
 
 def test_data_config_is_what_the_recipe_says() -> None:
     assert isinstance(recipe().data, DataConfig)
+
+
+def test_rows_have_kinds_languages_and_ids() -> None:
+    rows = rows_of(1, 0, 1)
+    assert rows.kind_BK.shape == rows.language_BK.shape == (ROWS, SLOTS)
+    assert rows.sample_id_B.tolist() == [*range(8, 16)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.tune.test_proposals import METRIC, recipe
 from training.recipe import TrainRecipe
 from tune.halving import Halving, Leg
 from tune.journal import Journal, Trial
+from tune.progress import Progress, counted_by_status
 from tune.recipe import ObjectiveConfig, SweepRecipe
 from tune.report import apart, build_report, interval, write_report
 
@@ -57,6 +59,23 @@ def test_status_follows_from_what_is_there(journal: Journal) -> None:
     assert journal.state("whole").status == "finished"
     journal.fail("half", "no disk")
     assert journal.state("half")[0::4] == ("failed", "no disk")
+
+
+def test_the_end_of_a_search_is_counted_in_the_words_of_the_report(journal: Journal) -> None:
+    left(journal, Trial("000", {}), [0.1, 0.2, 0.3, 0.4, 0.5])
+    left(journal, Trial("003", {}, role="repeat", of="000"), [0.1, 0.2, 0.3, 0.4, 0.5])
+    for name in ("001", "002"):
+        left(journal, Trial(name, {}), [0.1, 0.2], finished=False)
+        journal.stop(name, 10)
+    assert counted_by_status(journal) == "1 finished, 2 stopped early"
+
+
+def test_a_trial_that_continues_is_shown_at_the_step_it_has_reached(journal: Journal) -> None:
+    left(journal, Trial("000", {}), [0.1, 0.2], finished=False)
+    progress = Progress(journal, sweep(journal), 1, quiet=True)
+    progress.on_trial_start(0, [], SimpleNamespace(config={"trial": "000"}))
+    table = progress._table()
+    assert [list(column.cells) for column in table.columns][:4] == [["000"], ["running"], ["10"], ["0.2000"]]
 
 
 def test_a_stopped_trial_is_what_it_was_when_it_was_compared(journal: Journal) -> None:

@@ -87,5 +87,5 @@ def _plain(record: Record) -> dict[str, Any]:
 
 def _file_name(record: Record) -> str:
     parts = [record["dataset"], record["pretrained"], record["model"], record["language"], record["task"]]
-    # Slashes of hub names and of paths would make folders.
-    return "_".join(re.sub(r"[\s/\\:]+", "-", part) for part in parts) + ".json"
+    # Slashes of hub names and of paths would make folders; commas (of languages) need quotes in a shell.
+    return "_".join(re.sub(r"[\s/\\:,]+", "-", part) for part in parts) + ".json"

@@ -279,6 +279,8 @@ def test_the_page_stands_alone(finished: Store) -> None:
     assert len(pictures) == 20 + 2 + 6
     assert all(a["src"].startswith("data:image/webp;base64,") and a["alt"] for a in pictures if a["src"])
     assert "default-src 'none'" in html
+    # The first characters of a folder's digest and of a hub's commit.
+    assert "captioner@531ed012 " in page.text and "translator@beef0123 " in page.text
     assert "url(" not in html.replace("url(#", "") and "@import" not in html
     assert "沙滩上的一只狗" in page.text and "球" in page.text
     assert len(html) < 3_000_000

@@ -27,6 +27,7 @@ def test_files_are_what_clip_benchmark_build_reads(tmp_path: Path) -> None:
     records = [record(), record(dataset="wds/imagenet", task="zeroshot_classification", metrics={"acc1": math.nan})]
     names = write_results(str(tmp_path / "out"), records)
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(names)
+    assert names[0] == "flickr30k_run-step-100_ViT-B-32_en-zh_zeroshot_retrieval.json"
     files = sorted((tmp_path / "out").glob("*.json"))
     assert len(files) == 2
     # As its `build` makes a row of a file: metrics beside the rest, and a full name.
