@@ -22,9 +22,9 @@ _CARD = """---
 {rows:,} pairs, curated by pairmill from a list of web image URLs with alt text.
 
 ```python
-from datasets import load_dataset
+from datasets import Image, load_dataset
 
-pairs = load_dataset("parquet", data_files="part-*.parquet", split="train")
+pairs = load_dataset("parquet", data_files="part-*.parquet", split="train").cast_column("image", Image())
 pairs[0]["image"], pairs[0]["caption"], pairs[0]["texts"]
 ```
 

@@ -6,7 +6,6 @@ the committed tables, so two runs over equal tables write equal files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -114,11 +113,8 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
         packed[name] = kept[name].cast(kind) if name in kept.schema.names else pa.nulls(len(kept), kind)
     if "input" in kept.schema.names:
         packed["input"] = kept["input"]
-    return pa.table(packed).replace_schema_metadata(_FEATURES)
+    return pa.table(packed)
 
-
-#: What makes `datasets.load_dataset` decode the column as an image.
-_FEATURES = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 
 _TEXT_SOURCES = ("caption", "language", "recaptions", "translations")
 
