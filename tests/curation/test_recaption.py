@@ -231,7 +231,7 @@ def test_what_a_recipe_cannot_say(wrong: dict[str, Any]) -> None:
 )
 def test_an_engine_has_keys_of_its_own(engine: object, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
-        RecaptionConfig.model_validate({"model": "m", "engine": engine})
+        RecaptionConfig.checked({"model": "m", "engine": engine}, at="recaption")
 
 
 def test_a_stage_without_a_model_has_no_engine_to_load() -> None:

@@ -53,11 +53,11 @@ def test_a_registered_kind_is_among_the_reasons_and_in_the_schema() -> None:
 @pytest.mark.parametrize(
     ("kinds", "says"),
     [
-        (["duplicate_imgae"], ["deduplicate.kinds must be one of", "duplicate_imgae", "duplicate_image"]),
+        (["duplicate_imgae"], ["deduplicate.kinds[0] must be one of", "duplicate_imgae", "duplicate_image"]),
         (["duplicate_image", "duplicate_image"], ["each kind once", "duplicate_image 2 times"]),
-        ([{"name": "near_duplicate_image", "max_distanse": 3}], ["deduplicate.kinds.max_distanse", "max_distance"]),
-        ([{"name": "near_duplicate_image", "max_distance": 16}], ["deduplicate.kinds.max_distance", "16"]),
-        ([{"max_distance": 3}], ["deduplicate.kinds must be a name"]),
+        ([{"name": "near_duplicate_image", "max_distanse": 3}], ["deduplicate.kinds[0].max_distanse", "max_distance"]),
+        ([{"name": "near_duplicate_image", "max_distance": 16}], ["deduplicate.kinds[0].max_distance", "16"]),
+        ([{"max_distance": 3}], ["deduplicate.kinds[0] must be a name"]),
         (["no.such:Kind"], ["import path", "no.such"]),
     ],
 )

@@ -69,7 +69,7 @@ def text(string: str, language: str, kind: str = "alt") -> dict[str, str]:
 
 
 def run(model: nn.Module, tokenizer: Tokenizer, **recipe: object) -> list[Record]:
-    config = EvaluateConfig.model_validate({"batch_size": 16, **recipe})
+    config = EvaluateConfig.checked({"batch_size": 16, **recipe}, at="evaluate")
     return evaluate(model, tokenizer, EvalTransform(SIZE), config, name="tiny", pretrained="random")
 
 
@@ -176,7 +176,7 @@ def test_nothing_to_evaluate_on_is_said(model: nn.Module, tokenizer: Tokenizer, 
     ("metrics", "says"),
     [
         (["recal"], "perhaps you mean: recall"),
-        ([{"name": "geometry", "at": [1]}], r"evaluate\.metrics\.at is not a key"),
+        ([{"name": "geometry", "at": [1]}], r"evaluate\.metrics\[0\]\.at is not a key"),
         (["recall", "recall"], "must name each metric once"),
         (["recall", "accuracy"], "must give what a metric needs"),
     ],

@@ -205,7 +205,7 @@ def test_schema_page_and_keys_show_it() -> None:
         page = render(METRICS, "Metrics")
         assert "### `rank_quantile`\n\nRank of a text's best image" in page
         assert "| `share` | number ≥ `0` ≤ `1` | `0.5` | share of the texts" in page
-        with pytest.raises(RecipeError, match=r"evaluate\.metrics\.shar is not a key"):
+        with pytest.raises(RecipeError, match=r"evaluate\.metrics\[0\]\.shar is not a key"):
             EvaluateConfig.checked({"metrics": [{"name": "rank_quantile", "shar": 1}]})
     with pytest.raises(RecipeError, match="must be one of recall, rank_variance, geometry, accuracy"):
         EvaluateConfig.checked({"metrics": ["rank_quantile"]})
