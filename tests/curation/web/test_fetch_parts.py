@@ -45,7 +45,7 @@ def test_large_bodies_wait_for_each_other_and_all_arrive() -> None:
     big = JPEG + bytes(3 * 2**20)
 
     async def main() -> set[tuple[Status, int]]:
-        async with serving(says(image(big))) as server, Fetcher(config(max_bytes=4 * 2**20, timeout_s=8.0)) as fetcher:
+        async with serving(says(image(big))) as server, Fetcher(config(max_bytes=4 * 2**20, timeout_s=60.0)) as fetcher:
             urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(24)]
             return {(fetched.status, fetched.size) for fetched in await asyncio.gather(*map(fetcher.fetch, urls))}
 
