@@ -60,7 +60,7 @@ def recipe(emoji: str, run_dir: Path, **sections: Any) -> TrainRecipe:
         "evaluate": {"datasets": {"emoji": {"path": emoji}}},
     }
     merged = {k: {**v, **sections.get(k, {})} if isinstance(v, dict) else v for k, v in base.items()}
-    return TrainRecipe.model_validate({**{k: v for k, v in sections.items() if k not in base}, **merged})
+    return TrainRecipe.checked({**{k: v for k, v in sections.items() if k not in base}, **merged})
 
 
 def losses(run_dir: Path) -> list[float]:
