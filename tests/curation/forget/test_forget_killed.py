@@ -40,6 +40,9 @@ from pairmill.layout import PAIRS
 from pairmill.store import Store, shard_file
 from pipelines.forget import forget, lines
 
+pytestmark = pytest.mark.slow
+
+
 POINTS = [
     "forget.tombstones.before_rename",
     "forget.tombstones.after_rename",

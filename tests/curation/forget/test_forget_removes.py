@@ -44,6 +44,8 @@ from pairmill.layout import PAIRS
 from pairmill.store import Entry, Store
 from pipelines.forget import forget, lines
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_no_file_holds_anything_of_the_rows(made: Made, needles: set[bytes]) -> None:

@@ -19,6 +19,9 @@ from curation.images.inspect import Inspected, inspect_image
 from curation.schema import Status
 from pairmill.errors import JobError
 
+pytestmark = pytest.mark.slow
+
+
 CONFIG = ImageConfig(size=64)
 NOTHING_BLOCKED: frozenset[str] = frozenset()
 EXPECTED = inspect_image(bodies.JPEG, CONFIG, NOTHING_BLOCKED)

@@ -92,6 +92,7 @@ def naive_features(
     return np.stack(images), np.stack(rows)
 
 
+@pytest.mark.slow
 def test_retrieval_equals_a_naive_evaluation(
     model: nn.Module, tokenizer: Tokenizer, dataset: str, labels: list[dict[str, str]]
 ) -> None:
@@ -129,6 +130,7 @@ def test_languages_kinds_and_a_limit(model: nn.Module, tokenizer: Tokenizer, dat
     assert both["metrics"]["language_zh/image_retrieval_recall@10"] == chinese["metrics"]["image_retrieval_recall@10"]
 
 
+@pytest.mark.slow
 def test_zero_shot_equals_open_clips_classifier(
     model: nn.Module, tokenizer: Tokenizer, dataset: str, labels: list[dict[str, str]], tmp_path: Path
 ) -> None:

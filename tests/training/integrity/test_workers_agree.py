@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
 import torch
 from gloo_ranks import run_on_ranks
 from test_step import recipe, setup_of
@@ -36,6 +37,7 @@ def _saved(rank: int, differing: str) -> str:
     return "saved"
 
 
+@pytest.mark.slow
 def test_replicated_state_that_differs_is_never_saved() -> None:
     said = run_on_ranks(2, _saved, "queue")
     assert len(said) == 2 and all("must be the same on all workers: queue" in one for one in said)

@@ -156,6 +156,7 @@ def test_local_has_the_negatives_of_the_own_rank_only(target: str) -> None:
     assert_equal(results[0], {"loss": loss.detach(), **{n: p.grad for n, p in towers.named_parameters()}})
 
 
+@pytest.mark.slow
 def test_group_rotation_meets_every_pair_of_ranks() -> None:
     met = run_on_ranks(4, _partners)[0]
     assert met == {1, 2, 3}
