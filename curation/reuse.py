@@ -74,6 +74,11 @@ def earlier_columns(table: Table) -> tuple[Column, ...]:
     return tuple(found)
 
 
+def earlier_drops(table: Table) -> tuple[str, ...]:
+    """The drop columns to read again: those of a fetch.  A stage with a model has its verdict, or drops nothing."""
+    return DROPS if any(stage.expensive and stage.made_from is None for stage in table.makers) else ()
+
+
 def restored(stage: Stage, rows: pa.Table) -> pa.Table:
     """A block with the content of the stage's stale table, with the rows dropped that the stage had dropped."""
     if stage.verdict is not None:

@@ -19,8 +19,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasink
 
 from curation.input_column import with_input
-from curation.reuse import WAS, earlier_columns, was_there
-from curation.schema import DROPS, count_drops, set_columns, undrop_after
+from curation.reuse import WAS, earlier_columns, earlier_drops, was_there
+from curation.schema import count_drops, set_columns, undrop_after
 from curation.table import Table
 from pairmill.errors import IntegrityError
 from pairmill.store import Entry, Store, shard_file
@@ -128,7 +128,7 @@ def _earlier(
         return None
     there = set(store.schema(file).names)
     wanted = [c.name for c in columns if c.name in there]
-    drops = [name for name in DROPS if name in there]
+    drops = [name for name in earlier_drops(table) if name in there]
     loaded = store.read_table(file, ["uid", *wanted, *drops])
     if not loaded["uid"].equals(uids):
         return None
