@@ -77,9 +77,9 @@ class Tombstones:
         """The tombstones of a run; none if nothing was ever forgotten there.  Raises RunDirError for a damaged file."""
         if not store.exists(FILE):
             return cls()
+        work, table = (store.schema(FILE).metadata or {}).get(_WORK), store.read_table(FILE)
         with undamaged(store.path(FILE), local=True):
-            work = (store.schema(FILE).metadata or {}).get(_WORK)
-            return cls(store.read_table(FILE).cast(SCHEMA), json.loads(work) if work else {})
+            return cls(table.cast(SCHEMA), json.loads(work) if work else {})
 
     def write(self, store: Store, fault: str) -> None:
         """Write them, all or nothing."""
