@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+#: The recipe that a run directory was made with, curated or trained.
+RECIPE_FILE = "recipe.yaml"
+
 #: The product's table.
 PAIRS = "pairs"
 

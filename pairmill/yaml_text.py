@@ -7,6 +7,8 @@ from typing import Any
 import yaml
 
 from pairmill.errors import RecipeError
+from pairmill.layout import RECIPE_FILE
+from pairmill.store import Store
 
 
 def read_yaml(text: str, source: str) -> Any:
@@ -39,6 +41,12 @@ def read_mapping(text: str, source: str) -> dict[str, Any]:
 
 #: The parser in C, where PyYAML was built with it.
 _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def stored_recipe(store: Store) -> dict[str, Any]:
+    """The sections of the recipe that a run directory holds; none if it holds no recipe.  Raises as `read_mapping`."""
+    text = store.read_text(RECIPE_FILE)
+    return read_mapping(text, store.path(RECIPE_FILE)) if text else {}
 
 
 class _Loader(_FASTEST):  # type: ignore[misc]

@@ -21,9 +21,8 @@ from curation.reuse import restored, to_be_made, was_there
 from curation.schema import live
 from curation.stage import Stage
 from pairmill.errors import RecipeError, UserError
+from pairmill.layout import RECIPE_FILE
 from pairmill.store import Entry, Store
-
-RECIPE_FILE = "recipe.yaml"
 
 #: The most manifests from which the time of a model's work is estimated.
 _SAMPLE = 200

@@ -24,7 +24,7 @@ from training.export import Exported, export_open_clip, load_exported
 from training.export_transformers import export_transformers
 from training.towers.architecture import CONFIG_FILE
 from training.towers.build import eval_transform
-from training.train import RECIPE_FILE, RESULT_FILE
+from training.train import RESULT_FILE
 
 
 @contextmanager
@@ -94,8 +94,7 @@ def _sections(checkpoint: str, recipe: Path | None) -> dict[str, Any]:
     if recipe is not None:
         return read_mapping(recipe)
     store = Store(checkpoint)
-    text = store.read_text(RECIPE_FILE)
-    return yaml_text.read_mapping(text, store.path(RECIPE_FILE)) if text else {}
+    return yaml_text.stored_recipe(store)
 
 
 def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False) -> list[str]:

@@ -11,11 +11,12 @@ from typing import Any
 
 def selected_run(run: str) -> tuple[Any, str]:
     """The store of a run directory, and the selection that its recipe names.  Raises RunDirError if it holds no run."""
+    from pairmill.layout import RECIPE_FILE
     from pairmill.yaml_text import read_mapping
 
     store, text = _text(run)
     # The recipe was checked when the run was made; only one name is read here.
-    section = read_mapping(text, store.path("recipe.yaml")).get("deduplicate")
+    section = read_mapping(text, store.path(RECIPE_FILE)).get("deduplicate")
     return store, str(section.get("name", "default")) if isinstance(section, dict) else "default"
 
 
@@ -24,10 +25,11 @@ def opened_run(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
 
     Raises RunDirError if it holds no run.
     """
+    from pairmill.layout import RECIPE_FILE
     from pipelines.recipe import CurateRecipe, parse_recipe
 
     store, text = _text(run)
-    recipe: CurateRecipe = parse_recipe(text, overrides, source=store.path("recipe.yaml"))
+    recipe: CurateRecipe = parse_recipe(text, overrides, source=store.path(RECIPE_FILE))
     return store, recipe.model_copy(update={"run_dir": store.uri})
 
 
@@ -62,6 +64,17 @@ def check_outside(store: Any, to: Path) -> None:
 
     if "://" not in store.uri and to.resolve().is_relative_to(Path(store.uri).resolve()):
         raise UserError("--to must lead outside the run", value=to, fix="give a path outside of it")
+
+
+def given_recipe(recipe: Path | None, example: str) -> Path:
+    """The recipe's file, which is not needed for a schema.  Raises RecipeError if there is none."""
+    from pairmill.errors import RecipeError
+
+    if recipe is None:
+        raise RecipeError(
+            "RECIPE must be given", value="nothing", fix=f"name a file, for example pipelines/recipes/{example}.yaml"
+        )
+    return recipe
 
 
 def without_pandas() -> None:
@@ -124,10 +137,11 @@ class _NoPandas(MetaPathFinder):
 def _text(run: str) -> tuple[Any, str]:
     """The store of a run directory, and its recipe.yaml."""
     from pairmill.errors import RunDirError
+    from pairmill.layout import RECIPE_FILE
     from pairmill.store import Store
 
     store = Store(run)
-    text = store.read_text("recipe.yaml")
+    text = store.read_text(RECIPE_FILE)
     if text is None:
         planned = holds_curation(store)
         raise RunDirError(

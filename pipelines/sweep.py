@@ -8,6 +8,7 @@ from typing import Any
 
 from pairmill.config import put
 from pairmill.errors import InputError, RecipeError
+from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
 from pipelines.recipe import CurateRecipe, parse_override, parse_recipe, read_mapping
 from tune.check import check
@@ -59,7 +60,7 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
     from pipelines.curate import select
 
     run_dir = str(value_at(recipe.base, "data.path"))
-    text = Store(run_dir).read_text("recipe.yaml")
+    text = Store(run_dir).read_text(RECIPE_FILE)
     if text is None:
         raise InputError(
             "train.data.path must be the run_dir of a curated run for `selections`",

@@ -27,6 +27,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from pairmill import faults
 from pairmill.cluster import alive_nodes, connected, stoppable
 from pairmill.errors import JobError, PairmillError, RecipeError
+from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
 from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
@@ -40,7 +41,7 @@ from training.resources import size_workers
 from training.telemetry import METRICS_FILE
 from training.towers.build import image_size
 from training.towers.tokenizer import open_tokenizer
-from training.train import RECIPE_FILE, RESULT_FILE
+from training.train import RESULT_FILE
 from training.worker import STOP_FILE, Payload, build
 
 logger = logging.getLogger("pairmill")

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from pairmill.errors import PairmillError, RunDirError
+from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
 from pairmill.yaml_text import read_mapping
 from training.data.source import open_sources
 from training.evaluate.datasets import check_datasets
 from training.recipe import TrainRecipe
 
-RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
+RESULT_FILE = "result.json"
 
 
 def train(

@@ -16,8 +16,8 @@ import optuna
 import pyarrow.fs as pafs
 from scipy import stats
 
+from pairmill.layout import RECIPE_FILE
 from training.recipe import TrainRecipe
-from training.train import RECIPE_FILE
 from tune.journal import Journal, State, Trial, evaluations
 from tune.page import render
 from tune.proposals import rank, study_of

@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 from pairmill.cluster import alive_nodes, connected, stoppable
 from pairmill.errors import JobError, PairmillError, RunDirError, UserError
 from pairmill.faults import fault_point
+from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
 from pairmill.worker_errors import raised_by
 from pairmill.yaml_text import read_mapping
@@ -35,8 +36,6 @@ from tune.report import write_report
 from tune.trial import TrialRun
 
 logger = logging.getLogger("pairmill")
-
-RECIPE_FILE = "recipe.yaml"
 
 
 def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:

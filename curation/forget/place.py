@@ -22,9 +22,9 @@ from curation.parts import WantedPart, wanted_parts
 from curation.plan import PLAN_JSON, Planned, open_plan
 from curation.schema import DROPS
 from curation.table import PLAN, Table
-from pairmill.layout import PAIRS, SELECTIONS, filter_table
+from pairmill.layout import PAIRS, RECIPE_FILE, SELECTIONS, filter_table
 from pairmill.store import Store, content_digest, shard_file
-from pairmill.yaml_text import read_mapping
+from pairmill.yaml_text import stored_recipe
 
 #: The files that `pairmill report` writes.
 REPORTS = ("report.json", "report.html")
@@ -33,7 +33,7 @@ _COLUMNS = "columns"
 _JOURNAL = "runs"
 #: The files and folders of a run directory.
 _KNOWN = frozenset(
-    {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, _JOURNAL, FILE), *("recipe.yaml", ".lock"), *REPORTS}
+    {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, _JOURNAL, FILE), *(RECIPE_FILE, ".lock"), *REPORTS}
 )
 
 
@@ -44,8 +44,7 @@ class Place:
         """Raises RunDirError if nothing is planned, UserError if a stage of the recipe cannot be made here."""
         self.store = store
         self.plan = open_plan(store)
-        text = store.read_text("recipe.yaml")
-        self.recipe: Mapping[str, Any] = read_mapping(text, store.path("recipe.yaml")) if text else {}
+        self.recipe: Mapping[str, Any] = stored_recipe(store)
         self.flow = flow_of(self.recipe)
         self.selection: str = self.flow.of(Deduplicate).config.name
         self.tables = Tables(self.flow, selection=self.selection, lenient=True)
@@ -122,7 +121,7 @@ class Place:
     def look_around(self, urls: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Files and folders that do not belong to a run; and files of the run, outside its tables, that name a URL."""
         strays = tuple(sorted({info.base_name for info in self._listed("")} - _KNOWN))
-        texts = ("recipe.yaml", PLAN_JSON, *(f"{_JOURNAL}/{name}" for name in self.store.names(_JOURNAL)))
+        texts = (RECIPE_FILE, PLAN_JSON, *(f"{_JOURNAL}/{name}" for name in self.store.names(_JOURNAL)))
         sought = [url.encode() for url in urls]
         mentions = []
         for name in texts:

@@ -25,7 +25,7 @@ from pairmill.damage import damaged
 from pairmill.errors import IntegrityError
 from pairmill.layout import PAIRS, filter_table
 from pairmill.store import Store
-from pairmill.yaml_text import read_mapping
+from pairmill.yaml_text import stored_recipe
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ class Outcome(NamedTuple):
 def open_run(store: Store, selection: str = "default") -> Run:
     """The run in this directory, as seen through one of its selections.  Raises RunDirError if nothing is planned."""
     planned = open_plan(store)
-    text = store.read_text("recipe.yaml")
-    recipe = read_mapping(text, store.path("recipe.yaml")) if text else {}
+    recipe = stored_recipe(store)
     flow = flow_of(recipe)
     packs = flow.of(Deduplicate).config.name == selection
     # A selection beside the run's own was made by its own filters, if it has their table.
