@@ -24,6 +24,7 @@ from pipelines.opening import (
     check_outside,
     check_parquet,
     check_retried,
+    given_recipe,
     opened_run,
     selected_run,
     without_pandas,
@@ -32,6 +33,7 @@ from pipelines.output import (
     counted,
     finish,
     keep_stdout,
+    rows_in_shards,
     say,
     show_demo,
     show_funnel,
@@ -40,6 +42,7 @@ from pipelines.output import (
     show_records,
     show_sweep,
     show_training,
+    show_version,
 )
 
 app = typer.Typer(
@@ -64,18 +67,10 @@ Yes = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else")]
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        say(f"pairmill {version('pairmill')}")
-        raise typer.Exit
-
-
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="print the version and stop", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="print the version and stop", callback=show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Curate web image-text pairs and train dual encoders on them, on Ray."""
@@ -97,7 +92,7 @@ def curate(
         return
 
     def job() -> dict[str, Any]:
-        loaded = load_recipe(_given(recipe, "curate-demo"), overrides or [], CurateRecipe)
+        loaded = load_recipe(given_recipe(recipe, "curate-demo"), overrides or [], CurateRecipe)
         # Imported once the recipe is known to be right: Ray alone takes longer than all checks.
         from pipelines.curate import curate as run_job
 
@@ -123,7 +118,7 @@ def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> 
         tables_of(loaded, made, store)
         return made.model_dump() | {"run_dir": loaded.run_dir}
 
-    finish(job, as_json, lambda p: say(f"{_rows_in_shards(p)}, planned in {p['run_dir']}"))
+    finish(job, as_json, lambda p: say(f"{rows_in_shards(p)}, planned in {p['run_dir']}"))
 
 
 @app.command()
@@ -209,7 +204,7 @@ def extend(
 
     def show(done: dict[str, Any]) -> None:
         if plan_only:
-            say(f"{counted(len(done['files_added']), 'file')} added: {_rows_in_shards(done)}")
+            say(f"{counted(len(done['files_added']), 'file')} added: {rows_in_shards(done)}")
         else:
             show_funnel(done)
 
@@ -277,7 +272,7 @@ def train(
         return
 
     def job() -> dict[str, Any]:
-        loaded = load_recipe(_given(recipe, "train-demo"), overrides or [], TrainRecipe)
+        loaded = load_recipe(given_recipe(recipe, "train-demo"), overrides or [], TrainRecipe)
         from training.train import train as run_job
 
         return run_job(loaded)
@@ -303,7 +298,7 @@ def sweep(
     def job() -> dict[str, Any]:
         from pipelines.sweep import load_sweep, run_sweep
 
-        loaded = load_sweep(_given(recipe, "sweep-demo"), overrides or [])
+        loaded = load_sweep(given_recipe(recipe, "sweep-demo"), overrides or [])
         return run_sweep(loaded, command=shlex.join(sys.argv), quiet=as_json, resume=resume)
 
     finish(job, as_json, show_sweep)
@@ -481,21 +476,6 @@ def doctor(
         show_machine(found)
     if found["problems"]:
         raise typer.Exit(1)
-
-
-def _rows_in_shards(planned: dict[str, Any]) -> str:
-    return f"{counted(planned['rows'], 'row')} in {counted(planned['shards'], 'shard')}"
-
-
-def _given(recipe: Path | None, example: str) -> Path:
-    """The recipe's file, which is not needed for a schema.  Raises RecipeError if there is none."""
-    from pairmill.errors import RecipeError
-
-    if recipe is None:
-        raise RecipeError(
-            "RECIPE must be given", value="nothing", fix=f"name a file, for example pipelines/recipes/{example}.yaml"
-        )
-    return recipe
 
 
 def main() -> None:

@@ -149,3 +149,17 @@ def show_jobs(result: dict[str, Any]) -> None:
         started = datetime.fromtimestamp(job["started"]).strftime("%Y-%m-%d %H:%M:%S") if job["started"] else ""
         table.add_row(job["id"], job["kind"], job["run_dir"], job["status"].lower(), started, job["message"])
     Console(file=_stdout).print(table)
+
+
+def rows_in_shards(planned: dict[str, Any]) -> str:
+    """How much is planned."""
+    return f"{counted(planned['rows'], 'row')} in {counted(planned['shards'], 'shard')}"
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end the command, if that is `wanted`."""
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"pairmill {version('pairmill')}")
+        raise typer.Exit
