@@ -46,9 +46,10 @@ from pairmill.faults import fault_point
 from pairmill.layout import PAIRS, kept_rows
 from pairmill.store import Entry, Store, shard_file
 from pairmill.worker_errors import first_cause, raised_by
+from pipelines.actors import Actors, job_actors
 from pipelines.consent import Acceptance, ConsentError, CountAgain, ask, fetch_again, model_again, refuse_to_fetch
 from pipelines.invocations import Invocation
-from pipelines.pools import RESTARTS, Pools, connected
+from pipelines.pools import Pools, connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import SelectStage, losers_over
@@ -100,9 +101,13 @@ def curate(
         connected(recipe) as pools,
         Invocation(store, command) as journal,
         watched(made.rows, quiet=quiet) as board,
+        job_actors() as actors,
     ):
         job = Job(
-            recipe, store, made, tables, pools, board, journal, yes=yes, committed=committed, accept=acceptance.accept
+            *(recipe, store, made, tables, pools, board, journal, actors),
+            yes=yes,
+            committed=committed,
+            accept=acceptance.accept,
         )
         try:
             if retry_failed:
@@ -140,8 +145,9 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
         connected(recipe) as pools,
         Invocation(store, command) as journal,
         watched(planned.rows, quiet=quiet) as board,
+        job_actors() as actors,
     ):
-        job = Job(recipe, store, planned, tables, pools, board, journal, yes=True)
+        job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True)
         try:
             job.collect()
             job.stream("score")
@@ -174,6 +180,7 @@ class Job:
         pools: Pools,
         board: Any,
         journal: Invocation,
+        actors: Actors,
         *,
         yes: bool,
         committed: Mapping[str, Mapping[int, Entry]] | None = None,
@@ -186,7 +193,7 @@ class Job:
         self.yes, self._listed, self._accept = yes, dict(committed or {}), accept
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
         self.flow = tables.flow
-        self.pools, self.board, self.journal = pools, board, journal
+        self.pools, self.board, self.journal, self.actors = pools, board, journal, actors
         self.input_type = input_type(store, planned.inputs[-1])
         name_run(store.uri)
         finish_rewrites(store)
@@ -310,7 +317,8 @@ class Job:
         """`rows` through a stage, in tasks or in actors, as it declares.  shards: their number."""
         gate = None
         if stage.pool == "fetch":
-            gate = ray.remote(HostGate).options(num_cpus=0, **_bounded()).remote(**gate_settings(stage.config))
+            options = self.actors.options("host gate")
+            gate = ray.remote(HostGate).options(num_cpus=0, **options).remote(**gate_settings(stage.config))
         setting = Setting(self.store, self.board, self.tables, self.pools.decoders, gate)
         pool = self.pools.of.get(stage.name)
         if pool is None:
@@ -325,7 +333,7 @@ class Job:
                 **pool.sizes(shards), **(threads | {"enable_true_multi_threading": True} if at_once > 1 else {})
             ),
             **pool.reserves(),
-            ray_remote_args_fn=_bounded,
+            ray_remote_args_fn=partial(self.actors.options, stage.name),
             **_SHARDS,
         )
 
@@ -403,10 +411,6 @@ class Job:
 
     def _write(self, rows: Dataset, tables: Sequence[Table]) -> None:
         rows.write_datasink(ShardSink(self.store, tables, self.journal.run), ray_remote_args={"num_cpus": 0.5})
-
-
-def _bounded() -> dict[str, Any]:
-    return {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
 
 
 def _waves(work: list[Work], size: int) -> Iterator[list[Work]]:

@@ -24,10 +24,6 @@ from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from pipelines.recipe import CurateRecipe
 
-#: How often an actor or task that died is started again before the job fails.  Ray Data's own default is no limit,
-#: which turns a worker that dies of its input into a job that never ends.
-RESTARTS = 4
-
 #: The least number of models that share a GPU: captioner and translator.
 _BESIDE = 2
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from pydantic import Field
 from ray import cloudpickle
+from ray.util import list_named_actors
 
 from curation.flow import Tables
 from curation.results.rows import write_rows
@@ -233,6 +234,8 @@ def test_an_error_in_a_worker_arrives_as_it_was_raised(
     assert type(raised.value) is raises
     assert str(raised.value).startswith(says)
     assert "ray" not in str(raised.value).lower()
+    # The error is still at hand, and its traceback refers to the whole job; its actors' cores are free all the same.
+    assert list_named_actors() == []
 
 
 def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> None:
