@@ -54,6 +54,7 @@ def train_step(
         teacher.update()
     with torch.no_grad():
         objective.after_step(features.map(Tensor.detach), rows, exchange)
+    objective.check_state()
     return StepResult(output.total.detach(), output.parts, features.scale.detach())
 
 
