@@ -152,7 +152,7 @@ class Journal:
         return State(status, metrics, steps, (result or {}).get("checkpoint"), (failed or {}).get("error"))
 
     def lines(self, trial: str) -> list[dict[str, Any]]:
-        """The lines of a trial's metrics that are whole.  What is no number has no value: NaN has no place in an order."""
+        """The lines of a trial's metrics that are whole; without NaN, which has no place in an order."""
         text = self.store.read_text(f"trials/{trial}/{METRICS_FILE}") or ""
         return [_line(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 

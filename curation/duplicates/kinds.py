@@ -109,7 +109,11 @@ def _check_declared(name: str, found: Any) -> None:
     taken = {*COUNTS, *(status.value for status in Status), *(one for one in KINDS.names if KINDS.get(one) is not kind)}
     if kind.name in taken:
         refuse("have a drop reason of its own as its name", kind.name, "rename it")
-    if isinstance(kind.strength, bool) or not isinstance(kind.strength, int | float) or not math.isfinite(kind.strength):
+    if (
+        isinstance(kind.strength, bool)
+        or not isinstance(kind.strength, int | float)
+        or not math.isfinite(kind.strength)
+    ):
         refuse("have a number as its strength", repr(kind.strength), "write, for example, strength = 5")
     if not isinstance(kind.reads, list | tuple) or not all(isinstance(read, str) for read in kind.reads):
         refuse("declare `reads` as a tuple of names", repr(kind.reads), 'write reads = ("caption",)')

@@ -57,7 +57,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no type": ({"adds": (Column("tone", "float"),)}, r"give tone a type of pyarrow"),  # type: ignore[arg-type]
     "a type that parquet changes": ({"adds": (Column("at", pa.timestamp("s")),)}, r"keeps\n.*becomes timestamp\[ms\]"),
     "a type that cannot be written": ({"adds": (Column("at", pa.month_day_nano_interval()),)}, r"cannot be stored"),
-    "a type without nulls": ({"adds": (Column("at", pa.dense_union([pa.field("a", pa.int8())])),)}, r"cannot be stored"),
+    "a type without nulls": (
+        {"adds": (Column("at", pa.dense_union([pa.field("a", pa.int8())])),)},
+        r"cannot be stored",
+    ),
     "a private column": ({"adds": (Column("_shard", pa.int32()),)}, r"columns with names of"),
     "a column with a dot": ({"adds": (Column("a.b", pa.int32()),)}, r"columns with names of"),
     "a column of the plan": ({"adds": (Column("uid", pa.string()),)}, r"one stage only\n.*uid"),

@@ -41,8 +41,8 @@ class Part(Config):
 
 
 class Whole(Config):
-    listed: list[Part] = []
-    named: dict[str, Part] = {}
+    listed: list[Part] = Field([])
+    named: dict[str, Part] = Field({})
 
 
 def test_how_a_part_is_done_is_left_out_wherever_it_stands() -> None:

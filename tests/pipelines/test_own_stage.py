@@ -232,7 +232,7 @@ def test_a_stage_may_read_the_columns_of_the_list(job: Job) -> None:
     report = curate(job.recipe(0.0, f"run_dir={job.folder / 'origin'}", f"stages={stages}"))
     assert report["complete"]
     pairs = pq.read_table(sorted((job.folder / "origin" / "pairs").glob("part-*.parquet")))
-    assert 0 < len(pairs) and set(pairs["input"].combine_chunks().field("case").to_pylist()) == {"plain"}
+    assert len(pairs) > 0 and set(pairs["input"].combine_chunks().field("case").to_pylist()) == {"plain"}
     assert pairs["origin"].to_pylist() == [f"plain: {alt}" for alt in pairs["alt"].to_pylist()]
     stored = job.store.uri.replace("/run", "/origin")
     assert Store(stored).schema("columns/origin/shard-000000.parquet").names[:2] == ["uid", "origin"]

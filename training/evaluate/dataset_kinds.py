@@ -85,7 +85,9 @@ def _check_kind(name: str, found: Any) -> None:
         )
     if not isinstance(getattr(found, "task", None), str):
         raise RecipeError(
-            "a kind of evaluate.datasets must declare `task`, its name in the records", value=name, fix='write task = "…"'
+            "a kind of evaluate.datasets must declare `task`, its name in the records",
+            value=name,
+            fix='write task = "…"',
         )
 
 

@@ -170,6 +170,7 @@ class Objective:
         """Parameters of the objective's own, which learn as those of the model do; None: it has none.
 
         (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `features.teacher.own`.
+        After each step, all workers have the first one's buffers (running statistics).
         """
         return None
 
@@ -269,5 +270,7 @@ def _check_keeps(name: str, keeps: object) -> None:
             )
         if names.count(kept.name) > 1:
             raise RecipeError(
-                f"loss.objective {name} must name each tensor of `keeps` once", value=kept.name, fix="rename one of them"
+                f"loss.objective {name} must name each tensor of `keeps` once",
+                value=kept.name,
+                fix="rename one of them",
             )

@@ -82,7 +82,10 @@ def given_edges(*ends: Any) -> dict[str, Any]:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     # The rows that are left would stand for others.
-    "compares fewer rows": ({"narrow": lambda self, rows: {"caption": rows["caption"].drop_null()}}, "each row; 3 of 4"),
+    "compares fewer rows": (
+        {"narrow": lambda self, rows: {"caption": rows["caption"].drop_null()}},
+        "each row; 3 of 4",
+    ),
     "no table of keys": ({"keys": lambda self, rows: [1, 2]}, "schema KEYS; found: list"),
     "other keys": ({"keys": given_keys([0, 1, 2, 3], ["x"] * 4, None)}, "schema KEYS"),
     # Equal keys would not meet: partitions are made of numbers without nulls.

@@ -48,7 +48,6 @@ def test_a_declaration_that_cannot_work_is_refused_with_the_recipe(monkeypatch: 
         LossConfig.checked({"objective": f"{__name__}:Named"}, at="loss")
 
 
-
 #: What `after_step` does to the state.
 CHANGES: dict[str, Any] = {
     "grows": lambda state: {"queue": torch.cat([state["queue"], torch.ones(2, 8)])},
