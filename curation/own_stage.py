@@ -116,7 +116,7 @@ def _check_columns(stage: Stage) -> None:
 
 
 def _stored(kind: pa.DataType) -> pa.DataType | None:
-    """What a type becomes when its values are dropped, taken and stored as every table's are; None if they cannot be."""
+    """What a type becomes when its values are dropped, taken and stored as all tables are; None if they cannot be."""
     empty = pa.nulls(0, kind)
     try:
         pc.if_else(pa.array([], pa.bool_()), empty, pa.scalar(None, kind))

@@ -1,4 +1,4 @@
-"""A user's own kind of duplicate that could not work is refused with the recipe; one that answers wrongly ends the job."""
+"""An own kind of duplicate that could not work is refused with the recipe; one that answers wrongly ends the job."""
 
 from __future__ import annotations
 
