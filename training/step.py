@@ -76,7 +76,7 @@ def _share_buffers(module: nn.Module) -> None:
     for kind, buffers in of_type.items():
         together = torch.cat([buffer.flatten() for buffer in buffers])
         dist.broadcast(together.view(torch.uint8) if kind == torch.bool else together, src=0)
-        for buffer, first in zip(buffers, together.split([b.numel() for b in buffers]), strict=True):
+        for buffer, first in zip(buffers, torch.split(together, [b.numel() for b in buffers]), strict=True):
             buffer.copy_(first.view_as(buffer))
 
 
