@@ -10,6 +10,7 @@ import yaml
 from curation.pack import product_columns
 from curation.stage import Column
 from pairmill.layout import PAIRS, TEXT_FIELDS
+from pairmill.schema_words import row
 from pairmill.store import Store
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -53,7 +54,7 @@ def write_card(store: Store, recipe: Mapping[str, Any], carried: Mapping[str, Co
     card = _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
         rows=rows,
-        columns="".join(f"| `{name}` | {what} |\n" for name, what in _described(recipe, carried)),
+        columns="".join(f"{row(f'`{name}`', what)}\n" for name, what in _described(recipe, carried)),
     )
     store.write_bytes(f"{PAIRS}/README.md", card.encode())
 

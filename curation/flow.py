@@ -65,7 +65,8 @@ class Flow:
                 raise RecipeError(
                     f"the columns that stage {stage.name} reads must be added by stages before it",
                     value=name,
-                    fix=f"perhaps you mean: {nearest(name, known)}; or set its `after`",
+                    fix=f"perhaps you mean: {nearest(name, known)}; or set its `after`, or reads_input = True for a "
+                    "column of the list",
                 )
 
     def check(self, planned: pa.Schema) -> None:
@@ -285,10 +286,12 @@ def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
     return kind(given)
 
 
-def _own_source(stage: Stage) -> list[str | None]:
-    """The source of a stage that is not ours, whatever its `identity` says."""
+def _own_source(stage: Stage) -> list[Any]:
+    """The source and the form of the results of a stage that is not ours, whatever its `identity` says."""
     name = stage.config.name if isinstance(stage.config, NamedConfig) else ""
-    return [source_digest(name)] if ":" in name else []
+    if ":" not in name:
+        return []
+    return [source_digest(name), [[column.name, str(column.type)] for column in stage.adds], list(stage.drops)]
 
 
 def _in_order(stages: Sequence[Stage]) -> list[Stage]:

@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from curation.schema import DROPS
+from curation.schema import COUNTS, DROPS, NAME, NAME_RULE
 from curation.stage import SEGMENTS, Column, Segment, Stage
 from curation.stages import CHOSEN_STAGES, STAGES
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError
 from pairmill.registry import ChosenBy
+from pairmill.store import parquet_bytes
 
 #: Segments whose stages run row by row, each with a table.
 STREAMED: tuple[Segment, ...] = ("collect", "score", "rewrite")
 
-#: Names of stages, columns and reasons: they become folders, columns of parquet files and labels of metrics.
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_NAME_RULE = "lower-case letters, digits and _, beginning with a letter"
 _OWN_REASONS = "have drop reasons of its own, each once"
 
 #: Columns of every table or of the product, and beginnings and ends of columns that stages of ours add by a rule.
@@ -65,8 +65,8 @@ def _check_kind(kind: type[Stage]) -> None:
     for attribute in ("name", "segment"):
         if not isinstance(getattr(kind, attribute, None), str):
             raise _refused(kind, f"declare `{attribute}`", getattr(kind, attribute, "nothing"), f"set {attribute}")
-    if not _NAME.fullmatch(kind.name):
-        raise _refused(kind, f"have a name of {_NAME_RULE}", repr(kind.name), "rename it")
+    if not NAME.fullmatch(kind.name):
+        raise _refused(kind, f"have a name of {NAME_RULE}", repr(kind.name), "rename it")
     if kind.name in STAGES.names:
         raise _refused(kind, "have another name than the stages of every recipe", kind.name, "rename it")
     if kind.segment not in STREAMED:
@@ -78,7 +78,7 @@ def _check_kind(kind: type[Stage]) -> None:
             kind, "have workers of its own", f"within = {kind.within}", "leave `within` out, and set `after`"
         )
     ours = {STAGES.get(name).table_name() for name in STAGES.names}
-    if kind.table and (kind.table in ours or not re.fullmatch(rf"columns/{_NAME.pattern}", kind.table)):
+    if kind.table and (kind.table in ours or not re.fullmatch(rf"columns/{NAME.pattern}", kind.table)):
         raise _refused(kind, "have a table columns/NAME of its own", kind.table, "leave `table` out")
     if isinstance(kind.shards_at_once, bool) or not isinstance(kind.shards_at_once, int) or kind.shards_at_once < 1:
         raise _refused(kind, "work on 1 or more shards at once", kind.shards_at_once, "correct `shards_at_once`")
@@ -93,10 +93,17 @@ def _check_columns(stage: Stage) -> None:
         raise _refused(stage, "declare `adds` as a tuple of Column", repr(stage.adds), "write adds = (Column(…),)")
     ours = {column.name for name in STAGES.names for column in STAGES.get(name).adds} | set(_RESERVED)
     for column in stage.adds:
-        if not (isinstance(column.name, str) and _NAME.fullmatch(column.name)):
-            raise _refused(stage, f"add columns with names of {_NAME_RULE}", repr(column.name), "rename the column")
+        if not (isinstance(column.name, str) and NAME.fullmatch(column.name)):
+            raise _refused(stage, f"add columns with names of {NAME_RULE}", repr(column.name), "rename the column")
         if not isinstance(column.type, pa.DataType):
             raise _refused(stage, f"give {column.name} a type of pyarrow", repr(column.type), "write pa.float32(), …")
+        if (kept := _stored(column.type)) != column.type:
+            raise _refused(
+                stage,
+                f"give {column.name} a type that a Parquet file keeps",
+                f"{column.type}, which {f'becomes {kept}' if kept else 'cannot be stored'}",
+                f"declare it as {kept}" if kept else "choose another type, such as a list or a struct of numbers",
+            )
         reserved = column.name.startswith(_RESERVED_BEGINNINGS) or column.name.endswith(_RESERVED_ENDS)
         if column.name in ours or reserved:
             raise RecipeError(
@@ -108,13 +115,26 @@ def _check_columns(stage: Stage) -> None:
         raise _refused(stage, "add columns or drop rows", "adds and drops are empty", "declare them")
 
 
+def _stored(kind: pa.DataType) -> pa.DataType | None:
+    """What a type becomes when its values are dropped, taken and stored as all tables are; None if they cannot be."""
+    empty = pa.nulls(0, kind)
+    try:
+        pc.if_else(pa.array([], pa.bool_()), empty, pa.scalar(None, kind))
+        empty.take(pa.array([], pa.int64()))
+        written = parquet_bytes(pa.table({"column": empty}))
+    except pa.ArrowException:
+        return None
+    found: pa.DataType = pq.read_schema(pa.BufferReader(written)).field("column").type
+    return found
+
+
 def _check_reasons(stage: Stage) -> None:
     _check_names(stage, "drops", stage.drops)
     ours = {reason for name in STAGES.names for reason in STAGES.get(name).drops}
     for reason in stage.drops:
-        if not _NAME.fullmatch(reason):
-            raise _refused(stage, f"have drop reasons of {_NAME_RULE}", repr(reason), "rename the reason")
-        if reason in ours or stage.drops.count(reason) > 1:
+        if not NAME.fullmatch(reason):
+            raise _refused(stage, f"have drop reasons of {NAME_RULE}", repr(reason), "rename the reason")
+        if reason in (*ours, *COUNTS) or stage.drops.count(reason) > 1:
             raise _refused(stage, _OWN_REASONS, reason, "rename the reason")
 
 

@@ -6,6 +6,7 @@ dropped rows.  Every stage declares its reasons (`curation.stage`); any other ra
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
@@ -17,6 +18,13 @@ from pairmill.errors import IntegrityError
 
 #: The two columns that show whether, where and why a row was dropped.
 DROPS = ("drop_stage", "drop_reason")
+
+#: Names of stages, columns and reasons: they become folders, columns of parquet files and labels of metrics.
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+NAME_RULE = "lower-case letters, digits and _, beginning with a letter"
+
+#: What `count_drops` counts beside the reasons, so no reason can have these names.
+COUNTS = ("rows_in", "rows_kept")
 
 
 class Status(str, Enum):

@@ -133,8 +133,15 @@ def _earlier(
     if not loaded["uid"].equals(uids):
         return None
     found = {c.name: loaded[c.name] if c.name in there else pa.nulls(len(loaded), c.type) for c in columns}
-    if any(found[c.name].type != c.type for c in columns):
-        return None
+    for stage in table.makers:
+        if all(found[c.name].type == c.type for c in stage.adds):
+            continue
+        if stage.made_from is None:
+            return None
+        # Of another form, so nothing of it can stay.  That it was made stays known: it is made again with consent only.
+        found |= {c.name: pa.nulls(len(loaded), c.type) for c in stage.adds}
+        made = found[stage.made_from.name]
+        found[stage.made_from.name] = pc.if_else(pc.is_valid(made), pa.scalar(0, made.type), made)
     return found | {WAS[name]: loaded[name] for name in drops}
 
 

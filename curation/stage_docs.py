@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from curation.flow import Flow, flow_of
 from curation.stage import Column, Stage
+from pairmill.schema_words import row
 
 _HEAD = """# Stages
 
@@ -61,12 +62,12 @@ def _columns(columns: Iterable[Column]) -> list[str]:
     listed = list(columns)
     if not listed:
         return []
-    rows = [f"| `{c.name}` | {_type(c)} | {c.description} | {'yes' if c.carried else ''} |" for c in listed]
+    rows = [row(f"`{c.name}`", _type(c), c.description, "yes" if c.carried else "") for c in listed]
     return ["| adds | type | what it is | in `pairs/` |", "|---|---|---|---|", *rows, ""]
 
 
 def _type(column: Column) -> str:
-    text = str(column.type).replace("|", r"\|")
+    text = str(column.type)
     return text if len(text) <= 40 else text.partition("<")[0] + "<…>"
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from curation.stage import Stage
-from pairmill.errors import RecipeError
-from pairmill.registry import Registry
+from pairmill.registry import Registry, derived_from
 
 #: Those of every recipe; each has its own section there.
 STAGES: Registry[type[Stage]] = Registry(
@@ -25,14 +22,5 @@ STAGES: Registry[type[Stage]] = Registry(
 )
 
 
-def _check_is_stage(name: str, found: Any) -> None:
-    if not (isinstance(found, type) and issubclass(found, Stage) and found is not Stage):
-        raise RecipeError(
-            "stages must name subclasses of curation.stage.Stage",
-            value=f"{name}: {found!r}",
-            fix="name the class, and derive it from Stage",
-        )
-
-
 #: Those that a recipe's list `stages` may name; a user's own needs no line here, only its import path.
-CHOSEN_STAGES: Registry[type[Stage]] = Registry("stages", check=_check_is_stage)
+CHOSEN_STAGES: Registry[type[Stage]] = Registry("stages", check=derived_from(Stage, key="stages"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -116,8 +116,13 @@ def accelerator_types(resources: Iterable[str]) -> list[str]:
 def _identity_of(value: object, dumped: Any) -> Any:
     if isinstance(value, Config):
         return value.identity()
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_identity_of(inner, plain) for inner, plain in zip(value, dumped, strict=True)]
+    if isinstance(value, Mapping):
+        return {key: _identity_of(inner, dumped[key]) for key, inner in zip(dumped, value.values(), strict=True)}
+    if isinstance(value, set | frozenset):
+        # Python orders a set of texts differently in every process.
+        return sorted(dumped, key=lambda one: json.dumps(one, sort_keys=True))
     return dumped
 
 

@@ -96,6 +96,40 @@ class Registry(Generic[T]):
         return list(self._entries)
 
 
+def derived_from(base: type, *, key: str) -> Callable[[str, Any], None]:
+    """A registry's `check`: what an import path leads to must be a subclass of `base` that defines what is abstract."""
+
+    def check(name: str, found: Any) -> None:
+        if not (isinstance(found, type) and issubclass(found, base) and found is not base):
+            raise RecipeError(
+                f"an entry of {key} must be a subclass of {base.__module__}.{base.__qualname__}",
+                value=f"{name}: {found!r}",
+                fix=f"name the class, and derive it from {base.__qualname__}",
+            )
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise RecipeError(
+                f"an entry of {key} must define {', '.join(missing)}",
+                value=f"{name} does not define {missing[0]}",
+                fix=f"write def {missing[0]}(self, …)",
+            )
+
+    return check
+
+
+def with_methods(*names: str, key: str) -> Callable[[str, Any], None]:
+    """A registry's `check`: what an import path leads to must have these methods."""
+
+    def check(name: str, found: Any) -> None:
+        if missing := [method for method in names if not callable(getattr(found, method, None))]:
+            raise RecipeError(
+                f"an entry of {key} must have the methods {', '.join(names)}",
+                value=f"{name}: {found!r} has no {missing[0]}",
+                fix=f"define {missing[0]}, or correct the import path",
+            )
+
+    return check
+
+
 def _known(names: Sequence[str]) -> str:
     return f"one of {', '.join(names)}, or " if names else ""
 

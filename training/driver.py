@@ -193,8 +193,13 @@ def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dic
 
 
 def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
-    """The checkpoint with the highest value; the earliest of equal ones."""
-    return max(kept, key=lambda entry: entry[1].get(metric, -math.inf))[0]
+    """The checkpoint with the highest value; the earliest of equal ones.  A value that is no number is the lowest."""
+
+    def value(entry: tuple[Any, dict[str, Any]]) -> float:
+        found = float(entry[1].get(metric, -math.inf))
+        return -math.inf if math.isnan(found) else found
+
+    return max(kept, key=value)[0]
 
 
 def _first_metrics(store: Store) -> dict[str, float]:

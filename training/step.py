@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from pairmill.errors import RecipeError
 from training.gather import Exchange
@@ -50,11 +51,33 @@ def train_step(
         features, output = _plain_step(engine, rows, objective, exchange, seed, taught)
     else:
         features, output = _cached_step(engine, parts, rows, objective, exchange, seed, taught)
+    _share_buffers(engine.module)
     if teacher is not None:
         teacher.update()
     with torch.no_grad():
         objective.after_step(features.map(Tensor.detach), rows, exchange)
+    objective.check_state()
     return StepResult(output.total.detach(), output.parts, features.scale.detach())
+
+
+@torch.no_grad()
+def _share_buffers(module: nn.Module) -> None:
+    """Give all ranks the first one's buffers, such as running statistics: a checkpoint holds them once.
+
+    A collective call.  It sends those that a state dict has, all of one type in one message.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    of_type: dict[torch.dtype, list[Tensor]] = {}
+    for one in module.modules():
+        for name, buffer in one._buffers.items():
+            if buffer is not None and name not in one._non_persistent_buffers_set:
+                of_type.setdefault(buffer.dtype, []).append(buffer)
+    for kind, buffers in of_type.items():
+        together = torch.cat([buffer.flatten() for buffer in buffers])
+        dist.broadcast(together.view(torch.uint8) if kind == torch.bool else together, src=0)
+        for buffer, first in zip(buffers, torch.split(together, [b.numel() for b in buffers]), strict=True):
+            buffer.copy_(first.view_as(buffer))
 
 
 def _micro_batches(rows: Rows, accumulate: int) -> list[Rows]:

@@ -124,7 +124,7 @@ class Journal:
             if rung not in reached or rung > ended:
                 break
             value = reached[rung]
-            values.append(-math.inf if value is None or math.isnan(value) else sign * value)
+            values.append(-math.inf if value is None else sign * value)
         return Standing(values, int(lines[-1]["step"]) if lines else 0)
 
     def at_step(self, trial: str, step: int) -> State:
@@ -152,9 +152,14 @@ class Journal:
         return State(status, metrics, steps, (result or {}).get("checkpoint"), (failed or {}).get("error"))
 
     def lines(self, trial: str) -> list[dict[str, Any]]:
-        """The lines of a trial's metrics that are whole."""
+        """The lines of a trial's metrics that are whole; without NaN, which has no place in an order."""
         text = self.store.read_text(f"trials/{trial}/{METRICS_FILE}") or ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [_line(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _line(text: str) -> dict[str, Any]:
+    found = json.loads(text, parse_constant=lambda _: None)  # NaN, Infinity, -Infinity
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _metrics(lines: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, Any]]) -> dict[str, float]:

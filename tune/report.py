@@ -143,7 +143,8 @@ def ranking_of(
     values: dict[str, list[float]] = {t.id: [states[t.id].metrics[objective.metric]] for t in ranked}
     for trial in trials:
         state = states[trial.id]
-        if trial.role == "repeat" and trial.of in values and state.status == "finished":
+        known = state.status == "finished" and objective.metric in state.metrics
+        if trial.role == "repeat" and trial.of in values and known:
             values[trial.of].append(state.metrics[objective.metric])
     order = sorted(ranked, key=lambda t: (len(values[t.id]) == 1, sign * mean(values[t.id])))
     entries = []

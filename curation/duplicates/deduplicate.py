@@ -19,13 +19,16 @@ strongest, for which the edges of this kind and of all stronger ones connect the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.duplicates.edges import EDGES, ENDPOINT, edges_between, stars
-from curation.duplicates.kinds import PIXELS, DeduplicateConfig, Kind, kinds_of
+from curation.duplicates.kinds import KEYS, PIXELS, DeduplicateConfig, Indices, Kind, kinds_of
+from pairmill.errors import IntegrityError
 
 #: Schema of `survivors`: one line for each row to be dropped.
 LOSERS = pa.schema(
@@ -61,9 +64,8 @@ def met_rows(rows: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     schema = met_schema(kinds)
     met = [schema.empty_table()]
     for code, kind in enumerate(kinds):
-        narrowed = kind.narrow(rows)
-        narrow = pa.table({name: narrowed[name] for name in kind.columns.names}).cast(kind.columns)
-        keys = kind.keys(narrow)
+        narrow = _narrowed(kind, rows)
+        keys = _keys(kind, narrow)
         picked = rows.select(ENDPOINT.names).take(keys["row"])
         columns = {name: picked[name] for name in ENDPOINT.names}
         columns |= {"kind": pa.repeat(pa.scalar(code, pa.int8()), len(keys)), "key": keys["key"]}
@@ -84,7 +86,7 @@ def found_edges(met: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     for code, kind in enumerate(kinds):
         rows = met.filter(pc.equal(met["kind"], code))
         own = {name: rows[_own(kind, name)] for name in kind.columns.names}
-        a, b = kind.edges(pa.table({**own, "key": rows["key"]}))
+        a, b = _edges(kind, pa.table({**own, "key": rows["key"]}))
         edges.append(edges_between(rows, a, b, kind=code))
     return pa.concat_tables(edges)
 
@@ -136,6 +138,44 @@ def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
     """
     kinds = kinds_of(config)
     return survivors(found_edges(met_rows(rows, kinds=kinds), kinds=kinds), kinds=kinds)
+
+
+def _narrowed(kind: Kind, rows: pa.Table) -> pa.Table:
+    """What a kind compares of some rows.  Raises IntegrityError if it does not give a value for each."""
+    narrowed = kind.narrow(rows)
+    narrow = pa.table({name: narrowed[name] for name in kind.columns.names}).cast(kind.columns)
+    if len(narrow) != len(rows):
+        raise IntegrityError(f"the kind {kind.name} must compare a value of each row; {len(narrow)} of {len(rows)}")
+    return narrow
+
+
+def _keys(kind: Kind, narrow: pa.Table) -> pa.Table:
+    """A kind's keys.  Raises IntegrityError for another form than `KEYS`, and for rows that it was not given."""
+    keys = kind.keys(narrow)
+    found = keys.schema if isinstance(keys, pa.Table) else type(keys).__name__
+    if found != KEYS:
+        raise IntegrityError(f"the kind {kind.name} must give its keys as a table of schema KEYS; found: {found}")
+    if keys["row"].null_count or keys["key"].null_count or not _within(keys["row"].to_numpy(), len(narrow)):
+        raise IntegrityError(f"the kind {kind.name} must give keys of rows that it was given, and no null")
+    return keys
+
+
+def _edges(kind: Kind, rows: pa.Table) -> tuple[Indices, Indices]:
+    """A kind's edges.  Raises IntegrityError for anything but two equally long arrays of positions in `rows`."""
+    found = kind.edges(rows)
+    a, b = (np.asarray(end) for end in found) if isinstance(found, list | tuple) and len(found) == 2 else (None, None)
+    if a is None or b is None or a.shape != b.shape or not (_within(a, len(rows)) and _within(b, len(rows))):
+        raise IntegrityError(
+            f"the kind {kind.name} must give its edges as two equally long arrays of positions in the rows it was given"
+        )
+    return a.astype(np.int64), b.astype(np.int64)
+
+
+def _within(positions: npt.NDArray[Any], rows: int) -> bool:
+    """Whether they are positions of so many rows, in one dimension."""
+    if positions.ndim != 1 or not len(positions):
+        return positions.ndim == 1
+    return bool(np.issubdtype(positions.dtype, np.integer) and positions.min() >= 0 and positions.max() < rows)
 
 
 def _own(kind: Kind, column: str) -> str:

@@ -18,6 +18,7 @@ What is read and shuffled, the edges and the reasons are derived from the active
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -27,9 +28,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from curation.schema import COUNTS, NAME, NAME_RULE, Status
 from pairmill.config import Config
 from pairmill.errors import RecipeError
-from pairmill.registry import ChosenBy, NamedConfig, Registry, source_digest
+from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from, source_digest
 
 Indices = npt.NDArray[np.int64]
 
@@ -69,7 +71,7 @@ class Kind(ABC):
         return 1
 
     def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
-        """The values of `columns`, derived from those of `reads`; unchanged unless a kind overrides this.
+        """The values of `columns` for each of the rows, from those of `reads`; unchanged unless a kind overrides this.
 
         rows: live rows of a shard.
         """
@@ -91,6 +93,40 @@ class Kind(ABC):
         """
 
 
+def _check_declared(name: str, found: Any) -> None:
+    """Raise RecipeError for a class at an import path that is no kind, or declares what cannot work."""
+    derived_from(Kind, key="deduplicate.kinds")(name, found)
+    kind: type[Kind] = found
+
+    def refuse(rule: str, value: object, fix: str) -> None:
+        raise RecipeError(f"the kind {name} of deduplicate.kinds must {rule}", value=value, fix=fix)
+
+    for attribute in ("name", "strength", "reads", "columns"):
+        if not hasattr(kind, attribute):
+            refuse(f"declare `{attribute}`", f"no {attribute}", f"set {attribute}")
+    if not (isinstance(kind.name, str) and NAME.fullmatch(kind.name)):
+        refuse(f"have a name of {NAME_RULE}", repr(kind.name), "rename it")
+    taken = {*COUNTS, *(status.value for status in Status), *(one for one in KINDS.names if KINDS.get(one) is not kind)}
+    if kind.name in taken:
+        refuse("have a drop reason of its own as its name", kind.name, "rename it")
+    if (
+        isinstance(kind.strength, bool)
+        or not isinstance(kind.strength, int | float)
+        or not math.isfinite(kind.strength)
+    ):
+        refuse("have a number as its strength", repr(kind.strength), "write, for example, strength = 5")
+    if not isinstance(kind.reads, list | tuple) or not all(isinstance(read, str) for read in kind.reads):
+        refuse("declare `reads` as a tuple of names", repr(kind.reads), 'write reads = ("caption",)')
+    if not isinstance(kind.columns, pa.Schema) or not len(kind.columns) or "key" in kind.columns.names:
+        refuse(
+            "declare `columns` as a pyarrow.Schema of one column or more, none of them named key",
+            repr(kind.columns),
+            'write columns = pa.schema([("caption", pa.string())])',
+        )
+    if kind.narrow is Kind.narrow and (unread := [one for one in kind.columns.names if one not in kind.reads]):
+        refuse("read the columns that it compares", unread[0], "add it to `reads`, or define `narrow`")
+
+
 _HERE = "curation.duplicates"
 KINDS: Registry[type[Kind]] = Registry(
     "deduplicate.kinds",
@@ -99,6 +135,7 @@ KINDS: Registry[type[Kind]] = Registry(
         "duplicate_image": f"{_HERE}.duplicate_image:DuplicateImage",
         "near_duplicate_image": f"{_HERE}.near_duplicate_image:NearDuplicateImage",
     },
+    check=_check_declared,
 )
 
 

@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pairmill.registry import NamedConfig, Registry
+from pairmill.registry import NamedConfig, Registry, with_methods
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -135,8 +135,11 @@ CAPTION_ENGINES: Registry[Engine] = Registry(
         "vllm": "curation.engines.vllm_caption:VllmCaptioner",
         "openai": "curation.engines.openai_caption:OpenAICaptioner",
     },
+    check=with_methods("check", "load", key="recaption.engine"),
 )
 
 TRANSLATE_ENGINES: Registry[Engine] = Registry(
-    "translate.engine", {"transformers": "curation.engines.transformers_translate:TransformersTranslator"}
+    "translate.engine",
+    {"transformers": "curation.engines.transformers_translate:TransformersTranslator"},
+    check=with_methods("check", "load", key="translate.engine"),
 )

@@ -171,7 +171,8 @@ def _content_of(path: Path, key: str) -> str:
     """Hash of a file that a key names.  Raises RecipeError if it cannot be read."""
     try:
         return bytes_digest(path.read_bytes())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a character that no path has
+        why = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(
-            f"{key} must name a readable file", value=f"{path}: {error.strerror}", fix="correct the path"
+            f"{key} must name a readable file", value=f"{str(path)!r}: {why}", fix="correct the path"
         ) from error

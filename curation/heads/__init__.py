@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-from pairmill.registry import NamedConfig, Registry
+from pairmill.errors import RecipeError
+from pairmill.registry import NamedConfig, Registry, with_methods
 
 
 class ImageHead(Protocol):
@@ -48,7 +49,19 @@ class HeadDeclaration(Protocol):
         ...
 
 
-HEADS: Registry[HeadDeclaration] = Registry("filter.nsfw_head", {"open_nsfw": "curation.heads.open_nsfw:OpenNsfw"})
+def _check_head(name: str, found: Any) -> None:
+    with_methods("revision", "load", key="filter.nsfw_head")(name, found)
+    if getattr(found, "input", None) not in ("pixels", "embedding") or not isinstance(found.columns, pa.Schema):
+        raise RecipeError(
+            "an image head must declare `input` (pixels or embedding) and `columns` (a pyarrow.Schema)",
+            value=f"{name}: input = {getattr(found, 'input', None)!r}",
+            fix='write input = "pixels" and columns = pa.schema([("nsfw", pa.float32())])',
+        )
+
+
+HEADS: Registry[HeadDeclaration] = Registry(
+    "filter.nsfw_head", {"open_nsfw": "curation.heads.open_nsfw:OpenNsfw"}, check=_check_head
+)
 
 
 @cache

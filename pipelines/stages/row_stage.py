@@ -86,9 +86,11 @@ class RowStage:
             self._ready = True
 
     def _work(self, rows: pa.Table) -> pa.Table:
-        done = self._stage(rows)
-        check_work(self._stage, rows, done)
-        return without_dropped(self._stage, done)
+        own = of_the_list(self._stage, rows)
+        given = set_columns(rows, own)
+        done = self._stage(given)
+        check_work(self._stage, given, done)
+        return without_dropped(self._stage, done.drop_columns(list(own)))
 
     def _again(self, rows: pa.Table, again: pa.Array, began: float) -> pa.Table:
         done, worked = work_again(self._stage, rows, again, self._work)
@@ -115,6 +117,15 @@ def named(stage: Stage, kind: type[RowStage]) -> type[RowStage]:
     """`kind` under the stage's name, which Ray's dashboard shows as the operator's."""
     words = stage.name.replace("-", "_").split("_")
     return type("".join(word.capitalize() for word in words) + "Stage", (kind,), {})
+
+
+def of_the_list(stage: Stage, rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The list's own columns that a stage reads; ours win where names clash."""
+    if not stage.reads_input or "input" not in rows.schema.names:
+        return {}
+    there = {field.name for field in rows.schema.field("input").type} - set(rows.schema.names)
+    wanted = dict.fromkeys([*stage.reads, *stage.optional])
+    return {name: pc.struct_field(rows["input"], name) for name in wanted if name in there}
 
 
 def check_work(stage: Stage, given: pa.Table, made: pa.Table) -> None:

@@ -55,6 +55,12 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "adds without a comma": ({"adds": Column("tone", pa.float32())}, r"`adds` as a tuple of Column"),
     "adds names": ({"adds": ("tone",)}, r"`adds` as a tuple of Column"),
     "no type": ({"adds": (Column("tone", "float"),)}, r"give tone a type of pyarrow"),  # type: ignore[arg-type]
+    "a type that parquet changes": ({"adds": (Column("at", pa.timestamp("s")),)}, r"keeps\n.*becomes timestamp\[ms\]"),
+    "a type that cannot be written": ({"adds": (Column("at", pa.month_day_nano_interval()),)}, r"cannot be stored"),
+    "a type without nulls": (
+        {"adds": (Column("at", pa.dense_union([pa.field("a", pa.int8())])),)},
+        r"cannot be stored",
+    ),
     "a private column": ({"adds": (Column("_shard", pa.int32()),)}, r"columns with names of"),
     "a column with a dot": ({"adds": (Column("a.b", pa.int32()),)}, r"columns with names of"),
     "a column of the plan": ({"adds": (Column("uid", pa.string()),)}, r"one stage only\n.*uid"),
@@ -69,6 +75,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "drops without a comma": ({"drops": "too_loud"}, r"`drops` as a tuple of names"),
     "a reason with a space": ({"drops": ("too loud",)}, r"drop reasons of lower-case letters"),
     "a reason of ours": ({"drops": ("forgotten",)}, r"drop reasons of its own"),
+    "a reason that is a count": ({"drops": ("rows_kept",)}, r"drop reasons of its own"),
     "a reason twice": ({"drops": ("too_loud", "too_loud")}, r"drop reasons of its own"),
     "nothing to do": ({"adds": (), "drops": ()}, r"add columns or drop rows"),
     "after nothing": ({"after": "filtre"}, r"follow a stage of the recipe\n.*filtre\n.*filter"),
@@ -119,7 +126,7 @@ def test_without_a_name_it_is_refused(flow: Any) -> None:
 
 @pytest.mark.parametrize("found", [Sound(StageConfig(name="sound")), len, dict, Stage, None, "text"])
 def test_what_is_no_stage_is_refused(flow: Any, found: object) -> None:
-    with pytest.raises(RecipeError, match=r"stages must name subclasses of curation\.stage\.Stage"):
+    with pytest.raises(RecipeError, match=r"an entry of stages must be a subclass of curation\.stage\.Stage"):
         flow(found)
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -5,6 +6,7 @@ import pytest
 
 from curation.schema import add_seconds, set_columns
 from curation.shards import Work, commit_shard, outstanding, read_shard
+from curation.stage import Column, Stage
 from curation.table import Table
 from pairmill.store import Store
 
@@ -87,3 +89,27 @@ def test_a_manifest_counts_rows_and_seconds(store: Store) -> None:
     [manifest] = store.manifests("columns/filter")
     assert manifest["stages"] == {"filter": {"rows_in": 2, "rows_kept": 2}}
     assert manifest["seconds"] == {"filter": 0.5}
+
+
+class Scores(Stage):
+    name, segment, pool = "scores", "score", "model"
+    adds = (Column("score", pa.float32()),)
+
+
+class FinerScores(Scores):
+    adds = (Column("score", pa.float64()),)
+
+
+def test_results_of_another_type_are_not_kept_but_known_to_be_there(store: Store) -> None:
+    table = Table("columns/scores", ("score", "scores_made_from"), {}, (), (), drops=False, makers=(Scores(None),))
+    rows = pa.table({"uid": ["a", "b"], "score": pa.array([0.5, None], pa.float32())})
+    store.write_table(
+        "columns/scores/shard-000000.parquet", rows.append_column("scores_made_from", pa.array([9, None], pa.uint64()))
+    )
+    same = read_shard(store, Work(0), {}, earlier=[table])
+    assert (same["score"].to_pylist(), same["scores_made_from"].to_pylist()) == ([0.5, None], [9, None])
+    finer = read_shard(store, Work(0), {}, earlier=[replace(table, makers=(FinerScores(None),))])
+    # So the job asks before it makes them again (`pipelines.consent`).
+    assert finer["_earlier_columns/scores"].to_pylist() == [True, True]
+    assert finer["scores_made_from"].to_pylist() == [0, None]
+    assert finer["score"].type == pa.float64() and finer["score"].null_count == 2

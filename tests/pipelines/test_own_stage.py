@@ -78,6 +78,19 @@ class Length(Stage):
         return set_columns(rows, {"letters": pc.utf8_length(rows["alt"])})
 
 
+class Origin(Stage):
+    """Reads a column of the input list."""
+
+    name, segment, pool = "origin", "score", "model"
+    reads, reads_input = ("case", "caption"), True
+    adds = (Column("origin", pa.string(), "the list's case and the caption", carried=True),)
+    drops = ("is_missing",)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        rows = set_columns(rows, {"origin": pc.binary_join_element_wise(rows["case"], rows["caption"], ": ")})
+        return self.drop(rows, is_missing=pc.equal(rows["case"], "missing"))
+
+
 class FailingConfig(StageConfig):
     where: str = "setup"
     error: str = ""
@@ -212,6 +225,18 @@ def test_a_stage_without_drops_may_fill_every_row(job: Job) -> None:
     assert 0 < length["rows_in"] == length["rows_kept"] < 63
     pairs = pq.read_table(sorted((job.folder / "filled" / "pairs").glob("part-*.parquet")))
     assert pairs["letters"].to_pylist() == [len(alt) for alt in pairs["alt"].to_pylist()]
+
+
+@pytest.mark.ray
+def test_a_stage_may_read_the_columns_of_the_list(job: Job) -> None:
+    stages = json.dumps([f"{__name__}:Origin"])
+    report = curate(job.recipe(0.0, f"run_dir={job.folder / 'origin'}", f"stages={stages}"))
+    assert report["complete"]
+    pairs = pq.read_table(sorted((job.folder / "origin" / "pairs").glob("part-*.parquet")))
+    assert len(pairs) > 0 and set(pairs["input"].combine_chunks().field("case").to_pylist()) == {"plain"}
+    assert pairs["origin"].to_pylist() == [f"plain: {alt}" for alt in pairs["alt"].to_pylist()]
+    stored = job.store.uri.replace("/run", "/origin")
+    assert Store(stored).schema("columns/origin/shard-000000.parquet").names[:2] == ["uid", "origin"]
 
 
 @pytest.mark.ray

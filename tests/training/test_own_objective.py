@@ -228,7 +228,7 @@ def test_registered_by_one_line_it_is_in_schema_sweep_and_docs() -> None:
         ({"loss": {"objective": f"{__name__}:Tokens"}}, "tokens .*not delivered yet"),
         ({"loss": {"objective": f"{__name__}:Typo"}}, "perhaps you mean: teacher"),
         ({"loss": {"objective": f"{__name__}:Forgotten"}}, "must be an import path .* that can be imported"),
-        ({"loss": {"objective": f"{__name__}:NoObjective"}}, "must name a subclass of"),
+        ({"loss": {"objective": f"{__name__}:NoObjective"}}, "must be a subclass of"),
     ],
 )
 def test_what_cannot_be_is_said_before_any_work(sections: dict[str, Any], said: str) -> None:
@@ -419,6 +419,9 @@ class Counting(Objective):
 
     def start(self, setup: Setup) -> Mapping[str, Tensor]:
         return {"seen": torch.zeros(2)}
+
+    def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
+        raise AssertionError("no step is made")
 
 
 def _counted(rank: int) -> Any:

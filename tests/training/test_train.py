@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,11 @@ def test_what_no_node_has_is_refused_unless_nodes_may_join(
         size_workers(recipe(emoji, tmp_path, compute=given), cluster)
     patient = size_workers(recipe(emoji, tmp_path, compute=given | {"autoscaling": True}), cluster)
     assert (patient.number, patient.num_gpus) == (8, given["gpus_per_worker"])
+
+
+def test_the_best_checkpoint_has_a_number() -> None:
+    from training.driver import _best
+
+    kept = [("nan", {"a/x": math.nan}), ("worse", {"a/x": 0.1}), ("best", {"a/x": 0.2}), ("none", {})]
+    assert _best(kept, "a/x") == "best"
+    assert _best(kept[:1], "a/x") == "nan"

@@ -226,3 +226,15 @@ def test_an_interval_is_students() -> None:
 def test_points_within_noise_are_not_apart(one: list[float], other: list[float], expected: bool) -> None:
     assert apart(one, other) is expected
     assert apart(other, one) is expected
+
+
+def test_a_metric_that_is_no_number_never_wins(journal: Journal) -> None:
+    # In an order with NaN, what stands first stays there.
+    left(journal, Trial("000", {"optim.lr": 0.1}), [0.1, 0.2, 0.3, 0.4, math.nan])
+    left(journal, Trial("001", {"optim.lr": 0.2}), [0.1, 0.2, 0.3, 0.4, 0.5])
+    left(journal, Trial("001-seed1", {"optim.lr": 0.2}, role="repeat", of="001", seed=1), [0.1, math.nan])
+    report = build_report(sweep(journal), journal, finished=True, seconds=1.0)
+    assert report["best"]["trial"] == "001"
+    assert [entry["trial"] for entry in report["ranking"]] == ["001"]
+    assert "NaN" not in json.dumps(report)
+    assert journal.standing("000", [40], ObjectiveConfig(metric=METRIC)).values == [-math.inf]

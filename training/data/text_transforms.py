@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pairmill.registry import NamedConfig, Registry
+from pairmill.registry import NamedConfig, Registry, derived_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,5 +53,7 @@ class TextTransform(ABC):
 
 
 TEXT_TRANSFORMS: Registry[type[TextTransform]] = Registry(
-    "data.texts.transforms", {"sentences": "training.data.sentences:Sentences"}
+    "data.texts.transforms",
+    {"sentences": "training.data.sentences:Sentences"},
+    check=derived_from(TextTransform, key="data.texts.transforms"),
 )

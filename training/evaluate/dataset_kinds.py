@@ -19,8 +19,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pairmill.errors import InputError
-from pairmill.registry import NamedConfig, Registry
+from pairmill.errors import InputError, RecipeError
+from pairmill.registry import NamedConfig, Registry, derived_from
 
 if TYPE_CHECKING:
     from training.evaluate.config import EvaluateConfig, EvaluateDatasetConfig
@@ -74,10 +74,28 @@ class DatasetKind(ABC):
             raise InputError(f"evaluate.datasets.{self.name} must have a row to evaluate on", value=counts, fix=fix)
 
 
+def _check_kind(name: str, found: Any) -> None:
+    derived_from(DatasetKind, key="evaluate.datasets.kind")(name, found)
+    gives = getattr(found, "gives", None)
+    if not isinstance(gives, list | tuple) or not all(isinstance(one, str) for one in gives):
+        raise RecipeError(
+            "a kind of evaluate.datasets must declare `gives` as a tuple of names",
+            value=f"{name}: {gives!r}",
+            fix='write gives = ("image_ND", "text_UD")',
+        )
+    if not isinstance(getattr(found, "task", None), str):
+        raise RecipeError(
+            "a kind of evaluate.datasets must declare `task`, its name in the records",
+            value=name,
+            fix='write task = "…"',
+        )
+
+
 KINDS: Registry[type[DatasetKind]] = Registry(
     "evaluate.datasets.kind",
     {
         "retrieval": "training.evaluate.retrieval:Retrieval",
         "zero_shot": "training.evaluate.zero_shot:ZeroShot",
     },
+    check=_check_kind,
 )

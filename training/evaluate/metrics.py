@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from pairmill.registry import NamedConfig, Registry
+from pairmill.errors import RecipeError
+from pairmill.registry import NamedConfig, Registry, derived_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,6 +121,17 @@ class Accuracy(Metric):
         return accuracy_metrics(image_ND, class_CD, label_N)
 
 
+def _check_metric(name: str, found: Any) -> None:
+    derived_from(Metric, key="evaluate.metrics")(name, found)
+    needs = getattr(found, "needs", None)
+    if not isinstance(needs, list | tuple) or not all(isinstance(one, str) for one in needs):
+        raise RecipeError(
+            "a metric of evaluate.metrics must declare `needs` as a tuple of names",
+            value=f"{name}: {needs!r}",
+            fix='write needs = ("image_ND",)',
+        )
+
+
 METRICS: Registry[type[Metric]] = Registry(
     "evaluate.metrics",
     {
@@ -128,4 +140,5 @@ METRICS: Registry[type[Metric]] = Registry(
         "geometry": f"{__name__}:Geometry",
         "accuracy": f"{__name__}:Accuracy",
     },
+    check=_check_metric,
 )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pairmill.config import Config
-from pairmill.registry import ChosenBy, NamedConfig, Registry
+from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from
 from training.objectives.clip import ClipConfig
 from training.objectives.declaration import Objective, opened
 
@@ -19,6 +19,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "per_slot": "training.objectives.per_slot:PerSlot",
         "siglip": "training.objectives.siglip:Siglip",
     },
+    check=derived_from(Objective, key="loss.objective"),
 )
 
 

@@ -24,7 +24,7 @@ B rows of this rank, G of all ranks, K text slots, D embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from pairmill.errors import RecipeError, nearest
 from pairmill.registry import NamedConfig
@@ -132,6 +132,25 @@ class Objective:
                 value=f"start: {', '.join(self.state)}; keeps: {', '.join(names)}",
                 fix="name exactly the tensors of the state in keeps",
             )
+        self._began = _forms_of(self.state)
+        if others := [name for name, form in self._began.items() if not isinstance(form, tuple)]:
+            raise RecipeError(
+                f"loss.objective {self.config.name}: start must give tensors only",
+                value=f"{others[0]}: {type(self.state[others[0]]).__name__}",
+                fix="make a number a tensor, torch.tensor(0)",
+            )
+
+    def check_state(self) -> None:
+        """Raise RecipeError unless the state has the form that `start` gave it: only such state can be resumed."""
+        now = _forms_of(self.state)
+        if now != self._began:
+            raise RecipeError(
+                f"loss.objective {self.config.name}: after_step must leave the state in the form that start gave it, "
+                "or no run can resume",
+                value=f"{_spelled(now)}; start: {_spelled(self._began)}",
+                fix="give tensors their full size in start, with a tensor that counts what is filled, and name each in "
+                "keeps",
+            )
 
     @property
     def bias_init(self) -> float | None:
@@ -151,6 +170,7 @@ class Objective:
         """Parameters of the objective's own, which learn as those of the model do; None: it has none.
 
         (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `features.teacher.own`.
+        After each step, all workers have the first one's buffers (running statistics).
         """
         return None
 
@@ -166,33 +186,49 @@ class Objective:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a checkpoint's state.  Raises RecipeError for tensors of another form than `start` gives."""
-        now, then = ({name: (tuple(t.shape), t.dtype) for name, t in one.items()} for one in (self.state, state))
+        now, then = _forms_of(self.state), _forms_of(state)
         if now != then:
             raise RecipeError(
                 f"loss.objective {self.config.name} must keep the tensors that its checkpoint holds",
-                value=f"{_forms(now)}; the checkpoint: {_forms(then)}",
+                value=f"{_spelled(now)}; the checkpoint: {_spelled(then)}",
                 fix="give the run a new run_dir, with model.pretrained set to the checkpoint",
             )
         self.state = {name: t.to(self.setup.device, copy=True) for name, t in state.items()}
 
 
-def _forms(forms: Mapping[str, tuple[tuple[int, ...], object]]) -> str:
-    return ", ".join(f"{name} {list(shape)} {dtype}" for name, (shape, dtype) in forms.items()) or "none"
+#: Size and type of a tensor; the name of its class for anything else.
+_Form: TypeAlias = "tuple[tuple[int, ...], torch.dtype] | str"
 
 
-def opened(kind: object, config: NamedConfig) -> Objective:
+def _forms_of(state: Mapping[str, object]) -> dict[str, _Form]:
+    import torch
+
+    return {
+        name: (tuple(one.shape), one.dtype) if isinstance(one, torch.Tensor) else type(one).__name__
+        for name, one in state.items()
+    }
+
+
+def _spelled(forms: Mapping[str, _Form]) -> str:
+    parts = (form if isinstance(form, str) else f"{list(form[0])} {form[1]}" for form in forms.values())
+    return ", ".join(f"{name} {part}" for name, part in zip(forms, parts, strict=True)) or "none"
+
+
+def opened(kind: type[Objective], config: NamedConfig) -> Objective:
     """The objective that a name or an import path led to, which `begin` readies for a run.
 
-    Raises RecipeError if it is not an objective, or has a need that is unknown or not delivered by the loop.
+    Raises RecipeError if it declares its state wrongly, has a need that is unknown or not delivered by the loop, or no
+    loss.
     """
     name = config.name
-    if not (isinstance(kind, type) and issubclass(kind, Objective)):
-        raise RecipeError(
-            "loss.objective must name a subclass of training.objectives.declaration.Objective",
-            value=f"{name}: {kind!r}",
-            fix="correct the import path, or derive the class from Objective",
-        )
     objective = kind(config)
+    _check_keeps(name, objective.keeps)
+    if isinstance(objective.needs, str):
+        raise RecipeError(
+            f"loss.objective {name} must declare `needs` as a tuple of names",
+            value=repr(objective.needs),
+            fix='write needs = ("name",)',
+        )
     for need in objective.needs:
         if need not in NEEDS:
             raise RecipeError(
@@ -207,4 +243,34 @@ def opened(kind: object, config: NamedConfig) -> Objective:
                 value=f"{need} ({NEEDS[need].what}), not delivered yet",
                 fix="choose another objective",
             )
+    if kind.__call__ is Objective.__call__:
+        raise RecipeError(
+            f"loss.objective {name} must define __call__",
+            value="no such method",
+            fix="write def __call__(self, features, rows, exchange): …",
+        )
     return objective
+
+
+def _check_keeps(name: str, keeps: object) -> None:
+    """Raise RecipeError for state that no checkpoint could hold."""
+    if not isinstance(keeps, list | tuple) or not all(isinstance(kept, Kept) for kept in keeps):
+        raise RecipeError(
+            f"loss.objective {name} must declare `keeps` as a tuple of Kept",
+            value=repr(keeps),
+            fix="write keeps = (Kept(…),)",
+        )
+    names = [kept.name for kept in keeps]
+    for kept in keeps:
+        if kept.where not in get_args(Where):
+            raise RecipeError(
+                f"loss.objective {name} must keep each tensor {' or '.join(get_args(Where))}",
+                value=f"{kept.name}: {kept.where}",
+                fix=f"perhaps you mean: {nearest(str(kept.where), get_args(Where))}",
+            )
+        if names.count(kept.name) > 1:
+            raise RecipeError(
+                f"loss.objective {name} must name each tensor of `keeps` once",
+                value=kept.name,
+                fix="rename one of them",
+            )
