@@ -7,6 +7,7 @@ the committed tables, so two runs over equal tables write equal files.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
@@ -93,14 +94,16 @@ def cut_parts(kept: Mapping[int, int], rows_per_part: int) -> list[Part]:
 def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mapping[str, pa.DataType]) -> pa.Table:
     """The kept rows of a shard: image, caption, texts, then `columns`, and `input` if the list had other columns.
 
-    extension: of the images' format.  columns: as `product_columns` gives them; null where a stage was off.
+    extension: of the recipe's image format; a picture that is still in an earlier one has that of its own.
+    columns: as `product_columns` gives them; null where a stage was off.
     """
     kept = rows.filter(live(rows))
     texts = [row_texts(row) for row in kept.select(_present(kept, _TEXT_SOURCES)).to_pylist()]
+    images = kept["image"].to_pylist()
     image = pa.StructArray.from_arrays(
         [
-            pa.array(kept["image"].to_pylist(), pa.binary()),
-            pa.array([f"{uid}.{extension}" for uid in kept["uid"].to_pylist()], pa.string()),
+            pa.array(images, pa.binary()),
+            pa.array(map(partial(_path, extension), kept["uid"].to_pylist(), images), pa.string()),
         ],
         fields=list(IMAGE),
     )
@@ -114,6 +117,15 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
     if "input" in kept.schema.names:
         packed["input"] = kept["input"]
     return pa.table(packed)
+
+
+#: How the encoded images of each format begin, and the extension of their names.
+_BEGINNINGS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
+
+
+def _path(extension: str, uid: str, image: bytes | None) -> str:
+    known = (ending for begins, ending in _BEGINNINGS.items() if image is not None and image.startswith(begins))
+    return f"{uid}.{next(known, extension)}"
 
 
 _TEXT_SOURCES = ("caption", "language", "recaptions", "translations")

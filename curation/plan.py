@@ -11,8 +11,8 @@ table; `plan/plan.json`, written last, is the commit of the plan, and shards tha
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -32,6 +32,8 @@ from curation.visiting import PLAN_REASONS, KnownUids, cut, visited
 from pairmill.config import Config, digest
 from pairmill.damage import damaged
 from pairmill.errors import InputError, RunDirError
+from pairmill.layout import RECIPE_FILE
+from pairmill.pending import FORGOTTEN_FILE
 from pairmill.store import Store, shard_file, shard_key
 
 logger = logging.getLogger("pairmill")
@@ -41,6 +43,9 @@ PLAN_JSON = "plan/plan.json"
 
 _READERS = 8
 _NAMED = 3
+
+#: The name of a shard's data.
+_SHARD = re.compile(r"shard-([0-9]+)\.parquet")
 
 
 class ShardsConfig(Config):
@@ -109,10 +114,12 @@ def plan(store: Store, inputs: InputConfig, shards: ShardsConfig) -> Plan:
     """The plan of this run directory: the existing one if the list at `inputs` is part of it, else a new one.
 
     A planned run does not need its list any more, in whole or in part.
-    Raises InputError for an input that cannot be read, RunDirError if the directory holds another list's plan.
+    Raises InputError for an input that cannot be read, RunDirError if the directory holds another list's plan, or a run
+    without one.
     """
     there = read_plan(store)
     if there is None:
+        _refuse_other_runs(store)
         new = _Seen(find_files(inputs), [], [])
         with store.locked():
             there = read_plan(store)
@@ -263,13 +270,31 @@ def _append(
 
 
 def remove_unplanned(store: Store, shard: int) -> None:
-    """Remove the shards from this one on that a killed planning left without a commit."""
-    committed = store.index(PLAN)
-    for number in itertools.count(shard):
-        data = store.filesystem.get_file_info(store.path(shard_file(PLAN, number)))
-        if number not in committed and data.type == pafs.FileType.NotFound:
-            return
+    """Remove the shards from this one on that a killed planning left without a commit.
+
+    They are found by listings, since a removal that was killed leaves gaps between them.
+    """
+    named = (_SHARD.fullmatch(name) for name in store.names(PLAN))
+    numbers = {*(int(name[1]) for name in named if name), *store.index(PLAN)}
+    for number in sorted(number for number in numbers if number >= shard):
         store.remove_shard(PLAN, number)
+
+
+def _refuse_other_runs(store: Store) -> None:
+    """Raise RunDirError for a directory that holds a run although nothing is planned there: its recipe would be lost.
+
+    A curation writes its recipe after its plan.  A recipe alone may be one that somebody wrote there.
+    """
+    if not any(store.exists(name) for name in (RECIPE_FILE, FORGOTTEN_FILE)):
+        return
+    there = store.filesystem.get_file_info(pafs.FileSelector(store.path("").rstrip("/")))
+    names = sorted(info.base_name for info in there if not info.base_name.startswith("."))
+    if others := [name for name in names if name not in (RECIPE_FILE, PLAN)]:
+        raise RunDirError(
+            f"run_dir must be new, or hold a curation with its {PLAN_JSON}",
+            value=f"{store.uri} holds {RECIPE_FILE} and {others[0]}: another run, or one that lost its plan",
+            fix="give another run_dir, or restore the plan from a copy",
+        )
 
 
 def _check_cut(store: Store, there: Plan, shards: ShardsConfig) -> None:

@@ -8,7 +8,8 @@ block holds its content), `_seconds_<stage>` and `_worked_<stage>`.  One value p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +22,10 @@ from ray.data.datasource import Datasink
 from curation.input_column import with_input
 from curation.reuse import WAS, earlier_columns, earlier_drops, was_there
 from curation.schema import count_drops, set_columns, undrop_after
-from curation.table import Table
-from pairmill.errors import IntegrityError
-from pairmill.store import Entry, Store, shard_file
+from curation.table import PLAN, Table
+from pairmill.damage import damaged
+from pairmill.errors import IntegrityError, RunDirError
+from pairmill.store import MANIFESTS, Entry, Store, shard_file
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,13 @@ def outstanding(
 
     given: tables that are committed already and count as up to date.
     committed: what `listed` returns, if the caller has it; else this costs one listing per table.  Nothing is read.
+    Raises RunDirError if a shard of a given table is not committed: its commit was lost.
     """
     if committed is None:
         committed = listed(store, [*given, *(t.name for t in tables)])
     work = []
     for shard in shards:
-        fresh = {name: committed[name][shard].content for name in given}
+        fresh = {name: _committed(store, committed, name, shard).content for name in given}
         for table in tables:
             entry = committed[table.name].get(shard)
             if entry is None or any(up not in fresh for up in table.upstream) or entry.key != table.key(fresh):
@@ -59,6 +62,12 @@ def outstanding(
         if any(t.name not in fresh for t in tables):
             work.append(Work(shard, fresh))
     return work
+
+
+def _committed(store: Store, committed: Mapping[str, Mapping[int, Entry]], table: str, shard: int) -> Entry:
+    if (entry := committed[table].get(shard)) is None:
+        raise damaged(store.path(table), f"shard {shard} has no commit in {MANIFESTS}/")
+    return entry
 
 
 def listed(store: Store, tables: Iterable[str]) -> dict[str, dict[int, Entry]]:
@@ -94,14 +103,16 @@ def read_shard(
     earlier: tables whose content is read even if stale, for rows that stay; that of the run's own table where a
     selection's has none yet.
     """
-    rows = with_input(store.read_table(shard_file("plan", work.shard)), input_type)
+    with _there(store, PLAN, work.shard):
+        rows = with_input(store.load(PLAN, work.shard), input_type)
     constants: dict[str, pa.Scalar] = {"_shard": pa.scalar(work.shard, pa.int32())}
     for table, content in work.fresh.items():
         constants[f"_content_{table}"] = pa.scalar(content)
         wanted = list(columns.get(table, ()))
         if not wanted:
             continue
-        loaded = store.load(table, work.shard, ["uid", *wanted])
+        with _there(store, table, work.shard):
+            loaded = store.load(table, work.shard, ["uid", *wanted])
         if not loaded["uid"].equals(rows["uid"]):
             raise IntegrityError(f"{table} shard {work.shard} must hold the rows of the plan; it holds others")
         rows = set_columns(rows, {name: loaded[name] for name in wanted})
@@ -110,6 +121,20 @@ def read_shard(
             constants[was_there(one.name)] = pa.scalar(True)
             rows = set_columns(rows, found)
     return set_columns(rows, {name: pa.repeat(value, len(rows)) for name, value in constants.items()})
+
+
+@contextmanager
+def _there(store: Store, table: str, shard: int) -> Iterator[None]:
+    """Raise RunDirError if the block, which reads a committed shard, finds that its data were lost."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RunDirError(
+            "the data of every committed shard must be there",
+            value=f"{store.path(shard_file(table, shard))} is gone",
+            fix="restore the file from a copy"
+            + (f", or delete shard {shard} in {table}/{MANIFESTS}/: then it is made again" if table != PLAN else ""),
+        ) from error
 
 
 def _earlier(

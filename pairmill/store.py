@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -51,6 +52,8 @@ MANIFESTS = "_manifest"
 #: Shards whose manifests share a folder, so that the listing a commit needs does not grow with the run.
 _MANIFESTS_PER_FOLDER = 1000
 
+#: The name of a manifest: shard, key, content.
+_MANIFEST = re.compile(r"shard-([0-9]{6,})-([0-9a-z]+)-([0-9a-z]+)\.json")
 
 _OF_EVERY_SHARD = {"shard", "rows", "bytes", "key", "content"}
 
@@ -204,10 +207,8 @@ class Store:
         selector = pafs.FileSelector(self.path(f"{table}/{MANIFESTS}"), allow_not_found=True, recursive=True)
         found: dict[int, Entry] = {}
         for info in self._fs.get_file_info(selector):
-            if info.base_name.startswith("shard-") and info.base_name.endswith(".json"):
-                _, number, *entry = info.base_name.removesuffix(".json").split("-")
-                if number.isdecimal() and len(entry) == len(Entry._fields):  # else no manifest of ours
-                    found[int(number)] = Entry(*entry)
+            if name := _MANIFEST.fullmatch(info.base_name):  # else no manifest of ours
+                found[int(name[1])] = Entry(name[2], name[3])
         return found
 
     def commit(
@@ -247,8 +248,9 @@ class Store:
 
     def entry(self, table: str, shard: int) -> Entry | None:
         """One committed shard, by a listing of its folder; None if it is not committed."""
-        found = [Entry(*name.removesuffix(".json").split("-")[2:]) for name in self._manifest_names(table, shard)]
-        return found[-1] if found else None
+        names = self._manifest_names(table, shard)
+        found = _MANIFEST.fullmatch(names[-1]) if names else None
+        return None if found is None else Entry(found[2], found[3])
 
     def manifest(self, table: str, shard: int, entry: Entry) -> dict[str, Any] | None:
         """The manifest of one committed shard; None if there is none."""
@@ -256,7 +258,7 @@ class Store:
 
     def _manifest_names(self, table: str, shard: int) -> list[str]:
         names = self.names(_manifest_folder(table, shard))
-        return [name for name in names if name.startswith(f"shard-{shard:06d}-") and name.endswith(".json")]
+        return [name for name in names if (found := _MANIFEST.fullmatch(name)) and int(found[1]) == shard]
 
     def remove_shard(self, table: str, shard: int) -> None:
         """Remove the commit of a shard, and delete its data."""

@@ -128,8 +128,8 @@ def report(run: Run, as_json: Json = False) -> None:
     def job() -> dict[str, Any]:
         without_pandas()
         store, selection = selected_run(run)
-        from curation.forget.tombstones import refuse_pending
         from curation.results.report import write_report
+        from pairmill.pending import refuse_pending
 
         refuse_pending(store)
         return write_report(store, selection=selection)
@@ -148,10 +148,8 @@ def rows(
     def job() -> dict[str, Any]:
         without_pandas()
         store, selection = selected_run(run)
-        from curation.forget.tombstones import refuse_pending
         from curation.results.rows import write_rows
 
-        refuse_pending(store)
         check_parquet(to)
         check_outside(store, to)
         return {"rows": write_rows(store, to, selection=selection), "path": str(to)}
@@ -345,12 +343,10 @@ def export(
 
             return {"files": export_model(what, to, form, average=average), "format": form}
 
-        from curation.forget.tombstones import refuse_pending
         from curation.results.export import export_img2dataset, export_webdataset
 
         known = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}
         store, _ = opened_run(what)
-        refuse_pending(store)
         check_outside(store, to)
         return {"files": [str(f) for f in known[form](store, to)], "format": form}
 

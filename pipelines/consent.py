@@ -6,7 +6,7 @@ show how many those are, and the manifests of earlier work how long they take.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -55,10 +55,11 @@ def ask(found: Again | None, *, yes: bool) -> None:
     much = f", {_size(found.bytes)}" if found.bytes else ""
     long = f", about {_spelled(found.seconds)} of one worker" if found.seconds else ""
     then = f"; {' and '.join(found.then)} would follow" if found.then else ""
+    stays = "what cannot be fetched again stays as it is" if found.bytes else "the results so far are replaced"
     raise ConsentError(
         f"{found.stage} must have your consent (--yes) to repeat more work than it adds",
         value=f"{found.again:,} results would be made again{much}{long}, and {found.new:,} are new{then}",
-        fix="give --yes (what cannot be fetched again stays as it is), or set back the keys that changed since",
+        fix=f"give --yes ({stays}), or set back the keys that changed since",
     )
 
 
@@ -110,7 +111,7 @@ def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[str
     def key(shard: int) -> str:
         return images.key({name: committed[name][shard].content for name in images.upstream})
 
-    there = committed[images.name]
+    there = {shard: entry for shard, entry in committed[images.name].items() if shard in plan.shard_numbers()}
     stale = {shard: entry for shard, entry in sorted(there.items()) if entry.key != key(shard)}
     settings = tables.flow.of(Inspect).config.settings
     pictures = other = size = 0
@@ -130,7 +131,9 @@ def fetch_again(store: Store, tables: Tables, plan: Plan, committed: Mapping[str
 class CountAgain:
     """Counts what the stages with models would repeat of each shard; one line per stage."""
 
-    def __init__(self, stages: Sequence[Stage], tables: Tables) -> None:
+    def __init__(self, stages: Sequence[Stage], tables: Tables, there: Mapping[str, Collection[int]]) -> None:
+        """there: table -> the shards that it has, stale ones too."""
+        self._there = there
         self._stages = [stage for stage in stages if stage.made_from is not None]
         self._tables = tables
 
@@ -143,7 +146,9 @@ class CountAgain:
             if made is None or f"_content_{name}" in rows.schema.names:
                 continue
             if was_there(name) not in rows.schema.names:
-                again, new = 0, pc.sum(live(rows)).as_py() or 0
+                # Results in a form that the stage cannot take over would be replaced all the same.
+                lost = rows["_shard"][0].as_py() in self._there.get(name, ())
+                again, new = sorted((0, pc.sum(live(rows)).as_py() or 0), reverse=lost)
             else:
                 rows = restored(stage, rows)
                 mask = to_be_made(stage, rows, self._tables.made_by[stage.name])

@@ -28,6 +28,7 @@ from curation.duplicates.stage import Deduplicate
 from curation.erase import finish_rewrites
 from curation.flow import Tables
 from curation.forget.takedown import complete_pending
+from curation.forget.tombstones import Tombstones
 from curation.pack import Pack, product_columns
 from curation.parts import wanted_parts
 from curation.plan import Plan, input_type, open_plan, plan
@@ -48,7 +49,7 @@ from pairmill.store import Entry, Store, shard_file
 from pairmill.worker_errors import first_cause, raised_by
 from pipelines.actors import Actors, job_actors
 from pipelines.consent import Acceptance, ConsentError, CountAgain, ask, fetch_again, model_again, refuse_to_fetch
-from pipelines.invocations import Invocation
+from pipelines.invocations import Invocation, require_unchanged
 from pipelines.pools import Pools, connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
@@ -88,14 +89,10 @@ def curate(
         logger.warning("download.user_agent names no contact: site owners cannot reach you and may block you")
     store = Store(recipe.run_dir)
     complete_pending(store)
+    forgotten = Tombstones.read(store)
     made = open_plan(store, recipe.shards) if planned else plan(store, recipe.input, recipe.shards)
     tables = tables_of(recipe, made, store)
-    images = tables.named(tables.name_of(tables.flow.of(Download)))
-    committed = listed(store, [images.name, *images.upstream])
-    if recipe.download.enabled:
-        ask(fetch_again(store, tables, made, committed), yes=yes)
-    else:
-        refuse_to_fetch(store, len(outstanding(store, [images], made.shard_numbers(), images.upstream, committed)))
+    _may_begin(recipe, store, made, tables, yes=yes)
     acceptance = Acceptance(store, recipe.to_yaml())
     with (
         connected(recipe) as pools,
@@ -103,6 +100,10 @@ def curate(
         watched(made.rows, quiet=quiet) as board,
         job_actors() as actors,
     ):
+        # Ray takes seconds to start, in which other processes may have worked here.
+        require_unchanged(store, made, forgotten)
+        finish_rewrites(store)  # before commits are listed
+        committed = _may_begin(recipe, store, made, tables, yes=yes)
         job = Job(
             *(recipe, store, made, tables, pools, board, journal, actors),
             yes=yes,
@@ -130,6 +131,24 @@ def curate(
     return report
 
 
+def _may_begin(
+    recipe: CurateRecipe, store: Store, planned: Plan, tables: Tables, *, yes: bool
+) -> dict[str, dict[int, Entry]]:
+    """The committed shards of images/ and of what it is made from, if the job may fetch what is missing or stale.
+
+    Raises ConsentError if that repeats more than it adds, RecipeError if the recipe must not fetch at all, RunDirError
+    for a plan that is damaged.
+    """
+    images = tables.named(tables.name_of(tables.flow.of(Download)))
+    committed = listed(store, [images.name, *images.upstream])
+    missing = outstanding(store, [images], planned.shard_numbers(), images.upstream, committed)
+    if recipe.download.enabled:
+        ask(fetch_again(store, tables, planned, committed), yes=yes)
+    else:
+        refuse_to_fetch(store, len(missing))
+    return committed
+
+
 def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> int:
     """Make the selection `deduplicate.name` of a curated run with another recipe; returns how many rows it keeps.
 
@@ -139,6 +158,7 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
     recipe = recipe.model_copy(update={"download": recipe.download.model_copy(update={"enabled": False})})
     store = Store(recipe.run_dir)
     complete_pending(store)
+    forgotten = Tombstones.read(store)
     planned = open_plan(store, recipe.shards)
     tables = tables_of(recipe, planned, store, beside=True)
     with (
@@ -147,6 +167,8 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
         watched(planned.rows, quiet=quiet) as board,
         job_actors() as actors,
     ):
+        require_unchanged(store, planned, forgotten)
+        finish_rewrites(store)
         job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True)
         try:
             job.collect()
@@ -196,7 +218,6 @@ class Job:
         self.pools, self.board, self.journal, self.actors = pools, board, journal, actors
         self.input_type = input_type(store, planned.inputs[-1])
         name_run(store.uri)
-        finish_rewrites(store)
 
     def retry_failed(self) -> None:
         """Fetch again the rows of committed shards that may succeed now."""
@@ -207,7 +228,7 @@ class Job:
         again = [
             Work(int(m["shard"]), {PLAN: plans[int(m["shard"])], images.name: m["content"]})
             for m in manifests
-            if policy.may_have_retriable(m)
+            if int(m["shard"]) in plans and policy.may_have_retriable(m)
         ]
         look = ForRetry(self.store, images, policy)
         self._listed = {}
@@ -267,7 +288,7 @@ class Job:
         counts: list[dict[str, Any]] = []
         for wave in _waves(stale, self.recipe.cluster.wave_shards):
             rows = self._read(f"{segment}: what is there", wave, reads, prepare, tables)
-            counts += rows.map_batches(CountAgain(list(makers), self.tables), num_cpus=0.5, **_SHARDS).take_all()
+            counts += rows.map_batches(CountAgain(list(makers), self.tables, there), num_cpus=0.5, **_SHARDS).take_all()
         dropping = [table for table in self.tables.before(segment) if table.drops]
         for stage, table in makers.items():
             shards = {shard: committed[table.name][shard] for shard in there[table.name]}

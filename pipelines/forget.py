@@ -15,6 +15,8 @@ from pairmill.store import Store
 
 #: The most pictures named of those that other rows show too.
 _NAMED = 3
+#: The most files of a kind that are named on a line.
+_LISTED = 10
 
 
 def forget(store: Store, wanted: Request, also: Sequence[Path] = (), *, sure: bool = False) -> dict[str, Any]:
@@ -105,10 +107,11 @@ def lines(done: dict[str, Any]) -> list[str]:
     for key, what in (
         ("recomputed", "a model or file of these is missing here, so the next curate makes the rewritten shards again"),
         ("named_in", "these files name a URL of the rows; change them by hand"),
-        ("not_looked_into", "these files are not finished or not part of the run, and were not searched"),
+        ("not_looked_into", "these are not part of the run, not finished, or of another kind, and were not searched"),
     ):
         if done[key]:
-            shown.append(f"{what}: {', '.join(done[key])}")
+            unnamed = len(done[key]) - _LISTED
+            shown.append(f"{what}: {', '.join(done[key][:_LISTED])}" + (f" and {unnamed} more" if unnamed > 0 else ""))
     return shown
 
 

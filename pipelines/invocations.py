@@ -11,6 +11,10 @@ from types import TracebackType
 
 import ray
 
+from curation.forget.tombstones import Tombstones
+from curation.plan import Plan, open_plan
+from pairmill.errors import RunDirError
+from pairmill.pending import refuse_pending
 from pairmill.store import Store
 
 _PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "transformers")
@@ -63,3 +67,17 @@ class Invocation:
 
     def _write(self) -> None:
         self._store.write_json(f"runs/run-{self.run:04d}.json", self._record)
+
+
+def require_unchanged(store: Store, planned: Plan, forgotten: Tombstones) -> None:
+    """Raise RunDirError if the run was extended, or rows were forgotten in it, since these were read.
+
+    The caller must hold the run's lock, which it did not hold when it read them.
+    """
+    refuse_pending(store)
+    if open_plan(store) != planned or not Tombstones.read(store).same_as(forgotten):
+        raise RunDirError(
+            "a run must stay as it is while a job starts in it",
+            value=f"meanwhile {store.uri} was extended, or rows were forgotten in it",
+            fix="run the same command again",
+        )

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.plan import PLAN_JSON
-from pairmill.atomic import is_partial, partials_of, whole_file
+from pairmill.atomic import partials_of, whole_file
 from pairmill.errors import UserError
 from pairmill.faults import fault_point
 from pairmill.store import MANIFESTS
@@ -26,6 +26,8 @@ from pairmill.tars import samples
 
 #: The file of a folder of tars that says how many samples each has.
 _SIZES = "sizes.json"
+#: Files beside the rows that hold none: that one, and the dataset card.
+_WITHOUT_ROWS = (_SIZES, "README.md")
 
 
 class Copy(NamedTuple):
@@ -65,32 +67,37 @@ def clean_copies(place: Path, uids: Collection[str]) -> int:
             if rows:
                 fault_point("forget.copy")
                 # The file itself: replacing a link would leave the rows where it leads.
-                _KINDS[file.suffix].clean(_real(file), uids)
+                _KINDS[file.suffix.lower()].clean(_real(file), uids)
         except (UserError, OSError) as error:
             failures.append(error)
             continue
         gone, sizes[file] = gone + rows, others
     for partial in partials_of(map(_real, sizes)):
         partial.unlink(missing_ok=True)
-    for folder in {file.parent for file in sizes if file.suffix == ".tar"}:
+    for folder in {file.parent for file in sizes if file.suffix.lower() == ".tar"}:
         _correct_sizes(folder / _SIZES, sizes)
     if failures:
         raise failures[0]
     return gone
 
 
-def unfinished(place: Path) -> list[Path]:
-    """Files within a folder that a writer has not finished, but for those that `clean_copies` removes."""
+def not_searched(place: Path) -> list[Path]:
+    """What lies in a folder and may hold rows, but is not searched: links to folders, and files of other kinds.
+
+    Among these are files that a writer has not finished, but for those that `clean_copies` removes.
+    """
     if not place.is_dir():
         return []
-    removed = set(partials_of(map(_real, _files(place))))
-    return sorted(file for file in place.rglob("*") if is_partial(file) and file not in removed)
+    files = _files(place)
+    known = {*files, *partials_of(map(_real, files))}
+    within = (path for path in sorted(place.rglob("*")) if path not in known and path.name not in _WITHOUT_ROWS)
+    return [path for path in within if path.is_symlink() or not path.is_dir()]
 
 
 def _files(place: Path) -> list[Path]:
     within = sorted(place.rglob("*")) if place.is_dir() else [place]
     _refuse_runs([place, *within])
-    files = [file for file in within if file.suffix in _KINDS and file.is_file()]
+    files = [file for file in within if file.suffix.lower() in _KINDS and file.is_file()]
     if not files:
         raise NoCopy(
             "--also must name an export or a file of `pairmill rows`",
@@ -127,7 +134,7 @@ def _real(path: Path) -> Path:
 def _count(file: Path, uids: Collection[str]) -> tuple[int, int]:
     """How many rows of a file have one of these uids, and how many have not.  Raises UserError if it cannot be read."""
     try:
-        return _KINDS[file.suffix].tally(file, uids)
+        return _KINDS[file.suffix.lower()].tally(file, uids)
     except (OSError, tarfile.TarError, pa.ArrowException, ValueError) as error:
         raise UserError(
             "every file of a copy must be readable",

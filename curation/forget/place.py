@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -16,24 +17,24 @@ from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
 from curation.flow import Tables, flow_of
 from curation.forget.finding import IMAGES
-from curation.forget.tombstones import FILE
 from curation.pack import Pack, PackConfig
 from curation.parts import WantedPart, wanted_parts
 from curation.plan import PLAN_JSON, Planned, open_plan
+from curation.results.report import REPORTS
 from curation.schema import DROPS
 from curation.table import PLAN, Table
 from pairmill.layout import PAIRS, RECIPE_FILE, SELECTIONS, filter_table
-from pairmill.store import Store, content_digest, shard_file
+from pairmill.pending import FORGOTTEN_FILE
+from pairmill.store import MANIFESTS, Store, content_digest, shard_file
 from pairmill.yaml_text import stored_recipe
-
-#: The files that `pairmill report` writes.
-REPORTS = ("report.json", "report.html")
 
 _COLUMNS = "columns"
 _JOURNAL = "runs"
+#: The names of data files.
+_SHARD = re.compile(r"(shard|part)-([0-9]{6,})\.parquet")
 #: The files and folders of a run directory.
 _KNOWN = frozenset(
-    {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, _JOURNAL, FILE), *(RECIPE_FILE, ".lock"), *REPORTS}
+    {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, _JOURNAL, FORGOTTEN_FILE), *(RECIPE_FILE, ".lock"), *REPORTS}
 )
 
 
@@ -120,7 +121,7 @@ class Place:
 
     def look_around(self, urls: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Files and folders that do not belong to a run; and files of the run, outside its tables, that name a URL."""
-        strays = tuple(sorted({info.base_name for info in self._listed("")} - _KNOWN))
+        strays = (*sorted({info.base_name for info in self._listed("")} - _KNOWN), *self._not_ours())
         texts = (RECIPE_FILE, PLAN_JSON, *(f"{_JOURNAL}/{name}" for name in self.store.names(_JOURNAL)))
         sought = [url.encode() for url in urls]
         mentions = []
@@ -129,6 +130,28 @@ class Place:
             if any(url in text for url in sought):
                 mentions.append(name)
         return strays, tuple(mentions)
+
+    def _not_ours(self) -> Iterator[str]:
+        """Files in the folders of the run that no job reads and no forgetting rewrites."""
+        tables = [PLAN, IMAGES, PAIRS, *self._folders(_COLUMNS), *self._folders(SELECTIONS)]
+        for folder in (*tables, _COLUMNS, SELECTIONS, _JOURNAL):
+            for info in self._listed(folder):
+                name = info.base_name
+                if info.type == pafs.FileType.Directory:
+                    ours = name == MANIFESTS or f"{folder}/{name}" in tables
+                else:
+                    ours = self._is_ours(folder, name)
+                if not ours:
+                    yield f"{folder}/{name}"
+
+    def _is_ours(self, folder: str, name: str) -> bool:
+        if folder == _JOURNAL:
+            return name.startswith("run-") and name.endswith(".json")
+        shard = _SHARD.fullmatch(name)
+        if shard is None or (shard[1] == "part") != (folder == PAIRS):
+            return f"{folder}/{name}" in (PLAN_JSON, f"{PAIRS}/README.md") or name == "plan.json"
+        # Shards of the plan and parts that do not count are removed.
+        return folder in (PLAN, PAIRS) or int(shard[2]) < self.plan.shards
 
     def record(self, work: Mapping[str, Any], began: float) -> None:
         """Record in the journal when, how many rows, and which copies still hold them; never which rows."""

@@ -25,13 +25,13 @@ import pyarrow.compute as pc
 from curation.dataset_card import write_card
 from curation.erase import finish_rewrites, rewrite_shard
 from curation.forget.blanking import change_of
-from curation.forget.copies import Copy, NoCopy, clean_copies, find_copies, unfinished
+from curation.forget.copies import Copy, NoCopy, clean_copies, find_copies, not_searched
 from curation.forget.finding import Found, find
-from curation.forget.place import REPORTS, Place
+from curation.forget.place import Place
 from curation.forget.request import Request
 from curation.forget.tombstones import Tombstones
 from curation.plan import remove_unplanned
-from curation.results.report import write_report
+from curation.results.report import REPORTS, write_report
 from pairmill.errors import IntegrityError, UserError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
@@ -50,8 +50,8 @@ class Preview(NamedTuple):
     shards:   those with rows to remove.  parts: the same, with how many rows.  bytes: of all files to rewrite.
     copies:   files named by --also with rows to remove.
     unkeyed:  tables whose rewritten shards the next `curate` makes again, because a model or file is missing.
-    strays:   files in the run directory that do not belong to the run, and unfinished ones in copies; both are left
-              alone.
+    strays:   files in the run directory that do not belong to the run, and in copies what is not searched; both are
+              left alone.
     mentions: files of the run, other than tables, that name a URL of the rows.
     stones:   the tombstones as they would be.
     """
@@ -105,7 +105,7 @@ def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int
     }
     files = here.files(shards, parts)
     strays, mentions = here.look_around(found.urls)
-    strays = (*strays, *(str(file) for place in also for file in unfinished(place)))
+    strays = (*strays, *(str(file) for place in also for file in not_searched(place)))
     return Preview(
         found=found,
         rules=len(ruled.table) - len(before.table),
@@ -260,7 +260,9 @@ def _rewrite_parts(here: Place, stones: Tombstones) -> None:
             left = rows.filter(pc.invert(pc.is_in(rows["uid"], asked)))
             if entry != (key, here.content(left)):
                 here.commit_part(number, key, left)
-        elif entry.key != key:
-            manifest = here.store.manifest(PAIRS, number, entry) or {}
-            here.store.write_manifest(PAIRS, number, {**manifest, "key": key}, "forget.part")
+        else:
+            if entry.key != key:
+                manifest = here.store.manifest(PAIRS, number, entry) or {}
+                here.store.write_manifest(PAIRS, number, {**manifest, "key": key}, "forget.part")
+            # Also if a killed call has come this far.
             here.store.retract(PAIRS, number, keep=Entry(key, entry.content))

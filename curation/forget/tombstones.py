@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -26,9 +27,8 @@ import pyarrow.compute as pc
 from curation.identity import requested_urls, url_host
 from pairmill.damage import undamaged
 from pairmill.errors import RunDirError
+from pairmill.pending import FORGOTTEN_FILE, WORK, pending_work, refuse_pending
 from pairmill.store import Store
-
-FILE = "forgotten.parquet"
 
 Kind = Literal["uid", "row", "url", "host", "sha256"]
 
@@ -42,9 +42,6 @@ SCHEMA = pa.schema(
         ("at", pa.int64()),
     ]
 )
-
-#: The key of the file's metadata that holds the work, as JSON.
-_WORK = b"pairmill.forget"
 
 
 def rule_digest(kind: Kind, value: str) -> str:
@@ -75,21 +72,25 @@ class Tombstones:
     @classmethod
     def read(cls, store: Store) -> Tombstones:
         """The tombstones of a run; none if nothing was ever forgotten there.  Raises RunDirError for a damaged file."""
-        if not store.exists(FILE):
+        if not store.exists(FORGOTTEN_FILE):
             return cls()
-        work, table = (store.schema(FILE).metadata or {}).get(_WORK), store.read_table(FILE)
-        with undamaged(store.path(FILE), local=True):
-            return cls(table.cast(SCHEMA), json.loads(work) if work else {})
+        table, work = store.read_table(FORGOTTEN_FILE), pending_work(store)
+        with undamaged(store.path(FORGOTTEN_FILE), local=True):
+            return cls(table.cast(SCHEMA), work)
 
     def write(self, store: Store, fault: str) -> None:
         """Write them, all or nothing."""
-        store.write_table(FILE, self.table.replace_schema_metadata({_WORK: json.dumps(self.work)}), fault)
+        store.write_table(FORGOTTEN_FILE, self.table.replace_schema_metadata({WORK: json.dumps(self.work)}), fault)
 
     def with_rows(self, table: pa.Table) -> Tombstones:
         """These tombstones and new ones of `table`; existing ones stay unchanged."""
         known = set(_keys(self.table))
         new = table.filter(pa.array([key not in known for key in _keys(table)], pa.bool_()))
         return Tombstones(pa.concat_tables([self.table, new]), self.work)
+
+    def same_as(self, other: Tombstones) -> bool:
+        """Whether both hold the same tombstones and the same work."""
+        return self.work == other.work and bool(self.table.equals(other.table))
 
     @property
     def pending(self) -> pa.Table:
@@ -142,14 +143,30 @@ def _keys(table: pa.Table) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name].to_pylist() for name in ("kind", "digest", "shard")), strict=True)
 
 
-def refuse_pending(store: Store) -> None:
-    """Raises RunDirError if rows remain to be taken out: they must not be read any more."""
-    if Tombstones.read(store).work:
+@contextmanager
+def copying(store: Store) -> Iterator[None]:
+    """Around a block that reads rows and writes them elsewhere, where no later `forget` would find them.
+
+    Raises RunDirError before it if rows remain to be taken out, and after it (also in place of its error) if rows were
+    forgotten meanwhile.
+    """
+    refuse_pending(store)
+    before = Tombstones.read(store)
+    try:
+        yield
+    except Exception as error:
+        _require_same(store, before, error)
+        raise
+    _require_same(store, before)
+
+
+def _require_same(store: Store, before: Tombstones, cause: Exception | None = None) -> None:
+    if not Tombstones.read(store).same_as(before):
         raise RunDirError(
-            "an interrupted `pairmill forget` must be completed before the run is read",
-            value=store.uri,
-            fix=f"run `pairmill forget {store.uri} --yes`",
-        )
+            "no row must be forgotten while the rows of a run are copied",
+            value=f"rows of {store.uri} were forgotten meanwhile, so what was written is removed",
+            fix="run the same command again, once `pairmill forget` has ended",
+        ) from cause
 
 
 def _hosts(url: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ import json
 import math
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import date, time
 from itertools import groupby
 from pathlib import Path, PurePath
@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.forget.tombstones import copying
 from pairmill.atomic import require_empty, whole_file
 from pairmill.errors import RunDirError
 from pairmill.layout import PAIRS
@@ -52,50 +53,70 @@ def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_
     """Write 00000.tar, … into `to`, each sample as <key>.jpg (or .png, .webp), .txt (the caption) and .json (the rest).
 
     `sizes.json` beside them holds the number of samples of each, for open_clip.  A sample without a caption has no
-    .txt.  Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
+    .txt.  Returns the files written.  Raises RunDirError if nothing is packed yet or rows are being forgotten,
+    UserError if `to` holds something; then nothing is written.
     """
     folder = Path(to)
-    require_empty(folder)
     sizes: dict[str, int] = {}
-    for number, pieces in _files(store, rows_per_shard):
-        name = f"{number:05d}.tar"
-        sizes[name] = 0
-        with (
-            whole_file(folder / name) as stream,
-            tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            for row in (row for piece in pieces for row in piece.to_pylist()):
-                _add_sample(tar, _key(number, sizes[name], rows_per_shard), row)
-                sizes[name] += 1
-    with whole_file(folder / "sizes.json") as stream:
-        stream.write(json.dumps(sizes, indent=1).encode())
-    return [folder / name for name in (*sizes, "sizes.json")]
+    with _copying(store, folder) as written:
+        for number, pieces in _files(store, rows_per_shard):
+            name = f"{number:05d}.tar"
+            sizes[name] = 0
+            with (
+                whole_file(folder / name) as stream,
+                tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+            ):
+                for row in (row for piece in pieces for row in piece.to_pylist()):
+                    _add_sample(tar, _key(number, sizes[name], rows_per_shard), row)
+                    sizes[name] += 1
+            written.append(folder / name)
+        with whole_file(folder / "sizes.json") as stream:
+            stream.write(json.dumps(sizes, indent=1).encode())
+        written.append(folder / "sizes.json")
+    return written
 
 
 def export_img2dataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_000) -> list[Path]:
     """Write 00000.parquet, … into `to`, with the columns of img2dataset's parquet output.
 
     First the input's own columns, `uid`, `caption` (the best text) and `url`; then `IMG2DATASET`; then the encoded
-    image, in a column named by its format (`jpg`).  An input column with one of these names gets the prefix `input_`.
-    Returns the files written.  Raises RunDirError if nothing is packed yet, UserError if `to` holds something.
+    image, in a column named by its format (`jpg`; that of the first picture, if earlier recipes had others).  An input
+    column with one of these names gets the prefix `input_`.
+    Returns the files written.  Raises RunDirError if nothing is packed yet or rows are being forgotten, UserError if
+    `to` holds something; then nothing is written.
     """
     folder = Path(to)
-    require_empty(folder)
-    written = []
-    for number, pieces in _files(store, rows_per_shard):
-        path = folder / f"{number:05d}.parquet"
-        rows = 0
-        with whole_file(path) as stream, ExitStack() as closing:
-            writer: pq.ParquetWriter | None = None
-            for piece in pieces:
-                keys = [_key(number, rows + at, rows_per_shard) for at in range(len(piece))]
-                table = _img2dataset_rows(piece, keys)
-                if writer is None:
-                    writer = closing.enter_context(pq.ParquetWriter(stream, table.schema, compression="zstd"))
-                writer.write_table(table)
-                rows += len(piece)
-        written.append(path)
+    image_column = ""
+    with _copying(store, folder) as written:
+        for number, pieces in _files(store, rows_per_shard):
+            path = folder / f"{number:05d}.parquet"
+            rows = 0
+            with whole_file(path) as stream, ExitStack() as closing:
+                writer: pq.ParquetWriter | None = None
+                for piece in pieces:
+                    keys = [_key(number, rows + at, rows_per_shard) for at in range(len(piece))]
+                    image_column = image_column or _format_of(piece)
+                    table = _img2dataset_rows(piece, keys, image_column)
+                    if writer is None:
+                        writer = closing.enter_context(pq.ParquetWriter(stream, table.schema, compression="zstd"))
+                    writer.write_table(table)
+                    rows += len(piece)
+            written.append(path)
     return written
+
+
+@contextmanager
+def _copying(store: Store, folder: Path) -> Iterator[list[Path]]:
+    """A list for the files that the block writes into an empty folder; all of them are removed if it fails."""
+    require_empty(folder)
+    written: list[Path] = []
+    try:
+        with copying(store):
+            yield written
+    except BaseException:
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _files(store: Store, rows_per_shard: int) -> Iterator[tuple[int, Iterator[pa.Table]]]:
@@ -156,9 +177,12 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, str | int) else str(value)
 
 
-def _img2dataset_rows(piece: pa.Table, keys: Sequence[str]) -> pa.Table:
-    paths = pc.struct_field(piece["image"], "path")
-    image_column = PurePath(paths[0].as_py()).suffix.removeprefix(".")
+def _format_of(piece: pa.Table) -> str:
+    first: str = pc.struct_field(piece["image"], "path")[0].as_py()
+    return PurePath(first).suffix.removeprefix(".")
+
+
+def _img2dataset_rows(piece: pa.Table, keys: Sequence[str], image_column: str) -> pa.Table:
     taken = {"uid", "caption", "url", image_column, *IMG2DATASET.names}
     columns: dict[str, Any] = {}
     if "input" in piece.schema.names:

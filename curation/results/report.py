@@ -23,9 +23,14 @@ from curation.results.data import READS, Tally, read_gallery
 from curation.results.outcome import Outcome, Run, open_run, read_outcome
 from curation.results.page import render, thumbnails
 from curation.results.throughput import throughput
-from pairmill.errors import IntegrityError
+from pairmill.errors import IntegrityError, PairmillError
+from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
+from pairmill.pending import refuse_pending
 from pairmill.store import Store
+
+#: The files of a run that are written here.
+REPORTS = ("report.json", "report.html")
 
 
 class _Kept(NamedTuple):
@@ -36,12 +41,35 @@ class _Kept(NamedTuple):
 
 
 def write_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
-    """Write RUN/report.json and RUN/report.html; returns the former's data.  Raises as `build_report`."""
-    report = build_report(store, selection=selection)
-    shown = [*report["gallery"]["kept"], *(e for group in report["gallery"]["dropped"] for e in group["rows"])]
-    store.write_json("report.json", report)
-    store.write_bytes("report.html", render(report, thumbnails(store, shown)).encode())
+    """Write RUN/report.json and RUN/report.html; returns the former's data.
+
+    Rows that are forgotten meanwhile are in neither: both are removed and built again.
+    Raises as `build_report`, and RunDirError while rows are being taken out.
+    """
+    while (report := _written(store, selection)) is None:
+        refuse_pending(store)
     return report
+
+
+def _written(store: Store, selection: str) -> dict[str, Any] | None:
+    """The report, written; None if rows were forgotten meanwhile, which it may show."""
+    before = Tombstones.read(store)
+    try:
+        report = build_report(store, selection=selection)
+        shown = [*report["gallery"]["kept"], *(e for group in report["gallery"]["dropped"] for e in group["rows"])]
+        page = render(report, thumbnails(store, shown))
+        fault_point("report.built")
+        store.write_json(REPORTS[0], report)
+        store.write_bytes(REPORTS[1], page.encode())
+    except (PairmillError, OSError):
+        if Tombstones.read(store).same_as(before):
+            raise
+    else:
+        if Tombstones.read(store).same_as(before):
+            return report
+    for name in REPORTS:
+        store.remove(name)
+    return None
 
 
 def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:

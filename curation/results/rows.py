@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.forget.tombstones import copying
 from curation.input_column import with_input
 from curation.plan import input_type
 from curation.results.outcome import Run, open_run, read_outcome
@@ -48,13 +49,13 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
 
     A row that is not fetched yet has no status; a kept one has no drop_stage.  An input column whose name is one of
     ours gets the prefix `input_`.  The URL and the alt text also keep their own names.
-    Raises RunDirError if nothing is planned, IntegrityError if a row of the input is missing or occurs twice; then
-    there is no file.
+    Raises RunDirError if nothing is planned or rows are being forgotten, IntegrityError if a row of the input is
+    missing or occurs twice; then there is no file.
     """
-    run = open_run(store, selection)
-    ranges = min(_MAX_RANGES, 1 + run.plan.rows // _RANGE_ROWS)
-    size = -(-run.plan.rows // ranges)
-    with store.scratch("rows") as scratch, whole_file(Path(path)) as stream:
+    with whole_file(Path(path)) as stream, copying(store), store.scratch("rows") as scratch:
+        run = open_run(store, selection)
+        ranges = min(_MAX_RANGES, 1 + run.plan.rows // _RANGE_ROWS)
+        size = -(-run.plan.rows // ranges)
         schema = _deal(_pieces(run), scratch, size)
         written = 0
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:

@@ -94,8 +94,8 @@ def make_run(
     store = Store(str(folder / "run"))
     given = {"path": str(listing), "format": "jsonl", "url_column": url_column, "text_column": text_column}
     pack = pack or PackConfig(rows_per_part=9, row_group_rows=4)
-    write_recipe(store, input=given, recaption=recaption, translate=translate, pack=pack)
     planned = plan(store, InputConfig(**given), ShardsConfig(rows_per_shard=rows_per_shard))
+    write_recipe(store, input=given, recaption=recaption, translate=translate, pack=pack)
     off = {name for name, on in (("recaption", recaption), ("translate", translate)) if not on}
     steps = [step for step in STEPS[1 : STEPS.index(upto) + 1] if step not in off]
     tables: dict[int, pa.Table] = {n: store.load("plan", n) for n in planned.shard_numbers()}

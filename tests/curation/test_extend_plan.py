@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from curation import common_texts, visiting
 from curation.common_texts import common_texts_table, mark_common_texts
 from curation.inputs import InputConfig
-from curation.plan import Plan, ShardsConfig, extend, input_type, plan
+from curation.plan import Plan, ShardsConfig, extend, input_type, plan, remove_unplanned
 from pairmill import faults
 from pairmill.errors import InputError, RunDirError
 from pairmill.faults import InjectedFault
@@ -210,6 +210,20 @@ def test_a_smaller_extension_after_a_killed_one_leaves_nothing_of_it(
     made, _ = add(store, write(tmp_path / "c.parquet", ROWS[30:38]))
     assert sorted(store.index("plan")) == list(made.shard_numbers()) == [0, 1, 2, 3, 4]
     assert len(list(Path(store.path("plan")).glob("*.parquet"))) == 5
+
+
+def test_a_removal_that_was_cut_short_is_completed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(faults, "_armed", faults._parse("extend.commit.before_write:raise@1", str(tmp_path)))
+        with pytest.raises(InjectedFault):
+            add(store, write(tmp_path / "b.parquet", ROWS[30:]))
+    assert sorted(store.index("plan")) == [0, 1, 2, 3, 4, 5, 6]
+    store.remove_shard("plan", 4)  # as far as a killed removal came
+    remove_unplanned(store, 4)
+    assert sorted(store.index("plan")) == [0, 1, 2, 3]
+    assert len(list(Path(store.path("plan")).glob("*.parquet"))) == 4
 
 
 def test_only_shards_whose_outcome_changed_are_counted_anew(tmp_path: Path) -> None:

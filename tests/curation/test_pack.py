@@ -65,6 +65,12 @@ def test_huggingface_datasets_loads_the_product_with_pictures(tmp_path: Path) ->
     assert [row["image"].size for row in loaded.cast_column("image", Image())] == [(1, 1), (1, 1)]
 
 
+def test_a_picture_of_an_earlier_format_has_its_own_ending() -> None:
+    jpeg = b"\xff\xd8\xff\xe0..."
+    packed = pack_rows(rows(image=[PNG, None, jpeg]), PackConfig(), "webp", COLUMNS)
+    assert packed["image"].to_pylist() == [{"bytes": PNG, "path": "u0.png"}, {"bytes": jpeg, "path": "u2.jpg"}]
+
+
 RECAPTIONS = [
     [
         {"text": "an apple", "kind": "short", "language": "en", "model": "m", "revision": "r", "prompt_id": "short"}

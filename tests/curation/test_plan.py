@@ -110,3 +110,22 @@ def test_what_a_killed_planning_left_behind_the_plan_is_removed(tmp_path: Path) 
     assert sorted(file.name for file in Path(store.path("plan")).glob("*.parquet")) == [
         f"shard-{number:06d}.parquet" for number in range(3)
     ]
+
+
+@pytest.mark.parametrize("there", ["recipe.yaml", "forgotten.parquet"])
+def test_a_run_of_another_kind_is_not_planned_over(tmp_path: Path, there: str) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / there).write_text("model: {}")
+    with pytest.raises(RunDirError, match="must be new, or hold a curation"):
+        make(tmp_path, ROWS)
+    assert (run / there).read_text() == "model: {}"
+    assert not (run / "plan").exists()
+
+
+def test_a_recipe_may_lie_where_its_run_will_be(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("mine: 1")
+    (tmp_path / "run" / ".hidden").touch()
+    _, made = make(tmp_path, ROWS)
+    assert made.rows == len(ROWS)

@@ -8,6 +8,7 @@ from curation.schema import add_seconds, set_columns
 from curation.shards import Work, commit_shard, outstanding, read_shard
 from curation.stage import Column, Stage
 from curation.table import Table
+from pairmill.errors import RunDirError
 from pairmill.store import Store
 
 NOTHING = pa.nulls(2, pa.string())
@@ -113,3 +114,20 @@ def test_results_of_another_type_are_not_kept_but_known_to_be_there(store: Store
     assert finer["_earlier_columns/scores"].to_pylist() == [True, True]
     assert finer["scores_made_from"].to_pylist() == [0, None]
     assert finer["score"].type == pa.float64() and finer["score"].null_count == 2
+
+
+def test_a_given_table_whose_commit_was_lost_is_reported(store: Store) -> None:
+    for one in outstanding(store, tables(), range(3)):
+        process(store, one, tables())
+    store.retract("images", 1)
+    with pytest.raises(RunDirError, match="shard 1 has no commit"):
+        outstanding(store, tables()[1:], range(3), ["images"])
+
+
+@pytest.mark.parametrize("table", ["plan", "images"])
+def test_a_committed_shard_whose_data_were_lost_is_reported(store: Store, table: str) -> None:
+    for one in outstanding(store, tables(), range(3)):
+        process(store, one, tables())
+    Path(store.path(f"{table}/shard-000001.parquet")).unlink()
+    with pytest.raises(RunDirError, match="every committed shard must be there"):
+        read_shard(store, Work(1, {"images": store.index("images")[1].content}), {"images": ("image",)})

@@ -127,3 +127,15 @@ def test_a_store_survives_pickling(store: Store) -> None:
 
     store.write_json("a.json", {"x": 1})
     assert pickle.loads(pickle.dumps(store)).read_json("a.json") == {"x": 1}
+
+
+def test_what_only_looks_like_a_commit_is_none(store: Store) -> None:
+    entry = store.commit("images", 0, "k1", ROWS, {})
+    folder = Path(store.path("images/_manifest/0000"))
+    names = [f"shard-000000-k1-{entry.content} (copy).json", "shard-000000-k1.json", "shard-000000-k1-c-conflict.json"]
+    for name in names:
+        (folder / name).write_text("{}")
+    assert store.entry("images", 0) == entry
+    assert store.index("images") == {0: entry}
+    store.retract("images", 0)
+    assert sorted(file.name for file in folder.iterdir()) == sorted(names)

@@ -109,6 +109,10 @@ def test_bytes_time_and_what_follows_are_said() -> None:
         "2,000,000 results would be made again, 3.1 GB, about 2 hours of one worker, and 5 are new; "
         "recaption and translate would follow"
     )
+    assert "stays as it is" in error.value.fix
+    with pytest.raises(ConsentError) as error:
+        ask(Again("recaption", 5, 0), yes=False)
+    assert "are replaced" in error.value.fix
 
 
 @pytest.mark.slow
@@ -137,6 +141,20 @@ def test_a_refused_recipe_does_not_become_the_runs(tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=r"(?s)download\.enabled must be true .* 1 shards"):
             curate(now)
         assert store.read_text("recipe.yaml") == before
+
+
+def test_a_plan_that_lost_a_commit_is_reported_before_any_work(tmp_path: Path) -> None:
+    store, made_by = committed(tmp_path, shards=2, of=3)
+    store.retract("plan", 1)
+    with pytest.raises(RunDirError, match="shard 1 has no commit"):
+        curate(made_by)
+    assert store.read_text("recipe.yaml") is None
+
+
+def test_shards_behind_the_plan_are_no_reason_to_fetch(tmp_path: Path) -> None:
+    store, made_by = committed(tmp_path, shards=1, of=1)
+    store.commit("images", 7, "k", store.load("images", 0), {})  # of a plan that somebody put back
+    assert found(tmp_path, store, made_by) is None
 
 
 @pytest.mark.parametrize("before", [None, "before: 1\n"])

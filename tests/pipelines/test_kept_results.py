@@ -19,6 +19,7 @@ from ray import cloudpickle
 from curation.schema import live, set_columns
 from curation.stage import Column, Stage, StageConfig
 from pairmill.store import Store
+from pipelines.consent import ConsentError
 from pipelines.curate import curate, select
 from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows
@@ -154,6 +155,17 @@ def test_a_stage_that_rewrites_may_drop_rows_too(job: Job) -> None:
     curate(job.recipe("download.max_bytes=6000", least=least))
     report = curate(job.recipe(least=least))
     assert job.product().equals(before.filter(pc.invert(small)))
+    assert job.worked() == worked
+
+
+def test_results_that_cannot_be_taken_over_are_not_replaced_without_consent(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, worked = job.product(), job.worked()
+    monkeypatch.setattr(Witness, "adds", (Column("seen", pa.float64(), "how many bytes it saw", carried=True),))
+    with pytest.raises(ConsentError, match=f"{len(worked)} results would be made again.* and 0 are new"):
+        curate(job.recipe(least=1))
+    assert job.product().equals(before)
     assert job.worked() == worked
 
 

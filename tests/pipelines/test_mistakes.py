@@ -224,6 +224,16 @@ def test_the_demo_removes_nothing_but_a_demo(folder: Path, name: str) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("theirs", ["new-train/checkpoint", "new-train/recipe.yaml", "new-input/urls.parquet"])
+def test_the_demo_removes_nothing_beside_it_either(folder: Path, theirs: str) -> None:
+    (folder / theirs).parent.mkdir()
+    (folder / theirs).write_bytes(a_table() if theirs.endswith(".parquet") else b"mine: 1")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(RunDirError, match="beside the demo's --run-dir must be new"):
+        run_demo(str(folder / "new"))
+    assert sorted(folder.rglob("*")) == before
+
+
 @pytest.mark.parametrize("command", ["report FOLDER/run", "rows FOLDER/run --to FOLDER/rows.parquet"])
 def test_a_run_that_is_only_planned_says_what_comes_next(folder: Path, refused: Refused, command: str) -> None:
     (folder / "run" / "recipe.yaml").unlink()  # `curate` writes it, `plan` does not

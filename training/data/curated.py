@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 from pairmill.config import digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts
+from pairmill.pending import refuse_pending
 from pairmill.store import Entry, Store, shard_file
 from pairmill.uris import Found, filesystem_of
 from training.data.parquet import ParquetSource
@@ -42,8 +43,12 @@ def is_run_directory(path: str) -> bool:
 
 
 def open_pairs(path: str) -> ParquetSource:
-    """The packed pairs of a run directory.  Raises RecipeError if nothing is packed yet."""
+    """The packed pairs of a run directory.
+
+    Raises RecipeError if nothing is packed yet, RunDirError while rows are being taken out.
+    """
     store = Store(path)
+    refuse_pending(store)
     index = store.index(PAIRS)
     if not index:
         raise RecipeError(
@@ -63,9 +68,12 @@ class SelectionSource:
     """The rows of a run that a selection keeps, read from the tables where they are."""
 
     def __init__(self, path: str, selection: str) -> None:
-        """Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet."""
+        """Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet, and
+        RunDirError while rows are being taken out.
+        """
         self.name = f"{path} (selection {selection})"
         self._store = Store(path)
+        refuse_pending(self._store)
         self._selection = f"{SELECTIONS}/{selection}"
         manifests = self._store.manifests(self._selection)
         if not manifests:

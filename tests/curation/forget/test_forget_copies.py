@@ -162,6 +162,21 @@ def test_text_of_other_types_is_searched_too(made: Made) -> None:
         assert set(left["uid"].to_pylist()) == set(rows["uid"].to_pylist()) - GONE
 
 
+def test_a_file_is_known_by_its_ending_in_any_case(made: Made, needles: set[bytes]) -> None:
+    for name in ("rows.parquet", "tars/00000.tar"):
+        (made.folder / name).rename((made.folder / name).with_suffix(Path(name).suffix.upper()))
+    places = [made.folder / "rows.PARQUET", *made.copies[:2]]
+    forget(made.store, WANTED, places, sure=True)
+    assert traces([made.folder], needles) == {}
+
+
+def test_what_is_not_searched_in_a_copy_is_named(made: Made, tmp_path: Path) -> None:
+    (made.folder / "tars" / "more").symlink_to(made.folder / "parquet")
+    shutil.copy(made.folder / "tars" / "00000.tar", made.folder / "tars" / "00000.tar.old")
+    done = forget(made.store, WANTED, [made.folder / "tars"])
+    assert done["not_looked_into"] == [str(made.folder / "tars" / name) for name in ("00000.tar.old", "more")]
+
+
 def test_a_link_to_a_copy_stays_one(made: Made, needles: set[bytes], tmp_path: Path) -> None:
     (made.folder / "rows.parquet").rename(tmp_path / "elsewhere.parquet")
     (made.folder / "rows.parquet").symlink_to(tmp_path / "elsewhere.parquet")

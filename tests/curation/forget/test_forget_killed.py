@@ -31,12 +31,13 @@ from traces import traces
 from curation.forget.place import Place
 from curation.forget.request import Request, request
 from curation.forget.takedown import complete_pending
-from curation.forget.tombstones import Tombstones, refuse_pending
+from curation.forget.tombstones import Tombstones
 from curation.results.report import build_report
 from curation.table import PLAN
 from pairmill import faults
 from pairmill.errors import RunDirError, UserError
 from pairmill.layout import PAIRS
+from pairmill.pending import refuse_pending
 from pairmill.store import Store, shard_file
 from pipelines.forget import forget, lines
 

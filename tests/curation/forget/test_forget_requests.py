@@ -189,6 +189,17 @@ def test_files_that_are_not_of_the_run_are_named_and_left_alone(made: Made) -> N
     assert "recipe.yaml" in said
 
 
+def test_files_between_those_of_a_table_are_named_too(made: Made) -> None:
+    assert forget(made.store, WANTED)["not_looked_into"] == []
+    own = [
+        *("columns/notes.csv", "images/shard-000000 (copy).parquet", "images/shard-000099.parquet"),
+        *("pairs/old", "pairs/shard-000000.parquet", "runs/list.txt", "selections/default/.hidden"),
+    ]
+    for name in own:
+        (made.folder / "run" / name).write_text(URLS[0])
+    assert sorted(forget(made.store, WANTED)["not_looked_into"]) == sorted(own)
+
+
 def test_asked_again_there_is_nothing_to_do(made: Made) -> None:
     forget(made.store, WANTED, made.copies, sure=True)
     before = state(made.folder)

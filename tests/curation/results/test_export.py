@@ -138,3 +138,16 @@ def test_a_folder_that_holds_something_is_refused(finished: Store, tmp_path: Pat
     for export in (export_webdataset, export_img2dataset):
         with pytest.raises(UserError, match="empty folder"):
             export(finished, tmp_path)
+
+
+def test_pictures_of_two_formats_are_in_one_column(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    part = store.load(PAIRS, 0)
+    images = part["image"].to_pylist()
+    images[-1]["path"] = images[-1]["path"].replace(".jpg", ".png")
+    at = part.schema.get_field_index("image")
+    store.commit(PAIRS, 0, "k", part.set_column(at, "image", pa.array(images, part.schema.field("image").type)), {})
+    files = export_img2dataset(store, tmp_path / "parquet", rows_per_shard=len(part) - 1)
+    assert [row["jpg"] for file in files for row in pq.read_table(file).to_pylist()] == [
+        row["image"]["bytes"] for row in pairs(store)
+    ]
