@@ -14,55 +14,34 @@ Every arrow ends in committed shards.  Running the job again does only what is n
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, Dataset, from_items, read_datasource
 
-from curation.common_texts import mark_common_texts
-from curation.dataset_card import write_card
 from curation.download import Download
-from curation.duplicates.stage import Deduplicate
 from curation.erase import finish_rewrites
 from curation.flow import Tables
 from curation.forget.takedown import complete_pending
 from curation.forget.tombstones import Tombstones
-from curation.pack import Pack, product_columns
-from curation.parts import wanted_parts
-from curation.plan import Plan, input_type, open_plan, plan
-from curation.policy import Policy
+from curation.plan import Plan, open_plan, plan
 from curation.results.advice import advice
 from curation.results.report import write_report
-from curation.reuse import reads_for_reuse
-from curation.selection import apply_selection
-from curation.shards import ShardSink, ShardSource, Work, ahead, listed, outstanding
-from curation.stage import Segment, Stage
-from curation.table import PLAN, Table
-from curation.web.gate_client import gate_settings
-from curation.web.host_gate import HostGate
+from curation.shards import listed, outstanding
+from curation.table import PLAN
 from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
-from pairmill.layout import PAIRS, kept_rows
+from pairmill.layout import kept_rows
 from pairmill.store import Entry, Store, shard_file
 from pairmill.worker_errors import first_cause, raised_by
-from pipelines.actors import Actors, job_actors
-from pipelines.consent import Acceptance, ConsentError, CountAgain, ask, fetch_again, model_again, refuse_to_fetch
+from pipelines.actors import job_actors
+from pipelines.consent import Acceptance, ConsentError, ask, fetch_again, refuse_to_fetch
 from pipelines.invocations import Invocation, require_unchanged
-from pipelines.pools import Pools, connected
+from pipelines.pools import connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
-from pipelines.stages.deduplicate import SelectStage, losers_over
-from pipelines.stages.pack import Packing, PackStage
-from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
-from pipelines.stages.reporting import name_run
-from pipelines.stages.row_stage import ActorStage, RowStage, Setting, named
+from pipelines.segments import Job
 
 logger = logging.getLogger("pairmill")
-
-#: A batch is a block is a shard.
-_SHARDS: Mapping[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
 
 
 def curate(
@@ -188,255 +167,6 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     # The shards of the last list have the columns of all lists.
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
     return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
-
-
-class Job:
-    """One invocation: what every segment needs, and the segments in order."""
-
-    def __init__(
-        self,
-        recipe: CurateRecipe,
-        store: Store,
-        planned: Plan,
-        tables: Tables,
-        pools: Pools,
-        board: Any,
-        journal: Invocation,
-        actors: Actors,
-        *,
-        yes: bool,
-        committed: Mapping[str, Mapping[int, Entry]] | None = None,
-        accept: Callable[[], None] = lambda: None,
-    ) -> None:
-        """yes: expensive work may be repeated.  committed: listings of tables made just before, by name.
-
-        accept: called before each piece of work that the recipe asks for, after what may refuse it.
-        """
-        self.yes, self._listed, self._accept = yes, dict(committed or {}), accept
-        self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
-        self.flow = tables.flow
-        self.pools, self.board, self.journal, self.actors = pools, board, journal, actors
-        self.input_type = input_type(store, planned.inputs[-1])
-        name_run(store.uri)
-
-    def retry_failed(self) -> None:
-        """Fetch again the rows of committed shards that may succeed now."""
-        stage, policy = self.flow.of(Download), self.flow.of(Policy)
-        images = self.tables.named(self.tables.name_of(stage))
-        manifests = self.store.manifests(images.name)
-        plans = self._contents(PLAN)
-        again = [
-            Work(int(m["shard"]), {PLAN: plans[int(m["shard"])], images.name: m["content"]})
-            for m in manifests
-            if int(m["shard"]) in plans and policy.may_have_retriable(m)
-        ]
-        look = ForRetry(self.store, images, policy)
-        self._listed = {}
-        with self.journal.segment("retry-failed"):
-            for wave in _waves(again, self.recipe.cluster.wave_shards):
-                self._may_fetch(len(wave))
-                self._accept()
-                rows = self._read("retry-failed", wave, {images.name: look.reads}, look)
-                rows = self._staged(rows, stage, len(wave), RetryStage)
-                self._write(rows, [images])
-
-    def collect(self) -> None:
-        """Fetch and inspect every missing row, and apply policy and filters to all."""
-        if (most := self.recipe.filter.common_above) is not None:
-            mark_common_texts(self.store, self.planned, most)
-        self.stream("collect")
-
-    def stream(self, segment: Segment) -> None:
-        """Run the stages of a streaming segment over every shard that lacks one of their tables."""
-        tables = self.tables.of(segment)
-        if not tables:
-            return
-        given = [PLAN, *self.tables.counted(segment), *(table.name for table in self.tables.before(segment))]
-        with self.journal.segment(segment):
-            names = [*given, *(table.name for table in tables)]
-            known, self._listed = self._listed, {}
-            committed = {**known, **listed(self.store, [name for name in names if name not in known])}
-            for at, table in enumerate(tables[:-1]):
-                if any(stage.expensive for stage in table.makers):
-                    continue
-                work = outstanding(self.store, tables, self.planned.shard_numbers(), given, committed)
-                work = ahead(work, table, [committed[later.name] for later in tables[at + 1 :]])
-                if work:
-                    self._run(segment, [table], work)
-                    committed = {**listed(self.store, committed)}
-            work = outstanding(self.store, tables, self.planned.shard_numbers(), given, committed)
-            self._ask(segment, tables, work, committed)
-            self._run(segment, tables, work)
-
-    def _ask(
-        self,
-        segment: Segment,
-        tables: Sequence[Table],
-        work: Sequence[Work],
-        committed: Mapping[str, Mapping[int, Entry]],
-    ) -> None:
-        """Raise ConsentError if models would repeat more work than they add.  committed: the tables as they are."""
-        makers = {stage: table for table in tables for stage in table.makers if stage.made_from is not None}
-        there = {
-            table.name: {w.shard for w in work if table.name not in w.fresh} & committed[table.name].keys()
-            for table in makers.values()
-        }
-        stale = [w for w in work if any(w.shard in shards for shards in there.values())]
-        if self.yes or not stale:
-            return
-        reads, prepare = self._reads([name for stage in makers for name in reads_for_reuse(stage)], segment)
-        counts: list[dict[str, Any]] = []
-        for wave in _waves(stale, self.recipe.cluster.wave_shards):
-            rows = self._read(f"{segment}: what is there", wave, reads, prepare, tables)
-            counts += rows.map_batches(CountAgain(list(makers), self.tables, there), num_cpus=0.5, **_SHARDS).take_all()
-        dropping = [table for table in self.tables.before(segment) if table.drops]
-        for stage, table in makers.items():
-            shards = {shard: committed[table.name][shard] for shard in there[table.name]}
-            found = model_again(self.store, self.tables, stage, counts, shards)
-            none = [w.shard for w in work if w.shard not in committed[table.name]]
-            if found.again > found.new and none and dropping:
-                # Shards without results add what the stages before keep of them.
-                last = dropping[-1]
-                index = {shard: committed[last.name][shard] for shard in none}
-                kept = [m["stages"][last.stages[-1]]["rows_kept"] for m in self.store.manifests(last.name, index)]
-                found = found._replace(new=found.new + sum(kept))
-            ask(found, yes=False)
-
-    def _reads(self, names: Iterable[str], segment: Segment) -> tuple[dict[str, tuple[str, ...]], Any]:
-        """What to load of the tables for these columns, and what turns it into the rows that a stage sees."""
-        reads = self.tables.reads(names, segment) | self.tables.counted(segment)
-        if self.tables.selection not in reads:
-            return reads, None
-        made_by = self.flow.of(Deduplicate)
-        later = self.flow.after(made_by.name)
-        return reads, partial(apply_selection, stage=made_by.name, reasons=made_by.drops, later=later)
-
-    def _run(self, segment: Segment, tables: Sequence[Table], work: list[Work]) -> None:
-        """Run the stages of some tables of a segment over outstanding shards, and sweep what killed writers left."""
-        names = {table.name for table in tables}
-        stages = [s for s in self.flow.segment(segment) if self.tables.name_of(s) in names and not s.within]
-        wanted = [name for s in stages for name in (*s.reads, *s.optional, *reads_for_reuse(s))]
-        reads, prepare = self._reads(wanted, segment)
-        if any(stage.pool == "fetch" for stage in stages):
-            makes = {self.tables.name_of(stage) for stage in stages if stage.pool == "fetch"}
-            self._may_fetch(sum(not makes <= one.fresh.keys() for one in work))
-        for wave in _waves(work, self.recipe.cluster.wave_shards):
-            self._accept()
-            rows = self._read(segment, wave, reads, prepare, tables)
-            for stage in stages:
-                if any(self.tables.name_of(stage) not in one.fresh for one in wave):
-                    rows = self._staged(rows, stage, len(wave), ErasingStage if isinstance(stage, Policy) else None)
-            self._write(rows, tables)
-        for table in tables:
-            self.store.sweep(table.name)
-
-    def _may_fetch(self, shards: int) -> None:
-        if not self.recipe.download.enabled:
-            refuse_to_fetch(self.store, shards)
-
-    def _staged(self, rows: Dataset, stage: Stage, shards: int, kind: type[RowStage] | None = None) -> Dataset:
-        """`rows` through a stage, in tasks or in actors, as it declares.  shards: their number."""
-        gate = None
-        if stage.pool == "fetch":
-            options = self.actors.options("host gate")
-            gate = ray.remote(HostGate).options(num_cpus=0, **options).remote(**gate_settings(stage.config))
-        setting = Setting(self.store, self.board, self.tables, self.pools.decoders, gate)
-        pool = self.pools.of.get(stage.name)
-        if pool is None:
-            return rows.map_batches(named(stage, kind or RowStage)(stage, setting), num_cpus=0.5, **_SHARDS)
-        at_once = stage.shards_at_once
-        # One shard more than is worked on, so that the last slow URLs of one do not leave the actor idle.
-        threads = {"max_tasks_in_flight_per_actor": at_once + 1, "max_concurrent_calls_per_actor": at_once}
-        return rows.map_batches(
-            named(stage, kind or ActorStage),
-            fn_constructor_args=(stage, setting),
-            compute=ActorPoolStrategy(
-                **pool.sizes(shards), **(threads | {"enable_true_multi_threading": True} if at_once > 1 else {})
-            ),
-            **pool.reserves(),
-            ray_remote_args_fn=partial(self.actors.options, stage.name),
-            **_SHARDS,
-        )
-
-    def deduplicate(self) -> None:
-        """The barrier: find the losers over the whole run, and write the selection."""
-        given = [table.name for table in self.tables.before("global")]
-        contents = {name: self._contents(name) for name in given}
-        selected, stage = self.tables.selected(contents), self.flow.of(Deduplicate)
-        with self.journal.segment("deduplicate"):
-            losers = None
-            for wave in self._outstanding([selected], given):
-                self._accept()
-                losers = losers or self._losers()
-                rows = self._read("deduplicate", wave, self.tables.reads((), "global"))
-                select_stage = SelectStage(losers, stage, self.flow.before(stage.name), self.board)
-                rows = rows.map_batches(select_stage, num_cpus=0.5, **_SHARDS)
-                self._write(rows, [selected])
-
-    def _contents(self, table: str) -> dict[int, str]:
-        return {shard: entry.content for shard, entry in self.store.index(table).items()}
-
-    def _narrow_reads(self) -> Mapping[str, Sequence[str]]:
-        return self.tables.reads(self.flow.of(Deduplicate).reads, "global")
-
-    def _losers(self) -> Any:
-        """A reference to the table of losers."""
-        fault_point("barrier.deduplicate")
-        shards, rows = self.planned.shard_numbers(), self.planned.rows
-        return losers_over(self.store, shards, rows, self._narrow_reads(), self.recipe.deduplicate)
-
-    def pack(self) -> None:
-        """Write the product from the committed tables."""
-        self._accept()
-        reads, prepare = self._reads(self.flow.of(Pack).columns_read(self.flow.carried), "pack")
-        committed = self.store.index(PAIRS)
-        wanted = wanted_parts(self.store, self.tables, self.planned)
-        parts = [
-            {"number": part.number, "shards": list(part.shards), "key": part.key}
-            for part in wanted
-            if part.number not in committed or committed[part.number].key != part.key
-        ]
-        with self.journal.segment("pack"):
-            for number in set(committed) - {part.number for part in wanted}:
-                self.store.remove_shard(PAIRS, number)
-            if parts:
-                rows = from_items(parts, override_num_blocks=len(parts))
-                rows.set_name("pack")
-                columns = product_columns(self.flow.carried)
-                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, self.input_type)
-                stage = PackStage(packing, self.store, reads, prepare, self.board)
-                rows.map_batches(stage, **_SHARDS).materialize()
-            self.store.sweep(PAIRS)
-            write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried)
-
-    def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
-        """The outstanding shards, a wave at a time; afterwards sweep what killed writers left."""
-        work = outstanding(self.store, tables, self.planned.shard_numbers(), given)
-        yield from _waves(work, self.recipe.cluster.wave_shards)
-        for table in tables:
-            self.store.sweep(table.name)
-
-    def _read(
-        self,
-        segment: str,
-        work: Sequence[Work],
-        columns: Mapping[str, Sequence[str]],
-        prepare: Any = None,
-        earlier: Sequence[Table] = (),
-    ) -> Dataset:
-        source = ShardSource(self.store, work, columns, prepare, self.input_type, earlier)
-        # Half a core, so that a small node has room for a reader beside the actors.
-        rows = read_datasource(source, override_num_blocks=len(work), num_cpus=0.5)
-        rows.set_name(segment)  # the name on the dashboard of it and of all made from it
-        return rows
-
-    def _write(self, rows: Dataset, tables: Sequence[Table]) -> None:
-        rows.write_datasink(ShardSink(self.store, tables, self.journal.run), ray_remote_args={"num_cpus": 0.5})
-
-
-def _waves(work: list[Work], size: int) -> Iterator[list[Work]]:
-    for at in range(0, len(work), size):
-        yield work[at : at + size]
 
 
 def _cause(error: BaseException) -> PairmillError:
