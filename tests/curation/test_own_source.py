@@ -45,6 +45,10 @@ class Own:
     @classmethod
     def check(cls, config, section):
         return Checkpoint(source=section.model, commit=None, revision="1")
+
+    @classmethod
+    def load(cls, config, section, checkpoint):
+        raise NotImplementedError
 """
 HEAD = """
 import pyarrow as pa
@@ -57,6 +61,10 @@ class Own:
     @classmethod
     def revision(cls, config):
         return "1"
+
+    @classmethod
+    def load(cls, config):
+        raise NotImplementedError
 """
 FUNCTION = """
 def Own(rows):

@@ -54,6 +54,10 @@ class Prude:
     def revision(cls, config: NamedConfig) -> str:
         return "1"
 
+    @classmethod
+    def load(cls, config: NamedConfig) -> Any:
+        raise NotImplementedError  # staleness needs no scores
+
 
 class Change(NamedTuple):
     """Another value of a key, and the tables that it makes stale.  given: other keys, before and after."""
