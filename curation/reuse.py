@@ -6,7 +6,7 @@ earlier stage drops keeps a model's result in the table, unused, until it comes 
 was erased go with it.
 
 reads: the columns that a stage reads, of pictures what they follow from, and whether there is one
-adds:  `<stage>_made_from`, for stages with models, and `<stage>_verdict` for those that drop rows
+adds:  `<stage>_made_from` for stages with models, unfinished rows included; `<stage>_verdict` for those that drop rows
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from curation.download import has_picture
 from curation.schema import DROPS, live, set_columns
-from curation.stage import Column, Stage
+from curation.stage import Column, Stage, as_mask
 from curation.table import Table
 from pairmill.errors import IntegrityError
 
@@ -93,17 +93,30 @@ def restored(stage: Stage, rows: pa.Table) -> pa.Table:
 
 
 def to_be_made(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array:
-    """Mask of the rows of a `restored` block to give to the stage: those whose result would change.
+    """Mask of the rows of a `restored` block to give to the stage: those whose result would change, or is unfinished.
 
     Of the rows that were dropped before the stage, those without a result to keep.
     """
     mask = stage.outdated(rows)
     if mask is None:
-        if stage.made_from is None:
-            raise IntegrityError(f"stage {stage.name} must report which of its rows are outdated")
-        made = rows[stage.made_from.name]
-        mask = pc.invert(pc.fill_null(pc.equal(made, what_it_is_made_from(stage, rows, made_by)), False))
+        mask = pc.invert(pc.and_(_of_the_same(stage, rows, made_by), finished(stage, rows)))
     return _one(pc.if_else(_dropped_before(stage, rows), pc.invert(_set_aside(stage, rows)), mask))
+
+
+def finished(stage: Stage, rows: pa.Table) -> pa.ChunkedArray:
+    """Mask of the rows with a result of a stage with a model that is not `unfinished`."""
+    return pc.and_(pc.is_valid(_made_from(stage, rows)), pa.array(~as_mask(stage.unfinished(rows))))
+
+
+def _of_the_same(stage: Stage, rows: pa.Table, made_by: str) -> pa.ChunkedArray:
+    """Mask of the rows whose result was made from what they are now, by what makes it now."""
+    return pc.fill_null(pc.equal(_made_from(stage, rows), what_it_is_made_from(stage, rows, made_by)), False)
+
+
+def _made_from(stage: Stage, rows: pa.Table) -> pa.ChunkedArray:
+    if stage.made_from is None:
+        raise IntegrityError(f"stage {stage.name} must report which of its rows are outdated")
+    return rows[stage.made_from.name]
 
 
 def _set_aside(stage: Stage, rows: pa.Table) -> pa.ChunkedArray:
@@ -115,13 +128,14 @@ def _set_aside(stage: Stage, rows: pa.Table) -> pa.ChunkedArray:
 
 
 def work_again(
-    stage: Stage, rows: pa.Table, again: pa.Array, work: Callable[[pa.Table], pa.Table]
+    stage: Stage, rows: pa.Table, again: pa.Array, made_by: str, work: Callable[[pa.Table], pa.Table]
 ) -> tuple[pa.Table, pa.Table]:
     """`rows`, with those of `again` worked on again and the others unchanged; and the former as the stage left them.
 
     rows: with the stage's columns and drops from its table.
     work: calls the stage.
-    A row that cannot be made again stays unchanged if the stage prefers that.
+    A row that cannot be made again stays unchanged if the stage prefers that, or if it was and is unfinished and had
+    more of the same.
     """
     own = [column.name for one in (stage, *stage.inner) for column in one.adds]
     its = _dropped_by(stage, rows["drop_stage"])
@@ -133,19 +147,31 @@ def work_again(
     place = np.arange(len(rows))
     at = place[np.asarray(again)]
     order = np.argsort(np.r_[np.setdiff1d(place, at), at])
-    pieces = [rows.filter(pc.invert(again)), stage.preferred(rows.filter(again), new)]
+    old = rows.filter(again)
+    pieces = [rows.filter(pc.invert(again)), _unless_less(stage, old, stage.preferred(old, new), made_by)]
     found = pa.concat_tables(pieces).take(pa.array(order))
     # What the stage reported of its work, in private columns of one value.
     reported = [name for name in done.schema.names if name not in rows.schema.names and name.startswith("_")]
     return set_columns(found, {name: pa.repeat(done[name][0], len(rows)) for name in reported}), done
 
 
+def _unless_less(stage: Stage, old: pa.Table, new: pa.Table, made_by: str) -> pa.Table:
+    """The new rows, but the old one where both are unfinished, of the same, and the new one has fewer good results."""
+    if stage.made_from is None or not len(new):
+        return new
+    # What was made of a picture that is gone goes with it, so of dropped rows nothing stays.
+    stays = as_mask(_of_the_same(stage, old, made_by)) & ~as_mask(_dropped_before(stage, old))
+    stays &= as_mask(stage.unfinished(old)) & as_mask(stage.unfinished(new))
+    stays &= np.asarray(stage.usable(new)) < np.asarray(stage.usable(old))
+    place = np.arange(len(new))
+    return pa.concat_tables([old, new]).take(pa.array(np.where(stays, place, place + len(new))))
+
+
 def with_made_from(stage: Stage, rows: pa.Table, made_by: str) -> pa.Table:
     """`rows`, as a stage left them, with the columns of what each result was made from and of the stage's verdict."""
     if stage.made_from is None:
         return rows
-    unfinished, nothing = _one(stage.unfinished(rows)), pa.scalar(None, pa.uint64())
-    new = {stage.made_from: pc.if_else(unfinished, nothing, what_it_is_made_from(stage, rows, made_by))}
+    new = {stage.made_from: what_it_is_made_from(stage, rows, made_by)}
     if stage.verdict is not None:
         new[stage.verdict] = pc.if_else(_dropped_by(stage, rows["drop_stage"]), rows["drop_reason"], None)
     before = _one(_dropped_before(stage, rows))

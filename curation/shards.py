@@ -22,6 +22,7 @@ from ray.data.datasource import Datasink
 from curation.input_column import with_input
 from curation.reuse import WAS, earlier_columns, earlier_drops, was_there
 from curation.schema import count_drops, set_columns, undrop_after
+from curation.stage import as_mask
 from curation.table import PLAN, Table
 from pairmill.damage import damaged
 from pairmill.errors import IntegrityError, RunDirError
@@ -164,9 +165,11 @@ def _earlier(
         if stage.made_from is None:
             return None
         # Of another form, so nothing of it can stay.  That it was made stays known: it is made again with consent only.
-        found |= {c.name: pa.nulls(len(loaded), c.type) for c in stage.adds}
+        none = {c.name: pa.nulls(len(loaded), c.type) for c in stage.adds}
+        still = {name: found[name] if found[name].type == value.type else value for name, value in none.items()}
         made = found[stage.made_from.name]
-        found[stage.made_from.name] = pc.if_else(pc.is_valid(made), pa.scalar(0, made.type), made)
+        finished = pc.and_(pc.is_valid(made), pa.array(~as_mask(stage.unfinished(pa.table(still)))))
+        found |= none | {stage.made_from.name: pc.if_else(finished, pa.scalar(0, made.type), None)}
     return found | {WAS[name]: loaded[name] for name in drops}
 
 

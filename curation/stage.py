@@ -32,6 +32,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -205,8 +207,18 @@ class Stage:
         return None
 
     def unfinished(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
-        """Mask of the rows that failed for a reason that may pass."""
+        """Mask of the rows that failed, in whole or in part, for a reason that may pass; null is false.
+
+        rows: with at least the columns that the stage adds.
+        """
         return pa.array([False] * len(rows))
+
+    def usable(self, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
+        """How many good results each row has (integers).  Of two unfinished attempts, the one with more stays.
+
+        rows: as for `unfinished`.
+        """
+        return pa.array(np.invert(as_mask(self.unfinished(rows))).astype(np.int64))
 
     def preferred(self, old: pa.Table, new: pa.Table) -> pa.Table:
         """The result for rows that were worked on again: the old or the new row for each, in order."""
@@ -243,6 +255,11 @@ def spread(values: Any, type_: pa.DataType, mask: pa.Array) -> pa.Array:
     if not len(array):
         return pa.nulls(len(mask), type_)
     return pc.replace_with_mask(pa.nulls(len(mask), type_), mask, array)
+
+
+def as_mask(mask: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """A mask of Arrow as one of numpy; null is false."""
+    return np.asarray(pc.fill_null(mask, False), np.bool_)
 
 
 def live_mask(rows: pa.Table) -> pa.Array:

@@ -8,6 +8,7 @@ from enum import Enum
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
@@ -197,6 +198,12 @@ class Translate(Stage):
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
         """Rows that the engine failed for, in whole or in part."""
         return pc.is_valid(rows["translate_error"])
+
+    def usable(self, rows: pa.Table) -> pa.Array:
+        """Translations that passed the checks."""
+        made = rows["translations"].combine_chunks()
+        good = pc.is_valid(pc.struct_field(pc.list_flatten(made), "text"))
+        return pa.array(np.bincount(pc.list_parent_indices(made).filter(good), minlength=len(rows)))
 
     def count(self, meter: Meter, rows: pa.Table) -> None:
         """Translations written."""

@@ -237,7 +237,7 @@ def forget(
         from curation.forget.request import merged, read_request, request
         from pipelines.forget import forget as run_job
 
-        store, _ = opened_run(run)
+        store, _ = selected_run(run)
         given = request(uid=uid or (), url=url or (), host=host or (), sha256=sha256 or ())
         wanted = merged([given, *map(read_request, listed or ())])
         found.update(run_job(store, wanted, also or (), sure=yes))

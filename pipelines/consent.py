@@ -17,7 +17,7 @@ from curation.download import Download
 from curation.flow import Tables
 from curation.images.stage import Inspect
 from curation.plan import Plan
-from curation.reuse import restored, to_be_made, was_there
+from curation.reuse import finished, restored, to_be_made, was_there
 from curation.schema import live
 from curation.stage import Stage
 from pairmill.errors import RecipeError, UserError
@@ -142,8 +142,7 @@ class CountAgain:
         counts: list[dict[str, Any]] = []
         for stage in self._stages:
             name = self._tables.name_of(stage)
-            made = stage.made_from
-            if made is None or f"_content_{name}" in rows.schema.names:
+            if f"_content_{name}" in rows.schema.names:
                 continue
             if was_there(name) not in rows.schema.names:
                 # Results in a form that the stage cannot take over would be replaced all the same.
@@ -156,7 +155,7 @@ class CountAgain:
                     mask = pc.or_(mask, changed[column]) if column in changed else mask
                 changed |= {column.name: mask for column in stage.adds}
                 mask = pc.and_(mask, live(rows))
-                again = pc.sum(pc.and_(mask, pc.is_valid(rows[made.name]))).as_py() or 0
+                again = pc.sum(pc.and_(mask, finished(stage, rows))).as_py() or 0
                 new = (pc.sum(mask).as_py() or 0) - again
             counts.append({"stage": stage.name, "again": again, "new": new})
         return pa.Table.from_pylist(counts, _COUNTS)

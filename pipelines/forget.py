@@ -72,6 +72,7 @@ def _as_data(planned: Preview) -> dict[str, Any]:
         "same_picture": found.same_picture,
         "sha256s": list(found.sha256s),
         "same_url": found.same_url,
+        "lost": list(planned.lost) if found.rows else [],
         "recomputed": list(planned.unkeyed) if found.rows else [],
         "not_looked_into": list(planned.strays),
         "named_in": list(planned.mentions),
@@ -105,7 +106,8 @@ def lines(done: dict[str, Any]) -> list[str]:
     if done["same_url"]:
         shown.append(f"{_count(done['same_url'], 'other row')} of the same URLs stay.  To take them out too: --url")
     for key, what in (
-        ("recomputed", "a model or file of these is missing here, so the next curate makes the rewritten shards again"),
+        ("lost", "the code of these is missing here, so what they made was found by the columns of its files"),
+        ("recomputed", "what makes these is missing here, so the next curate makes the rewritten shards again"),
         ("named_in", "these files name a URL of the rows; change them by hand"),
         ("not_looked_into", "these are not part of the run, not finished, or of another kind, and were not searched"),
     ):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,8 +17,9 @@ import pyarrow.fs as pafs
 from curation.common_texts import COMMON_TEXT
 from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
-from curation.flow import Tables, flow_of
+from curation.flow import Tables
 from curation.forget.finding import IMAGES
+from curation.forget.lost import flow_of_what_is_there
 from curation.pack import Pack, PackConfig
 from curation.parts import WantedPart, wanted_parts
 from curation.plan import PLAN_JSON, Planned, open_plan
@@ -42,13 +45,16 @@ class Place:
     """A run directory: its plan, its recipe, and its tables."""
 
     def __init__(self, store: Store) -> None:
-        """Raises RunDirError if nothing is planned, UserError if a stage of the recipe cannot be made here."""
+        """Raises RunDirError if nothing is planned, UserError for a recipe that is wrong even without its lost code."""
         self.store = store
         self.plan = open_plan(store)
         self.recipe: Mapping[str, Any] = stored_recipe(store)
-        self.flow = flow_of(self.recipe)
+        self.flow, self.lost, changed = flow_of_what_is_there(self.recipe)
         self.selection: str = self.flow.of(Deduplicate).config.name
         self.tables = Tables(self.flow, selection=self.selection, lenient=True)
+        unkeyed = [*self.tables.unkeyed, *(self._unowned() if self.lost else ())]
+        #: Tables whose rewritten shards become stale; the selection is made again in any case.
+        self.unkeyed = tuple(dict.fromkeys([*unkeyed, *(name for name in changed if name != SELECTIONS)]))
 
     @property
     def pack(self) -> PackConfig:
@@ -63,7 +69,42 @@ class Place:
         planned = Table(PLAN, (*Planned(None).column_names(), *DROPS), None, (), (Planned.name,))
         counted = {name for stage in self.flow.stages for name in stage.counted}
         whole = [Table(name, (COMMON_TEXT,), None, (), (), drops=False) for name in sorted(counted)]
-        return [planned, *whole, *self.tables.all]
+        # In the tables after a lost stage its drops are those of an earlier one; the others know nothing of it.
+        lost = tuple(self._lost_stages())
+        return [planned, *whole, *(replace(table, before=(*table.before, *lost)) for table in self.tables.all)]
+
+    def _unowned_table(self, folder: str) -> Table:
+        """A table as its own files describe it.
+
+        It is not read while its stage is off, so its drops are counted only if the stage is merely lost.
+        """
+        named = self._stages_of(folder) if self.lost else []
+        shards = sorted(self.store.index(folder))
+        if not (named and set(DROPS) <= set(self.store.schema(shard_file(folder, shards[0])).names)):
+            return Table(folder, (), None, (IMAGES,), (), drops=False)
+        before = {*self.flow.order, *self._lost_stages()} - {*named}
+        return Table(folder, DROPS, None, (IMAGES,), tuple(named), tuple(sorted(before)))
+
+    def _stages_of(self, folder: str) -> list[str]:
+        """The stages whose drops the manifests of a table count, in order: each gets what the one before keeps."""
+        rows: Counter[tuple[str, str]] = Counter()
+        for made in self.store.manifests(folder):
+            for name, counts in made["stages"].items():
+                rows.update({(name, key): counts[key] for key in ("rows_in", "rows_kept")})
+        names = dict.fromkeys(name for name, _ in rows)
+        return sorted(names, key=lambda name: (-rows[name, "rows_in"], -rows[name, "rows_kept"]))
+
+    def _unowned(self) -> list[str]:
+        """Folders of columns that no stage of the flow fills."""
+        known = {table.name for table in self.tables.all} | {name for s in self.flow.stages for name in s.counted}
+        return [folder for folder in self._folders(_COLUMNS) if folder not in known]
+
+    def _lost_stages(self) -> list[str]:
+        """The names of the stages whose code is lost, and of others that are not in the flow."""
+        if not self.lost:
+            return []
+        named = (name for folder in self._unowned() for name in self._stages_of(folder))
+        return [name for name in dict.fromkeys(named) if name not in self.flow]
 
     def other_tables(self) -> list[tuple[list[Table], list[str]]]:
         """The other existing tables: each with those that its drops follow from, and which of them are not ours.
@@ -83,8 +124,7 @@ class Place:
             known |= {table.name for table in chain}
         for folder in self._folders(_COLUMNS):
             if folder not in known:
-                # It is not read while its stage is off, and how its stage counted drops is unknown.
-                found.append(([Table(folder, (), None, (IMAGES,), (), drops=False)], [folder]))
+                found.append(([self._unowned_table(folder)], [folder]))
         return found
 
     def files(self, shards: Iterable[int], parts: Iterable[int]) -> list[pafs.FileInfo]:
@@ -98,8 +138,8 @@ class Place:
     # The product
 
     def wanted_parts(self) -> dict[int, WantedPart]:
-        """The parts as they should be, by number; none before every table is complete."""
-        if any(len(self.store.index(table.name)) < self.plan.shards for table in self.tables.all):
+        """The parts as they should be, by number; none before every table is complete, or if code is lost."""
+        if self.lost or any(len(self.store.index(table.name)) < self.plan.shards for table in self.tables.all):
             return {}
         return {part.number: part for part in wanted_parts(self.store, self.tables, self.plan)}
 
@@ -159,6 +199,8 @@ class Place:
         while (record := self.store.read_json(f"{_JOURNAL}/run-{number:04d}.json")) is not None:
             number, last = number + 1, record
         forgot = {name: work[name] for name in ("at", "rows", "kept", "not_cleaned")}
+        if self.lost:
+            forgot["without"] = list(self.lost)  # so its tables do not fit each other before the next job
         if last is not None and last.get("forgot") == forgot:
             return  # killed after this line
         made = {

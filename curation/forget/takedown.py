@@ -49,7 +49,8 @@ class Preview(NamedTuple):
     rules:    number of new rules, which apply to rows added later.
     shards:   those with rows to remove.  parts: the same, with how many rows.  bytes: of all files to rewrite.
     copies:   files named by --also with rows to remove.
-    unkeyed:  tables whose rewritten shards the next `curate` makes again, because a model or file is missing.
+    unkeyed:  tables whose rewritten shards the next `curate` makes again, because a model, file or code is missing.
+    lost:     import paths of the recipe that lead nowhere here; what they made is handled by its columns.
     strays:   files in the run directory that do not belong to the run, and in copies what is not searched; both are
               left alone.
     mentions: files of the run, other than tables, that name a URL of the rows.
@@ -63,6 +64,7 @@ class Preview(NamedTuple):
     bytes: int
     copies: tuple[Copy, ...]
     unkeyed: tuple[str, ...]
+    lost: tuple[str, ...]
     strays: tuple[str, ...]
     mentions: tuple[str, ...]
     stones: Tombstones
@@ -113,7 +115,8 @@ def preview(store: Store, wanted: Request, also: Sequence[Path] = (), *, at: int
         parts=parts,
         bytes=sum(info.size for info in files) + sum(copy.bytes for copy in copies),
         copies=tuple(copies),
-        unkeyed=tuple(here.tables.unkeyed),
+        unkeyed=here.unkeyed,
+        lost=here.lost,
         strays=strays,
         mentions=mentions,
         stones=stones,
@@ -159,7 +162,7 @@ def complete(store: Store) -> Completed | None:
     finish_rewrites(store)
     _rewrite_tables(here, stones)
     _rewrite_parts(here, stones)
-    if store.exists(_CARD):
+    if store.exists(_CARD) and not here.lost:
         write_card(store, here.recipe, here.flow.carried)
     fault_point("forget.parts_rewritten")
     gone, failed = _clean(work["also"], stones.uids)
@@ -188,6 +191,9 @@ def _clean(places: Sequence[str], uids: Collection[str]) -> tuple[list[str], dic
 
 
 def _report(here: Place) -> None:
+    if here.lost:
+        logger.warning("no report can be built without %s; the next job builds it", ", ".join(here.lost))
+        return
     try:
         write_report(here.store, selection=here.selection)
     except IntegrityError as error:

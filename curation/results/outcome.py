@@ -55,6 +55,8 @@ class Run:
         if not jobs:
             return False
         last = jobs[-1]
+        if any(record.get("forgot", {}).get("without") for record in self.records if record["run"] > last["run"]):
+            return False
         return bool(last["finished_at"]) and not last.get("failed") and "pack" in last["segments"]
 
     @property

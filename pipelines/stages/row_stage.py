@@ -93,7 +93,7 @@ class RowStage:
         return without_dropped(self._stage, done.drop_columns(list(own)))
 
     def _again(self, rows: pa.Table, again: pa.Array, began: float) -> pa.Table:
-        done, worked = work_again(self._stage, rows, again, self._work)
+        done, worked = work_again(self._stage, rows, again, self._made_by, self._work)
         return self._end(done, worked, began)
 
     def _end(self, done: pa.Table, worked: pa.Table, began: float) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,12 +10,15 @@ import pyarrow.compute as pc
 import pytest
 
 from curation.download import Download
+from curation.engines import Failure, Generated
 from curation.flow import flow_of
 from curation.images.config import ImageConfig
 from curation.images.stage import Inspect
+from curation.recaption import RECAPTION
 from curation.reuse import WAS, restored, to_be_made, with_made_from, work_again
 from curation.schema import live, set_columns
 from curation.stage import Column, Stage, StageConfig
+from curation.translate import Translate, TranslateConfig
 
 DROPS = ("drop_stage", "drop_reason")
 
@@ -63,7 +67,7 @@ def again(stage: Count, table: pa.Table, had: pa.Table, made_by: str = "model 1"
     earlier = {name: had[name] for name in ("letters", "count_made_from", "count_verdict")}
     block = set_columns(table, earlier | {WAS[name]: had[name] for name in DROPS})
     block = restored(stage, block)
-    done, worked = work_again(stage, block, to_be_made(stage, block, made_by), stage)
+    done, worked = work_again(stage, block, to_be_made(stage, block, made_by), made_by, stage)
     assert done["uid"].equals(table["uid"])
     assert len(worked) >= len(stage.asked)
     return with_made_from(stage, done, made_by)
@@ -129,6 +133,110 @@ def test_another_picture_or_another_model_is_another_result(sha: str, made_by: s
     had = first(stage, rows(["ab", "cde"]))
     again(stage, rows(["ab", "cde"], sha=sha), had, made_by)
     assert stage.asked == ["ab", "cde"]
+
+
+# Unfinished rows
+
+
+class Glossary:
+    """A translator that fails for what it does not know."""
+
+    sampling = "greedy"
+
+    def __init__(self, **known: str) -> None:
+        self.known = {"1": "1", **known}
+        self.asked: list[str] = []
+
+    def supports(self, source: str, target: str) -> bool:
+        return True
+
+    def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
+        self.asked += texts
+        return [Generated(self.known[text], None) if text in self.known else Failure("out of memory") for text in texts]
+
+
+def texts(*captions: str) -> dict[str, pa.Array]:
+    """A column of one row with these captions."""
+    nothing = dict.fromkeys(field.name for field in RECAPTION)
+    made = [{**nothing, "text": text, "kind": "short", "language": "en"} for text in captions]
+    return {"recaptions": pa.array([[], made], pa.list_(RECAPTION))}
+
+
+def translator(**known: str) -> tuple[Translate, Glossary]:
+    engine = Glossary(**known)
+    config = {"model": "samples/models/translator", "check_language": False, "min_length_ratio": 0.0}
+    return Translate(TranslateConfig.checked(config | {"max_length_ratio": 9.0}), engine=engine), engine
+
+
+def translated(table: pa.Table, row: int) -> list[str | None]:
+    return [entry["text"] for entry in table["translations"][row].as_py()]
+
+
+DROPPED = {"drop_stage": pa.array([None, "filter"]), "drop_reason": pa.array([None, "blurry"])}
+DONE = set_columns(rows(["sun", "dog"]), {"language": pa.array(["en", "en"])} | texts("cat"))
+
+
+@pytest.mark.parametrize(
+    ("known", "change", "made_by", "stands"),
+    [
+        ({}, {}, "model 1", ["D", None]),  # it fails for all of the row: what was there stays
+        ({"cat": "C"}, {}, "model 1", [None, "C"]),  # as much as before
+        ({"dog": "d", "cat": "C"}, {}, "model 1", ["d", "C"]),
+        ({}, {}, "model 2", [None, None]),  # another recipe
+        ({}, texts("cow"), "model 1", [None, None]),  # another input
+        ({}, {"translate_made_from": pa.nulls(2, pa.uint64())}, "model 1", [None, None]),  # of an earlier build
+        ({}, DROPPED, "model 1", ["D", None]),
+    ],
+)
+def test_an_unfinished_row_is_worked_on_again_and_loses_nothing_if_it_fails_again(
+    known: dict[str, str], change: dict[str, Any], made_by: str, stands: list[str | None]
+) -> None:
+    first, _ = translator(sun="S", dog="D")
+    had = with_made_from(first, first(DONE), "model 1")
+    assert (translated(had, 1), had["translate_status"].to_pylist()) == (["D", None], ["success", "partial"])
+    second, engine = translator(sun="S", **known)
+    block = set_columns(had, change)
+    done, _ = work_again(second, block, to_be_made(second, block, made_by), made_by, second)
+    done = with_made_from(second, done, made_by)
+    assert (translated(done, 0), translated(done, 1)) == (["S"], stands)
+    same = made_by == "model 1" and "translate_made_from" not in change
+    assert ("sun" in engine.asked, "dog" in engine.asked) == (not same, "drop_stage" not in change)
+    if stands == ["D", None]:
+        # Whole: with why it is unfinished, so that it is worked on when it comes up again.
+        assert done.slice(1).equals(block.slice(1))
+
+
+class NeverDone(Count):
+    """Could always find more letters."""
+
+    def unfinished(self, rows: pa.Table) -> pa.Array:
+        return pa.array([True] * len(rows))
+
+    def usable(self, rows: pa.Table) -> pa.ChunkedArray:
+        return pc.fill_null(rows["letters"], 0)
+
+
+def test_of_a_picture_that_is_gone_not_even_a_part_stays() -> None:
+    stage = NeverDone()
+    had = first(stage, set_columns(rows(["ab", "cde"]), {"status": pa.array(["success", "success"])}))
+    blocked = set_columns(rows(["ab", "cde"], dropped=(1,)), {"status": pa.array(["success", "hash_blocked"])})
+    assert again(stage, blocked, had)["letters"].to_pylist() == [2, None]
+
+
+def test_a_stage_that_counts_nothing_usable_gives_the_last_of_two_failures() -> None:
+    stage = Count()
+    failed = set_columns(rows(["a", "b"]), {"letters": pa.array([-1, 3], pa.int64())})
+    assert stage.usable(failed).to_pylist() == [0, 1]
+    assert stage.usable(set_columns(failed, {"letters": pa.nulls(2, pa.int64())})).to_pylist() == [1, 1]
+
+
+def test_usable_translations_of_a_piece_of_a_table_are_its_own() -> None:
+    stage, _ = translator(sun="S", dog="D")
+    made = stage(DONE)
+    whole = pa.concat_tables([made, made])
+    assert stage.usable(whole).to_pylist() == [1, 1, 1, 1]
+    assert stage.usable(whole.slice(1, 1)).to_pylist() == [1]
+    assert stage.usable(whole.slice(0, 0)).to_pylist() == []
 
 
 # Pictures

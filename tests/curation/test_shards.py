@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from curation.schema import add_seconds, set_columns
@@ -114,6 +115,26 @@ def test_results_of_another_type_are_not_kept_but_known_to_be_there(store: Store
     assert finer["_earlier_columns/scores"].to_pylist() == [True, True]
     assert finer["scores_made_from"].to_pylist() == [0, None]
     assert finer["score"].type == pa.float64() and finer["score"].null_count == 2
+
+
+class Fallible(Scores):
+    adds = (*Scores.adds, Column("trouble", pa.string()))
+
+    def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
+        return pc.is_valid(rows["trouble"])
+
+
+class FinerFallible(Fallible):
+    adds = (*FinerScores.adds, *Fallible.adds[1:])
+
+
+def test_unfinished_rows_of_another_type_do_not_count_as_made(store: Store) -> None:
+    columns = ("score", "trouble", "scores_made_from")
+    table = Table("columns/scores", columns, {}, (), (), drops=False, makers=(FinerFallible(None),))
+    rows = {"uid": ["a", "b"], "score": pa.array([0.5, None], pa.float32()), "trouble": [None, "out of memory"]}
+    rows |= {"scores_made_from": pa.array([9, 9], pa.uint64())}
+    store.write_table("columns/scores/shard-000000.parquet", pa.table(rows))
+    assert read_shard(store, Work(0), {}, earlier=[table])["scores_made_from"].to_pylist() == [0, None]
 
 
 def test_a_given_table_whose_commit_was_lost_is_reported(store: Store) -> None:

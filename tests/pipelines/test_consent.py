@@ -12,14 +12,15 @@ import pyarrow as pa
 import pytest
 
 from curation.download import Download
-from curation.flow import Tables
+from curation.flow import Tables, flow_of
 from curation.images.stage import Inspect
 from curation.plan import plan
 from curation.schema import add_seconds, add_worked, set_columns
 from curation.shards import commit_shard
+from curation.translate import TRANSLATION
 from pairmill.errors import RecipeError, RunDirError
 from pairmill.store import Store
-from pipelines.consent import Acceptance, Again, ConsentError, ask, fetch_again
+from pipelines.consent import Acceptance, Again, ConsentError, CountAgain, ask, fetch_again
 from pipelines.curate import curate, tables_of
 from pipelines.recipe import CurateRecipe
 
@@ -82,6 +83,24 @@ def test_models_that_would_follow_are_named(tmp_path: Path) -> None:
     tables = Tables(now.flow(), selection="default")
     again = fetch_again(store, tables, planned, {name: store.index(name) for name in ("plan", "images")})
     assert again is not None and again.then == ("recaption",)
+
+
+def test_unfinished_rows_count_as_new() -> None:
+    tables = Tables(flow_of({"translate": {"model": "samples/models/translator"}}), selection="default")
+    stage = tables.flow.named("translate")
+    rows = {
+        # Made of something else, failed in part, and failed in the table of an earlier build.
+        "translate_made_from": pa.array([0, 0, None], pa.uint64()),
+        "translate_error": pa.array([None, "out of memory", "out of memory"]),
+        "translations": pa.nulls(3, pa.list_(TRANSLATION)),
+        "translate_status": ["success", "partial", "engine_error"],
+        "drop_stage": pa.nulls(3, pa.string()),
+        "drop_reason": pa.nulls(3, pa.string()),
+        "_earlier_columns/translate": [True] * 3,
+    }
+    rows |= {"uid": ["a", "b", "c"], "caption": ["x", "y", "z"], "language": ["en"] * 3}
+    counted = CountAgain([stage], tables, {"columns/translate": [0]})(pa.table(rows))
+    assert counted.to_pylist() == [{"stage": "translate", "again": 1, "new": 2}]
 
 
 @pytest.mark.parametrize(
