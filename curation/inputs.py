@@ -23,7 +23,7 @@ from pydantic import Field
 from pairmill.config import Config
 from pairmill.errors import InputError, nearest
 from pairmill.tars import samples
-from pairmill.uris import find
+from pairmill.uris import absolute, find
 
 Format = Literal["parquet", "csv", "tsv", "jsonl", "txt", "webdataset"]
 
@@ -88,8 +88,9 @@ def find_files(config: InputConfig) -> list[InputFile]:
     if not found.paths:
         raise NoInputFiles(
             "input.path must lead to at least one input file",
-            value=config.path,
-            fix=f"give a file, a folder or a pattern of {', '.join(sorted(_ENDINGS))} files",
+            value=absolute(config.path),
+            fix=f"give a file, a folder or a pattern of {', '.join(sorted(_ENDINGS))} files; a submitted "
+            "job looks for it on the cluster's nodes, for a relative one in its copy of the project",
         )
     files = []
     for path, size, modified_ns in zip(found.paths, found.sizes, found.modified_ns, strict=True):

@@ -56,7 +56,7 @@ class Found(NamedTuple):
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a local path or an address, and the path in it, without a slash at the end.
 
-    Raises UserError for an address of no known kind; OSError if the file system cannot be reached.
+    Raises UserError for an address of no known kind, and for a bucket that cannot be reached.
     """
     local = _local_path(absolute(uri))
     if local is not None:
@@ -69,6 +69,12 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
             value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
             fix="correct the address, or copy the data to one of these",
         ) from None
+    except OSError as error:
+        raise UserError(
+            "the bucket of an address must exist and be reachable",
+            value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
+            fix="correct the bucket's name, or check network and credentials where the job runs",
+        ) from error
     return filesystem, path.rstrip("/")
 
 

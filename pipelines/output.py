@@ -144,11 +144,21 @@ def show_jobs(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "kind", "run_dir", "status", "started", "message", box=None)
+    table = Table(box=None)
+    # `logs` and `stop` need the whole id, and a run directory is there to be copied.
+    table.add_column("id", no_wrap=True)
+    table.add_column("kind")
+    table.add_column("run_dir", overflow="fold")
+    for name in ("status", "started", "message"):
+        table.add_column(name)
     for job in result["jobs"]:
         started = datetime.fromtimestamp(job["started"]).strftime("%Y-%m-%d %H:%M:%S") if job["started"] else ""
         table.add_row(job["id"], job["kind"], job["run_dir"], job["status"].lower(), started, job["message"])
-    Console(file=_stdout).print(table)
+    console = Console(file=_stdout)
+    if not console.is_terminal:  # a line per job, whole, for `grep`
+        unlimited = console.options.update(max_width=100_000)
+        console.width = max(console.width, console.measure(table, options=unlimited).maximum)
+    console.print(table)
 
 
 def rows_in_shards(planned: dict[str, Any]) -> str:

@@ -169,6 +169,17 @@ def test_an_error_holds_no_secret() -> None:
         assert ":hunter2" not in str(error.value) and "=hunter2" not in str(error.value)
 
 
+def test_a_bucket_out_of_reach_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable:
+        @staticmethod
+        def from_uri(uri: str) -> None:
+            raise OSError("Could not resolve host")
+
+    monkeypatch.setattr("pairmill.uris.pafs.FileSystem", Unreachable)
+    with pytest.raises(UserError, match=r"must exist and be reachable\n.*s3://b/x \(Could not resolve host\)"):
+        filesystem_of("s3://b/x")
+
+
 def test_home_and_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     fill(tmp_path, "lists/a.csv")

@@ -18,6 +18,7 @@ import requests
 import yaml
 
 import pipelines.jobs as jobs_module
+import pipelines.output as output
 from pairmill.errors import InputError, JobError, RecipeError, RunDirError, UserError
 from pipelines.doctor import project_root
 from pipelines.jobs import SubmittedJob, SubmittedJobError, cause, connect, exit_code, follow, list_jobs, outcome, stop
@@ -435,3 +436,16 @@ def test_a_head_whose_agent_is_not_up_yet_is_waited_for(tmp_path: Path, monkeypa
     head.refusals = 1
     with pytest.raises(JobError, match="did not accept"):
         submit(head, Prepared("train", "/r2", "r.yaml", None, (), "d"), root=a_project(tmp_path))
+
+
+def test_the_ids_of_jobs_are_whole_however_narrow_the_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    job = a_job("FAILED", 2)._replace(
+        id="curate-a-long-name-of-a-run-00ff00-12", run_dir="s3://bucket/runs/a-long-name-of-a-run", message="why " * 20
+    )
+    monkeypatch.setattr(output, "_stdout", sys.stdout)
+    output.show_jobs({"jobs": [job._asdict()]})
+    [_, line] = capsys.readouterr().out.splitlines()
+    assert job.id in line and job.run_dir in line

@@ -58,5 +58,5 @@ def _open(path: str, selection: str | None, config: DataConfig | None) -> Source
     raise RecipeError(
         "data.path must lead to a run directory of `pairmill curate`, to .parquet files or to .tar files",
         value=f"{path} ({'holds none of these' if exists else 'does not exist'})",
-        fix="correct the path; a relative one starts at the current folder",
+        fix="correct the path; a relative one starts at the current folder, in a submitted job the copy of the project",
     )
