@@ -181,6 +181,12 @@ def extend(
         str | None, typer.Option(help="their column of alt texts, '' if they have none; default: as in the run")
     ] = None,
     form: Annotated[str | None, typer.Option("--format", help="format of the files; default: as in the run")] = None,
+    quoting: Annotated[
+        str | None, typer.Option(help="quotes in csv and tsv: auto, quoted or none; default: as in the run")
+    ] = None,
+    bad_files: Annotated[
+        str | None, typer.Option(help="files that cannot be read whole: refuse or skip; default: as in the run")
+    ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="cut the new rows into shards and stop; `curate` does the rest")
     ] = False,
@@ -189,6 +195,7 @@ def extend(
 ) -> None:
     """Add input files to a run: new shards behind the old ones, then bring the dataset up to date."""
     given = {"url_column": url_column, "text_column": text_column, "format": form}
+    given |= {"quoting": quoting, "bad_files": bad_files}
     changes = {key: value or None for key, value in given.items() if value is not None}
 
     def job() -> dict[str, Any]:
