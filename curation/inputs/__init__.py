@@ -11,10 +11,12 @@ Read in this order: this file, files, columns, records, delimited, quoting.
 from __future__ import annotations
 
 import logging
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,8 +94,21 @@ def find_files(config: InputConfig) -> list[InputFile]:
                 value=path,
                 fix=f"set input.format, or give the file an ending of {', '.join(sorted(_ENDINGS))}",
             )
-        files.append(InputFile(found.filesystem, path, kind, size, modified_ns))
+        partitions = _partitions(path, found.root)
+        files.append(InputFile(found.filesystem, path, kind, size, modified_ns, partitions))
     return files
+
+
+#: A folder that stands for a value of a column, as Hive, Spark and `pyarrow.dataset` name them.
+_PARTITION = re.compile(r"([^/=]+)=([^/]*)")
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+def _partitions(path: str, root: str) -> dict[str, str | None]:
+    """The columns that the folders of a file, below what `input.path` names, stand for."""
+    folders = path.removeprefix(root).split("/")[:-1]
+    named = [match.groups() for folder in folders if (match := _PARTITION.fullmatch(folder))]
+    return {unquote(name): None if value == _NULL_PARTITION else unquote(value) for name, value in named}
 
 
 def _kind(path: str) -> Format | None:
@@ -147,7 +162,9 @@ def _columns(file: InputFile, config: InputConfig) -> Columns:
     """The columns of a file; none if it has no rows that could have any."""
     texts = (config.url_column, config.text_column)
     try:
-        columns = _found_columns(file, config)
+        columns = dict(_found_columns(file, config))
+        if columns or file.kind == "txt":
+            columns |= {name: pa.string() for name in file.partitions if name not in columns}
         for name in texts:
             if name is not None and name in columns:
                 check_text(columns[name], name)
@@ -159,7 +176,7 @@ def _columns(file: InputFile, config: InputConfig) -> Columns:
         ) from error
     except _MALFORMED as error:
         raise file.malformed(error) from error
-    if columns:
+    if columns and file.kind != "txt":
         _require_columns(file, columns, config)
     return columns
 
@@ -193,6 +210,9 @@ def read_rows(file: InputFile, config: InputConfig, extra: pa.StructType) -> Ite
     first = 1
     try:
         for batch in _batches(file, config):
+            for name, value in file.partitions.items():
+                if name not in batch.schema.names:
+                    batch = batch.append_column(name, pa.repeat(pa.scalar(value, pa.string()), len(batch)))
             yield _normalise(batch, file, config, extra, first)
             first += len(batch)
     except _MALFORMED as error:
