@@ -106,10 +106,11 @@ def _quotes(file: InputFile, delimiter: str, url_column: str) -> Quotes:
     names = _header(file, delimiter)
     url = names.index(url_column) if url_column in names else None
     between = delimiter.encode()
+    whole = _whole_line(between).fullmatch
     first: dict[str, int] = {}
     opened, within_row = None, False  # the line in which the open quote is; whether it could be a row by itself
     for number, line in numbered(file):
-        if opened is None and b'"' not in line:
+        if opened is None and (b'"' not in line or whole(line)):
             continue
         if within_row and opened is not None and _is_row(line, delimiter, len(names), url):
             first.setdefault("swallowed", number)
@@ -129,6 +130,12 @@ def _header(file: InputFile, delimiter: str) -> list[str]:
     """The names of the columns, by csv's rules."""
     text = (line.decode("utf-8", "replace") for _, line in numbered(file))
     return next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
+
+
+def _whole_line(delimiter: bytes) -> re.Pattern[bytes]:
+    """A line in which every value that begins with a quote ends with one."""
+    value = rb'(?:"[^"]*(?:""[^"]*)*"|[^"%b\r\n][^%b\r\n]*|)' % (delimiter, delimiter)
+    return re.compile(rb"%b(?:%b%b)*[\r\n]*" % (value, delimiter, value))
 
 
 def _is_row(line: bytes, delimiter: str, columns: int, url: int | None) -> bool:

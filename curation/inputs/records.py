@@ -21,7 +21,7 @@ from pairmill.tars import samples
 BATCH_ROWS = 16_384
 
 #: Kinds of values, beside the column types that some of them take.
-_NULL, _BOOL, _INT, _LONG, _FLOAT, _TEXT = "null", "bool", "int", "long", "float", "text"
+_NULL, _BOOL, _INT, _LONG, _FLOAT, _TEXT, _NESTED = "null", "bool", "int", "long", "float", "text", "nested"
 _ARROW: Mapping[str, pa.DataType] = {
     _NULL: pa.null(),
     _BOOL: pa.bool_(),
@@ -29,9 +29,11 @@ _ARROW: Mapping[str, pa.DataType] = {
     _LONG: pa.int64(),  # beyond 2**53, so that it is no exact floating-point number
     _FLOAT: pa.float64(),
     _TEXT: pa.string(),
+    _NESTED: pa.string(),
 }
 
-Record = tuple[str, dict[str, Any]]
+#: The number of a line or the name of a sample, and the row that it holds.
+Record = tuple[int | str, dict[str, Any]]
 
 
 def kinds(file: InputFile, texts: Sequence[str | None]) -> dict[str, str]:
@@ -42,13 +44,13 @@ def kinds(file: InputFile, texts: Sequence[str | None]) -> dict[str, str]:
     found: dict[str, str] = {}
     for where, record in _records(file):
         for key, value in record.items():
-            if isinstance(value, list | dict) and key in texts:
-                word = "list" if isinstance(value, list) else "struct"
-                raise SeveralTexts(f"{where}, column {key!r} holds a {word}")
             seen = _kind(value)
+            if seen is _NESTED and key in texts:
+                word = "list" if isinstance(value, list) else "struct"
+                raise SeveralTexts(f"{_place(where)}, column {key!r} holds a {word}")
             known = found.get(key)
             if known is None:
-                _require_text(key, f"{where}, column {key!r}")
+                _require_text(key, f"{_place(where)}, column {key!r}")
                 found[key] = seen
             elif seen != known:
                 found[key] = shared_kind(known, seen)
@@ -79,40 +81,43 @@ def _kind(value: object) -> str:
         return _BOOL
     if isinstance(value, int):
         return _INT if -(2**53) <= value <= 2**53 else _LONG if -(2**63) <= value < 2**63 else _TEXT
-    return _FLOAT if isinstance(value, float) else _TEXT
+    return _FLOAT if isinstance(value, float) else _NESTED
 
 
 def text_batches(file: InputFile) -> Iterator[pa.Table]:
     """The lines of a text file as the column `url`, without blank ones."""
-    return _in_batches((f"line {number}", {"url": line}) for number, line in _lines(file) if line.strip())
+    lines = ((number, _text(line, number)) for number, line in numbered(file))
+    return _in_batches((number, {"url": line.rstrip("\r\n")}) for number, line in lines if line.strip())
 
 
 def batches(file: InputFile) -> Iterator[pa.Table]:
     """The rows.  Raises ValueError with the place of what cannot be read."""
-    return _in_batches((where, {k: _plain(v) for k, v in record.items()}) for where, record in _records(file))
+    return _in_batches((where, _flat(record)) for where, record in _records(file))
 
 
-def _in_batches(records: Iterable[tuple[str, Mapping[str, object]]]) -> Iterator[pa.Table]:
-    batch: list[tuple[str, Mapping[str, object]]] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == BATCH_ROWS:
-            yield _table(batch)
-            batch = []
-    if batch:
-        yield _table(batch)
+def _in_batches(records: Iterable[tuple[int | str, Mapping[str, object]]]) -> Iterator[pa.Table]:
+    places: list[int | str] = []
+    rows: list[Mapping[str, object]] = []
+    for place, record in records:
+        places.append(place)
+        rows.append(record)
+        if len(rows) == BATCH_ROWS:
+            yield _table(places, rows)
+            places, rows = [], []
+    if rows:
+        yield _table(places, rows)
 
 
-def _table(records: list[tuple[str, Mapping[str, object]]]) -> pa.Table:
-    names = dict.fromkeys(name for _, record in records for name in record)
+def _table(places: list[int | str], rows: list[Mapping[str, object]]) -> pa.Table:
+    names = dict.fromkeys(name for row in rows for name in row)
     columns = {}
     for name in names:
-        values = [record.get(name) for _, record in records]
+        values = [row.get(name) for row in rows]
         try:
             columns[name] = _column(values)
         except UnicodeEncodeError:
-            for where, record in records:
-                _require_text(f"{record.get(name)}", f"{where}, column {name!r}")
+            for where, value in zip(places, values, strict=True):
+                _require_text(f"{value}", f"{_place(where)}, column {name!r}")
             raise
     return pa.table(columns)
 
@@ -132,40 +137,46 @@ def _require_text(value: str, where: str) -> None:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _plain(value: object) -> object:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """The record, with its nested values as JSON text."""
+    for key, value in record.items():
+        if type(value) is dict or type(value) is list:
+            record[key] = json.dumps(value, ensure_ascii=False)
+    return record
 
 
 def _as_text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
-def _lines(file: InputFile) -> Iterator[tuple[int, str]]:
-    """The lines of a file, numbered from 1, without their ends.  Raises ValueError with the line that is not UTF-8."""
-    for number, line in numbered(file):
-        try:
-            yield number, line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"line {number}: {error}") from error
+def _place(where: int | str) -> str:
+    return f"line {where}" if isinstance(where, int) else where
+
+
+def _text(content: bytes, where: int | str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{_place(where)}: {error}") from error
 
 
 def _records(file: InputFile) -> Iterator[Record]:
     """Each row with its place in the file."""
     if file.kind == "jsonl":
-        for number, line in _lines(file):
-            if line.strip():
-                yield f"line {number}", _json_object(line, f"line {number}")
+        for number, line in numbered(file):
+            if not line.isspace():
+                yield number, _json_object(_text(line, number), number)
     else:
         yield from _webdataset_records(file)
 
 
-def _json_object(text: str, where: str) -> dict[str, Any]:
+def _json_object(text: str, where: int | str) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{_place(where)}: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: every record must be a JSON object, not {type(record).__name__}")
+        raise ValueError(f"{_place(where)}: every record must be a JSON object, not {type(record).__name__}")
     return record
 
 
@@ -176,14 +187,7 @@ def _webdataset_records(file: InputFile) -> Iterator[Record]:
             record: dict[str, Any] = {}
             for ending, member in members:
                 if ending in ("json", "txt") and (content := tar.extractfile(member)) is not None:
-                    text = _decoded(content.read(), member.name)
+                    text = _text(content.read(), member.name)
                     record |= _json_object(text, member.name) if ending == "json" else {"txt": text}
             if record:
                 yield f"sample {key}", record
-
-
-def _decoded(content: bytes, name: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: {error}") from error
