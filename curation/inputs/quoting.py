@@ -34,12 +34,14 @@ class Quotes(NamedTuple):
     broken: a value goes on after its closing quote.  torn: the same, of a value that began on an earlier line.
     swallowed: a line within a quoted value looks like a whole row, and so does that in which the value begins.
     unclosed: where the quote opens that never closes.
+    ragged: in a tsv file, a line by itself has another number of values than there are columns.
     """
 
-    broken: int | None
-    torn: int | None
-    swallowed: int | None
-    unclosed: int | None
+    broken: int | None = None
+    torn: int | None = None
+    swallowed: int | None = None
+    unclosed: int | None = None
+    ragged: int | None = None
 
 
 def delimiter_of(file: InputFile) -> str:
@@ -55,17 +57,25 @@ def is_quoted(file: InputFile, url_column: str, quoting: Quoting) -> bool:
     if quoting != "auto":
         return quoting == "quoted"
     found = _quotes(file, delimiter_of(file), url_column)
-    if file.kind == "tsv":
-        return found == Quotes(None, None, None, None)
-    lines = {
+    odd = {
         "a value opens a quote that is never closed": found.unclosed,
         "this line lies within a quoted value and looks like a row of its own": found.swallowed,
         "a value of several lines goes on after its closing quote": found.torn,
+        "a value goes on after its closing quote": found.broken,
     }
-    for what, line in lines.items():
+    if file.kind == "tsv":
+        if all(line is None for line in odd.values()):
+            return True
+        if found.ragged is None:
+            return False  # every line is a row
+        if found._replace(ragged=None, swallowed=None) == Quotes():
+            return True
+    else:
+        odd.popitem()  # loses no row
+    for what, line in odd.items():
         if line is not None:
             raise InputError(
-                f"input.path: the quotes of a csv file must be closed where their values end: {what}",
+                f"input.path: the quotes of a {file.kind} file must be closed where their values end: {what}",
                 value=f"{file.path}: line {line}",
                 fix='write a quote within a quoted value as "", or set input.quoting: none if the file has no quoting, '
                 "quoted if it is right as it is",
@@ -107,9 +117,14 @@ def _quotes(file: InputFile, delimiter: str, url_column: str) -> Quotes:
     url = names.index(url_column) if url_column in names else None
     between = delimiter.encode()
     whole = _whole_line(between).fullmatch
+    tabs = len(names) - 1 if file.kind == "tsv" else 0
+    quoted_name = f'"{url_column}"'.encode()
     first: dict[str, int] = {}
     opened, within_row = None, False  # the line in which the open quote is; whether it could be a row by itself
     for number, line in numbered(file):
+        # The header of a file with quoting may stand in quotes as a whole.
+        if tabs and (line.count(between) != tabs or (number == 1 and quoted_name in line)) and not line.isspace():
+            first.setdefault("ragged", number)
         if opened is None and (b'"' not in line or whole(line)):
             continue
         if within_row and opened is not None and _is_row(line, delimiter, len(names), url):
