@@ -26,6 +26,7 @@ from curation.dataset_card import write_card
 from curation.download import Download
 from curation.duplicates.stage import Deduplicate
 from curation.erase import finish_rewrites
+from curation.filters.stage import Filter
 from curation.flow import Tables
 from curation.forget.takedown import complete_pending
 from curation.forget.tombstones import Tombstones
@@ -42,6 +43,7 @@ from curation.stage import Segment, Stage
 from curation.table import PLAN, Table
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
+from curation.without_texts import check_texts
 from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS, kept_rows
@@ -187,6 +189,7 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     flow = recipe.flow()
     # The shards of the last list have the columns of all lists.
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    check_texts(store, planned, flow.of(Filter).config)
     return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
 
 
