@@ -9,6 +9,7 @@ values would swallow rows.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import re
@@ -23,6 +24,8 @@ logger = logging.getLogger("pairmill")
 Quoting = Literal["auto", "quoted", "none"]
 
 _BLOCK_BYTES = 2**20
+#: Bytes of a line, which is held in memory as a whole.
+_LONGEST_LINE = 2**26
 _BOM = b"\xef\xbb\xbf"
 #: How a URL in a list begins.
 _URL = re.compile(r'"?(?:https?:)?//', re.IGNORECASE)
@@ -95,6 +98,8 @@ def lines(file: InputFile) -> Iterator[list[bytes]]:
         rest, first = b"", True
         while block := stream.read(_BLOCK_BYTES):
             rest += block
+            if len(rest) > _LONGEST_LINE + _BLOCK_BYTES:
+                raise ValueError(f"a line must have at most {_LONGEST_LINE:,} bytes")
             # A carriage return at the end may be half of a line end.
             cut = (rest.rfind(b"\n") + 1) or (rest.rfind(b"\r", 0, len(rest) - 1) + 1)
             if cut:
@@ -144,7 +149,10 @@ def _quotes(file: InputFile, delimiter: str, url_column: str) -> Quotes:
 def _header(file: InputFile, delimiter: str) -> list[str]:
     """The names of the columns, by csv's rules."""
     text = (line.decode("utf-8", "replace") for _, line in numbered(file))
-    return next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
+    try:
+        return next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
+    except csv.Error:  # a quote that is never closed
+        return []
 
 
 def _whole_line(delimiter: bytes) -> re.Pattern[bytes]:
@@ -157,7 +165,9 @@ def _is_row(line: bytes, delimiter: str, columns: int, url: int | None) -> bool:
     if url is None:
         return False
     text = line.decode("utf-8", "replace").rstrip("\r\n")
-    readings = (text.split(delimiter), next(csv.reader([text], delimiter=delimiter), []))
+    readings = [text.split(delimiter)]
+    with contextlib.suppress(csv.Error):  # a value that is too long
+        readings.append(next(csv.reader([text], delimiter=delimiter), []))
     return any(len(values) == columns and _URL.match(values[url]) for values in readings)
 
 

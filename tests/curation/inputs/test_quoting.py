@@ -103,3 +103,18 @@ def test_what_only_looks_like_lost_rows_is_read_as_it_is_if_asked(tmp_path: Path
 def test_a_text_behind_a_closing_quote_loses_no_row(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text('url,text\nhttp://a/1,"Best" of all\nhttp://a/2,b\n')
     assert read(tmp_path / "list.csv")["alt"].to_pylist() == ["Best of all", "b"]
+
+
+def test_a_header_whose_quote_is_never_closed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('url,"text\n' + "http://a/1,a red car\n" * 20_000)
+    with pytest.raises(InputError, match="never closed"):
+        read(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "txt"])
+def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    monkeypatch.setattr(quoting, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(quoting, "_LONGEST_LINE", 1_000)
+    (tmp_path / f"list.{ending}").write_text(("{}\n" if ending == "jsonl" else "url,text\n") + "x" * 2_000)
+    with pytest.raises(InputError, match="at most 1,000 bytes"):
+        read(tmp_path / f"list.{ending}")
