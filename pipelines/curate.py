@@ -21,6 +21,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, Dataset, from_items, read_datasource
 
+from curation import without_texts
 from curation.common_texts import mark_common_texts
 from curation.dataset_card import write_card
 from curation.download import Download
@@ -43,7 +44,6 @@ from curation.stage import Segment, Stage
 from curation.table import PLAN, Table
 from curation.web.gate_client import gate_settings
 from curation.web.host_gate import HostGate
-from curation.without_texts import check_texts
 from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS, kept_rows
@@ -189,7 +189,8 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     flow = recipe.flow()
     # The shards of the last list have the columns of all lists.
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
-    check_texts(store, planned, flow.of(Filter).config)
+    if (told := without_texts.warning(store, planned, flow.of(Filter).config)) is not None:
+        logger.warning("%s", told)
     return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
 
 
