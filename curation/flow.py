@@ -76,9 +76,10 @@ class Flow:
         """
         types: dict[str, pa.DataType] = {f.name: f.type for f in planned if f.name != "input"}
         own = {f.name: f.type for f in planned.field("input").type} if "input" in planned.names else {}
+        listed = {f"input.{name}": kind for name, kind in own.items()}
         for stage in self.stages:
-            stage.check({**own, **types})
-            self._check_reads(stage, {**own, **types})
+            stage.check({**own, **types, **listed})
+            self._check_reads(stage, {**own, **types, **listed})
             types |= {column.name: column.type for column in stage.adds}
 
     @property

@@ -17,10 +17,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow.fs as pafs
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from curation.inputs import InputFile
+from curation.inputs.files import InputFile
+from curation.inputs.quoting import Quoting
 from pairmill.config import Config
 from pairmill.errors import InputError
 
@@ -43,6 +46,38 @@ class ListFile(Config):
     size: int
     stamp: str
     content: str
+
+
+class PlannedList(Config):
+    """One list of a run: the recipe's own, or one that extended the run.
+
+    given:       the paths that named it; only their last parts are used again, when the list is gone.
+    url_column, text_column: which columns were read as URL and alt text.
+    quoting: how quotes in csv and tsv files were read.
+    fingerprint: of the rows in its shards.
+    skipped: files that could not be read whole and were left out (`input.bad_files: skip`).
+    """
+
+    given: list[str]
+    url_column: str
+    text_column: str | None
+    files: list[ListFile]
+    rows: int
+    first_shard: int
+    shards: int
+    fingerprint: str
+    quoting: Quoting = "auto"
+    skipped: list[ListFile] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So that a plan is the same file, byte for byte, as before these fields existed.
+        rare = {"quoting": "auto", "skipped": []}
+        return {name: value for name, value in dump(self).items() if name not in rare or value != rare[name]}
+
+    def shard_numbers(self) -> range:
+        """The shards that hold this list's rows, and no others."""
+        return range(self.first_shard, self.first_shard + self.shards)
 
 
 def record(files: Sequence[InputFile], known: Iterable[ListFile] = ()) -> list[ListFile]:

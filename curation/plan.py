@@ -24,8 +24,9 @@ from pydantic import Field, ValidationError
 
 from curation.forget.tombstones import Tombstones
 from curation.input_column import merged_fields
-from curation.inputs import InputConfig, InputFile, NoInputFiles, extra_fields, find_files
-from curation.listing import ListFile, check_unchanged, place, record
+from curation.inputs import InputConfig, NoInputFiles, extra_fields, find_files, sound_files
+from curation.inputs.files import InputFile
+from curation.listing import ListFile, PlannedList, check_unchanged, place, record
 from curation.stage import Column, Stage
 from curation.table import PLAN
 from curation.visiting import PLAN_REASONS, KnownUids, cut, visited
@@ -67,28 +68,6 @@ class Planned(Stage):
     )
     drops = PLAN_REASONS
     Config = ShardsConfig
-
-
-class PlannedList(Config):
-    """One list of a run: the recipe's own, or one that extended the run.
-
-    given:       the paths that named it; only their last parts are used again, when the list is gone.
-    url_column, text_column: which columns were read as URL and alt text.
-    fingerprint: of the rows in its shards.
-    """
-
-    given: list[str]
-    url_column: str
-    text_column: str | None
-    files: list[ListFile]
-    rows: int
-    first_shard: int
-    shards: int
-    fingerprint: str
-
-    def shard_numbers(self) -> range:
-        """The shards that hold this list's rows, and no others."""
-        return range(self.first_shard, self.first_shard + self.shards)
 
 
 class Plan(Config):
@@ -202,7 +181,7 @@ def _seen(there: Plan, files: Sequence[InputFile], inputs: InputConfig) -> _Seen
     # A file with a new size is a new file; it need not be read.
     alike = [file for file in files if file.size in sizes]
     read = record(alike, _files_of(there))
-    known_as = {_read_as(file, listed) for listed in there.inputs for file in listed.files}
+    known_as = {_read_as(file, listed) for listed in there.inputs for file in (*listed.files, *listed.skipped)}
     known = [one for one in read if _read_as(one, inputs) in known_as]
     places = {one.place for one in known}
     return _Seen([file for file in files if place(file) not in places], known, read)
@@ -212,7 +191,7 @@ def _append(
     store: Store, before: Plan | None, seen: _Seen, given: list[str], inputs: InputConfig, shards: ShardsConfig
 ) -> Plan:
     """Plan the rows of the new files after those of the run, and commit the plan."""
-    files = seen.new
+    files, bad = sound_files(seen.new, inputs)
     lists = before.inputs if before else []
     first, start = (before.shards, before.rows) if before else (0, 0)
     extra = extra_fields(files, inputs)
@@ -220,6 +199,7 @@ def _append(
         extra = merged_fields(whole, extra)
     # After the columns, which reveal a wrong recipe: this reads every byte.
     recorded = record(files, seen.read)
+    skipped = record(bad, seen.read)
     key = shard_key([shards.identity(), str(extra)], [f"{one.kind} {one.content}" for one in recorded])
     fingerprint = hashlib.blake2b(digest_size=8)
     rows, behind = 0, first
@@ -255,6 +235,8 @@ def _append(
         first_shard=first,
         shards=behind - first,
         fingerprint=fingerprint.hexdigest(),
+        quoting=inputs.quoting,
+        skipped=skipped,
     )
     cut_digest = digest(shards.identity())
     made = Plan(
@@ -312,7 +294,7 @@ def _check_list(store: Store, there: Plan, files: Sequence[InputFile], inputs: I
     contents = {one.content for one in seen.read}
     if seen.new and len(seen.read) == len(files) and contents <= {one.content for one in _files_of(there)}:
         raise RunDirError(
-            "input.format, url_column and text_column must be as they were when the list was planned",
+            "input.format, quoting, url_column and text_column must be as they were when the list was planned",
             value=f"one of them has changed since {store.uri} was planned",
             fix="set them back, or give another run_dir",
         )
@@ -328,13 +310,14 @@ def _check_list(store: Store, there: Plan, files: Sequence[InputFile], inputs: I
 
 
 def _files_of(there: Plan) -> Iterator[ListFile]:
-    return (file for listed in there.inputs for file in listed.files)
+    return (file for listed in there.inputs for file in (*listed.files, *listed.skipped))
 
 
 def _read_as(file: ListFile, columns: PlannedList | InputConfig) -> tuple[Any, ...]:
     """What determines a file's rows; a plain list of URLs has no columns."""
     named = () if file.kind == "txt" else (columns.url_column, columns.text_column)
-    return (file.content, file.kind, *named)
+    quoting = (columns.quoting,) if file.kind in ("csv", "tsv") else ()
+    return (file.content, file.kind, *named, *quoting)
 
 
 def _named(places: Sequence[str]) -> str:

@@ -24,7 +24,8 @@ import pyarrow.compute as pc
 from curation.forget.blanking import blanked
 from curation.forget.tombstones import Tombstones
 from curation.identity import row_uid, shuffle_key
-from curation.inputs import InputConfig, InputFile, read_rows
+from curation.inputs import InputConfig, read_rows
+from curation.inputs.files import InputFile
 from curation.schema import DROPS, FORGOTTEN, drop, set_columns
 from curation.table import PLAN
 from pairmill.store import Store

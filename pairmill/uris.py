@@ -3,6 +3,7 @@
     list.parquet            that file
     folder                  every file below it
     part-*.parquet          `*`, `?` and `[…]` as in a shell: within one part of the path; `**` is any number of folders
+                            (a matching folder NAME.parquet, as Spark writes one, stands for the files below it)
     part-{000..012}.tar     each of these names; {train,test} likewise
 
 A file that exists under the literal name is taken, whatever characters the name has.  Hidden files and folders (`.x`,
@@ -18,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -31,6 +33,9 @@ _BRACES = re.compile(r"\{((?:[^{}]*,[^{}]*)|\d+\.\.\d+)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 #: Where the options of an address begin (`?region=…`): a `?` elsewhere is part of a pattern.
 _OPTIONS = re.compile(r"\?[A-Za-z_]+=")
+#: An address that has lost a slash, be it to pathlib.
+_ONE_SLASH = re.compile(r"^(?!file:)([A-Za-z][A-Za-z0-9+.-]+):/(?!/)", re.IGNORECASE)
+_SLIP = re.compile(r"(?:s3|s3a|gs|gcs|az|abfss?|hdfs|https?):(?!//)", re.IGNORECASE)
 _LISTING_THREADS = 16
 
 
@@ -39,6 +44,7 @@ class Found(NamedTuple):
 
     paths: as the file system names them.  names: relative to the deepest folder that holds all of them, so that they
     mean the same elsewhere.  sizes: bytes.  modified_ns: time of the last change, ns since the epoch; None if unknown.
+    root: the path that was given, or the folders of a pattern before its first wildcard.
     """
 
     filesystem: pafs.FileSystem
@@ -46,6 +52,7 @@ class Found(NamedTuple):
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     modified_ns: tuple[int | None, ...] = ()
+    root: str = ""
 
     def ending_in(self, ending: str) -> Found:
         """The files whose path ends in `ending`."""
@@ -56,26 +63,30 @@ class Found(NamedTuple):
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a local path or an address, and the path in it, without a slash at the end.
 
-    Raises UserError for an address of no known kind, and for a bucket that cannot be reached.
+    Raises UserError for an address of no known kind, or one that cannot be reached.
     """
     local = _local_path(absolute(uri))
     if local is not None:
         return pafs.LocalFileSystem(), local
     try:
         filesystem, path = pafs.FileSystem.from_uri(_quoted(uri))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowException, ValueError, ImportError) as error:
         raise UserError(
             "a path must be local or an address that begins with s3://, gs:// or file://",
             value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
             fix="correct the address, or copy the data to one of these",
         ) from None
     except OSError as error:
-        raise UserError(
-            "the bucket of an address must exist and be reachable",
-            value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
-            fix="correct the bucket's name, or check network and credentials where the job runs",
-        ) from error
+        raise _unreachable(uri, error) from error
     return filesystem, path.rstrip("/")
+
+
+def _unreachable(uri: str, error: Exception) -> UserError:
+    return UserError(
+        "an address must lead to a place that this machine reaches",
+        value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
+        fix="correct the address, the credentials or the network",
+    )
 
 
 def absolute(uri: str) -> str:
@@ -93,10 +104,36 @@ def absolute(uri: str) -> str:
     return uri.rstrip("/")
 
 
+def local_path(given: str | os.PathLike[str], what: str) -> Path:
+    """The place of a file or folder to write on this machine, with `~` expanded.
+
+    what: how the user calls it, for messages.  Raises UserError for an address of another place, which would become a
+    folder `s3:`.
+    """
+    # pathlib makes one slash of two.
+    uri = _ONE_SLASH.sub(r"\1://", os.fspath(given))
+    local = _local_path(uri)
+    if local is None:
+        raise UserError(
+            f"{what} must be a path on this machine",
+            value=_without_secrets(uri),
+            fix="give a local path, and copy what is written there to the bucket",
+        )
+    return Path(local)
+
+
 def _local_path(uri: str) -> str | None:
     """The absolute path on this machine; None for other addresses."""
     if "\0" in uri:
         raise UserError("a path must not hold a NUL character", value=repr(uri), fix="correct the path")
+    # `file:/folder` is an address too (RFC 8089); with other schemes it is a slip that would make a folder `s3:`.
+    uri = re.sub(r"^file:/(?!/)", "file:///", uri, flags=re.IGNORECASE)
+    if _SLIP.match(uri):
+        raise UserError(
+            "an address must have two slashes behind its scheme",
+            value=_without_secrets(uri),
+            fix="write s3://BUCKET/…, gs://BUCKET/…, or ./… for a folder of that name",
+        )
     if "://" not in uri:
         return os.path.abspath(os.path.expanduser(uri))
     scheme, _, path = uri.partition("://")
@@ -161,8 +198,15 @@ def find(uri: str, *, below: Callable[[str], bool] = lambda path: True) -> Found
     Raises what `filesystem_of` raises.
     """
     filesystem, root = filesystem_of(uri)
-    named = files_at(filesystem, root, below)
-    return _found(filesystem, sorted({info.path: (info.path, info.size, info.mtime_ns) for info in named}.values()))
+    try:
+        named = files_at(filesystem, root, below)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            raise
+        raise _unreachable(uri, error) from None
+    found = _found(filesystem, sorted({info.path: (info.path, info.size, info.mtime_ns) for info in named}.values()))
+    literal = re.split(r"[*?\[{]", root, maxsplit=1)[0]
+    return found._replace(root=root if literal == root else literal.rpartition("/")[0])
 
 
 def files_at(filesystem: pafs.FileSystem, path: str, below: Callable[[str], bool]) -> list[pafs.FileInfo]:
@@ -205,7 +249,9 @@ def _glob(filesystem: pafs.FileSystem, pattern: str) -> list[pafs.FileInfo]:
             literal = [info for info, _ in inside if info.base_name == part]
             found = literal or [info for info, _ in inside if _part_fits(info.base_name, part)]
         if at == len(parts) - 1:
-            return [info for info in found if _is_file(info)]
+            # Spark and others write a table as a folder with the name of a file.
+            tables = [info.path for info in found if not _is_file(info) and info.base_name.endswith(".parquet")]
+            return [*filter(_is_file, found), *(file for table in tables for file in _below(filesystem, table))]
         folders = [info.path for info in found if info.type == pafs.FileType.Directory]
     return []
 

@@ -1,7 +1,12 @@
-"""Read YAML that a person wrote: plain data, no key twice, and an error that names the place."""
+"""Read YAML that a person wrote: plain data, no key twice, and an error that names the place.
+
+Numbers mean what they look like.  PyYAML takes 1e-3 for a text, as it has no point; here it is a number.  What YAML 1.1
+reads as a number to another base (010 is 8, 1:30 is 90) is refused.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -17,7 +22,7 @@ def read_yaml(text: str, source: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise RecipeError(
-            "the recipe must be YAML, with every key once",
+            "the recipe must be YAML, with every key once and numbers as they look",
             value=f"{source}: {error}",
             fix="correct the line that it names",
         ) from error
@@ -62,3 +67,37 @@ class _Loader(_FASTEST):  # type: ignore[misc]
             seen.add((key.tag, key.value))
         found: dict[Any, Any] = super().construct_mapping(node, deep)
         return found
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        found: int | float = self.construct_yaml_int(node) if node.tag == _INT else self.construct_yaml_float(node)
+        text = node.value.replace("_", "")
+        if ":" in text or (_LEADING_ZERO.fullmatch(text) and int(text) != found):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{node.value} is the number {found} to YAML; write that, or put a text in quotes",
+                node.start_mark,
+            )
+        return found
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
+#: Numbers with an exponent that PyYAML reads as texts: without a point, or without the sign of the exponent.
+_EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+\Z")
+
+for _tag in (_INT, _FLOAT):
+    _Loader.add_constructor(_tag, _Loader.construct_number)
+_Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
+
+
+def write_yaml(data: Any) -> str:
+    """Plain data as YAML text that `read_yaml` reads back: texts that look like numbers are quoted."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))

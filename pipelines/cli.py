@@ -25,6 +25,7 @@ from pipelines.opening import (
     check_parquet,
     check_retried,
     given_recipe,
+    local_target,
     opened_run,
     selected_run,
     without_pandas,
@@ -150,9 +151,10 @@ def rows(
         store, selection = selected_run(run)
         from curation.results.rows import write_rows
 
-        check_parquet(to)
-        check_outside(store, to)
-        return {"rows": write_rows(store, to, selection=selection), "path": str(to)}
+        file = local_target(to)
+        check_parquet(file)
+        check_outside(store, file)
+        return {"rows": write_rows(store, file, selection=selection), "path": str(file)}
 
     finish(job, as_json, lambda done: say(f"{counted(done['rows'], 'row')} written to {done['path']}"))
 
@@ -181,6 +183,12 @@ def extend(
         str | None, typer.Option(help="their column of alt texts, '' if they have none; default: as in the run")
     ] = None,
     form: Annotated[str | None, typer.Option("--format", help="format of the files; default: as in the run")] = None,
+    quoting: Annotated[
+        str | None, typer.Option(help="quotes in csv and tsv: auto, quoted or none; default: as in the run")
+    ] = None,
+    bad_files: Annotated[
+        str | None, typer.Option(help="files that cannot be read whole: refuse or skip; default: as in the run")
+    ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="cut the new rows into shards and stop; `curate` does the rest")
     ] = False,
@@ -189,6 +197,7 @@ def extend(
 ) -> None:
     """Add input files to a run: new shards behind the old ones, then bring the dataset up to date."""
     given = {"url_column": url_column, "text_column": text_column, "format": form}
+    given |= {"quoting": quoting, "bad_files": bad_files}
     changes = {key: value or None for key, value in given.items() if value is not None}
 
     def job() -> dict[str, Any]:
@@ -316,9 +325,10 @@ def evaluate(
     """Measure a checkpoint: retrieval, zero-shot classification, geometry of the embeddings."""
 
     def job() -> dict[str, Any]:
+        folder = None if to is None else local_target(to)
         from pipelines.models import evaluate_model
 
-        return {"records": evaluate_model(checkpoint, overrides or [], recipe, to, average=average)}
+        return {"records": evaluate_model(checkpoint, overrides or [], recipe, folder, average=average)}
 
     finish(job, as_json, show_records)
 
@@ -337,18 +347,19 @@ def export(
     """Write a dataset or a model in a form that other tools read."""
 
     def job() -> dict[str, Any]:
+        folder = local_target(to)
         check_format(what, form)
         if form in MODEL_FORMATS:
             from pipelines.models import export_model
 
-            return {"files": export_model(what, to, form, average=average), "format": form}
+            return {"files": export_model(what, folder, form, average=average), "format": form}
 
         from curation.results.export import export_img2dataset, export_webdataset
 
         known = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}
         store, _ = opened_run(what)
-        check_outside(store, to)
-        return {"files": [str(f) for f in known[form](store, to)], "format": form}
+        check_outside(store, folder)
+        return {"files": [str(f) for f in known[form](store, folder)], "format": form}
 
     finish(job, as_json, lambda done: say(f"{counted(len(done['files']), 'file')} written to {to}"))
 

@@ -18,8 +18,10 @@ from typing import Any
 
 import ray
 
+from curation import without_texts
 from curation.download import Download
 from curation.erase import finish_rewrites
+from curation.filters.stage import Filter
 from curation.flow import Tables
 from curation.forget.takedown import complete_pending
 from curation.forget.tombstones import Tombstones
@@ -166,6 +168,8 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     flow = recipe.flow()
     # The shards of the last list have the columns of all lists.
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    if (warning := without_texts.warning(store, planned, flow.of(Filter).config)) is not None:
+        logger.warning("%s", warning)
     return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
 
 

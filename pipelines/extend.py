@@ -19,7 +19,7 @@ def extend_plan(
     """The plan with these lists, and the files that were added; nothing is fetched.
 
     recipe:  that of the run.
-    changes: keys of its section `input` that differ for these lists (`url_column`, `text_column`, `format`).
+    changes: keys of its section `input` that differ for these lists (`url_column`, `format`, …).
     Raises InputError for a list that cannot be read, RunDirError if the run is in use.
     """
     complete_pending(store)
@@ -36,6 +36,8 @@ _ARGUMENTS = {
     "input.url_column": "--url-column",
     "input.text_column": "--text-column",
     "input.format": "--format",
+    "input.quoting": "--quoting",
+    "input.bad_files": "--bad-files",
 }
 
 

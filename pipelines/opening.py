@@ -50,6 +50,13 @@ def check_retried(overrides: Sequence[str]) -> None:
             )
 
 
+def local_target(to: Path) -> Path:
+    """The place that `--to` names.  Raises UserError for an address of another place, such as s3://…."""
+    from pairmill.uris import local_path
+
+    return local_path(to, "--to")
+
+
 def check_parquet(to: Path) -> None:
     """Raise UserError for a file to write that is not named as a Parquet file."""
     from pairmill.errors import UserError

@@ -163,7 +163,9 @@ def show_jobs(result: dict[str, Any]) -> None:
 
 def rows_in_shards(planned: dict[str, Any]) -> str:
     """How much is planned."""
-    return f"{counted(planned['rows'], 'row')} in {counted(planned['shards'], 'shard')}"
+    skipped = sum(len(one.get("skipped", ())) for one in planned.get("inputs", ()))
+    left_out = f", {counted(skipped, 'file')} that cannot be read left out" if skipped else ""
+    return f"{counted(planned['rows'], 'row')} in {counted(planned['shards'], 'shard')}{left_out}"
 
 
 def show_version(wanted: bool) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import yaml
 from pydantic import Field, create_model, model_validator
 
 from curation.flow import Flow, flow_of
@@ -72,7 +71,7 @@ class CurateRecipe(_Sections):
 
     def to_yaml(self) -> str:
         """The recipe with every default spelled out; `load_recipe` reads it back to an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml_text.write_yaml(self.model_dump(mode="json"))
 
 
 R = TypeVar("R", bound=Config)

@@ -21,8 +21,6 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pairmill.config import digest
 from pairmill.errors import InputError, JobError, RecipeError, RunDirError
 from pipelines.doctor import project_root
@@ -198,7 +196,9 @@ def entrypoint(prepared: Prepared, run_dir: str, python: str = "python") -> str:
 
 
 def _as_yaml(text: str) -> str:
-    return text if yaml.safe_load(text) == text else json.dumps(text)
+    from pairmill.yaml_text import read_yaml
+
+    return text if read_yaml(text, "run_dir") == text else json.dumps(text)
 
 
 def environment(prepared: Prepared) -> dict[str, str]:

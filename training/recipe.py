@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError
+from pairmill.yaml_text import write_yaml
 from training.data.config import DataConfig
 from training.evaluate.config import EvaluateConfig
 from training.objectives.config import LossConfig
@@ -170,4 +170,4 @@ class TrainRecipe(Config):
 
     def to_yaml(self) -> str:
         """The recipe with every default spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(mode="json"))

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from pairmill.axes import axis
 from pairmill.pages import page_template
+from pairmill.yaml_text import write_yaml
 from tune import plots, wording
 from tune.standings import STATUSES, Standings, Trial
 
@@ -99,7 +98,7 @@ def _headline(standings: Standings) -> dict[str, Any]:
 def _recipe(standings: Standings) -> str:
     """The winner's recipe as YAML; empty without one."""
     recipe = standings.by_id[standings.best["trial"]]["recipe"] if standings.best else None
-    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
+    return write_yaml(recipe) if recipe else ""
 
 
 # The table

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError, nearest
+from pairmill.yaml_text import write_yaml
 from training.recipe import TrainRecipe
 from tune.space import Parameter, check_space
 
@@ -158,4 +158,4 @@ class SweepRecipe(Config):
 
     def to_yaml(self) -> str:
         """The recipe with every default spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(mode="json", exclude_none=True))

@@ -142,12 +142,17 @@ class Filter(Stage):
 
 
 def input_columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """The input list's own columns, for `filter.where` and `filter.callables`; ours win where names clash."""
+    """The input list's own columns, for `filter.where` and `filter.callables`; ours win where names clash.
+
+    Each is there under `input.NAME` too, which is how `filter.where` names one that clashes, or has an odd name.
+    """
     if "input" not in rows.schema.names:
         return {}
     taken = {*rows.schema.names, *(column.name for column in FILTER_COLUMNS)}
-    fields = [f.name for f in rows.schema.field("input").type if f.name not in taken]
-    return {name: pc.struct_field(rows["input"], name) for name in fields}
+    own = [f.name for f in rows.schema.field("input").type]
+    columns = {name: pc.struct_field(rows["input"], [at]) for at, name in enumerate(own)}
+    listed = {f"input.{name}": column for name, column in columns.items()}
+    return {name: column for name, column in columns.items() if name not in taken} | listed
 
 
 def columns_read(config: FilterConfig) -> list[str]:

@@ -52,9 +52,11 @@ IMG2DATASET = pa.schema(
 def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_000) -> list[Path]:
     """Write 00000.tar, … into `to`, each sample as <key>.jpg (or .png, .webp), .txt (the caption) and .json (the rest).
 
-    `sizes.json` beside them holds the number of samples of each, for open_clip.  A sample without a caption has no
-    .txt.  Returns the files written.  Raises RunDirError if nothing is packed yet or rows are being forgotten,
-    UserError if `to` holds something; then nothing is written.
+    `sizes.json` beside them holds the number of samples of each, for open_clip.  The .txt of a sample without a caption
+    is empty, as in img2dataset: `datasets` refuses samples that differ in their files.  Unsigned 64-bit numbers, which
+    most readers of JSON cannot hold, are written as text.
+    Returns the files written.  Raises RunDirError if nothing is packed yet or rows are being forgotten, UserError if
+    `to` holds something; then nothing is written.
     """
     folder = Path(to)
     sizes: dict[str, int] = {}
@@ -66,7 +68,7 @@ def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_
                 whole_file(folder / name) as stream,
                 tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
             ):
-                for row in (row for piece in pieces for row in piece.to_pylist()):
+                for row in (row for piece in pieces for row in _for_json(piece).to_pylist()):
                     _add_sample(tar, _key(number, sizes[name], rows_per_shard), row)
                     sizes[name] += 1
             written.append(folder / name)
@@ -152,14 +154,29 @@ def _key(number: int, sample: int, rows_per_shard: int) -> str:
 def _add_sample(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> None:
     image = row.pop("image")
     members = {PurePath(image["path"]).suffix: image["bytes"]}
-    if row["caption"] is not None:
-        members[".txt"] = row["caption"].encode()
+    members[".txt"] = (row["caption"] or "").encode()
     members[".json"] = json.dumps(_plain({"key": key} | row), ensure_ascii=False).encode()
     for ending, content in members.items():
         # A header of defaults: no time, no owner, mode 0644, so that equal samples are equal bytes.
         header = tarfile.TarInfo(key + ending)
         header.size = len(content)
         tar.addfile(header, io.BytesIO(content))
+
+
+def _for_json(piece: pa.Table) -> pa.Table:
+    """The rows, with unsigned 64-bit numbers as text, whatever their values are."""
+    schema = pa.schema([(field.name, _signed_or_text(field.type)) for field in piece.schema])
+    return piece.cast(schema) if schema != piece.schema.remove_metadata() else piece
+
+
+def _signed_or_text(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_uint64(kind):
+        return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_signed_or_text(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_signed_or_text(kind.value_type)))
+    return kind
 
 
 def _plain(value: object) -> object:

@@ -122,7 +122,6 @@ def test_jsonl_types(tmp_path: Path) -> None:
         ("list.jsonl", b'["u", "t"]\n'),
         ("list.jsonl", b'{"url": "\xff\xfe"}\n'),
         ("list.csv", b"url,text\na,b\nc,d,e\n"),
-        ("list.csv", b""),
         ("list.jsonl.gz", b"not gzip"),
         ("list.tar", b"not a tar" * 100),
     ],

@@ -100,6 +100,7 @@ CHANGES: dict[str, Change] = {
     # Another list, or another way to cut it, is another run: planning refuses the directory.
     **{"run_dir": nothing("other"), "input.path": nothing("other.parquet"), "input.format": nothing("csv")},
     **{"input.url_column": nothing("u"), "input.text_column": nothing("t")},
+    **{"input.quoting": nothing("none"), "input.bad_files": nothing("skip")},
     **{"shards.rows_per_shard": nothing(7), "shards.seed": nothing(1)},
     # How pictures are fetched
     "download.enabled": nothing(False),

@@ -12,7 +12,9 @@ from product_sources import product_sources
 from pairmill import errors
 
 #: Functions that are given a rule and raise it: file:function -> the position of the rule.  Their calls are looked at.
-RELAYS = {"curation/filters/where.py:_refuse": 2, "curation/filters/where.py:_point": 3}
+RELAYS = {"curation/filters/syntax.py:refuse_part": 2, "curation/filters/syntax.py:_point": 3}
+#: The same, where they are imported.
+IMPORTED = {"curation/filters/where.py:refuse_part": 2}
 
 #: Functions that raise a rule again that was one already: file:function -> whose it was.
 AGAIN = {
@@ -86,7 +88,7 @@ def wrong(name: str, tree: ast.Module, family: set[str]) -> Iterator[str]:
         called, where = _called(node.func), f"{name}:{node.lineno}"
         if f"{name}:{function}" in AGAIN:
             continue
-        relay = RELAYS.get(f"{name}:{called}")
+        relay = (RELAYS | IMPORTED).get(f"{name}:{called}")
         if relay is None and called not in family:
             continue
         at = relay or 0
@@ -140,8 +142,9 @@ def test_what_an_error_lacks_is_seen(source: str, lacks: list[str]) -> None:
 
 
 def test_the_rules_that_are_handed_on_are_looked_at() -> None:
-    tree = ast.parse('_refuse(a, b, "x is y", "fix")\n_refuse(a, b, "x must be y", "fix")')
-    assert len(list(wrong("curation/filters/where.py", tree, {"UserError"}))) == 1
+    tree = ast.parse('refuse_part(a, b, "x is y", "fix")\nrefuse_part(a, b, "x must be y", "fix")')
+    for name in ("curation/filters/where.py", "curation/filters/syntax.py"):
+        assert len(list(wrong(name, tree, {"UserError"}))) == 1
     functions = {
         f"{name}:{node.name}"
         for name, tree in product_sources().items()

@@ -9,7 +9,7 @@ import pytest
 
 from pairmill.errors import UserError
 from pairmill.store import Store
-from pairmill.uris import absolute, expand_braces, files_at, filesystem_of, find
+from pairmill.uris import absolute, expand_braces, files_at, filesystem_of, find, local_path
 
 
 def fill(root: Path, *names: str) -> None:
@@ -176,7 +176,7 @@ def test_a_bucket_out_of_reach_is_an_error_of_the_user(monkeypatch: pytest.Monke
             raise OSError("Could not resolve host")
 
     monkeypatch.setattr("pairmill.uris.pafs.FileSystem", Unreachable)
-    with pytest.raises(UserError, match=r"must exist and be reachable\n.*s3://b/x \(Could not resolve host\)"):
+    with pytest.raises(UserError, match=r"that this machine reaches\n.*s3://b/x \(Could not resolve host\)"):
         filesystem_of("s3://b/x")
 
 
@@ -190,3 +190,18 @@ def test_home_and_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert absolute(f"file://{tmp_path}/run") == f"{tmp_path}/run" and absolute("s3://b/run/") == "s3://b/run"
     Store("~/run").write_json("x.json", {})
     assert (tmp_path / "run" / "x.json").exists() and not Path("~").exists()
+
+
+@pytest.mark.parametrize("given", ["s3://bucket/x", "s3:/bucket/x", "gs://bucket/x", "https://a/x", "az://a/x"])
+def test_what_is_written_here_must_be_a_path_of_this_machine(given: str) -> None:
+    for form in (given, Path(given)):
+        with pytest.raises(UserError, match="--to must be a path on this machine") as error:
+            local_path(form, "--to")
+        assert given.replace("s3:/b", "s3://b").split("/")[2] in str(error.value.value)
+
+
+def test_a_target_is_where_the_user_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for given in ("~/x", "x", f"file://{tmp_path}/x", Path("~/x"), Path(f"file://{tmp_path}/x")):
+        assert local_path(given, "--to") == tmp_path / "x"

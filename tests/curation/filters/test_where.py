@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.filters.where import MAX_CHARACTERS, WhereConfig, columns_of, compile_where
+from curation.filters.syntax import MAX_CHARACTERS
+from curation.filters.where import WhereConfig, columns_of, compile_where
 from pairmill.errors import RecipeError
 
 ROWS = [
@@ -218,3 +219,67 @@ def test_any_text_is_compiled_or_refused(text: str) -> None:
     except RecipeError:
         return
     assert len(found) == len(ROWS)
+
+
+LISTED = pa.table(
+    {
+        "width": pa.array([10, 20], pa.int32()),
+        "input.width": ["300", "wide"],
+        "clip-b32": [0.31, 0.2],
+        "input.clip-b32": [0.31, 0.2],
+        "input.a b": ["x", "y"],
+        "input.class": [1, 2],
+        "score": [" 1e-2 ", ""],
+        "input.score": [" 1e-2 ", ""],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("input['clip-b32'] > 0.3", [True, False]),
+        ("input['a b'] == 'x' and width < 20", [True, False]),
+        ("input.score == input['score']", [True, True]),
+        ("input['class'] in (2, 3)", [False, True]),
+        ("number(input.width) >= 256 and width < 256", [True, None]),
+        ("number(score) < 0.1", [True, None]),
+        ("number(width) + 1 == 11", [True, False]),
+        ("is_null(number(input.width))", [False, True]),
+    ],
+)
+def test_columns_of_the_list_under_any_name(text: str, expected: list[bool | None]) -> None:
+    assert where(text, LISTED) == expected
+
+
+@pytest.mark.parametrize("text", ["1", "+1", "-1.5", ".5", "5.", "1e3", "1E-3", " 7 "])
+def test_a_text_spells_the_number_that_python_reads(text: str) -> None:
+    assert where(f"number(t) == {float(text)!r}", pa.table({"t": [text]})) == [True]
+
+
+@pytest.mark.parametrize("text", ["", "nan", "inf", "0x10", "1,000", "1e", "one", "1_0", "--1", "."])
+def test_a_text_that_spells_no_number_is_null(text: str) -> None:
+    assert where("number(t) == 0", pa.table({"t": [text]})) == [None]
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("clip-b32 > 0.3", "input['clip-b32']"),
+        ("input.clip > 0.3", "input['clip-b32']"),
+        ("input['widht'] == '300'", "input.width"),
+        ("klass == 1", "input['class']"),
+        ("score > 0.1", "number(x)"),
+        ("score + 1 > 0.1", "number(x)"),
+    ],
+)
+def test_a_mistake_gives_the_spelling_that_works(text: str, fix: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        compile_where(text, LISTED.schema)
+    assert fix in error.value.fix
+
+
+@pytest.mark.parametrize("text", ["input > 1", "input.a.b == 1", "input[0] == 1", "input[x] == 1", "width.x == 1"])
+def test_only_the_list_has_columns_within(text: str) -> None:
+    with pytest.raises(RecipeError):
+        compile_where(text, LISTED.schema)

@@ -60,11 +60,43 @@ def test_open_clip_decodes_the_samples_and_counts_them(finished: Store, tmp_path
         assert Image.open(io.BytesIO(sample["jpg"])).size == (96, 64)
 
 
-def test_a_sample_without_a_caption_has_no_text(tmp_path: Path) -> None:
+def test_a_sample_without_a_caption_has_an_empty_text(tmp_path: Path) -> None:
+    read = samples(export_webdataset(without_some_captions(tmp_path), tmp_path / "tars"))
+    assert sorted(s["txt"] for s in read) == [b"", b"ball"]
+    assert sorted(json.loads(s["json"])["caption"] or "none" for s in read) == ["ball", "none"]
+
+
+def without_some_captions(folder: Path) -> Store:
+    """A run with two pairs, of which one has no caption."""
     rows = [{"url": "http://a.example/ok/1", "text": ""}, {"url": "http://a.example/ok/2", "text": "ball"}]
-    store = make_run(tmp_path, rows, recaption=False, translate=False)
-    read = samples(export_webdataset(store, tmp_path / "tars"))
-    assert sorted(s.get("txt", b"none") for s in read) == [b"ball", b"none"]
+    return make_run(folder, rows, recaption=False, translate=False)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_datasets_loads_the_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    store = without_some_captions(tmp_path)
+    # A hash from 2**63 on, which JSON numbers of most readers do not hold, and a number of the list like it.
+    for at, part in enumerate(store.index(PAIRS)):
+        rows = store.load(PAIRS, part)
+        big = pa.array([2**63 + at + row for row in range(len(rows))], pa.uint64())
+        rows = rows.set_column(rows.schema.get_field_index("phash"), "phash", big)
+        rows = rows.drop_columns([name for name in ("input",) if name in rows.schema.names])
+        own = pa.StructArray.from_arrays([big, pa.array([[1]] * len(rows), pa.list_(pa.uint64()))], names=["n", "m"])
+        store.remove_shard(PAIRS, part)
+        store.commit(PAIRS, part, "k", rows.append_column("input", own), {})
+    packed = pairs(store)
+    files = [str(file) for file in export_webdataset(store, tmp_path / "tars") if file.suffix == ".tar"]
+    loaded = list(
+        datasets.load_dataset(
+            "webdataset", data_files=files, split="train", streaming=streaming, cache_dir=str(tmp_path / "cache")
+        )
+    )
+    assert [row["json"]["uid"] for row in loaded] == [row["uid"] for row in packed]
+    assert [row["json"]["phash"] for row in loaded] == [str(row["phash"]) for row in packed]
+    assert [row["json"]["input"]["n"] for row in loaded] == [str(row["input"]["n"]) for row in packed]
+    assert [row["txt"] or None for row in loaded] == [row["caption"] for row in packed]
 
 
 def test_values_that_json_does_not_know(tmp_path: Path) -> None:

@@ -1,0 +1,215 @@
+"""The language of `filter.where` as trees of Python's own parser: what is of the language, and what each node says.
+
+Only a closed list of nodes is accepted.  The language itself is described in `where`.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from keyword import iskeyword
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pairmill.errors import RecipeError, nearest
+
+#: Bounds on the text, so that a hostile expression is refused immediately.
+MAX_CHARACTERS = 4_000
+MAX_NODES = 1_000
+MAX_DEPTH = 40
+
+COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: pc.equal,
+    ast.NotEq: pc.not_equal,
+    ast.Lt: pc.less,
+    ast.LtE: pc.less_equal,
+    ast.Gt: pc.greater,
+    ast.GtE: pc.greater_equal,
+}
+ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: pc.add,
+    ast.Sub: pc.subtract,
+    ast.Mult: pc.multiply,
+    ast.Div: pc.divide,
+}
+TEXT_SEARCH: Mapping[str, Callable[[Any, str], Any]] = {
+    "matches": pc.match_substring_regex,
+    "contains": pc.match_substring,
+    "startswith": pc.starts_with,
+}
+_FUNCTIONS = ("len", "number", "is_null", *TEXT_SEARCH)
+#: The struct that holds the list's own columns.
+_INPUT = "input"
+
+_SEE = "see the language in curation/filters/where.py"
+
+
+@lru_cache(maxsize=64)
+def parse(text: str) -> tuple[ast.expr, dict[str, ast.expr]]:
+    """The checked tree, and each column's name with its first occurrence, sorted by name."""
+    if len(text) > MAX_CHARACTERS:
+        raise RecipeError(
+            f"filter.where must have at most {MAX_CHARACTERS} characters",
+            value=f"{len(text)} characters",
+            fix="use filter.callables for long rules",
+        )
+    source = text.replace("\n", " ").strip()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # '\d' is an invalid escape in Python and just what a regex needs
+            tree = ast.parse(source, mode="eval").body
+    except SyntaxError as error:
+        _point(text, source, (error.offset or 1) - 1, f"it must be an expression: {error.msg}", _SEE)
+    except (ValueError, RecursionError, MemoryError):
+        _point(text, source, 0, "it must not be nested too deeply or hold a null byte", "write it more simply")
+    names: dict[str, ast.expr] = {}
+    pending, seen = [(tree, 0)], 0
+    while pending:
+        node, depth = pending.pop()
+        seen += 1
+        if depth > MAX_DEPTH or seen > MAX_NODES:
+            refuse_part(
+                text,
+                node,
+                f"it must have at most {MAX_NODES} terms, {MAX_DEPTH} levels deep",
+                "use filter.callables for long rules",
+            )
+        if (name := name_of(node)) is not None:
+            names.setdefault(name, node)
+        pending.extend((child, depth + 1) for child in reversed(_operands(text, node)))
+    return tree, dict(sorted(names.items()))
+
+
+def name_of(node: ast.expr) -> str | None:
+    """The column that a node names, of the list itself as `input.NAME`; None for another node."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=ast.Name(id="input"), attr=name):
+            return f"{_INPUT}.{name}"
+        case ast.Subscript(value=ast.Name(id="input"), slice=ast.Constant(value=str(name))):
+            return f"{_INPUT}.{name}"
+    return None
+
+
+def _spelled(name: str) -> str:
+    """How an expression names a column."""
+    if name.isidentifier() and not iskeyword(name):
+        return name
+    own = name.removeprefix(f"{_INPUT}.")
+    return f"{_INPUT}[{own!r}]" if not own.isidentifier() or iskeyword(own) else f"{_INPUT}.{own}"
+
+
+def nearest_columns(name: str, known: Iterable[str]) -> str:
+    """Columns that look like `name`, as an expression names them; columns of the list need `input` only if clashing."""
+    plain = {column.removeprefix(f"{_INPUT}."): column for column in known}
+    close = nearest(name.removeprefix(f"{_INPUT}."), plain)
+    return ", ".join(_spelled(plain[column]) for column in close.split(", ") if column in plain)
+
+
+def _operands(text: str, node: ast.expr) -> list[ast.expr]:
+    """The operands of a node of the language; refuses any other node."""
+    match node:
+        case ast.Name() | ast.Attribute() | ast.Subscript() if name_of(node) is not None:
+            return []
+        case ast.Constant():
+            literal(text, node)
+            return []
+        case ast.BoolOp(values=values):
+            return values
+        case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd(), operand=operand):
+            return [operand]
+        case ast.BinOp(left=left, right=right, op=op) if type(op) in ARITHMETIC:
+            return [left, right]
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            operands = [left]
+            for compare, right in zip(ops, comparators, strict=True):
+                if isinstance(compare, ast.In | ast.NotIn):
+                    members(text, right)
+                elif type(compare) in COMPARE:
+                    operands.append(right)
+                else:
+                    refuse_part(text, right, "a comparison must not use `is`", "write is_null(x), or ==")
+            if any(isinstance(compare, ast.In | ast.NotIn) for compare in ops[:-1]):
+                refuse_part(text, node, "`in` must be the last of a chained comparison", "split it with `and`")
+            return operands
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            wanted = 2 if name in TEXT_SEARCH else 1
+            if len(args) != wanted:
+                refuse_part(text, node, f"{name} must have {wanted} argument(s), not {len(args)}", _SEE)
+            if wanted == 2:
+                search_text(text, name, args[1])
+            return args[:1]
+        case ast.Call(func=ast.Name(id=name)):
+            refuse_part(
+                text,
+                node,
+                f"it must call a known function: {name} in this form is none",
+                f"use {', '.join(_FUNCTIONS)}",
+            )
+        case _:
+            kind = type(node.op).__name__ if isinstance(node, ast.BinOp | ast.UnaryOp) else type(node).__name__
+            refuse_part(text, node, f"every part must be of the language, and {kind} is not", _SEE)
+
+
+def literal(text: str, node: ast.expr) -> str | int | float | bool:
+    match node:
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if value is not True:
+            return -value
+        case ast.Constant(value=str() | bool() | float() as value):
+            return value
+        case ast.Constant(value=int() as value):
+            if value >= 2**63:
+                refuse_part(text, node, "a whole number must be below 2**63", "write it as 1e20")
+            return value
+        case ast.Constant(value=None):
+            refuse_part(text, node, "a literal must not be None", "write is_null(x)")
+    refuse_part(text, node, "this must be a literal text, number, True or False", _SEE)
+
+
+def members(text: str, node: ast.expr) -> list[str | int | float | bool]:
+    if isinstance(node, ast.Tuple | ast.List | ast.Set) and len(node.elts) <= MAX_NODES:
+        return [literal(text, element) for element in node.elts]
+    refuse_part(
+        text,
+        node,
+        "`in` must be followed by literals in parentheses",
+        "write x in ('en', 'zh'), or contains(x, 'part')",
+    )
+
+
+def search_text(text: str, name: str, node: ast.expr) -> str:
+    value = literal(text, node)
+    if not isinstance(value, str):
+        refuse_part(text, node, f"the second argument of {name} must be a literal text", "put it in quotes")
+    if name == "matches":
+        try:
+            pc.match_substring_regex(pa.scalar(""), value)
+        except pa.ArrowInvalid as error:
+            refuse_part(
+                text,
+                node,
+                f"this must be an RE2 regular expression ({error})",
+                "write it without look-around and back-references",
+            )
+    return value
+
+
+def refuse_part(text: str, node: ast.expr, problem: str, fix: str) -> NoReturn:
+    source = text.replace("\n", " ").strip()
+    # The parser counts bytes of UTF-8.
+    at = len(source.encode()[: node.col_offset].decode(errors="ignore"))
+    _point(text, source, at, problem, fix)
+
+
+def _point(text: str, source: str, at: int, problem: str, fix: str) -> NoReturn:
+    """Raise RecipeError with a window of the expression and a caret under the character `at`."""
+    start = max(0, at - 60)
+    window = source[start : at + 40]
+    raise RecipeError(
+        f"filter.where, column {at + 1}: {problem}", value=f"{window}\n       {' ' * (at - start)}^", fix=fix
+    )

@@ -1,0 +1,150 @@
+"""Columns as other programs write them arrive with their values, or the error says which and how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from listed import own, read
+
+from curation.inputs import InputConfig
+from curation.plan import ShardsConfig, plan
+from pairmill.errors import InputError
+from pairmill.store import Store
+
+
+def jsonl(path: Path, *values: object) -> Path:
+    rows = [{"url": f"http://a/{path.stem}{at}", "text": "t", "n": value} for at, value in enumerate(values)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def parquet(path: Path, values: pa.Array, name: str = "n") -> Path:
+    columns = {"url": [f"http://a/{path.stem}{at}" for at in range(len(values))], "text": ["t"] * len(values)}
+    pq.write_table(pa.table(columns | {name: values}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([2**63 + 11, 12], ["9223372036854775819", "12"]),
+        ([2**64], ["18446744073709551616"]),
+        ([-(2**63) - 1, None], ["-9223372036854775809", None]),
+        ([2**63, "x"], ["9223372036854775808", "x"]),
+        ([2**63, 1.5], ["9223372036854775808", "1.5"]),
+        # A double holds whole numbers up to 2**53.
+        ([2**53 + 1, 0.5], ["9007199254740993", "0.5"]),
+        ([2**53, 0.5], [2.0**53, 0.5]),
+        ([2**63 - 1, 1], [2**63 - 1, 1]),
+    ],
+)
+def test_whole_numbers_of_any_size_are_exact(tmp_path: Path, values: list[object], expected: list[object]) -> None:
+    assert own(read(jsonl(tmp_path / "1.jsonl", *values)), "n") == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([2**63], [1], ["9223372036854775808", "1"]),
+        ([1], ["x"], ["1", "x"]),
+        ([None], [2**64], [None, "18446744073709551616"]),
+        ([1.5], [2], [1.5, 2.0]),
+        ([True], [2], ["true", "2"]),
+        ([[1]], [2], ["[1]", "2"]),
+    ],
+)
+def test_parts_of_json_share_a_type(
+    tmp_path: Path, first: list[object], second: list[object], expected: list[object]
+) -> None:
+    jsonl(tmp_path / "1.jsonl", *first)
+    jsonl(tmp_path / "2.jsonl", *second)
+    assert own(read(tmp_path), "n") == expected
+
+
+WORDS = [["cc3m", "cc3m"], ["laion", None]]
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        lambda values: pa.array(values).dictionary_encode(),
+        lambda values: pa.array(values, pa.large_string()).dictionary_encode(),
+        lambda values: pa.array(values, pa.dictionary(pa.int8(), pa.string())),
+        lambda values: pa.array([[v] for v in values], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        lambda values: pa.array([{"s": v} for v in values], pa.struct([("s", pa.dictionary(pa.int32(), pa.string()))])),
+    ],
+)
+def test_dictionary_columns_of_several_files_are_plain_values(tmp_path: Path, encoded: object) -> None:
+    folder = tmp_path / "list"
+    folder.mkdir()
+    arrays = [encoded(words) for words in WORDS]  # type: ignore[operator]
+    for at, array in enumerate(arrays):
+        parquet(folder / f"{at}.parquet", array)
+    assert own(read(folder), "n") == [value for array in arrays for value in array.to_pylist()]
+    store = Store(str(tmp_path / "run"))
+    made = plan(store, InputConfig(path=str(folder)), ShardsConfig(rows_per_shard=3))
+    shards = [store.read_table(f"plan/shard-{number:06d}.parquet") for number in made.shard_numbers()]
+    assert sum(map(len, shards)) == made.rows == 4
+
+
+def test_a_dictionary_and_a_plain_column_are_one(tmp_path: Path) -> None:
+    parquet(tmp_path / "1.parquet", pa.array(["x"]).dictionary_encode())
+    parquet(tmp_path / "2.parquet", pa.array(["y"]))
+    assert own(read(tmp_path), "n") == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["url", "text"])
+def test_urls_and_texts_may_be_a_dictionary(tmp_path: Path, name: str) -> None:
+    for at in range(2):
+        columns = {"url": pa.array([f"http://a/{at}"]), "text": pa.array([f"t{at}"])}
+        columns[name] = columns[name].dictionary_encode()
+        pq.write_table(pa.table(columns), tmp_path / f"{at}.parquet")
+    rows = read(tmp_path)
+    assert (rows["url"].to_pylist(), rows["alt"].to_pylist()) == (["http://a/0", "http://a/1"], ["t0", "t1"])
+
+
+def test_types_that_no_column_holds_are_named_with_their_files(tmp_path: Path) -> None:
+    parquet(tmp_path / "1.parquet", pa.array([1]))
+    parquet(tmp_path / "2.parquet", pa.array([True]))
+    with pytest.raises(InputError) as error:
+        read(tmp_path)
+    assert all(part in str(error.value.value) for part in ("'n'", "int64", "bool", "1.parquet", "2.parquet"))
+
+
+def test_a_value_that_the_shared_type_does_not_hold_is_named(tmp_path: Path) -> None:
+    parquet(tmp_path / "1.parquet", pa.array([1, 2**53 + 1]))
+    parquet(tmp_path / "2.parquet", pa.array([0.5]))
+    with pytest.raises(InputError, match=r"1\.parquet: row 2, column 'n'"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pa.array([["a dog", "a brown dog"]]),
+        pa.array([["a dog", "a brown dog"]], pa.list_(pa.string(), 2)),
+        pa.array([["a dog"]], pa.large_list(pa.string())),
+        pa.array([{"en": "a dog"}]),
+    ],
+)
+def test_several_texts_in_parquet_are_refused_with_what_to_do(tmp_path: Path, texts: pa.Array) -> None:
+    pq.write_table(pa.table({"url": ["http://a/1"], "text": texts}), tmp_path / "1.parquet")
+    with pytest.raises(InputError) as error:
+        read(tmp_path)
+    assert all(part in str(error.value.value) for part in ("1.parquet", "'text'", str(texts.type).split("<")[0]))
+    assert "a row for each text" in error.value.fix
+
+
+@pytest.mark.parametrize("text", [["a dog", "a brown dog"], [], {"en": "a dog"}])
+def test_several_texts_in_json_are_refused_with_the_line(tmp_path: Path, text: object) -> None:
+    rows = [{"url": "http://a/1", "text": "x"}, {"url": "http://a/2", "text": text}]
+    (tmp_path / "1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as error:
+        read(tmp_path)
+    assert all(part in str(error.value.value) for part in ("1.jsonl", "line 2", "'text'"))
+    assert "a row for each text" in error.value.fix
+    assert len(read(tmp_path, text_column=None)) == 2
