@@ -111,6 +111,8 @@ def show_demo(result: dict[str, Any]) -> None:
 def show_training(result: dict[str, Any]) -> None:
     state = "finished" if result["finished"] else "stopped; the same command resumes"
     say(f"step {result['step']} of {result['steps']}, {state}")
+    if result["metrics"] and result.get("evaluated") != result["step"]:
+        say(f"evaluated after step {result.get('evaluated', 'unknown')}:")
     for name, value in result["metrics"].items():
         say(f"  {name:<50} {value:.4f}")
     say(f"checkpoint: {result['checkpoint']}")

@@ -59,6 +59,7 @@ class Progress(NamedTuple):
     step: int  #: optimiser updates made, so also global batches consumed
     plan: str  #: fingerprint of the data plan
     metrics: Mapping[str, float]  #: of the latest evaluation
+    evaluated: int | None  #: the step of that evaluation; None: there was none
 
 
 def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int) -> None:
@@ -79,7 +80,7 @@ def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int)
         del weights, state, own
         fault_point("train.save")
         ray_train.report(
-            {"step": progress.step, **progress.metrics},
+            {"step": progress.step, "evaluated": progress.evaluated, **progress.metrics},
             checkpoint=ray_train.Checkpoint.from_directory(str(folder)) if folder else None,
             # A run that dies between upload and commit uploads the same step again.
             checkpoint_dir_name=_from_first(f"step-{progress.step:09d}-{uuid.uuid4().hex[:8]}"),
@@ -134,7 +135,9 @@ def restore(learner: Learner, folder: Path) -> Progress:
     load(engine, weights, _loaded(folder / OPTIMIZER_FILE))
     if ema is not None and (folder / EMA_FILE).exists():
         ema.load_state_dict(_loaded(folder / EMA_FILE))
-    return Progress(int(data["step"]), str(data["plan"]), dict(data["metrics"]))
+    step, metrics = int(data["step"]), dict(data["metrics"])
+    # Checkpoints of earlier versions do not say; they were evaluated before they were saved.
+    return Progress(step, str(data["plan"]), metrics, data.get("evaluated", step if metrics else None))
 
 
 def _loaded(file: Path) -> Any:

@@ -178,7 +178,7 @@ def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dic
     if result.checkpoint is None:
         raise JobError("training ended without a checkpoint\nfix: run it again")
     metrics = dict(result.metrics or {})
-    step = int(metrics.pop("step", 0))
+    step, evaluated = int(metrics.pop("step", 0)), metrics.pop("evaluated", None)
     outcome = {
         "checkpoint": store.uri_of(result.checkpoint.path),
         "best_checkpoint": store.uri_of(_best(result.best_checkpoints, keep_best).path) if keep_best else None,
@@ -186,6 +186,7 @@ def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dic
         "steps": steps,
         "finished": step >= steps,
         "metrics": metrics,
+        "evaluated": evaluated,
         "metrics_before": _first_metrics(store),
     }
     store.write_json(RESULT_FILE, outcome)

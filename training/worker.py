@@ -141,11 +141,14 @@ def _train(payload: Payload) -> None:
     evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
     stop = _Stop(store) if rank == 0 else None
 
-    metrics = dict(progress.metrics)
+    metrics, evaluated = dict(progress.metrics), progress.evaluated
     if progress.step == 0 and recipe.evaluate.datasets:
         # Where the run starts from: chance, or what the pretrained weights know.
-        metrics = evaluation(0)
+        metrics, evaluated = evaluation(0), 0
         check_best(recipe.checkpoint.keep_best, metrics)
+    elif evaluated != progress.step and _due(progress.step, recipe.evaluate.every_steps):
+        # The run was asked to stop at this step, and saved before it measured.
+        metrics, evaluated = evaluation(progress.step), progress.step
     with batches(
         plan,
         payload.reader,
@@ -201,13 +204,14 @@ def _train(payload: Payload) -> None:
                             "skipped": agreed.skipped,
                         },
                     )
-            last = done == payload.end or agreed.stop
-            if _due(done, recipe.evaluate.every_steps) or (last and recipe.evaluate.datasets):
-                metrics = evaluation(done)
-            if last or _due(done, recipe.checkpoint.every_steps):
+            ended = done == payload.end
+            # Who asks a run to stop may wait only a minute: what is due is measured where it resumes.
+            if (ended and recipe.evaluate.datasets) or (not agreed.stop and _due(done, recipe.evaluate.every_steps)):
+                metrics, evaluated = evaluation(done), done
+            if ended or agreed.stop or _due(done, recipe.checkpoint.every_steps):
                 if telemetry is not None:
                     telemetry.flush()
-                save(learner, Progress(done, plan.fingerprint, metrics), describe, rank=rank)
+                save(learner, Progress(done, plan.fingerprint, metrics, evaluated), describe, rank=rank)
             if agreed.stop:
                 break
     if telemetry is not None:
@@ -227,7 +231,7 @@ def _restored(learner: Learner, payload: Payload) -> Progress:
         begin = Store(payload.begin)
         checkpoint = ray_train.Checkpoint(begin.path("").rstrip("/"), filesystem=begin.filesystem)
     if checkpoint is None:
-        return Progress(0, plan.fingerprint, {})
+        return Progress(0, plan.fingerprint, {}, None)
     with checkpoint.as_directory() as folder:
         progress = restore(learner, Path(folder))
     gc.collect()

@@ -152,9 +152,16 @@ def test_a_run_that_is_asked_to_stop_saves_first(emoji: str, tmp_path: Path, mon
     (tmp_path / "run").mkdir()
     monkeypatch.setattr("training.driver.STOP_FILE", "another")  # the driver clears it when it starts
     (tmp_path / "run" / "stop").touch()
-    stopped = train(recipe(emoji, tmp_path / "run", compute={"workers": 1}), quiet=True)
-    assert not stopped["finished"] and stopped["step"] == 1
+    wanted = recipe(emoji, tmp_path / "run", compute={"workers": 1}, train={"steps": 2}, evaluate={"every_steps": 1})
+    stopped = train(wanted, quiet=True)
+    assert not stopped["finished"] and (stopped["step"], stopped["evaluated"]) == (1, 0)
     assert json.loads((Path(stopped["checkpoint"]) / "training.json").read_text())["step"] == 1
+    # What was due at the stop is measured where the run resumes.
+    (tmp_path / "run" / "stop").unlink()
+    ended = train(wanted, quiet=True)
+    assert ended["finished"] and (ended["step"], ended["evaluated"]) == (2, 2)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "emoji/image_retrieval_recall@1" in line] == [0, 1, 2]
 
 
 @pytest.mark.ray

@@ -81,7 +81,7 @@ def _saved(rank: int, folder: Path) -> None:
     parts = Parts(model_weights(engine), optimizer_state(engine), ema, own)
     used = _used()
     describe = Describe(model_description(used.model, engine.module.model), open_tokenizer(used.model))
-    write(folder, parts, Progress(1, "plan", {}), describe)
+    write(folder, parts, Progress(1, "plan", {}, None), describe)
 
 
 def _tried(rank: int, folders: dict[str, Path]) -> dict[str, str]:
