@@ -116,6 +116,20 @@ def derived_from(base: type, *, key: str) -> Callable[[str, Any], None]:
     return check
 
 
+def require_names(name: str, found: Any, attribute: str, *, what: str, example: str) -> None:
+    """Raise RecipeError unless a class declares an attribute as a tuple of names.
+
+    what: what the class must be, in words.  example: of such a tuple, as written.
+    """
+    given = getattr(found, attribute, None)
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise RecipeError(
+            f"{what} must declare `{attribute}` as a tuple of names",
+            value=f"{name}: {given!r}",
+            fix=f"write {attribute} = {example}",
+        )
+
+
 def with_methods(*names: str, key: str) -> Callable[[str, Any], None]:
     """A registry's `check`: what an import path leads to must have these methods."""
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pairmill.errors import InputError, RecipeError
-from pairmill.registry import NamedConfig, Registry, derived_from
+from pairmill.registry import NamedConfig, Registry, derived_from, require_names
 
 if TYPE_CHECKING:
     from training.evaluate.config import EvaluateConfig, EvaluateDatasetConfig
@@ -76,13 +76,7 @@ class DatasetKind(ABC):
 
 def _check_kind(name: str, found: Any) -> None:
     derived_from(DatasetKind, key="evaluate.datasets.kind")(name, found)
-    gives = getattr(found, "gives", None)
-    if not isinstance(gives, list | tuple) or not all(isinstance(one, str) for one in gives):
-        raise RecipeError(
-            "a kind of evaluate.datasets must declare `gives` as a tuple of names",
-            value=f"{name}: {gives!r}",
-            fix='write gives = ("image_ND", "text_UD")',
-        )
+    require_names(name, found, "gives", what="a kind of evaluate.datasets", example='("image_ND", "text_UD")')
     if not isinstance(getattr(found, "task", None), str):
         raise RecipeError(
             "a kind of evaluate.datasets must declare `task`, its name in the records",

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from pairmill.errors import RecipeError
-from pairmill.registry import NamedConfig, Registry, derived_from
+from pairmill.registry import NamedConfig, Registry, derived_from, require_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,13 +122,7 @@ class Accuracy(Metric):
 
 def _check_metric(name: str, found: Any) -> None:
     derived_from(Metric, key="evaluate.metrics")(name, found)
-    needs = getattr(found, "needs", None)
-    if not isinstance(needs, list | tuple) or not all(isinstance(one, str) for one in needs):
-        raise RecipeError(
-            "a metric of evaluate.metrics must declare `needs` as a tuple of names",
-            value=f"{name}: {needs!r}",
-            fix='write needs = ("image_ND",)',
-        )
+    require_names(name, found, "needs", what="a metric of evaluate.metrics", example='("image_ND",)')
 
 
 METRICS: Registry[type[Metric]] = Registry(
