@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
+from curation.images.header import sniff
 from curation.schema import live
 from curation.stage import Column, Stage
 from pairmill.config import Config
@@ -119,13 +120,12 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
     return pa.table(packed)
 
 
-#: How the encoded images of each format begin, and the extension of their names.
-_BEGINNINGS = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
+#: Extensions of the names of encoded images, by what `sniff` calls them.
+_EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
 def _path(extension: str, uid: str, image: bytes | None) -> str:
-    known = (ending for begins, ending in _BEGINNINGS.items() if image is not None and image.startswith(begins))
-    return f"{uid}.{next(known, extension)}"
+    return f"{uid}.{_EXTENSIONS.get(sniff(image or b'') or '', extension)}"
 
 
 _TEXT_SOURCES = ("caption", "language", "recaptions", "translations")
