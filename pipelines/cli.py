@@ -6,10 +6,7 @@ Results go to stdout; progress, log lines and errors go to stderr.
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -33,7 +30,6 @@ from pipelines.opening import (
 from pipelines.output import (
     counted,
     finish,
-    keep_stdout,
     rows_in_shards,
     say,
     show_demo,
@@ -45,6 +41,7 @@ from pipelines.output import (
     show_training,
     show_version,
 )
+from pipelines.startup import prepare_process
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -487,15 +484,7 @@ def doctor(
 
 def main() -> None:
     """Entry point: stdout is kept for results, whatever libraries print."""
-    # Imports make many objects that stay; at the default threshold of 700, a short command spends a twentieth of its
-    # time looking through them for garbage.
-    gc.set_threshold(20_000)
-    keep_stdout()
-    # Pydantic would read the metadata of every installed package in search of plugins, at every start.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
-    for noisy in ("ray", "aiohttp", "asyncio", "PIL"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    prepare_process()
     check_packages()
     app(prog_name="pairmill")
 
