@@ -200,13 +200,18 @@ def test_an_extension_killed_anywhere_is_done_again_by_the_same_call(
     assert was.items() <= now.items()
 
 
-def test_a_smaller_extension_after_a_killed_one_leaves_nothing_of_it(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def killed_extension(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the shards of another list, and fail before they count."""
     with monkeypatch.context() as patch:
         patch.setattr(faults, "_armed", faults._parse("extend.commit.before_write:raise@1", str(tmp_path)))
         with pytest.raises(InjectedFault):
             add(store, write(tmp_path / "b.parquet", ROWS[30:]))
+
+
+def test_a_smaller_extension_after_a_killed_one_leaves_nothing_of_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_extension(store, tmp_path, monkeypatch)
     made, _ = add(store, write(tmp_path / "c.parquet", ROWS[30:38]))
     assert sorted(store.index("plan")) == list(made.shard_numbers()) == [0, 1, 2, 3, 4]
     assert len(list(Path(store.path("plan")).glob("*.parquet"))) == 5
@@ -215,10 +220,7 @@ def test_a_smaller_extension_after_a_killed_one_leaves_nothing_of_it(
 def test_a_removal_that_was_cut_short_is_completed(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(faults, "_armed", faults._parse("extend.commit.before_write:raise@1", str(tmp_path)))
-        with pytest.raises(InjectedFault):
-            add(store, write(tmp_path / "b.parquet", ROWS[30:]))
+    killed_extension(store, tmp_path, monkeypatch)
     assert sorted(store.index("plan")) == [0, 1, 2, 3, 4, 5, 6]
     store.remove_shard("plan", 4)  # as far as a killed removal came
     remove_unplanned(store, 4)
