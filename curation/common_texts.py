@@ -19,10 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.plan import Plan
+from curation.plan_file import Plan
 from curation.visiting import read_ahead
 from pairmill.folding import text_digest
-from pairmill.store import Store, content_digest, shard_key
+from pairmill.store import Store, shard_key
+from pairmill.table_files import content_digest
 
 #: The column: whether more rows of the whole list have a row's alt text than the rule allows.
 COMMON_TEXT = "text_is_common"
@@ -45,10 +46,10 @@ def common_texts_table(most: int) -> str:
 
 
 def mark_common_texts(store: Store, plan: Plan, most: int) -> None:
-    """Bring the table up to date with the plan; costs one small read if it already is."""
+    """Bring the table up to date with the plan; costs one small read and a listing if it already is."""
     table = common_texts_table(most)
     done = f"{table}/plan.json"
-    if store.read_json(done) == {"fingerprint": plan.fingerprint}:
+    if store.read_json(done) == {"fingerprint": plan.fingerprint} and len(store.index(table)) == plan.shards:
         return
     with store.scratch("texts") as scratch, ThreadPoolExecutor(_READERS) as pool:
         buckets = min(_MAX_BUCKETS, 1 + plan.rows // _BUCKET_ROWS)

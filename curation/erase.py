@@ -19,7 +19,8 @@ from curation.schema import DROPS, count_drops
 from curation.table import Table
 from pairmill.config import bytes_digest
 from pairmill.errors import IntegrityError
-from pairmill.store import Entry, Store, content_digest, parquet_bytes, shard_file
+from pairmill.store import Entry, Store, shard_file
+from pairmill.table_files import content_digest, data_facts, parquet_bytes
 
 #: The rows of a committed shard to the same rows in the same order without what must go.  It must be idempotent.
 Change = Callable[[pa.Table], pa.Table]
@@ -125,8 +126,8 @@ def _replace(store: Store, step: _Step, shard: int) -> None:
     note = f"{NOTES}/{shard:06d}-{name.replace('/', '.')}.json"
     data = None if step.rows is None else parquet_bytes(step.rows)
     if data is not None:
-        manifest["bytes"] = data.nbytes
-    file = None if data is None else bytes_digest(data)
+        manifest |= data_facts(data)
+    file = None if data is None else manifest["file"]
     store.write_json(note, {"table": name, "shard": shard, "manifest": manifest, "file": file}, "rewrite.note")
     if data is not None:
         store.write_bytes(shard_file(name, shard), data, f"rewrite.{name}.data")

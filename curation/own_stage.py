@@ -19,7 +19,7 @@ from curation.stages import CHOSEN_STAGES, STAGES
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError
 from pairmill.registry import ChosenBy
-from pairmill.store import parquet_bytes
+from pairmill.table_files import parquet_bytes
 
 #: Segments whose stages run row by row, each with a table.
 STREAMED: tuple[Segment, ...] = ("collect", "score", "rewrite")

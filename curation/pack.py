@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
@@ -50,8 +50,6 @@ class Pack(Stage):
     optional = ("recaptions", "translations")
     adds = (Column("texts", pa.list_(TEXT), "every text with its provenance, `source_index` is that of its source"),)
     Config = PackConfig
-    #: Those of the product's columns; pixels follow from the digest of the original.
-    volatile: ClassVar[frozenset[str]] = frozenset({"image"})
 
     def columns_read(self, carried: Iterable[str]) -> tuple[str, ...]:
         """The columns that the product is made from.  carried: those that stages carry into it."""

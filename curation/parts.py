@@ -10,7 +10,8 @@ from curation.forget.tombstones import Tombstones
 from curation.images.config import ImageConfig
 from curation.images.stage import Inspect
 from curation.pack import Pack, PackConfig, cut_parts, product_columns
-from curation.plan import Plan, input_type
+from curation.plan import input_type
+from curation.plan_file import Plan
 from pairmill.layout import kept_rows
 from pairmill.store import Store, shard_key
 

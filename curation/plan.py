@@ -20,27 +20,24 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from curation.forget.tombstones import Tombstones
 from curation.input_column import merged_fields
 from curation.inputs import InputConfig, NoInputFiles, extra_fields, find_files, sound_files
 from curation.inputs.files import InputFile
 from curation.listing import ListFile, PlannedList, check_unchanged, place, record
+from curation.plan_file import PLAN_JSON, Plan, read_plan, restore_plan, write_plan
 from curation.stage import Column, Stage
 from curation.table import PLAN
 from curation.visiting import PLAN_REASONS, KnownUids, cut, visited
 from pairmill.config import Config, digest
-from pairmill.damage import damaged
 from pairmill.errors import InputError, RunDirError
 from pairmill.layout import RECIPE_FILE
 from pairmill.pending import FORGOTTEN_FILE
 from pairmill.store import Store, shard_file, shard_key
 
 logger = logging.getLogger("pairmill")
-
-#: The commit of a run's plan, and so the mark of a run directory.
-PLAN_JSON = "plan/plan.json"
 
 _READERS = 8
 _NAMED = 3
@@ -68,25 +65,6 @@ class Planned(Stage):
     )
     drops = PLAN_REASONS
     Config = ShardsConfig
-
-
-class Plan(Config):
-    """The content of `plan/plan.json`: the lists of a run in the order they were added, and their totals."""
-
-    fingerprint: str
-    rows: int
-    shards: int
-    cut: str
-    inputs: list[PlannedList] = Field(min_length=1)
-
-    @property
-    def files(self) -> list[str]:
-        """Where the input files were when they were planned, in the order of the rows."""
-        return [file.place for listed in self.inputs for file in listed.files]
-
-    def shard_numbers(self) -> range:
-        """The shards of the run."""
-        return range(self.shards)
 
 
 def plan(store: Store, inputs: InputConfig, shards: ShardsConfig) -> Plan:
@@ -125,6 +103,7 @@ def extend(store: Store, paths: Sequence[str], inputs: InputConfig, shards: Shar
     """
     with store.locked():
         there = open_plan(store, shards)
+        restore_plan(store, there)
         found: dict[str, InputFile] = {}
         for path in paths:
             for file in find_files(inputs.model_copy(update={"path": path})):
@@ -135,16 +114,6 @@ def extend(store: Store, paths: Sequence[str], inputs: InputConfig, shards: Shar
         if not seen.new:
             return there, []
         return _append(store, there, seen, list(paths), inputs, shards), [file.path for file in seen.new]
-
-
-def read_plan(store: Store) -> Plan | None:
-    """The plan of a run directory; None if nothing is planned there.  Raises RunDirError for one that is damaged."""
-    known = store.read_json(PLAN_JSON)
-    try:
-        return None if known is None else Plan.model_validate(known)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise damaged(store.path(PLAN_JSON), f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from error
 
 
 def open_plan(store: Store, shards: ShardsConfig | None = None) -> Plan:
@@ -246,7 +215,7 @@ def _append(
         cut=cut_digest,
         inputs=[*lists, added],
     )
-    store.write_json(PLAN_JSON, made.model_dump(), "extend.commit" if before else "plan.commit")
+    made = write_plan(store, made, "extend.commit" if before else "plan.commit")
     store.sweep(PLAN)
     return made
 

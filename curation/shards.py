@@ -25,7 +25,7 @@ from curation.schema import count_drops, set_columns, undrop_after
 from curation.stage import as_mask
 from curation.table import PLAN, Table
 from pairmill.damage import damaged
-from pairmill.errors import IntegrityError, RunDirError
+from pairmill.errors import IntegrityError
 from pairmill.store import MANIFESTS, Entry, Store, shard_file
 
 
@@ -48,7 +48,7 @@ def outstanding(
 
     given: tables that are committed already and count as up to date.
     committed: what `listed` returns, if the caller has it; else this costs one listing per table.  Nothing is read.
-    Raises RunDirError if a shard of a given table is not committed: its commit was lost.
+    Raises DamagedError if a shard of a given table is not committed: its commit was lost.
     """
     if committed is None:
         committed = listed(store, [*given, *(t.name for t in tables)])
@@ -115,7 +115,7 @@ def read_shard(
         with _there(store, table, work.shard):
             loaded = store.load(table, work.shard, ["uid", *wanted])
         if not loaded["uid"].equals(rows["uid"]):
-            raise IntegrityError(f"{table} shard {work.shard} must hold the rows of the plan; it holds others")
+            raise damaged(store.path(shard_file(table, work.shard)), "it holds other rows than the plan")
         rows = set_columns(rows, {name: loaded[name] for name in wanted})
     for one in earlier:
         if one.name not in work.fresh and (found := _earlier(store, one, work.shard, rows["uid"])) is not None:
@@ -126,16 +126,11 @@ def read_shard(
 
 @contextmanager
 def _there(store: Store, table: str, shard: int) -> Iterator[None]:
-    """Raise RunDirError if the block, which reads a committed shard, finds that its data were lost."""
+    """Raise DamagedError if the block, which reads a committed shard, finds that its data were lost."""
     try:
         yield
     except FileNotFoundError as error:
-        raise RunDirError(
-            "the data of every committed shard must be there",
-            value=f"{store.path(shard_file(table, shard))} is gone",
-            fix="restore the file from a copy"
-            + (f", or delete shard {shard} in {table}/{MANIFESTS}/: then it is made again" if table != PLAN else ""),
-        ) from error
+        raise damaged(store.path(shard_file(table, shard)), "it is gone") from error
 
 
 def _earlier(

@@ -58,8 +58,7 @@ class Column(NamedTuple):
     """A column that a stage adds to every row.
 
     carried:  it is part of the product, `pairs/`.
-    volatile: it is not part of a shard's content: it naturally differs between runs (how long a fetch took), or follows
-        from other columns (pixels, from the digest of the original and the configuration).
+    volatile: it is not part of a shard's content, because it naturally differs between runs (how long a fetch took).
     """
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow.compute as pc
 
 from curation.filters.stage import FilterConfig
-from curation.plan import Plan
+from curation.plan_file import Plan
 from curation.table import PLAN
 from pairmill.store import Store
 

@@ -14,6 +14,9 @@ import pyarrow as pa
 #: The recipe that a run directory was made with, curated or trained.
 RECIPE_FILE = "recipe.yaml"
 
+#: Where the damaged files of a run are kept.
+ASIDE = "damaged"
+
 #: The product's table.
 PAIRS = "pairs"
 

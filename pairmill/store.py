@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -24,7 +23,6 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -38,13 +36,8 @@ from pairmill.damage import damaged, undamaged
 from pairmill.errors import RunDirError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
+from pairmill.table_files import content_digest, data_facts, parquet_bytes
 from pairmill.uris import absolute, filesystem_of
-
-#: Columns worth a parquet dictionary.  Encoded images and their digests do not repeat: dictionaries only cost memory.
-_REPEATING = ("status", "drop_stage", "drop_reason", "content_type", "language", "format", "error")
-
-#: Encoded images, as leaves of a parquet schema: zstd would save 1 % and cost time to write and to read.
-_PIXELS = ("image", "image.bytes")
 
 #: The folder of a table that holds its commits.
 MANIFESTS = "_manifest"
@@ -55,7 +48,7 @@ _MANIFESTS_PER_FOLDER = 1000
 #: The name of a manifest: shard, key, content.
 _MANIFEST = re.compile(r"shard-([0-9]{6,})-([0-9a-z]+)-([0-9a-z]+)\.json")
 
-_OF_EVERY_SHARD = {"shard", "rows", "bytes", "key", "content"}
+_OF_EVERY_SHARD = {"shard", "rows", "bytes", "file", "key", "content"}
 
 
 class Entry(NamedTuple):
@@ -186,19 +179,46 @@ class Store:
 
     def write_table(self, name: str, table: pa.Table, fault: str = "write", row_group_rows: int | None = None) -> int:
         """Write one parquet file, all or nothing, and return its size in bytes."""
+        return self._write_table(name, table, fault, row_group_rows).nbytes
+
+    def _write_table(self, name: str, table: pa.Table, fault: str, row_group_rows: int | None) -> memoryview:
         buffer = parquet_bytes(table, row_group_rows)
         self.write_bytes(name, buffer, fault)
-        return buffer.nbytes
+        return buffer
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One parquet file, or some of its columns.  Raises FileNotFoundError."""
+        """One parquet file, or some of its columns.  Raises FileNotFoundError; DamagedError if a bit has changed."""
         with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
-            return pq.ParquetFile(stream).read(columns=columns, use_threads=False)
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            return file.read(columns=columns, use_threads=False)
 
     def schema(self, name: str) -> pa.Schema:
         """The schema of one parquet file."""
         with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
             return pq.read_schema(stream)
+
+    def batches(self, name: str, rows: int) -> Iterator[pa.RecordBatch]:
+        """One parquet file in batches of at most so many rows.  Raises what `read_table` raises."""
+        with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            yield from file.iter_batches(batch_size=rows, use_threads=False)
+
+    def set_aside(self, name: str, folder: str) -> str:
+        """Move a file into a folder of the run, under a name that tells where it was; returns that name.
+
+        No file that is there already is replaced.
+        """
+        number, target = 0, f"{folder}/{name.replace('/', '.')}"
+        while self.exists(new := f"{target}.{number}" if number else target):
+            number += 1
+        self._fs.create_dir(self.path(folder), recursive=True)
+        self._fs.move(self.path(name), self.path(new))
+        return new
+
+    def sizes(self, table: str) -> dict[str, int]:
+        """The data files of a table and their sizes in bytes, by one listing."""
+        found = self._fs.get_file_info(pafs.FileSelector(self.path(table), allow_not_found=True))
+        return {info.base_name: info.size for info in found if info.base_name.endswith(".parquet")}
 
     # Committed shards
 
@@ -229,8 +249,8 @@ class Store:
         """
         entry = Entry(key, content_digest(rows, volatile))
         self.retract(table, shard)
-        size = self.write_table(shard_file(table, shard), rows, f"commit.{table}.data", row_group_rows)
-        manifest = {"shard": shard, "rows": len(rows), "bytes": size, **entry._asdict(), **facts}
+        data = self._write_table(shard_file(table, shard), rows, f"commit.{table}.data", row_group_rows)
+        manifest = {"shard": shard, "rows": len(rows), **data_facts(data), **entry._asdict(), **facts}
         self.write_manifest(table, shard, manifest, f"commit.{table}.manifest")
         return entry
 
@@ -238,12 +258,12 @@ class Store:
         """Write a manifest under the name that its key and content give it."""
         entry = Entry(str(manifest["key"]), str(manifest["content"]))
         data = json.dumps(manifest, sort_keys=True).encode()
-        self.write_bytes(_manifest_file(table, shard, entry), data, fault)
+        self.write_bytes(manifest_file(table, shard, entry), data, fault)
 
     def retract(self, table: str, shard: int, keep: Entry | None = None) -> None:
         """Remove the commits of a shard except `keep` (its data stays until it is replaced)."""
         for name in self._manifest_names(table, shard):
-            if keep is None or name != _manifest_file(table, shard, keep).rpartition("/")[2]:
+            if keep is None or name != manifest_file(table, shard, keep).rpartition("/")[2]:
                 self._delete(self.path(f"{_manifest_folder(table, shard)}/{name}"))
 
     def entry(self, table: str, shard: int) -> Entry | None:
@@ -254,7 +274,7 @@ class Store:
 
     def manifest(self, table: str, shard: int, entry: Entry) -> dict[str, Any] | None:
         """The manifest of one committed shard; None if there is none."""
-        return self.read_json(_manifest_file(table, shard, entry))
+        return self.read_json(manifest_file(table, shard, entry))
 
     def _manifest_names(self, table: str, shard: int) -> list[str]:
         names = self.names(_manifest_folder(table, shard))
@@ -268,7 +288,7 @@ class Store:
     def manifests(self, table: str, index: Mapping[int, Entry] | None = None) -> list[dict[str, Any]]:
         """The manifests of committed shards of a table, by shard number.  index: which; None: all."""
         index = self.index(table) if index is None else index
-        names = [_manifest_file(table, shard, entry) for shard, entry in sorted(index.items())]
+        names = [manifest_file(table, shard, entry) for shard, entry in sorted(index.items())]
         with ThreadPoolExecutor(16) as pool:
             found = list(pool.map(self.read_json, names))
         for name, manifest in zip(names, found, strict=True):
@@ -294,59 +314,28 @@ class Store:
         found = self._fs.get_file_info(pafs.FileSelector(self.path(folder), allow_not_found=True))
         return sorted(i.base_name for i in found if i.type == pafs.FileType.File and not i.base_name.startswith("."))
 
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in a folder, sorted; none if there is no such folder."""
+        found = self._fs.get_file_info(pafs.FileSelector(self.path(folder), allow_not_found=True))
+        return sorted(i.base_name for i in found if i.type == pafs.FileType.Directory)
+
     def _delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.delete_file(path)
-
-
-def parquet_bytes(table: pa.Table, row_group_rows: int | None = None) -> memoryview:
-    """`table` as a parquet file: one row group unless `row_group_rows` says otherwise."""
-    buffer = pa.BufferOutputStream()
-    dictionaries = [name for name in _REPEATING if name in table.schema.names]
-    compressed = [leaf for leaf in _leaves(table.schema) if leaf not in _PIXELS]
-    pq.write_table(
-        table,
-        buffer,
-        row_group_size=row_group_rows or max(1, len(table)),
-        compression=dict.fromkeys(compressed, "zstd"),
-        compression_level=dict.fromkeys(compressed, 1),
-        use_dictionary=dictionaries,
-    )
-    return memoryview(buffer.getvalue())
-
-
-@lru_cache(maxsize=64)
-def _leaves(schema: pa.Schema) -> list[str]:
-    """The dotted paths of the columns of a schema in parquet."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), buffer)
-    columns = pq.read_metadata(pa.BufferReader(buffer.getvalue())).schema
-    return [columns.column(number).path for number in range(len(columns))]
 
 
 def _manifest_folder(table: str, shard: int) -> str:
     return f"{table}/{MANIFESTS}/{shard // _MANIFESTS_PER_FOLDER:04d}"
 
 
-def _manifest_file(table: str, shard: int, entry: Entry) -> str:
+def manifest_file(table: str, shard: int, entry: Entry) -> str:
+    """The name of the commit of a shard."""
     return f"{_manifest_folder(table, shard)}/shard-{shard:06d}-{entry.key}-{entry.content}.json"
 
 
 def shard_file(table: str, shard: int) -> str:
     """The name of a shard's data file (a shard of the product is called a part)."""
     return f"{table}/{'part' if table == PAIRS else 'shard'}-{shard:06d}.parquet"
-
-
-def content_digest(rows: pa.Table, volatile: Collection[str] = ()) -> str:
-    """Hex digest of a table's content: its columns' names, types and values.
-
-    volatile: columns that are left out, because they naturally differ between runs or follow from others.
-    """
-    kept = [n for n in rows.schema.names if n not in volatile]
-    hashed = hashlib.blake2b(digest_size=8)
-    # As parquet, because slices and chunks of equal values have unequal buffers.
-    hashed.update(parquet_bytes(rows.select(kept).combine_chunks()))
-    return hashed.hexdigest()
 
 
 def shard_key(identity: object, upstream: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def stored_recipe(store: Store) -> dict[str, Any]:
     """The sections of the recipe that a run directory holds; none if it holds no recipe.  Raises as `read_mapping`."""
     text = store.read_text(RECIPE_FILE)
-    return read_mapping(text, store.path(RECIPE_FILE)) if text else {}
+    return {} if text is None else read_mapping(text, store.path(RECIPE_FILE))
 
 
 class _Loader(_FASTEST):  # type: ignore[misc]

@@ -39,6 +39,7 @@ from pipelines.output import (
     show_records,
     show_sweep,
     show_training,
+    show_verified,
     show_version,
 )
 from pipelines.startup import prepare_process
@@ -154,6 +155,33 @@ def rows(
         return {"rows": write_rows(store, file, selection=selection), "path": str(file)}
 
     finish(job, as_json, lambda done: say(f"{counted(done['rows'], 'row')} written to {done['path']}"))
+
+
+@app.command()
+def verify(
+    run: Run,
+    set_aside: Annotated[
+        bool,
+        typer.Option(
+            "--set-aside",
+            help="keep damaged files in RUN/damaged/, so that the next job makes them, or fetches them, again",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every file of a run and compare it with its digest; exit code 1 if one is damaged."""
+
+    def job() -> dict[str, Any]:
+        without_pandas()
+        from pipelines.verify import verified
+
+        done.update(verified(run, set_aside=set_aside))
+        return done
+
+    done: dict[str, Any] = {}
+    finish(job, as_json, show_verified)
+    if done["damaged"]:
+        raise typer.Exit(1)
 
 
 @app.command("retry-failed")

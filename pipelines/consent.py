@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from curation.download import Download
 from curation.flow import Tables
 from curation.images.stage import Inspect
-from curation.plan import Plan
+from curation.plan_file import Plan
 from curation.reuse import finished, restored, to_be_made, was_there
 from curation.schema import live
 from curation.stage import Stage

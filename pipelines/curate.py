@@ -13,7 +13,9 @@ Every arrow ends in committed shards.  Running the job again does only what is n
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -25,11 +27,14 @@ from curation.filters.stage import Filter
 from curation.flow import Tables
 from curation.forget.takedown import complete_pending
 from curation.forget.tombstones import Tombstones
-from curation.plan import Plan, open_plan, plan
+from curation.healing import heal
+from curation.plan import open_plan, plan
+from curation.plan_file import Plan, restore_plan
 from curation.results.advice import advice
 from curation.results.report import write_report
 from curation.shards import listed, outstanding
 from curation.table import PLAN
+from pairmill.damage import DamagedError
 from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import kept_rows
@@ -68,12 +73,41 @@ def curate(
     """
     if not recipe.download.names_contact:
         logger.warning("download.user_agent names no contact: site owners cannot reach you and may block you")
-    store = Store(recipe.run_dir)
+    store, met = Store(recipe.run_dir), set[str]()
+    report = None
+    while report is None:
+        _job(recipe, store, met, command=command, quiet=quiet, retry_failed=retry_failed, planned=planned, yes=yes)
+        retry_failed = False
+        fault_point("report.write")
+        try:
+            report = write_report(store, selection=recipe.deduplicate.name)
+        except DamagedError as error:
+            with store.locked():
+                _heal(store, error, met, yes=yes)
+    if advise:
+        for line in advice(report):
+            logger.info("%s", line)
+    return report
+
+
+def _job(
+    recipe: CurateRecipe,
+    store: Store,
+    met: set[str],
+    *,
+    command: str,
+    quiet: bool,
+    retry_failed: bool,
+    planned: bool,
+    yes: bool,
+) -> None:
+    """The job without its report.  met: as for `_healed`."""
     complete_pending(store)
     forgotten = Tombstones.read(store)
     made = open_plan(store, recipe.shards) if planned else plan(store, recipe.input, recipe.shards)
     tables = tables_of(recipe, made, store)
-    _may_begin(recipe, store, made, tables, yes=yes)
+    with contextlib.suppress(DamagedError):  # the run's lock is needed to do something about it
+        _may_begin(recipe, store, made, tables, yes=yes)
     acceptance = Acceptance(store, recipe.to_yaml())
     with (
         connected(recipe) as pools,
@@ -83,33 +117,58 @@ def curate(
     ):
         # Ray takes seconds to start, in which other processes may have worked here.
         require_unchanged(store, made, forgotten)
+        restore_plan(store, made)
         finish_rewrites(store)  # before commits are listed
-        committed = _may_begin(recipe, store, made, tables, yes=yes)
-        job = Job(
-            *(recipe, store, made, tables, pools, board, journal, actors),
-            yes=yes,
-            committed=committed,
-            accept=acceptance.accept,
-        )
-        try:
-            if retry_failed:
+        retries = ["once"] if retry_failed else []
+
+        def work() -> None:
+            job = Job(
+                *(recipe, store, made, tables, pools, board, journal, actors),
+                yes=yes,
+                committed=_may_begin(recipe, store, made, tables, yes=yes),
+                accept=acceptance.accept,
+            )
+            if retries:
                 job.retry_failed()
+                retries.clear()
             job.collect()
             job.stream("score")
             job.deduplicate()
             job.stream("rewrite")
             job.pack()
+
+        try:
+            _healed(store, work, met, yes=yes)
         except ConsentError:
             acceptance.withdraw()
             raise
+
+
+def _healed(store: Store, work: Callable[[], None], met: set[str], *, yes: bool) -> None:
+    """Do the work, again after each damaged file that it meets and that can be made again.
+
+    met: the damaged files so far; one that is damaged again is not made a third time.
+    Raises JobError when the work fails, DamagedError for a file that only the user can restore.
+    """
+    while True:
+        try:
+            work()
         except ray.exceptions.RayError as error:
-            raise _cause(error) from error
-    fault_point("report.write")
-    report = write_report(store, selection=recipe.deduplicate.name)
-    if advise:
-        for line in advice(report):
-            logger.info("%s", line)
-    return report
+            cause = _cause(error)
+            if not isinstance(cause, DamagedError):
+                raise cause from error
+            _heal(store, cause, met, yes=yes)
+        except DamagedError as error:
+            _heal(store, error, met, yes=yes)
+        else:
+            return
+
+
+def _heal(store: Store, error: DamagedError, met: set[str], *, yes: bool) -> None:
+    if error.path in met:
+        raise error
+    met.add(error.path)
+    logger.warning("%s", heal(store, error, yes=yes))
 
 
 def _may_begin(
@@ -150,13 +209,14 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
     ):
         require_unchanged(store, planned, forgotten)
         finish_rewrites(store)
-        job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True)
-        try:
+
+        def work() -> None:
+            job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True)
             job.collect()
             job.stream("score")
             job.deduplicate()
-        except ray.exceptions.RayError as error:
-            raise _cause(error) from error
+
+        _healed(store, work, set(), yes=False)
     return sum(kept_rows(manifest) for manifest in store.manifests(tables.selection))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.plan import read_plan
+from curation.plan_file import read_plan
 from pairmill.errors import PairmillError, RunDirError
 from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store

@@ -7,7 +7,8 @@ from typing import Any
 
 from curation.forget.takedown import complete_pending
 from curation.inputs import InputConfig
-from curation.plan import Plan, extend
+from curation.plan import extend
+from curation.plan_file import Plan
 from pairmill.errors import InputError, RecipeError, UserError
 from pairmill.store import Store
 from pipelines.recipe import CurateRecipe

@@ -12,9 +12,11 @@ from types import TracebackType
 import ray
 
 from curation.forget.tombstones import Tombstones
-from curation.plan import Plan, open_plan
+from curation.plan import open_plan
+from curation.plan_file import Plan
 from pairmill.errors import RunDirError
 from pairmill.pending import refuse_pending
+from pairmill.run_records import record_file, record_numbers
 from pairmill.store import Store
 
 _PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "transformers")
@@ -26,9 +28,7 @@ class Invocation:
     def __init__(self, store: Store, command: str) -> None:
         """Raises OSError if the run directory cannot be written."""
         self._store = store
-        self.run = 1
-        while store.read_json(f"runs/run-{self.run:04d}.json") is not None:
-            self.run += 1
+        self.run = max(record_numbers(store), default=0) + 1
         self._segments: dict[str, list[float | None]] = {}
         self._record: dict[str, object] = {
             "run": self.run,
@@ -66,7 +66,7 @@ class Invocation:
             self._write()
 
     def _write(self) -> None:
-        self._store.write_json(f"runs/run-{self.run:04d}.json", self._record)
+        self._store.write_json(record_file(self.run), self._record)
 
 
 def require_unchanged(store: Store, planned: Plan, forgotten: Tombstones) -> None:

@@ -94,9 +94,9 @@ def without_pandas() -> None:
 
 def holds_curation(store: Any) -> bool:
     """Whether a run directory is that of a curation, planned at least."""
-    from curation.plan import PLAN_JSON
+    from curation.plan_file import PLAN_COPY, PLAN_JSON
 
-    return store.read_text(PLAN_JSON) is not None
+    return any(store.exists(name) for name in (PLAN_JSON, PLAN_COPY))
 
 
 #: What `pairmill export` writes of a curated run, and of a model.

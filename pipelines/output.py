@@ -163,6 +163,12 @@ def show_jobs(result: dict[str, Any]) -> None:
     console.print(table)
 
 
+def show_verified(result: dict[str, Any]) -> None:
+    for found in result["damaged"]:
+        say(f"{found['name']}: {found['why']}; {found['remedy']}{'; kept in damaged/' if found.get('kept') else ''}")
+    say(f"{counted(result['files'], 'file')}, {result['bytes']:,} bytes, {len(result['damaged'])} damaged")
+
+
 def rows_in_shards(planned: dict[str, Any]) -> str:
     """How much is planned."""
     skipped = sum(len(one.get("skipped", ())) for one in planned.get("inputs", ()))

@@ -14,9 +14,11 @@ from curation.dataset_card import write_card
 from curation.download import Download
 from curation.duplicates.stage import Deduplicate
 from curation.flow import Tables
+from curation.healing import parts_of_another_size
 from curation.pack import Pack, product_columns
 from curation.parts import wanted_parts
-from curation.plan import Plan, input_type
+from curation.plan import input_type
+from curation.plan_file import Plan
 from curation.policy import Policy
 from curation.reuse import reads_for_reuse
 from curation.selection import apply_selection
@@ -243,6 +245,8 @@ class Job:
         self._accept()
         reads, prepare = self._reads(self.flow.of(Pack).columns_read(self.flow.carried), "pack")
         committed = self.store.index(PAIRS)
+        if damages := parts_of_another_size(self.store, committed):
+            raise damages[0]
         wanted = wanted_parts(self.store, self.tables, self.planned)
         parts = [
             {"number": part.number, "shards": list(part.shards), "key": part.key}

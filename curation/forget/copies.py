@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.plan import PLAN_JSON
+from curation.plan_file import PLAN_JSON
 from pairmill.atomic import partials_of, whole_file
 from pairmill.errors import UserError
 from pairmill.faults import fault_point

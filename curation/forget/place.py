@@ -22,22 +22,24 @@ from curation.forget.finding import IMAGES
 from curation.forget.lost import flow_of_what_is_there
 from curation.pack import Pack, PackConfig
 from curation.parts import WantedPart, wanted_parts
-from curation.plan import PLAN_JSON, Planned, open_plan
+from curation.plan import Planned, open_plan
+from curation.plan_file import PLAN_COPY, PLAN_JSON
 from curation.results.report import REPORTS
 from curation.schema import DROPS
 from curation.table import PLAN, Table
 from pairmill.layout import PAIRS, RECIPE_FILE, SELECTIONS, filter_table
 from pairmill.pending import FORGOTTEN_FILE
-from pairmill.store import MANIFESTS, Store, content_digest, shard_file
+from pairmill.run_records import JOURNAL, read_record, record_file, record_numbers
+from pairmill.store import MANIFESTS, Store, shard_file
+from pairmill.table_files import content_digest
 from pairmill.yaml_text import stored_recipe
 
 _COLUMNS = "columns"
-_JOURNAL = "runs"
 #: The names of data files.
 _SHARD = re.compile(r"(shard|part)-([0-9]{6,})\.parquet")
 #: The files and folders of a run directory.
 _KNOWN = frozenset(
-    {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, _JOURNAL, FORGOTTEN_FILE), *(RECIPE_FILE, ".lock"), *REPORTS}
+    {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE), *(RECIPE_FILE, ".lock"), *REPORTS}
 )
 
 
@@ -150,19 +152,19 @@ class Place:
 
     def content(self, rows: pa.Table) -> str:
         """The content of a part with these rows."""
-        return content_digest(rows, Pack.volatile)
+        return content_digest(rows)
 
     def commit_part(self, number: int, key: str, rows: pa.Table) -> None:
         """Commit a part as packing does."""
         groups = self.pack.row_group_rows
-        self.store.commit(PAIRS, number, key, rows, {}, row_group_rows=groups, volatile=Pack.volatile)
+        self.store.commit(PAIRS, number, key, rows, {}, row_group_rows=groups)
 
     # Everything else
 
     def look_around(self, urls: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Files and folders that do not belong to a run; and files of the run, outside its tables, that name a URL."""
         strays = (*sorted({info.base_name for info in self._listed("")} - _KNOWN), *self._not_ours())
-        texts = (RECIPE_FILE, PLAN_JSON, *(f"{_JOURNAL}/{name}" for name in self.store.names(_JOURNAL)))
+        texts = (RECIPE_FILE, PLAN_JSON, PLAN_COPY, *(f"{JOURNAL}/{name}" for name in self.store.names(JOURNAL)))
         sought = [url.encode() for url in urls]
         mentions = []
         for name in texts:
@@ -174,7 +176,7 @@ class Place:
     def _not_ours(self) -> Iterator[str]:
         """Files in the folders of the run that no job reads and no forgetting rewrites."""
         tables = [PLAN, IMAGES, PAIRS, *self._folders(_COLUMNS), *self._folders(SELECTIONS)]
-        for folder in (*tables, _COLUMNS, SELECTIONS, _JOURNAL):
+        for folder in (*tables, _COLUMNS, SELECTIONS, JOURNAL):
             for info in self._listed(folder):
                 name = info.base_name
                 if info.type == pafs.FileType.Directory:
@@ -185,19 +187,19 @@ class Place:
                     yield f"{folder}/{name}"
 
     def _is_ours(self, folder: str, name: str) -> bool:
-        if folder == _JOURNAL:
+        if folder == JOURNAL:
             return name.startswith("run-") and name.endswith(".json")
         shard = _SHARD.fullmatch(name)
         if shard is None or (shard[1] == "part") != (folder == PAIRS):
-            return f"{folder}/{name}" in (PLAN_JSON, f"{PAIRS}/README.md") or name == "plan.json"
+            return f"{folder}/{name}" in (PLAN_JSON, PLAN_COPY, f"{PAIRS}/README.md") or name == "plan.json"
         # Shards of the plan and parts that do not count are removed.
         return folder in (PLAN, PAIRS) or int(shard[2]) < self.plan.shards
 
     def record(self, work: Mapping[str, Any], began: float) -> None:
         """Record in the journal when, how many rows, and which copies still hold them; never which rows."""
-        number, last = 1, None
-        while (record := self.store.read_json(f"{_JOURNAL}/run-{number:04d}.json")) is not None:
-            number, last = number + 1, record
+        there = record_numbers(self.store)
+        number = max(there, default=0) + 1
+        last = read_record(self.store, there[-1]) if there else None
         forgot = {name: work[name] for name in ("at", "rows", "kept", "not_cleaned")}
         if self.lost:
             forgot["without"] = list(self.lost)  # so its tables do not fit each other before the next job
@@ -214,7 +216,7 @@ class Place:
             "cluster": {},
             "forgot": forgot,
         }
-        self.store.write_json(f"{_JOURNAL}/run-{number:04d}.json", made, "forget.record")
+        self.store.write_json(record_file(number), made, "forget.record")
 
     def _folders(self, folder: str) -> list[str]:
         return sorted(f"{folder}/{i.base_name}" for i in self._listed(folder) if i.type == pafs.FileType.Directory)

@@ -18,7 +18,7 @@ class Inspect(Stage):
 
     name, segment, section, table, within, pool = "inspect", "collect", "image", "images", "download", None
     adds = (
-        Column("image", pa.binary(), "the picture, re-encoded", volatile=True),
+        Column("image", pa.binary(), "the picture, re-encoded"),
         Column("width", pa.int32(), "pixels of `image`", carried=True),
         Column("height", pa.int32(), "pixels of `image`", carried=True),
         Column("original_width", pa.int32(), "pixels of the original, turned upright", carried=True),

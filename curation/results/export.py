@@ -137,14 +137,13 @@ def _pieces(store: Store, rows_per_shard: int) -> Iterator[tuple[int, pa.Table]]
         )
     rows = 0
     for part in parts:
-        with store.filesystem.open_input_file(store.path(shard_file(PAIRS, part))) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
-                piece = pa.Table.from_batches([batch])
-                while len(piece):
-                    room = rows_per_shard - rows % rows_per_shard
-                    yield rows // rows_per_shard, piece.slice(0, room)
-                    rows += min(room, len(piece))
-                    piece = piece.slice(room)
+        for batch in store.batches(shard_file(PAIRS, part), _BATCH_ROWS):
+            piece = pa.Table.from_batches([batch])
+            while len(piece):
+                room = rows_per_shard - rows % rows_per_shard
+                yield rows // rows_per_shard, piece.slice(0, room)
+                rows += min(room, len(piece))
+                piece = piece.slice(room)
 
 
 def _key(number: int, sample: int, rows_per_shard: int) -> str:

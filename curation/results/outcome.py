@@ -17,14 +17,16 @@ import pyarrow.compute as pc
 from curation.duplicates.stage import Deduplicate
 from curation.flow import Tables, flow_of
 from curation.pack import PackConfig
-from curation.plan import Plan, Planned, open_plan
+from curation.plan import Planned, open_plan
+from curation.plan_file import Plan
 from curation.schema import DROPS, count_drops, set_columns
 from curation.stage import Stage
 from curation.table import PLAN, Table
 from pairmill.damage import damaged
 from pairmill.errors import IntegrityError
 from pairmill.layout import PAIRS, filter_table
-from pairmill.store import Store
+from pairmill.run_records import read_records
+from pairmill.store import Store, shard_file
 from pairmill.yaml_text import stored_recipe
 
 
@@ -95,7 +97,7 @@ def open_run(store: Store, selection: str = "default") -> Run:
         store=store,
         plan=planned,
         recipe=recipe,
-        records=_records(store),
+        records=read_records(store),
         tables=tables,
         chain=chain,
         packs=packs,
@@ -103,20 +105,11 @@ def open_run(store: Store, selection: str = "default") -> Run:
     )
 
 
-def _records(store: Store) -> list[Mapping[str, Any]]:
-    records: list[Mapping[str, Any]] = []
-    while (record := store.read_json(name := f"runs/run-{len(records) + 1:04d}.json")) is not None:
-        if not (isinstance(record, dict) and {"run", "segments"} <= record.keys()):
-            raise damaged(store.path(name), "it is no record of an invocation")
-        records.append(record)
-    return records
-
-
 def read_outcome(run: Run, shard: int, columns: Iterable[str]) -> Outcome:
     """One shard of a run, with `columns` of the plan and of the existing tables.
 
-    Raises IntegrityError, naming table and shard, if a table and its manifest disagree, or if two tables of a run that
-    ended well do.
+    Raises DamagedError if a table holds other rows than it was committed with; IntegrityError, naming table and shard,
+    if it and its manifest disagree on them, or if two tables of a run that ended well do.
     """
     columns = list(columns)
     wanted = run.tables.select(columns)
@@ -130,11 +123,11 @@ def read_outcome(run: Run, shard: int, columns: Iterable[str]) -> Outcome:
             break
         asked = wanted.get(table.name, ())
         loaded = run.store.load(table.name, shard, list(dict.fromkeys(["uid", *_drop_columns(run, table), *asked])))
-        where = f"{table.name} shard {shard}"
+        where, file = f"{table.name} shard {shard}", run.store.path(shard_file(table.name, shard))
         if len(loaded) != manifest["rows"]:
-            raise IntegrityError(f"{where} must have the {manifest['rows']} rows of its manifest, has {len(loaded)}")
+            raise damaged(file, f"it has {len(loaded)} rows, and {manifest['rows']} in its manifest")
         if not loaded["uid"].equals(rows["uid"]):
-            raise IntegrityError(f"{where} must hold the rows of the plan; it holds others")
+            raise damaged(file, "it holds other rows than the plan")
         drops, follows = _drops_of(run, rows, loaded, table)
         counted = count_drops(drops, table.stages, table.before)
         disagree = f"{where} must count drops as its manifest does: {counted} in the rows, {manifest['stages']} there"

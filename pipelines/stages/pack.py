@@ -36,9 +36,7 @@ class PackStage:
             self._board.begin.remote(Pack.name, time.time())
             rows = pa.concat_tables([self._packed(shard) for shard in part["shards"]])
             groups = self._pack.config.row_group_rows
-            self._store.commit(
-                PAIRS, part["number"], part["key"], rows, {}, row_group_rows=groups, volatile=Pack.volatile
-            )
+            self._store.commit(PAIRS, part["number"], part["key"], rows, {}, row_group_rows=groups)
             self._board.add.remote(Pack.name, len(rows), len(rows), time.time())
             count_rows(self._meter, {Pack.name: {"rows_in": len(rows), "rows_kept": len(rows)}})
         return parts

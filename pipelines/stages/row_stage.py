@@ -17,7 +17,8 @@ from curation.schema import DROPS, add_seconds, add_worked, set_columns
 from curation.stage import Runtime, Stage
 from curation.table import Table
 from pairmill.errors import IntegrityError
-from pairmill.store import Store, content_digest
+from pairmill.store import Store
+from pairmill.table_files import content_digest
 from pipelines.stages.reporting import Reporter
 
 

@@ -15,7 +15,8 @@ import pytest
 from curation import listing
 from curation.inputs import InputConfig, find_files
 from curation.listing import check_unchanged, record
-from curation.plan import Plan, ShardsConfig, plan
+from curation.plan import ShardsConfig, plan
+from curation.plan_file import Plan
 from pairmill.errors import InputError, RunDirError
 from pairmill.store import Store
 

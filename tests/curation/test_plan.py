@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from curation import visiting
 from curation.inputs import InputConfig
-from curation.plan import Plan, ShardsConfig, plan
+from curation.plan import ShardsConfig, plan
+from curation.plan_file import Plan
 from pairmill.errors import InputError, RunDirError
 from pairmill.store import Store
 
@@ -101,7 +102,8 @@ def test_each_plan_shard_is_committed_by_its_content(tmp_path: Path) -> None:
 
 def test_what_a_killed_planning_left_behind_the_plan_is_removed(tmp_path: Path) -> None:
     store, _ = make(tmp_path, ROWS, rows_per_shard=10)
-    Path(store.path("plan/plan.json")).unlink()  # its commit: a planning without it was killed
+    for name in ("plan.json", "plan-copy.json"):  # its commit: a planning without it was killed
+        Path(store.path(f"plan/{name}")).unlink()
     last = store.index("plan")[9]
     Path(store.path(f"plan/_manifest/0000/shard-000009-{last.key}-{last.content}.json")).unlink()
     _, made = make(tmp_path, ROWS[:25], rows_per_shard=10)

@@ -9,7 +9,7 @@ from curation.schema import add_seconds, set_columns
 from curation.shards import Work, commit_shard, outstanding, read_shard
 from curation.stage import Column, Stage
 from curation.table import Table
-from pairmill.errors import RunDirError
+from pairmill.damage import DamagedError
 from pairmill.store import Store
 
 NOTHING = pa.nulls(2, pa.string())
@@ -141,7 +141,7 @@ def test_a_given_table_whose_commit_was_lost_is_reported(store: Store) -> None:
     for one in outstanding(store, tables(), range(3)):
         process(store, one, tables())
     store.retract("images", 1)
-    with pytest.raises(RunDirError, match="shard 1 has no commit"):
+    with pytest.raises(DamagedError, match="shard 1 has no commit"):
         outstanding(store, tables()[1:], range(3), ["images"])
 
 
@@ -150,5 +150,5 @@ def test_a_committed_shard_whose_data_were_lost_is_reported(store: Store, table:
     for one in outstanding(store, tables(), range(3)):
         process(store, one, tables())
     Path(store.path(f"{table}/shard-000001.parquet")).unlink()
-    with pytest.raises(RunDirError, match="every committed shard must be there"):
+    with pytest.raises(DamagedError, match=f"{table}/shard-000001.parquet: it is gone"):
         read_shard(store, Work(1, {"images": store.index("images")[1].content}), {"images": ("image",)})

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from curation.plan import plan
+from curation.plan_file import PLAN_COPY, PLAN_JSON
 from pairmill.errors import RunDirError, UserError
 from pairmill.store import Store
 from pipelines import output
@@ -132,7 +133,7 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes], tuple[str, ...]]] = {
     "a manifest of another version": (
         "images/_manifest/0000/shard-000000-aa-bb.json",
         lambda old: b"{}",
-        ("report", "rows", "retry-failed"),
+        ("report", "rows"),
     ),
     "tombstones that are no parquet": ("forgotten.parquet", lambda old: b"junk" * 99, ("extend", "forget")),
     "tombstones of another version": ("forgotten.parquet", lambda old: a_table(), ("extend", "forget")),
@@ -158,7 +159,10 @@ def test_a_run_that_is_damaged_or_of_another_version(folder: Path, refused: Refu
     name, change, _ = DAMAGES[how]
     path = folder / "run" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+    changed = change(path.read_bytes() if path.exists() else b"")
+    path.write_bytes(changed)
+    if name == PLAN_JSON:  # its copy would do
+        (folder / "run" / PLAN_COPY).write_bytes(changed)
     refused(CALLS[command])
 
 

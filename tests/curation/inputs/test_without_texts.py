@@ -9,7 +9,8 @@ import pytest
 
 from curation.filters.stage import FilterConfig
 from curation.inputs import InputConfig
-from curation.plan import Plan, ShardsConfig, extend, plan
+from curation.plan import ShardsConfig, extend, plan
+from curation.plan_file import Plan
 from curation.without_texts import warning
 from pairmill.store import Store
 

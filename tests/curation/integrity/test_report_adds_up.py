@@ -10,6 +10,8 @@ import pytest
 from damage import RunUpto, rewrite, without
 from run_fixture import make_run
 
+from curation.plan import open_plan
+from curation.plan_file import write_plan
 from curation.results.report import _check_identity, build_report, write_report
 from pairmill.errors import IntegrityError
 
@@ -30,7 +32,7 @@ def test_a_plan_that_lost_a_row_makes_no_report(run_upto: RunUpto) -> None:
 
 def test_nor_does_one_that_has_a_row_too_many(run_upto: RunUpto) -> None:
     store = run_upto("plan")
-    store.write_json("plan/plan.json", {**store.read_json("plan/plan.json"), "rows": 39})
+    write_plan(store, open_plan(store).model_copy(update={"rows": 39}))
     with pytest.raises(IntegrityError, match="plan: rows in must"):
         build_report(store)
 

@@ -1,0 +1,173 @@
+"""Damaged files of a curated run: found, kept aside, and made again.
+
+A file is damaged if it is not what was committed: cut off, of zero bytes, with a bit that has changed, another shard's,
+or gone.  It is moved to `RUN/damaged/` and its commit is taken back, so that the next job makes exactly its rows again,
+from the tables before it.  Nobody but the list's files can give the rows of the plan again, and nobody but the web the
+pixels: the first is left to the user, and the second waits for consent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+from curation.forget.tombstones import Tombstones
+from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file
+from curation.table import PLAN
+from pairmill.config import bytes_digest
+from pairmill.damage import DamagedError, damaged
+from pairmill.errors import UserError
+from pairmill.layout import ASIDE, PAIRS, RECIPE_FILE, SELECTIONS
+from pairmill.pending import FORGOTTEN_FILE
+from pairmill.run_records import JOURNAL, read_record, record_file, record_numbers
+from pairmill.store import MANIFESTS, Entry, Store, manifest_file, shard_file
+from pairmill.yaml_text import stored_recipe
+
+#: The table of pictures, which cost fetches.
+IMAGES = "images"
+
+_DATA = re.compile(r"(?P<table>.+)/(?:shard|part)-(?P<shard>[0-9]{6,})\.parquet")
+_COMMIT = re.compile(rf"(?P<table>.+)/{MANIFESTS}/[0-9]+/shard-(?P<shard>[0-9]{{6,}})-[0-9a-z]+-[0-9a-z]+\.json")
+_READERS = 4
+
+
+class Finding(NamedTuple):
+    """A damaged file of a run.
+
+    name: its path within the run.  why: what is wrong with it.  remedy: how it is made again.
+    """
+
+    name: str
+    why: str
+    remedy: str
+
+
+def remedy(name: str) -> str:
+    """How a file of a run is made again once it is kept aside."""
+    if name in (PLAN_JSON, PLAN_COPY):
+        return "the other of plan.json and plan-copy.json is written in its place"
+    if name == RECIPE_FILE:
+        return "`pairmill curate RECIPE` writes it again"
+    if _restored_by_hand(name):
+        return "restore it from a copy, or plan the list into another run_dir"
+    if name == f"{IMAGES}/{name.rpartition('/')[2]}":
+        return "its pictures are fetched again, with --yes only"
+    if name.startswith(f"{JOURNAL}/"):
+        return "the report goes without that invocation"
+    return "the next `pairmill curate` makes it again"
+
+
+def _restored_by_hand(name: str) -> bool:
+    return name == FORGOTTEN_FILE or name.startswith(f"{PLAN}/")
+
+
+def heal(store: Store, error: DamagedError, *, yes: bool) -> str:
+    """Keep a damaged file aside and take its commit back; says what was done, for the log.
+
+    yes: the pixels of a damaged shard may be fetched again.  The caller must hold the run's lock.
+    Raises `error` for a file that only the user can restore; UserError for pixels without `yes`.
+    """
+    name = error.path.removeprefix(store.path(""))
+    data, commit = _DATA.fullmatch(name), _COMMIT.fullmatch(name)
+    if _restored_by_hand(name) or not (data or commit or name.startswith(f"{JOURNAL}/")):
+        raise error
+    if data is not None and data["table"] == IMAGES and not yes:
+        raise UserError(
+            "the pictures of a damaged shard must have your consent (--yes) to be fetched again",
+            value=str(error.value),
+            fix="restore the file from a copy, or give --yes: it is kept in damaged/, and its rows are fetched again",
+        )
+    found = data or commit
+    kept = store.set_aside(name, ASIDE) if store.exists(name) else ""
+    if found is not None:
+        store.retract(found["table"], int(found["shard"]))
+    state = f"is damaged and kept as {kept}" if kept else "is gone"
+    return f"{name} {state} ({error.why})" + (": it is made again" if found else "")
+
+
+class Examined(NamedTuple):
+    """What was read of a run.  files, bytes: how many.  damaged: in the order of the tables."""
+
+    files: int
+    bytes: int
+    damaged: list[Finding]
+
+
+def examine(store: Store) -> Examined:
+    """Compare every file of a run with what was committed.  Reads all bytes; memory holds a few shards at a time."""
+    read: list[int] = []
+    found = [Finding(name, why, remedy(name)) for name, why in _damages(store, read)]
+    return Examined(len(read), sum(read), found)
+
+
+def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
+    """Name and fault of each damaged file.  read: gets the bytes of each shard that was read."""
+    plan = None
+    for name in (PLAN_JSON, PLAN_COPY):
+        try:
+            there = read_plan_file(store, name)
+            plan = plan or there
+            if there is None:
+                yield name, "it is gone"
+        except DamagedError as error:
+            yield name, error.why
+    texts: dict[str, Callable[[Store], object]] = {RECIPE_FILE: stored_recipe, FORGOTTEN_FILE: Tombstones.read}
+    for name, reads in texts.items():
+        try:
+            reads(store)
+        except UserError as error:
+            yield name, error.why if isinstance(error, DamagedError) else str(error.value)
+    for number in record_numbers(store):
+        try:
+            read_record(store, number)
+        except DamagedError as error:
+            yield record_file(number), error.why
+    for table in tables_there(store):
+        index = store.index(table)
+        if table == PLAN and plan is not None:
+            for shard in sorted(set(plan.shard_numbers()) - index.keys()):
+                yield shard_file(PLAN, shard), f"it has no commit in {MANIFESTS}/"
+        with ThreadPoolExecutor(_READERS) as pool:
+            for size, found in pool.map(partial(_checked, store, table), sorted(index.items())):
+                read.append(size)
+                yield from found
+
+
+def tables_there(store: Store) -> list[str]:
+    """The tables that a run has, committed in whole or in part, from the plan to the product."""
+    inner = [f"{folder}/{name}" for folder in ("columns", SELECTIONS) for name in store.folders(folder)]
+    return [PLAN, IMAGES, *inner, PAIRS]
+
+
+def _checked(store: Store, table: str, committed: tuple[int, Entry]) -> tuple[int, list[tuple[str, str]]]:
+    """The bytes of a committed shard, and what is wrong with it: with its manifest, with its data."""
+    shard, entry = committed
+    name, commit = shard_file(table, shard), manifest_file(table, shard, entry)
+    try:
+        manifest = store.manifests(table, {shard: entry})[0]
+    except DamagedError as error:
+        return 0, [(commit, error.why)]
+    try:
+        data = store.read_bytes(name)
+    except FileNotFoundError:
+        return 0, [(name, "it is gone")]
+    if bytes_digest(data) == manifest["file"]:
+        return len(data), []
+    same = "not those that were" if len(data) == manifest["bytes"] else f"and {manifest['bytes']:,} were"
+    return len(data), [(name, f"it has {len(data):,} bytes, {same} committed")]
+
+
+def parts_of_another_size(store: Store, entries: dict[int, Entry]) -> list[DamagedError]:
+    """Committed parts of the product that are gone or cut off, by a listing and their manifests."""
+    sizes = store.sizes(PAIRS)
+    wrong = []
+    for manifest in store.manifests(PAIRS, entries):
+        name = shard_file(PAIRS, int(manifest["shard"]))
+        size = sizes.get(name.rpartition("/")[2])
+        if size != manifest["bytes"]:
+            why = "it is gone" if size is None else f"it has {size:,} bytes, and {manifest['bytes']:,} in its manifest"
+            wrong.append(damaged(store.path(name), why))
+    return wrong

@@ -1,0 +1,106 @@
+"""`plan/plan.json`, the commit of a run's plan: which lists the run has, in which shards, and the totals."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from pydantic import Field, ValidationError
+
+from curation.listing import PlannedList
+from pairmill.config import Config, digest
+from pairmill.damage import DamagedError, damaged
+from pairmill.layout import ASIDE
+from pairmill.store import Store
+
+logger = logging.getLogger("pairmill")
+
+#: The commit of a run's plan, and so the mark of a run directory.
+PLAN_JSON = "plan/plan.json"
+
+#: The same again: what says which shards a run has must outlast a damaged sector.
+PLAN_COPY = "plan/plan-copy.json"
+
+
+class Plan(Config):
+    """The content of `plan/plan.json`: the lists of a run in the order they were added, and their totals."""
+
+    fingerprint: str
+    rows: int
+    shards: int
+    cut: str
+    inputs: list[PlannedList] = Field(min_length=1)
+    #: `own_check` of the plan as it was written.
+    check: str = ""
+
+    def own_check(self) -> str:
+        """Digest of everything else."""
+        return digest(self.model_dump(exclude={"check"}))
+
+    @property
+    def files(self) -> list[str]:
+        """Where the input files were when they were planned, in the order of the rows."""
+        return [file.place for listed in self.inputs for file in listed.files]
+
+    def shard_numbers(self) -> range:
+        """The shards of the run."""
+        return range(self.shards)
+
+
+def read_plan(store: Store) -> Plan | None:
+    """The plan of a run directory; None if nothing is planned there.
+
+    If the file is damaged or gone, its copy counts.  Raises DamagedError if both are damaged.
+    """
+    damage = None
+    try:
+        if (plan := read_plan_file(store, PLAN_JSON)) is not None:
+            return plan
+    except DamagedError as error:
+        damage = error
+    with contextlib.suppress(DamagedError):
+        if (copy := read_plan_file(store, PLAN_COPY)) is not None:
+            logger.warning("%s is damaged; its copy %s is used", store.path(PLAN_JSON), PLAN_COPY)
+            return copy
+    if damage is not None:
+        raise damage
+    return None
+
+
+def read_plan_file(store: Store, name: str) -> Plan | None:
+    """The plan in `PLAN_JSON` or in `PLAN_COPY`; None if there is no such file.  Raises DamagedError."""
+    known = store.read_json(name)
+    if known is None:
+        return None
+    try:
+        plan = Plan.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise damaged(store.path(name), f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from error
+    if plan.check != plan.own_check():
+        raise damaged(store.path(name), "its digest is that of another plan")
+    return plan
+
+
+def write_plan(store: Store, made: Plan, fault: str = "write") -> Plan:
+    """Commit a plan: the file, and then its copy.  Returns it as it is read again."""
+    made = made.model_copy(update={"check": made.own_check()})
+    store.write_json(PLAN_JSON, made.model_dump(), fault)
+    store.write_json(PLAN_COPY, made.model_dump(), "plan.copy")
+    return made
+
+
+def restore_plan(store: Store, plan: Plan) -> None:
+    """Write `plan`, as it was read, to the file or to the copy where they do not hold it; the old one is kept aside.
+
+    The caller must hold the run's lock.
+    """
+    for name in (PLAN_JSON, PLAN_COPY):
+        try:
+            there = read_plan_file(store, name)
+        except DamagedError as error:
+            there = None
+            kept = store.set_aside(name, ASIDE)
+            logger.warning("%s was damaged (%s) and is written again; it is kept as %s", name, error.why, kept)
+        if there != plan:
+            store.write_json(name, plan.model_dump(), "plan.restore")

@@ -1,0 +1,173 @@
+"""Every damaged file of a run is named, and kept aside so that exactly its rows are made again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from run_fixture import make_run
+
+from curation.healing import examine, heal, parts_of_another_size
+from curation.plan import open_plan
+from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file, restore_plan
+from pairmill.damage import DamagedError, damaged
+from pairmill.errors import UserError
+from pairmill.store import Store, shard_file
+
+#: What may become of the bytes of a file; None: it is gone.
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "gone": lambda old: None,
+    "empty": lambda old: b"",
+    "cut off": lambda old: old[: len(old) // 2],
+    "a bit flipped": lambda old: old[: len(old) // 2] + bytes([old[len(old) // 2] ^ 4]) + old[len(old) // 2 + 1 :],
+    "of zeros": lambda old: bytes(len(old)),
+}
+
+#: Files that are made from the rest, and hold no row.
+DERIVED = ("report.json", "report.html", "README.md", ".lock")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = make_run(tmp_path_factory.mktemp("run"))
+    restore_plan(store, open_plan(store))
+    return store
+
+
+def _files(store: Store) -> list[str]:
+    root = Path(store.uri)
+    found = [str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()]
+    return sorted(name for name in found if not name.endswith(DERIVED))
+
+
+def _damage(store: Store, name: str, change: Callable[[bytes], bytes | None]) -> bytes:
+    """Returns the bytes as they were."""
+    path = Path(store.path(name))
+    before = path.read_bytes()
+    after = change(before)
+    path.unlink() if after is None else path.write_bytes(after)
+    return before
+
+
+def test_a_sound_run_has_no_damage(store: Store) -> None:
+    examined = examine(store)
+    assert examined.damaged == []
+    data = [Path(store.path(name)) for name in _files(store) if name.endswith(".parquet")]
+    assert (examined.files, examined.bytes) == (len(data), sum(file.stat().st_size for file in data))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_every_damage_of_every_file_is_named(store: Store, how: str) -> None:
+    unnoticed = []
+    for name in _files(store):
+        before = _damage(store, name, DAMAGES[how])
+        found = {one.name for one in examine(store).damaged}
+        Path(store.path(name)).write_bytes(before)
+        # A commit that is gone leaves a shard that is not committed, which is no damage: it is made (again).
+        if name not in found and not ("_manifest" in name and how == "gone"):
+            unnoticed.append(name)
+    # One bit of a text may turn it into another text of the same form: a letter of a command, say.
+    if how == "a bit flipped":
+        unnoticed = [name for name in unnoticed if name.endswith(".parquet") or name.startswith("plan/plan")]
+    if how == "gone":
+        unnoticed = [name for name in unnoticed if not name.startswith(("runs/", "recipe.yaml"))]
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("column", ["uid", "image", "phash", "drop_reason"])
+def test_a_bit_that_has_changed_is_noticed_by_whoever_reads_its_column(tmp_path: Path, column: str) -> None:
+    store = make_run(tmp_path, upto="images")
+    name = shard_file("images", 1)
+    data = bytearray(store.read_bytes(name))
+    chunks = pq.ParquetFile(io.BytesIO(bytes(data))).metadata.row_group(0)
+    leaf = next(chunks.column(n) for n in range(chunks.num_columns) if chunks.column(n).path_in_schema == column)
+    assert store.read_table(name, [column]).num_rows == 7
+    # The last byte of its last page.
+    start = leaf.dictionary_page_offset or leaf.data_page_offset
+    data[start + leaf.total_compressed_size - 1] ^= 1
+    store.write_bytes(name, bytes(data))
+    with pytest.raises(DamagedError, match=r"images/shard-000001\.parquet: .*integrity"):
+        store.read_table(name, [column])
+    others = [other for other in ("uid", "image", "phash", "drop_reason") if other != column]
+    assert store.read_table(name, others).num_rows == 7
+
+
+def test_a_damaged_shard_is_kept_aside_and_no_longer_committed(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    name, sound = shard_file("columns/filter", 2), store.index("columns/filter")
+    for number, kept in enumerate(["", ".1"]):
+        content = bytes([number])
+        store.write_bytes(name, content)
+        said = heal(store, damaged(store.path(name), "as asked"), yes=False)
+        assert said == (
+            f"{name} is damaged and kept as damaged/columns.filter.shard-000002.parquet{kept} (as asked): "
+            "it is made again"
+        )
+        assert store.read_bytes(f"damaged/columns.filter.shard-000002.parquet{kept}") == content
+        assert not store.exists(name)
+        assert store.index("columns/filter") == {n: entry for n, entry in sound.items() if n != 2}
+    assert heal(store, damaged(store.path(name), "it is gone"), yes=False).startswith(f"{name} is gone")
+
+
+def test_a_damaged_commit_leaves_its_data_to_be_taken_over(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    [name] = [
+        f"images/_manifest/0000/{n}" for n in store.names("images/_manifest/0000") if n.startswith("shard-000003")
+    ]
+    store.write_bytes(name, b"{")
+    with pytest.raises(DamagedError) as found:
+        store.manifests("images")
+    heal(store, found.value, yes=False)
+    assert 3 not in store.index("images")
+    assert store.exists(shard_file("images", 3))
+
+
+def test_pixels_are_not_fetched_again_without_consent(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    name = shard_file("images", 0)
+    store.write_bytes(name, b"PAR1")
+    error = damaged(store.path(name), "cut off")
+    with pytest.raises(UserError, match="--yes") as refused:
+        heal(store, error, yes=False)
+    assert name in str(refused.value.value)
+    assert (store.read_bytes(name), 0 in store.index("images")) == (b"PAR1", True)
+    heal(store, error, yes=True)
+    assert (store.exists(name), 0 in store.index("images")) == (False, False)
+
+
+@pytest.mark.parametrize("name", ["plan/shard-000000.parquet", "forgotten.parquet", "recipe.yaml"])
+def test_what_nothing_here_can_make_again_stays(tmp_path: Path, name: str) -> None:
+    store = make_run(tmp_path)
+    store.write_bytes(name, b"x")
+    with pytest.raises(DamagedError):
+        heal(store, damaged(store.path(name), "of one byte"), yes=True)
+    assert store.read_bytes(name) == b"x"
+    assert name in {one.name for one in examine(store).damaged}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", [PLAN_JSON, PLAN_COPY])
+def test_a_damaged_plan_is_restored_from_its_copy(tmp_path: Path, name: str, how: str) -> None:
+    store = make_run(tmp_path, upto="plan")
+    before = open_plan(store)
+    was = _damage(store, name, DAMAGES[how])
+    assert open_plan(store) == before
+    restore_plan(store, before)
+    assert store.read_bytes(name) == was
+    assert read_plan_file(store, PLAN_JSON) == read_plan_file(store, PLAN_COPY) == before
+    assert len(store.names("damaged")) == (how != "gone")
+
+
+def test_parts_that_are_gone_or_cut_off_are_found_by_a_listing(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    assert parts_of_another_size(store, store.index("pairs")) == []
+    store.write_bytes(shard_file("pairs", 0), b"")
+    store.remove(shard_file("pairs", 1))
+    found = parts_of_another_size(store, store.index("pairs"))
+    assert [(Path(error.path).name, error.why.split(",")[0]) for error in found] == [
+        ("part-000000.parquet", "it has 0 bytes"),
+        ("part-000001.parquet", "it is gone"),
+    ]
