@@ -214,7 +214,7 @@ class Tables:
         if not self._keyed:
             return []
         try:
-            return [[stage.identity(), stage.revision(), *_own_source(stage)] for stage in stages]
+            return [[stage.identity(), stage.revision(), *_own_source(stage), *_version(stage)] for stage in stages]
         except UserError as error:
             if not self._lenient:
                 raise
@@ -293,6 +293,11 @@ def _own_source(stage: Stage) -> list[Any]:
     if ":" not in name:
         return []
     return [source_digest(name), [[column.name, str(column.type)] for column in stage.adds], list(stage.drops)]
+
+
+def _version(stage: Stage) -> list[int]:
+    """The version of a stage that was corrected since its first one."""
+    return [stage.version] if stage.version > 1 else []
 
 
 def _in_order(stages: Sequence[Stage]) -> list[Stage]:

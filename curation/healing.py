@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from curation.code import CODE_FILE, read_code_log
 from curation.forget.tombstones import Tombstones
 from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file
 from curation.table import PLAN
@@ -55,6 +56,8 @@ def remedy(name: str) -> str:
         return "restore it from a copy, or plan the list into another run_dir"
     if name == f"{IMAGES}/{name.rpartition('/')[2]}":
         return "its pictures are fetched again, with --yes only"
+    if name == CODE_FILE:
+        return "the code behind rows made so far is not known any more"
     if name.startswith(f"{JOURNAL}/"):
         return "the report goes without that invocation"
     return "the next `pairmill curate` makes it again"
@@ -72,7 +75,7 @@ def heal(store: Store, error: DamagedError, *, yes: bool) -> str:
     """
     name = error.path.removeprefix(store.path(""))
     data, commit = _DATA.fullmatch(name), _COMMIT.fullmatch(name)
-    if _restored_by_hand(name) or not (data or commit or name.startswith(f"{JOURNAL}/")):
+    if _restored_by_hand(name) or not (data or commit or name == CODE_FILE or name.startswith(f"{JOURNAL}/")):
         raise error
     if data is not None and data["table"] == IMAGES and not yes:
         raise UserError(
@@ -114,7 +117,11 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
                 yield name, "it is gone"
         except DamagedError as error:
             yield name, error.why
-    texts: dict[str, Callable[[Store], object]] = {RECIPE_FILE: stored_recipe, FORGOTTEN_FILE: Tombstones.read}
+    texts: dict[str, Callable[[Store], object]] = {
+        RECIPE_FILE: stored_recipe,
+        CODE_FILE: read_code_log,
+        FORGOTTEN_FILE: Tombstones.read,
+    }
     for name, reads in texts.items():
         try:
             reads(store)

@@ -24,6 +24,9 @@ from pairmill.table_files import parquet_bytes
 #: Segments whose stages run row by row, each with a table.
 STREAMED: tuple[Segment, ...] = ("collect", "score", "rewrite")
 
+#: The reason of rows that a stage failed on, with `on_error: drop`.
+FAILED = "failed"
+
 _OWN_REASONS = "have drop reasons of its own, each once"
 
 #: Columns of every table or of the product, and beginnings and ends of columns that stages of ours add by a rule.
@@ -50,6 +53,8 @@ def own_stage(given: Any) -> Stage:
         ) from error
     _check_columns(stage)
     _check_reasons(stage)
+    if getattr(config, "on_error", "fail") == "drop":
+        stage.drops = (*stage.drops, FAILED)
     try:
         digest(stage.identity())
     except UserError:

@@ -39,7 +39,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from curation.schema import drop, live
-from pairmill.config import Config, Placement
+from pairmill.config import EXECUTION, Config, Placement
 from pairmill.meters import Meter
 from pairmill.registry import NamedConfig
 from pairmill.store import Store
@@ -72,6 +72,14 @@ class StageConfig(NamedConfig, Placement):
     """Base of the configuration of a user's own stage: its name (import path), and its placement."""
 
     name: str = Field("", description="import path of the stage, package.module:attribute")
+    on_error: Literal["fail", "drop"] = Field(
+        "fail",
+        description="what becomes of a row that the stage raises for: fail ends the job and names stage and row; drop "
+        "drops it as `failed`",
+    )
+    timeout_s: float = Field(
+        3600.0, gt=0, description="seconds that the stage may take for a shard", json_schema_extra=EXECUTION
+    )
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,11 @@ class Stage:
     looks_at: ClassVar[tuple[str, ...]] = ()
     #: Whether `reads` may also name columns of the input list, which only `check` can know.
     reads_input: ClassVar[bool] = False
+    #: Raised when the code is corrected so that what earlier versions made must be made again; it is part of the key.
+    version: ClassVar[int] = 1
+    #: Distributions whose release may change its values, beside those of its engines; of a stage that is not ours,
+    #: without any: all that its module imports (`curation.code`).
+    libraries: ClassVar[tuple[str, ...]] = ()
     drops: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     #: Columns that it reads if an earlier stage adds them.
@@ -151,6 +164,10 @@ class Stage:
         Raises UserError if a model cannot be found.
         """
         return None
+
+    def own_code(self) -> tuple[str, ...]:
+        """Import paths of functions that its configuration names outside of registries."""
+        return ()
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise UserError for a configuration that does not fit the columns before the stage."""

@@ -64,6 +64,14 @@ def first_cause(error: BaseException) -> str:
     return f"{type(found).__name__}: {text.splitlines()[0]}" if text else type(found).__name__
 
 
+def died(error: BaseException) -> bool:
+    """Whether a worker's process ended, so that no traceback says why."""
+    ends = [
+        raised for cause in _chain(error) for raised in _tracebacks(str(cause)) if not raised.kind.startswith("ray.")
+    ]
+    return not ends and any("died unexpectedly" in str(cause) for cause in _chain(error))
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     found: BaseException | None = error

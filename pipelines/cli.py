@@ -63,6 +63,10 @@ Average = Annotated[bool, typer.Option("--average", help="use the averaged weigh
 Yes = Annotated[
     bool, typer.Option("--yes", help="fetch and compute again what the recipe makes stale, however much it is")
 ]
+OtherCode = Annotated[
+    bool,
+    typer.Option("--accept-code-change", help="keep rows that other code made, and make the rest by today's"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, and nothing else")]
 
 
@@ -80,6 +84,7 @@ def curate(
     recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file", show_default=False)] = None,
     overrides: Overrides = None,
     yes: Yes = False,
+    other_code: OtherCode = False,
     as_json: Json = False,
     schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
 ) -> None:
@@ -95,7 +100,8 @@ def curate(
         # Imported once the recipe is known to be right: Ray alone takes longer than all checks.
         from pipelines.curate import curate as run_job
 
-        return run_job(loaded, command=shlex.join(sys.argv), quiet=as_json, yes=yes)
+        command = shlex.join(sys.argv)
+        return run_job(loaded, command=command, quiet=as_json, yes=yes, other_code=other_code)
 
     finish(job, as_json, show_funnel)
 
@@ -185,7 +191,13 @@ def verify(
 
 
 @app.command("retry-failed")
-def retry_failed(run: Run, overrides: Overrides = None, yes: Yes = False, as_json: Json = False) -> None:
+def retry_failed(
+    run: Run,
+    overrides: Overrides = None,
+    yes: Yes = False,
+    other_code: OtherCode = False,
+    as_json: Json = False,
+) -> None:
     """Fetch again what failed for a reason that may have passed, or was refused by a policy that allows it now."""
 
     def job() -> dict[str, Any]:
@@ -193,8 +205,8 @@ def retry_failed(run: Run, overrides: Overrides = None, yes: Yes = False, as_jso
 
         check_retried(overrides or [])
         _, recipe = opened_run(run, overrides or [])
-        command = shlex.join(sys.argv)
-        return run_job(recipe, command=command, quiet=as_json, retry_failed=True, planned=True, yes=yes)
+        given: dict[str, Any] = {"quiet": as_json, "yes": yes, "other_code": other_code}
+        return run_job(recipe, command=shlex.join(sys.argv), retry_failed=True, planned=True, **given)
 
     finish(job, as_json, show_funnel)
 
@@ -218,6 +230,7 @@ def extend(
         bool, typer.Option("--plan-only", help="cut the new rows into shards and stop; `curate` does the rest")
     ] = False,
     yes: Yes = False,
+    other_code: OtherCode = False,
     as_json: Json = False,
 ) -> None:
     """Add input files to a run: new shards behind the old ones, then bring the dataset up to date."""
@@ -232,7 +245,8 @@ def extend(
         if plan_only:
             made, added = extend_plan(store, recipe, inputs, changes)
             return {"run_dir": store.uri, "rows": made.rows, "shards": made.shards, "files_added": added}
-        return extend_run(store, recipe, inputs, changes, command=shlex.join(sys.argv), quiet=as_json, yes=yes)
+        given: dict[str, Any] = {"quiet": as_json, "yes": yes, "other_code": other_code}
+        return extend_run(store, recipe, inputs, changes, command=shlex.join(sys.argv), **given)
 
     def show(done: dict[str, Any]) -> None:
         if plan_only:
@@ -418,6 +432,7 @@ def submit(
     ] = False,
     upload_limit: Annotated[int, typer.Option(min=1, max=500, help="MiB of the project that may be uploaded")] = 100,
     yes: Yes = False,
+    other_code: OtherCode = False,
     as_json: Json = False,
 ) -> None:
     """Run a job on a cluster and follow its log; submitted again after a failure or a stop, it resumes."""
@@ -428,7 +443,8 @@ def submit(
         from pipelines.submit import prepare
         from pipelines.submit import submit as submit_job
 
-        prepared = prepare(kind, recipe, overrides or [], yes=yes)
+        flags = [flag for flag, given in (("--yes", yes), ("--accept-code-change", other_code)) if given]
+        prepared = prepare(kind, recipe, overrides or [], flags=flags)
         client = connect(address)
         check_dashboard(address)  # no job goes to a cluster that accepts jobs from anyone
         job_id = submit_job(client, prepared, install=install, limit_mib=upload_limit)

@@ -39,7 +39,7 @@ from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import kept_rows
 from pairmill.store import Entry, Store, shard_file
-from pairmill.worker_errors import first_cause, raised_by
+from pairmill.worker_errors import died, first_cause, raised_by
 from pipelines.actors import job_actors
 from pipelines.consent import Acceptance, ConsentError, ask, fetch_again, refuse_to_fetch
 from pipelines.invocations import Invocation, require_unchanged
@@ -59,6 +59,7 @@ def curate(
     retry_failed: bool = False,
     planned: bool = False,
     yes: bool = False,
+    other_code: bool = False,
     advise: bool = True,
 ) -> dict[str, Any]:
     """Run the job, or what is left of it, and return the report (`report.json`).
@@ -67,6 +68,7 @@ def curate(
     retry_failed: first fetch again the rows that may succeed now (`Policy.retriable`).
     planned: the run is identified by its directory; its lists need not exist any more.
     yes: fetch and compute again what the recipe makes stale, however much it is.
+    other_code: keep the rows that other code made of a table, and make the others by today's.
     advise: log what could be done next (`curation.results.advice`).
     Raises UserError for a wrong recipe or input, before any work, and for expensive work that would be repeated without
     `yes`, before that work; JobError when the job itself fails.
@@ -76,7 +78,8 @@ def curate(
     store, met = Store(recipe.run_dir), set[str]()
     report = None
     while report is None:
-        _job(recipe, store, met, command=command, quiet=quiet, retry_failed=retry_failed, planned=planned, yes=yes)
+        given: dict[str, Any] = {"command": command, "quiet": quiet, "yes": yes, "other_code": other_code}
+        _job(recipe, store, met, retry_failed=retry_failed, planned=planned, **given)
         retry_failed = False
         fault_point("report.write")
         try:
@@ -100,6 +103,7 @@ def _job(
     retry_failed: bool,
     planned: bool,
     yes: bool,
+    other_code: bool,
 ) -> None:
     """The job without its report.  met: as for `_healed`."""
     complete_pending(store)
@@ -127,6 +131,7 @@ def _job(
                 yes=yes,
                 committed=_may_begin(recipe, store, made, tables, yes=yes),
                 accept=acceptance.accept,
+                other_code=other_code,
             )
             if retries:
                 job.retry_failed()
@@ -138,23 +143,23 @@ def _job(
             job.pack()
 
         try:
-            _healed(store, work, met, yes=yes)
+            _healed(store, work, met, board, yes=yes)
         except ConsentError:
             acceptance.withdraw()
             raise
 
 
-def _healed(store: Store, work: Callable[[], None], met: set[str], *, yes: bool) -> None:
+def _healed(store: Store, work: Callable[[], None], met: set[str], board: Any, *, yes: bool) -> None:
     """Do the work, again after each damaged file that it meets and that can be made again.
 
-    met: the damaged files so far; one that is damaged again is not made a third time.
+    board: knows which own code is at work.  met: the damaged files so far; one that is damaged again is not made again.
     Raises JobError when the work fails, DamagedError for a file that only the user can restore.
     """
     while True:
         try:
             work()
         except ray.exceptions.RayError as error:
-            cause = _cause(error)
+            cause = _cause(error, board)
             if not isinstance(cause, DamagedError):
                 raise cause from error
             _heal(store, cause, met, yes=yes)
@@ -211,12 +216,12 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
         finish_rewrites(store)
 
         def work() -> None:
-            job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True)
+            job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True, other_code=True)
             job.collect()
             job.stream("score")
             job.deduplicate()
 
-        _healed(store, work, set(), yes=False)
+        _healed(store, work, set(), board, yes=False)
     return sum(kept_rows(manifest) for manifest in store.manifests(tables.selection))
 
 
@@ -233,8 +238,16 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
 
 
-def _cause(error: BaseException) -> PairmillError:
-    """What a worker raised on purpose; else a JobError that says what failed."""
-    return raised_by(error) or JobError(
-        f"the job failed: {first_cause(error)}\nWhat was committed stays; run the same command again to resume."
+def _cause(error: BaseException, board: Any) -> PairmillError:
+    """What a worker raised on purpose; else a JobError that says what failed, and which own code was at work."""
+    if (raised := raised_by(error)) is not None:
+        return raised
+    own = ""
+    if died(error):
+        with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+            own = "".join(
+                f"\nIt was calling your own code: {name}" for name in ray.get(board.own_code.remote(), timeout=5)
+            )
+    return JobError(
+        f"the job failed: {first_cause(error)}{own}\nWhat was committed stays; run the same command again to resume."
     )

@@ -59,13 +59,14 @@ def extend_run(
     command: str = "",
     quiet: bool = False,
     yes: bool = False,
+    other_code: bool = False,
 ) -> dict[str, Any]:
     """`extend_plan`, then the job; returns its report.  Killed anywhere, the same call completes it.
 
-    yes: as of `curate`.  Raises as `extend_plan` and `curate`.
+    yes, other_code: as of `curate`.  Raises as `extend_plan` and `curate`.
     """
     extend_plan(store, recipe, paths, changes)
     # Imported after planning: the imports take longer than refusing an unreadable list.
     from pipelines.curate import curate
 
-    return curate(recipe, command=command, quiet=quiet, planned=True, yes=yes)
+    return curate(recipe, command=command, quiet=quiet, planned=True, yes=yes, other_code=other_code)

@@ -100,7 +100,7 @@ def _set_data_context() -> None:
         if type(handler).__name__ == "PlainRayHandler":
             handler.addFilter(_no_errors)
     # Ray Data 2.60 warns that its way of bounding restarts will change in 2.64, and has no other yet.
-    warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*", category=RayDeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*", category=RayDeprecationWarning)
 
 
 def _no_errors(record: logging.LogRecord) -> bool:

@@ -45,6 +45,7 @@ class Board:
     def __init__(self) -> None:
         self._counts: dict[str, Count] = {}
         self._notes: dict[str, str] = {}
+        self._own: dict[int, str] = {}
 
     def begin(self, stage: str, when: float) -> None:
         """A worker of `stage` starts a shard."""
@@ -64,6 +65,19 @@ class Board:
             self._notes[topic] = text
         else:
             self._notes.pop(topic, None)
+
+    def enter(self, name: str, process: int) -> None:
+        """A worker calls a user's own code, which may end its process."""
+        self._own[process] = name
+
+    def leave(self, name: str, process: int) -> None:
+        """The code has returned."""
+        if self._own.get(process) == name:
+            del self._own[process]
+
+    def own_code(self) -> list[str]:
+        """The own code that has been called and has not returned."""
+        return sorted(set(self._own.values()))
 
     def read(self) -> tuple[dict[str, Count], dict[str, str]]:
         """The counts and the warnings as they are now."""

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, Dataset, from_items, read_datasource
 
+from curation.code import CodeLog
 from curation.common_texts import mark_common_texts
 from curation.dataset_card import write_card
 from curation.download import Download
@@ -30,7 +31,7 @@ from curation.web.host_gate import HostGate
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
 from pairmill.store import Entry, Store
-from pipelines.actors import Actors
+from pipelines.actors import RESTARTS, Actors
 from pipelines.consent import CountAgain, ask, model_again, refuse_to_fetch
 from pipelines.invocations import Invocation
 from pipelines.pools import Pools
@@ -40,6 +41,10 @@ from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
 from pipelines.stages.reporting import name_run
 from pipelines.stages.row_stage import ActorStage, RowStage, Setting, named
+
+#: Of a short task: half a core, so that a small node has room for it beside the actors; and how often it is tried again
+#: if its process ends.  Ray Data's own default is no limit.
+_TASKS: Mapping[str, Any] = {"num_cpus": 0.5, "max_retries": RESTARTS}
 
 #: A batch is a block is a shard.
 _SHARDS: Mapping[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
@@ -62,11 +67,14 @@ class Job:
         yes: bool,
         committed: Mapping[str, Mapping[int, Entry]] | None = None,
         accept: Callable[[], None] = lambda: None,
+        other_code: bool = False,
     ) -> None:
         """yes: expensive work may be repeated.  committed: listings of tables made just before, by name.
 
         accept: called before each piece of work that the recipe asks for, after what may refuse it.
+        other_code: tables may have rows that were made by other code (`curation.code`).
         """
+        self._code = CodeLog(store, accept=other_code)
         self.yes, self._listed, self._accept = yes, dict(committed or {}), accept
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
         self.flow = tables.flow
@@ -88,6 +96,8 @@ class Job:
         look = ForRetry(self.store, images, policy)
         self._listed = {}
         with self.journal.segment("retry-failed"):
+            if again:
+                self._code.begin(images.name, images.makers, there=True)
             for wave in _waves(again, self.recipe.cluster.wave_shards):
                 self._may_fetch(len(wave))
                 self._accept()
@@ -115,13 +125,29 @@ class Job:
                 if any(stage.expensive for stage in table.makers):
                     continue
                 work = outstanding(self.store, tables, self.planned.shard_numbers(), given, committed)
-                work = ahead(work, table, [committed[later.name] for later in tables[at + 1 :]])
-                if work:
-                    self._run(segment, [table], work)
+                ready = ahead(work, table, [committed[later.name] for later in tables[at + 1 :]])
+                if ready:
+                    self._note_code([table], work, committed)
+                    self._run(segment, [table], ready)
                     committed = {**listed(self.store, committed)}
             work = outstanding(self.store, tables, self.planned.shard_numbers(), given, committed)
             self._ask(segment, tables, work, committed)
+            self._note_code(tables, work, committed)
             self._run(segment, tables, work)
+
+    def _note_code(
+        self, tables: Sequence[Table], work: Sequence[Work], committed: Mapping[str, Mapping[int, Entry]]
+    ) -> None:
+        """Raise RunDirError if tables would mix rows of today's code with those of other code, without consent.
+
+        work: every outstanding shard.  committed: the tables as they are.
+        """
+        for table in tables:
+            missing = {one.shard for one in work if table.name not in one.fresh}
+            if missing:
+                there = committed[table.name].keys()
+                kept = there if any(stage.expensive for stage in table.makers) else there - missing
+                self._code.begin(table.name, table.makers, there=bool(kept))
 
     def _ask(
         self,
@@ -143,7 +169,7 @@ class Job:
         counts: list[dict[str, Any]] = []
         for wave in _waves(stale, self.recipe.cluster.wave_shards):
             rows = self._read(f"{segment}: what is there", wave, reads, prepare, tables)
-            counts += rows.map_batches(CountAgain(list(makers), self.tables, there), num_cpus=0.5, **_SHARDS).take_all()
+            counts += rows.map_batches(CountAgain(list(makers), self.tables, there), **_TASKS, **_SHARDS).take_all()
         dropping = [table for table in self.tables.before(segment) if table.drops]
         for stage, table in makers.items():
             shards = {shard: committed[table.name][shard] for shard in there[table.name]}
@@ -198,7 +224,7 @@ class Job:
         setting = Setting(self.store, self.board, self.tables, self.pools.decoders, gate)
         pool = self.pools.of.get(stage.name)
         if pool is None:
-            return rows.map_batches(named(stage, kind or RowStage)(stage, setting), num_cpus=0.5, **_SHARDS)
+            return rows.map_batches(named(stage, kind or RowStage)(stage, setting), **_TASKS, **_SHARDS)
         at_once = stage.shards_at_once
         # One shard more than is worked on, so that the last slow URLs of one do not leave the actor idle.
         threads = {"max_tasks_in_flight_per_actor": at_once + 1, "max_concurrent_calls_per_actor": at_once}
@@ -220,13 +246,17 @@ class Job:
         selected, stage = self.tables.selected(contents), self.flow.of(Deduplicate)
         with self.journal.segment("deduplicate"):
             losers = None
-            for wave in self._outstanding([selected], given):
+            committed = listed(self.store, [*given, selected.name])
+            work = outstanding(self.store, [selected], self.planned.shard_numbers(), given, committed)
+            self._note_code([selected], work, committed)
+            for wave in _waves(work, self.recipe.cluster.wave_shards):
                 self._accept()
                 losers = losers or self._losers()
                 rows = self._read("deduplicate", wave, self.tables.reads((), "global"))
                 select_stage = SelectStage(losers, stage, self.flow.before(stage.name), self.board)
-                rows = rows.map_batches(select_stage, num_cpus=0.5, **_SHARDS)
+                rows = rows.map_batches(select_stage, **_TASKS, **_SHARDS)
                 self._write(rows, [selected])
+            self.store.sweep(selected.name)
 
     def _contents(self, table: str) -> dict[int, str]:
         return {shard: entry.content for shard, entry in self.store.index(table).items()}
@@ -257,21 +287,16 @@ class Job:
             for number in set(committed) - {part.number for part in wanted}:
                 self.store.remove_shard(PAIRS, number)
             if parts:
+                kept = len(parts) < len(wanted)
+                self._code.begin(PAIRS, [self.flow.of(Pack)], there=kept)
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
                 columns = product_columns(self.flow.carried)
                 packing = Packing(self.recipe.pack, self.recipe.image.format, columns, self.input_type)
                 stage = PackStage(packing, self.store, reads, prepare, self.board)
-                rows.map_batches(stage, **_SHARDS).materialize()
+                rows.map_batches(stage, max_retries=RESTARTS, **_SHARDS).materialize()
             self.store.sweep(PAIRS)
             write_card(self.store, self.recipe.model_dump(mode="json"), self.flow.carried)
-
-    def _outstanding(self, tables: Sequence[Table], given: Sequence[str] = ()) -> Iterator[list[Work]]:
-        """The outstanding shards, a wave at a time; afterwards sweep what killed writers left."""
-        work = outstanding(self.store, tables, self.planned.shard_numbers(), given)
-        yield from _waves(work, self.recipe.cluster.wave_shards)
-        for table in tables:
-            self.store.sweep(table.name)
 
     def _read(
         self,
@@ -282,13 +307,12 @@ class Job:
         earlier: Sequence[Table] = (),
     ) -> Dataset:
         source = ShardSource(self.store, work, columns, prepare, self.input_type, earlier)
-        # Half a core, so that a small node has room for a reader beside the actors.
-        rows = read_datasource(source, override_num_blocks=len(work), num_cpus=0.5)
+        rows = read_datasource(source, override_num_blocks=len(work), ray_remote_args=_TASKS)
         rows.set_name(segment)  # the name on the dashboard of it and of all made from it
         return rows
 
     def _write(self, rows: Dataset, tables: Sequence[Table]) -> None:
-        rows.write_datasink(ShardSink(self.store, tables, self.journal.run), ray_remote_args={"num_cpus": 0.5})
+        rows.write_datasink(ShardSink(self.store, tables, self.journal.run), ray_remote_args=_TASKS)
 
 
 def _waves(work: list[Work], size: int) -> Iterator[list[Work]]:

@@ -57,20 +57,23 @@ class Prepared:
     text: str | None  # the recipe itself, where it is not uploaded with the project
     overrides: tuple[str, ...]
     digest: str
-    yes: bool = False  # of `curate`: repeat what is stale, however much it is
+    flags: tuple[str, ...] = ()  # of `curate`: what its user consents to
 
 
 def prepare(
-    kind: str, recipe: str, overrides: Sequence[str], root: Path | None = None, *, yes: bool = False
+    kind: str, recipe: str, overrides: Sequence[str], root: Path | None = None, *, flags: Sequence[str] = ()
 ) -> Prepared:
-    """Check a job of `kind` as its command would.  recipe: a file; of `evaluate`, a checkpoint.  yes: of `curate`.
+    """Check a job of `kind` as its command would.
+
+    recipe: a file; of `evaluate`, a checkpoint.  flags: of `curate`, `--yes` and `--accept-code-change`.
 
     Raises RecipeError for a wrong recipe, and for a secret in an override: everyone who sees the job sees its command.
     """
     if kind not in KINDS:
         raise InputError(f"a submitted job must be one of {', '.join(KINDS)}", value=kind, fix="choose one of them")
-    if yes and kind != "curate":
-        raise InputError("--yes must be given for curate only", value=f"{kind} --yes", fix="leave --yes out")
+    if flags and kind != "curate":
+        given = flags[0]
+        raise InputError(f"{given} must be given for curate only", value=f"{kind} {given}", fix=f"leave {given} out")
     for override in overrides:
         if redact(override) != override:
             raise RecipeError(
@@ -92,7 +95,7 @@ def prepare(
                 value=f"{recipe} has {len(text.encode()):,}",
                 fix=f"copy it into {root}",
             )
-    return Prepared(kind, str(loaded.run_dir), name, text, tuple(overrides), digest(loaded.identity()), yes)
+    return Prepared(kind, str(loaded.run_dir), name, text, tuple(overrides), digest(loaded.identity()), tuple(flags))
 
 
 def _load(kind: str, path: Path, overrides: Sequence[str]) -> Any:
@@ -190,7 +193,7 @@ def entrypoint(prepared: Prepared, run_dir: str, python: str = "python") -> str:
     if prepared.kind == "evaluate":
         return shlex.join([*command, run_dir, *prepared.overrides])
     last = [] if run_dir == prepared.run_dir else [f"run_dir={_as_yaml(run_dir)}"]
-    job = shlex.join([*command, prepared.recipe, *prepared.overrides, *last, *(["--yes"] if prepared.yes else [])])
+    job = shlex.join([*command, prepared.recipe, *prepared.overrides, *last, *prepared.flags])
     # A recipe's text stays out of the command, which the cluster shows: it may be long, or private.
     return job if prepared.text is None else f"printenv {_RECIPE_VARIABLE} | {job}"
 

@@ -33,6 +33,7 @@ class TransformersCaptioner:
     """
 
     Config = TransformersCaptionerConfig
+    libraries = ("pillow", "tokenizers", "torch", "transformers")
 
     @classmethod
     def check(cls, config: TransformersCaptionerConfig, section: EngineConfig) -> Checkpoint:

@@ -46,6 +46,7 @@ class VllmCaptioner:
     """
 
     Config = VllmConfig
+    libraries = ("torch", "transformers", "vllm")
 
     @classmethod
     def check(cls, config: VllmConfig, section: EngineConfig) -> Checkpoint:

@@ -12,17 +12,17 @@ drops: callable
 from __future__ import annotations
 
 import importlib
-import traceback
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from pairmill.config import Config
+from pairmill.config import EXECUTION, Config
 from pairmill.errors import JobError, RecipeError
+from pairmill.own_code import Guard
 
 Keep = Callable[[pa.Table], Any]
 
@@ -34,6 +34,18 @@ class CustomConfig(Config):
         (),
         description="functions package.module:function from a table of live rows to a boolean array; true keeps, null "
         "drops",
+    )
+
+    callables_on_error: Literal["fail", "drop"] = Field(
+        "fail",
+        description="what becomes of a row that a function raises for: fail ends the job and names function and row; "
+        "drop drops it as `callable`",
+    )
+    callables_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="seconds that a function may take for the rows of a shard",
+        json_schema_extra=EXECUTION,
     )
 
     @field_validator("callables")
@@ -72,21 +84,28 @@ def callable_reads(path: str) -> tuple[str, ...]:
     return tuple(getattr(load_callable(path), "reads", ()))
 
 
-def keep_mask(path: str, rows: pa.Table) -> pa.Array:
-    """The function's verdict on each of `rows`; raises JobError if it fails or does not return a mask.
+def keep_mask(path: str, rows: pa.Table, config: CustomConfig) -> pa.Array:
+    """The function's verdict on each of `rows`; false for those that it fails on, if they are dropped.
 
-    It is not called without rows.
+    It is not called without rows.  Raises JobError if it fails, answers wrongly or takes too long.
     """
     if not rows.num_rows:
         return pa.array([], pa.bool_())
-    try:
-        answer = load_callable(path)(rows)
-    except Exception as error:  # the user's code may raise anything
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise JobError(
-            f"filter.callables: {path} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})\n"
-            "Fix the function, then run the job again."
-        ) from error
+    guard = Guard(
+        f"filter.callables: {path}",
+        timeout_s=config.callables_timeout_s,
+        key="filter.callables_on_error",
+        drop=config.callables_on_error == "drop",
+    )
+    answers = guard.answers(lambda some: _verdict(path, some), rows)
+    return pa.concat_arrays([pa.array([False]) if one.value is None else one.value for one in answers])
+
+
+def _verdict(path: str, rows: pa.Table) -> pa.Array:
+    """The function's answer.  Raises JobError for one that is no mask of `rows`."""
+    if not rows.num_rows:
+        return pa.array([], pa.bool_())
+    answer = load_callable(path)(rows)
     if isinstance(answer, pa.ChunkedArray):
         answer = answer.combine_chunks()
     if isinstance(answer, pa.NullArray):

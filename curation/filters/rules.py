@@ -71,7 +71,7 @@ def filter_rows(rows: pa.Table, *, config: FilterConfig) -> pa.Table:
         if (where := config.where) is not None:
             apply_to_survivors(lambda table: {"where": _where_drops(where, table)})
         if config.callables:
-            apply_to_survivors(lambda table: {"callable": _callables_drop(config.callables, table)})
+            apply_to_survivors(lambda table: {"callable": _callables_drop(config, table)})
     return set_columns(
         rows,
         {
@@ -93,8 +93,8 @@ def _compiled(where: str, schema: pa.Schema) -> Callable[[pa.Table], pa.ChunkedA
     return compile_where(where, schema)
 
 
-def _callables_drop(paths: Iterable[str], rows: pa.Table) -> pa.Array:
+def _callables_drop(config: FilterConfig, rows: pa.Table) -> pa.Array:
     keep = pa.repeat(True, len(rows))
-    for path in paths:
-        keep = pc.and_(keep, keep_mask(path, rows))
+    for path in config.callables:
+        keep = pc.and_(keep, keep_mask(path, rows, config))
     return pc.invert(keep)

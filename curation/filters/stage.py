@@ -128,6 +128,10 @@ class Filter(Stage):
         if config.common_above is not None:
             self.counted = {common_texts_table(config.common_above): (COMMON_TEXT,)}
 
+    def own_code(self) -> tuple[str, ...]:
+        """The functions of `filter.callables`."""
+        return tuple(self.config.callables)
+
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise RecipeError for an expression that names an unknown column."""
         if self.config.where is not None:

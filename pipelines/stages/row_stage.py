@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 
 from curation.download import Download
 from curation.flow import Tables
+from curation.own_stage import FAILED
 from curation.reuse import restored, to_be_made, was_there, with_made_from, work_again
 from curation.schema import DROPS, add_seconds, add_worked, set_columns
-from curation.stage import Runtime, Stage
+from curation.stage import Runtime, Stage, StageConfig
 from curation.table import Table
 from pairmill.errors import IntegrityError
+from pairmill.own_code import Guard
 from pairmill.store import Store
 from pairmill.table_files import content_digest
 from pipelines.stages.reporting import Reporter
@@ -89,8 +91,8 @@ class RowStage:
     def _work(self, rows: pa.Table) -> pa.Table:
         own = of_the_list(self._stage, rows)
         given = set_columns(rows, own)
-        done = self._stage(given)
-        check_work(self._stage, given, done)
+        with self._reporter.own_code(own_name(self._stage)):
+            done = called(self._stage, given)
         return without_dropped(self._stage, done.drop_columns(list(own)))
 
     def _again(self, rows: pa.Table, again: pa.Array, began: float) -> pa.Table:
@@ -118,6 +120,37 @@ def named(stage: Stage, kind: type[RowStage]) -> type[RowStage]:
     """`kind` under the stage's name, which Ray's dashboard shows as the operator's."""
     words = stage.name.replace("-", "_").split("_")
     return type("".join(word.capitalize() for word in words) + "Stage", (kind,), {})
+
+
+def called(stage: Stage, rows: pa.Table) -> pa.Table:
+    """The rows as the stage returns them, checked.  One that is not ours has a time limit, and errors name the row."""
+    if not isinstance(stage.config, StageConfig):
+        return checked(stage, rows, stage(rows))
+    config = stage.config
+    guard = Guard(own_name(stage), config.timeout_s, f"on_error of {config.name}", drop=config.on_error == "drop")
+    return pa.concat_tables(
+        without_result(stage, one.rows) if one.value is None else one.value
+        for one in guard.answers(lambda some: checked(stage, some, stage(some)), rows)
+    )
+
+
+def own_name(stage: Stage) -> str:
+    """The code of a user's own that a stage calls, in words; '' if it calls none."""
+    if isinstance(stage.config, StageConfig):
+        return f"stage {stage.name} ({stage.config.name})"
+    return ", ".join(stage.own_code())
+
+
+def checked(stage: Stage, given: pa.Table, made: pa.Table) -> pa.Table:
+    """`made`, after `check_work`."""
+    check_work(stage, given, made)
+    return made
+
+
+def without_result(stage: Stage, rows: pa.Table) -> pa.Table:
+    """Rows that a stage failed on: dropped, and without values of it."""
+    rows = set_columns(rows, {column.name: pa.nulls(len(rows), column.type) for column in stage.adds})
+    return stage.drop(rows, **{FAILED: pa.array([True] * len(rows))})
 
 
 def of_the_list(stage: Stage, rows: pa.Table) -> dict[str, pa.ChunkedArray]:

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from curation import code
 from curation.healing import examine
-from pairmill.errors import UserError
+from pairmill.errors import RunDirError, UserError
 from pairmill.store import Store, manifest_file, shard_file
 from pipelines.curate import curate
 from pipelines.demo import RECIPE
@@ -95,3 +96,18 @@ def test_pictures_that_are_stored_otherwise_give_another_product(folder: Path, t
     assert after == _product(Store(fresh.run_dir))
     assert sum(map(len, after.values())) < sum(map(len, before.values()))
     assert all(entry.content != index[part].content for part, entry in store.index("pairs").items())
+
+
+def test_rows_of_other_code_are_not_mixed_in_without_consent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(folder / "run"))
+    before, recipe = _product(store), _recipe(folder, "image.quality=50")
+    store.remove(shard_file("columns/filter", 1))
+    store.remove(shard_file("pairs", 0))
+    made_by = code.code_of
+    monkeypatch.setattr(code, "code_of", lambda stages: made_by(stages)._replace(libraries={"pillow": "0.1"}))
+    with pytest.raises(RunDirError, match=r"columns/filter has rows made before (.|\n)*pillow became 0.1"):
+        curate(recipe)
+    assert curate(recipe, other_code=True)["complete"]
+    assert _product(store) == before
+    codes = store.read_json(code.CODE_FILE)
+    assert {table: len(made) for table, made in codes.items() if len(made) > 1} == {"columns/filter": 2, "pairs": 2}

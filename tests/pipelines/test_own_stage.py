@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from ray.util import list_named_actors
 
 from curation.flow import Tables
 from curation.results.rows import write_rows
-from curation.schema import set_columns
+from curation.schema import live, set_columns
 from curation.stage import Column, Runtime, Stage, StageConfig
 from curation.stage_docs import render_flow
 from curation.stages import CHOSEN_STAGES
@@ -115,9 +116,29 @@ class Failing(Stage):
             return
         if self.config.error == "user":
             raise RecipeError("failing.model must be a model", value="none", fix="name one")
+        if self.config.error == "exits":
+            os._exit(3)
         if self.config.error == "ours":
             raise IntegrityError("failing must keep its rows")
         raise ValueError("something else")
+
+
+class Choosy(Stage):
+    """Cannot work on long texts."""
+
+    name, segment = "choosy", "rewrite"
+    reads = ("alt",)
+    adds = (Column("twice", pa.int64(), carried=True),)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        lengths = [len(alt) if alive else None for alt, alive in zip(*_texts(rows), strict=True)]
+        if any(length is not None and length >= 12 for length in lengths):
+            raise ValueError("too long")
+        return set_columns(rows, {"twice": pa.array([n and 2 * n for n in lengths], pa.int64())})
+
+
+def _texts(rows: pa.Table) -> tuple[list[str], list[bool]]:
+    return rows["alt"].to_pylist(), live(rows).to_pylist()
 
 
 class FailingTask(Failing):
@@ -247,12 +268,16 @@ def test_a_stage_may_read_the_columns_of_the_list(job: Job) -> None:
     [
         ("user", RecipeError, "failing.model must be a model\n  got: none\n  fix: name one"),
         ("ours", IntegrityError, "failing must keep its rows"),
-        ("other", JobError, "the job failed: ValueError: something else\nWhat was committed stays"),
+        ("other", JobError, None),
     ],
 )
 def test_an_error_in_a_worker_arrives_as_it_was_raised(
-    job: Job, kind: str, where: str, error: str, raises: type[PairmillError], says: str
+    job: Job, kind: str, where: str, error: str, raises: type[PairmillError], says: str | None
 ) -> None:
+    if says is None and where == "setup":
+        says = "the job failed: ValueError: something else\nWhat was committed stays"
+    elif says is None:
+        says = f"stage failing ({__name__}:{kind}) raised ValueError: something else ({__file__}:"
     stages = json.dumps([{"name": f"{__name__}:{kind}", "where": where, "error": error}])
     with pytest.raises(PairmillError) as raised:
         curate(job.recipe(0.0, f"run_dir={job.folder / 'failed'}", f"stages={stages}"))
@@ -261,6 +286,27 @@ def test_an_error_in_a_worker_arrives_as_it_was_raised(
     assert "ray" not in str(raised.value).lower()
     # The error is still at hand, and its traceback refers to the whole job; its actors' cores are free all the same.
     assert list_named_actors() == []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["Failing", "FailingTask"])
+def test_code_that_ends_its_process_ends_the_job_after_some_tries(job: Job, kind: str) -> None:
+    stages = json.dumps([{"name": f"{__name__}:{kind}", "where": "call", "error": "exits"}])
+    with pytest.raises(JobError, match=rf"died(.|\n)*calling your own code: stage failing \({__name__}:{kind}\)"):
+        curate(job.recipe(0.0, f"run_dir={job.folder / 'exits'}", f"stages={stages}"))
+
+
+@pytest.mark.ray
+def test_rows_that_a_stage_fails_on_may_be_dropped(job: Job) -> None:
+    stages = json.dumps([{"name": f"{__name__}:Choosy", "on_error": "drop"}])
+    report = curate(job.recipe(0.0, f"run_dir={job.folder / 'choosy'}", f"stages={stages}"))
+    assert report["complete"]
+    [choosy] = [stage for stage in report["stages"] if stage["name"] == "choosy"]
+    pairs = pq.read_table(sorted((job.folder / "choosy" / "pairs").glob("part-*.parquet")))
+    short = [alt for alt in pairs["alt"].to_pylist() if len(alt) < 12]
+    assert choosy["dropped"].keys() == {"failed"} and choosy["dropped"]["failed"] > 0
+    assert len(pairs) == choosy["rows_in"] - choosy["dropped"]["failed"] == len(short) > 0
+    assert pairs["twice"].to_pylist() == [2 * len(alt) for alt in pairs["alt"].to_pylist()]
 
 
 def test_its_place_pool_tables_schema_and_page_follow_from_the_declaration() -> None:

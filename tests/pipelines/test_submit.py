@@ -143,11 +143,12 @@ def test_overrides_survive_the_shell() -> None:
 
 
 def test_yes_goes_with_the_job_that_asks_and_with_no_other() -> None:
-    prepared = prepare("curate", str(project_root() / "pipelines/recipes/curate.yaml"), ["run_dir=/runs/a"], yes=True)
+    recipe = str(project_root() / "pipelines/recipes/curate.yaml")
+    prepared = prepare("curate", recipe, ["run_dir=/runs/a"], flags=["--yes"])
     seen = run_in_shell(entrypoint(prepared, "/runs/b"), {})
     assert seen == ["curate", "pipelines/recipes/curate.yaml", "run_dir=/runs/a", "run_dir=/runs/b", "--yes", ""]
     with pytest.raises(InputError, match="for curate only"):
-        prepare("train", str(project_root() / "pipelines/recipes/train-demo.yaml"), [], yes=True)
+        prepare("train", str(project_root() / "pipelines/recipes/train-demo.yaml"), [], flags=["--yes"])
 
 
 def test_a_run_dir_that_was_made_absolute_overrides_the_recipes(recipe: Path) -> None:

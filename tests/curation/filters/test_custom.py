@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from curation.filters.custom import CustomConfig, callable_reads, keep_mask
 from pairmill.errors import JobError, RecipeError
 
-ROWS = pa.table({"n": [1, 2, 3]})
+ROWS = pa.table({"uid": ["a", "b", "c"], "n": [1, 2, 3]})
 
 
 def odd(rows: pa.Table) -> Any:
@@ -49,6 +50,18 @@ def fails(rows: pa.Table) -> pa.Array:
     raise KeyError("aesthetic")
 
 
+def fails_on_two(rows: pa.Table) -> pa.Array:
+    return pa.array([1 // (n - 2) != 0 for n in rows["n"].to_pylist()])
+
+
+def exits(rows: pa.Table) -> pa.Array:
+    raise SystemExit(3)
+
+
+def sleeps(rows: pa.Table) -> pa.Array:
+    threading.Event().wait()
+
+
 not_a_function = 3
 
 
@@ -61,11 +74,11 @@ def at(name: str) -> str:
     [("odd", [True, False, True]), ("null_for_two", [True, False, False]), ("all_null", [False, False, False])],
 )
 def test_null_drops(name: str, kept: list[bool]) -> None:
-    assert keep_mask(at(name), ROWS).to_pylist() == kept
+    assert keep_mask(at(name), ROWS, CustomConfig()).to_pylist() == kept
 
 
 def test_a_function_is_not_called_for_no_rows() -> None:
-    assert keep_mask(at("fails"), ROWS.slice(0, 0)).to_pylist() == []
+    assert keep_mask(at("fails"), ROWS.slice(0, 0), CustomConfig()).to_pylist() == []
 
 
 @pytest.mark.parametrize(
@@ -74,12 +87,14 @@ def test_a_function_is_not_called_for_no_rows() -> None:
         ("too_short", "returned 1 values for 3 rows"),
         ("numbers", "boolean pyarrow array, got int64"),
         ("a_list", "boolean pyarrow array, got list"),
-        ("fails", r"fails raised KeyError: 'aesthetic' \(.*test_custom.py:\d+\)"),
+        ("fails", r"fails raised KeyError: 'aesthetic' \(.*test_custom.py:\d+\), for the row with uid a\n"),
+        ("fails_on_two", r"fails_on_two raised ZeroDivisionError: .*, for the row with uid b\n"),
+        ("exits", r"exits raised SystemExit: 3 .*, for the row with uid a\n"),
     ],
 )
 def test_a_wrong_answer_is_an_error_that_names_the_function(name: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
-        keep_mask(at(name), ROWS)
+        keep_mask(at(name), ROWS, CustomConfig())
 
 
 @pytest.mark.parametrize(
@@ -101,3 +116,15 @@ def test_a_path_that_leads_nowhere_is_refused_with_the_recipe(path: str, message
 def test_reads() -> None:
     assert callable_reads(at("license_free")) == ("license",)
     assert callable_reads(at("odd")) == ()
+
+
+def test_rows_that_a_function_fails_on_may_be_dropped() -> None:
+    config = CustomConfig(callables_on_error="drop")
+    assert keep_mask(at("fails_on_two"), ROWS, config).to_pylist() == [True, False, True]
+    with pytest.raises(JobError, match="returned 1 values for 3 rows"):
+        keep_mask(at("too_short"), ROWS, config)
+
+
+def test_a_function_that_does_not_return_is_ended() -> None:
+    with pytest.raises(JobError, match=r"sleeps took longer than 0\.05 s"):
+        keep_mask(at("sleeps"), ROWS, CustomConfig(callables_timeout_s=0.05, callables_on_error="drop"))

@@ -1,0 +1,140 @@
+"""Call a user's own code on rows: within a time limit, and with errors that name the code and the row.
+
+    Guard("filter.callables: my_filters:keep_wide", timeout_s=600, key="filter.callables_on_error")
+
+A function that raises, ends the interpreter (`sys.exit`), answers wrongly or takes too long is the user's to fix, so
+the error says which function it was and for which row.  The row is found by halving.  Code that ends its process
+(`os._exit`, a crash of a C library) cannot be caught here; the job tries its shard again a few times
+(`pipelines.actors`).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Generic, NamedTuple, TypeVar
+
+import pyarrow as pa
+
+from pairmill.errors import JobError, PairmillError
+
+T = TypeVar("T")
+
+#: Seconds that code in a C library has to return after its time limit, before its process is ended.
+_GRACE_S = 30.0
+
+
+class Answer(NamedTuple, Generic[T]):
+    """What the code answered for some consecutive rows.  value: None for the one row that it failed on."""
+
+    rows: pa.Table
+    value: T | None
+
+
+class _FailedError(Exception):
+    """The code failed.  The message says how."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How one piece of a user's code is called.
+
+    named: what it is, for messages.  timeout_s: seconds that one call may take.  key: the recipe's key that says what
+    becomes of rows that it fails on.  drop: whether they are dropped, instead of ending the job.
+    """
+
+    named: str
+    timeout_s: float
+    key: str
+    drop: bool = False
+
+    def answers(self, work: Callable[[pa.Table], T], rows: pa.Table) -> list[Answer[T]]:
+        """What `work` answers for all of `rows`: in one piece, or without the rows that it fails on.
+
+        work: raises anything where the code fails; a PairmillError for what has nothing to do with a row, such as an
+            answer that breaks a rule.
+        rows: with a column `uid`, which messages name.
+        Raises JobError if the code fails and its rows are not dropped, or if it takes too long; the PairmillErrors of
+        `work`.
+        """
+        try:
+            return [Answer(rows, self._called(work, rows))]
+        except _FailedError as error:
+            if not self.drop:
+                raise self._error(str(error), self._where(work, rows)) from error
+        return [answer for half in _halves(rows) for answer in self._pieces(work, half)]
+
+    def _pieces(self, work: Callable[[pa.Table], T], rows: pa.Table) -> Iterator[Answer[T]]:
+        try:
+            yield Answer(rows, self._called(work, rows))
+        except _FailedError:
+            if len(rows) == 1:
+                yield Answer(rows, None)
+                return
+            for half in _halves(rows):
+                yield from self._pieces(work, half)
+
+    def _where(self, work: Callable[[pa.Table], T], rows: pa.Table) -> str:
+        """The first row that the code fails on, in words."""
+        while len(rows) > 1:
+            for half in _halves(rows):
+                try:
+                    self._called(work, half)
+                except _FailedError:
+                    rows = half
+                    break
+            else:
+                return f"{len(rows)} rows together, and for none of them alone"
+        names = rows.schema.names
+        shown = [f"{name} {rows[name][0].as_py()}" for name in ("uid", "url") if name in names and len(rows)]
+        return f"the row with {', '.join(shown)}" if shown else "one row"
+
+    def _called(self, work: Callable[[pa.Table], T], rows: pa.Table) -> T:
+        try:
+            with self._limited():
+                return work(rows)
+        except PairmillError:
+            raise
+        except (Exception, SystemExit) as error:  # a user's code may raise anything
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise _FailedError(f"{self.named} raised {what} ({at.filename}:{at.lineno})") from error
+
+    def _error(self, how: str, where: str) -> JobError:
+        return JobError(
+            f"{how}, for {where}\nFix the code, or set {self.key}: drop, which drops such rows; then run the job again."
+        )
+
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """End the block with a JobError after the time limit; the process, if that does not help."""
+
+        def ended(number: int, frame: FrameType | None) -> None:
+            raise JobError(
+                f"{self.named} took longer than {self.timeout_s:g} s for the rows of one call\n"
+                "Fix the code, or raise its timeout_s; then run the job again."
+            )
+
+        main = threading.current_thread() is threading.main_thread()
+        faulthandler.dump_traceback_later(self.timeout_s + (_GRACE_S if main else 0), exit=True)
+        before = signal.signal(signal.SIGALRM, ended) if main else None
+        if main:
+            signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
+        try:
+            yield
+        finally:
+            if main:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _halves(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    middle = len(rows) // 2
+    return rows.slice(0, middle), rows.slice(middle)
