@@ -13,6 +13,9 @@ from pairmill.layout import PAIRS, TEXT_FIELDS
 from pairmill.schema_words import row
 from pairmill.store import Store
 
+#: The card, beside pairs/: readers that take that folder for a dataset must find only parts in it.
+CARD = "README.md"
+
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 _CARD = """---
@@ -23,22 +26,23 @@ _CARD = """---
 {rows:,} pairs, curated by pairmill from a list of web image URLs with alt text.
 
 ```python
-from datasets import Image, load_dataset
+from datasets import load_dataset
 
-pairs = load_dataset("parquet", data_files="part-*.parquet", split="train").cast_column("image", Image())
+pairs = load_dataset("parquet", data_files="pairs/part-*.parquet", split="train")
 pairs[0]["image"], pairs[0]["caption"], pairs[0]["texts"]
 ```
 
 | column | what it is |
 |---|---|
 {columns}
-The recipe is `recipe.yaml` beside this folder; what was dropped, and why, is in `report.html`.
+The dataset is this file and the folder `pairs/`.  The recipe is `recipe.yaml` beside them; what was dropped, and why, is in
+`report.html`.
 The images belong to their owners: check their terms before you pass them on.  To take a row out, use its `uid`.
 """
 
 
 def write_card(store: Store, recipe: Mapping[str, Any], carried: Mapping[str, Column]) -> None:
-    """Write `pairs/README.md`, which depends only on the recipe and the number of rows of the committed parts.
+    """Write `README.md`, which depends only on the recipe and the number of rows of the committed parts.
 
     carried: the columns that stages carry into the product.
     """
@@ -49,14 +53,14 @@ def write_card(store: Store, recipe: Mapping[str, Any], carried: Mapping[str, Co
         "task_categories": ["image-to-text", "text-to-image", "zero-shot-image-classification"],
         "language": languages,
         "size_categories": [size],
-        "configs": [{"config_name": "default", "data_files": "part-*.parquet"}],
+        "configs": [{"config_name": "default", "data_files": f"{PAIRS}/part-*.parquet"}],
     }
     card = _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
         rows=rows,
         columns="".join(f"{row(f'`{name}`', what)}\n" for name, what in _described(recipe, carried)),
     )
-    store.write_bytes(f"{PAIRS}/README.md", card.encode())
+    store.write_bytes(CARD, card.encode())
 
 
 def _described(recipe: Mapping[str, Any], carried: Mapping[str, Column]) -> Iterator[tuple[str, str]]:

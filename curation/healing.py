@@ -31,7 +31,10 @@ from pairmill.yaml_text import stored_recipe
 IMAGES = "images"
 
 _DATA = re.compile(r"(?P<table>.+)/(?:shard|part)-(?P<shard>[0-9]{6,})\.parquet")
-_COMMIT = re.compile(rf"(?P<table>.+)/{MANIFESTS}/[0-9]+/shard-(?P<shard>[0-9]{{6,}})-[0-9a-z]+-[0-9a-z]+\.json")
+_COMMIT = re.compile(
+    rf"(?:(?P<table>.+)/{MANIFESTS}|{MANIFESTS}/(?P<product>{PAIRS}))"
+    r"/[0-9]+/shard-(?P<shard>[0-9]{6,})-[0-9a-z]+-[0-9a-z]+\.json"
+)
 _READERS = 4
 
 
@@ -86,7 +89,7 @@ def heal(store: Store, error: DamagedError, *, yes: bool) -> str:
     found = data or commit
     kept = store.set_aside(name, ASIDE) if store.exists(name) else ""
     if found is not None:
-        store.retract(found["table"], int(found["shard"]))
+        store.retract(found["table"] or PAIRS, int(found["shard"]))
     state = f"is damaged and kept as {kept}" if kept else "is gone"
     return f"{name} {state} ({error.why})" + (": it is made again" if found else "")
 

@@ -6,6 +6,7 @@ the committed tables, so two runs over equal tables write equal files.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -21,6 +22,9 @@ from pairmill.layout import PAIRS, TEXT, row_texts
 
 #: The struct that `datasets` decodes as an image.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+#: What makes `datasets` decode it without being told; columns that are not named have the features of their types.
+FEATURES = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 
 #: The first columns of the product, in this order; those that other stages carry follow in flow order.
 _FIRST = (
@@ -115,7 +119,7 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
         packed[name] = kept[name].cast(kind) if name in kept.schema.names else pa.nulls(len(kept), kind)
     if "input" in kept.schema.names:
         packed["input"] = kept["input"]
-    return pa.table(packed)
+    return pa.table(packed).replace_schema_metadata(FEATURES)
 
 
 #: Extensions of the names of encoded images, by what `sniff` calls them.

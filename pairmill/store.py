@@ -6,6 +6,7 @@
     RUN/selections/<name>/shard-000012.parquet           uid, keep, reason
     RUN/pairs/part-000003.parquet                        the product
     RUN/<table>/_manifest/0000/shard-000012-<key>-<content>.json     the commit
+    RUN/_manifest/pairs/0000/shard-000003-<key>-<content>.json       that of a part: pairs/ holds nothing but parts
 
 A shard is committed once its manifest is there.  The manifest's name says what the shard was made from (`key`: the
 stage's configuration, model revisions and the content of the tables it read) and what it holds (`content`), so one
@@ -224,7 +225,7 @@ class Store:
 
     def index(self, table: str) -> dict[int, Entry]:
         """Every committed shard of a table, by one listing."""
-        selector = pafs.FileSelector(self.path(f"{table}/{MANIFESTS}"), allow_not_found=True, recursive=True)
+        selector = pafs.FileSelector(self.path(_manifests(table)), allow_not_found=True, recursive=True)
         found: dict[int, Entry] = {}
         for info in self._fs.get_file_info(selector):
             if name := _MANIFEST.fullmatch(info.base_name):  # else no manifest of ours
@@ -304,10 +305,11 @@ class Store:
         """Remove the temporary files that killed writers left in a table's folders; an object store has none."""
         if not self._local:
             return
-        selector = pafs.FileSelector(self.path(table), allow_not_found=True, recursive=True)
-        for info in self._fs.get_file_info(selector):
-            if info.base_name.endswith(".partial"):
-                self._delete(info.path)
+        for folder in {table, _manifests(table)}:
+            selector = pafs.FileSelector(self.path(folder), allow_not_found=True, recursive=True)
+            for info in self._fs.get_file_info(selector):
+                if info.base_name.endswith(".partial"):
+                    self._delete(info.path)
 
     def names(self, folder: str) -> list[str]:
         """The names of the files in a folder, sorted, without temporary ones; none if there is no such folder."""
@@ -325,7 +327,12 @@ class Store:
 
 
 def _manifest_folder(table: str, shard: int) -> str:
-    return f"{table}/{MANIFESTS}/{shard // _MANIFESTS_PER_FOLDER:04d}"
+    return f"{_manifests(table)}/{shard // _MANIFESTS_PER_FOLDER:04d}"
+
+
+def _manifests(table: str) -> str:
+    """The folder of a table's commits.  Readers that take a folder for a dataset must find only parts in pairs/."""
+    return f"{MANIFESTS}/{table}" if table == PAIRS else f"{table}/{MANIFESTS}"
 
 
 def manifest_file(table: str, shard: int, entry: Entry) -> str:

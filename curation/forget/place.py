@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 
 from curation.code import CODE_FILE
 from curation.common_texts import COMMON_TEXT
+from curation.dataset_card import CARD
 from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
 from curation.flow import Tables
@@ -42,7 +43,7 @@ _SHARD = re.compile(r"(shard|part)-([0-9]{6,})\.parquet")
 _KNOWN = frozenset(
     {
         *(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE),
-        *(RECIPE_FILE, CODE_FILE, ".lock"),
+        *(RECIPE_FILE, CARD, CODE_FILE, MANIFESTS, ".lock"),
         *REPORTS,
     }
 )
@@ -196,7 +197,7 @@ class Place:
             return name.startswith("run-") and name.endswith(".json")
         shard = _SHARD.fullmatch(name)
         if shard is None or (shard[1] == "part") != (folder == PAIRS):
-            return f"{folder}/{name}" in (PLAN_JSON, PLAN_COPY, f"{PAIRS}/README.md") or name == "plan.json"
+            return f"{folder}/{name}" in (PLAN_JSON, PLAN_COPY) or name == "plan.json"
         # Shards of the plan and parts that do not count are removed.
         return folder in (PLAN, PAIRS) or int(shard[2]) < self.plan.shards
 

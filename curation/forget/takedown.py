@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.dataset_card import write_card
+from curation.dataset_card import CARD, write_card
 from curation.erase import finish_rewrites, rewrite_shard
 from curation.forget.blanking import change_of
 from curation.forget.copies import Copy, NoCopy, clean_copies, find_copies, not_searched
@@ -40,7 +40,6 @@ from pairmill.store import Entry, Store, shard_file
 logger = logging.getLogger("pairmill")
 
 _WORKERS = 4
-_CARD = f"{PAIRS}/README.md"
 
 
 class Preview(NamedTuple):
@@ -162,7 +161,7 @@ def complete(store: Store) -> Completed | None:
     finish_rewrites(store)
     _rewrite_tables(here, stones)
     _rewrite_parts(here, stones)
-    if store.exists(_CARD) and not here.lost:
+    if store.exists(CARD) and not here.lost:
         write_card(store, here.recipe, here.flow.carried)
     fault_point("forget.parts_rewritten")
     gone, failed = _clean(work["also"], stones.uids)

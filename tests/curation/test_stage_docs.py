@@ -37,5 +37,5 @@ def test_a_description_stays_in_its_cell(tmp_path: Path) -> None:
     flow = flow_of({"stages": [f"{__name__}:Boxes"]})
     write_card(Store(str(tmp_path)), CurateRecipe.checked(LEAST).model_dump(mode="json"), flow.carried)
     cell = r"left \| top \| right \| bottom |"
-    assert f"| `boxes` | {cell}\n" in (tmp_path / "pairs" / "README.md").read_text(encoding="utf-8")
+    assert f"| `boxes` | {cell}\n" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f" | {cell} yes |\n" in render_flow(flow)

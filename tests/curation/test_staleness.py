@@ -136,6 +136,8 @@ CHANGES: dict[str, Change] = {
         "filter.min_quality": filtered(0.1, filter__quality_model="{model}"),
     },
     **{"filter.callables": filtered(["test_staleness:keep_all"]), "filter.score_only": filtered(["nsfw"])},
+    "filter.callables_on_error": filtered("drop"),
+    "filter.callables_timeout_s": nothing(5.5),
     "filter.enabled": filtered(False),
     # Duplicates
     "deduplicate.enabled": selected(False),

@@ -101,8 +101,8 @@ def test_pictures_that_are_stored_otherwise_give_another_product(folder: Path, t
 def test_rows_of_other_code_are_not_mixed_in_without_consent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(str(folder / "run"))
     before, recipe = _product(store), _recipe(folder, "image.quality=50")
-    store.remove(shard_file("columns/filter", 1))
-    store.remove(shard_file("pairs", 0))
+    store.remove_shard("columns/filter", 1)
+    store.remove_shard("pairs", 0)
     made_by = code.code_of
     monkeypatch.setattr(code, "code_of", lambda stages: made_by(stages)._replace(libraries={"pillow": "0.1"}))
     with pytest.raises(RunDirError, match=r"columns/filter has rows made before (.|\n)*pillow became 0.1"):

@@ -149,7 +149,7 @@ def test_a_stage_that_rewrites_may_drop_rows_too(job: Job) -> None:
     assert stage["dropped"] == {"too_few_bytes": pc.sum(small).as_py()}
     assert (report["complete"], report["rows_kept"]) == (True, stage["rows_kept"])
     assert job.product().equals(before.filter(pc.invert(small)))
-    assert f"{stage['rows_kept']} pairs" in (job.folder / "run" / "pairs" / "README.md").read_text()
+    assert f"{stage['rows_kept']} pairs" in (job.folder / "run" / "README.md").read_text()
     # Dropped here and, for a while, by another stage too: nothing is asked again, and its own verdict stands.
     worked = job.worked()
     curate(job.recipe("download.max_bytes=6000", least=least))

@@ -202,7 +202,7 @@ def test_it_runs_drops_is_reported_and_packed_and_changing_it_makes_only_its_own
     for score, image in zip(scores, pairs["image"].to_pylist(), strict=True):
         grey = np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("L"))
         assert score == pytest.approx(grey.sum() / grey.size / 255, abs=1e-6)
-    card = (job.folder / "run" / "pairs" / "README.md").read_text()
+    card = (job.folder / "run" / "README.md").read_text()
     assert "| `brightness` | mean of the grey values, 0-1 |" in card
 
     before, asked = committed(job.store), job.asked()

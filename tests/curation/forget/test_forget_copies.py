@@ -85,6 +85,7 @@ def test_another_run_is_no_copy_either(made: Made, tmp_path: Path) -> None:
 
 def test_a_table_that_was_copied_out_of_a_run_is_cleaned(made: Made, needles: set[bytes]) -> None:
     shutil.copytree(made.folder / "run/pairs", made.folder / "mine")
+    (made.folder / "mine" / "_manifest").mkdir()  # as in a table that is not the product
     with pytest.raises(UserError, match="delete _manifest/ first"):
         forget(made.store, WANTED, [made.folder / "mine"])
     shutil.rmtree(made.folder / "mine" / "_manifest")
