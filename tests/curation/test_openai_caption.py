@@ -299,3 +299,20 @@ json_values = st.recursive(
 def test_no_answer_breaks_the_reader(content: bytes) -> None:
     with contextlib.suppress(_TryLater, _Rejected):
         assert isinstance(read_completion(content), Generated)
+
+
+@pytest.mark.parametrize(
+    ("answer", "stored"),
+    [
+        ({"content": "a dog \ud83d"}, "a dog \ufffd"),
+        ({"content": "\udc15\udc15"}, "\ufffd\ufffd"),
+        ({"content": "a dog \U0001f415"}, "a dog \U0001f415"),
+    ],
+)
+def test_half_an_emoji_can_be_stored(answer: dict[str, str], stored: str) -> None:
+    made = read_completion(json.dumps({"choices": [{"message": answer}]}).encode())
+    assert (made.text, made.text.encode().decode()) == (stored, stored)
+
+
+def test_half_an_emoji_in_an_error_can_be_stored() -> None:
+    assert Failure("refused: \ud83d").error == "refused: \ufffd"
