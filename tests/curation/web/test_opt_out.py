@@ -173,10 +173,11 @@ def test_robots_txt(robots: Handler, path: str, status: Status) -> None:
         assert fetched.opt_out.startswith("robots.txt: ") and "pairmill" in fetched.opt_out
 
 
-def test_robots_txt_in_gzip_although_identity_was_asked_for() -> None:
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "aws-chunked,gzip"])
+def test_robots_txt_in_gzip_although_identity_was_asked_for(coding: str) -> None:
     async def encoded(request: web.Request) -> web.StreamResponse:
         body = gzip.compress(b"User-agent: *\nDisallow: /\n")
-        return web.Response(body=body, headers={"Content-Encoding": "gzip"})
+        return web.Response(body=body, headers={"Content-Encoding": coding})
 
     [fetched], _ = asyncio.run(fetch_with({"/robots.txt": encoded}, ["/a.jpg"], config()))
     assert fetched.status is Status.ROBOTS_DISALLOWED
