@@ -120,8 +120,8 @@ class DownloadConfig(Placement):
     respect_opt_out: bool = Field(
         True,
         json_schema_extra=POLICY,
-        description="whether to obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and TDMRep; they are "
-        "read and recorded either way, to be obeyed later",
+        description="whether to obey X-Robots-Tag (noai, noimageai, noml, noindex, noimageindex, none) and TDMRep; "
+        "they are read and recorded either way, to be obeyed later",
     )
     allow_networks: tuple[str, ...] = Field(
         (),
