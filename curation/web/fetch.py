@@ -155,15 +155,11 @@ class Fetcher:
             progress.route.append(self._http.policy.hop(target.port, addresses))
             paused = self._clock()
             progress.wishes = progress.wishes.joined(await self._sites.check(target))
-            await self._gate.acquire(target.site)
-            try:
-                async with self._in_flight:
-                    if self._room is not None:
-                        await self._room()
-                    progress.pause(self._clock() - paused)
-                    answer = await self._request(target, progress)
-            finally:
-                self._gate.release(target.site)
+            async with self._gate.slot(target.site, self._http.shared_load(addresses)), self._in_flight:
+                if self._room is not None:
+                    await self._room()
+                progress.pause(self._clock() - paused)
+                answer = await self._request(target, progress)
             if isinstance(answer, Fetched):
                 return answer
             try:

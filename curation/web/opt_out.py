@@ -186,6 +186,8 @@ class SiteRules:
             if allowed is False and self._config.respect_robots:
                 evidence = f"robots.txt: disallows {target.path[:200]} to {self._token}"
                 raise FetchError(Status.ROBOTS_DISALLOWED, f"{target.origin}/robots.txt forbids it", evidence=evidence)
+            if self._config.respect_robots:
+                self._gate.pace(target.site, min(rules.robots.delay_s, self._config.max_crawl_delay_s))
             wishes = Wishes({True: "allowed", False: "disallowed", None: "unavailable"}[allowed])
         # A reservation that takes too long to read is one: the owner did state something.
         if rules.reserved is not None and not await self._allows(rules, rules.reserved, target):
@@ -280,9 +282,9 @@ class SiteRules:
             for _ in range(ROBOTS_REDIRECTS + 1):
                 target = check_url(url)
                 left = max(0.01, deadline - self._clock())
-                await self._http.resolver.addresses(target.host, target.port, left)
+                addresses = await self._http.resolver.addresses(target.host, target.port, left)
                 queued = self._clock()
-                async with self._gate.slot(target.site):
+                async with self._gate.slot(target.site, self._http.shared_load(addresses)):
                     deadline += self._clock() - queued
                     answer = await self._get_once(target, max(0.01, deadline - self._clock()))
                 if isinstance(answer, bytes):

@@ -26,6 +26,7 @@ from yarl import URL
 from curation.schema import Status
 from curation.web.address import AddressPolicy, Refused, Target
 from curation.web.config import DownloadConfig
+from curation.web.content_networks import content_networks, shared_load
 from curation.web.heads import MAX_HEAD_BYTES, BadHead, HeadReader
 
 #: Numeric addresses of a host name, blocking; raises `socket.gaierror`.
@@ -211,7 +212,12 @@ class SafeHttp:
         self._config = config
         self.policy = AddressPolicy(config.allow_networks, config.allow_ports)
         self.resolver = resolver or Resolver(self.policy, lookup)
+        self._exempt = content_networks(config.content_networks)
         self._session: aiohttp.ClientSession | None = None
+
+    def shared_load(self, addresses: tuple[str, ...]) -> str:
+        """What a host of these addresses loads together with others; "" if nothing is counted."""
+        return shared_load(addresses, self._exempt)
 
     async def __aenter__(self) -> SafeHttp:
         connector = aiohttp.TCPConnector(
