@@ -80,8 +80,8 @@ class HeadReader:
             return head + self._body.feed(rest)
 
     def _skip_blank_lines(self) -> None:
-        blank = len(self._buffer) - len(self._buffer.lstrip(b"\r\n"))
-        if blank:
+        if self._buffer[:1] in (b"\r", b"\n"):
+            blank = len(self._buffer) - len(self._buffer.lstrip(b"\r\n"))
             self._read += blank
             del self._buffer[:blank]
             self._searched = 0
