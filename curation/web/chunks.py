@@ -11,6 +11,8 @@ import re
 #: Bytes of one line, and of all lines after the last chunk (Chromium: 16 KiB a line).
 MAX_LINE_BYTES = 16 * 1024
 MAX_TRAILER_BYTES = 64 * 1024
+#: A body of a byte a chunk takes a second of this process for each million; pictures come in chunks of kilobytes.
+MAX_CHUNKS = 2**18
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\r?\Z", re.DOTALL)
 _NEXT = re.compile(rb"\r?\n([0-9A-Fa-f]{1,15})[ \t]*\r?\n")
@@ -24,6 +26,7 @@ class ChunkReader:
         self._left = 0  # bytes of the current chunk to come
         self._next = self._size  # what the next line is
         self._trailer = 0
+        self._count = 0
         self._raw = False  # no chunks any more
         self._ended = False
         self.excess = False  #: more came after the end
@@ -38,16 +41,7 @@ class ChunkReader:
                 self.excess = True
                 break
             if self._left:
-                piece = data[at : at + self._left]
-                at += len(piece)
-                self._left -= len(piece)
-                pieces.append(piece)
-                if not self._left:
-                    self._next = self._end_of_chunk
-                    # Most often the next size is here too: one step where a body of tiny chunks would take many.
-                    found = _NEXT.match(data, at)
-                    if found is not None and (size := int(found[1], 16)):
-                        self._left, at = size, found.end()
+                at = self._take(data, at, pieces)
                 continue
             end = data.find(b"\n", at) + 1
             self._line += data[at : end or len(data)]
@@ -65,9 +59,30 @@ class ChunkReader:
             made.append(data[at:])
         return b"".join(made)
 
+    def _take(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Move what belongs to chunks from `data` to `pieces`; where it ends.  Most of the time is spent here."""
+        left = self._left
+        while True:
+            piece = data[at : at + left]
+            pieces.append(piece)
+            at += len(piece)
+            left -= len(piece)
+            if left:
+                break
+            self._count += 1
+            # Most often the end of the chunk and the next size are here too.
+            found = _NEXT.match(data, at)
+            left = int(found[1], 16) if found is not None and self._count < MAX_CHUNKS else 0
+            if found is None or not left:
+                self._next = self._end_of_chunk
+                break
+            at = found.end()
+        self._left = left
+        return at
+
     def _size(self, line: bytes) -> bytes:
         size = _SIZE.match(line)
-        if size is None:
+        if size is None or self._count >= MAX_CHUNKS:
             return self._give_up()
         self._left = int(size[1], 16)
         if not self._left:

@@ -80,7 +80,7 @@ class HeadReader:
             return head + self._body.feed(rest)
 
     def _skip_blank_lines(self) -> None:
-        if self._buffer[:1] in (b"\r", b"\n"):
+        if self._buffer.startswith((b"\r", b"\n")):
             blank = len(self._buffer) - len(self._buffer.lstrip(b"\r\n"))
             self._read += blank
             del self._buffer[:blank]

@@ -116,6 +116,13 @@ def test_what_is_no_chunk_is_passed_on_for_the_parser_to_refuse(framed: bytes) -
     assert reader.feed(b"more") == b"more"
 
 
+def test_a_body_of_nothing_but_chunks_ends() -> None:
+    reader = ChunkReader()
+    made = [reader.feed(b"1\r\nx\r\n" * 1000) for _ in range(300)]
+    assert sum(part.count(b"x") for part in made[:262]) >= 262_000
+    assert any(b"not a chunk" in part for part in made[262:264])
+
+
 def test_a_line_that_never_ends_is_not_kept() -> None:
     reader = ChunkReader()
     assert sum(len(reader.feed(b"1" * 1000)) for _ in range(100)) >= 100_000 - MAX_LINE_BYTES
