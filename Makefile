@@ -76,6 +76,7 @@ bench: install
 	$(BIN)/python benchmarks/selections.py
 	$(BIN)/python benchmarks/operate.py
 	$(BIN)/python benchmarks/browse.py
+	$(BIN)/python benchmarks/odd_answers.py
 	$(BIN)/python benchmarks/readme.py
 
 clean:

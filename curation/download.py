@@ -23,6 +23,7 @@ from curation.schema import Status, add_seconds, drop, live, set_columns
 from curation.stage import Column, Runtime, Stage
 from curation.web.config import DownloadConfig, read_blocklist
 from pairmill.meters import Meter
+from pairmill.outside_text import storable
 
 if TYPE_CHECKING:  # asyncio, aiohttp and codecs take a second, in every process that only reads a recipe
     from curation.images.inspect import Inspected
@@ -269,6 +270,12 @@ def _columns(
 
 def _record(fetched: Fetched, inspected: Inspected | None, by: Mapping[str, str]) -> dict[str, object]:
     """by: `agent`, `engine` and `image_settings` of this worker."""
+    found = _found(fetched, inspected, by)
+    # Servers, users' engines and codecs wrote some of it: whatever they sent costs at most this row.
+    return {name: storable(value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def _found(fetched: Fetched, inspected: Inspected | None, by: Mapping[str, str]) -> dict[str, object]:
     record: dict[str, object] = {
         "status": fetched.status.value,
         "http_status": fetched.http_status,

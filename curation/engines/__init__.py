@@ -36,6 +36,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pairmill.outside_text import storable
 from pairmill.registry import NamedConfig, Registry, with_methods
 
 if TYPE_CHECKING:
@@ -69,12 +70,18 @@ class Generated:
     cut: bool = False
     """The text reached its token limit before it ended."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", storable(self.text))
+
 
 @dataclass(frozen=True)
 class Failure:
     """Why there is no text: the exception's name and message on one line, without the request's content."""
 
     error: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", storable(self.error))
 
 
 class Captioner(Protocol):

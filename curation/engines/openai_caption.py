@@ -248,13 +248,15 @@ def read_completion(content: bytes) -> Generated:
         tokens = (choice.get("logprobs") or {}).get("content") or []
         logprobs = [float(token["logprob"]) for token in tokens]
         refusal = choice["message"].get("refusal")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        score = math.fsum(logprobs) / len(logprobs) if logprobs else None
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise _TryLater(f"the answer is not a chat completion: {describe(error)}") from error
     if refusal or reason == "content_filter":
         raise _Rejected(f"refused: {refusal or reason}"[:300])
     if text is not None and not isinstance(text, str):
         raise _TryLater(f"the answer is not a chat completion: content is a {type(text).__name__}")
-    score = math.fsum(logprobs) / len(logprobs) if logprobs else None
+    if score is not None and not math.isfinite(score):  # JSON of some servers has NaN and -Infinity
+        score = None
     return Generated(text=(text or "").strip(), score=score, cut=reason == "length")
 
 

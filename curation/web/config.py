@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from curation.web.address import parse_networks
+from curation.web.content_networks import content_networks
 from pairmill.config import EXECUTION, POLICY, Placement, digest
 from pairmill.errors import RecipeError
 
@@ -81,11 +82,34 @@ class DownloadConfig(Placement):
         json_schema_extra=EXECUTION,
         description="requests per second to one host, over all fetchers; null: unlimited",
     )
+    per_address_concurrency: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=EXECUTION,
+        description="requests to one address at a time, whatever names lead to it, over all fetchers; an IPv6 /64 "
+        "counts as one; null: four times per_host_concurrency",
+    )
+    content_networks: tuple[str, ...] = Field(
+        ("cloudflare", "fastly"),
+        json_schema_extra=EXECUTION,
+        description="networks without a limit by address, because many sites share theirs: CIDRs, and names in "
+        "`curation/web/content_networks.py`",
+    )
     max_host_wait_s: float = Field(
         120.0,
         gt=0,
         json_schema_extra=EXECUTION,
-        description="seconds that a URL waits for a slot of its host; after that its status is host_busy",
+        description="seconds that a URL waits for a slot of its host, or its address; after that its status is "
+        "host_busy; time in which a fetcher that holds slots is silent, perhaps killed, does not count",
+    )
+    max_crawl_delay_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        json_schema_extra=EXECUTION,
+        description="longest Crawl-delay of robots.txt, in seconds, that is kept between two requests to a host, over "
+        "all fetchers; a longer one counts as this; rows that would wait longer than max_host_wait_s are host_busy; "
+        "0, or respect_robots: false: none is kept",
     )
     circuit_failures: int = Field(
         20,
@@ -120,8 +144,8 @@ class DownloadConfig(Placement):
     respect_opt_out: bool = Field(
         True,
         json_schema_extra=POLICY,
-        description="whether to obey X-Robots-Tag (noai, noimageai, noindex, noimageindex, none) and TDMRep; they are "
-        "read and recorded either way, to be obeyed later",
+        description="whether to obey X-Robots-Tag (noai, noimageai, noml, noindex, noimageindex, none) and TDMRep; "
+        "they are read and recorded either way, to be obeyed later",
     )
     allow_networks: tuple[str, ...] = Field(
         (),
@@ -164,6 +188,12 @@ class DownloadConfig(Placement):
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         parse_networks(value)
+        return value
+
+    @field_validator("content_networks")
+    @classmethod
+    def _content_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        content_networks(value)
         return value
 
     @field_validator("allow_ports")

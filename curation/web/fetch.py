@@ -20,11 +20,13 @@ import aiohttp
 from curation.images.header import sniff
 from curation.schema import RETRYABLE, Status
 from curation.web.address import Refused, Target, check_url, redirect_url
+from curation.web.coding import INFLATED, coding_of, inflated
 from curation.web.config import DownloadConfig
 from curation.web.gate_client import GateClient, local_gate
 from curation.web.opt_out import SiteRules, Wishes, header_opt_out
 from curation.web.safe_http import HTTP_ERRORS, FetchError, Lookup, Resolver, SafeHttp, fetch_error, system_lookup
 from pairmill.faults import fault_point
+from pairmill.outside_text import storable
 from pairmill.retry_after import retry_after_s
 
 #: A body up to this many bytes is read without a reservation; larger ones share LARGE_BODIES times max_bytes.
@@ -153,15 +155,11 @@ class Fetcher:
             progress.route.append(self._http.policy.hop(target.port, addresses))
             paused = self._clock()
             progress.wishes = progress.wishes.joined(await self._sites.check(target))
-            await self._gate.acquire(target.site)
-            try:
-                async with self._in_flight:
-                    if self._room is not None:
-                        await self._room()
-                    progress.pause(self._clock() - paused)
-                    answer = await self._request(target, progress)
-            finally:
-                self._gate.release(target.site)
+            async with self._gate.slot(target.site, self._http.shared_load(addresses)), self._in_flight:
+                if self._room is not None:
+                    await self._room()
+                progress.pause(self._clock() - paused)
+                answer = await self._request(target, progress)
             if isinstance(answer, Fetched):
                 return answer
             try:
@@ -188,8 +186,8 @@ class Fetcher:
             if response.status in _REDIRECTS and "Location" in response.headers:
                 return redirect_url(target, response.headers["Location"])
             self._check_status(target, response)
-            self._check_headers(response, progress)
-            return progress.succeeded(await self._read(response, progress))
+            coding = self._check_headers(response, progress)
+            return progress.succeeded(await self._read(response, progress, coding))
         finally:
             # The connection returns to the pool if the body was read to its end; otherwise it is closed.
             response.release()
@@ -214,23 +212,25 @@ class Fetcher:
         passing = 500 <= code < 600
         raise FetchError(Status.HTTP_SERVER_ERROR, f"HTTP {code}", retry=passing, retry_after_s=wait_s)
 
-    def _check_headers(self, response: aiohttp.ClientResponse, progress: _Progress) -> None:
+    def _check_headers(self, response: aiohttp.ClientResponse, progress: _Progress) -> str:
+        """The coding of the body, "" if it has none."""
         evidence = header_opt_out(response.headers, self._config.product_token)
         if evidence and self._config.respect_opt_out:
             raise FetchError(Status.OPT_OUT, "the answer's headers keep it out", evidence=evidence)
         progress.wishes = progress.wishes.joined(Wishes(opt_out=evidence))
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("identity", ""):
-            raise FetchError(Status.ENCODED_BODY, f"Content-Encoding {encoding[:40]} although none was accepted")
+        coding = coding_of(response.headers.getall("Content-Encoding", []))
+        if coding and coding not in INFLATED:
+            raise FetchError(Status.ENCODED_BODY, f"Content-Encoding {coding[:40]} although none was accepted")
         announced = response.content_length or 0
         if announced > self._config.max_bytes:
             raise FetchError(Status.TOO_LARGE, f"{announced} bytes announced", needs=announced)
+        return coding
 
-    async def _read(self, response: aiohttp.ClientResponse, progress: _Progress) -> bytes:
-        """The whole body; raises `FetchError` as soon as it is known to be unacceptable."""
+    async def _read(self, response: aiohttp.ClientResponse, progress: _Progress, coding: str) -> bytes:
+        """The whole body, decoded; raises `FetchError` as soon as it is known to be unacceptable."""
         content = response.content
         chunks: list[bytes] = []
-        known = False
+        known = bool(coding)  # what it begins like shows when it is whole
         reserved = 0
         transfer = _Transfer(response, self._clock())
         self._transfers.add(transfer)
@@ -254,10 +254,20 @@ class Fetcher:
                 raise FetchError(Status.EMPTY_BODY, "no bytes")
             if not known:
                 _check_image(chunks)
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return await self._decoded(body, coding) if coding else body
         finally:
             self._transfers.discard(transfer)
             self._large.release(reserved)
+
+    async def _decoded(self, body: bytes, coding: str) -> bytes:
+        """The image in a body that the server says is coded; what begins like an image is one."""
+        if sniff(body[:64]) is not None:
+            return body
+        plain = await asyncio.to_thread(inflated, body, self._config.max_bytes)
+        if plain is None or sniff(plain[:64]) is None:
+            raise FetchError(Status.ENCODED_BODY, f"Content-Encoding {coding}, and no image within max_bytes in it")
+        return plain
 
     async def _watch(self) -> None:
         """End the transfers that stay under the minimum rate, and those that lost their connection unnoticed."""
@@ -344,14 +354,14 @@ class _Progress:
         return Fetched(
             status,
             http_status,
-            self.url,
-            self.content_type,
+            storable(self.url),
+            storable(self.content_type),
             body,
             self.size,
             elapsed_s,
             self.attempts,
-            error,
-            opt_out,
+            storable(error),
+            storable(opt_out),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from curation.schema import Status
 from curation.web.address import Refused
 from curation.web.config import DownloadConfig
-from curation.web.host_gate import Grant, HostGate, Report
+from curation.web.host_gate import ADDRESS, Grant, HostGate, Report
 
 #: `HostGate.exchange`, wherever it runs.
 Exchange = Callable[[str, Mapping[str, Report]], Awaitable[dict[str, Grant]]]
@@ -24,6 +24,8 @@ START_LEASE_S = 10.0
 #: Seconds between two calls while hosts are in use.  A new host is requested at once; this interval is only for sharing
 #: out hosts that several fetchers use.
 POLL_S = 0.5
+#: A fetcher that has not called for this long is silent: it may be dead, and what it holds is nobody's fault.
+SILENT_S = 2 * POLL_S
 #: Seconds for which an immediate call waits for others to join.
 COALESCE_S = 0.01
 
@@ -34,6 +36,7 @@ def gate_settings(config: DownloadConfig) -> dict[str, Any]:
     """The arguments of a `HostGate` for fetchers of this configuration."""
     return {
         "concurrency": config.per_host_concurrency,
+        "address_concurrency": config.per_address_concurrency,
         "rate": config.per_host_rate,
         "circuit_failures": config.circuit_failures,
         "circuit_open_s": config.circuit_open_s,
@@ -61,12 +64,16 @@ class _Host:
         "answered",
         "blocked_until",
         "circuit_until",
+        "delay_s",
+        "excused",
         "failures",
+        "granted",
         "in_use",
         "known",
         "next_start",
         "rate",
         "retry_after_s",
+        "silent",
         "slots",
         "timer",
         "waiters",
@@ -79,7 +86,11 @@ class _Host:
         self.circuit_until = 0.0
         self.in_use = 0
         self.next_start = 0.0
-        self.waiters: deque[tuple[asyncio.Future[None], float]] = deque()
+        self.delay_s = 0.0
+        self.granted = 0.0  # time of the last grant
+        self.silent = False  # by that, one of the others that hold slots is
+        self.excused = 0.0  # seconds in which one was
+        self.waiters: deque[tuple[asyncio.Future[None], float]] = deque()  # until when, without what is excused
         self.timer: asyncio.TimerHandle | None = None
         self.known = False  # to the gate, which holds slots for us
         # To be reported.
@@ -118,12 +129,13 @@ class GateClient:
             if host.timer is not None:
                 host.timer.cancel()
 
-    def slot(self, name: str) -> _Slot:
-        """`async with client.slot(target.site)`: one request in flight to that host.
+    def slot(self, name: str, address: str = "") -> _Slot:
+        """`async with client.slot(target.site, address)`: one request in flight to that host.
 
+        address: what it loads together with other hosts, from `shared_load`; "" if nothing.
         Raises `Refused` with HOST_BUSY when no slot comes free in time, with CIRCUIT_OPEN while the host is left alone.
         """
-        return _Slot(self, name)
+        return _Slot(self, (name, ADDRESS + address) if address else (name,))
 
     def answered(self, name: str) -> None:
         """The host was reached."""
@@ -143,6 +155,10 @@ class GateClient:
         host.blocked_until = max(host.blocked_until, self._clock() + seconds)
         self._kick.set()
 
+    def pace(self, name: str, delay_s: float) -> None:
+        """The host asks for so many seconds between two requests; it applies to all fetchers."""
+        self._host(name).delay_s = delay_s
+
     def _host(self, name: str) -> _Host:
         host = self._hosts.get(name)
         if host is None:
@@ -158,10 +174,13 @@ class GateClient:
         if not host.waiters and self._start(host, now):
             return
         refusal = self._refusal(host, now, now + self._max_wait_s)
+        if refusal is None and max(now, host.next_start) + len(host.waiters) * host.delay_s > now + self._max_wait_s:
+            wait = f"{host.delay_s:g} s between two requests (Crawl-delay), and {len(host.waiters)} more wait for it"
+            refusal = Refused(Status.HOST_BUSY, f"the host asks for {wait}")
         if refusal is not None:
             raise refusal
         future = asyncio.get_running_loop().create_future()
-        host.waiters.append((future, now + self._max_wait_s))
+        host.waiters.append((future, now + self._max_wait_s - host.excused))
         if len(host.waiters) == 1:
             self._kick.set()
             self._set_timer(host, now)
@@ -176,6 +195,8 @@ class GateClient:
         """Give a slot back."""
         host = self._hosts[name]
         host.in_use -= 1
+        if host.delay_s:  # counts from the answer, so that a request that was slow on its way is not followed closely
+            host.next_start = max(host.next_start, self._clock() + host.delay_s)
         if host.waiters:
             self._wake(host)
 
@@ -186,7 +207,7 @@ class GateClient:
         if not host.rate:
             return False
         host.in_use += 1
-        host.next_start = max(host.next_start, now) + 1 / host.rate
+        host.next_start = max(host.next_start, now) + max(1 / host.rate, host.delay_s)
         return True
 
     @staticmethod
@@ -197,12 +218,16 @@ class GateClient:
         """Why waiting for this host until then is pointless."""
         if host.circuit_until > now:
             return Refused(Status.CIRCUIT_OPEN, "the host could not be reached many times in a row just before")
-        if until <= now:
+        if until <= now and not self._held_in_silence(host, now):
             return Refused(Status.HOST_BUSY, f"no free slot within {self._max_wait_s:g} s")
         if host.blocked_until > until:
             left = host.blocked_until - now
             return Refused(Status.HOST_BUSY, f"the host asked to be left alone for {left:.0f} s more")
         return None
+
+    def _held_in_silence(self, host: _Host, now: float) -> bool:
+        """Whether slots may be held by a fetcher that is dead: then they come free, and the wait does not count."""
+        return host.silent and now < self._lease_until
 
     def _wake(self, host: _Host) -> None:
         """Start the waiters that may start, and refuse those that are too late."""
@@ -210,7 +235,7 @@ class GateClient:
         while host.waiters:
             future, until = host.waiters[0]
             if not future.done():
-                refusal = self._refusal(host, now, until)
+                refusal = self._refusal(host, now, until + host.excused)
                 if refusal is not None:
                     future.set_exception(refusal)
                 elif self._start(host, now):
@@ -226,7 +251,9 @@ class GateClient:
             return
         due = self._not_before(host)
         if due <= now or host.in_use >= host.slots:
-            due = host.waiters[0][1]
+            due = host.waiters[0][1] + host.excused
+            if self._held_in_silence(host, now):
+                due = max(due, now + POLL_S)
         loop = asyncio.get_running_loop()
         delay = max(0.0, due - now)
         if host.timer is not None:
@@ -279,6 +306,10 @@ class GateClient:
         for name, grant in grants.items():
             host = self._hosts[name]
             host.slots, host.rate = grant.slots, grant.rate
+            silent = grant.quiet_s >= SILENT_S
+            if silent:
+                host.excused += now - host.granted if host.silent else grant.quiet_s
+            host.silent, host.granted = silent, now
             host.blocked_until = max(host.blocked_until, now + grant.blocked_s)
             host.circuit_until = now + grant.circuit_s if grant.circuit_s else 0.0
             self._wake(host)
@@ -287,9 +318,11 @@ class GateClient:
     def _report(self, host: _Host, now: float) -> Report | None:
         """What is new about this host since the last call; None if nothing."""
         # A host with a rate is kept until its last start's interval is over, or the next holder would start too soon.
-        if not host.in_use and not host.waiters and (math.isinf(host.rate) or host.next_start <= now):
+        if not host.in_use and not host.waiters and host.next_start <= now:
             host.slots = 0
-        report = Report(len(host.waiters), host.in_use, host.slots, host.answered, host.failures, host.retry_after_s)
+        delay_s = host.delay_s if host.waiters or host.in_use or host.slots else 0.0
+        news = host.answered, host.failures, host.retry_after_s
+        report = Report(len(host.waiters), host.in_use, host.slots, *news, delay_s)
         if not host.known and report == _NOTHING:
             return None
         host.known = bool(report.waiting or report.in_use or report.slots)
@@ -308,16 +341,25 @@ class GateClient:
 
 
 class _Slot:
-    __slots__ = ("_client", "_name")
+    __slots__ = ("_client", "_names")
 
-    def __init__(self, client: GateClient, name: str) -> None:
+    def __init__(self, client: GateClient, names: tuple[str, ...]) -> None:
         self._client = client
-        self._name = name
+        self._names = names
 
     async def __aenter__(self) -> None:
-        await self._client.acquire(self._name)
+        held: list[str] = []
+        try:
+            for name in self._names:
+                await self._client.acquire(name)
+                held.append(name)
+        except BaseException:
+            for name in held:
+                self._client.release(name)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.release(self._name)
+        for name in self._names:
+            self._client.release(name)

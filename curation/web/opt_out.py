@@ -14,16 +14,17 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from aiohttp import StreamReader
 from multidict import CIMultiDictProxy
-from protego import Protego
 
 from curation.schema import Status
 from curation.web.address import Target, check_url, redirect_url
 from curation.web.config import DownloadConfig
 from curation.web.gate_client import GateClient
+from curation.web.robots import Robots, Rules, TooMuchWork, path_of
 from curation.web.safe_http import HTTP_ERRORS, FetchError, SafeHttp, fetch_error
 
 #: Bytes of robots.txt that are read; RFC 9309, 2.5 requires at least 500 KiB.
@@ -38,12 +39,19 @@ UNAVAILABLE_TTL_S = 600.0
 CACHE_SITES = 20_000
 CACHE_BYTES = 32 * 2**20
 
-#: X-Robots-Tag directives that keep an image out; img2dataset's four, and `none`, which includes noindex.
-DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+#: X-Robots-Tag directives that keep an image out: img2dataset's four, `noml`, and `none`, which includes noindex.
+DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-_AGENT = re.compile(r"[A-Za-z0-9_.*-]+\Z")
-#: A body parsed at once blocks the event loop; beyond this many bytes a thread does it.
-_PARSE_INLINE_BYTES = 64 * 1024
+#: No file asks for anything without one of these (`robots` reads some misspellings too).
+_ASKS = re.compile("allow|allaw|alow|crawl", re.IGNORECASE)
+#: An agent, perhaps with its version; a comment after it, as `User-Agent` may have, is taken out before.
+_AGENT = re.compile(r"([A-Za-z0-9_.*-]+)(?:/\S*)?\Z")
+_COMMENT = re.compile(r"\([^()]*\)")
+#: What the event loop does itself: beyond so many bytes of a file, or characters compared, a thread does it.
+_PARSE_INLINE_BYTES = 16 * 1024
+_INLINE_WORK = 2**15
+#: Threads for that.  Each site has one at a time at most.
+_THREADS = 2
 
 
 def header_opt_out(headers: CIMultiDictProxy[str], product_token: str) -> str:
@@ -60,22 +68,28 @@ def header_opt_out(headers: CIMultiDictProxy[str], product_token: str) -> str:
 def _x_robots_directive(value: str, token: str) -> str:
     """The first directive of one X-Robots-Tag that binds us and keeps the image out, with its agent if it names one.
 
-    An agent named before a directive ("otherbot: noai, noindex") applies to the rest of that header.
+    Directives are separated by commas, by some servers with semicolons or only spaces.  An agent named before a
+    directive ("otherbot: noai, noindex") applies to the rest of that header.
     """
     agent = ""
-    for part in value.split(","):
+    for part in re.split("[,;]", _COMMENT.sub("", value)):
         name, colon, rest = part.partition(":")
-        if colon and name.strip().lower() in _VALUED:
-            continue
-        if colon and _AGENT.match(name.strip()):
-            agent, part = name.strip().lower(), rest
-        directive = part.strip().lower()
-        if directive in DIRECTIVES and agent in ("", "*", token):
+        named = _AGENT.match(name.strip()) if colon else None
+        if named is not None and named[1].lower() not in _VALUED:
+            agent, part = named[1].lower(), rest
+        directive = next((word for word in _words(part) if word in DIRECTIVES), "")
+        if directive and agent in ("", "*", token):
             return f"{agent}: {directive}" if agent else directive
     return ""
 
 
-def parse_tdmrep(body: bytes) -> Protego | None:
+def _words(part: str) -> list[str]:
+    """The words of some directives, without the value of one that has a value: `max-image-preview: none` is no none."""
+    name, colon, rest = part.lower().partition(":")
+    return rest.split()[1:] if colon and name.strip() in _VALUED else part.lower().split()
+
+
+def parse_tdmrep(body: bytes) -> Robots | None:
     """The rules of a tdmrep.json, or None if it reserves nothing or is malformed.
 
     Locations are patterns like those of robots.txt, so they become such rules: reserved is disallowed, and the longest
@@ -92,13 +106,13 @@ def parse_tdmrep(body: bytes) -> Protego | None:
         location, reserved = entry.get("location"), entry.get("tdm-reservation")
         if isinstance(location, str) and location.startswith(("/", "*")) and location.isprintable():
             lines.append(f"{'Disallow' if reserved in (1, '1') else 'Allow'}: {location.replace('#', '%23')}")
-    return Protego.parse("\n".join(lines)) if any(line.startswith("Disallow") for line in lines) else None
+    return Robots("\n".join(lines)) if any(line.startswith("Disallow") for line in lines) else None
 
 
-def parse_robots(body: bytes) -> Protego | None:
+def parse_robots(body: bytes) -> Robots | None:
     """The rules of a robots.txt, or None if it has none."""
     text = body.decode("utf-8", "replace").lstrip("\ufeff")
-    return Protego.parse(text) if "isallow" in text.lower() else None
+    return Robots(text) if _ASKS.search(text) else None
 
 
 class Wishes(NamedTuple):
@@ -123,11 +137,12 @@ ROBOTS = ("allowed", "unavailable", "disallowed")
 class _Rules(NamedTuple):
     """What one origin allows."""
 
-    robots: Protego | None = None  #: None: everything
-    reserved: Protego | None = None  #: None: nothing
+    robots: Rules | None = None  #: None: everything
+    reserved: Rules | None = None  #: None: nothing
     failure: FetchError | None = None  #: robots.txt was unavailable
     size: int = 0  #: bytes of the files
     ttl_s: float = RULES_TTL_S
+    turn: asyncio.Lock | None = None  #: held while a thread applies them
 
 
 class SiteRules:
@@ -149,6 +164,7 @@ class SiteRules:
         self._cache: OrderedDict[str, tuple[float, _Rules]] = OrderedDict()
         self._cached_bytes = 0
         self._pending: dict[str, asyncio.Task[_Rules]] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="robots")
 
     async def check(self, target: Target) -> Wishes:
         """What the owner of `target` wants, if that allows the fetch or is not obeyed.
@@ -162,22 +178,41 @@ class SiteRules:
             if self._config.respect_robots or failure.status is not Status.ROBOTS_UNAVAILABLE:
                 raise FetchError(failure.status, failure.message, retry=failure.retry, connecting=failure.connecting)
             wishes = Wishes("unavailable")
-        elif rules.robots is not None and not rules.robots.can_fetch(target.url, self._token):
-            if self._config.respect_robots:
+        elif rules.robots is not None:
+            allowed = await self._allows(rules, rules.robots, target)
+            if allowed is None and self._config.respect_robots:
+                message = f"{target.origin}/robots.txt has more rules than are compared with so long a link"
+                raise FetchError(Status.ROBOTS_UNAVAILABLE, message)
+            if allowed is False and self._config.respect_robots:
                 evidence = f"robots.txt: disallows {target.path[:200]} to {self._token}"
                 raise FetchError(Status.ROBOTS_DISALLOWED, f"{target.origin}/robots.txt forbids it", evidence=evidence)
-            wishes = Wishes("disallowed")
-        if rules.reserved is not None and not rules.reserved.can_fetch(target.url, self._token):
+            if self._config.respect_robots:
+                self._gate.pace(target.site, min(rules.robots.delay_s, self._config.max_crawl_delay_s))
+            wishes = Wishes({True: "allowed", False: "disallowed", None: "unavailable"}[allowed])
+        # A reservation that takes too long to read is one: the owner did state something.
+        if rules.reserved is not None and not await self._allows(rules, rules.reserved, target):
             wishes = wishes._replace(opt_out=f"tdmrep.json: reserves {target.path[:200]}")
             if self._config.respect_opt_out:
                 message = f"{target.origin}/.well-known/tdmrep.json reserves it"
                 raise FetchError(Status.OPT_OUT, message, evidence=wishes.opt_out)
         return wishes
 
+    async def _allows(self, site: _Rules, rules: Rules, target: Target) -> bool | None:
+        """Whether rules of a site allow a request; None if that takes too long to say."""
+        path = path_of(target.path)
+        try:
+            if rules.work(path) <= _INLINE_WORK or site.turn is None:
+                return rules.allow(path)
+            async with site.turn:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, rules.allow, path)
+        except TooMuchWork:
+            return None
+
     async def close(self) -> None:
         for task in self._pending.values():
             task.cancel()
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _rules(self, target: Target) -> _Rules:
         origin = target.origin
@@ -219,17 +254,26 @@ class SiteRules:
                 return _Rules(failure=failure, ttl_s=UNAVAILABLE_TTL_S)
             body = b""
         size += len(body)
-        if len(body) > _PARSE_INLINE_BYTES:
-            robots = await asyncio.to_thread(parse_robots, body)
-        else:
-            robots = parse_robots(body)
+        robots = await self._parsed(parse_robots, body)
         try:
             body = await self._get(f"{origin}/.well-known/tdmrep.json")
         except FetchError:
             body = b""  # without a statement there is no reservation; only robots.txt fails closed
         size += len(body)
         ttl_s = RULES_TTL_S if failure is None else UNAVAILABLE_TTL_S
-        return _Rules(robots, parse_tdmrep(body), failure, size + 200, ttl_s)
+        reserved = await self._parsed(parse_tdmrep, body)
+        return _Rules(robots, reserved, failure, size + 200, ttl_s, asyncio.Lock())
+
+    async def _parsed(self, parse: Callable[[bytes], Robots | None], body: bytes) -> Rules | None:
+        """What a site's file asks of us; None if nothing."""
+
+        def rules() -> Rules | None:
+            found = parse(body)
+            return (found.rules(self._token) or None) if found is not None else None
+
+        if len(body) <= _PARSE_INLINE_BYTES:
+            return rules()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, rules)
 
     async def _get(self, url: str) -> bytes:
         """The body of a site file, at most ROBOTS_BYTES of it; b"" when the answer is 4xx."""
@@ -238,9 +282,9 @@ class SiteRules:
             for _ in range(ROBOTS_REDIRECTS + 1):
                 target = check_url(url)
                 left = max(0.01, deadline - self._clock())
-                await self._http.resolver.addresses(target.host, target.port, left)
+                addresses = await self._http.resolver.addresses(target.host, target.port, left)
                 queued = self._clock()
-                async with self._gate.slot(target.site):
+                async with self._gate.slot(target.site, self._http.shared_load(addresses)):
                     deadline += self._clock() - queued
                     answer = await self._get_once(target, max(0.01, deadline - self._clock()))
                 if isinstance(answer, bytes):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from curation.download import Download
 from curation.flow import Tables
@@ -41,8 +42,11 @@ class Setting:
         """The argument of a stage's `setup`."""
         gate, board = self.gate, self.board
 
+        # A worker that is started again has the id it had; its fetcher is another, which died with its process.
+        owner = "" if gate is None else ray.get_runtime_context().get_actor_id() or ""
+
         async def exchange(*args: Any) -> Any:
-            return await gate.exchange.remote(*args)
+            return await gate.exchange.remote(*args, owner)
 
         def warn(text: str) -> None:
             board.warn.remote(topic, text)

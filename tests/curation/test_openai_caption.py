@@ -299,3 +299,36 @@ json_values = st.recursive(
 def test_no_answer_breaks_the_reader(content: bytes) -> None:
     with contextlib.suppress(_TryLater, _Rejected):
         assert isinstance(read_completion(content), Generated)
+
+
+@pytest.mark.parametrize(
+    ("answer", "stored"),
+    [
+        ({"content": "a dog \ud83d"}, "a dog \ufffd"),
+        ({"content": "\udc15\udc15"}, "\ufffd\ufffd"),
+        ({"content": "a dog \U0001f415"}, "a dog \U0001f415"),
+    ],
+)
+def test_half_an_emoji_can_be_stored(answer: dict[str, str], stored: str) -> None:
+    made = read_completion(json.dumps({"choices": [{"message": answer}]}).encode())
+    assert (made.text, made.text.encode().decode()) == (stored, stored)
+
+
+def test_half_an_emoji_in_an_error_can_be_stored() -> None:
+    assert Failure("refused: \ud83d").error == "refused: \ufffd"
+
+
+@pytest.mark.parametrize(("logprobs", "score"), [("[-1.0, -2.0]", -1.5), ("[NaN]", None), ("[-Infinity, -1]", None)])
+def test_a_score_is_a_number(logprobs: str, score: float | None) -> None:
+    tokens = ", ".join(f'{{"logprob": {each}}}' for each in logprobs.strip("[]").split(","))
+    answer = f'{{"choices": [{{"message": {{"content": "a dog"}}, "logprobs": {{"content": [{tokens}]}}}}]}}'
+    assert read_completion(answer.encode()) == Generated("a dog", score)
+
+
+@pytest.mark.parametrize("logprob", ["1" + "0" * 400, 'Infinity}, {"logprob": -Infinity'])
+def test_a_score_that_is_none_is_no_completion(logprob: str) -> None:
+    answer = (
+        f'{{"choices": [{{"message": {{"content": "x"}}, "logprobs": {{"content": [{{"logprob": {logprob}}}]}}}}]}}'
+    )
+    with pytest.raises(_TryLater):
+        read_completion(answer.encode())

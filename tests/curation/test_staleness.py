@@ -110,6 +110,8 @@ CHANGES: dict[str, Change] = {
     **{f"download.{key}": nothing(5.5) for key in ("min_bytes_per_s", "min_rate_window_s", "per_host_rate")},
     **{f"download.{key}": nothing(5.5) for key in ("max_host_wait_s", "circuit_open_s")},
     **{f"download.{key}": nothing(7) for key in ("retries", "max_in_flight", "per_host_concurrency")},
+    **{"download.per_address_concurrency": nothing(7), "download.content_networks": nothing(["10.0.0.0/8"])},
+    "download.max_crawl_delay_s": nothing(5.5),
     **{"download.circuit_failures": nothing(7), "download.alarm_error_rate": nothing(0.9)},
     # What may be fetched and kept
     **{"download.max_bytes": policy(4096), "download.max_redirects": policy(1)},

@@ -34,6 +34,7 @@ from curation.web.fetch import Fetched, Fetcher
 CHUNKED = head("Transfer-Encoding: chunked")
 KIB_CHUNK = b"400\r\n" + JPEG[:1024] + b"\r\n"
 PARTIAL = head("Content-Length: 2004", "Content-Range: bytes 0-2003/9999", status="206 Partial Content")
+GZIP = "Content-Encoding: gzip"
 BOMB = gzip.compress(bytes(10**6))
 UPGRADE = head("Upgrade: x", "Connection: upgrade", status="101 Switching")
 
@@ -55,6 +56,15 @@ HOSTILE: dict[str, tuple[Behaviour, Status]] = {
     "garbage for a chunk, later": (garbles_a_chunk, Status.TRUNCATED),
     "partial content": (says(PARTIAL + JPEG), Status.TRUNCATED),
     "gzip bomb": (says(image(BOMB, "Content-Encoding: gzip")), Status.ENCODED_BODY),
+    "gzip bomb that begins like an image": (says(image(gzip.compress(JPEG + bytes(10**6)), GZIP)), Status.ENCODED_BODY),
+    "gzip cut off": (says(image(gzip.compress(JPEG)[:-9], GZIP)), Status.ENCODED_BODY),
+    "gzip of gzip": (says(image(gzip.compress(gzip.compress(JPEG)), GZIP)), Status.ENCODED_BODY),
+    "gzip in name only": (says(image(b"<html>" * 99, GZIP)), Status.ENCODED_BODY),
+    "no coding we know, and no image": (says(image(b"<html>" * 99, "Content-Encoding: none")), Status.NOT_AN_IMAGE),
+    "endless gzip": (repeats(head(GZIP), gzip.compress(bytes(50_000)) * 50), Status.TOO_LARGE),
+    "zstd": (says(image(b"\x28\xb5\x2f\xfd" + bytes(99), "Content-Encoding: zstd")), Status.ENCODED_BODY),
+    "endless chunk size": (repeats(CHUNKED, b"0" * 5000), Status.TRUNCATED),
+    "endless trailers": (repeats(CHUNKED + KIB_CHUNK + b"0\r\n", b"X: y\r\n" * 5000), Status.TRUNCATED),
     "unknown encoding": (says(image(JPEG, "Content-Encoding: br")), Status.ENCODED_BODY),
     "empty": (says(image(b"")), Status.EMPTY_BODY),
     "empty until closed": (says(head("Connection: close")), Status.EMPTY_BODY),
@@ -72,13 +82,20 @@ HOSTILE: dict[str, tuple[Behaviour, Status]] = {
     "never answers": (says_and_waits(b""), Status.TIMEOUT),
     "slow head": (repeats(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.05), Status.TIMEOUT),
     "endless 100 Continue": (repeats(b"", head(status="100 Continue"), 0.02), Status.TIMEOUT),
-    "giant header": (says(head("X: " + "y" * 100_000)), Status.CONNECTION_ERROR),
+    "giant header": (says(image(JPEG, "X: " + "y" * 262_144)), Status.CONNECTION_ERROR),
+    "giant name": (says(image(JPEG, "y" * 262_144 + ": X")), Status.CONNECTION_ERROR),
+    "giant status line": (says(head(status="200 " + "y" * 262_144)), Status.CONNECTION_ERROR),
     "endless head": (repeats(b"HTTP/1.1 200 OK\r\n", b"X: " + b"y" * 1000 + b"\r\n"), Status.CONNECTION_ERROR),
-    "a thousand headers": (says(head(*(f"X-{n}: y" for n in range(1000)))), Status.CONNECTION_ERROR),
+    "20,000 headers": (says(image(JPEG, *(f"X-{n}: yyyyy" for n in range(20_000)))), Status.CONNECTION_ERROR),
+    "endless interim answers": (repeats(b"", head("X: " + "y" * 900, status="103 X") * 30), Status.CONNECTION_ERROR),
+    "endless blank lines": (repeats(b"", b"\r\n" * 5000), Status.CONNECTION_ERROR),
     "negative Content-Length": (says(head("Content-Length: -5") + JPEG), Status.CONNECTION_ERROR),
     "two Content-Lengths": (says(head("Content-Length: 5", "Content-Length: 2004") + JPEG), Status.CONNECTION_ERROR),
     "Content-Length is a word": (says(head("Content-Length: many") + JPEG), Status.CONNECTION_ERROR),
-    "length and chunks": (says(head("Content-Length: 5", "Transfer-Encoding: chunked")), Status.CONNECTION_ERROR),
+    "length and no chunks": (says(head("Content-Length: 5", "Transfer-Encoding: chunked") + JPEG), Status.TRUNCATED),
+    "Content-Length is huge": (says(head("Content-Length: 9" + "0" * 18) + JPEG), Status.CONNECTION_ERROR),
+    "status of four digits": (says(head(status="2000 OK") + JPEG), Status.CONNECTION_ERROR),
+    "no status": (says(head(status="OK") + JPEG), Status.CONNECTION_ERROR),
     "header with a NUL": (says(head("X: a\0b", "Content-Length: 5") + JPEG), Status.CONNECTION_ERROR),
     # statuses
     "not found": (says(head("Content-Length: 0", status="404 Not Found")), Status.HTTP_CLIENT_ERROR),

@@ -52,11 +52,35 @@ def config(**overrides: object) -> DownloadConfig:
         (["all"], ""),
         (["noarchive, nosnippet"], ""),
         (["", ",,:,"], ""),
+        (["noml"], "X-Robots-Tag: noml"),
+        (["nofollow; noai"], "X-Robots-Tag: noai"),
+        (["noindex;nofollow"], "X-Robots-Tag: noindex"),
+        (["otherbot: nofollow; noai"], ""),
+        (["nofollow noimageai"], "X-Robots-Tag: noimageai"),
+        (["pairmill/0.2: noai"], "X-Robots-Tag: pairmill: noai"),
+        (["PairMill/0.2 (+https://pairmill.example): noai"], "X-Robots-Tag: pairmill: noai"),
+        (["OtherBot/2 (a; b, +https://x.example): noai"], ""),
+        (["img2dataset/1.0: noai"], ""),
+        (["img2dataset/1.0: nofollow, noai"], ""),
+        (["otherbot/2: noai; pairmill/1: none"], "X-Robots-Tag: pairmill: none"),
+        (["*: none"], "X-Robots-Tag: *: none"),
+        (["NONE"], "X-Robots-Tag: none"),
+        (["max-image-preview: none"], ""),
+        (["max-image-preview:none; noml"], "X-Robots-Tag: noml"),
+        (["pairmill: max-image-preview: none"], ""),
+        (["max-snippet: -1 noai"], "X-Robots-Tag: noai"),
+        (["unavailable_after: 25-Aug-2030 15:00:00 EST; noai"], "X-Robots-Tag: noai"),
+        (["nonesuch, noindexes, snoai"], ""),
     ],
 )
 def test_x_robots_tag(values: list[str], evidence: str) -> None:
     headers = CIMultiDictProxy(CIMultiDict([("X-Robots-Tag", value) for value in values]))
     assert header_opt_out(headers, "pairmill") == evidence
+
+
+def test_a_tag_for_our_own_agent_is_for_us_whatever_its_version() -> None:
+    headers = CIMultiDictProxy(CIMultiDict({"X-Robots-Tag": "img2dataset/1.0: noai"}))
+    assert header_opt_out(headers, "img2dataset") == "X-Robots-Tag: img2dataset: noai"
 
 
 @pytest.mark.parametrize(("value", "evidence"), [("1", "tdm-reservation: 1"), ("0", ""), ("", "")])
@@ -173,10 +197,11 @@ def test_robots_txt(robots: Handler, path: str, status: Status) -> None:
         assert fetched.opt_out.startswith("robots.txt: ") and "pairmill" in fetched.opt_out
 
 
-def test_robots_txt_in_gzip_although_identity_was_asked_for() -> None:
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "aws-chunked,gzip"])
+def test_robots_txt_in_gzip_although_identity_was_asked_for(coding: str) -> None:
     async def encoded(request: web.Request) -> web.StreamResponse:
         body = gzip.compress(b"User-agent: *\nDisallow: /\n")
-        return web.Response(body=body, headers={"Content-Encoding": "gzip"})
+        return web.Response(body=body, headers={"Content-Encoding": coding})
 
     [fetched], _ = asyncio.run(fetch_with({"/robots.txt": encoded}, ["/a.jpg"], config()))
     assert fetched.status is Status.ROBOTS_DISALLOWED
