@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.forget.tombstones import copying
+from curation.results.export_card import features_of, write_export_card
 from pairmill.atomic import require_empty, whole_file
 from pairmill.errors import RunDirError
 from pairmill.layout import PAIRS
@@ -52,7 +53,8 @@ IMG2DATASET = pa.schema(
 def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_000) -> list[Path]:
     """Write 00000.tar, … into `to`, each sample as <key>.jpg (or .png, .webp), .txt (the caption) and .json (the rest).
 
-    `sizes.json` beside them holds the number of samples of each, for open_clip.  The .txt of a sample without a caption
+    `sizes.json` beside them holds the number of samples of each, for open_clip, and `README.md` says what `datasets`
+    reads.  The .txt of a sample without a caption
     is empty, as in img2dataset: `datasets` refuses samples that differ in their files.  Unsigned 64-bit numbers, which
     most readers of JSON cannot hold, are written as text.
     Returns the files written.  Raises RunDirError if nothing is packed yet or rows are being forgotten, UserError if
@@ -60,6 +62,8 @@ def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_
     """
     folder = Path(to)
     sizes: dict[str, int] = {}
+    fields: list[pa.Field] = []
+    endings: set[str] = set()
     with _copying(store, folder) as written:
         for number, pieces in _files(store, rows_per_shard):
             name = f"{number:05d}.tar"
@@ -68,13 +72,16 @@ def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_
                 whole_file(folder / name) as stream,
                 tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar,
             ):
-                for row in (row for piece in pieces for row in _for_json(piece).to_pylist()):
-                    _add_sample(tar, _key(number, sizes[name], rows_per_shard), row)
-                    sizes[name] += 1
+                for piece in map(_for_json, pieces):
+                    fields = [pa.field("key", pa.string()), *(f for f in piece.schema if f.name != "image")]
+                    for row in piece.to_pylist():
+                        endings.add(_add_sample(tar, _key(number, sizes[name], rows_per_shard), row))
+                        sizes[name] += 1
             written.append(folder / name)
         with whole_file(folder / "sizes.json") as stream:
             stream.write(json.dumps(sizes, indent=1).encode())
         written.append(folder / "sizes.json")
+        written.append(write_export_card(folder, "*.tar", features_of(fields, sorted(endings))))
     return written
 
 
@@ -150,7 +157,8 @@ def _key(number: int, sample: int, rows_per_shard: int) -> str:
     return f"{number:05d}{sample:0{max(4, len(str(rows_per_shard - 1)))}d}"
 
 
-def _add_sample(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> None:
+def _add_sample(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> str:
+    """Returns the ending of the picture, without its dot."""
     image = row.pop("image")
     members = {PurePath(image["path"]).suffix: image["bytes"]}
     members[".txt"] = (row["caption"] or "").encode()
@@ -160,6 +168,7 @@ def _add_sample(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> None:
         header = tarfile.TarInfo(key + ending)
         header.size = len(content)
         tar.addfile(header, io.BytesIO(content))
+    return PurePath(image["path"]).suffix.removeprefix(".")
 
 
 def _for_json(piece: pa.Table) -> pa.Table:

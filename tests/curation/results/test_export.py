@@ -36,7 +36,7 @@ def samples(files: list[Path]) -> list[dict[str, Any]]:
 
 def test_webdataset_reads_every_pair_in_order(finished: Store, tmp_path: Path) -> None:
     files = export_webdataset(finished, tmp_path / "tars", rows_per_shard=8)
-    assert [file.name for file in files] == ["00000.tar", "00001.tar", "00002.tar", "sizes.json"]
+    assert [file.name for file in files] == ["00000.tar", "00001.tar", "00002.tar", "sizes.json", "README.md"]
     read, packed = samples(files), pairs(finished)
     assert len(read) == len(packed) == 20
     assert [s["__key__"] for s in read[6:10]] == ["000000006", "000000007", "000010000", "000010001"]
@@ -99,6 +99,28 @@ def test_datasets_loads_the_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [row["txt"] or None for row in loaded] == [row["caption"] for row in packed]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["webdataset", "img2dataset"])
+def test_the_folder_loads_with_columns_that_come_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, streaming: bool
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"url": f"http://a.example/ok/{n}", "text": f"ball {n}"} for n in range(20)]
+    rows[-1] |= {"licence": "cc0", "n": 3, "boxes": [[1, 2], [3]]}
+    store = make_run(tmp_path, rows, recaption=False, translate=False)
+    export = {"webdataset": export_webdataset, "img2dataset": export_img2dataset}[form]
+    export(store, tmp_path / "out", rows_per_shard=5)
+    folder = str(tmp_path / "out")
+    loaded = list(datasets.load_dataset(folder, split="train", streaming=streaming, cache_dir=str(tmp_path / "cache")))
+    assert len(loaded) == 20
+    own = [row["json"]["input"] if form == "webdataset" else row for row in loaded]
+    assert sorted(str(one["licence"]) for one in own) == ["None"] * 19 + ["cc0"]
+    assert {one["n"] for one in own} == {None, 3}
+    if form == "webdataset":
+        assert {row["jpg"].size for row in loaded} == {(96, 64)}
+
+
 def test_values_that_json_does_not_know(tmp_path: Path) -> None:
     store = make_run(tmp_path)
     part = store.load(PAIRS, 0).slice(0, 1)
@@ -154,7 +176,7 @@ def test_files_hold_what_they_are_asked_to(finished: Store, tmp_path: Path, rows
 def test_a_run_that_kept_nothing_gives_no_samples(tmp_path: Path) -> None:
     store = make_run(tmp_path, [{"url": "http://a.example/timeout/1", "text": "x"}])
     assert export_img2dataset(store, tmp_path / "parquet") == []
-    [sizes] = export_webdataset(store, tmp_path / "tars")
+    sizes, _ = export_webdataset(store, tmp_path / "tars")
     assert json.loads(sizes.read_text()) == {}
 
 
