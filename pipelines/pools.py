@@ -16,13 +16,19 @@ from ray.data.context import ShuffleStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from curation.flow import Flow
-from curation.stage import Stage
+from curation.stage import SEGMENTS, Stage
 from pairmill.cluster import alive_nodes
 from pairmill.cluster import connected as connect
 from pairmill.config import Placement, accelerator_types
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from pipelines.recipe import CurateRecipe
+
+#: Cores of a short task, which reads, filters or commits a shard: actors that reserve all others would wait for it for
+#: ever.
+SHORT_TASK = 0.5
+#: Cores that an actor reserves at least.
+_LEAST = 0.1
 
 #: The least number of models that share a GPU: captioner and translator.
 _BESIDE = 2
@@ -81,6 +87,7 @@ def connected(recipe: CurateRecipe) -> Iterator[Pools]:
         pools = size_pools(flow, ray.cluster_resources(), smallest=min(filter(None, cpus), default=1.0))
         if not cluster.autoscaling:
             check_pools(flow, pools, nodes)
+            check_room(flow, pools, sum(cpus))
         yield pools
 
 
@@ -119,7 +126,9 @@ def size_pools(flow: Flow, resources: Mapping[str, float], *, smallest: float | 
     pools = {}
     for stage in flow.stages:
         if stage.pool == "fetch":
-            pools[stage.name] = _pool(_placement(stage), max(1, cpus // 2), 1.0 if cpus > 1 else 0.5, 0.0)
+            wanted = _placement(stage)
+            actors = max(1, cpus // 2) if wanted.actors == "auto" else wanted.actors
+            pools[stage.name] = _pool(wanted, actors, max(_LEAST, min(1.0, (cpus - SHORT_TASK) / actors)), 0.0)
         elif stage.pool == "model":
             # All models of a segment work at the same time.
             beside = max(_BESIDE, sum(other.pool == "model" for other in flow.segment(stage.segment)))
@@ -164,6 +173,23 @@ def check_pools(flow: Flow, pools: Pools, nodes: Sequence[Mapping[str, float]]) 
             )
 
 
+def check_room(flow: Flow, pools: Pools, cpus: float) -> None:
+    """Raise RecipeError for actors that leave no room for a short task, which they would wait for without end.
+
+    cpus: the cores of the cluster, which does not grow.
+    """
+    for segment in SEGMENTS:
+        stages = [stage for stage in flow.segment(segment) if stage.name in pools.of]
+        taken = sum(pools.of[stage.name].actors * pools.of[stage.name].num_cpus for stage in stages)
+        if taken and taken > cpus - SHORT_TASK + 1e-6:
+            keys = " and ".join(f"{stage.section_name()}.actors x num_cpus" for stage in stages)
+            raise RecipeError(
+                f"actors must leave {SHORT_TASK:g} of the cluster's cores to the tasks that read and commit shards",
+                value=f"{keys}: {taken:g} of {cpus:g} CPU",
+                fix="lower actors or num_cpus, or leave num_cpus to `auto`",
+            )
+
+
 def _placement(stage: Stage) -> Placement:
     return stage.config if isinstance(stage.config, Placement) else Placement()
 
@@ -193,4 +219,6 @@ def _model_pool(config: Placement, cpus: int, gpus: int, node_cpus: float, besid
     by_cores = max(1, (cpus - 1) // (2 * beside))
     # All may be placed on one node, which must keep room for a short task.
     num_cpus = 1.0 if gpus else min(2.0, max(0.5 / beside, (node_cpus - 1) / beside))
+    if config.actors != "auto":
+        num_cpus = max(_LEAST, min(num_cpus, (cpus - SHORT_TASK) / beside / config.actors))
     return _pool(config, gpus or by_cores, num_cpus, 1 / beside if gpus else 0.0)

@@ -6,7 +6,7 @@ import pytest
 
 from curation.stage import Column, Stage
 from pairmill.errors import RecipeError
-from pipelines.pools import Pool, check_placement, check_pools, connected, size_pools
+from pipelines.pools import Pool, check_placement, check_pools, check_room, connected, size_pools
 from pipelines.recipe import parse_recipe
 
 LEAST = "run_dir: r\ninput: {path: list.parquet}\n"
@@ -34,6 +34,40 @@ def test_something_is_left_for_the_short_tasks(resources: dict[str, float]) -> N
     assert pools["download"].actors * pools["download"].num_cpus <= resources["CPU"] - 0.5
     both = sum(pool.actors * pool.num_cpus for pool in (pools["recaption"], pools["translate"]))
     assert both <= resources["CPU"] - 0.5
+
+
+@pytest.mark.parametrize("actors", [1, 2, 3, 7])
+@pytest.mark.parametrize("cpus", [1.0, 2.0, 4.0])
+def test_something_is_left_however_many_actors_a_recipe_asks_for(cpus: float, actors: int) -> None:
+    keys = [f"{stage}.actors={actors}" for stage in ("download", "recaption", "translate")]
+    flow = parse_recipe(MODELS, keys).flow()
+    pools = size_pools(flow, {"CPU": cpus})
+    assert {pool.actors for pool in pools.of.values()} == {actors}
+    taken = {name: pool.actors * pool.num_cpus for name, pool in pools.of.items()}
+    if actors <= 2 or cpus > 1:  # 0.1 core each is the least
+        assert taken["download"] <= cpus - 0.5 + 1e-9
+        assert taken["recaption"] + taken["translate"] <= cpus - 0.5 + 1e-9
+        check_room(flow, pools, cpus)
+
+
+@pytest.mark.parametrize(
+    ("keys", "refused"),
+    [
+        (["download.actors=2", "download.num_cpus=1"], True),
+        (["download.actors=1", "download.num_cpus=2"], True),
+        (["download.actors=3", "download.num_cpus=0.5"], False),
+        (["recaption.num_cpus=1.5", "translate.num_cpus=0.5"], True),
+        (["recaption.num_cpus=1", "translate.num_cpus=0.5"], False),
+    ],
+)
+def test_actors_that_leave_no_room_for_a_short_task_are_refused(keys: list[str], refused: bool) -> None:
+    flow = parse_recipe(MODELS, keys).flow()
+    pools = size_pools(flow, {"CPU": 2.0})
+    if not refused:
+        check_room(flow, pools, 2.0)
+        return
+    with pytest.raises(RecipeError, match=r"must leave 0\.5 of the cluster's cores(.|\n)* 2 of 2 CPU"):
+        check_room(flow, pools, 2.0)
 
 
 @pytest.mark.parametrize("node", [1.0, 2.0, 4.0])
