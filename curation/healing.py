@@ -56,7 +56,9 @@ def remedy(name: str) -> str:
     if name == RECIPE_FILE:
         return "`pairmill curate RECIPE` writes it again"
     if _restored_by_hand(name):
-        return "restore it from a copy, or plan the list into another run_dir"
+        if name == FORGOTTEN_FILE:
+            return "restore it from a copy"
+        return "the next `pairmill curate` plans it again from the lists; if they have changed, restore it from a copy"
     if name == f"{IMAGES}/{name.rpartition('/')[2]}":
         return "its pictures are fetched again, with --yes only"
     if name == CODE_FILE:
@@ -70,14 +72,18 @@ def _restored_by_hand(name: str) -> bool:
     return name == FORGOTTEN_FILE or name.startswith(f"{PLAN}/")
 
 
-def heal(store: Store, error: DamagedError, *, yes: bool) -> str:
+def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int], bool] = lambda shard: False) -> str:
     """Keep a damaged file aside and take its commit back; says what was done, for the log.
 
-    yes: the pixels of a damaged shard may be fetched again.  The caller must hold the run's lock.
+    yes: the pixels of a damaged shard may be fetched again.  replan: makes a shard of the plan again, if it can.
+    The caller must hold the run's lock.
     Raises `error` for a file that only the user can restore; UserError for pixels without `yes`.
     """
     name = error.path.removeprefix(store.path(""))
     data, commit = _DATA.fullmatch(name), _COMMIT.fullmatch(name)
+    of_plan = next((found for found in (data, commit) if found is not None and found["table"] == PLAN), None)
+    if of_plan is not None and replan(int(of_plan["shard"])):
+        return f"{name} was damaged or gone ({error.why}), and was planned again from the lists"
     if _restored_by_hand(name) or not (data or commit or name == CODE_FILE or name.startswith(f"{JOURNAL}/")):
         raise error
     if data is not None and data["table"] == IMAGES and not yes:

@@ -67,7 +67,7 @@ def outstanding(
 
 def _committed(store: Store, committed: Mapping[str, Mapping[int, Entry]], table: str, shard: int) -> Entry:
     if (entry := committed[table].get(shard)) is None:
-        raise damaged(store.path(table), f"shard {shard} has no commit in {MANIFESTS}/")
+        raise damaged(store.path(shard_file(table, shard)), f"it has no commit in {MANIFESTS}/")
     return entry
 
 

@@ -30,6 +30,7 @@ from curation.forget.tombstones import Tombstones
 from curation.healing import heal
 from curation.plan import open_plan, plan
 from curation.plan_file import Plan, restore_plan
+from curation.replan import plan_again
 from curation.results.advice import advice
 from curation.results.report import write_report
 from curation.shards import listed, outstanding
@@ -77,16 +78,16 @@ def curate(
         logger.warning("download.user_agent names no contact: site owners cannot reach you and may block you")
     store, met = Store(recipe.run_dir), set[str]()
     report = None
+    given: dict[str, Any] = {"command": command, "quiet": quiet, "yes": yes, "other_code": other_code}
     while report is None:
-        given: dict[str, Any] = {"command": command, "quiet": quiet, "yes": yes, "other_code": other_code}
-        _job(recipe, store, met, retry_failed=retry_failed, planned=planned, **given)
-        retry_failed = False
-        fault_point("report.write")
         try:
+            _job(recipe, store, met, retry_failed=retry_failed, planned=planned, **given)
+            retry_failed = False
+            fault_point("report.write")
             report = write_report(store, selection=recipe.deduplicate.name)
         except DamagedError as error:
             with store.locked():
-                _heal(store, error, met, yes=yes)
+                _heal(store, error, met, recipe, yes=yes)
     if advise:
         for line in advice(report):
             logger.info("%s", line)
@@ -143,13 +144,15 @@ def _job(
             job.pack()
 
         try:
-            _healed(store, work, met, board, yes=yes)
+            _healed(store, work, met, board, recipe, yes=yes)
         except ConsentError:
             acceptance.withdraw()
             raise
 
 
-def _healed(store: Store, work: Callable[[], None], met: set[str], board: Any, *, yes: bool) -> None:
+def _healed(
+    store: Store, work: Callable[[], None], met: set[str], board: Any, recipe: CurateRecipe, *, yes: bool
+) -> None:
     """Do the work, again after each damaged file that it meets and that can be made again.
 
     board: knows which own code is at work.  met: the damaged files so far; one that is damaged again is not made again.
@@ -162,18 +165,22 @@ def _healed(store: Store, work: Callable[[], None], met: set[str], board: Any, *
             cause = _cause(error, board)
             if not isinstance(cause, DamagedError):
                 raise cause from error
-            _heal(store, cause, met, yes=yes)
+            _heal(store, cause, met, recipe, yes=yes)
         except DamagedError as error:
-            _heal(store, error, met, yes=yes)
+            _heal(store, error, met, recipe, yes=yes)
         else:
             return
 
 
-def _heal(store: Store, error: DamagedError, met: set[str], *, yes: bool) -> None:
+def _heal(store: Store, error: DamagedError, met: set[str], recipe: CurateRecipe, *, yes: bool) -> None:
     if error.path in met:
         raise error
     met.add(error.path)
-    logger.warning("%s", heal(store, error, yes=yes))
+
+    def replan(shard: int) -> bool:
+        return plan_again(store, open_plan(store), recipe.input, recipe.shards, shard)
+
+    logger.warning("%s", heal(store, error, yes=yes, replan=replan))
 
 
 def _may_begin(
@@ -221,7 +228,7 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
             job.stream("score")
             job.deduplicate()
 
-        _healed(store, work, set(), board, yes=False)
+        _healed(store, work, set(), board, recipe, yes=False)
     return sum(kept_rows(manifest) for manifest in store.manifests(tables.selection))
 
 

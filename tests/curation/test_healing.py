@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from run_fixture import make_run
 
 from curation.healing import examine, heal, parts_of_another_size
-from curation.plan import open_plan
+from curation.inputs import InputConfig
+from curation.plan import ShardsConfig, extend, open_plan
 from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file, restore_plan
+from curation.replan import plan_again
+from curation.schema import set_columns
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
-from pairmill.store import Store, shard_file
+from pairmill.store import Store, manifest_file, shard_file
 
 #: What may become of the bytes of a file; None: it is gone.
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
@@ -138,7 +143,7 @@ def test_pixels_are_not_fetched_again_without_consent(tmp_path: Path) -> None:
     assert (store.exists(name), 0 in store.index("images")) == (False, False)
 
 
-@pytest.mark.parametrize("name", ["plan/shard-000000.parquet", "forgotten.parquet", "recipe.yaml"])
+@pytest.mark.parametrize("name", ["forgotten.parquet", "recipe.yaml"])
 def test_what_nothing_here_can_make_again_stays(tmp_path: Path, name: str) -> None:
     store = make_run(tmp_path)
     store.write_bytes(name, b"x")
@@ -171,3 +176,54 @@ def test_parts_that_are_gone_or_cut_off_are_found_by_a_listing(tmp_path: Path) -
         ("part-000000.parquet", "it has 0 bytes"),
         ("part-000001.parquet", "it is gone"),
     ]
+
+
+@pytest.mark.parametrize("lost", ["data", "commit", "both", "cut off"])
+def test_a_shard_of_the_plan_is_planned_again_from_the_lists(tmp_path: Path, lost: str) -> None:
+    store, replan = _with_two_lists(tmp_path)
+    before = {n: store.read_bytes(shard_file("plan", n)) for n in store.index("plan")}
+    index = store.index("plan")
+    shard = max(index)
+    if lost in ("data", "both"):
+        store.remove(shard_file("plan", shard))
+    if lost in ("commit", "both"):
+        store.remove(manifest_file("plan", shard, index[shard]))
+    if lost == "cut off":
+        store.write_bytes(shard_file("plan", shard), before[shard][:-9])
+    said = heal(store, damaged(store.path(shard_file("plan", shard)), lost), yes=False, replan=replan)
+    assert "planned again" in said
+    assert store.index("plan") == index
+    assert {n: store.read_bytes(shard_file("plan", n)) for n in index} == before
+    assert examine(store).damaged == []
+
+
+@pytest.mark.parametrize("change", ["another list", "no list", "forgotten rows"])
+def test_it_is_not_if_that_gives_other_rows(tmp_path: Path, change: str) -> None:
+    store, replan = _with_two_lists(tmp_path)
+    name = shard_file("plan", 0)
+    if change == "another list":
+        (tmp_path / "more.jsonl").write_text("")
+        (tmp_path / "input.jsonl").write_text(json.dumps({"url": "http://a.example/ok/1", "text": "a ball", "id": 1}))
+    elif change == "no list":
+        (tmp_path / "input.jsonl").unlink()
+    else:
+        rows = store.load("plan", 0)
+        blank = set_columns(rows, {"url": pa.array([""] * len(rows))})
+        store.commit("plan", 0, store.index("plan")[0].key, blank, {"list": 0})
+    store.write_bytes(name, b"x")
+    with pytest.raises(DamagedError):
+        heal(store, damaged(store.path(name), "of one byte"), yes=True, replan=replan)
+    assert store.read_bytes(name) == b"x"
+
+
+def _with_two_lists(folder: Path) -> tuple[Store, Callable[[int], bool]]:
+    """A planned run of two lists, and what plans a shard of it again."""
+    store = make_run(folder, upto="plan")
+    more = folder / "more.jsonl"
+    more.write_text(
+        "".join(json.dumps({"url": f"http://m.example/ok/{n}", "text": f"{n}", "id": n}) + "\n" for n in range(9))
+    )
+    inputs = InputConfig(path=str(folder / "input.jsonl"), format="jsonl")
+    shards = ShardsConfig(rows_per_shard=7)
+    extend(store, [str(more)], inputs, shards)
+    return store, lambda shard: plan_again(store, open_plan(store), inputs, shards, shard)
