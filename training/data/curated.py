@@ -67,6 +67,8 @@ def open_pairs(path: str) -> ParquetSource:
 class SelectionSource:
     """The rows of a run that a selection keeps, read from the tables where they are."""
 
+    labelled = False
+
     def __init__(self, path: str, selection: str) -> None:
         """Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet, and
         RunDirError while rows are being taken out.

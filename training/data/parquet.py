@@ -21,6 +21,7 @@ from training.data.sample import group_ids, samples
 #: The usual names, most specific first: ours, Hugging Face's, img2dataset's.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 TEXT_COLUMNS = ("texts", "captions", "caption", "text", "alt", "TEXT")
+LABEL_COLUMNS = ("label", "cls")
 
 _FOOTER_THREADS = 16
 
@@ -36,8 +37,10 @@ class ParquetSource:
         image_column: str | None = None,
         text_column: str | None = None,
         contents: Sequence[str] | None = None,
+        evaluated: bool = False,
     ) -> None:
         """contents: digest of each file, where they are known (committed parts); else sizes stand for them.
+        evaluated: the rows may have a class by number in place of texts, in the text column or one of LABEL_COLUMNS.
 
         Raises RecipeError if a file is not Parquet or lacks the image or the text column, ValueError without any file.
         """
@@ -49,9 +52,13 @@ class ParquetSource:
             footers = list(pool.map(self._footer, found.paths))
         schema = footers[0].schema.to_arrow_schema()
         self._image = _column(schema, image_column, IMAGE_COLUMNS, "image", _is_image, name)
-        self._text = _column(schema, text_column, TEXT_COLUMNS, "text", _is_text, name)
+        self._label = _label_column(schema, text_column) if evaluated else None
+        self.labelled = self._label is not None
+        self._text: str | None = None
+        if not self.labelled or (text_column is None and any(c in schema.names for c in TEXT_COLUMNS)):
+            self._text = _column(schema, text_column, TEXT_COLUMNS, "text", _is_text, name)
         extra = [c for c in ("uid", "group_id", "sha256") if c in schema.names]
-        self._columns = [self._image, self._text, *extra]
+        self._columns = [self._image, *filter(None, (self._text, self._label)), *extra]
         for path, footer in zip(found.paths, footers, strict=True):
             missing = set(self._columns) - set(footer.schema.to_arrow_schema().names)
             if missing:
@@ -93,8 +100,9 @@ class ParquetSource:
             uids = [f"{self._names[at]}/{group}/{start + row}" for row in range(len(rows))]
         groups = rows["group_id"] if "group_id" in self._columns else None
         sha256 = rows["sha256"].to_pylist() if "sha256" in self._columns else None
-        texts = rows[self._text].to_pylist()
-        return samples(uids, _image_bytes(rows[self._image]), texts, group_ids(groups, sha256, len(rows)))
+        texts = rows[self._text].to_pylist() if self._text is not None else [None] * len(rows)
+        labels = rows[self._label].to_pylist() if self._label is not None else None
+        return samples(uids, _image_bytes(rows[self._image]), texts, group_ids(groups, sha256, len(rows)), labels)
 
     def _footer(self, path: str) -> pq.FileMetaData:
         try:
@@ -128,6 +136,14 @@ def _column(
         value=f"{there[0]} ({schema.field(there[0]).type}) of {name}" if there else f"{wanted or 'null'}, in {name}",
         fix=f"name one of {', '.join(schema.names)}; perhaps you mean {nearest(wanted or what, schema.names)}",
     )
+
+
+def _label_column(schema: pa.Schema, wanted: str | None) -> str | None:
+    """The column of class numbers; None if there is none."""
+    for column in (wanted,) if wanted is not None else LABEL_COLUMNS:
+        if column in schema.names and pa.types.is_integer(schema.field(column).type):
+            return column
+    return None
 
 
 _TYPES = {

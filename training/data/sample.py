@@ -4,6 +4,7 @@ uid       string  names the row for good; from the dataset, else made from the r
 image     binary  the encoded picture; null if there is none
 texts     list of {text, language, kind}
 group_id  int64   rows with equal ids show the same image and are no negatives of each other; -1: unknown
+label     int64   number of the row's class, for evaluation; null if there is none
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from numpy.typing import NDArray
 #: Arrow types of a text and of a sample.
 SAMPLE_TEXT = pa.struct([("text", pa.string()), ("language", pa.string()), ("kind", pa.string())])
 SAMPLE = pa.schema(
-    [("uid", pa.string()), ("image", pa.binary()), ("texts", pa.list_(SAMPLE_TEXT)), ("group_id", pa.int64())]
+    [
+        ("uid", pa.string()),
+        ("image", pa.binary()),
+        ("texts", pa.list_(SAMPLE_TEXT)),
+        ("group_id", pa.int64()),
+        ("label", pa.int64()),
+    ]
 )
 
 #: Fields of a text in SAMPLE.
@@ -37,6 +44,8 @@ class Source(Protocol):
     pieces: int
     #: Hex digest of what the dataset holds; independent of where it is stored.
     fingerprint: str
+    #: Whether rows give their class by number.
+    labelled: bool
 
     def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
         """Rows [start, stop) of a piece as SAMPLE columns.  Raises OSError if a file is gone."""
@@ -48,6 +57,7 @@ def samples(
     images: pa.Array | pa.ChunkedArray | Sequence[bytes | None],
     texts: Iterable[object],
     group_ids: NDArray[np.int64],
+    labels: Sequence[int | None] | None = None,
 ) -> pa.Table:
     """SAMPLE rows.  texts: for each row a string, a list of strings or a list of {text, language, kind}, or None."""
     columns = [
@@ -55,6 +65,7 @@ def samples(
         images.cast(pa.binary()) if isinstance(images, pa.Array | pa.ChunkedArray) else pa.array(images, pa.binary()),
         pa.array([as_texts(value) for value in texts], SAMPLE.field("texts").type),
         pa.array(group_ids, pa.int64()),
+        pa.nulls(len(uids), pa.int64()) if labels is None else pa.array(labels, pa.int64()),
     ]
     return pa.table(columns, schema=SAMPLE)
 

@@ -23,13 +23,13 @@ from pairmill.uris import Found
 from training.data.sample import group_ids, samples
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_MEMBERS = ("image", "txt", "json")
+_MEMBERS = ("image", "txt", "json", "cls")
 _JSON_TEXTS = ("texts", "caption", "captions", "text")
 _INDEX_THREADS = 8
 
 
 class _Index(NamedTuple):
-    """Where the samples of a tar are.  keys: [n].  offset, size: int64 [n, 3], bytes, in order of _MEMBERS; 0: none."""
+    """Where the samples of a tar are.  keys: [n].  offset, size: int64 [n, 4], bytes, in order of _MEMBERS; 0: none."""
 
     keys: list[str]
     offset: NDArray[np.int64]
@@ -39,9 +39,12 @@ class _Index(NamedTuple):
 class TarSource:
     """Tars of samples; one without an image is left out."""
 
-    def __init__(self, found: Found, *, name: str, text_column: str | None = None) -> None:
-        """text_column: the key of the json files with the text.  Raises RecipeError for a file that is not a tar."""
-        self.name = name
+    def __init__(self, found: Found, *, name: str, text_column: str | None = None, evaluated: bool = False) -> None:
+        """text_column: the key of the json files with the text.  evaluated: each line of a `.txt` is a text.
+
+        Raises RecipeError for a file that is not a tar.
+        """
+        self.name, self._evaluated = name, evaluated
         self._filesystem, self._text_key = found.filesystem, text_column
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:
             indexes = list(pool.map(self._index, found.paths))
@@ -51,6 +54,7 @@ class TarSource:
         self._indexes = [indexes[at] for at in kept]
         self.rows = np.array([len(index.keys) for index in self._indexes], np.int64)
         self.pieces = len(kept)
+        self.labelled = any((index.size[:, _MEMBERS.index("cls")] > 0).any() for index in self._indexes)
         counts = [len(index.keys) for index in indexes]
         self.fingerprint = digest([list(file) for file in zip(found.names, found.sizes, counts, strict=True)])
 
@@ -70,14 +74,15 @@ class TarSource:
             begin = int(offset[row, at]) - first
             return data[begin : begin + int(size[row, at])] if size[row, at] else None
 
-        uids, images, texts, digests = [], [], [], []
+        uids, images, texts, digests, labels = [], [], [], [], []
         for row, number in enumerate(rows):
             facts = _facts(member(row, "json"))
             uids.append(str(facts.get("uid") or f"{self._names[piece]}/{index.keys[number]}"))
             images.append(member(row, "image"))
             texts.append(self._texts(member(row, "txt"), facts))
             digests.append(facts.get("sha256"))
-        return samples(uids, images, texts, group_ids(None, digests, len(uids)))
+            labels.append(_number(member(row, "cls")))
+        return samples(uids, images, texts, group_ids(None, digests, len(uids)), labels)
 
     def _texts(self, txt: bytes | None, facts: dict[str, Any]) -> object:
         if self._text_key is not None:
@@ -85,7 +90,8 @@ class TarSource:
         if isinstance(facts.get("texts"), list):
             return facts["texts"]
         if txt is not None:
-            return txt.decode("utf-8", "replace")
+            text = txt.decode("utf-8", "replace")
+            return text.splitlines() if self._evaluated else text
         return next((facts[key] for key in _JSON_TEXTS if facts.get(key)), None)
 
     def _index(self, path: str) -> _Index:
@@ -115,6 +121,15 @@ def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tuple[int, int]]]
                 places[kind] = (member.offset_data, member.size)
         if "image" in places:
             yield key, [places.get(name, (0, 0)) for name in _MEMBERS]
+
+
+def _number(data: bytes | None) -> int | None:
+    """The number of a class, as webdataset decodes `.cls`; None for anything else."""
+    try:
+        number = int(data.decode()) if data else -1
+    except ValueError:
+        return None
+    return number if 0 <= number < 2**63 else None
 
 
 def _facts(data: bytes | None) -> dict[str, Any]:

@@ -102,11 +102,12 @@ def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
     """
     forms = 'write a JSON list, JSON {"en": [...], "zh": [...]}, or plain text with one a line'
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        # With or without the mark that editors of Windows put first: no text of ours begins with it.
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"`{key}` must be a readable UTF-8 file", value=f"{path}: {error}", fix=forms) from error
     if text.lstrip()[:1] not in ("[", "{") or not path.endswith(".json"):
-        return {language: [line.strip() for line in text.splitlines() if line.strip()]}
+        return {language: _lines(text, key, path)}
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
@@ -116,3 +117,15 @@ def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RecipeError(f"`{key}` must hold lists of strings", value=str(names)[:80], fix=forms)
     return lists
+
+
+def _lines(text: str, key: str, path: str) -> list[str]:
+    """The lines of a file.  Raises RecipeError for an empty one among class names, which are counted by their lines."""
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if key == "class_names" and "" in lines:
+        raise RecipeError(
+            "`class_names` must have a name on every line, since classes are numbered by it",
+            value=f"{path}: line {lines.index('') + 1} is empty",
+            fix="remove the empty line, or write the name that belongs there",
+        )
+    return [line for line in lines if line]
