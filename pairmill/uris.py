@@ -55,9 +55,9 @@ class Found(NamedTuple):
     root: str = ""
 
     def ending_in(self, ending: str) -> Found:
-        """The files whose path ends in `ending`."""
+        """The files whose path ends in `ending`, a lower-case one, in upper or lower case."""
         files = zip(self.paths, self.sizes, self.modified_ns, strict=True)
-        return _found(self.filesystem, [file for file in files if file[0].endswith(ending)])
+        return _found(self.filesystem, [file for file in files if file[0].lower().endswith(ending)])
 
 
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -29,7 +29,8 @@ def train(
     """Train the recipe's run, or resume it; returns RUN/result.json.
 
     It holds checkpoint (the last), best_checkpoint (by checkpoint.keep_best), step, steps, finished, metrics (of the
-    last evaluation), evaluated (the step of that evaluation), metrics_before.
+    last evaluation), evaluated (the step of that evaluation), metrics_before, left_out (what is in no row of the
+    datasets' files, by dataset and reason).
 
     begin: a checkpoint of another run to begin from, with its optimiser and its step; a temperature that the recipe
         fixes is the recipe's from there on.

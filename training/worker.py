@@ -38,6 +38,7 @@ from training.towers.build import build_from_description, build_model, eval_tran
 from training.towers.ema import Ema
 from training.towers.encode import needs_full_length
 from training.towers.tokenizer import Tokenizer
+from training.usable_rows import UsableRows
 
 #: While this file is in the run directory, the run saves a checkpoint at the end of its step and stops.
 STOP_FILE = "stop"
@@ -140,6 +141,7 @@ def _train(payload: Payload) -> None:
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
     evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
     stop = _Stop(store) if rank == 0 else None
+    usable = UsableRows()
 
     metrics, evaluated = dict(progress.metrics), progress.evaluated
     if progress.step == 0 and recipe.evaluate.datasets:
@@ -187,6 +189,7 @@ def _train(payload: Payload) -> None:
             agreed = _agreed(result, batch, stop=stop is not None and stop.asked(), device=device)
             if not math.isfinite(agreed.loss):
                 raise diverged(f"the loss of step {done} is {agreed.loss}")
+            usable.seen(done, agreed.rows, batch.skipped, last=done == payload.end)
             seconds, waited = clock.lap()
             if telemetry is not None:
                 telemetry.count(agreed.rows, batch.skipped)
@@ -208,7 +211,7 @@ def _train(payload: Payload) -> None:
             # Who asks a run to stop may wait only a minute: what is due is measured where it resumes.
             if (ended and recipe.evaluate.datasets) or (not agreed.stop and _due(done, recipe.evaluate.every_steps)):
                 metrics, evaluated = evaluation(done), done
-            if ended or agreed.stop or _due(done, recipe.checkpoint.every_steps):
+            if ended or agreed.stop or (_due(done, recipe.checkpoint.every_steps) and usable.learnt()):
                 if telemetry is not None:
                     telemetry.flush()
                 save(learner, Progress(done, plan.fingerprint, metrics, evaluated), describe, rank=rank)

@@ -68,6 +68,7 @@ class SelectionSource:
     """The rows of a run that a selection keeps, read from the tables where they are."""
 
     labelled = False
+    left_out: Mapping[str, int] = {}
 
     def __init__(self, path: str, selection: str) -> None:
         """Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet, and

@@ -5,7 +5,7 @@ A piece is a row group.  Rows are counted from the footers; no data is read for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -28,6 +28,8 @@ _FOOTER_THREADS = 16
 
 class ParquetSource:
     """Row groups of Parquet files that all have the columns of the first."""
+
+    left_out: Mapping[str, int] = {}
 
     def __init__(
         self,

@@ -46,6 +46,8 @@ class Source(Protocol):
     fingerprint: str
     #: Whether rows give their class by number.
     labelled: bool
+    #: What of its files is in no row, by reason.
+    left_out: Mapping[str, int]
 
     def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
         """Rows [start, stop) of a piece as SAMPLE columns.  Raises OSError if a file is gone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pyarrow.fs as pafs
 
 from pairmill.errors import RecipeError
@@ -11,6 +13,8 @@ from training.data.curated import SelectionSource, is_run_directory, open_pairs
 from training.data.parquet import ParquetSource
 from training.data.sample import Source
 from training.data.webdataset import TarSource
+
+logger = logging.getLogger("pairmill")
 
 
 def open_source(
@@ -29,9 +33,12 @@ def open_source(
     if not source.pieces:
         raise RecipeError(
             "data.path must lead to a dataset of at least one row",
-            value=source.name,
+            value=f"{source.name} (left out: {dict(source.left_out)})" if source.left_out else source.name,
             fix="give another data.path or data.selection",
         )
+    if source.left_out:
+        counts = ", ".join(f"{reason} {number:,}" for reason, number in sorted(source.left_out.items()))
+        logger.warning("left out of %s, as docs/operations.md#tars says: %s", source.name, counts)
     return source
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from training.evaluate.embed import embed_images, embed_texts
 from training.evaluate.evaluated_rows import EvaluatedRow
-from training.evaluate.pictures import Picture, Pictures
+from training.evaluate.merged_pictures import Picture, Pictures
 from training.towers.build import image_statistics
 from training.towers.encode import encode_text, needs_full_length
 
