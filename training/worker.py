@@ -20,6 +20,7 @@ from ray import train as ray_train
 from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
+from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, restore, save
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
@@ -141,7 +142,7 @@ def _train(payload: Payload) -> None:
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
     evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
     stop = _Stop(store) if rank == 0 else None
-    usable = UsableRows()
+    usable, bad_rows = UsableRows(), BadRows(store, rank)
 
     metrics, evaluated = dict(progress.metrics), progress.evaluated
     if progress.step == 0 and recipe.evaluate.datasets:
@@ -189,6 +190,9 @@ def _train(payload: Payload) -> None:
             agreed = _agreed(result, batch, stop=stop is not None and stop.asked(), device=device)
             if not math.isfinite(agreed.loss):
                 raise diverged(f"the loss of step {done} is {agreed.loss}")
+            bad_rows.add(batch.problems)
+            if done == progress.step + 1:
+                bad_rows.write()
             usable.seen(done, agreed.rows, batch.skipped, last=done == payload.end)
             seconds, waited = clock.lap()
             if telemetry is not None:
@@ -212,6 +216,7 @@ def _train(payload: Payload) -> None:
             if (ended and recipe.evaluate.datasets) or (not agreed.stop and _due(done, recipe.evaluate.every_steps)):
                 metrics, evaluated = evaluation(done), done
             if ended or agreed.stop or (_due(done, recipe.checkpoint.every_steps) and usable.learnt()):
+                bad_rows.write()
                 if telemetry is not None:
                     telemetry.flush()
                 save(learner, Progress(done, plan.fingerprint, metrics, evaluated), describe, rank=rank)

@@ -125,7 +125,7 @@ class SelectionSource:
                     rows = rows.append_column(column, loaded[column])
         sources = [name for name in ("caption", "language", "recaptions", "translations") if name in rows.schema.names]
         texts = [row_texts(row) for row in rows.select(sources).to_pylist()]
-        ids = group_ids(None, rows["sha256"].to_pylist(), len(rows))
+        ids = group_ids(rows["sha256"].to_pylist())
         return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
 
     def _check(self, indexes: Mapping[str, Mapping[int, Entry]], shards: list[int]) -> None:

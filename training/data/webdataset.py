@@ -22,7 +22,7 @@ from pairmill import tars
 from pairmill.config import digest
 from pairmill.errors import RecipeError
 from pairmill.uris import Found
-from training.data.sample import group_ids, samples
+from training.data.sample import hex_id, samples
 
 _MEMBERS = ("image", "txt", "json", "cls")
 _KINDS = {
@@ -94,15 +94,20 @@ class TarSource:
             begin = int(offset[row, at]) - first
             return data[begin : begin + int(size[row, at])] if size[row, at] else None
 
-        uids, images, texts, digests, labels = [], [], [], [], []
+        uids, images, texts, groups, labels, wrong = [], [], [], [], [], []
         for row, number in enumerate(rows):
-            facts = _facts(member(row, "json"))
+            facts, problem = _facts(member(row, "json"))
             uids.append(str(facts.get("uid") or f"{self._names[piece]}/{index.keys[number]}"))
             images.append(member(row, "image"))
             texts.append(self._texts(member(row, "txt"), facts))
-            digests.append(facts.get("sha256"))
+            group = facts.get("group_id")
+            if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
+                problem, group = problem or f"a group_id must be an integer, not {type(group).__name__}", None
+            groups.append(hex_id(facts.get("sha256")) if group is None else group & (2**63 - 1))
             labels.append(_number(member(row, "cls")))
-        return samples(uids, images, texts, group_ids(None, digests, len(uids)), labels)
+            wrong.append(problem)
+        places = [f"{self._names[piece]}, sample {index.keys[number]}" for number in rows]
+        return samples(uids, images, texts, np.array(groups, np.int64), labels, places=places, wrong=wrong)
 
     def _texts(self, txt: bytes | None, facts: dict[str, Any]) -> object:
         if self._text_key is not None:
@@ -157,9 +162,12 @@ def _number(data: bytes | None) -> int | None:
     return number if 0 <= number < 2**63 else None
 
 
-def _facts(data: bytes | None) -> dict[str, Any]:
+def _facts(data: bytes | None) -> tuple[dict[str, Any], str | None]:
+    """What a json file says, and what is wrong with it: then the sample keeps its image and its .txt."""
     try:
         facts = json.loads(data) if data else {}
-    except ValueError:  # a sample with a broken json keeps its image and its .txt
-        return {}
-    return facts if isinstance(facts, dict) else {}
+    except (ValueError, RecursionError) as error:
+        return {}, f"its json cannot be read: {str(error).splitlines()[0]}"
+    if not isinstance(facts, dict):
+        return {}, f"its json must be an object, not {type(facts).__name__}"
+    return facts, None

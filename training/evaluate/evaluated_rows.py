@@ -13,6 +13,9 @@ from training.data.sample import Source
 from training.data.source import open_source
 from training.evaluate.config import EvaluateDatasetConfig
 
+#: Rows that are read at a time.
+_ROWS = 1024
+
 
 class EvaluatedText(NamedTuple):
     """A text of a row, not blank."""
@@ -36,13 +39,14 @@ class EvaluatedRow(NamedTuple):
 
 
 def read_rows(dataset: EvaluateDatasetConfig) -> Iterator[EvaluatedRow]:
-    """Every row, in the dataset's order, a piece of the source in memory at a time.
+    """Every row, in the dataset's order, at most _ROWS of them in memory at a time.
 
     Raises RecipeError if the dataset does not exist, is empty or lacks a column.
     """
     source = open_dataset(dataset)
-    for piece in range(len(source.rows)):
-        yield from rows_of(source.read(piece))
+    for piece, rows in enumerate(source.rows.tolist()):
+        for start in range(0, rows, _ROWS):
+            yield from rows_of(source.read(piece, start, min(start + _ROWS, rows)))
 
 
 def open_dataset(dataset: EvaluateDatasetConfig) -> Source:
