@@ -19,6 +19,7 @@ from pairmill.yaml_text import read_mapping
 from training.data.source import open_sources
 from training.evaluate.datasets import check_datasets
 from training.recipe import TrainRecipe
+from training.trackers import check_trackers
 
 RESULT_FILE = "result.json"
 
@@ -44,6 +45,7 @@ def train(
         return finished
     sources = open_sources(recipe.data)
     check_datasets(recipe.evaluate)
+    check_trackers(recipe.log)
     # Imported here: it takes ten times as long as the checks.
     from training.driver import run
 

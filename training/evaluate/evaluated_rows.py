@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pairmill.languages import UNKNOWN, matches
+from pairmill.languages import UNKNOWN, canonical, matches
 from training.data.config import DataConfig
 from training.data.sample import Source
 from training.data.source import open_source
@@ -18,7 +18,7 @@ _ROWS = 1024
 
 
 class EvaluatedText(NamedTuple):
-    """A text of a row, not blank."""
+    """A text of a row, not blank.  language: as `pairmill.languages.canonical` spells it."""
 
     text: str
     language: str
@@ -60,7 +60,7 @@ def rows_of(table: pa.Table) -> Iterator[EvaluatedRow]:
     for batch in table.select(["image", "texts", "group_id", "label"]).to_batches(max_chunksize=256):
         for row in batch.to_pylist():
             texts = [
-                EvaluatedText(text["text"], text["language"] or UNKNOWN, text["kind"] or UNKNOWN)
+                EvaluatedText(text["text"], canonical(text["language"]), text["kind"] or UNKNOWN)
                 for text in row["texts"] or ()
                 if text["text"] and text["text"].strip()
             ]

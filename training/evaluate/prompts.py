@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pairmill.errors import RecipeError
+from pairmill.languages import canonical, primary
 
 #: The language of a file that does not name its own.
 DEFAULT_LANGUAGE = "en"
@@ -40,12 +41,12 @@ def templates_of(language: str, path: str | None = None) -> tuple[str, ...]:
     class name.
     """
     if path is None:
-        if language == "en":
+        if primary(language) == "en":
             from open_clip import OPENAI_IMAGENET_TEMPLATES
 
             return tuple(template("{c}") for template in OPENAI_IMAGENET_TEMPLATES)
-        return CHINESE_TEMPLATES if language == "zh" else ("{c}",)
-    by_language = read_lists(path, "templates", language)
+        return CHINESE_TEMPLATES if primary(language) == "zh" else ("{c}",)
+    language, by_language = canonical(language), read_lists(path, "templates", language)
     if language not in by_language:
         raise RecipeError(
             f"the templates file must have templates for every language evaluated, here {language}",
@@ -77,6 +78,7 @@ def class_names_of(path: str, languages: Sequence[str] | None) -> dict[str, list
         found = {DEFAULT_LANGUAGE: list(IMAGENET_CLASSNAMES)}
     else:
         found = read_lists(path, "class_names", languages[0] if languages else DEFAULT_LANGUAGE)
+    languages = list(dict.fromkeys(map(canonical, languages))) if languages is not None else None
     missing = [language for language in languages or () if language not in found]
     if missing:
         raise RecipeError(
@@ -107,12 +109,20 @@ def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"`{key}` must be a readable UTF-8 file", value=f"{path}: {error}", fix=forms) from error
     if text.lstrip()[:1] not in ("[", "{") or not path.endswith(".json"):
-        return {language: _lines(text, key, path)}
+        return {canonical(language): _lines(text, key, path)}
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise RecipeError(f"`{key}` must be valid JSON", value=f"{path}: {error}", fix=forms) from error
     lists = data if isinstance(data, dict) else {language: data}
+    spelled = [canonical(name) for name in lists]
+    if len(set(spelled)) < len(spelled):
+        raise RecipeError(
+            f"`{key}` must have one list per language",
+            value=f"{path}: {', '.join(lists)}",
+            fix="join them, or remove one",
+        )
+    lists = dict(zip(spelled, lists.values(), strict=True))
     for names in lists.values():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RecipeError(f"`{key}` must hold lists of strings", value=str(names)[:80], fix=forms)

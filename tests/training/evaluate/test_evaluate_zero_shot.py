@@ -119,6 +119,19 @@ def test_class_names_by_language(tmp_path: Path) -> None:
     assert len(class_names_of("imagenet", None)["en"]) == 1000
 
 
+def test_class_names_in_any_spelling_of_their_language(tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps({"zh_CN": ["猫"], "EN": ["cat"], "pt_BR": ["gato"], "zh-TW": ["貓"]}))
+    assert list(class_names_of(str(path), None)) == ["zh", "en", "pt", "zh-hant"]
+    assert class_names_of(str(path), ["ZH", "eng_Latn", "pt"]) == {"zh": ["猫"], "en": ["cat"], "pt": ["gato"]}
+    assert templates_of("zh-hant") == CHINESE_TEMPLATES and len(templates_of("EN")) == 80
+    path.write_text(json.dumps({"zh": ["猫"], "zh_CN": ["猫"]}))
+    with pytest.raises(RecipeError, match="one list per language"):
+        class_names_of(str(path), None)
+    path.write_text(json.dumps({"zh_CN": ["{c}"]}))
+    assert templates_of("zh", str(path)) == ("{c}",)
+
+
 def test_the_class_of_a_row() -> None:
     by_name = Labels({"en": ["Cat", "dog"], "zh": ["猫", "狗"]}, "name")
     assert by_name(["a photo", " 狗 ", "cat"]) == 1
