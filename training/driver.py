@@ -171,10 +171,15 @@ def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) 
     left = (steps - latest["step"]) * batch_size / median(line["samples_per_second"] for line in lines)
     return (
         f"step {latest['step']}/{steps}: loss {latest['loss']:.4f}, scale {latest['logit_scale']:.2f}, "
-        f"lr {latest['lr']:.2e}, {latest['samples_per_second']:.1f} samples/s, "
+        f"lr {latest['lr']:.2e}, gradient {_number(latest.get('grad_norm'))}, "
+        f"{latest['samples_per_second']:.1f} samples/s, "
         f"{latest['data_wait_fraction']:.0%} of it waiting for data, "
         f"{skipped:.0%} of rows skipped, ETA {timedelta(seconds=round(left))}"
     )
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"
 
 
 def _finish(

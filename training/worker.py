@@ -22,6 +22,7 @@ from pairmill.faults import fault_point
 from pairmill.store import Store
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, restore, save
+from training.clipping import Clipping
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
 from training.data.stream import Batches, batches
@@ -163,7 +164,7 @@ def _train(payload: Payload) -> None:
         length=full_length,
         name=recipe.name,
     ) as stream:
-        clock = _Clock(stream)
+        clock, clipping = _Clock(stream), Clipping(recipe.optim.clip_norm)
         for step in range(progress.step, payload.end):
             fault_point("train.step")
             batch = next(stream)
@@ -194,6 +195,7 @@ def _train(payload: Payload) -> None:
             if done == progress.step + 1:
                 bad_rows.write()
             usable.seen(done, agreed.rows, batch.skipped, last=done == payload.end)
+            clipping.seen(result.gradient_norm)
             seconds, waited = clock.lap()
             if telemetry is not None:
                 telemetry.count(agreed.rows, batch.skipped)
@@ -205,6 +207,7 @@ def _train(payload: Payload) -> None:
                             **agreed.parts,
                             "logit_scale": float(result.scale),
                             "lr": lr,
+                            **clipping.lap(),
                             "samples_per_second": round(plan.batch_size / seconds, 3),
                             "data_wait_fraction": round(waited / seconds, 4),
                             "epoch": round(done / plan.steps_per_epoch, 4),

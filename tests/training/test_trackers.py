@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -56,8 +56,7 @@ def test_an_entry_of_the_right_host_in_netrc_is_enough(home: Path, monkeypatch: 
 
 
 def test_a_tracker_that_is_not_installed_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "wandb.py").unlink()
-    importlib.invalidate_caches()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for log in (LogConfig(wandb="mine"), LogConfig(mlflow="mine")):
         with pytest.raises(RecipeError, match="installed"):
             check_trackers(log)
