@@ -200,6 +200,12 @@ def find(uri: str, *, below: Callable[[str], bool] = lambda path: True) -> Found
     filesystem, root = filesystem_of(uri)
     try:
         named = files_at(filesystem, root, below)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "the names of files and folders must be UTF-8, which pyarrow reads alone",
+            value=f"{error.object!r}, at {root}",
+            fix="rename it (`convmv -f latin1 -t utf8` renames many), or give a path that leads past it",
+        ) from None
     except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(filesystem, pafs.LocalFileSystem):
             raise

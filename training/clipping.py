@@ -18,7 +18,7 @@ class Clipping:
         self._norms.append(norm)
 
     def lap(self) -> dict[str, float | None]:
-        """grad_norm: of the latest step; None where it is not finite: fp16 skips such a step, and JSON has no such number.
+        """grad_norm: of the latest step; None where it is not finite, as JSON has no such number (fp16 skips it).
 
         clipped, where clipping is on: share of the steps since the last call whose gradient was clipped, 0-1.
         """

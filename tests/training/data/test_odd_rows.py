@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_datasets import as_json, jpeg, reader_of, write_tar
 
-from pairmill.errors import RecipeError
+from pairmill.errors import RecipeError, UserError
 from pairmill.store import Store
 from training.bad_rows import BadRows, bad_rows_file
 from training.data.batches import assemble, read_here
@@ -84,6 +85,14 @@ def test_columns_of_the_wrong_type_are_refused_at_opening(tmp_path: Path, column
     with pytest.raises(RecipeError, match=column if column != "texts" else "text") as raised:
         open_source(str(tmp_path))
     assert str(pq.read_schema(tmp_path / "b.parquet").field(column).type) in str(raised.value)
+
+
+def test_a_file_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [("1", {"jpg": jpeg(1), "txt": b"one"})])
+    (tmp_path / "x.tar").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tar"))
+    for path in (tmp_path, tmp_path / "*.tar"):
+        with pytest.raises(UserError, match=r"caf\\xe9\.tar"):
+            open_source(str(path))
 
 
 def test_every_file_is_looked_at(tmp_path: Path) -> None:
