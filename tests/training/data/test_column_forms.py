@@ -50,26 +50,31 @@ TEXT_FORMS = {
 }
 
 
+def write(path: Path, **table: object) -> None:
+    """A Parquet file; skips the test where this pyarrow, an older one, does not write such columns."""
+    try:
+        pq.write_table(pa.table(table), path)
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(str(error))
+
+
 @pytest.mark.parametrize("form", IMAGE_FORMS)
 def test_images(tmp_path: Path, form: str) -> None:
-    pq.write_table(pa.table({"image": IMAGE_FORMS[form], "text": ["a", "b", "c"]}), tmp_path / "x.parquet")
+    write(tmp_path / "x.parquet", image=IMAGE_FORMS[form], text=["a", "b", "c"])
     source = open_source(str(tmp_path))
     assert source.read(0)["image"].to_pylist() == IMAGES
     assert source.read(0, 1, 2)["image"].to_pylist() == IMAGES[1:2]
 
 
 def test_a_fixed_number_of_bytes_and_nulls(tmp_path: Path) -> None:
-    table = {
-        "image": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.uint8(), 2)),
-        "text": ["a", "b", "c"],
-    }
-    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    images = pa.array([[1, 2], None, [3, 4]], pa.list_(pa.uint8(), 2))
+    write(tmp_path / "x.parquet", image=images, text=["a", "b", "c"])
     assert open_source(str(tmp_path)).read(0)["image"].to_pylist() == [b"\x01\x02", None, b"\x03\x04"]
 
 
 @pytest.mark.parametrize("form", TEXT_FORMS)
 def test_texts(tmp_path: Path, form: str) -> None:
-    pq.write_table(pa.table({"image": IMAGES, "captions": TEXT_FORMS[form]}), tmp_path / "x.parquet")
+    write(tmp_path / "x.parquet", image=IMAGES, captions=TEXT_FORMS[form])
     rows = open_source(str(tmp_path)).read(0).to_pylist()
     assert [[text["text"] for text in row["texts"]] for row in rows] == TEXTS
     assert [row["problem"] for row in rows] == [None] * 3

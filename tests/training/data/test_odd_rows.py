@@ -127,8 +127,9 @@ def test_rows_are_named_by_bytes_too(tmp_path: Path) -> None:
     forms = {
         "fixed": pa.array([name.bytes for name in names], pa.binary(16)),
         "binary": pa.array([name.bytes for name in names], pa.large_binary()),
-        "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([name.bytes for name in names], pa.binary(16))),
     }
+    if hasattr(pa, "uuid"):  # since pyarrow 18
+        forms["uuid"] = pa.ExtensionArray.from_storage(pa.uuid(), forms["fixed"])
     for form, uids in forms.items():
         (tmp_path / form).mkdir()
         path = written(tmp_path / form, image=[jpeg(0), jpeg(1)], text=["a", "b"], uid=uids)
