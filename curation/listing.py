@@ -56,6 +56,7 @@ class PlannedList(Config):
     quoting: how quotes in csv and tsv files were read.
     fingerprint: of the rows in its shards.
     skipped: files that could not be read whole and were left out (`input.bad_files: skip`).
+    left_out: what of the tars among the files is in no row, by the reasons of `pairmill.tars`.
     """
 
     given: list[str]
@@ -68,11 +69,12 @@ class PlannedList(Config):
     fingerprint: str
     quoting: Quoting = "auto"
     skipped: list[ListFile] = Field(default_factory=list)
+    left_out: dict[str, int] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # So that a plan is the same file, byte for byte, as before these fields existed.
-        rare = {"quoting": "auto", "skipped": []}
+        rare: dict[str, Any] = {"quoting": "auto", "skipped": [], "left_out": {}}
         return {name: value for name, value in dump(self).items() if name not in rare or value != rare[name]}
 
     def shard_numbers(self) -> range:

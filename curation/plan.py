@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -166,6 +167,9 @@ def _append(
     extra = extra_fields(files, inputs)
     if before and (whole := input_type(store, before.inputs[-1])) is not None:
         extra = merged_fields(whole, extra)
+    left_out = {reason: n for reason, n in sum((file.left_out for file in files), Counter()).items() if n}
+    if left_out:
+        logger.warning("left out of the tars of the list, by reason: %s", left_out)
     # After the columns, which reveal a wrong recipe: this reads every byte.
     recorded = record(files, seen.read)
     skipped = record(bad, seen.read)
@@ -206,6 +210,7 @@ def _append(
         fingerprint=fingerprint.hexdigest(),
         quoting=inputs.quoting,
         skipped=skipped,
+        left_out=left_out,
     )
     cut_digest = digest(shards.identity())
     made = Plan(

@@ -1,5 +1,6 @@
 """Language tags, and when a text is in a wanted language: one rule for every place that asks.
 
+Whatever compares tags or files numbers under them asks this module, so that every spelling is one language.
 Tags come in many spellings (`en`, `EN`, `en-US`, `eng`, `eng_Latn`, `zh_CN`).  What counts is the primary subtag of
 BCP 47, in lower case, as ISO 639-1 where it has a code; `-` and `_` are alike, and regions are ignored.  A script
 counts only where it is asked for: `zh` takes every Chinese text, `zh-Hant` only traditional Chinese.

@@ -55,9 +55,9 @@ class Found(NamedTuple):
     root: str = ""
 
     def ending_in(self, ending: str) -> Found:
-        """The files whose path ends in `ending`."""
+        """The files whose path ends in `ending`, a lower-case one, in upper or lower case."""
         files = zip(self.paths, self.sizes, self.modified_ns, strict=True)
-        return _found(self.filesystem, [file for file in files if file[0].endswith(ending)])
+        return _found(self.filesystem, [file for file in files if file[0].lower().endswith(ending)])
 
 
 def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -200,6 +200,12 @@ def find(uri: str, *, below: Callable[[str], bool] = lambda path: True) -> Found
     filesystem, root = filesystem_of(uri)
     try:
         named = files_at(filesystem, root, below)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "the names of files and folders must be UTF-8, which pyarrow reads alone",
+            value=f"{error.object!r}, at {root}",
+            fix="rename it (`convmv -f latin1 -t utf8` renames many), or give a path that leads past it",
+        ) from None
     except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(filesystem, pafs.LocalFileSystem):
             raise

@@ -51,11 +51,14 @@ def raised_by(error: BaseException) -> PairmillError | None:
 
 
 def first_cause(error: BaseException) -> str:
-    """What made a worker fail, without Ray's advice: class and message of the error in our code or a user's."""
+    """What made a worker fail, without Ray's advice: class of the error in our code or a user's, and the first line of
+    its message.
+    """
     ends = [raised for cause in _chain(error) for raised in _tracebacks(str(cause))]
     for raised in ends:
         if not raised.kind.startswith("ray."):
-            return f"{raised.kind.rpartition('.')[2]}: {raised.message}" if raised.message else raised.kind
+            first = next(iter(raised.message.strip().splitlines()), "")
+            return f"{raised.kind.rpartition('.')[2]}: {first}" if first else raised.kind
     # It has no traceback, so its process is gone, or Ray refused the task itself.
     found = next((cause for cause in _chain(error) if str(cause).strip()), error)
     text = _COLOURS.sub("", str(found)).strip()

@@ -1,7 +1,8 @@
 """Read YAML that a person wrote: plain data, no key twice, and an error that names the place.
 
 Numbers mean what they look like.  PyYAML takes 1e-3 for a text, as it has no point; here it is a number.  What YAML 1.1
-reads as a number to another base (010 is 8, 1:30 is 90) is refused.
+reads as a number to another base (010 is 8, 1:30 is 90) is refused.  Only `true` and `false` are truth values, as in
+YAML 1.2: `language: no` is Norwegian.  A key that asks for a truth value takes the texts yes, no, on and off for one.
 """
 
 from __future__ import annotations
@@ -85,6 +86,13 @@ _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 #: Numbers with an exponent that PyYAML reads as texts: without a point, or without the sign of the exponent.
 _EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+\Z")
+
+_BOOL = "tag:yaml.org,2002:bool"
+#: PyYAML's rules for plain words, without its many truth values.
+_Loader.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] != _BOOL] for first, rules in _FASTEST.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
 
 for _tag in (_INT, _FLOAT):
     _Loader.add_constructor(_tag, _Loader.construct_number)

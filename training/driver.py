@@ -122,7 +122,8 @@ def run(
                 raise reported_error(store) or _cause(error) from error
         if (final := reported_error(store)) is not None:
             raise final
-        return _finish(store, result, steps, recipe.checkpoint.keep_best)
+        left_out = {source.name: dict(source.left_out) for source in sources if source.left_out}
+        return _finish(store, result, steps, recipe.checkpoint.keep_best, left_out)
 
 
 def _check_division(recipe: TrainRecipe, plan: ReadingPlan, workers: int) -> None:
@@ -164,17 +165,26 @@ def _watching(store: Store, steps: int, batch_size: int, *, quiet: bool) -> Iter
 
 
 def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) -> str:
-    """The latest of these lines of metrics, for people; the ETA assumes their median speed."""
+    """The latest of these lines of metrics, for people; the ETA assumes their median speed, skipped rows are theirs."""
     latest = lines[-1]
+    skipped = sum(line["skipped"] for line in lines) / (batch_size * len(lines))
     left = (steps - latest["step"]) * batch_size / median(line["samples_per_second"] for line in lines)
     return (
         f"step {latest['step']}/{steps}: loss {latest['loss']:.4f}, scale {latest['logit_scale']:.2f}, "
-        f"lr {latest['lr']:.2e}, {latest['samples_per_second']:.1f} samples/s, "
-        f"{latest['data_wait_fraction']:.0%} of it waiting for data, ETA {timedelta(seconds=round(left))}"
+        f"lr {latest['lr']:.2e}, gradient {_number(latest.get('grad_norm'))}, "
+        f"{latest['samples_per_second']:.1f} samples/s, "
+        f"{latest['data_wait_fraction']:.0%} of it waiting for data, "
+        f"{skipped:.0%} of rows skipped, ETA {timedelta(seconds=round(left))}"
     )
 
 
-def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dict[str, Any]:
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"
+
+
+def _finish(
+    store: Store, result: Any, steps: int, keep_best: str | None, left_out: dict[str, dict[str, int]]
+) -> dict[str, Any]:
     if result.checkpoint is None:
         raise JobError("training ended without a checkpoint\nfix: run it again")
     metrics = dict(result.metrics or {})
@@ -188,6 +198,7 @@ def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dic
         "metrics": metrics,
         "evaluated": evaluated,
         "metrics_before": _first_metrics(store),
+        "left_out": left_out,
     }
     store.write_json(RESULT_FILE, outcome)
     return outcome

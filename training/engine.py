@@ -134,6 +134,23 @@ def _make_moments(zero: Any, stage: int) -> None:
         zero._lazy_init_hp_params_optimizer_state()
 
 
+def update(engine: Any) -> float:
+    """Update the weights, after `engine.backward`; returns the L2 norm of the gradient of all ranks' batch.
+
+    It is that of all parameters together, before clipping, the same on all ranks; infinite where fp16 overflowed.
+    Before the last micro-batch nothing is updated, and the number means nothing.  A collective call.
+    """
+    if engine.zero_optimization():
+        engine.step()
+        return float(engine.get_global_grad_norm() or 0.0)
+    # After the exchange in `backward`, and before DeepSpeed clips and clears them: stage 0 keeps no norm.
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    norms = torch._foreach_norm(gradients) if gradients else ()
+    norm = float(torch.linalg.vector_norm(torch.stack([n.double() for n in norms]))) if gradients else 0.0
+    engine.step()
+    return norm
+
+
 def set_lr(engine: Any, lr: float) -> None:
     """The learning rate of the next update; groups have their share of it (`lr_scale`)."""
     for group in engine.optimizer.param_groups:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pairmill.errors import RecipeError
+from training.engine import update
 from training.gather import Exchange
 from training.losses.loss_inputs import LossOutput
 from training.model import Features, Rows
@@ -28,6 +29,7 @@ class StepResult(NamedTuple):
     loss: Tensor  #: scalar
     parts: Mapping[str, Tensor]  #: scalars that add up to it
     scale: Tensor  #: scalar, before the update; the same on all ranks
+    gradient_norm: float  #: `engine.update`; the same on all ranks
 
 
 def train_step(
@@ -48,16 +50,16 @@ def train_step(
     parts = _micro_batches(rows, accumulate)
     taught = teacher(parts) if teacher is not None else None
     if accumulate == 1:
-        features, output = _plain_step(engine, rows, objective, exchange, seed, taught)
+        features, output, norm = _plain_step(engine, rows, objective, exchange, seed, taught)
     else:
-        features, output = _cached_step(engine, parts, rows, objective, exchange, seed, taught)
+        features, output, norm = _cached_step(engine, parts, rows, objective, exchange, seed, taught)
     _share_buffers(engine.module)
     if teacher is not None:
         teacher.update()
     with torch.no_grad():
         objective.after_step(features.map(Tensor.detach), rows, exchange)
     objective.check_state()
-    return StepResult(output.total.detach(), output.parts, features.scale.detach())
+    return StepResult(output.total.detach(), output.parts, features.scale.detach(), norm)
 
 
 @torch.no_grad()
@@ -93,12 +95,11 @@ def _micro_batches(rows: Rows, accumulate: int) -> list[Rows]:
 
 def _plain_step(
     engine: Any, rows: Rows, objective: Objective, exchange: Exchange, seed: int, taught: Features | None
-) -> tuple[Features, LossOutput]:
+) -> tuple[Features, LossOutput, float]:
     features = _encode(engine, rows, seed)._replace(teacher=taught)
     output = objective(features, rows, exchange)
     engine.backward(output.total)
-    engine.step()
-    return features, output
+    return features, output, update(engine)
 
 
 def _cached_step(
@@ -109,14 +110,14 @@ def _cached_step(
     exchange: Exchange,
     seed: int,
     taught: Features | None,
-) -> tuple[Features, LossOutput]:
+) -> tuple[Features, LossOutput, float]:
     seeds = [seed + number for number in range(len(parts))]
     with torch.no_grad():
         first = [_encode(engine, part, part_seed) for part, part_seed in zip(parts, seeds, strict=True)]
     leaves = Features.joined(first).map(_leaf)._replace(teacher=taught)
     output = objective(leaves, rows, exchange)
     torch.autograd.backward(output.total)
-    size = len(parts[0].images_BHWC)
+    size, norm = len(parts[0].images_BHWC), 0.0
     for number, (part, part_seed) in enumerate(zip(parts, seeds, strict=True)):
         features = _encode(engine, part, part_seed)
         here = slice(number * size, (number + 1) * size)
@@ -133,8 +134,8 @@ def _cached_step(
             ]
         # DeepSpeed divides by the number of micro-batches, as if each had a loss of its own.
         engine.backward(torch.stack(carried).sum() * len(parts))
-        engine.step()
-    return leaves, output
+        norm = update(engine)
+    return leaves, output, norm
 
 
 def _encode(module: Any, part: Rows, seed: int) -> Features:

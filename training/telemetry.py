@@ -25,6 +25,10 @@ METRICS: Mapping[str, Metric] = {
     "pairmill_train_epoch": Metric("gauge", (), "Passes over the data done"),
     "pairmill_train_loss": Metric("gauge", (), "Loss of the latest step's whole batch"),
     "pairmill_train_logit_scale": Metric("gauge", (), "Factor of the similarities: one over the temperature"),
+    "pairmill_train_grad_norm": Metric("gauge", (), "Norm of the latest step's gradient, before clipping"),
+    "pairmill_train_clipped": Metric(
+        "gauge", (), "Share of the latest steps whose gradient was clipped (optim.clip_norm)"
+    ),
     "pairmill_train_lr": Metric("gauge", (), "Learning rate"),
     "pairmill_train_skipped": Metric("gauge", (), "Rows of the latest step that were left out, of all workers"),
     "pairmill_train_samples_per_second": Metric("gauge", (), "Rows a second of the latest step, all workers"),

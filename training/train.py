@@ -19,6 +19,7 @@ from pairmill.yaml_text import read_mapping
 from training.data.source import open_sources
 from training.evaluate.datasets import check_datasets
 from training.recipe import TrainRecipe
+from training.trackers import check_trackers
 
 RESULT_FILE = "result.json"
 
@@ -29,7 +30,8 @@ def train(
     """Train the recipe's run, or resume it; returns RUN/result.json.
 
     It holds checkpoint (the last), best_checkpoint (by checkpoint.keep_best), step, steps, finished, metrics (of the
-    last evaluation), evaluated (the step of that evaluation), metrics_before.
+    last evaluation), evaluated (the step of that evaluation), metrics_before, left_out (what is in no row of the
+    datasets' files, by dataset and reason).
 
     begin: a checkpoint of another run to begin from, with its optimiser and its step; a temperature that the recipe
         fixes is the recipe's from there on.
@@ -43,6 +45,7 @@ def train(
         return finished
     sources = open_sources(recipe.data)
     check_datasets(recipe.evaluate)
+    check_trackers(recipe.log)
     # Imported here: it takes ten times as long as the checks.
     from training.driver import run
 

@@ -20,7 +20,9 @@ from ray import train as ray_train
 from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
+from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, restore, save
+from training.clipping import Clipping
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
 from training.data.stream import Batches, batches
@@ -38,6 +40,7 @@ from training.towers.build import build_from_description, build_model, eval_tran
 from training.towers.ema import Ema
 from training.towers.encode import needs_full_length
 from training.towers.tokenizer import Tokenizer
+from training.usable_rows import UsableRows
 
 #: While this file is in the run directory, the run saves a checkpoint at the end of its step and stops.
 STOP_FILE = "stop"
@@ -140,6 +143,7 @@ def _train(payload: Payload) -> None:
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
     evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
     stop = _Stop(store) if rank == 0 else None
+    usable, bad_rows = UsableRows(), BadRows(store, rank)
 
     metrics, evaluated = dict(progress.metrics), progress.evaluated
     if progress.step == 0 and recipe.evaluate.datasets:
@@ -160,7 +164,7 @@ def _train(payload: Payload) -> None:
         length=full_length,
         name=recipe.name,
     ) as stream:
-        clock = _Clock(stream)
+        clock, clipping = _Clock(stream), Clipping(recipe.optim.clip_norm)
         for step in range(progress.step, payload.end):
             fault_point("train.step")
             batch = next(stream)
@@ -187,6 +191,11 @@ def _train(payload: Payload) -> None:
             agreed = _agreed(result, batch, stop=stop is not None and stop.asked(), device=device)
             if not math.isfinite(agreed.loss):
                 raise diverged(f"the loss of step {done} is {agreed.loss}")
+            bad_rows.add(batch.problems)
+            if done == progress.step + 1:
+                bad_rows.write()
+            usable.seen(done, agreed.rows, batch.skipped, last=done == payload.end)
+            clipping.seen(result.gradient_norm)
             seconds, waited = clock.lap()
             if telemetry is not None:
                 telemetry.count(agreed.rows, batch.skipped)
@@ -198,6 +207,7 @@ def _train(payload: Payload) -> None:
                             **agreed.parts,
                             "logit_scale": float(result.scale),
                             "lr": lr,
+                            **clipping.lap(),
                             "samples_per_second": round(plan.batch_size / seconds, 3),
                             "data_wait_fraction": round(waited / seconds, 4),
                             "epoch": round(done / plan.steps_per_epoch, 4),
@@ -208,7 +218,8 @@ def _train(payload: Payload) -> None:
             # Who asks a run to stop may wait only a minute: what is due is measured where it resumes.
             if (ended and recipe.evaluate.datasets) or (not agreed.stop and _due(done, recipe.evaluate.every_steps)):
                 metrics, evaluated = evaluation(done), done
-            if ended or agreed.stop or _due(done, recipe.checkpoint.every_steps):
+            if ended or agreed.stop or (_due(done, recipe.checkpoint.every_steps) and usable.learnt()):
+                bad_rows.write()
                 if telemetry is not None:
                     telemetry.flush()
                 save(learner, Progress(done, plan.fingerprint, metrics, evaluated), describe, rank=rank)

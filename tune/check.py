@@ -9,6 +9,7 @@ from pairmill.errors import RecipeError
 from training.data.source import open_sources
 from training.recipe import TrainRecipe
 from training.resources import size_workers
+from training.trackers import check_trackers
 from tune.recipe import SweepRecipe
 from tune.space import draw_points, recipe_at
 
@@ -21,6 +22,7 @@ def check(recipe: SweepRecipe) -> None:
     What a running cluster has is checked on connecting to it.
     """
     base = TrainRecipe.checked(recipe.base)
+    check_trackers(base.log)
     if recipe.search.method == "random":
         # Every point is known, so all are checked now.
         points = draw_points(recipe.space, recipe.base, samples=recipe.search.trials, seed=recipe.search.seed)

@@ -109,7 +109,19 @@ def matters(parameter: Parameter, point: Point, recipe: Mapping[str, Any]) -> bo
 def _is(value: Any, wanted: Any) -> bool:
     """Whether a value is the wanted one, or one of a list of them; what is chosen by name is its name too."""
     names = [value, value.get("name")] if isinstance(value, Mapping) else [value]
-    return any(name in (wanted if isinstance(wanted, list) else [wanted]) for name in names)
+    asked = [_meant(one) for one in (wanted if isinstance(wanted, list) else [wanted])]
+    return any(_meant(name) in asked for name in names)
+
+
+def _meant(value: Any) -> Any:
+    """What a recipe takes a value for: a key of numbers or truth values takes them as texts too."""
+    if not isinstance(value, str):
+        return value
+    truth = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+    try:
+        return truth[value.lower()] if value.lower() in truth else float(value)
+    except ValueError:
+        return value
 
 
 def _value_in(point: Point, recipe: Mapping[str, Any], key: str) -> Any:
@@ -246,7 +258,9 @@ def _context(space: Space, base: Mapping[str, Any], key: str, earlier: list[str]
                     value=json.dumps(wanted),
                     fix=f"choose one of {json.dumps(allowed)}",
                 )
-            if limits is not None and not limits[0] <= value <= limits[1]:
+            number = _meant(value)
+            within = isinstance(number, int | float) and limits is not None and limits[0] <= number <= limits[1]
+            if limits is not None and not within:
                 raise RecipeError(
                     f"space: {key}: `when` must name a value that {name} may have",
                     value=value,

@@ -10,6 +10,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -22,7 +23,7 @@ from pairmill.atomic import partials_of, whole_file
 from pairmill.errors import UserError
 from pairmill.faults import fault_point
 from pairmill.store import MANIFESTS
-from pairmill.tars import samples
+from pairmill.tars import split_name
 
 #: The file of a folder of tars that says how many samples each has.
 _SIZES = "sizes.json"
@@ -168,12 +169,13 @@ class _Sample(NamedTuple):
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[_Sample]:
-    for key, members in samples(tar):
+    # As the export wrote them, and with every file, so that the rest stays byte for byte.
+    for key, members in groupby((m for m in tar if m.isfile()), key=lambda m: split_name(m.name)[0]):
         start, end, uid = -1, 0, None
-        for ending, member in members:
+        for member in members:
             start = member.offset if start < 0 else start
             end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            if ending == "json" and (file := tar.extractfile(member)) is not None:
+            if split_name(member.name)[1] == "json" and (file := tar.extractfile(member)) is not None:
                 described = json.loads(file.read())
                 uid = described.get("uid") if isinstance(described, dict) else None
         if not isinstance(uid, str):

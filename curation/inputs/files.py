@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 import pyarrow.fs as pafs
@@ -20,6 +21,7 @@ class InputFile:
 
     partitions: columns that the names of its folders give (`year=2024/part.parquet`); None: a missing value.
     quoted: whether values of a csv or tsv file may stand in double quotes; None: not looked at yet.
+    left_out: what of a tar is in no row, as `pairmill.tars` counts it, once it has been read.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class InputFile:
         self.modified_ns = modified_ns
         self.partitions = partitions or {}
         self.quoted: bool | None = None
+        self.left_out: Counter[str] = Counter()
 
     def malformed(self, why: object) -> InputError:
         """The error for a file that cannot be read as `kind`."""

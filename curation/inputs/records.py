@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from curation.inputs.files import InputFile, SeveralTexts
 from curation.inputs.quoting import numbered
-from pairmill.tars import samples
+from pairmill.tars import TEXT_ENDINGS, samples
 
 #: Rows of a batch.
 BATCH_ROWS = 16_384
@@ -31,6 +32,9 @@ _ARROW: Mapping[str, pa.DataType] = {
     _TEXT: pa.string(),
     _NESTED: pa.string(),
 }
+
+#: What a row is made of, in a tar, by the ending of its files.
+_TAR_KINDS: Mapping[str, str] = {"json": "json", **dict.fromkeys(TEXT_ENDINGS, "txt")}
 
 #: The number of a line or the name of a sample, and the row that it holds.
 Record = tuple[int | str, dict[str, Any]]
@@ -181,13 +185,20 @@ def _json_object(text: str, where: int | str) -> dict[str, Any]:
 
 
 def _webdataset_records(file: InputFile) -> Iterator[Record]:
-    """One record per sample: its `.json` member, with its `.txt` member as the key `txt`."""
+    """One record per sample: its `.json` member, with its `.txt` or `.caption` member as the key `txt`.
+
+    What makes no record is counted in `file.left_out`.
+    """
+    file.left_out = Counter()
     with file.filesystem.open_input_stream(file.path) as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
-        for key, members in samples(tar):
-            record: dict[str, Any] = {}
-            for ending, member in members:
-                if ending in ("json", "txt") and (content := tar.extractfile(member)) is not None:
-                    text = _text(content.read(), member.name)
-                    record |= _json_object(text, member.name) if ending == "json" else {"txt": text}
+
+        def content(member: tarfile.TarInfo) -> tuple[str, str]:
+            stream = tar.extractfile(member)
+            return member.name, _text(stream.read() if stream is not None else b"", member.name)
+
+        for key, files in samples(tar, _TAR_KINDS, content, bool, file.left_out):
+            record = _json_object(files["json"][1], files["json"][0]) if "json" in files else {}
+            if "txt" in files:
+                record["txt"] = files["txt"][1]
             if record:
                 yield f"sample {key}", record

@@ -50,6 +50,33 @@ def read(config: InputConfig) -> pa.Table:
     return pa.concat_tables([batch for file in files for batch in read_rows(file, config, extra)])
 
 
+def test_samples_of_a_tar_whose_names_other_readers_lose(tmp_path: Path) -> None:
+    names = [
+        "img.1.json",
+        "img.1.jpg",
+        "._2.json",
+        "v2.json",
+        "._2.txt",
+        "v2.Caption",
+        "v2.json",
+        "img.3.JSON",
+        "x.jpg",
+    ]
+    with tarfile.open(tmp_path / "LIST.TAR", "w") as tar:
+        for number, name in enumerate(names):
+            url = f"http://a.b/{number}"
+            content = json.dumps({"url": url}).encode() if name.lower().endswith("json") else b"a caption"
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    config = InputConfig(path=str(tmp_path), text_column="txt")
+    assert read(config)["url"].to_pylist() == [f"http://a.b/{number}" for number in (0, 3, 6, 7)]
+    assert read(config)["alt"].to_pylist() == ["", "a caption", "", ""]
+    (file,) = find_files(config)
+    extra_fields([file], config)
+    assert file.left_out == {"hidden": 2, "other": 1, "no_sample": 1}
+
+
 @pytest.mark.parametrize("ending", ["parquet", "csv", "tsv", "jsonl", "tar"])
 def test_every_format_gives_url_alt_and_the_other_columns(tmp_path: Path, ending: str) -> None:
     rows = read(InputConfig(path=str(write(tmp_path / f"list.{ending}", ROWS))))

@@ -87,7 +87,7 @@ def test_an_error_that_ray_carries_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (task("ValueError: a plain\nerror"), "ValueError: a plain\nerror"),
+        (task("ValueError: a plain\nerror"), "ValueError: a plain"),
         (task("some.where.Odd: text"), "Odd: text"),
         (task("KeyboardInterrupt"), "KeyboardInterrupt"),
         (DEATH + FRAMES + "ModuleNotFoundError: No module named 'x'", "ModuleNotFoundError: No module named 'x'"),

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from pairmill.errors import RecipeError
 from pairmill.yaml_text import read_yaml, write_yaml
+from training.data.config import DataConfig
+from training.recipe import ComputeConfig, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,29 @@ def test_a_number_to_another_base_is_refused_with_the_line(text: str, number: st
         read_yaml(f"seed: 1\nsize: {text}\n", "recipe.yaml")
     assert all(part in str(error.value.value) for part in ("recipe.yaml", text, number, "line 2", "quotes"))
     assert read_yaml(f"size: '{text}'", "recipe") == {"size": text}
+
+
+@pytest.mark.parametrize("text", ["no", "No", "yes", "on", "off", "y", "n", "NO"])
+def test_words_are_words_and_truth_values_where_one_is_asked_for(text: str) -> None:
+    assert read_yaml(f"language: {text}\n{text}: 1", "recipe") == {"language": text, text: 1}
+    asked = {"path": "x", "texts": [{"language": text}], "shuffle": text}
+    config = DataConfig.checked(read_yaml(write_yaml(asked), "recipe"))
+    assert config.text_slots()[0][0].language == text
+    assert config.shuffle is (text.lower() in ("yes", "on", "y"))
+
+
+@pytest.mark.parametrize("text", ["true", "False", "TRUE"])
+def test_truth_values(text: str) -> None:
+    assert read_yaml(f"a: {text}", "recipe") == {"a": text.lower() == "true"}
+
+
+def test_a_whole_number_with_an_exponent_is_an_integer() -> None:
+    train = TrainConfig.checked(read_yaml("steps: 1e3", "recipe"))
+    assert train.steps == 1000 and type(train.steps) is int
+    compute = ComputeConfig.checked(read_yaml("workers: 1e1", "recipe"))
+    assert compute.workers == 10
+    with pytest.raises(RecipeError, match="steps"):
+        TrainConfig.checked(read_yaml("steps: 1.5e0", "recipe"))
 
 
 @pytest.mark.parametrize("text", ["1e", "e3", "1e-", "1-3", "v1e3", "1e3x", "0x1e3g", "1 e3", "10.0.0.1", "::1"])

@@ -63,7 +63,7 @@ def trained(
     engine, _, objective, _ = start_learner(build(recipe), recipe, setup_of(recipe, rank, world))
     if state is not None:
         load(engine, *state)
-    losses = []
+    losses, norms = [], []
     exchange = open_exchange(recipe.loss.mode)(0)
     for step in range(first, last):
         set_lr(engine, recipe.optim.lr_at(step, recipe.train.steps or 0))
@@ -73,7 +73,8 @@ def trained(
         )
         limit_scale(engine, lowest=1.0, highest=recipe.temperature.max)
         losses.append(exchange.total(result.loss) / world)
-    out: dict[str, Any] = {"losses": torch.stack(losses)}
+        norms.append(result.gradient_norm)
+    out: dict[str, Any] = {"losses": torch.stack(losses), "norms": norms}
     if keep_state:
         out["state"] = (model_weights(engine), optimizer_state(engine))
     return out
@@ -123,6 +124,9 @@ def _cached_against_plain(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tens
         def step(self) -> None:
             pass
 
+        def zero_optimization(self) -> bool:
+            return False
+
     engine = Engine()
     train_step(engine, batch, objective, exchange, accumulate=2, seed=11)
     module = DualEncoder(build(used), "fp32")
@@ -134,6 +138,52 @@ def _cached_against_plain(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tens
     objective(parts[0]._replace(image_BD=image, text_BKD=text), batch, exchange).total.backward()
     theirs = dict(module.named_parameters())
     return {n: (p.grad, theirs[n].grad) for n, p in engine.module.named_parameters() if p.grad is not None}
+
+
+def _plain_norms(rank: int, used: TrainRecipe, steps: int) -> list[float]:
+    """Norms of the gradient of the whole batch, by plain autograd and torch's own AdamW and clipping."""
+    from training.towers.groups import parameter_groups
+    from training.worker import build
+
+    objective, exchange = used.loss.opened(), open_exchange("local")(0)
+    objective.begin(setup_of(used))
+    module = DualEncoder(build(used), "fp32")
+    groups = [
+        {k: v for k, v in group.items() if k in ("params", "weight_decay")}
+        for group in parameter_groups(module.model, weight_decay=used.optim.weight_decay, layer_decay=None)
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=used.optim.lr, betas=(used.optim.beta1, used.optim.beta2), eps=used.optim.eps
+    )
+    norms = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        batch = rows_of(step, 0, 1)
+        objective(module(batch), batch, exchange).total.backward()
+        gradients = [p.grad.double().flatten() for p in module.parameters() if p.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+        if used.optim.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), used.optim.clip_norm)
+        optimizer.step()
+    return norms
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "stage", "accumulate", "clip"),
+    [(1, 0, 1, None), (2, 0, 2, 0.1), (2, 1, 1, None), (2, 2, 2, 0.1), (2, 3, 1, None), (2, 3, 2, 0.1)],
+)
+def test_the_norm_is_that_of_the_whole_batch_s_gradient_before_clipping(
+    world: int, stage: int, accumulate: int, clip: float | None
+) -> None:
+    plain = {"model": {"patch_dropout": None}, "optim": {"clip_norm": clip}}
+    used = recipe(deepspeed={"stage": stage}, train={"accumulate": accumulate}, **plain)
+    expected = run_on_ranks(1, _plain_norms, recipe(**plain), 3)[0]
+    found = run_on_ranks(world, trained, used, 0, 3)
+    for of_rank in found:
+        assert of_rank["norms"] == pytest.approx(expected, rel=2e-3)
+        assert of_rank["norms"][0] == pytest.approx(expected[0], rel=1e-5)
+    assert min(expected) > 0.1  # so clipping, where it is on, changes every gradient
 
 
 @pytest.mark.slow

@@ -90,9 +90,24 @@ def test_a_run_leaves_a_line_a_step_and_a_checkpoint(whole: tuple[Path, dict[str
     best = json.loads((Path(result["best_checkpoint"]) / "training.json").read_text())["step"]
     assert set(recall) == {2, 4, 6} and recall[best] == max(recall.values())
     line = lines[1]  # the first is of step 0
-    named = {"step", "loss", "logit_scale", "lr", "samples_per_second", "data_wait_fraction"}
+    named = {"step", "loss", "logit_scale", "lr", "samples_per_second", "data_wait_fraction", "grad_norm"}
     assert named <= line.keys()
     assert 0 < result["metrics"]["emoji/image_retrieval_recall@5"] <= 1
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_without_a_usable_row_ends_in_an_error_and_no_checkpoint(
+    local_ray: None, emoji: str, tmp_path: Path, workers: int
+) -> None:
+    untagged = pa.table({"image": pq.read_table(emoji)["image"], "text": ["a text"] * 49})
+    pq.write_table(untagged, tmp_path / "untagged.parquet")
+    data = {"path": str(tmp_path / "untagged.parquet"), "texts": [[{"language": "zh"}]]}
+    asked = recipe(emoji, tmp_path / "run", data=data, compute={"workers": workers}, evaluate={"datasets": {}})
+    with pytest.raises(RecipeError, match="no_text") as raised:
+        train(asked, quiet=True)
+    assert "data.texts" in raised.value.fix
+    assert not list((tmp_path / "run").rglob("training.json"))
 
 
 @pytest.mark.ray
@@ -227,9 +242,10 @@ def test_recipes_that_could_not_do_what_they_say(
 
 
 def test_progress_says_how_long_the_rest_takes() -> None:
-    common = {"loss": 1.0, "logit_scale": 14.0, "lr": 1e-3, "data_wait_fraction": 0.0}
+    common = {"loss": 1.0, "logit_scale": 14.0, "lr": 1e-3, "data_wait_fraction": 0.0, "skipped": 4, "grad_norm": 0.25}
     lines = [{"step": n, "samples_per_second": speed, **common} for n, speed in ((8, 1.0), (9, 16.0), (10, 32.0))]
-    assert "ETA 0:01:30" in progress_line(lines, 100, batch_size=16)
+    line = progress_line(lines, 100, batch_size=16)
+    assert "ETA 0:01:30" in line and "25% of rows skipped" in line and "gradient 0.25" in line
 
 
 def test_a_worker_fits_on_a_node(emoji: str, tmp_path: Path) -> None:

@@ -134,6 +134,22 @@ def test_a_point_is_a_recipe() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "grid", "wanted"),
+    [
+        ("optim.lr", ["1e-5", 1e-3], 1e-5),
+        ("optim.lr", [1e-5, 1e-3], "1e-5"),
+        ("optim.warmup_steps", [1e1, 20], "10"),
+        ("temperature.learnable", ["no", "yes"], False),
+        ("temperature.learnable", [False, True], "off"),
+    ],
+)
+def test_when_compares_what_values_mean(key: str, grid: list[Any], wanted: Any) -> None:
+    space = {key: {"grid": grid}, "optim.eps": {"grid": [0.5], "when": {key: wanted}}}
+    check_space({name: Parameter.checked(one) for name, one in space.items()}, BASE)
+    assert points(space) == [{key: grid[0], "optim.eps": 0.5}, {key: grid[1]}]
+
+
+@pytest.mark.parametrize(
     ("space", "said"),
     [
         ({}, "space must have at least one key"),

@@ -1,5 +1,5 @@
 """Datasets on disk to exact, resumable batches.
 
-Read in this order: config, sample, parquet, curated, webdataset, source, cursor, text_transforms, sentences, texts,
-tokens, augment, bundle, batches, stream.
+Read in this order: config, sample, column_forms, row_groups, parquet, curated, webdataset, source, cursor,
+text_transforms, sentences, texts, tokens, augment, bundle, batches, stream.
 """

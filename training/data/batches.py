@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     sample_id_B:   int64, names the row; -1 in padding.
     group_id_B:    int64, rows with equal ids are no negatives of each other; -1: unknown.
     skipped:       rows of this part that are not valid, by reason (padding does not count).
+    problems:      of the bundles that begin here, `Bundle.problems`.
     """
 
     images_BHWC: NDArray[np.uint8]
@@ -43,6 +44,7 @@ class Batch(NamedTuple):
     sample_id_B: NDArray[np.int64]
     group_id_B: NDArray[np.int64]
     skipped: dict[str, int]
+    problems: tuple[str, ...] = ()
 
 
 class _Rows(NamedTuple):
@@ -153,4 +155,5 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) ->
         sample_id_B=sample_id,
         group_id_B=group_id,
         skipped={STATUSES[code]: n for code, n in enumerate(counts) if n and code not in (VALID, PADDING)},
+        problems=tuple(problem for _, bundle, start in rows if start == 0 for problem in bundle.problems),
     )

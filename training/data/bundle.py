@@ -6,6 +6,8 @@ with the reason why, so that batches have static shapes and nothing is lost unco
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -18,13 +20,19 @@ from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
 from training.data.config import Slot
 from training.data.cursor import BundleSpec
-from training.data.sample import Source, sample_id
+from training.data.sample import Source, hex_id, sample_id
 from training.data.text_transforms import Text
 from training.data.texts import TextChooser, kind_code, language_code, row_generator, row_texts, text_group
 
 #: Why a row is not valid, by code: 0 is a valid row, the last is not a row but padding of the batch.
-STATUSES = ("valid", "missing_image", "corrupt_image", "no_text", "empty_text", "padding")
-VALID, MISSING_IMAGE, CORRUPT_IMAGE, NO_TEXT, EMPTY_TEXT, PADDING = range(len(STATUSES))
+STATUSES = ("valid", "missing_image", "corrupt_image", "no_text", "empty_text", "bad_row", "padding")
+VALID, MISSING_IMAGE, CORRUPT_IMAGE, NO_TEXT, EMPTY_TEXT, BAD_ROW, PADDING = range(len(STATUSES))
+
+#: Problems of a bundle's rows that are told one by one.
+_TOLD = 50
+
+#: The metadata of a bundle's table that holds its problems.
+_PROBLEMS = b"problems"
 
 #: Purposes of a row's random numbers.
 _TEXTS, _CROP = 0, 1
@@ -55,6 +63,7 @@ class Bundle(NamedTuple):
     language:  int16 [N, K], `texts.language_code`.
     status:    int8 [N], a code of STATUSES.
     sample_id, group_id: int64 [N]; group_id -1 is unknown.
+    problems:  rows, by file and row, and what of them cannot be used; the first ones.
     """
 
     images: NDArray[np.uint8]
@@ -65,6 +74,7 @@ class Bundle(NamedTuple):
     status: NDArray[np.int8]
     sample_id: NDArray[np.int64]
     group_id: NDArray[np.int64]
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,9 +114,10 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
             f"{source.name} must hold the rows that were counted when the run began: {len(rows)} in place of "
             f"{spec.rows + spec.skip}; restore its files, or start another run"
         )
-    rows = rows.select(["uid", "texts", "group_id", "image"])
+    rows = rows.select(["uid", "texts", "group_id", "image", "problem"])
     uids, all_texts = rows["uid"].to_pylist(), rows["texts"].to_pylist()
-    image_column = rows["image"]
+    image_column, problems = rows["image"], rows["problem"].to_pylist()
+    groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
 
     n, k = len(order), len(reader.slots)
     images = np.zeros((n, reader.transform.height, reader.transform.width, 3), np.uint8)
@@ -119,13 +130,16 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         texts = row_texts(all_texts[at])
         picked = choose(texts, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
         if not any(picked):
-            status[row] = EMPTY_TEXT if all_texts[at] and not texts else NO_TEXT
+            empty = EMPTY_TEXT if all_texts[at] and not texts else NO_TEXT
+            status[row] = BAD_ROW if problems[at] and not texts else empty
         else:
             crop = row_generator(reader.seed, identity, spec.epoch, _CROP)
-            status[row] = _fill(images[row], image_column[at].as_py(), reader.transform, crop)
+            image = image_column[at].as_py()
+            status[row] = _fill(images[row], image, reader.transform, crop)
+            if status[row] == VALID and groups[row] < 0 and reader.group == "image":
+                groups[row] = hex_id(hashlib.sha256(image).hexdigest())
         chosen.append(picked if status[row] == VALID else [None] * k)
     ids, offsets = _tokens([text for picked in chosen for text in picked], reader.tokenize)
-    groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
     if reader.group == "text":
         groups = np.array([text_group(picked[0]) for picked in chosen], np.int64)
     # Some tokenizers have no start and end tokens, and give no ids for some texts.
@@ -143,6 +157,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         status=status,
         sample_id=sample_ids,
         group_id=groups,
+        problems=tuple(problem for at in order if (problem := problems[at]))[:_TOLD],
     )
 
 
@@ -184,7 +199,7 @@ def to_table(bundle: Bundle) -> pa.Table:
             "sample_id": pa.array(bundle.sample_id),
             "group_id": pa.array(bundle.group_id),
         }
-    )
+    ).replace_schema_metadata({_PROBLEMS: json.dumps(bundle.problems)})
 
 
 def from_table(table: pa.Table, height: int, width: int) -> Bundle:
@@ -212,4 +227,5 @@ def from_table(table: pa.Table, height: int, width: int) -> Bundle:
         np.asarray(column["status"].to_numpy(), np.int8),
         np.asarray(column["sample_id"].to_numpy(), np.int64),
         np.asarray(column["group_id"].to_numpy(), np.int64),
+        tuple(json.loads(table.schema.metadata[_PROBLEMS])),
     )

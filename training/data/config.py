@@ -113,8 +113,9 @@ class DataConfig(Config):
     )
     group: Literal["image", "text"] = Field(
         "image",
-        description="which rows are no negatives of each other; image: rows of one group_id of the dataset, else of "
-        "the same bytes; text: rows of one text in the first slot (case, width and spaces aside), as alt texts repeat",
+        description="which rows are no negatives of each other; image: rows of one group_id or sha256 of the dataset, "
+        "else of the same bytes; text: rows of one text in the first slot (case, width and spaces aside), as alt "
+        "texts repeat",
     )
     batch_size: int = Field(256, ge=1, description="rows of a step over all workers")
     shuffle: bool = Field(True, description="whether each epoch permutes pieces, and rows within bundles, anew")

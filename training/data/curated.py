@@ -67,6 +67,9 @@ def open_pairs(path: str) -> ParquetSource:
 class SelectionSource:
     """The rows of a run that a selection keeps, read from the tables where they are."""
 
+    labelled = False
+    left_out: Mapping[str, int] = {}
+
     def __init__(self, path: str, selection: str) -> None:
         """Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet, and
         RunDirError while rows are being taken out.
@@ -122,7 +125,7 @@ class SelectionSource:
                     rows = rows.append_column(column, loaded[column])
         sources = [name for name in ("caption", "language", "recaptions", "translations") if name in rows.schema.names]
         texts = [row_texts(row) for row in rows.select(sources).to_pylist()]
-        ids = group_ids(None, rows["sha256"].to_pylist(), len(rows))
+        ids = group_ids(rows["sha256"].to_pylist())
         return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
 
     def _check(self, indexes: Mapping[str, Mapping[int, Entry]], shards: list[int]) -> None:

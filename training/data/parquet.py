@@ -5,28 +5,33 @@ A piece is a row group.  Rows are counted from the footers; no data is read for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pairmill.config import digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
 from pairmill.uris import Found
-from training.data.sample import group_ids, samples
+from training.data import column_forms
+from training.data.row_groups import RowGroups
+from training.data.sample import samples
 
 #: The usual names, most specific first: ours, Hugging Face's, img2dataset's.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 TEXT_COLUMNS = ("texts", "captions", "caption", "text", "alt", "TEXT")
+LABEL_COLUMNS = ("label", "cls")
 
 _FOOTER_THREADS = 16
 
 
 class ParquetSource:
     """Row groups of Parquet files that all have the columns of the first."""
+
+    left_out: Mapping[str, int] = {}
 
     def __init__(
         self,
@@ -36,8 +41,10 @@ class ParquetSource:
         image_column: str | None = None,
         text_column: str | None = None,
         contents: Sequence[str] | None = None,
+        evaluated: bool = False,
     ) -> None:
         """contents: digest of each file, where they are known (committed parts); else sizes stand for them.
+        evaluated: the rows may have a class by number in place of texts, in the text column or one of LABEL_COLUMNS.
 
         Raises RecipeError if a file is not Parquet or lacks the image or the text column, ValueError without any file.
         """
@@ -48,18 +55,30 @@ class ParquetSource:
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
             footers = list(pool.map(self._footer, found.paths))
         schema = footers[0].schema.to_arrow_schema()
-        self._image = _column(schema, image_column, IMAGE_COLUMNS, "image", _is_image, name)
-        self._text = _column(schema, text_column, TEXT_COLUMNS, "text", _is_text, name)
-        extra = [c for c in ("uid", "group_id", "sha256") if c in schema.names]
-        self._columns = [self._image, self._text, *extra]
+        self._image = _column(schema, image_column, IMAGE_COLUMNS, "image", column_forms.is_image, name)
+        self._label = _label_column(schema, text_column) if evaluated else None
+        self.labelled = self._label is not None
+        self._text: str | None = None
+        if not self.labelled or (text_column is None and any(c in schema.names for c in TEXT_COLUMNS)):
+            self._text = _column(schema, text_column, TEXT_COLUMNS, "text", column_forms.is_text, name)
+        extra = [c for c in _EXTRA if c in schema.names]
+        self._columns = [self._image, *filter(None, (self._text, self._label)), *extra]
+        fits = dict(_EXTRA) | {self._image: (column_forms.is_image, _TYPES["image"])}
+        if self._text is not None:
+            fits[self._text] = column_forms.is_text, _TYPES["text"]
         for path, footer in zip(found.paths, footers, strict=True):
-            missing = set(self._columns) - set(footer.schema.to_arrow_schema().names)
+            own = footer.schema.to_arrow_schema()
+            missing = set(self._columns) - set(own.names)
             if missing:
                 raise RecipeError(
                     "every Parquet file of a dataset must have the columns of the first",
                     value=f"{path} lacks {', '.join(sorted(missing))}",
                     fix="give data.path a folder or glob with files of one dataset only",
                 )
+            for column, (kind, what) in fits.items():
+                if column in self._columns:
+                    _check_type(own, column, kind, what, path)
+        self._groups = RowGroups(found.filesystem, self._columns)
         groups = [
             (f, g, footer.row_group(g).num_rows)
             for f, footer in enumerate(footers)
@@ -76,25 +95,37 @@ class ParquetSource:
     def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
         """Rows [start, stop) of a row group as SAMPLE columns.  Raises IntegrityError if the file lost the group."""
         at, group = int(self._file[piece]), int(self._group[piece])
-        with self._filesystem.open_input_file(self._paths[at]) as stream:
-            # One request for the columns' ranges instead of one a column: matters on object stores.
-            file = pq.ParquetFile(stream, pre_buffer=True)
-            if group >= file.num_row_groups:
-                raise IntegrityError(
-                    f"{self.name} must hold the rows that were counted when the run began: {self._names[at]} has "
-                    f"{file.num_row_groups} row groups, and row group {group} is missing; restore its files, or begin "
-                    "another run"
-                )
-            rows = file.read_row_group(group, columns=self._columns, use_threads=False)
-        rows = rows.slice(start, None if stop is None else stop - start)
-        if "uid" in self._columns:
-            uids = rows["uid"].cast(pa.string()).to_pylist()
-        else:
-            uids = [f"{self._names[at]}/{group}/{start + row}" for row in range(len(rows))]
-        groups = rows["group_id"] if "group_id" in self._columns else None
-        sha256 = rows["sha256"].to_pylist() if "sha256" in self._columns else None
-        texts = rows[self._text].to_pylist()
-        return samples(uids, _image_bytes(rows[self._image]), texts, group_ids(groups, sha256, len(rows)))
+        try:
+            rows = self._groups.read(self._paths[at], group, start, stop)
+        except IndexError as error:
+            raise IntegrityError(
+                f"{self.name} must hold the rows that were counted when the run began: {self._names[at]} has "
+                f"{error} row groups, and row group {group} is missing; restore its files, or begin another run"
+            ) from None
+        first = int(self.rows[(self._file == at) & (self._group < group)].sum()) + start
+        uids = column_forms.uids(rows["uid"]) if "uid" in self._columns else [None] * len(rows)
+        named = [uid or f"{self._names[at]}/{group}/{start + row}" for row, uid in enumerate(uids)]
+        texts: list[object] = [None] * len(rows)
+        wrong: list[str | None] = [None] * len(rows)
+        if self._text is not None:
+            texts, wrong = (
+                map(list, zip(*column_forms.values(rows[self._text]), strict=True)) if len(rows) else ([], [])
+            )
+        labels = rows[self._label].to_pylist() if self._label is not None else None
+        return samples(
+            named,
+            column_forms.image_bytes(rows[self._image]),
+            map(column_forms.listed, texts),
+            self._group_ids(rows),
+            labels,
+            places=[f"{self._names[at]}, row {first + row}" for row in range(len(rows))],
+            wrong=wrong,
+        )
+
+    def _group_ids(self, rows: pa.Table) -> NDArray[np.int64]:
+        if "group_id" in self._columns:
+            return column_forms.groups(rows["group_id"])
+        return column_forms.digests(rows["sha256"]) if "sha256" in self._columns else np.full(len(rows), -1, np.int64)
 
     def _footer(self, path: str) -> pq.FileMetaData:
         try:
@@ -130,33 +161,31 @@ def _column(
     )
 
 
+def _label_column(schema: pa.Schema, wanted: str | None) -> str | None:
+    """The column of class numbers; None if there is none."""
+    for column in (wanted,) if wanted is not None else LABEL_COLUMNS:
+        if column in schema.names and pa.types.is_integer(schema.field(column).type):
+            return column
+    return None
+
+
 _TYPES = {
-    "image": "encoded images: binary, or a struct with a binary field `bytes`",
-    "text": "texts: a string, a list of strings, or a list of structs with a field `text`",
+    "image": "encoded images: bytes, or a struct with a field `bytes` of them",
+    "text": "texts: a string, a list of strings, or a list of structs of strings with a field `text`",
+}
+
+#: Columns that are read where they are there, what their type must be, and in words.
+_EXTRA: Mapping[str, tuple[Callable[[pa.DataType], bool], str]] = {
+    "uid": (column_forms.is_uid, "texts, bytes or integers, which name the rows"),
+    "group_id": (column_forms.is_group, "integers: rows of one number show the same image"),
+    "sha256": (column_forms.is_digest, "hex texts or bytes"),
 }
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return bool(kind.get_field_index("bytes") >= 0) and _is_binary(kind.field("bytes").type)
-    return _is_binary(kind)
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-        if pa.types.is_struct(kind):
-            return bool(kind.get_field_index("text") >= 0)
-    return _is_string(kind)
-
-
-def _image_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+def _check_type(schema: pa.Schema, column: str, fits: Callable[[pa.DataType], bool], what: str, path: str) -> None:
+    if not fits(schema.field(column).type):
+        raise RecipeError(
+            f"the column {column} of a dataset must hold {what}",
+            value=f"{schema.field(column).type}, in {path}",
+            fix="write the column anew with such a type, or rename it if it is for something else",
+        )

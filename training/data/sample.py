@@ -4,6 +4,8 @@ uid       string  names the row for good; from the dataset, else made from the r
 image     binary  the encoded picture; null if there is none
 texts     list of {text, language, kind}
 group_id  int64   rows with equal ids show the same image and are no negatives of each other; -1: unknown
+label     int64   number of the row's class, for evaluation; null if there is none
+problem   string  where the row is and what of it cannot be used; null if all can
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from numpy.typing import NDArray
 #: Arrow types of a text and of a sample.
 SAMPLE_TEXT = pa.struct([("text", pa.string()), ("language", pa.string()), ("kind", pa.string())])
 SAMPLE = pa.schema(
-    [("uid", pa.string()), ("image", pa.binary()), ("texts", pa.list_(SAMPLE_TEXT)), ("group_id", pa.int64())]
+    [
+        ("uid", pa.string()),
+        ("image", pa.binary()),
+        ("texts", pa.list_(SAMPLE_TEXT)),
+        ("group_id", pa.int64()),
+        ("label", pa.int64()),
+        ("problem", pa.string()),
+    ]
 )
-
-#: Fields of a text in SAMPLE.
-_TEXT_FIELDS = ("text", "language", "kind")
 
 
 class Source(Protocol):
@@ -37,6 +43,10 @@ class Source(Protocol):
     pieces: int
     #: Hex digest of what the dataset holds; independent of where it is stored.
     fingerprint: str
+    #: Whether rows give their class by number.
+    labelled: bool
+    #: What of its files is in no row, by reason.
+    left_out: Mapping[str, int]
 
     def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
         """Rows [start, stop) of a piece as SAMPLE columns.  Raises OSError if a file is gone."""
@@ -48,40 +58,86 @@ def samples(
     images: pa.Array | pa.ChunkedArray | Sequence[bytes | None],
     texts: Iterable[object],
     group_ids: NDArray[np.int64],
+    labels: Sequence[int | None] | None = None,
+    *,
+    places: Sequence[str] | None = None,
+    wrong: Sequence[str | None] | None = None,
 ) -> pa.Table:
-    """SAMPLE rows.  texts: for each row a string, a list of strings or a list of {text, language, kind}, or None."""
+    """SAMPLE rows.
+
+    texts: for each row a string, a list of strings or a list of {text, language, kind}, or None.  What is none of these
+    is left out, and is a problem of the row.
+    places: of the rows, by file and row or name, for problems; None: their uids.  wrong: what is known to be wrong.
+    """
+    uids = [storable(uid) for uid in uids]
+    taken: list[list[dict[str, object]]] = []
+    problems: list[str | None] = []
+    for row, value in enumerate(texts):
+        found, odd = as_texts(value)
+        odd = (wrong[row] if wrong is not None else None) or odd
+        taken.append(found)
+        problems.append(f"{storable(places[row]) if places is not None else uids[row]}: {odd}" if odd else None)
     columns = [
         pa.array(uids, pa.string()),
         images.cast(pa.binary()) if isinstance(images, pa.Array | pa.ChunkedArray) else pa.array(images, pa.binary()),
-        pa.array([as_texts(value) for value in texts], SAMPLE.field("texts").type),
+        pa.array(taken, SAMPLE.field("texts").type),
         pa.array(group_ids, pa.int64()),
+        pa.nulls(len(uids), pa.int64()) if labels is None else pa.array(labels, pa.int64()),
+        pa.array(problems, pa.string()),
     ]
     return pa.table(columns, schema=SAMPLE)
 
 
-def as_texts(value: object) -> list[dict[str, object]]:
-    """A text or texts, in any of the usual forms, as SAMPLE texts; plain strings are alt texts of no language."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [{"text": value, "language": None, "kind": "alt"}]
-    if isinstance(value, Mapping):
-        return [{"language": None, "kind": "alt"} | {k: v for k, v in value.items() if k in _TEXT_FIELDS}]
-    if isinstance(value, list | tuple):
-        return [text for inner in value for text in as_texts(inner)]
-    return []
+def as_texts(value: object) -> tuple[list[dict[str, object]], str | None]:
+    """A text or texts, in any of the usual forms, as SAMPLE texts, and what is wrong with the first that is none.
 
-
-def group_ids(groups: pa.ChunkedArray | None, sha256: Sequence[object] | None, rows: int) -> NDArray[np.int64]:
-    """int64 [rows]: the dataset's own ids (null: -1), else from the images' digests (hex), else -1.
-
-    63 bits of the digest, so that only -1 is negative.
+    Plain strings are alt texts of no language.
     """
-    if groups is not None:
-        return np.asarray(groups.cast(pa.int64()).fill_null(-1).to_numpy(), np.int64)
-    if sha256 is not None:
-        return np.array([hex_id(digest) for digest in sha256], np.int64)
-    return np.full(rows, -1, np.int64)
+    found: list[dict[str, object]] = []
+    problem: str | None = None
+    left = [value]
+    while left:
+        one = left.pop()
+        if one is None:
+            continue
+        if isinstance(one, list | tuple):
+            left += reversed(one)
+            continue
+        fields = {"language": None, "kind": "alt"}
+        if isinstance(one, Mapping):
+            fields |= {name: one[name] for name in ("language", "kind") if name in one}
+            one = one.get("text")
+            if one is None:
+                continue
+        odd = _odd("text", one)
+        if odd is None:
+            for name, word in fields.items():
+                if word is not None and (wrong := _odd(name, word)):
+                    odd, fields[name] = wrong, None
+            found.append({"text": one, **fields})
+        problem = problem or odd
+    return found, problem
+
+
+def _odd(name: str, value: object) -> str | None:
+    """Why a value is no text that can be stored; None if it is one."""
+    if not isinstance(value, str):
+        return f"a {name} must be a string, not {type(value).__name__}"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"a {name} holds half a character: U+{ord(value[error.start]):04X}"
+    return None
+
+
+def storable(text: str) -> str:
+    """A text as UTF-8 can hold it: half characters, and bytes of a file name that are no UTF-8, as `\\uXXXX`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def group_ids(sha256: Sequence[object]) -> NDArray[np.int64]:
+    """int64 [rows], from the digests of the images (hex); -1 where there is none."""
+    return np.array([hex_id(digest) for digest in sha256], np.int64)
 
 
 def hex_id(digest: object) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pyarrow.fs as pafs
 
 from pairmill.errors import RecipeError
@@ -12,23 +14,31 @@ from training.data.parquet import ParquetSource
 from training.data.sample import Source
 from training.data.webdataset import TarSource
 
+logger = logging.getLogger("pairmill")
 
-def open_source(path: str, selection: str | None = None, config: DataConfig | None = None) -> Source:
+
+def open_source(
+    path: str, selection: str | None = None, config: DataConfig | None = None, *, evaluated: bool = False
+) -> Source:
     """The dataset at `path`; its kind follows from what is there.
 
     path:      local, s3://, gs://: see `DatasetConfig.path`.
     selection: of a run directory only.
     config:    gives image_column and text_column of foreign datasets.
+    evaluated: read as CLIP_benchmark reads: each line of a `.txt` is a text, and a class may be given by number.
     Reads footers, manifests and tar headers, no data.  Raises RecipeError if there is no dataset, it is empty, or it
     lacks a column or the selection.
     """
-    source = _open(path, selection, config)
+    source = _open(path, selection, config, evaluated)
     if not source.pieces:
         raise RecipeError(
             "data.path must lead to a dataset of at least one row",
-            value=source.name,
+            value=f"{source.name} (left out: {dict(source.left_out)})" if source.left_out else source.name,
             fix="give another data.path or data.selection",
         )
+    if source.left_out:
+        counts = ", ".join(f"{reason} {number:,}" for reason, number in sorted(source.left_out.items()))
+        logger.warning("left out of %s, as docs/operations.md#tars says: %s", source.name, counts)
     return source
 
 
@@ -37,7 +47,7 @@ def open_sources(config: DataConfig) -> list[Source]:
     return [open_source(one.path, one.selection, config) for one in config.mixture()]
 
 
-def _open(path: str, selection: str | None, config: DataConfig | None) -> Source:
+def _open(path: str, selection: str | None, config: DataConfig | None, evaluated: bool) -> Source:
     image_column = config.image_column if config else None
     text_column = config.text_column if config else None
     if is_run_directory(path):
@@ -50,9 +60,11 @@ def _open(path: str, selection: str | None, config: DataConfig | None) -> Source
         )
     found = find(path)
     if (parquet := found.ending_in(".parquet")).paths:
-        return ParquetSource(parquet, name=path, image_column=image_column, text_column=text_column)
+        return ParquetSource(
+            parquet, name=path, image_column=image_column, text_column=text_column, evaluated=evaluated
+        )
     if (tars := found.ending_in(".tar")).paths:
-        return TarSource(tars, name=path, text_column=text_column)
+        return TarSource(tars, name=path, text_column=text_column, evaluated=evaluated)
     filesystem, root = filesystem_of(path)
     exists = filesystem.get_file_info(root).type != pafs.FileType.NotFound
     raise RecipeError(

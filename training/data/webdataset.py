@@ -1,14 +1,16 @@
 """Webdataset tars, as `pairmill.tars` cuts them into samples.
 
 A piece is a tar.  Its headers are read once, without its contents; reading rows is then one range of bytes.  The text
-is in `KEY.txt`, or in `KEY.json` under `texts` (as our own export writes them) or `caption`.
+is in `KEY.json` under `texts` (as our own export writes them), else in `KEY.txt` or `KEY.caption`, else in `KEY.json`
+under `caption` or the like.
 """
 
 from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -20,37 +22,59 @@ from pairmill import tars
 from pairmill.config import digest
 from pairmill.errors import RecipeError
 from pairmill.uris import Found
-from training.data.sample import group_ids, samples
+from training.data.sample import hex_id, samples
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
-_MEMBERS = ("image", "txt", "json")
+_MEMBERS = ("image", "txt", "json", "cls")
+_KINDS = {
+    **dict.fromkeys(tars.IMAGE_ENDINGS, "image"),
+    **dict.fromkeys(tars.TEXT_ENDINGS, "txt"),
+    "json": "json",
+    "cls": "cls",
+}
 _JSON_TEXTS = ("texts", "caption", "captions", "text")
 _INDEX_THREADS = 8
 
 
 class _Index(NamedTuple):
-    """Where the samples of a tar are.  keys: [n].  offset, size: int64 [n, 3], bytes, in order of _MEMBERS; 0: none."""
+    """Where the samples of a tar are.
+
+    keys: [n].  offset, size: int64 [n, 4], bytes, in order of _MEMBERS; 0: none.  left_out: as `pairmill.tars` counts.
+    """
 
     keys: list[str]
     offset: NDArray[np.int64]
     size: NDArray[np.int64]
+    left_out: Counter[str]
 
 
 class TarSource:
-    """Tars of samples; one without an image is left out."""
+    """Tars of samples; one without an image is left out and counted (`left_out`)."""
 
-    def __init__(self, found: Found, *, name: str, text_column: str | None = None) -> None:
-        """text_column: the key of the json files with the text.  Raises RecipeError for a file that is not a tar."""
-        self.name = name
+    def __init__(self, found: Found, *, name: str, text_column: str | None = None, evaluated: bool = False) -> None:
+        """text_column: the key of the json files with the text.  evaluated: each line of a `.txt` is a text.
+
+        Raises RecipeError for a file that is not a tar, and if no sample has anything beside its image.
+        """
+        self.name, self._evaluated = name, evaluated
         self._filesystem, self._text_key = found.filesystem, text_column
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:
             indexes = list(pool.map(self._index, found.paths))
+        self.left_out: Mapping[str, int] = {
+            reason: n for reason, n in sum((i.left_out for i in indexes), Counter()).items() if n
+        }
         kept = [at for at, index in enumerate(indexes) if index.keys]
         self._paths = [found.paths[at] for at in kept]
         self._names = [found.names[at] for at in kept]
         self._indexes = [indexes[at] for at in kept]
         self.rows = np.array([len(index.keys) for index in self._indexes], np.int64)
         self.pieces = len(kept)
+        self.labelled = any((index.size[:, _MEMBERS.index("cls")] > 0).any() for index in self._indexes)
+        if kept and not any((index.size[:, 1:] > 0).any() for index in self._indexes):
+            raise RecipeError(
+                "a sample of data.path must have a text beside its image, in the next files of the tar",
+                value=f"{name}: {int(self.rows.sum())} images, none followed by a text of its own name",
+                fix="write the files of a sample one after the other, as `tar --sort=name` does",
+            )
         counts = [len(index.keys) for index in indexes]
         self.fingerprint = digest([list(file) for file in zip(found.names, found.sizes, counts, strict=True)])
 
@@ -70,14 +94,20 @@ class TarSource:
             begin = int(offset[row, at]) - first
             return data[begin : begin + int(size[row, at])] if size[row, at] else None
 
-        uids, images, texts, digests = [], [], [], []
+        uids, images, texts, groups, labels, wrong = [], [], [], [], [], []
         for row, number in enumerate(rows):
-            facts = _facts(member(row, "json"))
+            facts, problem = _facts(member(row, "json"))
             uids.append(str(facts.get("uid") or f"{self._names[piece]}/{index.keys[number]}"))
             images.append(member(row, "image"))
             texts.append(self._texts(member(row, "txt"), facts))
-            digests.append(facts.get("sha256"))
-        return samples(uids, images, texts, group_ids(None, digests, len(uids)))
+            group = facts.get("group_id")
+            if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
+                problem, group = problem or f"a group_id must be an integer, not {type(group).__name__}", None
+            groups.append(hex_id(facts.get("sha256")) if group is None else group & (2**63 - 1))
+            labels.append(_number(member(row, "cls")))
+            wrong.append(problem)
+        places = [f"{self._names[piece]}, sample {index.keys[number]}" for number in rows]
+        return samples(uids, images, texts, np.array(groups, np.int64), labels, places=places, wrong=wrong)
 
     def _texts(self, txt: bytes | None, facts: dict[str, Any]) -> object:
         if self._text_key is not None:
@@ -85,7 +115,8 @@ class TarSource:
         if isinstance(facts.get("texts"), list):
             return facts["texts"]
         if txt is not None:
-            return txt.decode("utf-8", "replace")
+            text = txt.decode("utf-8", "replace")
+            return text.splitlines() if self._evaluated else text
         return next((facts[key] for key in _JSON_TEXTS if facts.get(key)), None)
 
     def _index(self, path: str) -> _Index:
@@ -94,32 +125,49 @@ class TarSource:
                 self._filesystem.open_input_file(path) as stream,
                 tarfile.open(fileobj=stream, mode="r:") as tar,
             ):
-                found = list(_samples(tar))
+                left_out: Counter[str] = Counter()
+                found = list(tars.samples(tar, _KINDS, _place, lambda kinds: "image" in kinds, left_out))
         except tarfile.TarError as error:
             raise RecipeError(
                 "every .tar file of data.path must be a readable, uncompressed tar",
                 value=f"{path}: {error}",
                 fix="repair or remove the file",
             ) from None
-        places = np.array([place for _, place in found], np.int64).reshape(len(found), len(_MEMBERS), 2)
-        return _Index([key for key, _ in found], places[:, :, 0], places[:, :, 1])
+        places = np.array([[files.get(kind, (0, 0)) for kind in _MEMBERS] for _, files in found], np.int64).reshape(
+            len(found), len(_MEMBERS), 2
+        )
+        return _Index(_unique([key for key, _ in found]), places[:, :, 0], places[:, :, 1], left_out)
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """Key and (offset, size) of the members of each sample that has an image."""
-    for key, members in tars.samples(tar):
-        places: dict[str, tuple[int, int]] = {}
-        for ending, member in members:
-            kind = "image" if ending in _IMAGES else ending
-            if kind in _MEMBERS:
-                places[kind] = (member.offset_data, member.size)
-        if "image" in places:
-            yield key, [places.get(name, (0, 0)) for name in _MEMBERS]
+def _place(member: tarfile.TarInfo) -> tuple[int, int]:
+    return member.offset_data, member.size
 
 
-def _facts(data: bytes | None) -> dict[str, Any]:
+def _unique(keys: list[str]) -> list[str]:
+    """The keys of a tar, with a number behind those that were there before: rows are named by them."""
+    seen: Counter[str] = Counter()
+    named = []
+    for key in keys:
+        seen[key] += 1
+        named.append(f"{key}#{seen[key]}" if seen[key] > 1 else key)
+    return named
+
+
+def _number(data: bytes | None) -> int | None:
+    """The number of a class, as webdataset decodes `.cls`; None for anything else."""
+    try:
+        number = int(data.decode()) if data else -1
+    except ValueError:
+        return None
+    return number if 0 <= number < 2**63 else None
+
+
+def _facts(data: bytes | None) -> tuple[dict[str, Any], str | None]:
+    """What a json file says, and what is wrong with it: then the sample keeps its image and its .txt."""
     try:
         facts = json.loads(data) if data else {}
-    except ValueError:  # a sample with a broken json keeps its image and its .txt
-        return {}
-    return facts if isinstance(facts, dict) else {}
+    except (ValueError, RecursionError) as error:
+        return {}, f"its json cannot be read: {str(error).splitlines()[0]}"
+    if not isinstance(facts, dict):
+        return {}, f"its json must be an object, not {type(facts).__name__}"
+    return facts, None

@@ -9,6 +9,7 @@ it gives have names; the built-in kinds and metrics share these:
     language_P, kind_P   lists of str: language and kind of the text of each pair
     class_CD    float32  unit classifier, a row for each of C classes
     label_N     int64    class of each image
+    name_C      int64    equal for classes of the same name
 
 Its module imports torch only in `__call__`, since it is imported wherever a recipe is read.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.evaluate.embed import embed_images, embed_texts
-from training.evaluate.evaluated_rows import EvaluatedText
+from training.evaluate.evaluated_rows import EvaluatedRow
+from training.evaluate.merged_pictures import Picture, Pictures
 from training.towers.build import image_statistics
 from training.towers.encode import encode_text, needs_full_length
 
@@ -32,10 +33,15 @@ Transform = Callable[[bytes], NDArray[np.uint8] | None]
 
 
 class EncodedRows(NamedTuple):
-    """What was used of a dataset: N images, what `choose` made of the texts of each, and rows left out by reason."""
+    """What was used of a dataset.
+
+    image_ND: embeddings of the N images.  chosen: what `choose` made of each row used.  image_R: the image of each of
+    these rows.  skipped: rows left out, by reason.
+    """
 
     image_ND: Tensor
     chosen: list[Any]
+    image_R: list[int]
     skipped: dict[str, int]
 
 
@@ -66,56 +72,55 @@ class Encoder:
 
     def rows(
         self,
-        rows: Iterable[tuple[bytes, list[EvaluatedText]]],
-        choose: Callable[[list[EvaluatedText]], Any],
+        rows: Iterable[EvaluatedRow],
+        choose: Callable[[EvaluatedRow], Any],
         *,
         reason: str,
         max_images: int | None = None,
+        merged: bool = False,
     ) -> EncodedRows:
-        """Embed the images of all rows that `choose` finds a use for (None: no use, counted as `reason`)."""
-        mean, std = image_statistics(self.model)
+        """Embed the images of all rows that `choose` finds a use for (None: no use, counted as `reason`).
+
+        merged: rows of equal pictures, or of one `group_id`, are one image; the first one's is embedded.
+        """
+        pictures, batch, embedded = Pictures(merged), list[Picture](), list[Picture]()
         features: list[Tensor] = []
-        kept: list[Any] = []
         skipped = {"corrupt_image": 0, reason: 0}
         with ThreadPoolExecutor(self.decode_threads) as pool:
-            for batch in _batches(_usable(rows, choose, skipped, reason), self.batch_size):
-                images = list(pool.map(self.transform, [image for image, _ in batch]))
-                good = [(image, use) for image, (_, use) in zip(images, batch, strict=True) if image is not None]
-                skipped["corrupt_image"] += len(batch) - len(good)
-                good = good[: None if max_images is None else max_images - len(kept)]
-                if good:
-                    pixels_BHWC = np.stack([image for image, _ in good])
-                    features.append(
-                        embed_images(
-                            self.model, pixels_BHWC, mean=mean, std=std, device=self.device, autocast=self.autocast
-                        )
-                    )
-                    kept += [use for _, use in good]
-                if max_images is not None and len(kept) >= max_images:
+            for row in rows:
+                use = choose(row)
+                if use is None:
+                    skipped[reason] += 1
+                    continue
+                picture = pictures.of(row, new=max_images is None or len(embedded) < max_images)
+                if picture is None:
                     break
-        return EncodedRows(torch.cat(features) if features else torch.empty(0, 0), kept, skipped)
+                picture.uses.append(use)
+                if len(picture.uses) == 1:
+                    batch.append(picture)
+                if len(batch) == self.batch_size:
+                    embedded += self._embedded(batch, pool, features)
+                    batch = []
+            if batch:
+                embedded += self._embedded(batch, pool, features)
+        skipped["corrupt_image"] = sum(len(picture.uses) for picture in pictures.made if picture.corrupt)
+        embedded = embedded[:max_images]
+        return EncodedRows(
+            torch.cat(features)[: len(embedded)] if features else torch.empty(0, 0),
+            [use for picture in embedded for use in picture.uses],
+            [number for number, picture in enumerate(embedded) for _ in picture.uses],
+            skipped,
+        )
 
-
-def _usable(
-    rows: Iterable[tuple[bytes, list[EvaluatedText]]],
-    choose: Callable[[list[EvaluatedText]], Any],
-    skipped: dict[str, int],
-    reason: str,
-) -> Iterator[tuple[bytes, Any]]:
-    for image, texts in rows:
-        use = choose(texts)
-        if use is None:
-            skipped[reason] += 1
-        else:
-            yield image, use
-
-
-def _batches(items: Iterable[tuple[bytes, Any]], size: int) -> Iterator[list[tuple[bytes, Any]]]:
-    batch: list[tuple[bytes, Any]] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    def _embedded(self, batch: list[Picture], pool: ThreadPoolExecutor, features: list[Tensor]) -> list[Picture]:
+        """The pictures that can be decoded; adds their embeddings to `features`."""
+        images = list(pool.map(self.transform, [picture.image for picture in batch]))
+        for picture, image in zip(batch, images, strict=True):
+            picture.image, picture.corrupt = b"", image is None
+        good = [image for image in images if image is not None]
+        if good:
+            mean, std = image_statistics(self.model)
+            features.append(
+                embed_images(self.model, np.stack(good), mean=mean, std=std, device=self.device, autocast=self.autocast)
+            )
+        return [picture for picture in batch if not picture.corrupt]

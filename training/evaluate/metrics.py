@@ -50,7 +50,7 @@ class RecallConfig(NamedConfig):
 
 
 class Recall(Metric):
-    """Retrieval recall@k both ways with its chance: of all texts, of each language and of each kind of text.
+    """Retrieval recall@k both ways with its chance: of all texts, of each language, of each kind and of distinct texts.
 
     `image_retrieval_recall@k` asks with a text for its images, `text_retrieval_recall@k` with an image for its texts.
     """
@@ -111,13 +111,13 @@ class Geometry(Metric):
 class Accuracy(Metric):
     """Accuracy of classification, by CLIP_benchmark's names: acc1, acc5, mean per-class recall, and chance."""
 
-    needs = ("image_ND", "class_CD", "label_N")
+    needs = ("image_ND", "class_CD", "label_N", "name_C")
 
-    def __call__(self, *, image_ND: Tensor, class_CD: Tensor, label_N: Tensor) -> dict[str, float]:
+    def __call__(self, *, image_ND: Tensor, class_CD: Tensor, label_N: Tensor, name_C: Tensor) -> dict[str, float]:
         """See `accuracy.accuracy_metrics`."""
         from training.evaluate.accuracy import accuracy_metrics
 
-        return accuracy_metrics(image_ND, class_CD, label_N)
+        return accuracy_metrics(image_ND, class_CD, label_N, name_C)
 
 
 def _check_metric(name: str, found: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pairmill.errors import RecipeError
+from pairmill.languages import canonical, primary
 
 #: The language of a file that does not name its own.
 DEFAULT_LANGUAGE = "en"
@@ -40,12 +41,12 @@ def templates_of(language: str, path: str | None = None) -> tuple[str, ...]:
     class name.
     """
     if path is None:
-        if language == "en":
+        if primary(language) == "en":
             from open_clip import OPENAI_IMAGENET_TEMPLATES
 
             return tuple(template("{c}") for template in OPENAI_IMAGENET_TEMPLATES)
-        return CHINESE_TEMPLATES if language == "zh" else ("{c}",)
-    by_language = read_lists(path, "templates", language)
+        return CHINESE_TEMPLATES if primary(language) == "zh" else ("{c}",)
+    language, by_language = canonical(language), read_lists(path, "templates", language)
     if language not in by_language:
         raise RecipeError(
             f"the templates file must have templates for every language evaluated, here {language}",
@@ -77,6 +78,7 @@ def class_names_of(path: str, languages: Sequence[str] | None) -> dict[str, list
         found = {DEFAULT_LANGUAGE: list(IMAGENET_CLASSNAMES)}
     else:
         found = read_lists(path, "class_names", languages[0] if languages else DEFAULT_LANGUAGE)
+    languages = list(dict.fromkeys(map(canonical, languages))) if languages is not None else None
     missing = [language for language in languages or () if language not in found]
     if missing:
         raise RecipeError(
@@ -102,17 +104,38 @@ def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
     """
     forms = 'write a JSON list, JSON {"en": [...], "zh": [...]}, or plain text with one a line'
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        # With or without the mark that editors of Windows put first: no text of ours begins with it.
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"`{key}` must be a readable UTF-8 file", value=f"{path}: {error}", fix=forms) from error
     if text.lstrip()[:1] not in ("[", "{") or not path.endswith(".json"):
-        return {language: [line.strip() for line in text.splitlines() if line.strip()]}
+        return {canonical(language): _lines(text, key, path)}
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise RecipeError(f"`{key}` must be valid JSON", value=f"{path}: {error}", fix=forms) from error
     lists = data if isinstance(data, dict) else {language: data}
+    spelled = [canonical(name) for name in lists]
+    if len(set(spelled)) < len(spelled):
+        raise RecipeError(
+            f"`{key}` must have one list per language",
+            value=f"{path}: {', '.join(lists)}",
+            fix="join them, or remove one",
+        )
+    lists = dict(zip(spelled, lists.values(), strict=True))
     for names in lists.values():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RecipeError(f"`{key}` must hold lists of strings", value=str(names)[:80], fix=forms)
     return lists
+
+
+def _lines(text: str, key: str, path: str) -> list[str]:
+    """The lines of a file.  Raises RecipeError for an empty one among class names, which are counted by their lines."""
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if key == "class_names" and "" in lines:
+        raise RecipeError(
+            "`class_names` must have a name on every line, since classes are numbered by it",
+            value=f"{path}: line {lines.index('') + 1} is empty",
+            fix="remove the empty line, or write the name that belongs there",
+        )
+    return [line for line in lines if line]

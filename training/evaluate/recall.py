@@ -1,7 +1,7 @@
 """Recall of retrieval both ways, with several texts an image and several images a text, by language and by kind.
 
     texts (one row an occurrence: text, its image, language, kind)
-      → pool: the distinct texts and the images of a subset of the occurrences, with their positive pairs
+      → pool: the texts and the images of a subset of the occurrences, with their positive pairs
       → ranks of the best positive, both ways → recall@k, chance, and rank variance over languages and kinds
 
 Metric names are CLIP_benchmark's: `image_retrieval_recall@k` asks with a text for its images, `text_retrieval_recall@k`
@@ -9,8 +9,9 @@ asks with an image for its texts; a hit is any positive in the top k (Karpathy &
 names the subset: `language_zh/…`, `kind_long/…` (long-text retrieval).  A subset is measured as a dataset of its own:
 only its texts, and only the images that have one.
 
-One text that describes several images (the same string in the same language) is one key with several positives, not
-several keys of which all but one count as wrong: a model cannot tell equal strings apart.
+As there, each occurrence of a text is a text of its own, even where equal texts describe several images, which no model
+can tell apart.  Where there are such texts, `distinct_texts/…` has the numbers with equal texts as one key with several
+positives.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from training.evaluate.ranks import positive_ranks, positives_of
 
 
 class Pool(NamedTuple):
-    """Some images, some distinct texts, and which belong together.
+    """Some images, some texts, and which belong together.
 
     image_I, text_U: int64, rows of the embedding matrices.  image_P, text_P: int64, positive pairs as positions in
-    `image_I` and `text_U`.
+    `image_I` and `text_U`.  key_U: int64, equal texts have the same; None: they are distinct.
     """
 
     image_I: Tensor
     text_U: Tensor
     image_P: Tensor
     text_P: Tensor
+    key_U: Tensor | None = None
 
 
 def recall_metrics(
@@ -50,20 +52,24 @@ def recall_metrics(
     *,
     key_M: Tensor | None = None,
 ) -> dict[str, float]:
-    """Recall@k of all texts, of each language and of each kind (where there are several).
+    """Recall@k of all texts, of each language and of each kind (where there are several), and of distinct texts.
 
     image_ND, text_MD: float32, unit rows, one device.  Row m of `text_MD` is a text of image `text_to_image_M[m]`
-    (int64) in `language_M[m]` and of kind `kind_M[m]`.  key_M (int64): equal keys are equal texts (see above); the
-    first one's embedding stands for all.  Without it every row is a text of its own.
+    (int64) in `language_M[m]` and of kind `kind_M[m]`.  key_M (int64): equal keys are equal texts (see above); of
+    distinct texts, the first one's embedding stands for all.  Without it no two texts are equal.
 
     `image_retrieval_chance@1`, `text_retrieval_chance@1`: expected recall@1 of a random order (`chance_recall`).
     """
     image_M, key_M = _located(image_ND, text_MD, text_to_image_M, language_M, kind_M, key_M)
-    metrics = _recalls(image_ND, text_MD, pool_of(torch.ones_like(image_M, dtype=torch.bool), image_M, key_M), ks)
+    every_M = torch.ones_like(image_M, dtype=torch.bool)
+    metrics = _recalls(image_ND, text_MD, occurrences_of(every_M, image_M, key_M), ks)
     for facet, masks in _facets(language_M, kind_M, image_ND.device):
         for value, mask_M in masks.items():
-            found = _recalls(image_ND, text_MD, pool_of(mask_M, image_M, key_M), ks)
+            found = _recalls(image_ND, text_MD, occurrences_of(mask_M, image_M, key_M), ks)
             metrics |= {f"{facet}_{value}/{name}": number for name, number in found.items()}
+    if len(torch.unique(key_M)) < len(key_M):
+        found = _recalls(image_ND, text_MD, pool_of(every_M, image_M, key_M), ks)
+        metrics |= {f"distinct_texts/{name}": number for name, number in found.items()}
     return metrics
 
 
@@ -118,8 +124,15 @@ def _facets(
             yield facet, masks
 
 
+def occurrences_of(mask_M: Tensor, image_M: Tensor, key_M: Tensor) -> Pool:
+    """The text occurrences where `mask_M` is true, each as a text of its own, and their images."""
+    row_S = mask_M.nonzero()[:, 0]
+    image_I, image_P = torch.unique(image_M[row_S], return_inverse=True)
+    return Pool(image_I, row_S, image_P, torch.arange(len(row_S), device=row_S.device), key_M[row_S])
+
+
 def pool_of(mask_M: Tensor, image_M: Tensor, key_M: Tensor) -> Pool:
-    """The pool of the text occurrences where `mask_M` is true."""
+    """The distinct texts of the occurrences where `mask_M` is true, and their images."""
     row_S = mask_M.nonzero()[:, 0]
     image_I, image_P = torch.unique(image_M[row_S], return_inverse=True)
     keys, text_P = torch.unique(key_M[row_S], return_inverse=True)
@@ -145,12 +158,12 @@ def chance_recall(positives_N: Tensor, keys: int, k: int) -> float:
 def _recalls(image_ND: Tensor, text_MD: Tensor, pool: Pool, ks: Sequence[int]) -> dict[str, float]:
     image_ID, text_UD = image_ND[pool.image_I], text_MD[pool.text_U]
     metrics: dict[str, float] = {}
-    for name, queries, keys, query_P, key_P in (
-        ("text_retrieval", image_ID, text_UD, pool.image_P, pool.text_P),
-        ("image_retrieval", text_UD, image_ID, pool.text_P, pool.image_P),
+    for name, queries, keys, query_P, key_P, same_M in (
+        ("text_retrieval", image_ID, text_UD, pool.image_P, pool.text_P, pool.key_U),
+        ("image_retrieval", text_UD, image_ID, pool.text_P, pool.image_P, None),
     ):
         positives = positives_of(query_P, key_P, len(queries), len(keys))
-        best_N = positive_ranks(queries, keys, positives).best_N
+        best_N = positive_ranks(queries, keys, positives, same_M=same_M).best_N
         metrics |= {f"{name}_recall@{k}": float((best_N <= k).double().mean()) for k in ks}
         metrics[f"{name}_chance@1"] = chance_recall(positives.counts, len(keys), 1)
     return metrics

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 class RetrievalConfig(NamedConfig):
     """Which texts take part."""
 
+    merge_images: bool = Field(
+        True,
+        description="whether rows of equal pictures or of one group_id are one image with the texts of all of them; "
+        "false: each row is an image, as in CLIP_benchmark",
+    )
     text_kinds: tuple[str, ...] | None = Field(
         None, description="kinds of text used (alt, short, long, …); null: all there are"
     )
@@ -37,12 +42,13 @@ class Retrieval(DatasetKind):
 
         rows = encoder.rows(
             read_rows(self.dataset),
-            lambda texts: chosen_texts(texts, self.languages, self.config.text_kinds) or None,
+            lambda row: chosen_texts(row.texts, self.languages, self.config.text_kinds) or None,
             reason="no_text",
             max_images=self.evaluate.max_images,
+            merged=self.config.merge_images,
         )
         self.refuse_empty(rows, "give it texts of these languages and kinds, or change `languages` or `text_kinds`")
-        occurrences = [(image, text) for image, texts in enumerate(rows.chosen) for text in texts]
+        occurrences = [(image, text) for image, texts in zip(rows.image_R, rows.chosen, strict=True) for text in texts]
         row_of: dict[tuple[str, str], int] = {}
         text_P = torch.tensor([row_of.setdefault((t.text, t.language), len(row_of)) for _, t in occurrences])
         languages = [text.language for _, text in occurrences]
@@ -54,4 +60,4 @@ class Retrieval(DatasetKind):
             "language_P": languages,
             "kind_P": [text.kind for _, text in occurrences],
         }
-        yield Embedded(",".join(sorted(set(languages))), len(rows.chosen), len(row_of), features, rows.skipped)
+        yield Embedded(",".join(sorted(set(languages))), len(rows.image_ND), len(occurrences), features, rows.skipped)

@@ -16,7 +16,7 @@ from pydantic import Field
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.evaluate.dataset_kinds import DatasetKind, Embedded
-from training.evaluate.evaluated_rows import read_rows
+from training.evaluate.evaluated_rows import open_dataset, read_rows
 from training.evaluate.prompts import class_names_of, fill, templates_of
 
 if TYPE_CHECKING:
@@ -36,8 +36,11 @@ class ZeroShotConfig(NamedConfig):
         description="file of prompt templates, in the same forms, `{c}` or `{}` for the class name; "
         "null: OpenAI's 80 for en, ours for zh, the bare name otherwise",
     )
-    label: Literal["name", "index"] = Field(
-        "name", description="how a text of a row gives its class; name: by a class name; index: by a 0-based number"
+    label: Literal["auto", "name", "index"] = Field(
+        "auto",
+        description="how a row gives its class; name: a text is a class name; index: a `.cls` member, an integer "
+        "column (`label`, `cls` or `text_column`) or a text is a 0-based number; auto: index where there is such a "
+        "member or column, else name",
     )
 
 
@@ -49,33 +52,46 @@ class ZeroShot(DatasetKind):
 
     Config = ZeroShotConfig
     task = "zeroshot_classification"
-    gives = ("image_ND", "class_CD", "label_N")
+    gives = ("image_ND", "class_CD", "label_N", "name_C")
     config: ZeroShotConfig
 
     def check(self) -> None:
         """Raises RecipeError if the files of names and templates are wrong, or names are no labels."""
-        class_names, _ = self._prompts()
-        Labels(class_names, self.config.label)
+        self._labels(self._prompts()[0])
 
     def __call__(self, encoder: Encoder) -> Iterator[Embedded]:
         """One for each language."""
         import torch
 
         class_names, templates = self._prompts()
-        labels = Labels(class_names, self.config.label)
+        labels = self._labels(class_names)
         rows = encoder.rows(
             read_rows(self.dataset),
-            lambda texts: labels([text.text for text in texts]),
+            lambda row: labels([text.text for text in row.texts], row.label),
             reason="no_label",
             max_images=self.evaluate.max_images,
         )
         self.refuse_empty(rows, "check `class_names` and `label` against the texts of its rows")
         label_N = torch.tensor(rows.chosen, device=encoder.device)
         for language, names in class_names.items():
-            class_CD = classifier_weights(encoder.texts, names, templates[language], encoder.batch_size)
-            features = {"image_ND": rows.image_ND, "class_CD": class_CD, "label_N": label_N}
+            # Classes of one name have one embedding: what comes out for them is a tie, to the last bit.
+            number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
+            weights = classifier_weights(encoder.texts, list(number_of), templates[language], encoder.batch_size)
+            name_C = torch.tensor([number_of[name] for name in names], device=encoder.device)
+            features = {
+                "image_ND": rows.image_ND,
+                "class_CD": weights[name_C],
+                "label_N": label_N,
+                "name_C": name_C,
+            }
             prompts = len(names) * len(templates[language])
             yield Embedded(language, len(rows.chosen), prompts, features, rows.skipped)
+
+    def _labels(self, class_names: dict[str, list[str]]) -> Labels:
+        by = self.config.label
+        if by == "auto":
+            by = "index" if open_dataset(self.dataset).labelled else "name"
+        return Labels(class_names, by)
 
     def _prompts(self) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]]]:
         """Names of the classes, and templates, by language."""
@@ -126,16 +142,12 @@ class Labels:
                         fix="rename one, or give classes by number with `label: index`",
                     )
 
-    def __call__(self, texts: Sequence[str]) -> int | None:
-        """The class of the first text that names one; None if none does."""
-        for text in texts:
-            if self._of is not None:
-                label = self._of.get(_folded(text))
-            else:
-                label = int(text) if text.strip().isdecimal() else None
-            if label is not None and label < self._classes:
-                return label
-        return None
+    def __call__(self, texts: Sequence[str], number: int | None = None) -> int | None:
+        """The class of the first text that names one, or by index of `number`; None if none does."""
+        if self._of is not None:
+            return next((label for text in texts if (label := self._of.get(_folded(text))) is not None), None)
+        numbers = [number] if number is not None else [int(text) for text in texts if text.strip().isdecimal()]
+        return next((label for label in numbers if 0 <= label < self._classes), None)
 
 
 def _folded(name: str) -> str:

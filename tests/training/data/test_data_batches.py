@@ -74,7 +74,7 @@ def test_resuming_gives_the_same_batches_bit_for_bit(tmp_path: Path, start: int)
     plan, sources = two_datasets(tmp_path)
     whole = run(plan, sources, start + 4)
     for expected, found in zip(whole[start:], run(plan, sources, 4, start=start), strict=True):
-        for one, other in zip(expected[:-1], found[:-1], strict=True):
+        for one, other in zip(expected[:-2], found[:-2], strict=True):
             assert np.array_equal(one, other) and one.dtype == other.dtype
 
 
@@ -104,7 +104,8 @@ def test_rows_with_the_same_text_can_be_no_negatives_of_each_other(tmp_path: Pat
     one, same, other, blank, broken = by_text.group_id.tolist()
     assert one == same >= 0 and other >= 0 and other != one
     assert blank == broken == -1, "rows that take no part"
-    assert by_image.group_id.tolist() == [-1] * 5, "the dataset says nothing of its images"
+    assert len(set(by_image.group_id[:3])) == 3 and (by_image.group_id[:3] >= 0).all(), "three pictures"
+    assert by_image.group_id[3:].tolist() == [-1] * 2, "rows that take no part"
 
 
 def test_text_is_padded_to_a_fixed_length_when_asked(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_a_bundle_survives_its_table_without_copying_pixels(tmp_path: Path) -> N
     bundle = read_bundle(spec, reader)
     table = to_table(bundle)
     back = from_table(table, 16, 16)
-    for one, other in zip(bundle, back, strict=True):
+    for one, other in zip(bundle[:-1], back[:-1], strict=True):
         assert np.array_equal(one, other) and one.dtype == other.dtype
     assert np.shares_memory(back.images, bundle.images)
     part = from_table(table.slice(3, 4), 16, 16)

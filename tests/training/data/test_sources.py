@@ -148,6 +148,7 @@ def test_webdataset_samples_are_files_in_a_row_with_one_key(tmp_path: Path) -> N
     for path in (str(tmp_path), f"{tmp_path}/{{00000..00002}}.tar", f"{tmp_path}/0000*.tar"):
         source = open_source(path)
         assert source.rows.tolist() == [2, 3]
+        assert source.left_out == {"no_sample": 2, "other": 1}
         rows = [row for piece in range(2) for row in source.read(piece).to_pylist()]
         assert [row["uid"] for row in rows] == [
             "00000.tar/a/0001",
@@ -160,6 +161,37 @@ def test_webdataset_samples_are_files_in_a_row_with_one_key(tmp_path: Path) -> N
         assert [[t["text"] for t in row["texts"]] for row in rows] == [["one"], ["three"], ["c"], [], ["six"]]
         assert rows[2]["texts"][0]["kind"] == "long" and rows[1]["group_id"] == hex_id("1" * 16)
         assert source.read(1, 1, 3).equals(source.read(1).slice(1))
+
+
+def test_samples_whose_names_other_readers_lose(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "ODD.TAR",
+        [
+            ("v1.5", {"jpg": jpeg(1), "txt": b"one"}),
+            ("v1.6", {"JPG": jpeg(2), "Caption": b"two"}),
+            ("._x", {"jpg": b"Mac OS X"}),
+            ("x", {"jpg": jpeg(3)}),
+            ("._x", {"txt": b"Mac OS X"}),
+            ("x", {"txt": b"three"}),
+            ("x", {"jpg": jpeg(4), "txt": b"four"}),
+            ("img.1", {"json": as_json({"caption": "five"}), "gif": b"GIF"}),
+            (b"caf\xe9".decode("utf-8", "surrogateescape"), {"jpg": jpeg(5), "txt": b"six"}),
+        ],
+    )
+    source = open_source(str(tmp_path))
+    rows = source.read(0).to_pylist()
+    assert [row["texts"][0]["text"] for row in rows] == ["one", "two", "three", "four", "five", "six"]
+    assert [row["image"] for row in rows] == [jpeg(1), jpeg(2), jpeg(3), jpeg(4), b"GIF", jpeg(5)]
+    names = ["v1.5", "v1.6", "x", "x#2", "img.1", "caf\\xe9"]
+    assert [row["uid"] for row in rows] == [f"ODD.TAR/{name}" for name in names]
+    assert source.left_out == {"hidden": 2}
+
+
+def test_a_tar_with_all_images_before_all_texts_is_refused(tmp_path: Path) -> None:
+    images = [(f"{n}", {"jpg": jpeg(n)}) for n in range(3)]
+    write_tar(tmp_path / "x.tar", [*images, *((f"{n}", {"txt": b"a text"}) for n in range(3))])
+    with pytest.raises(RecipeError, match="beside its image"):
+        open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,34 @@ def ranking_problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[set[
     return np.array(queries, np.float32), np.array(keys, np.float32), positives
 
 
+@given(ranking_problems(), st.data(), st.integers(1, 4))
+def test_of_keys_that_are_equal_by_nature_the_first_goes_first(
+    problem: tuple[np.ndarray, np.ndarray, list[set[int]]], data: st.DataObject, key_chunk: int
+) -> None:
+    queries, keys, positives = problem
+    same = data.draw(st.lists(st.integers(0, 3), min_size=len(keys), max_size=len(keys)))
+    keys = keys[[same.index(number) for number in same]]
+    csr = positives_of(*pairs_of(positives), len(queries), len(keys))
+    ranks = positive_ranks(
+        torch.from_numpy(queries), torch.from_numpy(keys), csr, key_chunk=key_chunk, same_M=torch.tensor(same)
+    )
+    expected = []
+    for query, own in zip(queries.astype(np.float64), positives, strict=True):
+        scores = keys.astype(np.float64) @ query
+        # Of the keys that are no positives: all that score higher; of equal ones, other keys and earlier equal ones.
+        ahead = [
+            sum(
+                scores[k] > scores[p] or (scores[k] == scores[p] and (same[k] != same[p] or k < p))
+                for k in range(len(keys))
+                if k not in own
+            )
+            for p in own
+        ]
+        place = [sum(scores[o] > scores[p] or (scores[o] == scores[p] and o < p) for o in own) for p in own]
+        expected.append(min((1 + a + b for a, b in zip(ahead, place, strict=True)), default=len(keys) + 1))
+    assert ranks.best_N.tolist() == expected
+
+
 def pairs_of(positives: list[set[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     pairs = [(query, key) for query, own in enumerate(positives) for key in own]
     return torch.tensor([q for q, _ in pairs], dtype=torch.int64), torch.tensor(
@@ -60,8 +88,7 @@ def test_real_valued_scores_and_many_keys() -> None:
     positives = [set(rng.choice(300, size=rng.integers(1, 6), replace=False).tolist()) for _ in queries]
     csr = positives_of(*pairs_of(positives), 60, 300)
     tensors = (torch.from_numpy(queries), torch.from_numpy(keys))
-    # Of 50,000 comparisons, a few are of scores nearer than the default tolerance.
-    ranks = positive_ranks(*tensors, csr, query_chunk=17, key_chunk=41, tie=1e-7)
+    ranks = positive_ranks(*tensors, csr, query_chunk=17, key_chunk=41)
     best, each = naive_ranks(queries, keys, positives)
     assert ranks.best_N.tolist() == best
     assert ranks.each_P.tolist() == [rank for of_query in each for rank in of_query]

@@ -36,17 +36,22 @@ def test_recall_both_ways_equals_a_naive_one_with_several_texts_an_image() -> No
     assert metrics["text_retrieval_chance@1"] == pytest.approx(110 / 150 / 40 + 40 / 150 / 40)
 
 
-def test_equal_texts_of_two_images_are_one_key_with_two_positives() -> None:
+def test_equal_texts_of_two_images_are_texts_of_their_own_and_one_distinct_text() -> None:
     image = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [1.0, -0.1], [0.0, 1.0]]), dim=1)
     text = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     labels = (torch.tensor([0, 1, 2]), ["en"] * 3, ["alt"] * 3, (1,))
-    shared = recall_metrics(image, text, *labels, key_M=torch.tensor([7, 7, 9]))
-    assert shared["text_retrieval_recall@1"] == shared["image_retrieval_recall@1"] == 1
+    metrics = recall_metrics(image, text, *labels, key_M=torch.tensor([7, 7, 9]))
+    distinct = {name.removeprefix("distinct_texts/"): n for name, n in metrics.items() if "/" in name}
+    assert distinct["text_retrieval_recall@1"] == distinct["image_retrieval_recall@1"] == 1
+    # Of two keys, each a positive of one or two of three images.
+    assert distinct["text_retrieval_chance@1"] == pytest.approx(1 / 2)
+    assert distinct["image_retrieval_chance@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    # The first of equal texts goes first, to both images.
+    assert metrics["text_retrieval_recall@1"] == pytest.approx(2 / 3)
+    assert metrics["text_retrieval_chance@1"] == metrics["image_retrieval_chance@1"] == pytest.approx(1 / 3)
     apart = recall_metrics(image, text, *labels)
-    assert apart["text_retrieval_recall@1"] == pytest.approx(1 / 3)  # equal strings tie, and a tie is a miss
-    # of two keys, each a positive of one or two of three images
-    assert shared["text_retrieval_chance@1"] == pytest.approx(1 / 2)
-    assert shared["image_retrieval_chance@1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert apart["text_retrieval_recall@1"] == pytest.approx(1 / 3)  # equal embeddings tie, and a tie is a miss
+    assert not any("/" in name for name in apart)
 
 
 @pytest.mark.parametrize(("facet", "value"), [("language", "zh"), ("kind", "long")])

@@ -20,7 +20,7 @@ def unit(rows: int, dimension: int, seed: int) -> torch.Tensor:
 def test_accuracies_equal_naive_ones() -> None:
     image, weights = unit(300, 6, 0), unit(12, 6, 1)
     label = np.random.default_rng(2).choice([c for c in range(12) if c != 7], 300)  # class 7 has no image
-    metrics = accuracy_metrics(image, weights, torch.from_numpy(label))
+    metrics = accuracy_metrics(image, weights, torch.from_numpy(label), torch.arange(12))
     scores = image.double().numpy() @ weights.double().numpy().T
     order = np.argsort(-scores, axis=1)
     right = order[:, 0] == label
@@ -31,9 +31,12 @@ def test_accuracies_equal_naive_ones() -> None:
 
 
 def test_a_constant_classifier_is_never_right() -> None:
-    metrics = accuracy_metrics(unit(9, 4, 0), unit(1, 4, 1).expand(3, -1), torch.arange(9) % 3)
+    metrics = accuracy_metrics(unit(9, 4, 0), unit(1, 4, 1).expand(3, -1), torch.arange(9) % 3, torch.arange(3))
     assert metrics["acc1"] == 0
     assert "acc5" not in metrics
+    # Of the two classes of one name, one is chosen; a tie with another name is wrong all the same.
+    metrics = accuracy_metrics(unit(9, 4, 0), unit(1, 4, 1).expand(3, -1), torch.arange(9) % 3, torch.tensor([0, 1, 0]))
+    assert metrics["acc1"] == metrics["mean_per_class_recall"] == 0
 
 
 def test_weights_equal_open_clips_classifier() -> None:
@@ -93,6 +96,8 @@ def test_files_of_templates(tmp_path: Path) -> None:
         ("f.json", '{"en": ["cat"], "zh": ["猫", "狗"]}'),
         ("g.json", '{"zh": ["猫"]}'),
         ("missing", None),
+        ("gap.txt", "cat\n\ndog\n"),
+        ("late.txt", "\ncat\n"),
     ],
 )
 def test_a_class_name_file_that_cannot_be_right(tmp_path: Path, name: str, content: str | None) -> None:
@@ -107,7 +112,24 @@ def test_class_names_by_language(tmp_path: Path) -> None:
     assert class_names_of(str(tmp_path / "names.json"), ["zh", "en"]) == {"zh": ["猫", "狗"], "en": ["cat", "dog"]}
     (tmp_path / "names.txt").write_text("猫\n狗\n")
     assert class_names_of(str(tmp_path / "names.txt"), ["zh"]) == {"zh": ["猫", "狗"]}
+    (tmp_path / "marked.json").write_text('\ufeff["cat", "dog"]', encoding="utf-8")
+    (tmp_path / "marked.txt").write_text("\ufeffcat\r\ndog\r\n\r\n", encoding="utf-8")
+    for name in ("marked.json", "marked.txt"):
+        assert class_names_of(str(tmp_path / name), None) == {"en": ["cat", "dog"]}
     assert len(class_names_of("imagenet", None)["en"]) == 1000
+
+
+def test_class_names_in_any_spelling_of_their_language(tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps({"zh_CN": ["猫"], "EN": ["cat"], "pt_BR": ["gato"], "zh-TW": ["貓"]}))
+    assert list(class_names_of(str(path), None)) == ["zh", "en", "pt", "zh-hant"]
+    assert class_names_of(str(path), ["ZH", "eng_Latn", "pt"]) == {"zh": ["猫"], "en": ["cat"], "pt": ["gato"]}
+    assert templates_of("zh-hant") == CHINESE_TEMPLATES and len(templates_of("EN")) == 80
+    path.write_text(json.dumps({"zh": ["猫"], "zh_CN": ["猫"]}))
+    with pytest.raises(RecipeError, match="one list per language"):
+        class_names_of(str(path), None)
+    path.write_text(json.dumps({"zh_CN": ["{c}"]}))
+    assert templates_of("zh", str(path)) == ("{c}",)
 
 
 def test_the_class_of_a_row() -> None:
@@ -117,6 +139,8 @@ def test_the_class_of_a_row() -> None:
     assert by_name(["a cat", ""]) is None
     by_index = Labels({"en": ["crane", "crane"]}, "index")
     assert [by_index([text]) for text in ("1", " 0", "2", "crane", "-1")] == [1, 0, None, None, None]
+    assert [by_index(["1"], number) for number in (0, 2, -1, None)] == [0, None, None, 1]
+    assert by_name(["dog"], 0) == 1
 
 
 def test_a_name_of_two_classes_is_no_label() -> None:

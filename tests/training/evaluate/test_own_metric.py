@@ -65,7 +65,7 @@ class Rows(DatasetKind):
     task, gives = "counting", ("image_ND", "hue_N")
 
     def __call__(self, encoder: Any) -> Iterator[Embedded]:
-        rows = encoder.rows(read_rows(self.dataset), lambda texts: len(texts), reason="never")
+        rows = encoder.rows(read_rows(self.dataset), lambda row: len(row.texts), reason="never")
         features = {"image_ND": rows.image_ND, "hue_N": torch.tensor(rows.chosen)}
         yield Embedded("none", len(rows.chosen), 0, features, rows.skipped)
 
