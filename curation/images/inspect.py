@@ -14,7 +14,7 @@ from curation.images.colour import to_srgb
 from curation.images.config import ImageConfig
 from curation.images.decode import MAX_SIDE, decode, encode
 from curation.images.header import read_header, sniff, why_unread
-from curation.images.measure import entropy, grey_copy, perceptual_hash, sharpness
+from curation.images.measure import colour_layout, entropy, grey_copy, perceptual_hash, sharpness
 from curation.images.resize import frame, scale_to, target_size, upright
 from curation.schema import Status
 
@@ -24,7 +24,7 @@ class Inspected(NamedTuple):
 
     width, height: pixels of `image`.  original_width, original_height: pixels of the source as it should be viewed
     (EXIF orientation applied).  format: that of the source, by `sniff`.  sha256: hex, of the source's bytes.
-    phash, sharpness, entropy: see `curation.images.measure`, taken before padding or cropping.
+    phash, colours, sharpness, entropy: see `curation.images.measure`, taken before padding or cropping.
     needs: the least limit that would allow it, where image.max_pixels or max_frames did not; else 0.
     """
 
@@ -39,6 +39,7 @@ class Inspected(NamedTuple):
     frames: int = 0
     sha256: str = ""
     phash: int = 0
+    colours: bytes = b""
     sharpness: float = 0.0
     entropy: float = 0.0
     needs: int = 0
@@ -76,7 +77,7 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
         return known._replace(error=f"{type(error).__name__}: {error}")
     pixels = scale_to(decoded.pixels, *target) if target else decoded.pixels
     pixels = upright(to_srgb(pixels, decoded.profiles), header.orientation)
-    grey = grey_copy(pixels)
+    grey, colours = grey_copy(pixels), colour_layout(pixels)
     if target:
         pixels = frame(pixels, mode=config.resize, size=config.size)
     return known._replace(
@@ -85,6 +86,7 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
         width=pixels.shape[1],
         height=pixels.shape[0],
         phash=perceptual_hash(grey),
+        colours=colours,
         sharpness=sharpness(grey),
         entropy=entropy(grey),
     )
