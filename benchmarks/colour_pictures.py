@@ -52,6 +52,7 @@ IMAGE = Image.fromarray(RGB)
 ALPHA = np.tile(np.linspace(0, 255, WIDTH).round().astype(np.uint8), (HEIGHT, 1))
 RGBA = np.dstack([RGB, ALPHA])
 PALETTE = IMAGE.quantize(64, dither=Image.Dither.NONE)
+ALPHA_BYTES = bytes(range(0, 256, 8))
 INK = np.dstack([255 - RGB, np.tile(np.linspace(0, 120, HEIGHT).astype(np.uint8)[:, None], (1, WIDTH))])
 AVIF: dict[str, Any] = {"quality": 95, "subsampling": "4:4:4"}
 LOSSLESS: dict[str, Any] = {"lossless": True, "quality": 20}
@@ -73,6 +74,7 @@ def pictures() -> Iterator[tuple[str, bytes]]:
     yield from webps()
     yield from avifs()
     yield from orientations()
+    yield from products()
 
 
 def jpegs() -> Iterator[tuple[str, bytes]]:
@@ -146,7 +148,7 @@ def pngs() -> Iterator[tuple[str, bytes]]:
     yield "png rgb key", png(RGB, 2, after=[chunk(b"tRNS", b"".join(bytes([0, v]) for v in RGB[4, 4]))])
     indices, colours = np.asarray(PALETTE), bytes(PALETTE.getpalette()[:192])
     yield "png palette", png(indices, 3, palette=colours)
-    yield "png palette alpha", png(indices, 3, palette=colours, after=[chunk(b"tRNS", bytes(range(0, 256, 8)))])
+    yield "png palette alpha", png(indices, 3, palette=colours, after=[chunk(b"tRNS", ALPHA_BYTES)])
     for depth in (1, 2, 4):
         yield f"png palette {depth}", png(indices >> 6 - depth, 3, depth=depth, palette=colours[: 3 << depth])
         key = [chunk(b"tRNS", b"\0\x80")]
@@ -235,7 +237,7 @@ def png_colours() -> Iterator[tuple[str, bytes]]:
     yield "png profile after its rows", _after_rows(png(RGB, 2), iccp("linear"))
     for code in (1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 22, 2, 0, 255):
         yield f"png code {code} 13", png(RGB, 2, cicp(code, 13))
-    for code in (1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18, 2, 0):
+    for code in (1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 17, 2, 0):
         yield f"png code 1 {code}", png(RGB, 2, cicp(1, code))
     yield "png code 9 16", png(RGB, 2, cicp(9, 16))
     yield "png code 9 18", png(RGB, 2, cicp(9, 18))
@@ -264,8 +266,7 @@ def gifs() -> Iterator[tuple[str, bytes]]:
     yield "gif large frame", gif((40, 30), PALETTE, (0, 0))
     yield "gif frame past its screen", gif((WIDTH, HEIGHT), PALETTE, (20, 10))
     yield "gif frame off its screen", gif((30, 20), small, (40, 30))
-    for name, before in {"zero": b"\0", "zeros": bytes(3), "byte": b"\x55", "bytes": b"abc"}.items():
-        yield f"gif {name} before its frame", gif((WIDTH, HEIGHT), PALETTE, (0, 0), before=before)
+    yield "gif zero before its frame", gif((WIDTH, HEIGHT), PALETTE, (0, 0), before=b"\0")
     second = Image.fromarray(RGB[::-1].copy())
     yield "gif animated", encoded(PALETTE, "GIF", save_all=True, append_images=[second], duration=1000)
 
@@ -366,3 +367,63 @@ def _turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = orientation, "a picture"
     return exif
+
+
+def products() -> Iterator[tuple[str, bytes]]:
+    """Formats x profiles x orientations; types and depths of PNG x what says their colours x orientations."""
+    formats: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "jpeg 4:4:4": (IMAGE, "JPEG", {"quality": 95, "subsampling": 0}),
+        "jpeg 4:2:0": (IMAGE, "JPEG", {"quality": 85, "subsampling": 2}),
+        "jpeg progressive": (IMAGE, "JPEG", {"quality": 90, "subsampling": 1, "progressive": True}),
+        "jpeg grey": (Image.fromarray(GREY), "JPEG", {"quality": 90}),
+        "webp": (IMAGE, "WEBP", {"quality": 90}),
+        "webp lossless alpha": (Image.fromarray(RGBA), "WEBP", LOSSLESS),
+        "avif": (IMAGE, "AVIF", AVIF),
+        "avif 4:2:0": (IMAGE, "AVIF", {"quality": 80, "subsampling": "4:2:0"}),
+    }
+    for name in ("none", "srgb", "linear named srgb", "p3", "adobe", "prophoto", "rec2020 table", "gamma 1.8", "lut"):
+        profile = PROFILES.get(name)
+        for orientation in range(1, 9):
+            for kind, (image, format, options) in formats.items():
+                data = encoded(image, format, icc_profile=profile, exif=_turned(orientation), **options)
+                yield f"{kind} x {name} x {orientation}", data
+    deep = wide(RGB)
+    indices, colours = np.asarray(PALETTE), bytes(PALETTE.getpalette()[:192])
+    grey_alpha = np.dstack([GREY, ALPHA])
+    types: dict[str, dict[str, Any]] = {
+        "rgb 8": {"samples": RGB, "colour": 2},
+        "rgb 16": {"samples": deep, "colour": 2, "depth": 16},
+        "rgba 8": {"samples": RGBA, "colour": 6},
+        "rgba 16": {"samples": wide(RGBA), "colour": 6, "depth": 16},
+        "palette": {"samples": indices, "colour": 3, "palette": colours},
+        "palette alpha": {"samples": indices, "colour": 3, "palette": colours, "after": [chunk(b"tRNS", ALPHA_BYTES)]},
+        "grey 4": {"samples": GREY >> 4, "colour": 0, "depth": 4},
+        "grey 8": {"samples": GREY, "colour": 0},
+        "grey 16": {"samples": wide(GREY), "colour": 0, "depth": 16},
+        "grey alpha 8": {"samples": grey_alpha, "colour": 4},
+        "grey alpha 16": {"samples": wide(grey_alpha), "colour": 4, "depth": 16},
+        "rgb 16 key": {
+            "samples": deep,
+            "colour": 2,
+            "depth": 16,
+            "after": [chunk(b"tRNS", deep[4, 4].astype(">u2").tobytes())],
+        },
+    }
+    said = {
+        "nothing": (),
+        "p3": (iccp("p3"),),
+        "linear named srgb": (iccp("linear named srgb"),),
+        "gamma 1": (gama(1),),
+        "gamma and primaries": (gama(0.55), chrm(ADOBE)),
+        "code": (cicp(12, 13),),
+    }
+    for kind, arguments in types.items():
+        for name, chunks in said.items():
+            for orientation in (1, 3, 6, 8):
+                turn = chunk(b"eXIf", tiff(orientation))
+                picture = png(arguments["samples"], arguments["colour"], turn, *chunks, **_others(arguments))
+                yield f"png {kind} x {name} x {orientation}", picture
+
+
+def _others(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in ("samples", "colour")}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from curation.images.exif import exif_orientation
 from curation.images.fields import MAX_ICC_BYTES, Header, be16, be32, space_of
-from curation.images.profiles import SRGB, Primaries, profile_of_code, profile_of_gamma
+from curation.images.profiles import Primaries, profile_of_code, profile_of_gamma
 
 #: Types of colour, in IHDR.
 _GREY, _PALETTE, _GREY_ALPHA = 0, 3, 4
@@ -89,7 +89,7 @@ def _profiles(found: dict[bytes, bytes], colour: int) -> Iterator[bytes]:
     if b"sRGB" in found:
         return
     if len(gamma := found.get(b"gAMA", b"")) == 4 and be32(gamma, 0):
-        primaries = SRGB
+        primaries = None
         if len(body := found.get(b"cHRM", b"")) == 32:
             white, red, green, blue = ((x / 100_000, y / 100_000) for x, y in struct.iter_unpack(">2I", body))
             primaries = Primaries(red, green, blue, white)

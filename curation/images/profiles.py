@@ -76,15 +76,14 @@ def profile_of_code(primaries: int, transfer: int) -> bytes | None:
 
 
 @lru_cache(maxsize=16)
-def profile_of_gamma(gamma: float, primaries: Primaries) -> bytes:
+def profile_of_gamma(gamma: float, primaries: Primaries | None) -> bytes:
     """The profile of a display of this gamma; b"" if no display has such primaries, or if it is sRGB.
 
-    As in libpng and browsers, a gamma within 5 % of 2.2 means the curve of sRGB, if the primaries are sRGB's too.
+    As in libpng and Chromium, a gamma within 5 % of 2.2 and no primaries mean sRGB.
     """
-    same = np.abs(np.subtract(primaries, SRGB)).max() < 0.005
-    if same and abs(2.2 / gamma - 1) < 0.05:
+    if primaries is None and abs(2.2 / gamma - 1) < 0.05:
         return b""
-    return _profile(lambda signal: signal**gamma, primaries)
+    return _profile(lambda signal: signal**gamma, primaries or SRGB)
 
 
 def _profile(curve: Callable[[Values], Values], primaries: Primaries) -> bytes:
