@@ -64,8 +64,10 @@ def decode(data: bytes, kind: str, header: Header, *, at_least: tuple[int, int] 
         return _placed(_shown(_loaded(frame.file, kind, None), ()), size, frame.left, frame.top)
     if kind == "png":
         picture = first_png_picture(data)
-        image = _loaded(picture.file, kind, None)
-        shown = _keyed(image, picture, header.profiles) if picture.key else _shown(image, header.profiles)
+        if picture.key is not None:
+            shown = _keyed(picture, header.profiles)
+        else:
+            shown = _shown(_loaded(picture.file, kind, None), header.profiles)
         return _placed(shown, size, picture.left, picture.top)
     return _shown(_loaded(data, kind, header), header.profiles)
 
@@ -133,19 +135,26 @@ def _shown(image: Image.Image, profiles: tuple[bytes, ...]) -> Decoded:
     return Decoded(shown)
 
 
-def _keyed(image: Image.Image, picture: PngPicture, profiles: tuple[bytes, ...]) -> Decoded:
+def _keyed(picture: PngPicture, profiles: tuple[bytes, ...]) -> Decoded:
     """A PNG of which one colour is transparent."""
-    if image.mode == "RGB" and max(picture.key or ()) > 255:
-        # Pillow keeps the upper halves of the samples only.
+    image = _loaded(picture.file, "png", None)
+    samples = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if picture.file[24] == 16 and image.mode == "RGB":
+        # Pillow, which is strict about damage, keeps only the upper halves of the samples.
+        del image, samples
         whole = cv2.imdecode(np.frombuffer(picture.file, np.uint8), cv2.IMREAD_UNCHANGED)
         if whole is None or whole.dtype != np.uint16:
             raise ValueError("a PNG whose samples of 16 bits cannot be read")
         samples = whole[:, :, ::-1]
-    else:
-        samples = np.asarray(image.convert("L") if image.mode == "1" else image)
-    hidden = (samples.reshape(*samples.shape[:2], -1) == np.array(picture.key)).all(-1)
-    shown = to_srgb(np.asarray(on_white(image)), profiles).copy()
-    shown[hidden] = 255
+    height, width = samples.shape[:2]
+    shown = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        part = samples[top : top + rows].reshape(-1, width, samples.size // (height * width))
+        hidden = (part == np.array(picture.key)).all(-1)
+        upper = part if part.dtype == np.uint8 else (part >> 8).astype(np.uint8)
+        shown[top : top + rows] = to_srgb(np.ascontiguousarray(np.broadcast_to(upper, (*hidden.shape, 3))), profiles)
+        shown[top : top + rows][hidden] = 255
     return Decoded(shown)
 
 

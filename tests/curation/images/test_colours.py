@@ -238,6 +238,17 @@ def test_a_transparent_sample_of_16_bits_is_compared_whole(channels: int) -> Non
         assert np.abs(found[4:, 4:] - grey[1]).max() <= 1
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_black_of_16_bits_hides_no_other_dark_colour(channels: int) -> None:
+    samples = np.zeros((8, 8, channels), np.uint16)
+    samples[:, 4:, -1] = 1
+    found = seen(
+        files.png(samples, 0 if channels == 1 else 2, depth=16, after=[files.chunk(b"tRNS", bytes(2) * channels)])
+    )
+    assert (found[:, :4] == 255).all()
+    assert (found[:, 4:] == 0).all()
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_a_transparent_grey_of_few_bits(depth: int) -> None:
     samples = np.zeros((8, 8), np.uint8)
