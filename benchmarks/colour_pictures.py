@@ -237,10 +237,13 @@ def png_colours() -> Iterator[tuple[str, bytes]]:
     yield "png profile after its rows", _after_rows(png(RGB, 2), iccp("linear"))
     for code in (1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 22, 2, 0, 255):
         yield f"png code {code} 13", png(RGB, 2, cicp(code, 13))
-    for code in (1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 17, 2, 0):
+    for code in (1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18, 2, 0):
         yield f"png code 1 {code}", png(RGB, 2, cicp(1, code))
     yield "png code 9 16", png(RGB, 2, cicp(9, 16))
     yield "png code 9 18", png(RGB, 2, cicp(9, 18))
+    yield "png code 12 16", png(RGB, 2, cicp(12, 16))
+    yield "png rgba code 9 16", png(RGBA, 6, cicp(9, 16))
+    yield "png rgb 16 code 9 18", png(wide(RGB), 2, cicp(9, 18), depth=16)
     yield "png code and profile", png(RGB, 2, cicp(12, 13), iccp("linear"))
     yield "png code and gamma", png(RGB, 2, cicp(12, 13), gama(1))
     yield "png code of another matrix", png(RGB, 2, cicp(12, 13, matrix=1))
@@ -314,6 +317,25 @@ def avifs() -> Iterator[tuple[str, bytes]]:
     yield "avif animated", encoded(IMAGE, "AVIF", save_all=True, append_images=[second], duration=1000, **AVIF)
     for name in (*COLOUR_PROFILES, "grey linear"):
         yield f"avif profile {name}", encoded(IMAGE, "AVIF", icc_profile=PROFILES[name], **AVIF)
+    plain = encoded(IMAGE, "AVIF", **AVIF)
+    said = b"nclx" + bytes([0, 1, 0, 13])
+    assert plain.count(said) == 1
+    for primaries, transfer in (
+        (12, 13),
+        (9, 13),
+        (1, 8),
+        (1, 1),
+        (9, 14),
+        (1, 6),
+        (1, 15),
+        (1, 11),
+        (1, 4),
+        (9, 16),
+        (9, 18),
+        (2, 2),
+        (1, 2),
+    ):
+        yield f"avif code {primaries} {transfer}", plain.replace(said, b"nclx" + bytes([0, primaries, 0, transfer]))
     yield "avif alpha profile p3", encoded(layer, "AVIF", icc_profile=PROFILES["p3"], **AVIF)
 
 

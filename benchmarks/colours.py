@@ -33,7 +33,6 @@ SHARE = 0.99
 _INK = (
     "Chromium mixes black ink into the others before it looks a colour up in the profile; ours is what the profile says"
 )
-_HDR = "light beyond white needs a tone map, which we have not: it is stored as if the code were not there"
 _RANGE = (
     "Chromium stretches the alpha plane and the frames of an AVIF sequence as if they were 16-235; ours is as encoded"
 )
@@ -43,8 +42,6 @@ _EXIF = "a block without an orientation says nothing here; Chromium reads no sec
 EXCEPTIONS: dict[str, str] = {
     "jpeg cmyk profile cmyk": _INK,
     "jpeg ycck profile cmyk": _INK,
-    "png code 9 16": _HDR,
-    "png code 9 18": _HDR,
     "gif zero before its frame": "Chromium shows an empty canvas; Pillow shows the frame",
     "avif alpha": _RANGE,
     "avif premultiplied alpha": _RANGE,

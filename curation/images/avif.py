@@ -13,6 +13,9 @@ _NESTED = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"moov": 0, b"trak": 0, b"mdia": 
 
 _MAX_BOXES = 10_000
 
+#: Transfers of ITU-T H.273: those of BT.709, BT.601 and BT.2020, and that of sRGB.
+_CAMERAS, _SRGB_CURVE = (1, 6, 14, 15), 13
+
 #: irot (quarter turns anticlockwise), then imir (0: top to bottom, 1: left to right), as Exif orientations.
 _ORIENTATIONS: dict[tuple[int, int | None], int] = {
     **{(0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6},
@@ -58,7 +61,7 @@ def read_avif(data: bytes) -> Header:
             primary = (
                 be32(data, box.start + 4) if data[box.start : box.start + 1] > b"\0" else be16(data, box.start + 4)
             )
-        elif box.name == b"ipma":
+        elif box.name == b"ipma" and box.end - box.start >= 8:
             associations |= _associations(data, box)
         elif box.name == b"ispe" and box.end - box.start >= 12:
             width, height = max(width, be32(data, box.start + 4)), max(height, be32(data, box.start + 8))
@@ -128,5 +131,7 @@ def _profiles(data: bytes, properties: list[_Box]) -> Iterator[bytes]:
         if kind in (b"prof", b"rICC") and space_of(body) == b"RGB ":
             yield body
         elif kind == b"nclx" and len(body) >= 4:
-            codes.append(profile_of_code(be16(body, 0), be16(body, 2)))
+            primaries, transfer = be16(body, 0), be16(body, 2)
+            # As in Chromium: stills that say the curve of a camera were made for the screen.
+            codes.append(profile_of_code(primaries, _SRGB_CURVE if transfer in _CAMERAS else transfer))
     yield from filter(None, codes[:1])

@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
+from curation.images.bright import LIGHT, Values, tone_mapped
+
 Point = tuple[float, float]
 
 
@@ -51,7 +51,7 @@ def _srgb(signal: Values) -> Values:
 
 
 #: ITU-T H.273, table 3: signal to light, both 0-1.  The curves of cameras (1, 6, 11, 14, 15) are shown as a display of
-#: ITU-R BT.1886 shows them.  PQ and HLG (16, 18) are left out: light beyond white needs a tone map.
+#: ITU-R BT.1886 shows them.  PQ and HLG are in `LIGHT`.
 _CURVES: dict[int, Callable[[Values], Values]] = {
     **dict.fromkeys((1, 6, 11, 14, 15), lambda signal: signal**2.4),
     4: lambda signal: signal**2.2,
@@ -65,12 +65,17 @@ _CURVES: dict[int, Callable[[Values], Values]] = {
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _POINTS = 4096
+_STEPS = 33
 
 
 @lru_cache(maxsize=16)
 def profile_of_code(primaries: int, transfer: int) -> bytes | None:
     """The profile of a pair of code points of ITU-T H.273; b"" for sRGB, None if they name no colours that we know."""
-    if primaries not in _PRIMARIES or transfer not in _CURVES:
+    if primaries not in _PRIMARIES:
+        return None
+    if transfer in LIGHT:
+        return _profile_of_light(transfer, _PRIMARIES[primaries])
+    if transfer not in _CURVES:
         return None
     return b"" if (primaries, transfer) == (1, 13) else _profile(_CURVES[transfer], _PRIMARIES[primaries])
 
@@ -92,8 +97,32 @@ def _profile(curve: Callable[[Values], Values], primaries: Primaries) -> bytes:
         return b""
     light = np.rint(curve(np.linspace(0, 1, _POINTS)).clip(0, 1) * 65535).astype(">u2")
     tags = {name: _xyz(colours[:, at]) for at, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))}
-    tags[b"wtpt"] = _xyz(_D50)
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), b"curv" + struct.pack(">2I", 0, _POINTS) + light.tobytes())
+    return _packed(tags, b"XYZ ")
+
+
+def _profile_of_light(transfer: int, primaries: Primaries) -> bytes:
+    """A profile that is a table of signals to L*a*b* (lut16Type, ICC.1:2001), for light beyond white."""
+    colours, srgb, wide = (_colours(p) for p in (primaries, SRGB, _PRIMARIES[9]))
+    assert colours is not None and srgb is not None and wide is not None
+    steps = np.linspace(0, 1, _STEPS)
+    signal = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    light = LIGHT[transfer](signal, colours[1]) @ (np.linalg.inv(wide) @ colours).T
+    shown = tone_mapped(light) @ (np.linalg.inv(srgb) @ wide).T
+    # Cut to what sRGB can show, as L*a*b* has not the range for the rest.
+    ratio = shown.clip(0, 1) @ srgb.T / _D50
+    root = np.where(ratio > 216 / 24389, np.cbrt(ratio), (24389 / 27 * ratio + 16) / 116)
+    lab = np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], -1)
+    coded = np.rint(np.add(lab, [0, 128, 128]) * [652.8, 256, 256]).clip(0, 65535).astype(">u2")
+    head = b"mft2" + bytes(4) + bytes([3, 3, _STEPS, 0]) + struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
+    straight = struct.pack(">2H", 0, 65535) * 3
+    table = head + struct.pack(">2H", 2, 2) + straight + coded.tobytes() + straight
+    return _packed({b"A2B0": table}, b"Lab ")
+
+
+def _packed(tags: dict[bytes, bytes], connection: bytes) -> bytes:
+    """A profile for RGB of these tags; connection: the space that they lead to."""
+    tags = {**tags, b"wtpt": _xyz(_D50)}
     index, body = struct.pack(">I", len(tags)), b""
     places: dict[bytes, int] = {}
     for name, data in tags.items():
@@ -101,7 +130,7 @@ def _profile(curve: Callable[[Values], Values], primaries: Primaries) -> bytes:
             places[data] = 132 + 12 * len(tags) + len(body)
             body += data
         index += name + struct.pack(">2I", places[data], len(data))
-    head = struct.pack(">I4sI", 128 + len(index) + len(body), b"none", 0x02400000) + b"mntrRGB XYZ "
+    head = struct.pack(">I4sI", 128 + len(index) + len(body), b"none", 0x02400000) + b"mntrRGB " + connection
     head += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + _xyz(_D50)[8:]
     return head + bytes(128 - len(head)) + index + body
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from seen import from_light, inspected, seen, to_light
 
+from curation.images.bright import tone_mapped
 from curation.schema import Status
 
 import colour_files as files  # isort: skip  # on the path once `seen` is imported
@@ -358,3 +359,53 @@ def test_an_exif_block_does_not_turn_a_webp() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     assert np.array_equal(seen(files.encoded(Image.fromarray(PATCHES), "WEBP", exif=exif, **LOSSLESS)), PATCHES)
+
+
+# -- code points -----------------------------------------------------------------------------------------------------
+
+#: Transfer -> what Chromium 156 shows of the greys 0, 36, 73, 109, 146, 182, 219, 255.
+BRIGHT = {16: (0, 7, 39, 92, 181, 244, 255, 255), 18: (0, 18, 51, 83, 118, 170, 223, 255)}
+
+
+def coded_avif(primaries: int, transfer: int) -> bytes:
+    plain = files.encoded(Image.fromarray(PATCHES), "AVIF", **AVIF)
+    assert plain.count(b"nclx\0\x01\0\x0d") == 1
+    return plain.replace(b"nclx\0\x01\0\x0d", b"nclx" + bytes([0, primaries, 0, transfer]))
+
+
+@pytest.mark.parametrize("transfer", BRIGHT)
+def test_light_beyond_white_is_mapped_to_what_a_screen_shows(transfer: int) -> None:
+    greys = np.array([[0, 36, 73, 109, 146, 182, 219, 255]], np.uint8).repeat(8, 0)
+    for primaries in (1, 9, 12):
+        found = seen(files.png(greys[..., None].repeat(3, 2), 2, files.cicp(primaries, transfer)))
+        assert np.abs(found - np.array(BRIGHT[transfer])[:, None]).max() <= 2
+    assert np.abs(seen(files.png(greys, 0, files.cicp(9, transfer))) - np.array(BRIGHT[transfer])[:, None]).max() <= 2
+
+
+def test_the_map_of_bright_light_halves_what_is_dark_and_ends_at_the_peak() -> None:
+    most = np.concatenate([np.linspace(0, 1, 20), np.linspace(1, 1000 / 203, 200), [6.0, 49.0]])
+    light = most[:, None] * [1.0, 0.5, 0.0]
+    found = tone_mapped(light)
+    assert np.allclose(found[:20], light[:20] / 2)
+    assert np.allclose(found[-3:, 0], 1)
+    assert (np.diff(found[:, 0]) >= -1e-12).all()
+    assert np.diff(found[20:-2, 0]).max() < 0.02
+    assert np.allclose(found[:, 1], found[:, 0] / 2)
+    assert (found[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("code", "curve", "primaries"),
+    [
+        ((12, 13), srgb_curve, files.P3),
+        ((9, 13), srgb_curve, files.REC2020),
+        ((9, 14), srgb_curve, files.REC2020),
+        ((1, 1), srgb_curve, files.SRGB),
+        ((1, 8), linear, files.SRGB),
+        ((1, 4), lambda signal: signal**2.2, files.SRGB),
+        ((2, 2), srgb_curve, files.SRGB),
+    ],
+)
+def test_the_code_points_of_an_avif_say_its_colours(code: tuple[int, int], curve: Callable[[Values], Values],
+                                                    primaries: tuple[tuple[float, float], ...]) -> None:  # fmt: skip
+    assert np.abs(seen(coded_avif(*code)) - shown(PATCHES, curve, primaries)).mean() < 2

@@ -417,13 +417,16 @@ def test_inspected_pickles() -> None:
     assert pickle.loads(pickle.dumps(found)) == found
 
 
-MAGICS = [bodies.JPEG, bodies.PROGRESSIVE, bodies.PNG, bodies.WEBP, bodies.WEBP_LOSSLESS, bodies.GIF, animated("WEBP")]
+AVIF = bodies.encoded(bodies.photo(64, 48), "AVIF")
+MOVING = [animated(format) for format in ("WEBP", "PNG", "GIF", "AVIF")]
+MAGICS = [bodies.JPEG, bodies.PROGRESSIVE, bodies.PNG, bodies.WEBP, bodies.WEBP_LOSSLESS, bodies.GIF, AVIF, *MOVING]
+BOXES = b"\0\0\0\x14ftypavif\0\0\0\0avif\0\0\1\0meta\0\0\0\0"
 
 
 @given(data=st.binary(max_size=300))
 @settings(deadline=None, max_examples=200)
 def test_arbitrary_bytes_never_raise(data: bytes) -> None:
-    for magic in (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"RIFF\0\0\0\0WEBP", b"GIF89a"):
+    for magic in (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"RIFF\0\0\0\0WEBP", b"GIF89a", BOXES):
         assert inspect(magic + data, ImageConfig(size=16, max_pixels=10_000)).status in Status
 
 
