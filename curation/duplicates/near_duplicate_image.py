@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.duplicates.colours import Layouts, by_value, layouts, leaders, within
+from curation.duplicates.colours import Layouts, layouts, leaders, within
 from curation.duplicates.kinds import KEYS, Indices, Kind
 from pairmill.registry import NamedConfig
 
@@ -128,7 +128,7 @@ class NearDuplicateImage(Kind):
         max_distance, max_colour = self.config.max_distance, self.config.max_colour
         key = rows["key"].to_numpy()
         phash, colours = _hashes(rows), layouts(rows["colours"])
-        order = np.lexsort((by_value(colours), phash, key))
+        order = np.lexsort((phash, key))
         key, phash, colours = key[order], phash[order], colours[order]
         changes = np.ones(len(order), dtype=bool)
         changes[1:] = (key[1:] != key[:-1]) | (phash[1:] != phash[:-1])
