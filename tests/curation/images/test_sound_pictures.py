@@ -41,6 +41,7 @@ STRAYS = {
     "end": JPEG[:-2] + bytes(16) + JPEG[-2:],
     "end, one kind": JPEG[:-2] + b"\xaa" * 500 + JPEG[-2:],
     "end, text": JPEG[:-2] + b"Optimised by a tool 1.0\r\n" + JPEG[-2:],
+    "end, a word": JPEG[:-2] + b"finished" + JPEG[-2:],
     "tables and end": before(JPEG[:-2] + bytes(16) + JPEG[-2:], b"\xff\xdb", b"ab"),
     "end of a progressive one": PROGRESSIVE[:-2] + bytes(64) + PROGRESSIVE[-2:],
     "a later scan": before(PROGRESSIVE, b"\xff\xda", bytes(20), 2),
