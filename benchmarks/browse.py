@@ -46,13 +46,13 @@ HOSTILE = f"<script>document.title='{OWNED}'</script><img src=x onerror=\"docume
 
 
 @contextmanager
-def browser() -> Iterator[Any]:
-    """Headless Chromium, as installed on this machine.  Raises SystemExit if there is none."""
+def browser(*arguments: str) -> Iterator[Any]:
+    """Headless Chromium, as installed on this machine, with more `arguments`.  Raises SystemExit if there is none."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         raise SystemExit("Chromium is needed: apt install chromium")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", *arguments])
         yield chromium
         chromium.close()
 

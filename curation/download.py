@@ -298,6 +298,6 @@ def _found(fetched: Fetched, inspected: Inspected | None, by: Mapping[str, str])
     record |= {"needs": inspected.needs or None}
     if inspected.status is Status.SUCCESS:
         names = ("image", "width", "height", "original_width", "original_height", "format", "frames")
-        record |= {name: getattr(inspected, name) for name in (*names, "phash", "sharpness", "entropy")}
+        record |= {name: getattr(inspected, name) for name in (*names, "phash", "colours", "sharpness", "entropy")}
         record |= {"image_settings": by["image_settings"]}
     return record

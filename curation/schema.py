@@ -61,7 +61,8 @@ class Status(str, Enum):
     FORGOTTEN = "forgotten"  # a rule of `pairmill forget` covers where it led, or its bytes
     HASH_BLOCKED = "hash_blocked"  # sha256 is on the operator's block list; id and hash are kept, pixels are not
     # The bytes.
-    NOT_AN_IMAGE = "not_an_image"  # magic bytes of none of JPEG, PNG, WebP, GIF
+    NOT_AN_IMAGE = "not_an_image"  # magic bytes of no format of pictures
+    UNSUPPORTED_FORMAT = "unsupported_format"  # a picture, but none of JPEG, PNG, WebP, GIF, AVIF
     TOO_MANY_PIXELS = "too_many_pixels"  # over image.max_pixels by its header
     TOO_MANY_FRAMES = "too_many_frames"
     DECODE_ERROR = "decode_error"
@@ -94,6 +95,7 @@ RETRYABLE = frozenset(
 INSPECT_STATUSES = frozenset(
     {
         Status.NOT_AN_IMAGE,
+        Status.UNSUPPORTED_FORMAT,
         Status.TOO_MANY_PIXELS,
         Status.TOO_MANY_FRAMES,
         Status.DECODE_ERROR,

@@ -51,8 +51,12 @@ def on_white(image: Image.Image) -> Image.Image:
     """RGB of 8 bits: transparent pixels become white, 16-bit samples keep their upper eight bits."""
     if image.mode.startswith("I"):
         # Pillow's own conversion to 8 bits clips 16-bit greys at 255.
-        upper = np.asarray(image).astype(np.uint16) >> 8
-        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
+        samples = np.asarray(image)
+        upper = (samples.astype(np.uint16) >> 8).astype(np.uint8)
+        # It does not see either that one grey may be transparent.
+        if isinstance(hidden := image.info.get("transparency"), int):
+            upper[samples == hidden] = 255
+        return Image.fromarray(upper).convert("RGB")
     if image.has_transparency_data:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", layer.size, "white")

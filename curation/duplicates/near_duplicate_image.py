@@ -1,13 +1,18 @@
-"""Near-duplicate images: pairs whose 64-bit perceptual hashes differ in at most d bits, found without comparing all.
+"""Near-duplicate images: pairs of like perceptual hashes and like colours, found without comparing all.
+
+The 64-bit hashes differ in at most d bits, and the colours are at most c apart (`curation.duplicates.colours`): the
+hash sees only grey, and a product in eight colours is eight pictures.
 
 Cut the hash into d + 1 blocks of bits: of two hashes that differ in at most d bits, at least one block is the same
 (pigeonhole; Norouzi et al. 2012, "Fast search in Hamming space with multi-index hashing").  So each row is sent to
 d + 1 places, one for each (block number, block value), and only rows that meet are compared: for N random hashes
 about (d + 1) · N² / 2^(1 + 64/(d + 1)) pairs instead of N²/2, 1,400 times fewer at d = 4.
 
-Few edges result: rows of the same hash are linked in a star, and of the other pairs that meet a minimum spanning forest
-is kept, so there are fewer edges than rows that meet, however large a family of near-duplicates is.  Connected
-components are those of all pairs.  Memory is O(rows that meet); time is O(pairs of different hashes that meet).
+Few edges result.  Rows of the same hash are linked in stars, each around a leader whose colours are at most c from
+theirs; of the pairs of leaders that meet, a minimum spanning forest is kept.  So there are fewer edges than rows that
+meet, however large a family of near-duplicates is.  Connected components are those of all pairs, unless the colours of
+one hash pass into each other over more than c; then they depend on which row leads, which the rows' values decide.
+Memory is O(rows that meet); time is O(pairs of leaders that meet).
 
 Flat pictures (one colour, a gradient, a straight edge) have hashes of almost only zeros or almost only ones whatever
 they show (0 by `curation.images.measure.perceptual_hash`), and would link unrelated pictures.  A hash with fewer than
@@ -24,8 +29,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
+from curation.duplicates.colours import Layouts, layouts, leaders, within
 from curation.duplicates.kinds import KEYS, Indices, Kind
 from pairmill.registry import NamedConfig
 
@@ -75,14 +82,21 @@ class NearDuplicateImageConfig(NamedConfig):
         description="least ones and zeros (bits) of a hash that is compared; with fewer the picture is flat, and is "
         "compared by its bytes only",
     )
+    max_colour: int = Field(
+        8,
+        ge=0,
+        le=400,
+        description="most levels (of 255) by which the colours of near-duplicates differ, in each of 4 x 4 parts; luma "
+        "counts half; 400: colours do not count",
+    )
 
 
 class NearDuplicateImage(Kind):
-    """Images whose perceptual hashes differ in at most `max_distance` bits."""
+    """Images whose perceptual hashes differ in at most `max_distance` bits, and whose colours are alike."""
 
     name, strength = "near_duplicate_image", 10
-    reads = ("phash",)
-    columns = pa.schema([("phash", pa.uint64())])
+    reads = ("phash", "colours")
+    columns = pa.schema([("phash", pa.uint64()), ("colours", pa.binary())])
     Config = NearDuplicateImageConfig
     config: NearDuplicateImageConfig
 
@@ -94,7 +108,7 @@ class NearDuplicateImage(Kind):
     def keys(self, rows: pa.Table) -> pa.Table:
         """Number and value of each block of bits, for each row with an informative hash."""
         max_distance, min_bits = self.config.max_distance, self.config.min_bits
-        row = np.flatnonzero(rows["phash"].is_valid())
+        row = np.flatnonzero(pc.and_(rows["phash"].is_valid(), rows["colours"].is_valid()))
         phash = _hashes(rows.take(pa.array(row)))
         ones = bit_count(phash)
         informative = (ones >= min_bits) & (ones <= HASH_BITS - min_bits)
@@ -111,20 +125,21 @@ class NearDuplicateImage(Kind):
 
     def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:
         """Pairs within `max_distance` bits: fewer than rows, and connecting what all such pairs connect."""
-        max_distance = self.config.max_distance
+        max_distance, max_colour = self.config.max_distance, self.config.max_colour
         key = rows["key"].to_numpy()
-        phash = _hashes(rows)
+        phash, colours = _hashes(rows), layouts(rows["colours"])
         order = np.lexsort((phash, key))
-        key, phash = key[order], phash[order]
+        key, phash, colours = key[order], phash[order], colours[order]
         changes = np.ones(len(order), dtype=bool)
         changes[1:] = (key[1:] != key[:-1]) | (phash[1:] != phash[:-1])
-        heads = np.flatnonzero(changes)
-        centre = heads[np.cumsum(changes) - 1]
-        # Rows of the same hash meet in every band; their star comes from the first.
+        centre = leaders(changes, colours, max_colour)
+        leads = centre == np.arange(len(centre))
+        heads = np.flatnonzero(leads)
+        # Rows of the same hash meet in every band; their stars come from the first.
         first_band = (key >> 32 == 0) if max_distance else np.ones(len(key), dtype=bool)
-        others = np.flatnonzero(~changes & first_band)
+        others = np.flatnonzero(~leads & first_band)
 
-        left, right = _close_pairs(key[heads], phash[heads], max_distance)
+        left, right = _close_pairs(key[heads], phash[heads], colours[heads], max_distance, max_colour)
         a = np.concatenate([centre[others], heads[left]])
         b = np.concatenate([others, heads[right]])
         return order[a], order[b]
@@ -135,10 +150,12 @@ def _hashes(rows: pa.Table) -> Hashes:
     return hashes
 
 
-def _close_pairs(key: Indices, phash: Hashes, max_distance: int) -> tuple[Indices, Indices]:
-    """A spanning forest of the pairs of equal key within `max_distance` bits, as indices (left, right).
+def _close_pairs(
+    key: Indices, phash: Hashes, colours: Layouts, max_distance: int, max_colour: int
+) -> tuple[Indices, Indices]:
+    """A spanning forest of the pairs of equal key that are close, as indices (left, right).
 
-    key, phash: [n], sorted by key, different hashes within a key.
+    key, phash, colours: [n], sorted by key; those of one key and hash are more than `max_colour` apart.
     """
     _, start, size = np.unique(key, return_index=True, return_counts=True)
     # Buckets by size, so that those of a chunk need about the same number of steps; single rows meet none.
@@ -157,6 +174,8 @@ def _close_pairs(key: Indices, phash: Hashes, max_distance: int) -> tuple[Indice
             differing = chunk_hash[step:] ^ chunk_hash[:-step]
             close = (bit_count(differing) <= max_distance) & (chunk_key[step:] == chunk_key[:-step])
             at = np.flatnonzero(close)
+            if len(at):
+                at = at[within(colours[rows[at]], colours[rows[at + step]], max_colour)]
             if len(at):
                 at = at[_meet_here_first(chunk_key[at], differing[at], max_distance)]
                 found.append((rows[at], rows[at + step]))
@@ -202,7 +221,7 @@ def _forest(
     right = np.concatenate([right, *(other for _, other in found)])
     nodes, ends = np.unique(np.concatenate([left, right]), return_inverse=True)
     a, b = ends.reshape(2, -1)
-    # The hashes differ, so no distance is zero, which would mean no edge.
+    # Leaders of the same hash are not close, so no distance is zero, which would mean no edge.
     distance = bit_count(phash[left] ^ phash[right])
     tree = coo_array(minimum_spanning_tree(coo_array((distance, (a, b)), shape=(len(nodes), len(nodes))).tocsr()))
     return nodes[tree.row], nodes[tree.col]

@@ -1,4 +1,4 @@
-"""Bytes of a JPEG, PNG, WebP or GIF to 8-bit pixels on white, and pixels back to bytes.
+"""Bytes of a JPEG, PNG, WebP, GIF or AVIF to 8-bit pixels on white, and pixels back to bytes.
 
 JPEG goes through libjpeg-turbo at a reduced size; everything else, and the few JPEGs that its interface does not
 support, goes through Pillow.
@@ -7,16 +7,19 @@ support, goes through Pillow.
 from __future__ import annotations
 
 import io
-from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
+from curation.images.colour import to_srgb
 from curation.images.config import Chroma, ImageFormat
-from curation.images.header import Header
+from curation.images.fields import Header
+from curation.images.gif import first_gif_frame
+from curation.images.jpeg import repaired
+from curation.images.png import PngPicture, first_png_picture
 from pairmill.errors import IntegrityError
 from pairmill.pixels import Pixels, decode_jpeg, largest_reduction, on_white
 
@@ -25,27 +28,62 @@ MAX_SIDE = {"jpg": 65_500, "png": 1_000_000, "webp": 16_383}
 
 # `inspect_image` checks the size against image.max_pixels before anything is decoded; Pillow's limit differs.
 Image.MAX_IMAGE_PIXELS = None
+# One thread in each process, as for the other codecs.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 #: simplejpeg's errors for valid JPEGs that it does not support: sampling factors outside its enumeration, and scan
 #: headers with values that only progressive files need (old encoders write them, decoders ignore them).
 _NOT_FOR_TURBO = ("Could not determine subsampling", "Invalid SOS parameters")
 
+#: Places in a JPEG at which bytes that concern no pixel are passed over.
+_MAX_REPAIRS = 8
 
-def decode(data: bytes, kind: str, header: Header, *, at_least: tuple[int, int] | None) -> Pixels:
-    """The first frame, not turned upright: RGB uint8 [H, W, 3] or, from a CMYK JPEG, CMYK uint8 [H, W, 4].
+#: Pixels that are converted at once where a picture has transparency: 16 MB of RGBA.
+_BAND = 1 << 22
+
+
+class Decoded(NamedTuple):
+    """pixels: RGB uint8 [H, W, 3] or, from a CMYK JPEG, CMYK uint8 [H, W, 4].  profiles: what `to_srgb` must yet do."""
+
+    pixels: Pixels
+    profiles: tuple[bytes, ...] = ()
+
+
+def decode(data: bytes, kind: str, header: Header, *, at_least: tuple[int, int] | None) -> Decoded:
+    """The first frame, not turned upright.
 
     at_least: (width, height) that suffice; a JPEG is decoded at the smallest reduced size that reaches both.
-    Transparent pixels become white; 16-bit samples keep their upper eight bits.
+    Transparent pixels become white, after their colours have become sRGB; 16-bit samples keep their upper eight bits.
     Raises whatever a codec raises on bytes it cannot read, ValueError if the picture is not of the header's size.
     """
-    if kind != "jpeg":
-        return _with_pillow(data, kind, header)
-    try:
-        return _with_turbo(data, header, at_least)
-    except ValueError as error:
-        if not any(words in str(error) for words in _NOT_FOR_TURBO):
-            raise
-        return _with_pillow(data, kind, header)
+    if kind == "jpeg":
+        return Decoded(_jpeg(data, header, at_least), header.profiles)
+    size = (header.width, header.height)
+    if kind == "gif":
+        frame = first_gif_frame(data)
+        return _placed(_shown(_loaded(frame.file, kind, None), ()), size, frame.left, frame.top)
+    if kind == "png":
+        picture = first_png_picture(data)
+        if picture.key is not None:
+            shown = _keyed(picture, header.profiles)
+        else:
+            shown = _shown(_loaded(picture.file, kind, None), header.profiles)
+        return _placed(shown, size, picture.left, picture.top)
+    return _shown(_loaded(data, kind, header), header.profiles)
+
+
+def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:
+    for _ in range(_MAX_REPAIRS):
+        try:
+            return _with_turbo(data, header, at_least)
+        except ValueError as error:
+            if any(words in str(error) for words in _NOT_FOR_TURBO):
+                image = _loaded(data, "jpeg", header)
+                return np.asarray(image if image.mode == "CMYK" else on_white(image))
+            if (bare := repaired(data, str(error))) is None:
+                raise
+            data = bare
+    raise ValueError(f"bytes that belong nowhere in more than {_MAX_REPAIRS} places")
 
 
 def _with_turbo(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:
@@ -62,19 +100,16 @@ def _with_turbo(data: bytes, header: Header, at_least: tuple[int, int] | None) -
     return decode_jpeg(data, (height, width), reduction)
 
 
-def _with_pillow(data: bytes, kind: str, header: Header) -> Pixels:
-    image = _loaded(data, kind, header)
-    return np.asarray(image if image.mode == "CMYK" else on_white(image))
-
-
-def _loaded(data: bytes, kind: str, header: Header) -> Image.Image:
+def _loaded(data: bytes, kind: str, header: Header | None) -> Image.Image:
+    """header: what to hold the picture's size against."""
     try:
         opened = Image.open(io.BytesIO(data), formats=(kind.upper(),))
     except UnidentifiedImageError:
         # Its own text holds a memory address, and a row's error must be the same in every run.
         raise ValueError(f"not a {kind} by its header") from None
     with opened as image:
-        _check_size(header, *image.size)
+        if header is not None:
+            _check_size(header, *image.size)
         image.load()
         # The opened image keeps its decoder, which for WebP is three more pictures; a copy frees it.
         return image.copy()
@@ -85,33 +120,54 @@ def _check_size(header: Header, width: int, height: int) -> None:
         raise ValueError(f"the header gives {header.width}x{header.height}, the picture is {width}x{height}")
 
 
-def to_srgb(pixels: Pixels, icc: bytes) -> Pixels:
-    """RGB or CMYK uint8 [H, W, C] -> sRGB uint8 [H, W, 3], through the embedded profile where that differs.
-
-    Meant for the reduced picture, where it costs a millisecond or two.  A profile that is broken, of another colour
-    space, or sRGB itself is ignored; CMYK without a usable profile is converted as ink over white.
-    """
-    mode = "CMYK" if pixels.shape[2] == 4 else "RGB"
-    transform = _transform(icc, mode) if icc else None
-    if mode == "RGB" and transform is None:
-        return pixels
-    image = Image.frombuffer(mode, pixels.shape[1::-1], pixels, "raw", mode, 0, 1)
-    if transform is None:
-        return np.asarray(image.convert("RGB"))
-    converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # None is for conversion in place
-    return np.asarray(converted)
+def _shown(image: Image.Image, profiles: tuple[bytes, ...]) -> Decoded:
+    """On white.  Colours are mixed as sRGB, so those of a transparent picture are converted first."""
+    if not profiles or not image.has_transparency_data:
+        return Decoded(np.asarray(on_white(image)), profiles)
+    width, height = image.size
+    shown = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        # In bands, so that no second copy of the whole picture is held.
+        layer = np.asarray(image.crop((0, top, width, min(height, top + rows))).convert("RGBA"))
+        colours = to_srgb(np.ascontiguousarray(layer[:, :, :3]), profiles)
+        shown[top : top + rows] = np.asarray(on_white(Image.fromarray(np.dstack([colours, layer[:, :, 3]]))))
+    return Decoded(shown)
 
 
-@lru_cache(maxsize=16)  # a handful of profiles (Display P3, Adobe RGB, press standards) make up nearly all of the web's
-def _transform(icc: bytes, mode: str) -> Any:
-    if icc[16:20] != mode.ljust(4).encode() or b"sRGB" in icc or "sRGB".encode("utf-16-be") in icc:
-        return None
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
-    except (ImageCms.PyCMSError, OSError):
-        return None
+def _keyed(picture: PngPicture, profiles: tuple[bytes, ...]) -> Decoded:
+    """A PNG of which one colour is transparent."""
+    image = _loaded(picture.file, "png", None)
+    samples = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if picture.file[24] == 16 and image.mode == "RGB":
+        # Pillow, which is strict about damage, keeps only the upper halves of the samples.
+        del image, samples
+        whole = cv2.imdecode(np.frombuffer(picture.file, np.uint8), cv2.IMREAD_UNCHANGED)
+        if whole is None or whole.dtype != np.uint16:
+            raise ValueError("a PNG whose samples of 16 bits cannot be read")
+        samples = whole[:, :, ::-1]
+    height, width = samples.shape[:2]
+    shown = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        part = samples[top : top + rows].reshape(-1, width, samples.size // (height * width))
+        hidden = (part == np.array(picture.key)).all(-1)
+        upper = part if part.dtype == np.uint8 else (part >> 8).astype(np.uint8)
+        shown[top : top + rows] = to_srgb(np.ascontiguousarray(np.broadcast_to(upper, (*hidden.shape, 3))), profiles)
+        shown[top : top + rows][hidden] = 255
+    return Decoded(shown)
+
+
+def _placed(decoded: Decoded, size: tuple[int, int], left: int, top: int) -> Decoded:
+    """On a white canvas of `size` (width, height), if it does not fill it."""
+    pixels = decoded.pixels
+    if pixels.shape[:2] == size[::-1]:
+        return decoded
+    canvas = np.full((size[1], size[0], 3), 255, np.uint8)
+    rows, columns = canvas[top:, left:].shape[:2]
+    part = to_srgb(pixels, decoded.profiles)[:rows, :columns]
+    canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return Decoded(canvas)
 
 
 def encode(pixels: Pixels, *, format: ImageFormat, quality: int, chroma: Chroma) -> bytes:

@@ -318,7 +318,8 @@ async def _read_frame(stream: asyncio.StreamReader) -> bytes:
 
 
 def _pack(inspected: Inspected) -> bytes:
-    fields = json.dumps({**inspected._asdict(), "status": inspected.status.value, "image": None}).encode()
+    texts = {"status": inspected.status.value, "colours": inspected.colours.hex(), "image": None}
+    fields = json.dumps({**inspected._asdict(), **texts}).encode()
     return b"".join((_FIELDS_LENGTH.pack(len(fields)), fields, inspected.image))
 
 
@@ -327,7 +328,7 @@ def _unpack(frame: bytes) -> Inspected:
         (length,) = _FIELDS_LENGTH.unpack_from(frame)
         start = _FIELDS_LENGTH.size
         fields = json.loads(frame[start : start + length])
-        fields["status"] = Status(fields["status"])
+        fields["status"], fields["colours"] = Status(fields["status"]), bytes.fromhex(fields["colours"])
         return Inspected(**{**fields, "image": frame[start + length :]})
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise _BrokenReply from error

@@ -10,10 +10,11 @@ import hashlib
 import math
 from typing import NamedTuple
 
+from curation.images.colour import to_srgb
 from curation.images.config import ImageConfig
-from curation.images.decode import MAX_SIDE, decode, encode, to_srgb
-from curation.images.header import read_header, sniff
-from curation.images.measure import entropy, grey_copy, perceptual_hash, sharpness
+from curation.images.decode import MAX_SIDE, decode, encode
+from curation.images.header import read_header, sniff, why_unread
+from curation.images.measure import colour_layout, entropy, grey_copy, perceptual_hash, sharpness
 from curation.images.resize import frame, scale_to, target_size, upright
 from curation.schema import Status
 
@@ -23,7 +24,7 @@ class Inspected(NamedTuple):
 
     width, height: pixels of `image`.  original_width, original_height: pixels of the source as it should be viewed
     (EXIF orientation applied).  format: that of the source, by `sniff`.  sha256: hex, of the source's bytes.
-    phash, sharpness, entropy: see `curation.images.measure`, taken before padding or cropping.
+    phash, colours, sharpness, entropy: see `curation.images.measure`, taken before padding or cropping.
     needs: the least limit that would allow it, where image.max_pixels or max_frames did not; else 0.
     """
 
@@ -38,6 +39,7 @@ class Inspected(NamedTuple):
     frames: int = 0
     sha256: str = ""
     phash: int = 0
+    colours: bytes = b""
     sharpness: float = 0.0
     entropy: float = 0.0
     needs: int = 0
@@ -53,7 +55,8 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
         return Inspected(Status.HASH_BLOCKED, sha256=digest)
     kind = sniff(data)
     if kind is None:
-        return Inspected(Status.NOT_AN_IMAGE, f"begins with {data[:12].hex() or 'nothing'}", sha256=digest)
+        status, why = why_unread(data)
+        return Inspected(status, why, sha256=digest)
     known = Inspected(Status.DECODE_ERROR, format=kind, sha256=digest)
     try:
         header = read_header(data, kind, max_frames=config.max_frames)
@@ -69,13 +72,12 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
 
     enough = (math.ceil(config.min_factor * target[0]), math.ceil(config.min_factor * target[1])) if target else None
     try:
-        pixels = decode(data, kind, header, at_least=enough)
+        decoded = decode(data, kind, header, at_least=enough)
     except Exception as error:  # a codec may raise anything on malicious bytes
         return known._replace(error=f"{type(error).__name__}: {error}")
-    if target:
-        pixels = scale_to(pixels, *target)
-    pixels = upright(to_srgb(pixels, header.icc), header.orientation)
-    grey = grey_copy(pixels)
+    pixels = scale_to(decoded.pixels, *target) if target else decoded.pixels
+    pixels = upright(to_srgb(pixels, decoded.profiles), header.orientation)
+    grey, colours = grey_copy(pixels), colour_layout(pixels)
     if target:
         pixels = frame(pixels, mode=config.resize, size=config.size)
     return known._replace(
@@ -84,6 +86,7 @@ def inspect_image(data: bytes, config: ImageConfig, blocked: frozenset[str]) -> 
         width=pixels.shape[1],
         height=pixels.shape[0],
         phash=perceptual_hash(grey),
+        colours=colours,
         sharpness=sharpness(grey),
         entropy=entropy(grey),
     )

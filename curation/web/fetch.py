@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from curation.images.header import sniff
+from curation.images.header import sniff, why_unread
 from curation.schema import RETRYABLE, Status
 from curation.web.address import Refused, Target, check_url, redirect_url
 from curation.web.coding import INFLATED, coding_of, inflated
@@ -33,7 +33,7 @@ from pairmill.retry_after import retry_after_s
 FREE_BODY_BYTES = 2**20
 LARGE_BODIES = 8
 #: Bytes that `sniff` needs to recognise an image.
-SNIFF_BYTES = 12
+SNIFF_BYTES = 64
 #: Longest pause between two attempts, in seconds, unless the host asks for a longer one.
 MAX_BACKOFF_S = 10.0
 
@@ -288,7 +288,7 @@ def _check_image(chunks: list[bytes]) -> bool:
     """True; raises if the body does not begin like an image."""
     head = chunks[0] if len(chunks[0]) >= SNIFF_BYTES else b"".join(chunks)
     if sniff(head[:64]) is None:
-        raise FetchError(Status.NOT_AN_IMAGE, f"begins with {head[:12]!r}")
+        raise FetchError(*why_unread(head))
     return True
 
 

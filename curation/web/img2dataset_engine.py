@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from curation.images.header import sniff
+from curation.images.header import sniff, why_unread
 from curation.schema import Status
 from curation.web.address import AddressPolicy, Refused, check_url
 from curation.web.config import DownloadConfig
@@ -119,8 +119,8 @@ class Img2datasetFetcher:
             failed = _failed(url, Status.TOO_LARGE, message, http_status=200, size=len(body), elapsed_s=elapsed_s)
             return failed._replace(needs=len(body))
         if sniff(body[:64]) is None:
-            message = f"begins with {body[:12]!r}"
-            return _failed(url, Status.NOT_AN_IMAGE, message, http_status=200, size=len(body), elapsed_s=elapsed_s)
+            status, message = why_unread(body)
+            return _failed(url, status, message, http_status=200, size=len(body), elapsed_s=elapsed_s)
         # It reports neither where redirects led nor what the owner wants, so there is no evidence for a later policy.
         return Fetched(Status.SUCCESS, 200, url, "", body, len(body), elapsed_s, 1, "", None)
 

@@ -144,7 +144,10 @@ CHANGES: dict[str, Change] = {
     # Duplicates
     "deduplicate.enabled": selected(False),
     "deduplicate.kinds": selected([{"name": "near_duplicate_image", "max_distance": 2}]),
-    **{f"deduplicate.kinds[]{{near_duplicate_image}}.{key}": selected(3) for key in ("max_distance", "min_bits")},
+    **{
+        f"deduplicate.kinds[]{{near_duplicate_image}}.{key}": selected(3)
+        for key in ("max_distance", "min_bits", "max_colour")
+    },
     "deduplicate.score": selected("entropy"),
     # A selection of another name is another table, and what is made from it is made from that.
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),

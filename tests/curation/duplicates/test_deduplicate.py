@@ -24,7 +24,14 @@ FLAT = 0x0000_0000_0000_0001
 
 PAIR, IMAGE, NEAR = "duplicate_pair", "duplicate_image", "near_duplicate_image"
 ROWS = pa.schema(
-    [*ENDPOINT, ("sha256", pa.string()), ("phash", pa.uint64()), ("caption", pa.string()), ("host", pa.string())]
+    [
+        *ENDPOINT,
+        ("sha256", pa.string()),
+        ("phash", pa.uint64()),
+        ("colours", pa.binary()),
+        ("caption", pa.string()),
+        ("host", pa.string()),
+    ]
 )
 
 
@@ -49,6 +56,7 @@ def row(number: int, **columns: Any) -> Row:
         "score": 0.0,
         "sha256": f"{rng.getrandbits(256):064x}",
         "phash": rng.getrandbits(64),
+        "colours": bytes(48),
         "caption": f"caption {number}",
         "host": f"host {number}",
         **columns,
@@ -201,7 +209,10 @@ def alike(one: Row, other: Row, chosen: Any) -> bool:
     if chosen.name == NEAR:
         both = (one["phash"], other["phash"])
         telling = all(chosen.min_bits <= phash.bit_count() <= 64 - chosen.min_bits for phash in both)
-        return telling and (both[0] ^ both[1]).bit_count() <= chosen.max_distance
+        apart = [a - b for a, b in zip(one["colours"], other["colours"], strict=True)]
+        points = (apart[at : at + 3] for at in range(0, 48, 3))
+        like = all(sum(value * value for value in point) <= chosen.max_colour**2 for point in points)
+        return telling and like and (both[0] ^ both[1]).bit_count() <= chosen.max_distance
     return one["sha256"] == other["sha256"] and (chosen.name == IMAGE or one["caption"] == other["caption"])
 
 
@@ -257,6 +268,13 @@ def over_a_cluster(rows: pa.Table, config: DeduplicateConfig, rng: random.Random
     return survivors(pa.concat_tables(rng.sample(edges, len(edges))), kinds=kinds)
 
 
+def layout(colour: int, shade: int, part: int) -> bytes:
+    """Colours that are alike but for one part's shade."""
+    points = [[40 * colour, 128, 100]] * 16
+    points[part] = [40 * colour, 128 + shade, 100]
+    return bytes(itertools.chain.from_iterable(points))
+
+
 @st.composite
 def clustered_rows(draw: st.DrawFn) -> list[Row]:
     """Few bases, few flipped bits, few digests and scores: many families, close calls and ties."""
@@ -267,11 +285,14 @@ def clustered_rows(draw: st.DrawFn) -> list[Row]:
         flips,
         *[st.integers(0, most) for most in (12, 2, 20)],
         st.sampled_from([-1.5, 0.0, 2.0]),
+        # Three colours, each in shades that are less than half the limit apart.
+        st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 15)),
     )
     drawn = draw(st.lists(one, max_size=25))
     return [
         row(n, phash=flip(base, *bits), sha256=f"{sha:064x}", caption=f"{caption}", host=f"{host}", score=score)
-        for n, (base, bits, sha, caption, host, score) in enumerate(drawn)
+        | {"colours": layout(*colour)}
+        for n, (base, bits, sha, caption, host, score, colour) in enumerate(drawn)
     ]
 
 

@@ -34,7 +34,7 @@ def test_kinds_stand_strongest_first_in_whatever_order_they_are_given() -> None:
 
 
 def test_what_is_read_is_what_the_kinds_that_are_on_and_the_score_need() -> None:
-    assert reads(DeduplicateConfig()) == ("sha256", "caption", "phash", "original_width", "original_height")
+    assert reads(DeduplicateConfig()) == ("sha256", "caption", "phash", "colours", "original_width", "original_height")
     assert reads(DeduplicateConfig(kinds=["duplicate_image"], score="sharpness")) == ("sha256", "sharpness")
     assert reads(DeduplicateConfig(enabled=False)) == ()
     assert kinds_of(DeduplicateConfig(enabled=False)) == ()

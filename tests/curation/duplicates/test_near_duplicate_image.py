@@ -28,10 +28,14 @@ def near(max_distance: int = 4) -> NearDuplicateImage:
     return NearDuplicateImage(NearDuplicateImageConfig(name="near_duplicate_image", max_distance=max_distance))
 
 
-def linked(hashes: Hashes, max_distance: int) -> list[tuple[int, int]]:
-    """The edges among hashes, as positions in `hashes`, the smaller first."""
+GREY = bytes([60, 128, 128] * 16)
+
+
+def linked(hashes: Hashes, max_distance: int, colours: list[bytes] | None = None) -> list[tuple[int, int]]:
+    """The edges among hashes, as positions in `hashes`, the smaller first; without `colours`, all are of one."""
     kind = near(max_distance)
-    rows = pa.table({"phash": hashes.astype(np.uint64)}, schema=kind.columns)
+    columns = {"phash": hashes.astype(np.uint64), "colours": colours or [GREY] * len(hashes)}
+    rows = pa.table(columns, schema=kind.columns)
     keys = kind.keys(rows)
     a, b = kind.edges(rows.take(keys["row"]).append_column("key", keys["key"]))
     row = keys["row"].to_numpy()
@@ -90,6 +94,49 @@ def test_a_clique_and_a_crowd_of_equal_hashes_give_few_edges() -> None:
     assert sorted(map(len, families)) == [len(clique), len(crowd)]
 
 
+def shade(luma: int, *, part: int = 0, rest: int = 60) -> bytes:
+    points = [[rest, 128, 128]] * 16
+    points[part] = [luma, 128, 128]
+    return bytes(itertools.chain.from_iterable(points))
+
+
+def test_equal_hashes_of_other_colours_are_not_linked() -> None:
+    hashes = np.array([BASE, BASE, BASE, flip(BASE, 1), flip(BASE, 1)], np.uint64)
+    colours = [shade(60), shade(68), shade(69), shade(61), shade(90)]
+    assert components(2, set(linked(hashes[[0, 1]], 4, colours[:2]))) == {frozenset({0, 1})}
+    assert linked(hashes[[0, 2]], 4, [colours[0], colours[2]]) == []
+    assert linked(hashes[[0, 3]], 4, [colours[0], colours[3]]) == [(0, 1)]
+    assert linked(hashes[[0, 4]], 4, [colours[0], colours[4]]) == []
+    # One part is enough, in any channel.
+    for at in range(48):
+        changed = bytearray(GREY)
+        changed[at] += 9
+        assert linked(hashes[:2], 4, [GREY, bytes(changed)]) == []
+
+
+def test_the_links_of_equal_hashes_do_not_depend_on_the_order_of_the_rows() -> None:
+    rng = np.random.default_rng(1)
+    colours = [shade(int(value), part=int(part)) for value, part in rng.integers(0, [100, 3], (60, 2))]
+    hashes = np.array([BASE, flip(BASE, 5)], np.uint64)[rng.integers(0, 2, 60)]
+    expected = None
+    for _ in range(5):
+        order = rng.permutation(60)
+        edges = linked(hashes[order], 4, [colours[at] for at in order])
+        found = components(60, {(min(pair), max(pair)) for pair in ((order[a], order[b]) for a, b in edges)})
+        values = sorted(sorted((int(hashes[at]), colours[at]) for at in members) for members in found)
+        assert expected in (None, values)
+        expected = values
+
+
+@pytest.mark.slow
+def test_a_crowd_in_some_colours_gives_few_edges() -> None:
+    rng = np.random.default_rng(2)
+    colours = [shade(40 * int(value) + int(noise)) for value, noise in rng.integers(0, [5, 4], (20_000, 2))]
+    edges = linked(np.full(20_000, BASE, np.uint64), 4, colours)
+    assert len(edges) == 20_000 - 5
+    assert len(components(20_000, set(edges))) == 5
+
+
 def test_no_rows() -> None:
     assert linked(np.array([], dtype=np.uint64), 4) == []
 
@@ -103,7 +150,7 @@ def test_distance_out_of_range_is_refused(distance: int) -> None:
 @pytest.mark.parametrize("max_distance", [0, 4, 15])
 def test_a_row_has_as_many_keys_as_the_shuffle_is_sized_for(max_distance: int) -> None:
     kind = near(max_distance)
-    keys = kind.keys(pa.table({"phash": [None, BASE, 1]}, schema=kind.columns))
+    keys = kind.keys(pa.table({"phash": [None, BASE, 1], "colours": [None, GREY, GREY]}, schema=kind.columns))
     assert keys["row"].to_pylist() == [1] * kind.keys_per_row
     assert len(set(keys["key"].to_pylist())) == kind.keys_per_row
 

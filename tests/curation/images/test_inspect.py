@@ -144,7 +144,7 @@ def test_a_gif_palette_entry_that_is_transparent_becomes_white() -> None:
     assert tuple(stored(found)[4, 12]) == WHITE
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied(orientation: int, kind: str) -> None:
     seen = np.zeros((24, 40, 3), np.uint8)  # as it is to be looked at: four corners that differ
@@ -160,8 +160,9 @@ def test_orientation_is_applied(orientation: int, kind: str) -> None:
         8: np.rot90(seen, -1),
     }[orientation]
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "WEBP": {"lossless": True}}[kind]
+    exif[0x0112], exif[0x010E] = orientation, "a picture"
+    best = {"quality": 100, "subsampling": 0}
+    options = {"JPEG": best, "PNG": {}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}[kind]
     data = bodies.encoded(Image.fromarray(np.ascontiguousarray(undo)), kind, exif=exif, **options)
     found = inspect(data)
     assert (found.original_width, found.original_height) == (found.width, found.height) == (40, 24)
@@ -301,11 +302,11 @@ def test_a_reduced_decode_is_close_to_full_decode_and_area_averaging() -> None:
     data = bodies.encoded(fine, "JPEG", quality=90)
     reference = cv2.resize(simplejpeg.decode_jpeg(data), (384, 256), interpolation=cv2.INTER_AREA)
     header = read_header(data, "jpeg", max_frames=1)
-    reduced = decode(data, "jpeg", header, at_least=(576, 384))
+    reduced = decode(data, "jpeg", header, at_least=(576, 384)).pixels
     assert reduced.shape == (427, 640, 3)
     assert psnr(scale_to(reduced, 384, 256), reference) > 45
     assert psnr(stored(inspect(data, ImageConfig(chroma="444"))), reference) > 38
-    assert decode(data, "jpeg", header, at_least=(641, 10)).shape == (854, 1280, 3)
+    assert decode(data, "jpeg", header, at_least=(641, 10)).pixels.shape == (854, 1280, 3)
 
 
 # -- measurements ----------------------------------------------------------------------------------------------------
@@ -399,10 +400,11 @@ def test_a_side_that_the_stored_format_cannot_hold_is_refused() -> None:
     assert inspect(data, ImageConfig(resize="no", format="jpg")).status is Status.SUCCESS
 
 
-def test_sniff_needs_twelve_bytes() -> None:
+def test_sniff_needs_few_bytes() -> None:
     for data, kind in ((bodies.JPEG, "jpeg"), (bodies.PNG, "png"), (bodies.WEBP, "webp"), (bodies.GIF, "gif")):
         assert sniff(data[:12]) == kind
     assert sniff(b"<svg xmlns=") is None
+    assert sniff(animated("AVIF")[:64]) == "avif"
 
 
 def test_the_deadline_does_not_make_committed_shards_stale() -> None:
@@ -415,13 +417,16 @@ def test_inspected_pickles() -> None:
     assert pickle.loads(pickle.dumps(found)) == found
 
 
-MAGICS = [bodies.JPEG, bodies.PROGRESSIVE, bodies.PNG, bodies.WEBP, bodies.WEBP_LOSSLESS, bodies.GIF, animated("WEBP")]
+AVIF = bodies.encoded(bodies.photo(64, 48), "AVIF")
+MOVING = [animated(format) for format in ("WEBP", "PNG", "GIF", "AVIF")]
+MAGICS = [bodies.JPEG, bodies.PROGRESSIVE, bodies.PNG, bodies.WEBP, bodies.WEBP_LOSSLESS, bodies.GIF, AVIF, *MOVING]
+BOXES = b"\0\0\0\x14ftypavif\0\0\0\0avif\0\0\1\0meta\0\0\0\0"
 
 
 @given(data=st.binary(max_size=300))
 @settings(deadline=None, max_examples=200)
 def test_arbitrary_bytes_never_raise(data: bytes) -> None:
-    for magic in (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"RIFF\0\0\0\0WEBP", b"GIF89a"):
+    for magic in (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"RIFF\0\0\0\0WEBP", b"GIF89a", BOXES):
         assert inspect(magic + data, ImageConfig(size=16, max_pixels=10_000)).status in Status
 
 

@@ -71,7 +71,7 @@ HOSTILE: dict[str, tuple[Behaviour, Status]] = {
     "no content": (says(head(status="204 No Content")), Status.EMPTY_BODY),
     "HTML as image/jpeg": (says(image(b"<!DOCTYPE html><html>" + bytes(500))), Status.NOT_AN_IMAGE),
     "endless HTML": (repeats(head(), b"<html>" * 1000), Status.NOT_AN_IMAGE),
-    "SVG": (says(image(b"<svg xmlns='http://www.w3.org/2000/svg'/>")), Status.NOT_AN_IMAGE),
+    "SVG": (says(image(b"<svg xmlns='http://www.w3.org/2000/svg'/>")), Status.UNSUPPORTED_FORMAT),
     "two bytes": (says(image(b"\xff\xd8")), Status.NOT_AN_IMAGE),
     # heads
     "not HTTP": (says(b"SSH-2.0-OpenSSH_9.6\r\n"), Status.CONNECTION_ERROR),

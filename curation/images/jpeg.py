@@ -1,0 +1,148 @@
+"""JPEG: what its header states, and how to read a file with bytes in it that concern no pixel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from curation.images.exif import exif_orientation
+from curation.images.fields import MAX_ICC_BYTES, Header, be16, space_of
+
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame; the three others are DHT, JPG and DAC
+_BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length: TEM, RST0-7, SOI
+_SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
+_RESTARTS = range(0xD0, 0xD8)
+
+#: The spaces of profiles that fit a frame of so many components.
+_SPACES = {1: (b"GRAY", b"RGB "), 3: (b"RGB ",), 4: (b"CMYK",)}
+
+#: libjpeg's warnings about bytes between segments and about segments without pixels (jerror.h).
+_HARMLESS = re.compile(
+    r"extraneous bytes before marker|bad ICC marker|unknown JFIF revision number|Unknown Adobe color transform code"
+)
+_STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+
+#: What stray bytes behind a scan may be: one byte repeated, a zero, or text.  The end of a damaged scan, for which
+#: the decoder has the same warning, is none of these: of 3,421 damaged files, 6 pass.
+_PADDING = re.compile(rb"\0|(.)\1+", re.DOTALL)
+_TEXT = re.compile(rb"[\t\n\r -~]+")
+#: The first bytes behind a scan are in the decoder's buffer, and it does not count them.
+_LEAST_TEXT = 6
+
+
+def read_jpeg(data: bytes) -> Header:
+    """The header of a JPEG; raises ValueError as `read_header` does."""
+    size: tuple[int, int] | None = None
+    components = 0
+    orientation: int | None = None
+    parts: dict[int, tuple[int, bytes]] = {}
+    for marker, at, end in _segments(data):
+        if marker in _SOF and size is None:
+            if end - at < 6:
+                raise ValueError("the JPEG frame header is too short")
+            size, components = (be16(data, at + 3), be16(data, at + 1)), data[at + 5]
+        elif marker == _APP1 and data[at : at + 6] == b"Exif\0\0" and orientation is None:
+            # As in browsers, the first counts: an editor adds a block, and cameras write only one.
+            orientation = exif_orientation(data[at + 6 : end])
+        elif marker == _APP2 and data[at : at + 12] == b"ICC_PROFILE\0" and end - at > 14:
+            parts.setdefault(data[at + 12], (data[at + 13], data[at + 14 : end]))
+    if size is None:
+        raise ValueError("a JPEG without a frame header")
+    profile = _joined(parts)
+    fits = len(profile) <= MAX_ICC_BYTES and space_of(profile) in _SPACES.get(components, ())
+    return Header(*size, orientation=orientation or 1, profiles=(profile,) if fits else ())
+
+
+def _joined(parts: dict[int, tuple[int, bytes]]) -> bytes:
+    """A profile from its numbered parts; b"" unless all that each speaks of are there (ICC.1:2010, B.4)."""
+    numbers = sorted(parts)
+    if numbers != list(range(1, len(parts) + 1)) or any(of != len(parts) for of, _ in parts.values()):
+        return b""
+    return b"".join(parts[number][1] for number in numbers)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of every segment's payload up to the first scan, for which it is its header's."""
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0:
+        while data[at : at + 1] == b"\xff":  # any number of fill bytes may precede a marker
+            at += 1
+        if at >= len(data):
+            return
+        marker = data[at]
+        at += 1
+        if marker == _EOI:
+            return
+        if marker == 0 or marker in _BARE:
+            continue
+        if at + 2 > len(data):
+            return
+        end = at + be16(data, at)
+        if end < at + 2 or end > len(data):
+            raise ValueError("a JPEG segment runs past the end of the file")
+        yield marker, at + 2, end
+        if marker == _SOS:
+            return
+        at = end
+
+
+def repaired(data: bytes, warning: str) -> bytes | None:
+    """A file of the same pixels without what libjpeg warned of, if that concerns no pixel; else None.
+
+    warning: libjpeg's text.  It keeps only its last one, so the file that comes out must be decoded as strictly.
+    """
+    if not _HARMLESS.search(warning):
+        return None
+    bare = _bare(data)
+    if bare != data:
+        return bare
+    stray = _STRAY.search(warning)
+    return _without_stray(data, int(stray[1]), int(stray[2], 16)) if stray else None
+
+
+def _bare(data: bytes) -> bytes:
+    """The same picture with nothing between its segments, and without those that say nothing about its pixels."""
+    kept = [data[:2]]
+    components = 3
+    for marker, at, end in _segments(data):
+        body = data[at:end]
+        if marker in _SOF and len(body) > 5:
+            components = body[5]
+        if marker == _COM or marker in range(_APP0, 0xF0):
+            if marker == _APP0 and body[:5] == b"JFIF\0":
+                body = body[:5] + b"\x01\x01" + body[7:]
+            elif marker == _APP14 and body[:5] == b"Adobe" and len(body) >= 12:
+                # Other transforms are what libjpeg takes them for.
+                body = body[:11] + (body[11:12] if body[11] <= 2 else bytes([1 if components == 3 else 2]))
+            else:
+                continue
+        kept.append(bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body)
+        if marker == _SOS:
+            kept.append(data[end:])
+            return b"".join(kept)
+    return data
+
+
+def _without_stray(data: bytes, count: int, marker: int) -> bytes | None:
+    """Without the first `count` bytes of padding that end at this marker, among or behind the scans."""
+    for at in _markers_behind(data):
+        if data[at + 1] != marker:
+            continue
+        if _PADDING.fullmatch(data, at - count, at) or _TEXT.fullmatch(data, at - max(count, _LEAST_TEXT), at):
+            return data[: at - count] + data[at:]
+    return None
+
+
+def _markers_behind(data: bytes) -> Iterator[int]:
+    """Where every marker after the first scan's header stands, up to the end of the image."""
+    at = next((end for marker, _, end in _segments(data) if marker == _SOS), len(data))
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker != 0:
+            yield at
+        if marker == _EOI:
+            return
+        at += 2 if marker == 0 or marker in _BARE else 2 + be16(data, at + 2)

@@ -1,0 +1,123 @@
+"""Which real pictures are near-duplicates: copies are, and the same drawing in another colour is not."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from curation.duplicates.near_duplicate_image import NearDuplicateImage, NearDuplicateImageConfig
+from curation.images.config import ImageConfig
+from curation.images.inspect import inspect_image
+
+SAMPLES = Path(__file__).parents[3] / "samples" / "emoji" / "images"
+COLOURS = ("red", "blue", "green", "orange", "purple", "teal", "pink", "brown", "black", "gray", "white", "navy")
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def linked(*bodies: bytes) -> set[frozenset[int]]:
+    """The pairs of pictures that are linked, over any number of steps."""
+    kind = NearDuplicateImage(NearDuplicateImageConfig(name="near_duplicate_image"))
+    found = [inspect_image(body, ImageConfig(), frozenset()) for body in bodies]
+    columns = {"phash": [one.phash for one in found], "colours": [one.colours for one in found]}
+    rows = pa.table(columns, schema=kind.columns)
+    keys = kind.keys(rows)
+    a, b = kind.edges(rows.take(keys["row"]).append_column("key", keys["key"]))
+    row = keys["row"].to_numpy()
+    return {frozenset(pair) for pair in zip(row[a].tolist(), row[b].tolist(), strict=True)}
+
+
+def dress(colour: str) -> Image.Image:
+    image = Image.new("RGB", (400, 500), (250, 250, 252))
+    draw = ImageDraw.Draw(image)
+    draw.polygon([(150, 60), (250, 60), (262, 200), (350, 470), (50, 470), (138, 200)], fill=colour, outline="black")
+    draw.rectangle((134, 190, 266, 212), fill="black")
+    for x in range(90, 330, 34):
+        draw.line((200, 212, x, 470), fill="black", width=3)
+    return image
+
+
+def bag(colour: str) -> Image.Image:
+    """A product that fills a twentieth of its picture, on a room that stays."""
+    grid = np.random.default_rng(4).integers(60, 200, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(grid).resize((480, 360), Image.Resampling.BICUBIC)
+    ImageDraw.Draw(image).rounded_rectangle((200, 210, 305, 300), 20, fill=colour, outline="black", width=4)
+    return image
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+@pytest.mark.parametrize("drawn", [dress, bag])
+def test_a_product_in_twelve_colours_is_twelve_pictures(drawn: Any, format: str) -> None:
+    assert linked(*(encoded(drawn(colour), format) for colour in COLOURS)) == set()
+
+
+def copies(image: Image.Image) -> Iterator[bytes]:
+    half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+    third = image.resize((image.width // 3, image.height // 3), Image.Resampling.BICUBIC)
+    for quality in (20, 60, 95):
+        yield encoded(image, "JPEG", quality=quality)
+        yield encoded(half, "JPEG", quality=max(quality, 40))
+        yield encoded(image, "WEBP", quality=quality)
+    yield encoded(third, "WEBP", quality=60)
+    yield encoded(half, "PNG")
+    yield encoded(image, "AVIF", quality=50)
+    yield encoded(image.quantize(128), "GIF")
+
+
+@pytest.mark.slow
+def test_copies_that_are_smaller_or_compressed_are_near_duplicates() -> None:
+    drawings = [
+        Image.open(path).convert("RGBA") for path in random.Random(6).sample(sorted(SAMPLES.glob("*.webp")), 30)
+    ]
+    whites = [Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB") for image in drawings]
+    originals = [*whites, *(dress(colour) for colour in COLOURS[:4]), *(bag(colour) for colour in COLOURS[:4])]
+    missed = total = 0
+    for image in originals:
+        for copy in copies(image):
+            total += 1
+            missed += not linked(encoded(image, "PNG"), copy)
+    assert total > 400
+    assert missed <= 0.03 * total
+
+
+def test_pictures_of_hue_turned_in_a_part_are_not_copies() -> None:
+    chance = random.Random(9)
+    dropped = total = 0
+    for path in chance.sample(sorted(SAMPLES.glob("*.webp")), 40):
+        layer = Image.open(path).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        hsv = np.asarray(image.convert("HSV")).copy()
+        vivid = hsv[..., 1] > 100
+        if vivid.mean() < 0.1:
+            continue
+        hsv[..., 0][vivid] += chance.choice([43, 85, 128, 170])
+        total += 1
+        dropped += bool(linked(encoded(image, "PNG"), encoded(Image.fromarray(hsv, "HSV").convert("RGB"), "PNG")))
+    assert total > 20
+    assert dropped == 0
+
+
+def test_plain_pictures_are_compared_by_their_bytes_only() -> None:
+    chance = random.Random(8)
+    bodies = []
+    for n in range(60):
+        red, green, blue = (round(255 * value) for value in colorsys.hsv_to_rgb(n % 7 / 7, 0.3, 0.8))
+        across = np.linspace(0.7, 1, 320)[None, :, None] if n % 3 else np.ones((1, 320, 1))
+        pixels = np.broadcast_to(across * [red, green, blue], (240, 320, 3)).astype(np.uint8)
+        bodies.append(
+            encoded(Image.fromarray(np.ascontiguousarray(pixels)), "WEBP", quality=chance.choice([30, 60, 80]))
+        )
+    assert linked(*bodies) == set()
