@@ -32,6 +32,7 @@ class Inspect(Stage):
         Column("sharpness", pa.float32(), "variance of the Laplacian of the grey picture", carried=True),
         Column("entropy", pa.float32(), "entropy of the grey values, bits", carried=True),
     )
+    version = 2  # 2: colours
     libraries = ("numpy", "opencv-python-headless", "pillow", "simplejpeg")
     drops = tuple(status.value for status in Status if status in INSPECT_STATUSES)
     Config = ImageConfig

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pairmill.errors import InputError
+
 #: Bytes, uncompressed, up to which a group is read whole, with one request for all columns.
 LARGE_BYTES = 64 * 2**20
 
@@ -31,7 +33,23 @@ class RowGroups:
         return {**self.__dict__, "_open": None}
 
     def read(self, path: str, group: int, start: int, stop: int | None) -> pa.Table:
-        """Rows [start, stop) of a row group.  Raises IndexError if the file has no such group."""
+        """Rows [start, stop) of a row group.
+
+        Raises IndexError if the file has no such group, InputError for bytes that are not what was written.
+        """
+        try:
+            return self._read(path, group, start, stop)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk or the network, not the content
+            raise InputError(
+                "every file of the data must be as it was written",
+                value=f"{path}, row group {group}: {error}",
+                fix="restore the file; of a curated run, `pairmill verify` names what is damaged and `curate` makes it "
+                "again",
+            ) from error
+
+    def _read(self, path: str, group: int, start: int, stop: int | None) -> pa.Table:
         if self._open is not None and self._open.is_at(path, group, start):
             return self._open.read(start, stop)
         self.close()
@@ -49,7 +67,7 @@ class RowGroups:
             return self._open.read(start, stop)
         with stream:
             # One request for the columns' ranges instead of one a column: matters on object stores.
-            file = pq.ParquetFile(stream, metadata=file.metadata, pre_buffer=True)
+            file = pq.ParquetFile(stream, metadata=file.metadata, pre_buffer=True, page_checksum_verification=True)
             found = file.read_row_group(group, columns=self._columns, use_threads=False)
         return found.slice(start, None if stop is None else stop - start)
 
@@ -66,7 +84,7 @@ class _OpenGroup:
     def __init__(self, path: str, group: int, rows: int, stream: Any, columns: list[str], step: int) -> None:
         self.stream = stream
         self._place, self._rows, self._at = (path, group), rows, 0
-        file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_STEP_BYTES)
+        file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_STEP_BYTES, page_checksum_verification=True)
         self._schema = pa.schema([file.schema_arrow.field(name) for name in columns])
         self._batches: Iterator[pa.RecordBatch] = file.iter_batches(
             batch_size=step, row_groups=[group], columns=columns, use_threads=False
