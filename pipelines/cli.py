@@ -1,6 +1,7 @@
 """The command `pairmill`.
 
-Exit codes: 0 done; 1 the job failed (what was committed stays: run it again); 2 the recipe or the input is wrong.
+Exit codes: 0 done, or training that saved because it was asked to stop; 1 the job failed or was stopped (what was
+committed stays: run it again); 2 the recipe or the input is wrong.
 Results go to stdout; progress, log lines and errors go to stderr.
 """
 

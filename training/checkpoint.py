@@ -69,7 +69,7 @@ def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int)
     """
     engine, ema, objective, teacher = learner
     weights, state = model_weights(engine, keep=rank == 0), optimizer_state(engine, keep=rank == 0)
-    if not _from_first(all(bool(w.isfinite().all()) for w in weights.values())):
+    if not from_first(all(bool(w.isfinite().all()) for w in weights.values())):
         raise diverged(f"the weights after step {progress.step} are not finite")
     own = to_save(objective, teacher, objective_weights(engine, keep=rank == 0), rank=rank)
     folder = None
@@ -83,7 +83,7 @@ def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int)
             {"step": progress.step, "evaluated": progress.evaluated, **progress.metrics},
             checkpoint=ray_train.Checkpoint.from_directory(str(folder)) if folder else None,
             # A run that dies between upload and commit uploads the same step again.
-            checkpoint_dir_name=_from_first(f"step-{progress.step:09d}-{uuid.uuid4().hex[:8]}"),
+            checkpoint_dir_name=from_first(f"step-{progress.step:09d}-{uuid.uuid4().hex[:8]}"),
         )
         fault_point("train.reported")
         ray_train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
@@ -144,8 +144,8 @@ def _loaded(file: Path) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _from_first(value: T) -> T:
-    """The first rank's value, on all ranks."""
+def from_first(value: T) -> T:
+    """The first rank's value, on all ranks.  A collective call."""
     values = [value]
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(values, src=0)

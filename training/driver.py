@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from statistics import median
 from typing import Any
@@ -25,9 +26,10 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pairmill import faults
-from pairmill.cluster import alive_nodes, connected, stoppable
+from pairmill.cluster import alive_nodes, connected
 from pairmill.errors import JobError, PairmillError, RecipeError
 from pairmill.layout import RECIPE_FILE
+from pairmill.stopping import stoppable
 from pairmill.store import Store
 from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
@@ -82,8 +84,7 @@ def run(
         _check_division(recipe, plan, workers.number)
         steps = recipe.train.steps or max(1, round((recipe.train.epochs or 0) * plan.steps_per_epoch))
         store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
-        for left_over in (STOP_FILE, ERROR_FILE):
-            store.remove(left_over)
+        _clear(store)
         end = min(until or steps, steps)
         payload = Payload(recipe, plan, reader, tokenizer, steps, end, begin, workers.threads, os.getcwd())
         trainer = TorchTrainer(
@@ -117,12 +118,24 @@ def run(
         ask = functools.partial(store.write_bytes, STOP_FILE, b"")
         with stoppable(ask, "saving a checkpoint"), _watching(store, end, plan.batch_size, quiet=quiet):
             try:
-                result = trainer.fit()
+                result = _fitted(trainer)
             except Exception as error:
                 raise reported_error(store) or _cause(error) from error
         if (final := reported_error(store)) is not None:
             raise final
         return _finish(store, result, steps, recipe.checkpoint.keep_best)
+
+
+def _clear(store: Store) -> None:
+    """Remove what an earlier stop or failure left."""
+    for left_over in (STOP_FILE, ERROR_FILE):
+        store.remove(left_over)
+
+
+def _fitted(trainer: TorchTrainer) -> Any:
+    """`trainer.fit()` in another thread: in the main one Ray Train takes Ctrl-C for itself, and saves nothing."""
+    with ThreadPoolExecutor(1, "fit") as pool:
+        return pool.submit(trainer.fit).result()
 
 
 def _check_division(recipe: TrainRecipe, plan: ReadingPlan, workers: int) -> None:
@@ -175,6 +188,9 @@ def progress_line(lines: Sequence[dict[str, Any]], steps: int, batch_size: int) 
 
 
 def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dict[str, Any]:
+    if result.checkpoint is None and store.read_text(STOP_FILE) is not None:
+        nothing: dict[str, Any] = {"checkpoint": None, "best_checkpoint": None, "step": 0, "steps": steps}
+        return nothing | {"finished": False, "metrics": {}, "evaluated": None, "metrics_before": {}}
     if result.checkpoint is None:
         raise JobError("training ended without a checkpoint\nfix: run it again")
     metrics = dict(result.metrics or {})

@@ -34,7 +34,8 @@ def train(
     begin: a checkpoint of another run to begin from, with its optimiser and its step; a temperature that the recipe
         fixes is the recipe's from there on.
     until: the step to end at, before the recipe's last one; schedules stay those of the whole run.
-    A finished run is not run again: its result is returned.  SIGTERM and Ctrl-C save a checkpoint first.
+    A finished run is not run again: its result is returned.  SIGTERM and Ctrl-C save a checkpoint first; before the
+    first step there is nothing to save, and the result has no checkpoint.
     Raises UserError before any work for a wrong recipe, data or run directory, and JobError if the run fails.
     """
     store = Store(recipe.run_dir)

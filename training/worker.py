@@ -20,7 +20,7 @@ from ray import train as ray_train
 from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
-from training.checkpoint import Describe, Learner, Progress, restore, save
+from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
 from training.data.stream import Batches, batches
@@ -136,10 +136,12 @@ def _train(payload: Payload) -> None:
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner
     progress = _restored(learner, payload)
+    stop = _Stop(store) if rank == 0 else None
+    if from_first(stop is not None and stop.asked()):
+        return  # nothing was learnt since the last checkpoint
     exchange_of = open_exchange(recipe.loss.mode, group_size=recipe.loss.group_size, seed=recipe.train.seed)
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
     evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
-    stop = _Stop(store) if rank == 0 else None
 
     metrics, evaluated = dict(progress.metrics), progress.evaluated
     if progress.step == 0 and recipe.evaluate.datasets:

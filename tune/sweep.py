@@ -18,10 +18,11 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
-from pairmill.cluster import alive_nodes, connected, stoppable
+from pairmill.cluster import alive_nodes, connected
 from pairmill.errors import JobError, PairmillError, RunDirError, UserError
 from pairmill.faults import fault_point
 from pairmill.layout import RECIPE_FILE
+from pairmill.stopping import stoppable
 from pairmill.store import Store
 from pairmill.worker_errors import raised_by
 from pairmill.yaml_text import read_mapping

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,20 +149,36 @@ def test_a_killed_worker_goes_on_bit_for_bit(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_that_is_asked_to_stop_saves_first(emoji: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "run").mkdir()
-    monkeypatch.setattr("training.driver.STOP_FILE", "another")  # the driver clears it when it starts
-    (tmp_path / "run" / "stop").touch()
-    wanted = recipe(emoji, tmp_path / "run", compute={"workers": 1}, train={"steps": 2}, evaluate={"every_steps": 1})
+def test_a_run_that_is_asked_to_stop_saves_first(emoji: str, tmp_path: Path) -> None:
+    def ask_after_the_first_evaluation() -> None:
+        while not (tmp_path / "run" / "metrics.jsonl").exists() or not losses(tmp_path / "run"):
+            ended.wait(0.01)
+        (tmp_path / "run" / "stop").touch()
+
+    ended = threading.Event()
+    threading.Thread(target=ask_after_the_first_evaluation, daemon=True).start()
+    wanted = recipe(emoji, tmp_path / "run", compute={"workers": 1}, train={"steps": 9}, evaluate={"every_steps": 1})
     stopped = train(wanted, quiet=True)
-    assert not stopped["finished"] and (stopped["step"], stopped["evaluated"]) == (1, 0)
-    assert json.loads((Path(stopped["checkpoint"]) / "training.json").read_text())["step"] == 1
+    step = stopped["step"]
+    assert not stopped["finished"] and 0 < step < 9 and stopped["evaluated"] == step - 1
+    assert json.loads((Path(stopped["checkpoint"]) / "training.json").read_text())["step"] == step
     # What was due at the stop is measured where the run resumes.
-    (tmp_path / "run" / "stop").unlink()
-    ended = train(wanted, quiet=True)
-    assert ended["finished"] and (ended["step"], ended["evaluated"]) == (2, 2)
+    resumed = train(wanted, quiet=True)
+    assert resumed["finished"] and (resumed["step"], resumed["evaluated"]) == (9, 9)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "emoji/image_retrieval_recall@1" in line] == [0, 1, 2]
+    assert [line["step"] for line in lines if "emoji/image_retrieval_recall@1" in line] == list(range(10))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_is_asked_to_stop_before_its_first_step_has_nothing_to_save(
+    emoji: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.driver._clear", lambda store: None)  # what an earlier stop left
+    (tmp_path / "stop").touch()
+    stopped = train(recipe(emoji, tmp_path, compute={"workers": 1}), quiet=True)
+    assert (stopped["step"], stopped["checkpoint"], stopped["finished"]) == (0, None, False)
+    assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.ray
