@@ -22,9 +22,9 @@ from training.evaluate.results import Record, write_results
 from training.evaluate.run import evaluate
 from training.export import Exported, export_open_clip, load_exported
 from training.export_transformers import export_transformers
+from training.intact import RESULT_FILE, TRAINING_FILE, checkpoint_findings, read_result
 from training.towers.architecture import CONFIG_FILE
 from training.towers.build import eval_transform
-from training.train import RESULT_FILE
 
 
 @contextmanager
@@ -47,10 +47,11 @@ def _model_path(path: str) -> str:
     store = Store(path)
     if store.read_text(CONFIG_FILE) is not None:
         return path
-    result = store.read_json(RESULT_FILE)
+    try:
+        result = read_result(store)
+    except ValueError as error:
+        raise damaged(store.path(RESULT_FILE), error) from error
     if result is not None:
-        if not (isinstance(result, dict) and isinstance(result.get("checkpoint"), str)):
-            raise damaged(store.path(RESULT_FILE), "it names no checkpoint")
         return str(result["checkpoint"])
     raise InputError(
         f"a model must be a checkpoint or an export (a folder with {CONFIG_FILE}), or the run_dir of finished training",
@@ -108,6 +109,12 @@ def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False)
 
 def _loaded(folder: Path, *, average: bool) -> Exported:
     """The model of a folder, with its averaged weights if `average`."""
+    if (folder / TRAINING_FILE).exists() and (damage := checkpoint_findings(Store(str(folder)))):
+        raise InputError(
+            "a checkpoint must be as it was written",
+            value=f"{folder / damage[0].path}: {damage[0].why}",
+            fix="restore the file from a copy, or give an earlier checkpoint",
+        )
     found = load_exported(folder)
     if average:
         if not (folder / EMA_FILE).exists():

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from statistics import median
 from typing import Any
@@ -37,18 +38,21 @@ from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows, make_plan
 from training.data.sample import Source
 from training.errors import ERROR_FILE, reported_error
+from training.intact import METRICS_FILE, RESULT_FILE, heal, read_result, whole_lines
 from training.launch import launch
 from training.recipe import TrainRecipe
 from training.resources import size_workers
-from training.telemetry import METRICS_FILE
 from training.towers.build import image_size
 from training.towers.tokenizer import open_tokenizer
-from training.train import RESULT_FILE
+from training.train import claim
 from training.worker import STOP_FILE, Payload, build
 
 logger = logging.getLogger("pairmill")
 
 _PROGRESS_EVERY_S = 10.0
+
+#: Bytes at the end of metrics.jsonl that progress is read from.
+_TAIL_BYTES = 1 << 16
 
 #: Seconds without a step after which a log line says so, and between further ones.
 _SILENCE_S = 60.0
@@ -75,10 +79,13 @@ def run(
     )
     del model
     compute = recipe.compute
-    with (
-        connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard),
-        store.locked(),
-    ):
+    # Nothing is written, nor damage repaired, before the lock is held; Ray takes seconds to start.
+    with store.locked(), ExitStack() as connection:
+        finished = claim(store, recipe, until)
+        if finished is not None:
+            return finished
+        heal(store, recipe)
+        connection.enter_context(connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard))
         workers = size_workers(recipe, ray.cluster_resources(), alive_nodes())
         plan = make_plan(recipe.data, sources, seed=recipe.train.seed, workers=workers.number)
         _check_division(recipe, plan, workers.number)
@@ -156,7 +163,8 @@ def _watching(store: Store, steps: int, batch_size: int, *, quiet: bool) -> Iter
     def show() -> None:
         shown, since = 0, time.monotonic()
         while not done.wait(_PROGRESS_EVERY_S):
-            lines = (store.read_text(METRICS_FILE) or "").splitlines()[-50:]
+            text = store.read_bytes(METRICS_FILE) if store.exists(METRICS_FILE) else b""
+            lines = whole_lines(text[-_TAIL_BYTES:])[0][-50:]
             latest = [line for line in map(json.loads, lines) if "loss" in line]
             if latest and latest[-1]["step"] != shown:
                 shown, since = latest[-1]["step"], time.monotonic()
@@ -196,8 +204,8 @@ def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dic
     metrics = dict(result.metrics or {})
     step, evaluated = int(metrics.pop("step", 0)), metrics.pop("evaluated", None)
     outcome = {
-        "checkpoint": store.uri_of(result.checkpoint.path),
-        "best_checkpoint": store.uri_of(_best(result.best_checkpoints, keep_best).path) if keep_best else None,
+        "checkpoint": _within(store, result.checkpoint),
+        "best_checkpoint": _within(store, _best(result.best_checkpoints, keep_best)) if keep_best else None,
         "step": step,
         "steps": steps,
         "finished": step >= steps,
@@ -206,7 +214,12 @@ def _finish(store: Store, result: Any, steps: int, keep_best: str | None) -> dic
         "metrics_before": _first_metrics(store),
     }
     store.write_json(RESULT_FILE, outcome)
-    return outcome
+    return read_result(store) or outcome
+
+
+def _within(store: Store, checkpoint: Any) -> str:
+    """A checkpoint's path within the run, which may be moved."""
+    return str(checkpoint.path).removeprefix(store.path(""))
 
 
 def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
@@ -221,7 +234,8 @@ def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
 
 def _first_metrics(store: Store) -> dict[str, float]:
     """The metrics of the evaluation before the first step; empty if there was none."""
-    first = json.loads((store.read_text(METRICS_FILE) or "{}").split("\n", 1)[0])
+    lines, _ = whole_lines(store.read_bytes(METRICS_FILE) if store.exists(METRICS_FILE) else b"")
+    first = json.loads(lines[0]) if lines else {}
     return {name: value for name, value in first.items() if name != "step"} if first.get("step") == 0 else {}
 
 

@@ -28,6 +28,7 @@ from training.engine import limit_scale, model_weights, set_lr, set_scale, start
 from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
+from training.intact import checkpoint_findings, recipe_digest
 from training.model import AUTOCAST, DualEncoder, to_device
 from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe
@@ -136,6 +137,7 @@ def _train(payload: Payload) -> None:
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner
     progress = _restored(learner, payload)
+    saved = progress.step if ray_train.get_checkpoint() is not None else None
     stop = _Stop(store) if rank == 0 else None
     if from_first(stop is not None and stop.asked()):
         return  # nothing was learnt since the last checkpoint
@@ -188,7 +190,7 @@ def _train(payload: Payload) -> None:
             done = step + 1
             agreed = _agreed(result, batch, stop=stop is not None and stop.asked(), device=device)
             if not math.isfinite(agreed.loss):
-                raise diverged(f"the loss of step {done} is {agreed.loss}")
+                raise diverged(f"the loss of step {done} is {agreed.loss}", saved)
             seconds, waited = clock.lap()
             if telemetry is not None:
                 telemetry.count(agreed.rows, batch.skipped)
@@ -211,9 +213,10 @@ def _train(payload: Payload) -> None:
             if (ended and recipe.evaluate.datasets) or (not agreed.stop and _due(done, recipe.evaluate.every_steps)):
                 metrics, evaluated = evaluation(done), done
             if ended or agreed.stop or _due(done, recipe.checkpoint.every_steps):
-                if telemetry is not None:
-                    telemetry.flush()
-                save(learner, Progress(done, plan.fingerprint, metrics, evaluated), describe, rank=rank)
+                log = telemetry.flush() if telemetry is not None else None
+                progress = Progress(done, plan.fingerprint, metrics, evaluated, recipe_digest(recipe), log)
+                save(learner, progress, describe, rank=rank, saved=saved)
+                saved = done
             if agreed.stop:
                 break
     if telemetry is not None:
@@ -235,6 +238,13 @@ def _restored(learner: Learner, payload: Payload) -> Progress:
     if checkpoint is None:
         return Progress(0, plan.fingerprint, {}, None)
     with checkpoint.as_directory() as folder:
+        found = from_first(checkpoint_findings(Store(folder)) if _is_first() else [])
+        if found:
+            raise FinalError(
+                "a checkpoint must be as it was written",
+                f"{checkpoint.path}/{found[0].path}: {found[0].why}",
+                "run it again: it resumes from the checkpoint before" if own else "restore the file from a copy",
+            )
         progress = restore(learner, Path(folder))
     gc.collect()
     if progress.plan != plan.fingerprint:
@@ -246,6 +256,10 @@ def _restored(learner: Learner, payload: Payload) -> Progress:
     if own is None and not recipe.temperature.learnable and recipe.temperature.init is not None:
         set_scale(learner.engine, 1 / recipe.temperature.init)
     return progress
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 class _Agreed(NamedTuple):

@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pairmill.errors import JobError, RecipeError, RunDirError
+from pairmill.errors import InputError, JobError, RecipeError, RunDirError
 from pairmill.store import Store
 from pipelines.models import evaluate_model, export_model, model_folder
 from training.driver import progress_line
-from training.errors import FinalError
+from training.errors import FinalError, diverged
+from training.intact import verify_training
 from training.recipe import TrainRecipe
 from training.resources import size_workers
 from training.train import train
@@ -148,6 +149,29 @@ def test_a_killed_worker_goes_on_bit_for_bit(
 
 
 @pytest.mark.ray
+def test_a_run_resumes_bit_for_bit_before_a_damaged_checkpoint(
+    whole: tuple[Path, dict[str, Any]], emoji: str, tmp_path: Path
+) -> None:
+    begun = train(recipe(emoji, tmp_path), quiet=True, until=4)
+    weights = Path(begun["checkpoint"]) / "open_clip_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1  # a weight that is only slightly wrong
+    weights.write_bytes(data)
+    for name in ("result.json", "recipe.yaml"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="must be as it was written"):
+        evaluate_model(begun["checkpoint"], [f"evaluate.datasets.emoji.path={emoji}"], None, None)
+    result = train(recipe(emoji, tmp_path), quiet=True)
+    assert result["finished"] and verify_training(Store(str(tmp_path))) == []
+    assert losses(tmp_path) == losses(whole[0])
+    assert {file.name for file in (tmp_path / "damaged").iterdir()} == {
+        *("result.json", "recipe.yaml", f"train.{Path(begun['checkpoint']).name}")
+    }
+    ours, theirs = (Path(r["checkpoint"]) / "open_clip_model.safetensors" for r in (result, whole[1]))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_that_is_asked_to_stop_saves_first(emoji: str, tmp_path: Path) -> None:
     def ask_after_the_first_evaluation() -> None:
@@ -184,8 +208,13 @@ def test_a_run_that_is_asked_to_stop_before_its_first_step_has_nothing_to_save(
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_a_loss_that_is_not_a_number_ends_the_run_and_says_so(emoji: str, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="the last checkpoint is intact"):
-        train(recipe(emoji, tmp_path, optim={"lr": 1e30, "warmup_steps": 0}, compute={"workers": 1}), quiet=True)
+    diverging = {"optim": {"lr": 1e30, "warmup_steps": 0}, "compute": {"workers": 1}}
+    with pytest.raises(JobError, match="no checkpoint was saved before"):
+        train(recipe(emoji, tmp_path, **diverging, checkpoint={"every_steps": 99}), quiet=True)
+
+
+def test_a_run_that_diverged_later_names_its_last_checkpoint() -> None:
+    assert "the last checkpoint, of step 40, is intact" in str(diverged("the loss of step 41 is nan", 40))
 
 
 @pytest.mark.ray
