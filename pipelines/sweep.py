@@ -46,9 +46,12 @@ def run_sweep(recipe: SweepRecipe, *, command: str = "", quiet: bool = False, re
     from tune.sweep import claim, sweep
 
     claim(recipe, resume=resume)
-    if recipe.selections:
-        make_selections(recipe, command=command, quiet=quiet)
-    return sweep(recipe, quiet=quiet)
+
+    def first() -> None:
+        if recipe.selections:
+            make_selections(recipe, command=command, quiet=quiet)
+
+    return sweep(recipe, quiet=quiet, first=first)
 
 
 def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = False) -> dict[str, int]:

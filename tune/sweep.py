@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import ray
@@ -39,10 +40,11 @@ from tune.trial import TrialRun
 logger = logging.getLogger("pairmill")
 
 
-def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
+def sweep(recipe: SweepRecipe, *, quiet: bool = False, first: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Run a sweep, or what is left of it; returns RUN/sweep.json: trials, ranking, best.
 
     quiet: plain lines on a terminal too, not the live table.
+    first: what the trials need, made when the run directory is this sweep's alone.
     Ctrl-C and SIGTERM save a checkpoint of every running trial first.  A trial that fails is recorded with its error
     and does not end the sweep.  Raises UserError before any work for a wrong recipe, space, data or run directory, and
     JobError if no trial finished.
@@ -56,11 +58,16 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     def stopped() -> bool:
         return store.read_text(STOP_FILE) is not None
 
-    with connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard):
+    with ExitStack() as held:
+        held.enter_context(store.locked())
+        claim(recipe)  # another one may have ended meanwhile
+        first()
+        held.enter_context(connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard))
         concurrent = trials_at_a_time(recipe, ray.cluster_resources(), alive_nodes())
         store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
         store.remove(STOP_FILE)
         journal = Journal(store)
+        journal.heal()
         with stoppable(lambda: store.write_bytes(STOP_FILE, b""), "saving the running trials"):
             proposals = proposals_of(recipe, concurrent=concurrent)
             halving = _halving(recipe)
@@ -74,14 +81,15 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
                 fault_point("tune.repeat")
                 best = rank(searched, states, recipe.objectives[0])[: recipe.repeat.best]
                 _run(recipe, journal, Listed(repeats_of(best, recipe)), None, concurrent, quiet=quiet)
-    fault_point("tune.report")
-    report = write_report(recipe, journal, finished=not stopped(), seconds=time.time() - began)
-    if report["finished"] and report["best"] is None:
-        first = next((t["error"] for t in report["trials"] if t["error"]), "none was proposed")
-        raise JobError(
-            f"no trial of the sweep finished; the first error: {first}\nfix: correct its cause and give a new run_dir"
-        )
-    return report
+        fault_point("tune.report")
+        report = write_report(recipe, journal, finished=not stopped(), seconds=time.time() - began)
+        if report["finished"] and report["best"] is None:
+            cause = next((t["error"] for t in report["trials"] if t["error"]), "none was proposed")
+            raise JobError(
+                f"no trial of the sweep finished; the first error: {cause}\n"
+                "fix: correct its cause and give a new run_dir"
+            )
+        return report
 
 
 def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
