@@ -227,13 +227,15 @@ def extend(
     changes = {key: value or None for key, value in given.items() if value is not None}
 
     def job() -> dict[str, Any]:
+        from pairmill.uris import absolute
         from pipelines.extend import extend_plan, extend_run
 
+        paths = [absolute(path) for path in inputs]
         store, recipe = opened_run(run)
         if plan_only:
-            made, added = extend_plan(store, recipe, inputs, changes)
+            made, added = extend_plan(store, recipe, paths, changes)
             return {"run_dir": store.uri, "rows": made.rows, "shards": made.shards, "files_added": added}
-        return extend_run(store, recipe, inputs, changes, command=shlex.join(sys.argv), quiet=as_json, yes=yes)
+        return extend_run(store, recipe, paths, changes, command=shlex.join(sys.argv), quiet=as_json, yes=yes)
 
     def show(done: dict[str, Any]) -> None:
         if plan_only:

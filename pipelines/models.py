@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import torch
 from pairmill import yaml_text
 from pairmill.damage import damaged
 from pairmill.errors import InputError, RecipeError
+from pairmill.layout import RECIPE_FILE
+from pairmill.origin import origin_of
 from pairmill.store import Store
 from pipelines.recipe import parse_section, read_mapping
 from training.checkpoint import EMA_FILE
@@ -95,7 +98,19 @@ def _sections(checkpoint: str, recipe: Path | None) -> dict[str, Any]:
     if recipe is not None:
         return read_mapping(recipe)
     store = Store(checkpoint)
-    return yaml_text.stored_recipe(store)
+    sections = yaml_text.stored_recipe(store)
+    folder = origin_of(store.read_text(RECIPE_FILE) or "")
+    return sections if folder is None else {"evaluate": _starting_in(folder, sections.get("evaluate", {}))}
+
+
+def _starting_in(folder: str, section: Any, key: str = "") -> Any:
+    """A section `evaluate` whose relative paths start in a folder; those of overrides start where we are."""
+    if isinstance(section, dict):
+        return {name: _starting_in(folder, inner, name) for name, inner in section.items()}
+    if not isinstance(section, str) or "://" in section or key not in ("path", "class_names", "templates"):
+        return section
+    there = os.path.join(folder, os.path.expanduser(section))
+    return there if key == "path" or os.path.isfile(there) else section
 
 
 def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False) -> list[str]:

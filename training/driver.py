@@ -30,6 +30,7 @@ from pairmill import faults
 from pairmill.cluster import alive_nodes, connected
 from pairmill.errors import JobError, PairmillError, RecipeError
 from pairmill.layout import RECIPE_FILE
+from pairmill.origin import with_origin
 from pairmill.stopping import stoppable
 from pairmill.store import Store
 from pairmill.worker_errors import first_cause, raised_by
@@ -90,7 +91,7 @@ def run(
         plan = make_plan(recipe.data, sources, seed=recipe.train.seed, workers=workers.number)
         _check_division(recipe, plan, workers.number)
         steps = recipe.train.steps or max(1, round((recipe.train.epochs or 0) * plan.steps_per_epoch))
-        store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
+        store.write_bytes(RECIPE_FILE, with_origin(recipe.to_yaml()).encode())
         _clear(store)
         end = min(until or steps, steps)
         payload = Payload(recipe, plan, reader, tokenizer, steps, end, begin, workers.threads, os.getcwd())

@@ -23,6 +23,7 @@ from pairmill.cluster import alive_nodes, connected
 from pairmill.errors import JobError, PairmillError, RunDirError, UserError
 from pairmill.faults import fault_point
 from pairmill.layout import RECIPE_FILE
+from pairmill.origin import with_origin
 from pairmill.stopping import stoppable
 from pairmill.store import Store
 from pairmill.worker_errors import raised_by
@@ -64,7 +65,7 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False, first: Callable[[], objec
         first()
         held.enter_context(connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard))
         concurrent = trials_at_a_time(recipe, ray.cluster_resources(), alive_nodes())
-        store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
+        store.write_bytes(RECIPE_FILE, with_origin(recipe.to_yaml()).encode())
         store.remove(STOP_FILE)
         journal = Journal(store)
         journal.heal()
