@@ -27,30 +27,34 @@ def end_cluster(starter: int) -> None:
     """
     session = re.compile(rf"/session_[^/]*_{starter}/")
     until = time.monotonic() + _WITHIN_S
-    while (found := _with_open(session, but={starter, os.getpid()})) and time.monotonic() < until:
+    while (found := _writing_to(session, but={starter, os.getpid()})) and time.monotonic() < until:
         for process in found:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.01)
 
 
-def _with_open(path: re.Pattern[str], *, but: set[int]) -> list[int]:
-    """The processes with an open file of such a path; one that has ended has none."""
+def _writing_to(path: re.Pattern[str], *, but: set[int]) -> list[int]:
+    """The processes that have a file of such a path open to write; one that has ended has none."""
     found = []
     names = os.listdir("/proc") if os.path.isdir("/proc") else []
     for process in (int(name) for name in names if name.isdecimal()):
         with suppress(OSError):  # it ended, or is another user's
             files = os.listdir(f"/proc/{process}/fd") if process not in but else []
-            if any(path.search(_target(f"/proc/{process}/fd/{file}")) for file in files):
+            if any(_writes(process, file, path) for file in files):
                 found.append(process)
     return found
 
 
-def _target(link: str) -> str:
+def _writes(process: int, file: str, path: re.Pattern[str]) -> bool:
     try:
-        return os.readlink(link)
-    except OSError:
-        return ""
+        if not path.search(os.readlink(f"/proc/{process}/fd/{file}")):
+            return False
+        with open(f"/proc/{process}/fdinfo/{file}", encoding="ascii") as info:
+            flags = next(line.split()[1] for line in info if line.startswith("flags:"))
+    except OSError:  # it was closed
+        return False
+    return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY  # who reads a log is not of the cluster
 
 
 def main() -> None:
