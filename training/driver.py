@@ -24,7 +24,7 @@ from typing import Any
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from pairmill import faults
 from pairmill.cluster import alive_nodes, connected
@@ -41,6 +41,7 @@ from training.data.sample import Source
 from training.errors import ERROR_FILE, reported_error
 from training.intact import METRICS_FILE, RESULT_FILE, heal, read_result, whole_lines
 from training.launch import launch
+from training.process_group import torch_config
 from training.recipe import TrainRecipe
 from training.resources import size_workers
 from training.towers.build import image_size
@@ -119,9 +120,7 @@ def run(
                 ),
                 worker_runtime_env={"env_vars": faults.environment()},
             ),
-            torch_config=TorchConfig(
-                backend="nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2
-            ),
+            torch_config=torch_config("nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2),
         )
         ask = functools.partial(store.write_bytes, STOP_FILE, b"")
         with stoppable(ask, "saving a checkpoint"), _watching(store, end, plan.batch_size, quiet=quiet):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ from pipelines.doctor import project_root
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 EMOJI = Path("samples/emoji")
+
+#: 127.0.0.1, the same in IPv6, and ::1, as /proc/net has them.
+LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "0" * 24 + "01000000")
 
 #: Seconds for what must happen within five, beside the other test process on this machine.
 SOON_S = 10.0
@@ -108,7 +112,7 @@ def training(tmp_path: Path) -> str:
         "model": {"architecture": "tests/training/towers/configs/vit.json"},
         "loss": {"tile": [8, 8]},
         "train": {"steps": 1_000_000, "precision": "fp32"},
-        "compute": {"workers": 1, "cpus_per_worker": 0.5, "threads": 1},
+        "compute": {"workers": 2, "cpus_per_worker": 0.5, "threads": 1},
     }
     file = tmp_path / "train.yaml"
     file.write_text(json.dumps(recipe))
@@ -141,33 +145,35 @@ def _to_everything(process: psutil.Process) -> None:
         one.send_signal(signal.SIGTERM)
 
 
+def _listening_elsewhere(processes: list[psutil.Process]) -> list[str]:
+    """The servers that other machines reach, among these processes."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(OSError):  # it has ended
+            fds = os.listdir(f"/proc/{process.pid}/fd")
+            own = {os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in fds}
+            for table in ("tcp", "tcp6"):
+                for line in Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]:
+                    fields = line.split()
+                    address, listens = fields[1].partition(":")[0], fields[3] == "0A"
+                    if listens and address not in LOOPBACK and f"socket:[{fields[9]}]" in own:
+                        found.append(f"{process.name()}: {fields[1]}")
+    return found
+
+
 @pytest.mark.parametrize("send", [_to_group, _to_everything])
 def test_training_that_is_stopped_saves_and_names_the_step(
     command: Callable[..., Command], training: str, tmp_path: Path, send: Callable[[psutil.Process], None]
 ) -> None:
     job = command("train", training, "--json")
     job.wait_for(lambda: _trained(tmp_path))
+    assert _listening_elsewhere(job.started) == []
     send(psutil.Process(job.process.pid))
     code, out, _ = job.ended(60)
     result = json.loads(out)
     assert code == 0 and not result["finished"]
     assert json.loads((Path(result["checkpoint"]) / "training.json").read_text())["step"] == result["step"] > 0
     assert job.left() == []
-
-
-def _listening_elsewhere(processes: list[psutil.Process]) -> list[str]:
-    """The servers that other machines reach, among these processes."""
-    found = []
-    for process in processes:
-        own = {os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")}
-        for table in ("tcp", "tcp6"):
-            for line in Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                address, listens = fields[1].partition(":")[0], fields[3] == "0A"
-                loopback = address in ("0100007F", "0000000000000000FFFF00000100007F", "0" * 24 + "01000000")
-                if listens and not loopback and f"socket:[{fields[9]}]" in own:
-                    found.append(f"{process.name()}: {fields[1]}")
-    return found
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
