@@ -20,12 +20,13 @@ from pairmill.origin import origin_of
 from pairmill.store import Store
 from pipelines.recipe import parse_section, read_mapping
 from training.checkpoint import EMA_FILE
+from training.checkpoint_files import require_whole
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record, write_results
 from training.evaluate.run import evaluate
 from training.export import Exported, export_open_clip, load_exported
 from training.export_transformers import export_transformers
-from training.intact import RESULT_FILE, TRAINING_FILE, checkpoint_findings, read_result
+from training.intact import RESULT_FILE, read_result
 from training.towers.architecture import CONFIG_FILE
 from training.towers.build import eval_transform
 
@@ -124,12 +125,7 @@ def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False)
 
 def _loaded(folder: Path, *, average: bool) -> Exported:
     """The model of a folder, with its averaged weights if `average`."""
-    if (folder / TRAINING_FILE).exists() and (damage := checkpoint_findings(Store(str(folder)))):
-        raise InputError(
-            "a checkpoint must be as it was written",
-            value=f"{folder / damage[0].path}: {damage[0].why}",
-            fix="restore the file from a copy, or give an earlier checkpoint",
-        )
+    require_whole(folder)
     found = load_exported(folder)
     if average:
         if not (folder / EMA_FILE).exists():

@@ -5,7 +5,7 @@
     ema.pt          the averaged weights, if there are any
     objective.pt    state, parameters and teacher of an objective that has any (`objectives/saved.py`)
     training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation, which of the two
-                    files above there must be, and digests of all files (`intact.py`)
+                    files above there must be, and digests of all files (`checkpoint_files.py`)
 
 Nothing in it depends on the number of workers or the ZeRO stage, except what an objective keeps per worker.
 """
@@ -27,10 +27,10 @@ from torch import Tensor
 
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
+from training.checkpoint_files import TRAINING_FILE, sealed
 from training.engine import load, model_weights, objective_weights, optimizer_state
 from training.errors import diverged
 from training.export import export_open_clip
-from training.intact import TRAINING_FILE, sealed
 from training.objectives.declaration import Objective
 from training.objectives.saved import resume, to_save
 from training.teacher import Teacher

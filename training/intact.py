@@ -1,6 +1,5 @@
 """Whether the files of a training run are as they were written, and what is done about those that are not.
 
-    training.json    in each checkpoint: a digest of every other file, and one of itself
     damaged/         files that were not whole, kept aside when the run resumes
 
 A damaged newest checkpoint makes the run resume from the one before.  What a file held is made again where the run's
@@ -12,167 +11,33 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow.fs as pafs
+from typing import Any
 
 from pairmill.config import digest
 from pairmill.errors import PairmillError, UserError
 from pairmill.layout import ASIDE, RECIPE_FILE
 from pairmill.store import Store
 from pairmill.yaml_text import read_mapping
+from training.checkpoint_files import (
+    SNAPSHOT_FILE,
+    TRAINING_FILE,
+    Finding,
+    checkpoint_findings,
+    checkpoints_there,
+    committed_checkpoints,
+    list_of_checkpoints,
+    read_json,
+    read_training,
+    reported_with,
+)
 from training.recipe import TrainRecipe
 
 logger = logging.getLogger("pairmill")
 
-TRAINING_FILE, RESULT_FILE, METRICS_FILE = "training.json", "result.json", "metrics.jsonl"
+RESULT_FILE, METRICS_FILE = "result.json", "metrics.jsonl"
 
-#: Ray Train's list of the checkpoints of a run that it has committed.
-SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
-
-_CHUNK = 1 << 20
 _OF_A_RESULT = {"checkpoint", "step", "steps"}
-
-
-class Finding(NamedTuple):
-    """A damaged file: its path within the run, and what is wrong with it."""
-
-    path: str
-    why: str
-
-
-# Checkpoints
-
-
-def sealed(folder: Path, data: Mapping[str, Any]) -> str:
-    """The text of a checkpoint's TRAINING_FILE: `data`, and the digests of all other files of `folder`."""
-    store = Store(str(folder))
-    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    whole = {**data, "files": {name: _digest(store, name) for name in names if name != TRAINING_FILE}}
-    return json.dumps({**whole, "digest": digest(whole)}, indent=1)
-
-
-def checkpoint_findings(store: Store, folder: str = "") -> list[Finding]:
-    """What is damaged of a checkpoint.  folder: its path in `store`.
-
-    Of a checkpoint without digests, which an earlier version wrote, only TRAINING_FILE is looked at.
-    """
-    inner = f"{folder}/" if folder else ""
-    try:
-        data = _read_training(store, f"{inner}{TRAINING_FILE}")
-    except ValueError as error:
-        return [Finding(f"{inner}{TRAINING_FILE}", str(error))]
-    found = []
-    for name, wanted in data.get("files", {}).items():
-        try:
-            there = _digest(store, f"{inner}{name}")
-        except FileNotFoundError:
-            found.append(Finding(f"{inner}{name}", "it is gone"))
-            continue
-        if there["bytes"] != wanted["bytes"]:
-            found.append(Finding(f"{inner}{name}", f"it has {there['bytes']:,} bytes of {wanted['bytes']:,}"))
-        elif there != wanted:
-            found.append(Finding(f"{inner}{name}", "its content has changed"))
-    return found
-
-
-def _read_training(store: Store, name: str) -> dict[str, Any]:
-    data = _read_json(store, name)
-    if not (isinstance(data, dict) and {"step", "plan", "metrics"} <= data.keys()):
-        raise ValueError("it is not a checkpoint's")
-    kept = data.pop("digest", None)
-    if kept is not None and kept != digest(data):
-        raise ValueError("its content has changed")
-    return data
-
-
-def _digest(store: Store, name: str) -> dict[str, Any]:
-    """Size and BLAKE2b-128 of a file."""
-    hashed, size = hashlib.blake2b(digest_size=16), 0
-    with store.filesystem.open_input_stream(store.path(name)) as stream:
-        while chunk := stream.read(_CHUNK):
-            hashed.update(chunk)
-            size += len(chunk)
-    return {"bytes": size, "blake2b": hashed.hexdigest()}
-
-
-def _read_json(store: Store, name: str) -> Any:
-    """Raises ValueError that says what is wrong with the file."""
-    try:
-        return json.loads(store.read_bytes(name))
-    except FileNotFoundError:
-        raise ValueError("it is gone") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON ({error})") from None
-
-
-def _committed(store: Store, name: str) -> list[dict[str, Any]] | None:
-    """The checkpoints of a run that count, the oldest first, as SNAPSHOT_FILE has them; None: there is no such file.
-
-    name: the run's.  Raises ValueError for a damaged file, and for one that names a checkpoint that is gone.
-    """
-    file = f"{name}/{SNAPSHOT_FILE}"
-    if not store.exists(file):
-        return None
-    snapshot = _read_json(store, file)
-    try:
-        results = snapshot["checkpoint_results"]
-        indices = [int(index) for index in snapshot["checkpoint_report_indices"]]
-        latest = snapshot["latest_checkpoint_result"]["checkpoint_dir_name"]
-        names = [str(result["checkpoint_dir_name"]) for result in results]
-        ordered = [names[at] for at in sorted(range(len(indices)), key=indices.__getitem__)]
-        whole = len(indices) == len(results) > 0 and latest == ordered[-1] and int(snapshot["current_report_index"]) > 0
-        by_name = dict(zip(names, results, strict=True))
-        metrics = all(isinstance(result["metrics"], dict) for result in results)
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise ValueError("it is no list of checkpoints") from None
-    if not (whole and metrics):
-        raise ValueError("it is no list of checkpoints")
-    if gone := [one for one in ordered if one not in checkpoints_there(store, name)]:
-        raise ValueError(f"it names {gone[0]}, which is gone")
-    return [by_name[one] for one in ordered]
-
-
-def checkpoints_there(store: Store, name: str) -> list[str]:
-    """The folders of a run's checkpoints, by step; some may have been written in part only."""
-    found = store.filesystem.get_file_info(pafs.FileSelector(store.path(name), allow_not_found=True))
-    return sorted(i.base_name for i in found if i.type == pafs.FileType.Directory and i.base_name.startswith("step-"))
-
-
-def _snapshot(results: list[dict[str, Any]], keep_best: str | None) -> dict[str, Any]:
-    """SNAPSHOT_FILE for checkpoints, the oldest first, in the order in which Ray Train keeps them: the worst first."""
-
-    def rank(at: int) -> tuple[float, int]:
-        value = results[at]["metrics"].get(keep_best) if keep_best else None
-        return (-math.inf if value is None or math.isnan(value) else float(value)), at
-
-    order = sorted(range(len(results)), key=rank)
-    nothing: list[Any] = []
-    return {
-        "ray_version": version("ray"),
-        "checkpoint_results": [results[at] for at in order],
-        "checkpoint_report_indices": order,
-        "latest_checkpoint_result": results[-1],
-        "pending_training_results": nothing,
-        "pending_validation_specs": nothing,
-        "current_report_index": len(results),
-        "validated_checkpoint_dir_names": nothing,
-        "timed_out_validation_checkpoint_dir_names": nothing,
-        "failed_validation_checkpoint_dir_names": nothing,
-    }
-
-
-def _result_of(store: Store, name: str, folder: str) -> dict[str, Any]:
-    data = _read_training(store, f"{name}/{folder}/{TRAINING_FILE}")
-    metrics = {"step": data["step"], "evaluated": data.get("evaluated"), **data["metrics"]}
-    return {"version": 0, "checkpoint_dir_name": folder, "metrics": metrics}
-
-
-# The run
 
 
 def same_recipe(store: Store, recipe: TrainRecipe) -> bool:
@@ -180,7 +45,7 @@ def same_recipe(store: Store, recipe: TrainRecipe) -> bool:
     wanted = recipe_digest(recipe)
     for folder in reversed(checkpoints_there(store, recipe.name)):
         try:
-            if _read_training(store, f"{recipe.name}/{folder}/{TRAINING_FILE}").get("recipe") == wanted:
+            if read_training(store, f"{recipe.name}/{folder}/{TRAINING_FILE}").get("recipe") == wanted:
                 return True
         except ValueError:
             continue
@@ -220,7 +85,7 @@ def read_result(store: Store) -> dict[str, Any] | None:
     """
     if not store.exists(RESULT_FILE):
         return None
-    found = _read_json(store, RESULT_FILE)
+    found = read_json(store, RESULT_FILE)
     if not (isinstance(found, dict) and found.keys() >= _OF_A_RESULT and isinstance(found["checkpoint"], str)):
         raise ValueError("it names no checkpoint")
     for key in _PATHS:
@@ -291,7 +156,7 @@ def _metrics_fault(store: Store, checkpoint: str | None) -> str | None:
     good, bad = whole_lines(text)
     if bad and (text.endswith(b"\n") or bad != [len(good) + 1]):
         return f"line {bad[0]} cannot be read"
-    log = _read_training(store, f"{checkpoint}/{TRAINING_FILE}").get("log") if checkpoint else None
+    log = read_training(store, f"{checkpoint}/{TRAINING_FILE}").get("log") if checkpoint else None
     if log is None:
         return None
     if len(text) < log["bytes"]:
@@ -304,7 +169,7 @@ def _heal_checkpoints(store: Store, name: str, keep_best: str | None) -> str | N
     """The folder of the newest checkpoint, which is whole; None if there is none."""
     file, changed = f"{name}/{SNAPSHOT_FILE}", False
     try:
-        results = _committed(store, name)
+        results = committed_checkpoints(store, name)
         if results is None and not checkpoints_there(store, name):
             return None
         problem: object = None if results is not None else "it is gone"
@@ -312,7 +177,7 @@ def _heal_checkpoints(store: Store, name: str, keep_best: str | None) -> str | N
         results, problem = None, error
     if results is None:
         whole = [one for one in checkpoints_there(store, name) if not checkpoint_findings(store, f"{name}/{one}")]
-        results, changed = [_result_of(store, name, one) for one in whole], True
+        results, changed = [reported_with(store, name, one) for one in whole], True
         if store.exists(file):
             _keep_aside(store, file, problem, "it is made again from the checkpoints")
     while results and (found := checkpoint_findings(store, folder := f"{name}/{results[-1]['checkpoint_dir_name']}")):
@@ -320,7 +185,7 @@ def _heal_checkpoints(store: Store, name: str, keep_best: str | None) -> str | N
         before = f"the run resumes from {results[-1]['checkpoint_dir_name']}" if results else "the run starts anew"
         _keep_aside(store, folder, f"{found[0].path}: {found[0].why}", before)
     if changed and results:
-        store.write_json(file, _snapshot(results, keep_best))
+        store.write_json(file, list_of_checkpoints(results, keep_best))
     elif changed:
         store.remove(file)
     return f"{name}/{results[-1]['checkpoint_dir_name']}" if results else None
@@ -356,7 +221,7 @@ def _findings(store: Store) -> Iterator[Finding]:
     latest = None
     for name in names:
         try:
-            committed = [result["checkpoint_dir_name"] for result in _committed(store, name) or ()]
+            committed = [result["checkpoint_dir_name"] for result in committed_checkpoints(store, name) or ()]
         except ValueError as error:
             yield Finding(f"{name}/{SNAPSHOT_FILE}", str(error))
             committed = checkpoints_there(store, name)

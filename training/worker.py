@@ -21,6 +21,7 @@ from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
+from training.checkpoint_files import checkpoint_findings
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
 from training.data.stream import Batches, batches
@@ -28,7 +29,7 @@ from training.engine import limit_scale, model_weights, set_lr, set_scale, start
 from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
-from training.intact import checkpoint_findings, recipe_digest
+from training.intact import recipe_digest
 from training.model import AUTOCAST, DualEncoder, to_device
 from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from pairmill.errors import RunDirError
+from pairmill.errors import InputError, RunDirError
 from pairmill.store import Store
-from training.intact import Finding, heal, recipe_digest, sealed, verify_training
+from training.checkpoint_files import Finding, sealed
+from training.intact import heal, recipe_digest, verify_training
 from training.recipe import TrainRecipe
+from training.towers.architecture import resolve_weights
 from training.train import claim
 
 NAME = "train"
@@ -258,6 +260,18 @@ def test_a_line_that_a_killed_run_did_not_finish_is_no_damage(tmp_path: Path) ->
     assert verify_training(store) == []
     heal(store, recipe(run))
     assert not (run / "damaged").exists()
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty])
+def test_another_run_does_not_begin_from_damaged_weights(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    run = write_run(tmp_path / "run")
+    used = recipe(run, model={"architecture": "ViT-B-32", "pretrained": str(run / NEWEST)}).model
+    assert resolve_weights(used) == run / NEWEST / "open_clip_model.safetensors"
+    flip(run / NEWEST / "tokenizer" / "vocab.json")  # is not read
+    assert resolve_weights(used) is not None
+    damage(run / NEWEST / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match=r"open_clip_model\.safetensors"):
+        resolve_weights(used)
 
 
 def test_a_finding_names_the_file_and_says_why(tmp_path: Path) -> None:
