@@ -25,6 +25,9 @@ from pairmill.stopping import Signals, receiving
 #: Makes Ray name this machine 127.0.0.1, so that its servers, agents and workers listen there and nowhere else.
 _ENV_LOOPBACK = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 
+#: Watchers that wait for the end of this process.
+_watchers: list[subprocess.Popen[bytes]] = []
+
 #: The servers without which a local cluster does not work, as the system names their processes.
 _SERVERS = ("gcs_server", "raylet")
 
@@ -92,15 +95,21 @@ def _local_cluster(signals: Signals | None) -> Iterator[None]:
     os.environ[_ENV_LOOPBACK] = "0"
     if signals is not None:
         signals.at_exit = lambda: reaper.end_cluster(os.getpid())
+    keep = True
     try:
         yield
+        keep = False
     finally:
         try:
             _shut_down(signals)
         finally:
             value, ray_constants.ENABLE_RAY_CLUSTER = before
             os.environ.pop(_ENV_LOOPBACK) if value is None else os.environ.update({_ENV_LOOPBACK: value})
-            watcher.communicate()  # closes its stdin: it ends what is left
+            if keep:
+                # Ray may be half started, and what is left of it is found when this process has ended.
+                _watchers.append(watcher)
+            else:
+                watcher.communicate()  # closes its stdin: it ends what is left
 
 
 def _shut_down(signals: Signals | None) -> None:

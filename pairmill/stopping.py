@@ -123,6 +123,8 @@ class Signals:
         if not _is_command:  # the process is somebody else's
             return
         self.at_exit()
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h")  # a live table hides the cursor
         os.write(2, f"pairmill: {self._error}\n".encode())
         os._exit(1)
 

@@ -67,9 +67,20 @@ class Command:
     def left(self, within: float = 1.0) -> list[psutil.Process]:
         """Its processes that still run after so many seconds."""
         until = time.monotonic() + within
-        while (running := [process for process in self.started if _runs(process)]) and time.monotonic() < until:
+        while (running := self._running()) and time.monotonic() < until:
             time.sleep(0.05)
         return running
+
+    def _running(self) -> list[psutil.Process]:
+        in_session = [process for process in psutil.process_iter() if _session(process) == self.process.pid]
+        return [process for process in {*in_session, *self.started} if _runs(process)]
+
+
+def _session(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return -1
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -187,6 +198,19 @@ def test_curation_that_is_stopped_ends_soon_with_one_line(
     job.process.send_signal(kind)
     code, out, err = job.ended(SOON_S)
     assert (code, out) == (1, "")
+    assert [line for line in err.splitlines() if line.startswith("pairmill: ")] == err.splitlines()[-1:]
+    assert job.left() == []
+
+
+@pytest.mark.parametrize("begun", ["gcs_server", "raylet"])
+def test_a_job_that_is_stopped_while_its_cluster_starts_ends_soon(
+    command: Callable[..., Command], curation: str, begun: str
+) -> None:
+    job = command("curate", curation)
+    job.wait_for(lambda: begun in [process.name() for process in psutil.Process(job.process.pid).children()])
+    job.process.send_signal(signal.SIGINT)
+    code, _, err = job.ended(SOON_S)
+    assert code == 1
     assert [line for line in err.splitlines() if line.startswith("pairmill: ")] == err.splitlines()[-1:]
     assert job.left() == []
 
