@@ -200,7 +200,6 @@ def verify_training(store: Store) -> list[Finding]:
     """The damaged files of a training run; reads all of its checkpoints.  Changes nothing.
 
     Files that no reader needs, such as tensorboard's, and checkpoints that were never committed are not looked at.
-    Raises RunDirError if the folder holds no training run.
     """
     return list(_findings(store))
 

@@ -22,12 +22,13 @@ from ray.tune.search import Searcher
 from pairmill.cluster import alive_nodes, connected
 from pairmill.errors import JobError, PairmillError, RunDirError, UserError
 from pairmill.faults import fault_point
-from pairmill.layout import RECIPE_FILE
+from pairmill.layout import ASIDE, RECIPE_FILE
 from pairmill.origin import with_origin
 from pairmill.stopping import stoppable
 from pairmill.store import Store
 from pairmill.worker_errors import raised_by
 from pairmill.yaml_text import read_mapping
+from training.intact import changed_keys
 from training.recipe import TrainRecipe
 from tune.check import check, trials_at_a_time
 from tune.halving import Halving, Leg, Standing, rungs_of
@@ -36,6 +37,7 @@ from tune.progress import Progress, counted_by_status
 from tune.proposals import Listed, Proposals, proposals_of, rank, repeats_of
 from tune.recipe import SweepRecipe
 from tune.report import write_report
+from tune.space import recipe_at
 from tune.trial import TrialRun
 
 logger = logging.getLogger("pairmill")
@@ -65,10 +67,10 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False, first: Callable[[], objec
         first()
         held.enter_context(connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard))
         concurrent = trials_at_a_time(recipe, ray.cluster_resources(), alive_nodes())
+        journal = Journal(store)
+        _heal(journal)
         store.write_bytes(RECIPE_FILE, with_origin(recipe.to_yaml()).encode())
         store.remove(STOP_FILE)
-        journal = Journal(store)
-        journal.heal()
         with stoppable(lambda: store.write_bytes(STOP_FILE, b""), "saving the running trials"):
             proposals = proposals_of(recipe, concurrent=concurrent)
             halving = _halving(recipe)
@@ -96,7 +98,7 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False, first: Callable[[], objec
 def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
     """Raises RunDirError if the run directory holds another sweep; with `resume`, also if it holds none."""
     store = Store(recipe.run_dir)
-    before = store.read_text(RECIPE_FILE)
+    before = store.read_bytes(RECIPE_FILE).decode(errors="replace") if store.exists(RECIPE_FILE) else None
     if before is None:
         if resume:
             raise RunDirError(
@@ -108,7 +110,9 @@ def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
     try:
         old, new = _identity(SweepRecipe.checked(read_mapping(before, RECIPE_FILE))), _identity(recipe)
     except PairmillError:
-        old, new = {}, {"the whole recipe: the one in run_dir is not a sweep's": None}
+        if _are_of(recipe, Journal(store)):
+            return
+        old, new = {}, {f"the whole recipe: {store.path(RECIPE_FILE)} is damaged, or not a sweep's": True}
     changed = [section for section in new if old.get(section) != new[section]]
     if changed:
         raise RunDirError(
@@ -116,6 +120,30 @@ def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
             value=", ".join(changed),
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
+
+
+def _heal(journal: Journal) -> None:
+    """Keep a damaged recipe aside, which `claim` has let pass, and damaged files of trials."""
+    store = journal.store
+    try:
+        SweepRecipe.checked(read_mapping(store.read_text(RECIPE_FILE) or "", RECIPE_FILE))
+    except PairmillError as error:
+        if store.exists(RECIPE_FILE):
+            kept = store.set_aside(RECIPE_FILE, ASIDE)
+            why = " ".join(str(error.value if isinstance(error, UserError) else error).split())
+            logger.warning("%s is damaged (%s) and kept as %s: it is written again", RECIPE_FILE, why, kept)
+    journal.heal()
+
+
+def _are_of(recipe: SweepRecipe, journal: Journal) -> bool:
+    """Whether a sweep's trials were made with this recipe, as the recipes of their runs say."""
+    runs = [(trial, Store(journal.folder(trial.id))) for trial in journal.trials()]
+    begun = [(trial, run) for trial, run in runs if run.exists(RECIPE_FILE)]
+    for trial, run in begun:
+        names = {"run_dir": run.uri, "name": f"{recipe.name}-{trial.id}"}
+        if changed_keys(run, recipe_at(recipe.base, trial.point, trial.seed, **names)):
+            return False
+    return bool(begun)
 
 
 def _identity(recipe: SweepRecipe) -> dict[str, Any]:
