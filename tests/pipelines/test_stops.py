@@ -237,3 +237,18 @@ def test_a_broken_cluster_ends_the_job_soon_with_one_line(
     assert [line for line in err.splitlines() if line.startswith("pairmill: ")] == err.splitlines()[-1:]
     assert server in err.splitlines()[-1]
     assert job.left() == []
+
+
+def test_of_two_jobs_one_works_and_the_recipe_is_its_own(
+    command: Callable[..., Command], curation: str, tmp_path: Path
+) -> None:
+    first = command("curate", curation, faults="fetch.request:stall@1")
+    first.stalls("fetch.request")
+    kept = (tmp_path / "run" / "recipe.yaml").read_bytes()
+    before = {file.name for file in (tmp_path / "run" / "runs").iterdir()}
+    second = command("curate", curation, "filter.min_side=999")
+    code, out, err = second.ended(60)
+    assert (code, out) == (2, "") and "one job at a time" in err
+    assert (tmp_path / "run" / "recipe.yaml").read_bytes() == kept
+    assert {file.name for file in (tmp_path / "run" / "runs").iterdir()} == before
+    assert first.process.poll() is None
