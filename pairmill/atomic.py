@@ -7,6 +7,7 @@ only a killed process leaves one behind, and no reader takes that for data.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -23,6 +24,9 @@ from pairmill.faults import fault_point
 _PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{32}\.partial", re.DOTALL)
 #: Bytes of a name up to which it is part of the hidden one; file systems take 255 for the whole.
 _LONGEST = 200
+
+#: The file that marks a folder into which an export is being written, or was when it was killed.
+_UNFINISHED = ".unfinished"
 
 
 @contextmanager
@@ -52,23 +56,71 @@ def whole_file(path: Path, *, fault: str = "write") -> Iterator[IO[bytes]]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes the name `folder` when the block ends without an exception.
 
+    What killed processes left of earlier ones is removed.
     Raises UserError if `folder` exists and is not empty; OSError if it cannot be written.
     """
     require_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in partials_of([folder]):
+        with contextlib.suppress(BlockingIOError), _held(left):  # else its writer is at work
+            shutil.rmtree(left, ignore_errors=True)
     partial = _partial(folder)
     partial.mkdir()
     try:
-        yield partial
-        partial.replace(folder)
+        with _held(partial):
+            yield partial
+            partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def require_empty(folder: Path) -> None:
-    """Raise UserError unless an export can be written to `folder`: it must be new or empty."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+@contextmanager
+def unfinished_folder(folder: Path, ours: re.Pattern[str]) -> Iterator[None]:
+    """An empty folder to write files into, marked by a hidden file as unfinished until the block ends.
+
+    ours: the names of the files that the block writes; those that a killed process left in a marked folder are removed.
+    Raises UserError if `folder` holds anything else, or if another process is writing into it.
+    """
+    mark = folder / _UNFINISHED
+    if not mark.exists():
+        require_empty(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        with _held(mark):
+            for file in folder.iterdir():
+                if ours.fullmatch(file.name) or is_partial(file):
+                    file.unlink()
+            require_empty(folder, but=_UNFINISHED)
+            try:
+                yield
+            finally:
+                mark.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it holds what was written
+                    folder.rmdir()
+    except BlockingIOError:
+        raise UserError(
+            "an export must be written into a folder of its own, and another process is writing into this one",
+            value=folder,
+            fix="wait for it, or give another folder",
+        ) from None
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a file or folder until the block, or this process, ends.  Raises BlockingIOError if another process does."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def require_empty(folder: Path, *, but: str | None = None) -> None:
+    """Raise UserError unless an export can be written to `folder`: it must be new or empty, except for `but`."""
+    if folder.exists() and not (folder.is_dir() and not any(file.name != but for file in folder.iterdir())):
         raise UserError(
             "an export must be written into a new or an empty folder, so that no file of an earlier one stays in it",
             value=folder,

@@ -153,7 +153,10 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
-        return bool(self._fs.get_file_info(self.path(name)).type == pafs.FileType.File)
+        return bool(self._info(name).type == pafs.FileType.File)
+
+    def _info(self, name: str) -> Any:
+        return self._fs.get_file_info(self.path(name))
 
     def read_bytes(self, name: str) -> bytes:
         """The bytes of a file.  Raises FileNotFoundError."""
@@ -205,15 +208,21 @@ class Store:
             yield from file.iter_batches(batch_size=rows, use_threads=False)
 
     def set_aside(self, name: str, folder: str) -> str:
-        """Move a file into a folder of the run, under a name that tells where it was; returns that name.
+        """Move a file or a folder into a folder of the run, under a name that tells where it was; returns that name.
 
-        No file that is there already is replaced.
+        Nothing that is there already is replaced.
         """
         number, target = 0, f"{folder}/{name.replace('/', '.')}"
-        while self.exists(new := f"{target}.{number}" if number else target):
+        while self._info(new := f"{target}.{number}" if number else target).type != pafs.FileType.NotFound:
             number += 1
         self._fs.create_dir(self.path(folder), recursive=True)
-        self._fs.move(self.path(name), self.path(new))
+        if self._local or self.exists(name):
+            self._fs.move(self.path(name), self.path(new))
+            return new
+        # An object store has no folders to move.
+        for info in self._fs.get_file_info(pafs.FileSelector(self.path(name), recursive=True)):
+            if info.type == pafs.FileType.File:
+                self._fs.move(info.path, self.path(new) + info.path.removeprefix(self.path(name)))
         return new
 
     def sizes(self, table: str) -> dict[str, int]:

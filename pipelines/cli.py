@@ -1,6 +1,7 @@
 """The command `pairmill`.
 
-Exit codes: 0 done; 1 the job failed (what was committed stays: run it again); 2 the recipe or the input is wrong.
+Exit codes: 0 done, or training that saved because it was asked to stop; 1 the job failed or was stopped (what was
+committed stays: run it again); 2 the recipe or the input is wrong.
 Results go to stdout; progress, log lines and errors go to stderr.
 """
 
@@ -239,14 +240,16 @@ def extend(
     changes = {key: value or None for key, value in given.items() if value is not None}
 
     def job() -> dict[str, Any]:
+        from pairmill.uris import absolute
         from pipelines.extend import extend_plan, extend_run
 
+        paths = [absolute(path) for path in inputs]
         store, recipe = opened_run(run)
         if plan_only:
-            made, added = extend_plan(store, recipe, inputs, changes)
+            made, added = extend_plan(store, recipe, paths, changes)
             return {"run_dir": store.uri, "rows": made.rows, "shards": made.shards, "files_added": added}
         given: dict[str, Any] = {"quiet": as_json, "yes": yes, "other_code": other_code}
-        return extend_run(store, recipe, inputs, changes, command=shlex.join(sys.argv), **given)
+        return extend_run(store, recipe, paths, changes, command=shlex.join(sys.argv), **given)
 
     def show(done: dict[str, Any]) -> None:
         if plan_only:

@@ -39,6 +39,7 @@ from pairmill.damage import DamagedError
 from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import kept_rows
+from pairmill.origin import with_origin
 from pairmill.store import Entry, Store, shard_file
 from pairmill.worker_errors import died, first_cause, raised_by
 from pipelines.actors import job_actors
@@ -113,7 +114,7 @@ def _job(
     tables = tables_of(recipe, made, store)
     with contextlib.suppress(DamagedError):  # the run's lock is needed to do something about it
         _may_begin(recipe, store, made, tables, yes=yes)
-    acceptance = Acceptance(store, recipe.to_yaml())
+    acceptance = Acceptance(store, with_origin(recipe.to_yaml()))
     with (
         connected(recipe) as pools,
         Invocation(store, command) as journal,

@@ -129,8 +129,9 @@ def follow(client: Any, job_id: str, show: Callable[[str], None]) -> SubmittedJo
         asyncio.run(_stream(client, job_id, show))
         return _wait(client, job_id)
     except KeyboardInterrupt:
-        logger.warning("%s keeps running; `pairmill logs %s` follows it, `pairmill stop %s` stops it", *[job_id] * 3)
-        raise
+        raise KeyboardInterrupt(
+            f"{job_id} keeps running; `pairmill logs {job_id}` follows it, `pairmill stop {job_id}` stops it"
+        ) from None
 
 
 async def _stream(client: Any, job_id: str, show: Callable[[str], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,17 +15,20 @@ import torch
 from pairmill import yaml_text
 from pairmill.damage import damaged
 from pairmill.errors import InputError, RecipeError
+from pairmill.layout import RECIPE_FILE
+from pairmill.origin import origin_of
 from pairmill.store import Store
 from pipelines.recipe import parse_section, read_mapping
 from training.checkpoint import EMA_FILE
+from training.checkpoint_files import require_whole
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record, write_results
 from training.evaluate.run import evaluate
 from training.export import Exported, export_open_clip, load_exported
 from training.export_transformers import export_transformers
+from training.intact import RESULT_FILE, read_result
 from training.towers.architecture import CONFIG_FILE
 from training.towers.build import eval_transform
-from training.train import RESULT_FILE
 
 
 @contextmanager
@@ -47,10 +51,11 @@ def _model_path(path: str) -> str:
     store = Store(path)
     if store.read_text(CONFIG_FILE) is not None:
         return path
-    result = store.read_json(RESULT_FILE)
+    try:
+        result = read_result(store)
+    except ValueError as error:
+        raise damaged(store.path(RESULT_FILE), error) from error
     if result is not None:
-        if not (isinstance(result, dict) and isinstance(result.get("checkpoint"), str)):
-            raise damaged(store.path(RESULT_FILE), "it names no checkpoint")
         return str(result["checkpoint"])
     raise InputError(
         f"a model must be a checkpoint or an export (a folder with {CONFIG_FILE}), or the run_dir of finished training",
@@ -94,7 +99,19 @@ def _sections(checkpoint: str, recipe: Path | None) -> dict[str, Any]:
     if recipe is not None:
         return read_mapping(recipe)
     store = Store(checkpoint)
-    return yaml_text.stored_recipe(store)
+    sections = yaml_text.stored_recipe(store)
+    folder = origin_of(store.read_text(RECIPE_FILE) or "")
+    return sections if folder is None else {"evaluate": _starting_in(folder, sections.get("evaluate", {}))}
+
+
+def _starting_in(folder: str, section: Any, key: str = "") -> Any:
+    """A section `evaluate` whose relative paths start in a folder; those of overrides start where we are."""
+    if isinstance(section, dict):
+        return {name: _starting_in(folder, inner, name) for name, inner in section.items()}
+    if not isinstance(section, str) or "://" in section or key not in ("path", "class_names", "templates"):
+        return section
+    there = os.path.join(folder, os.path.expanduser(section))
+    return there if key == "path" or os.path.isfile(there) else section
 
 
 def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False) -> list[str]:
@@ -108,6 +125,7 @@ def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False)
 
 def _loaded(folder: Path, *, average: bool) -> Exported:
     """The model of a folder, with its averaged weights if `average`."""
+    require_whole(folder)
     found = load_exported(folder)
     if average:
         if not (folder / EMA_FILE).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -23,14 +24,26 @@ def selected_run(run: str) -> tuple[Any, str]:
 def opened_run(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:
     """The store of a run directory, and the recipe it was run with; `run_dir` is where it is now.
 
+    From here on this process works where the recipe's relative paths start, so paths of the command must be absolute.
     Raises RunDirError if it holds no run.
     """
     from pairmill.layout import RECIPE_FILE
+    from pairmill.origin import origin_of
     from pipelines.recipe import CurateRecipe, parse_recipe
 
     store, text = _text(run)
-    recipe: CurateRecipe = parse_recipe(text, overrides, source=store.path(RECIPE_FILE))
+    given = [_from_here(override) for override in overrides]
+    os.chdir(origin_of(text) or ".")
+    recipe: CurateRecipe = parse_recipe(text, given, source=store.path(RECIPE_FILE))
     return store, recipe.model_copy(update={"run_dir": store.uri})
+
+
+def _from_here(override: str) -> str:
+    """An override, its path starting in the folder that the command is given in."""
+    key, _, value = override.partition("=")
+    if key.strip() == "download.hash_blocklist" and os.path.exists(value.strip()):
+        return f"{key}={os.path.abspath(value.strip())}"
+    return override
 
 
 #: The keys that may permit more, or say where the work is done.
@@ -129,8 +142,8 @@ def check_format(what: str, form: str) -> None:
 
 def _holds_model(store: Any) -> bool:
     """Whether a folder is a model or a training run; imports torch."""
+    from training.intact import RESULT_FILE
     from training.towers.architecture import CONFIG_FILE
-    from training.train import RESULT_FILE
 
     return any(store.read_text(name) is not None for name in (CONFIG_FILE, RESULT_FILE))
 

@@ -32,6 +32,7 @@ def say(text: str, *, end: str = "\n") -> None:
 def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     """Run a command's job and print its result; turn a PairmillError into a message and an exit code."""
     from pairmill.errors import PairmillError, UserError
+    from pairmill.stopping import STOPPED
 
     try:
         result = _result(job)
@@ -45,6 +46,10 @@ def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dic
             say(json.dumps({"error": str(error), **parts}, ensure_ascii=False))
         print(f"pairmill: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt as stopped:
+        # Not a result: a script must not carry on as if the job were done.
+        print(f"pairmill: {str(stopped) or STOPPED}", file=sys.stderr)
+        raise typer.Exit(1) from None
     if as_json:
         say(json.dumps(result, ensure_ascii=False))
     else:
@@ -115,7 +120,7 @@ def show_training(result: dict[str, Any]) -> None:
         say(f"evaluated after step {result.get('evaluated', 'unknown')}:")
     for name, value in result["metrics"].items():
         say(f"  {name:<50} {value:.4f}")
-    say(f"checkpoint: {result['checkpoint']}")
+    say(f"checkpoint: {result['checkpoint'] or 'none yet'}")
 
 
 def show_sweep(result: dict[str, Any]) -> None:

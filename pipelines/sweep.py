@@ -9,7 +9,9 @@ from typing import Any
 from pairmill.config import put
 from pairmill.errors import InputError, RecipeError
 from pairmill.layout import RECIPE_FILE
+from pairmill.origin import origin_of, working_in
 from pairmill.store import Store
+from pairmill.uris import absolute
 from pipelines.recipe import CurateRecipe, parse_override, parse_recipe, read_mapping
 from tune.check import check
 from tune.recipe import SweepRecipe
@@ -46,9 +48,12 @@ def run_sweep(recipe: SweepRecipe, *, command: str = "", quiet: bool = False, re
     from tune.sweep import claim, sweep
 
     claim(recipe, resume=resume)
-    if recipe.selections:
-        make_selections(recipe, command=command, quiet=quiet)
-    return sweep(recipe, quiet=quiet)
+
+    def first() -> None:
+        if recipe.selections:
+            make_selections(recipe, command=command, quiet=quiet)
+
+    return sweep(recipe, quiet=quiet, first=first)
 
 
 def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = False) -> dict[str, int]:
@@ -59,7 +64,7 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
     """
     from pipelines.curate import select
 
-    run_dir = str(value_at(recipe.base, "data.path"))
+    run_dir = absolute(str(value_at(recipe.base, "data.path")))
     text = Store(run_dir).read_text(RECIPE_FILE)
     if text is None:
         raise InputError(
@@ -85,7 +90,9 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
             )
         for key, value in {**settings, "run_dir": run_dir, "deduplicate.name": name}.items():
             put(curated, key, value)
-        kept[name] = select(CurateRecipe.checked(curated), command=command, quiet=quiet)
+        checked = CurateRecipe.checked(curated)
+        with working_in(origin_of(text)):
+            kept[name] = select(checked, command=command, quiet=quiet)
     return kept
 
 

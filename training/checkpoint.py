@@ -4,8 +4,8 @@
     optimizer.pt    Adam's moments by parameter name, whole
     ema.pt          the averaged weights, if there are any
     objective.pt    state, parameters and teacher of an objective that has any (`objectives/saved.py`)
-    training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation, and which of the
-                    two files above there must be
+    training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation, which of the two
+                    files above there must be, and digests of all files (`checkpoint_files.py`)
 
 Nothing in it depends on the number of workers or the ZeRO stage, except what an objective keeps per worker.
 """
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
+from training.checkpoint_files import TRAINING_FILE, sealed
 from training.engine import load, model_weights, objective_weights, optimizer_state
 from training.errors import diverged
 from training.export import export_open_clip
@@ -39,7 +40,7 @@ from training.towers.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
-TRAINING_FILE, OPTIMIZER_FILE, EMA_FILE, OBJECTIVE_FILE = "training.json", "optimizer.pt", "ema.pt", "objective.pt"
+OPTIMIZER_FILE, EMA_FILE, OBJECTIVE_FILE = "optimizer.pt", "ema.pt", "objective.pt"
 #: Files that some runs have.
 _BESIDE = (EMA_FILE, OBJECTIVE_FILE)
 
@@ -60,17 +61,20 @@ class Progress(NamedTuple):
     plan: str  #: fingerprint of the data plan
     metrics: Mapping[str, float]  #: of the latest evaluation
     evaluated: int | None  #: the step of that evaluation; None: there was none
+    recipe: str = ""  #: `intact.recipe_digest`
+    log: Mapping[str, Any] | None = None  #: size and digest of metrics.jsonl at this step
 
 
-def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int) -> None:
+def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int, saved: int | None) -> None:
     """Write a checkpoint and wait until Ray Train has committed it: only then does it count.  A collective call.
 
+    saved: the step of the run's checkpoint before, if there is one.
     Raises FinalError for weights that are not finite, which are not saved, and IntegrityError as `to_save` does.
     """
     engine, ema, objective, teacher = learner
     weights, state = model_weights(engine, keep=rank == 0), optimizer_state(engine, keep=rank == 0)
-    if not _from_first(all(bool(w.isfinite().all()) for w in weights.values())):
-        raise diverged(f"the weights after step {progress.step} are not finite")
+    if not from_first(all(bool(w.isfinite().all()) for w in weights.values())):
+        raise diverged(f"the weights after step {progress.step} are not finite", saved)
     own = to_save(objective, teacher, objective_weights(engine, keep=rank == 0), rank=rank)
     folder = None
     with tempfile.TemporaryDirectory(prefix="pairmill-") as scratch:
@@ -83,7 +87,7 @@ def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int)
             {"step": progress.step, "evaluated": progress.evaluated, **progress.metrics},
             checkpoint=ray_train.Checkpoint.from_directory(str(folder)) if folder else None,
             # A run that dies between upload and commit uploads the same step again.
-            checkpoint_dir_name=_from_first(f"step-{progress.step:09d}-{uuid.uuid4().hex[:8]}"),
+            checkpoint_dir_name=from_first(f"step-{progress.step:09d}-{uuid.uuid4().hex[:8]}"),
         )
         fault_point("train.reported")
         ray_train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
@@ -115,7 +119,7 @@ def write(folder: Path, parts: Parts, progress: Progress, describe: Describe) ->
     if parts.objective is not None:
         torch.save(parts.objective, folder / OBJECTIVE_FILE)
     beside = [name for name in _BESIDE if (folder / name).exists()]
-    (folder / TRAINING_FILE).write_text(json.dumps({**progress._asdict(), "beside": beside}, indent=1))
+    (folder / TRAINING_FILE).write_text(sealed(folder, {**progress._asdict(), "beside": beside}))
 
 
 def restore(learner: Learner, folder: Path) -> Progress:
@@ -144,8 +148,8 @@ def _loaded(file: Path) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _from_first(value: T) -> T:
-    """The first rank's value, on all ranks."""
+def from_first(value: T) -> T:
+    """The first rank's value, on all ranks.  A collective call."""
     values = [value]
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(values, src=0)

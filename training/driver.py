@@ -16,18 +16,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from statistics import median
 from typing import Any
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from pairmill import faults
-from pairmill.cluster import alive_nodes, connected, stoppable
+from pairmill.cluster import alive_nodes, connected
 from pairmill.errors import JobError, PairmillError, RecipeError
 from pairmill.layout import RECIPE_FILE
+from pairmill.origin import with_origin
+from pairmill.stopping import stoppable
 from pairmill.store import Store
 from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
@@ -35,18 +39,22 @@ from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows, make_plan
 from training.data.sample import Source
 from training.errors import ERROR_FILE, reported_error
+from training.intact import METRICS_FILE, RESULT_FILE, heal, read_result, whole_lines
 from training.launch import launch
+from training.process_group import torch_config
 from training.recipe import TrainRecipe
 from training.resources import size_workers
-from training.telemetry import METRICS_FILE
 from training.towers.build import image_size
 from training.towers.tokenizer import open_tokenizer
-from training.train import RESULT_FILE
+from training.train import claim
 from training.worker import STOP_FILE, Payload, build
 
 logger = logging.getLogger("pairmill")
 
 _PROGRESS_EVERY_S = 10.0
+
+#: Bytes at the end of metrics.jsonl that progress is read from.
+_TAIL_BYTES = 1 << 16
 
 #: Seconds without a step after which a log line says so, and between further ones.
 _SILENCE_S = 60.0
@@ -73,17 +81,19 @@ def run(
     )
     del model
     compute = recipe.compute
-    with (
-        connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard),
-        store.locked(),
-    ):
+    # Nothing is written, nor damage repaired, before the lock is held; Ray takes seconds to start.
+    with store.locked(), ExitStack() as connection:
+        finished = claim(store, recipe, until)
+        if finished is not None:
+            return finished
+        heal(store, recipe)
+        connection.enter_context(connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard))
         workers = size_workers(recipe, ray.cluster_resources(), alive_nodes())
         plan = make_plan(recipe.data, sources, seed=recipe.train.seed, workers=workers.number)
         _check_division(recipe, plan, workers.number)
         steps = recipe.train.steps or max(1, round((recipe.train.epochs or 0) * plan.steps_per_epoch))
-        store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
-        for left_over in (STOP_FILE, ERROR_FILE):
-            store.remove(left_over)
+        store.write_bytes(RECIPE_FILE, with_origin(recipe.to_yaml()).encode())
+        _clear(store)
         end = min(until or steps, steps)
         payload = Payload(recipe, plan, reader, tokenizer, steps, end, begin, workers.threads, os.getcwd())
         trainer = TorchTrainer(
@@ -110,20 +120,30 @@ def run(
                 ),
                 worker_runtime_env={"env_vars": faults.environment()},
             ),
-            torch_config=TorchConfig(
-                backend="nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2
-            ),
+            torch_config=torch_config("nccl" if workers.num_gpus else "gloo", timeout_s=recipe.data.timeout_s * 2),
         )
         ask = functools.partial(store.write_bytes, STOP_FILE, b"")
         with stoppable(ask, "saving a checkpoint"), _watching(store, end, plan.batch_size, quiet=quiet):
             try:
-                result = trainer.fit()
+                result = _fitted(trainer)
             except Exception as error:
                 raise reported_error(store) or _cause(error) from error
         if (final := reported_error(store)) is not None:
             raise final
         left_out = {source.name: dict(source.left_out) for source in sources if source.left_out}
         return _finish(store, result, steps, recipe.checkpoint.keep_best, left_out)
+
+
+def _clear(store: Store) -> None:
+    """Remove what an earlier stop or failure left."""
+    for left_over in (STOP_FILE, ERROR_FILE):
+        store.remove(left_over)
+
+
+def _fitted(trainer: TorchTrainer) -> Any:
+    """`trainer.fit()` in another thread: in the main one Ray Train takes Ctrl-C for itself, and saves nothing."""
+    with ThreadPoolExecutor(1, "fit") as pool:
+        return pool.submit(trainer.fit).result()
 
 
 def _check_division(recipe: TrainRecipe, plan: ReadingPlan, workers: int) -> None:
@@ -144,7 +164,8 @@ def _watching(store: Store, steps: int, batch_size: int, *, quiet: bool) -> Iter
     def show() -> None:
         shown, since = 0, time.monotonic()
         while not done.wait(_PROGRESS_EVERY_S):
-            lines = (store.read_text(METRICS_FILE) or "").splitlines()[-50:]
+            text = store.read_bytes(METRICS_FILE) if store.exists(METRICS_FILE) else b""
+            lines = whole_lines(text[-_TAIL_BYTES:])[0][-50:]
             latest = [line for line in map(json.loads, lines) if "loss" in line]
             if latest and latest[-1]["step"] != shown:
                 shown, since = latest[-1]["step"], time.monotonic()
@@ -185,13 +206,17 @@ def _number(value: float | None) -> str:
 def _finish(
     store: Store, result: Any, steps: int, keep_best: str | None, left_out: dict[str, dict[str, int]]
 ) -> dict[str, Any]:
+    if result.checkpoint is None and store.read_text(STOP_FILE) is not None:
+        nothing: dict[str, Any] = {"checkpoint": None, "best_checkpoint": None, "step": 0, "steps": steps}
+        nothing |= {"finished": False, "metrics": {}, "evaluated": None, "metrics_before": {}}
+        return nothing | {"left_out": left_out}
     if result.checkpoint is None:
         raise JobError("training ended without a checkpoint\nfix: run it again")
     metrics = dict(result.metrics or {})
     step, evaluated = int(metrics.pop("step", 0)), metrics.pop("evaluated", None)
     outcome = {
-        "checkpoint": store.uri_of(result.checkpoint.path),
-        "best_checkpoint": store.uri_of(_best(result.best_checkpoints, keep_best).path) if keep_best else None,
+        "checkpoint": _within(store, result.checkpoint),
+        "best_checkpoint": _within(store, _best(result.best_checkpoints, keep_best)) if keep_best else None,
         "step": step,
         "steps": steps,
         "finished": step >= steps,
@@ -201,7 +226,12 @@ def _finish(
         "left_out": left_out,
     }
     store.write_json(RESULT_FILE, outcome)
-    return outcome
+    return read_result(store) or outcome
+
+
+def _within(store: Store, checkpoint: Any) -> str:
+    """A checkpoint's path within the run, which may be moved."""
+    return str(checkpoint.path).removeprefix(store.path(""))
 
 
 def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
@@ -216,7 +246,8 @@ def _best(kept: Sequence[tuple[Any, dict[str, Any]]], metric: str) -> Any:
 
 def _first_metrics(store: Store) -> dict[str, float]:
     """The metrics of the evaluation before the first step; empty if there was none."""
-    first = json.loads((store.read_text(METRICS_FILE) or "{}").split("\n", 1)[0])
+    lines, _ = whole_lines(store.read_bytes(METRICS_FILE) if store.exists(METRICS_FILE) else b"")
+    first = json.loads(lines[0]) if lines else {}
     return {name: value for name, value in first.items() if name != "step"} if first.get("step") == 0 else {}
 
 

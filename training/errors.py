@@ -18,10 +18,11 @@ class FinalError(JobError):
         self.parts = list(parts)
 
 
-def diverged(what: str) -> FinalError:
-    """The error of a run whose loss or weights are no longer finite."""
+def diverged(what: str, saved: int | None) -> FinalError:
+    """The error of a run whose loss or weights are no longer finite.  saved: its last checkpoint's step, if any."""
+    kept = "no checkpoint was saved before" if saved is None else f"the last checkpoint, of step {saved}, is intact"
     return FinalError(
-        f"{what}; the last checkpoint is intact\n"
+        f"{what}; {kept}\n"
         "fix: lower optim.lr, lengthen optim.warmup_steps, set optim.clip_norm: 1, or use bf16 in place of fp16"
     )
 

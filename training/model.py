@@ -175,7 +175,16 @@ class DualEncoder(nn.Module):
             return nullcontext()
         precision = ExitStack()
         precision.enter_context(torch.autocast(device.type, self._autocast))
-        if device.type == "cpu":
-            # torch 2.14's fused attention takes twice to four times as long there in bfloat16, most of it backward.
-            precision.enter_context(sdpa_kernel(SDPBackend.MATH))
+        precision.enter_context(self.kernels(device))
         return precision
+
+    def kernels(self, device: torch.device) -> AbstractContextManager[object]:
+        """The attention kernels of forward and backward passes, which compute checkpointed blocks again.
+
+        A context that `torch.utils.checkpoint` does not restore, as it restores autocast; another kernel would save
+        other tensors.
+        """
+        if self._autocast is None or device.type != "cpu":
+            return nullcontext()
+        # torch 2.14's fused attention takes twice to four times as long there in bfloat16, most of it backward.
+        return sdpa_kernel(SDPBackend.MATH)

@@ -49,10 +49,11 @@ def train_step(
     """
     parts = _micro_batches(rows, accumulate)
     taught = teacher(parts) if teacher is not None else None
-    if accumulate == 1:
-        features, output, norm = _plain_step(engine, rows, objective, exchange, seed, taught)
-    else:
-        features, output, norm = _cached_step(engine, parts, rows, objective, exchange, seed, taught)
+    with engine.module.kernels(rows.images_BHWC.device):
+        if accumulate == 1:
+            features, output, norm = _plain_step(engine, rows, objective, exchange, seed, taught)
+        else:
+            features, output, norm = _cached_step(engine, parts, rows, objective, exchange, seed, taught)
     _share_buffers(engine.module)
     if teacher is not None:
         teacher.update()

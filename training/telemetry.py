@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -13,9 +14,8 @@ import pyarrow.fs as pafs
 
 from pairmill.meters import Meter, Metric
 from pairmill.store import Store
+from training.intact import METRICS_FILE, whole_lines
 from training.recipe import TrainRecipe
-
-METRICS_FILE = "metrics.jsonl"
 
 #: What Prometheus gets; a gauge is the value of that name in metrics.jsonl.
 METRICS: Mapping[str, Metric] = {
@@ -47,12 +47,11 @@ class Telemetry:
 
     def __init__(self, recipe: TrainRecipe, *, start_step: int) -> None:
         self._store = Store(recipe.run_dir)
-        self._lines = [
-            line
-            for line in (self._store.read_text(METRICS_FILE) or "").splitlines(keepends=True)
-            if start_step and line.endswith("\n") and json.loads(line)["step"] <= start_step
-        ]
-        self._store.write_bytes(METRICS_FILE, "".join(self._lines).encode())
+        there = self._store.read_bytes(METRICS_FILE) if start_step and self._store.exists(METRICS_FILE) else b""
+        self._lines = [line.decode() for line in whole_lines(there)[0] if json.loads(line)["step"] <= start_step]
+        kept = "".join(self._lines).encode()
+        self._store.write_bytes(METRICS_FILE, kept)
+        self._hashed, self._bytes = hashlib.blake2b(kept, digest_size=16), len(kept)
         self._local = isinstance(self._store.filesystem, pafs.LocalFileSystem)
         self._file = open(self._store.path(METRICS_FILE), "a", encoding="utf-8") if self._local else None  # noqa: SIM115  open as long as the run
         self._copied = time.monotonic()
@@ -63,6 +62,8 @@ class Telemetry:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line; numbers go to the trackers too."""
         line = json.dumps({"step": step, **values}) + "\n"
+        self._hashed.update(line.encode())
+        self._bytes += len(line.encode())
         if self._file is not None:
             self._file.write(line)
             self._file.flush()
@@ -87,8 +88,8 @@ class Telemetry:
         for reason, number in skipped.items():
             self._meter.add("pairmill_train_skip_reasons", number, reason=reason)
 
-    def flush(self) -> None:
-        """Write everything to the storage."""
+    def flush(self) -> dict[str, Any]:
+        """Write everything to the storage; returns size and digest of METRICS_FILE, as `intact` has them."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -97,6 +98,7 @@ class Telemetry:
             self._copied = time.monotonic()
         if self._board is not None:
             self._board.flush()
+        return {"bytes": self._bytes, "blake2b": self._hashed.hexdigest()}
 
     def close(self) -> None:
         """Flush and close."""

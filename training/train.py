@@ -8,20 +8,17 @@ Running the same recipe again resumes after the last committed checkpoint.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
-from pairmill.errors import PairmillError, RunDirError
+from pairmill.errors import RunDirError
 from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
-from pairmill.yaml_text import read_mapping
+from training.checkpoint_files import checkpoints_there
 from training.data.source import open_sources
 from training.evaluate.datasets import check_datasets
+from training.intact import changed_keys, is_whole, read_result, same_recipe
 from training.recipe import TrainRecipe
 from training.trackers import check_trackers
-
-RESULT_FILE = "result.json"
 
 
 def train(
@@ -36,11 +33,12 @@ def train(
     begin: a checkpoint of another run to begin from, with its optimiser and its step; a temperature that the recipe
         fixes is the recipe's from there on.
     until: the step to end at, before the recipe's last one; schedules stay those of the whole run.
-    A finished run is not run again: its result is returned.  SIGTERM and Ctrl-C save a checkpoint first.
+    A finished run is not run again: its result is returned.  SIGTERM and Ctrl-C save a checkpoint first; before the
+    first step there is nothing to save, and the result has no checkpoint.
     Raises UserError before any work for a wrong recipe, data or run directory, and JobError if the run fails.
     """
     store = Store(recipe.run_dir)
-    finished = _claim(store, recipe, until)
+    finished = claim(store, recipe, until)
     if finished is not None:
         return finished
     sources = open_sources(recipe.data)
@@ -52,35 +50,24 @@ def train(
     return run(recipe, store, sources, quiet=quiet, begin=begin, until=until)
 
 
-def _claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, Any] | None:
-    """The result of a run that is done; None where there is work.  Raises RunDirError for another recipe's run."""
-    before = store.read_text(RECIPE_FILE)
-    if before is None:
+def claim(store: Store, recipe: TrainRecipe, until: int | None) -> dict[str, Any] | None:
+    """The result of a run that is done; None where there is work.  Raises RunDirError for another recipe's run.
+
+    A damaged recipe or result counts as none, if the run's checkpoints say that it is this recipe's: `heal` repairs it.
+    """
+    if not store.exists(RECIPE_FILE) and not checkpoints_there(store, recipe.name):
         return None
-    changed = _changed(before, recipe)
-    if changed:
+    changed = changed_keys(store, recipe)
+    if changed and not same_recipe(store, recipe):
         raise RunDirError(
             "run_dir must be new or hold a run of the same recipe",
             value=", ".join(changed),
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
-    result: dict[str, Any] | None = store.read_json(RESULT_FILE)
-    done = result is not None and result["step"] >= min(until or result["steps"], result["steps"])
-    return result if done else None
-
-
-def _changed(before: str, recipe: TrainRecipe) -> list[str]:
-    """The dotted keys in which the recipe differs from an earlier one so that it would learn something else."""
     try:
-        old = TrainRecipe.checked(read_mapping(before, RECIPE_FILE)).identity()
-    except PairmillError:
-        return ["the whole recipe: the one in run_dir is not a training recipe"]
-    return sorted(_differences(old, recipe.identity()))
-
-
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in old.keys() | new.keys():
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new and key != "run_dir":
-        yield f"{key}: {json.dumps(new)} (was {json.dumps(old)})"
+        result = read_result(store)
+    except ValueError:
+        return None
+    if changed or result is None or result["step"] < min(until or result["steps"], result["steps"]):
+        return None
+    return result if is_whole(store, result) else None

@@ -21,7 +21,8 @@ from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
 from training.bad_rows import BadRows
-from training.checkpoint import Describe, Learner, Progress, restore, save
+from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
+from training.checkpoint_files import checkpoint_findings
 from training.clipping import Clipping
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
@@ -30,6 +31,7 @@ from training.engine import limit_scale, model_weights, set_lr, set_scale, start
 from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
+from training.intact import recipe_digest
 from training.model import AUTOCAST, DualEncoder, to_device
 from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe
@@ -139,10 +141,13 @@ def _train(payload: Payload) -> None:
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner
     progress = _restored(learner, payload)
+    saved = progress.step if ray_train.get_checkpoint() is not None else None
+    stop = _Stop(store) if rank == 0 else None
+    if from_first(stop is not None and stop.asked()):
+        return  # nothing was learnt since the last checkpoint
     exchange_of = open_exchange(recipe.loss.mode, group_size=recipe.loss.group_size, seed=recipe.train.seed)
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
     evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
-    stop = _Stop(store) if rank == 0 else None
     usable, bad_rows = UsableRows(), BadRows(store, rank)
 
     metrics, evaluated = dict(progress.metrics), progress.evaluated
@@ -165,7 +170,8 @@ def _train(payload: Payload) -> None:
         name=recipe.name,
     ) as stream:
         clock, clipping = _Clock(stream), Clipping(recipe.optim.clip_norm)
-        for step in range(progress.step, payload.end):
+        first = progress.step
+        for step in range(first, payload.end):
             fault_point("train.step")
             batch = next(stream)
             rows = to_device(batch, device)
@@ -190,9 +196,9 @@ def _train(payload: Payload) -> None:
             done = step + 1
             agreed = _agreed(result, batch, stop=stop is not None and stop.asked(), device=device)
             if not math.isfinite(agreed.loss):
-                raise diverged(f"the loss of step {done} is {agreed.loss}")
+                raise diverged(f"the loss of step {done} is {agreed.loss}", saved)
             bad_rows.add(batch.problems)
-            if done == progress.step + 1:
+            if done == first + 1:
                 bad_rows.write()
             usable.seen(done, agreed.rows, batch.skipped, last=done == payload.end)
             clipping.seen(result.gradient_norm)
@@ -220,9 +226,10 @@ def _train(payload: Payload) -> None:
                 metrics, evaluated = evaluation(done), done
             if ended or agreed.stop or (_due(done, recipe.checkpoint.every_steps) and usable.learnt()):
                 bad_rows.write()
-                if telemetry is not None:
-                    telemetry.flush()
-                save(learner, Progress(done, plan.fingerprint, metrics, evaluated), describe, rank=rank)
+                log = telemetry.flush() if telemetry is not None else None
+                progress = Progress(done, plan.fingerprint, metrics, evaluated, recipe_digest(recipe), log)
+                save(learner, progress, describe, rank=rank, saved=saved)
+                saved = done
             if agreed.stop:
                 break
     if telemetry is not None:
@@ -244,6 +251,13 @@ def _restored(learner: Learner, payload: Payload) -> Progress:
     if checkpoint is None:
         return Progress(0, plan.fingerprint, {}, None)
     with checkpoint.as_directory() as folder:
+        found = from_first(checkpoint_findings(Store(folder)) if _is_first() else [])
+        if found:
+            raise FinalError(
+                "a checkpoint must be as it was written",
+                f"{checkpoint.path}/{found[0].path}: {found[0].why}",
+                "run it again: it resumes from the checkpoint before" if own else "restore the file from a copy",
+            )
         progress = restore(learner, Path(folder))
     gc.collect()
     if progress.plan != plan.fingerprint:
@@ -255,6 +269,10 @@ def _restored(learner: Learner, payload: Payload) -> Progress:
     if own is None and not recipe.temperature.learnable and recipe.temperature.init is not None:
         set_scale(learner.engine, 1 / recipe.temperature.init)
     return progress
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 class _Agreed(NamedTuple):

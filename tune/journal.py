@@ -11,6 +11,7 @@ Its status follows from which of these are there, so there is nothing to bring u
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -18,12 +19,16 @@ from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 
+from pairmill.damage import damaged
+from pairmill.errors import UserError
+from pairmill.layout import ASIDE
 from pairmill.store import Store
-from training.telemetry import METRICS_FILE
-from training.train import RESULT_FILE
+from training.intact import METRICS_FILE, read_result, whole_lines
 from tune.halving import Standing
 from tune.recipe import SPEED, ObjectiveConfig
 from tune.space import Point
+
+logger = logging.getLogger("pairmill")
 
 TRIAL_FILE, STOPPED_FILE, FAILED_FILE = "trial.json", "stopped.json", "failed.json"
 
@@ -74,18 +79,40 @@ class Journal:
 
     def record(self, trial: Trial) -> None:
         """A trial is proposed."""
-        self.store.write_json(f"trials/{trial.id}/{TRIAL_FILE}", trial._asdict())
+        begin = trial.begin and trial.begin.removeprefix(f"{self.store.uri}/")  # so that the sweep can be moved
+        self.store.write_json(f"trials/{trial.id}/{TRIAL_FILE}", trial._replace(begin=begin)._asdict())
 
     def recorded(self, trial: str) -> Trial | None:
         """What was proposed under an id."""
         found = self.store.read_json(f"trials/{trial}/{TRIAL_FILE}")
-        return None if found is None else Trial(**found)
+        if found is None:
+            return None
+        known = Trial(**found)
+        if known.begin is not None and known.begin.startswith("trials/"):
+            known = known._replace(begin=f"{self.store.uri}/{known.begin}")
+        return known
 
     def trials(self) -> list[Trial]:
         """All that were proposed, by id."""
         selector = pafs.FileSelector(self.store.path("trials"), allow_not_found=True)
         names = sorted(i.base_name for i in self.store.filesystem.get_file_info(selector))
         return [trial for name in names if (trial := self.recorded(name)) is not None]
+
+    def heal(self) -> None:
+        """Keep damaged files of trials aside: such a trial is proposed, or run, again.  The lock must be held."""
+        for name in (
+            f"trials/{t}/{f}" for t in self.store.folders("trials") for f in (TRIAL_FILE, STOPPED_FILE, FAILED_FILE)
+        ):
+            try:
+                found = self.store.read_json(name)
+                if found is not None and not isinstance(found, dict):
+                    raise damaged(self.store.path(name), "it is not a trial's")
+                if found is not None and name.endswith(TRIAL_FILE):
+                    Trial(**found)
+            except (UserError, TypeError) as error:
+                kept = self.store.set_aside(name, ASIDE)
+                why = " ".join(str(error.value if isinstance(error, UserError) else error).split())
+                logger.warning("%s is damaged (%s) and kept as %s: it is made again", name, why, kept)
 
     def stop(self, trial: str, step: int) -> None:
         """A trial stays at a rung; one that is already final stays as it is."""
@@ -112,7 +139,7 @@ class Journal:
         """
         sign, lines = 1 if objective.mode == "max" else -1, self.lines(trial)
         reached = {line["step"]: line.get(objective.metric) for line in evaluations(lines)}
-        result = self.store.read_json(f"trials/{trial}/{RESULT_FILE}")
+        result = self._result(trial)
         ended = -1 if result is None else int(result["step"])
         if self.state(trial).status == "finished":
             ended = max(ended, *rungs)
@@ -138,7 +165,7 @@ class Journal:
     def _read(self, trial: str) -> State:
         failed = self.store.read_json(f"trials/{trial}/{FAILED_FILE}")
         stopped = self.store.read_json(f"trials/{trial}/{STOPPED_FILE}")
-        result = self.store.read_json(f"trials/{trial}/{RESULT_FILE}")
+        result = self._result(trial)
         lines = self.lines(trial)
         if stopped is not None:
             # It was compared at its last rung, not by what came after.
@@ -153,11 +180,19 @@ class Journal:
 
     def lines(self, trial: str) -> list[dict[str, Any]]:
         """The lines of a trial's metrics that are whole; without NaN, which has no place in an order."""
-        text = self.store.read_text(f"trials/{trial}/{METRICS_FILE}") or ""
-        return [_line(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        name = f"trials/{trial}/{METRICS_FILE}"
+        text = self.store.read_bytes(name) if self.store.exists(name) else b""
+        return [_line(line) for line in whole_lines(text)[0]]
+
+    def _result(self, trial: str) -> dict[str, Any] | None:
+        """A trial's result; None if it has none, or a damaged one, which its run writes again."""
+        try:
+            return read_result(Store(self.folder(trial)))
+        except ValueError:
+            return None
 
 
-def _line(text: str) -> dict[str, Any]:
+def _line(text: bytes) -> dict[str, Any]:
     found = json.loads(text, parse_constant=lambda _: None)  # NaN, Infinity, -Infinity
     return {name: value for name, value in found.items() if value is not None}
 

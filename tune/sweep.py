@@ -12,19 +12,23 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import ray
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
-from pairmill.cluster import alive_nodes, connected, stoppable
+from pairmill.cluster import alive_nodes, connected
 from pairmill.errors import JobError, PairmillError, RunDirError, UserError
 from pairmill.faults import fault_point
-from pairmill.layout import RECIPE_FILE
+from pairmill.layout import ASIDE, RECIPE_FILE
+from pairmill.origin import with_origin
+from pairmill.stopping import stoppable
 from pairmill.store import Store
 from pairmill.worker_errors import raised_by
 from pairmill.yaml_text import read_mapping
+from training.intact import changed_keys
 from training.recipe import TrainRecipe
 from tune.check import check, trials_at_a_time
 from tune.halving import Halving, Leg, Standing, rungs_of
@@ -33,15 +37,17 @@ from tune.progress import Progress, counted_by_status
 from tune.proposals import Listed, Proposals, proposals_of, rank, repeats_of
 from tune.recipe import SweepRecipe
 from tune.report import write_report
+from tune.space import recipe_at
 from tune.trial import TrialRun
 
 logger = logging.getLogger("pairmill")
 
 
-def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
+def sweep(recipe: SweepRecipe, *, quiet: bool = False, first: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Run a sweep, or what is left of it; returns RUN/sweep.json: trials, ranking, best.
 
     quiet: plain lines on a terminal too, not the live table.
+    first: what the trials need, made when the run directory is this sweep's alone.
     Ctrl-C and SIGTERM save a checkpoint of every running trial first.  A trial that fails is recorded with its error
     and does not end the sweep.  Raises UserError before any work for a wrong recipe, space, data or run directory, and
     JobError if no trial finished.
@@ -55,11 +61,16 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     def stopped() -> bool:
         return store.read_text(STOP_FILE) is not None
 
-    with connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard):
+    with ExitStack() as held:
+        held.enter_context(store.locked())
+        claim(recipe)  # another one may have ended meanwhile
+        first()
+        held.enter_context(connected(compute.address, num_cpus=compute.num_cpus, dashboard=compute.dashboard))
         concurrent = trials_at_a_time(recipe, ray.cluster_resources(), alive_nodes())
-        store.write_bytes(RECIPE_FILE, recipe.to_yaml().encode())
-        store.remove(STOP_FILE)
         journal = Journal(store)
+        _heal(journal)
+        store.write_bytes(RECIPE_FILE, with_origin(recipe.to_yaml()).encode())
+        store.remove(STOP_FILE)
         with stoppable(lambda: store.write_bytes(STOP_FILE, b""), "saving the running trials"):
             proposals = proposals_of(recipe, concurrent=concurrent)
             halving = _halving(recipe)
@@ -73,20 +84,21 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
                 fault_point("tune.repeat")
                 best = rank(searched, states, recipe.objectives[0])[: recipe.repeat.best]
                 _run(recipe, journal, Listed(repeats_of(best, recipe)), None, concurrent, quiet=quiet)
-    fault_point("tune.report")
-    report = write_report(recipe, journal, finished=not stopped(), seconds=time.time() - began)
-    if report["finished"] and report["best"] is None:
-        first = next((t["error"] for t in report["trials"] if t["error"]), "none was proposed")
-        raise JobError(
-            f"no trial of the sweep finished; the first error: {first}\nfix: correct its cause and give a new run_dir"
-        )
-    return report
+        fault_point("tune.report")
+        report = write_report(recipe, journal, finished=not stopped(), seconds=time.time() - began)
+        if report["finished"] and report["best"] is None:
+            cause = next((t["error"] for t in report["trials"] if t["error"]), "none was proposed")
+            raise JobError(
+                f"no trial of the sweep finished; the first error: {cause}\n"
+                "fix: correct its cause and give a new run_dir"
+            )
+        return report
 
 
 def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
     """Raises RunDirError if the run directory holds another sweep; with `resume`, also if it holds none."""
     store = Store(recipe.run_dir)
-    before = store.read_text(RECIPE_FILE)
+    before = store.read_bytes(RECIPE_FILE).decode(errors="replace") if store.exists(RECIPE_FILE) else None
     if before is None:
         if resume:
             raise RunDirError(
@@ -98,7 +110,9 @@ def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
     try:
         old, new = _identity(SweepRecipe.checked(read_mapping(before, RECIPE_FILE))), _identity(recipe)
     except PairmillError:
-        old, new = {}, {"the whole recipe: the one in run_dir is not a sweep's": None}
+        if _are_of(recipe, Journal(store)):
+            return
+        old, new = {}, {f"the whole recipe: {store.path(RECIPE_FILE)} is damaged, or not a sweep's": True}
     changed = [section for section in new if old.get(section) != new[section]]
     if changed:
         raise RunDirError(
@@ -106,6 +120,30 @@ def claim(recipe: SweepRecipe, *, resume: bool = False) -> None:
             value=", ".join(changed),
             fix=f"give another run_dir, or the recipe of {store.path(RECIPE_FILE)}",
         )
+
+
+def _heal(journal: Journal) -> None:
+    """Keep a damaged recipe aside, which `claim` has let pass, and damaged files of trials."""
+    store = journal.store
+    try:
+        SweepRecipe.checked(read_mapping(store.read_text(RECIPE_FILE) or "", RECIPE_FILE))
+    except PairmillError as error:
+        if store.exists(RECIPE_FILE):
+            kept = store.set_aside(RECIPE_FILE, ASIDE)
+            why = " ".join(str(error.value if isinstance(error, UserError) else error).split())
+            logger.warning("%s is damaged (%s) and kept as %s: it is written again", RECIPE_FILE, why, kept)
+    journal.heal()
+
+
+def _are_of(recipe: SweepRecipe, journal: Journal) -> bool:
+    """Whether a sweep's trials were made with this recipe, as the recipes of their runs say."""
+    runs = [(trial, Store(journal.folder(trial.id))) for trial in journal.trials()]
+    begun = [(trial, run) for trial, run in runs if run.exists(RECIPE_FILE)]
+    for trial, run in begun:
+        names = {"run_dir": run.uri, "name": f"{recipe.name}-{trial.id}"}
+        if changed_keys(run, recipe_at(recipe.base, trial.point, trial.seed, **names)):
+            return False
+    return bool(begun)
 
 
 def _identity(recipe: SweepRecipe) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import base64
 import io
 import json
 import math
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,12 +28,15 @@ import pyarrow.parquet as pq
 
 from curation.forget.tombstones import copying
 from curation.results.export_card import features_of, write_export_card
-from pairmill.atomic import require_empty, whole_file
+from pairmill.atomic import unfinished_folder, whole_file
 from pairmill.errors import RunDirError
 from pairmill.layout import PAIRS
 from pairmill.store import Store, shard_file
 
 _BATCH_ROWS = 500
+
+#: The names of the files that an export writes.
+_OURS = re.compile(r"[0-9]{5,}\.(tar|parquet)|sizes\.json")
 
 #: img2dataset 1.47: what its writer puts between the columns of the list and the image.
 IMG2DATASET = pa.schema(
@@ -116,16 +120,19 @@ def export_img2dataset(store: Store, to: Path | str, *, rows_per_shard: int = 10
 
 @contextmanager
 def _copying(store: Store, folder: Path) -> Iterator[list[Path]]:
-    """A list for the files that the block writes into an empty folder; all of them are removed if it fails."""
-    require_empty(folder)
+    """A list for the files that the block writes into an empty folder; all of them are removed if it fails.
+
+    What a killed export left there is removed first.
+    """
     written: list[Path] = []
-    try:
-        with copying(store):
-            yield written
-    except BaseException:
-        for file in written:
-            file.unlink(missing_ok=True)
-        raise
+    with unfinished_folder(folder, _OURS):
+        try:
+            with copying(store):
+                yield written
+        except BaseException:
+            for file in written:
+                file.unlink(missing_ok=True)
+            raise
 
 
 def _files(store: Store, rows_per_shard: int) -> Iterator[tuple[int, Iterator[pa.Table]]]:

@@ -91,6 +91,19 @@ def test_micro_batches_give_the_loss_and_the_update_of_the_whole_batch() -> None
         torch.testing.assert_close(parts["state"][0][name], weight, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [{"patch_dropout": None}, {"patch_dropout": 0.5}])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_blocks_are_computed_again_as_they_were(model: dict[str, Any], accumulate: int) -> None:
+    # In bfloat16 on a CPU the forward pass chooses its attention kernel.
+    common = {"precision": "bf16", "accumulate": accumulate}
+    found = [
+        run_on_ranks(1, trained, recipe(train=common, model=model | {"gradient_checkpointing": again}), 0, 3)[0]
+        for again in (False, True)
+    ]
+    torch.testing.assert_close(found[1]["losses"], found[0]["losses"], rtol=0, atol=0)
+
+
 def test_micro_batches_encode_twice_with_the_same_random_numbers() -> None:
     # With dropout the second encoding must be the first one's: else the learnt step differs from the loss's gradient,
     # and two equal runs would still agree; so compare with one pass per part by plain autograd.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pairmill.errors import JobError, RecipeError, RunDirError
+from pairmill.errors import InputError, JobError, RecipeError, RunDirError
 from pairmill.store import Store
 from pipelines.models import evaluate_model, export_model, model_folder
 from training.driver import progress_line
-from training.errors import FinalError
+from training.errors import FinalError, diverged
+from training.intact import verify_training
 from training.recipe import TrainRecipe
 from training.resources import size_workers
 from training.train import train
@@ -162,28 +164,72 @@ def test_a_killed_worker_goes_on_bit_for_bit(
 
 
 @pytest.mark.ray
+def test_a_run_resumes_bit_for_bit_before_a_damaged_checkpoint(
+    whole: tuple[Path, dict[str, Any]], emoji: str, tmp_path: Path
+) -> None:
+    begun = train(recipe(emoji, tmp_path), quiet=True, until=4)
+    weights = Path(begun["checkpoint"]) / "open_clip_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1  # a weight that is only slightly wrong
+    weights.write_bytes(data)
+    for name in ("result.json", "recipe.yaml"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="must be as it was written"):
+        evaluate_model(begun["checkpoint"], [f"evaluate.datasets.emoji.path={emoji}"], None, None)
+    result = train(recipe(emoji, tmp_path), quiet=True)
+    assert result["finished"] and verify_training(Store(str(tmp_path))) == []
+    assert losses(tmp_path) == losses(whole[0])
+    assert {file.name for file in (tmp_path / "damaged").iterdir()} == {
+        *("result.json", "recipe.yaml", f"train.{Path(begun['checkpoint']).name}")
+    }
+    ours, theirs = (Path(r["checkpoint"]) / "open_clip_model.safetensors" for r in (result, whole[1]))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_that_is_asked_to_stop_saves_first(emoji: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "run").mkdir()
-    monkeypatch.setattr("training.driver.STOP_FILE", "another")  # the driver clears it when it starts
-    (tmp_path / "run" / "stop").touch()
-    wanted = recipe(emoji, tmp_path / "run", compute={"workers": 1}, train={"steps": 2}, evaluate={"every_steps": 1})
+def test_a_run_that_is_asked_to_stop_saves_first(emoji: str, tmp_path: Path) -> None:
+    def ask_after_the_first_evaluation() -> None:
+        while not (tmp_path / "run" / "metrics.jsonl").exists() or not losses(tmp_path / "run"):
+            ended.wait(0.01)
+        (tmp_path / "run" / "stop").touch()
+
+    ended = threading.Event()
+    threading.Thread(target=ask_after_the_first_evaluation, daemon=True).start()
+    wanted = recipe(emoji, tmp_path / "run", compute={"workers": 1}, train={"steps": 9}, evaluate={"every_steps": 1})
     stopped = train(wanted, quiet=True)
-    assert not stopped["finished"] and (stopped["step"], stopped["evaluated"]) == (1, 0)
-    assert json.loads((Path(stopped["checkpoint"]) / "training.json").read_text())["step"] == 1
+    step = stopped["step"]
+    assert not stopped["finished"] and 0 < step < 9 and stopped["evaluated"] == step - 1
+    assert json.loads((Path(stopped["checkpoint"]) / "training.json").read_text())["step"] == step
     # What was due at the stop is measured where the run resumes.
-    (tmp_path / "run" / "stop").unlink()
-    ended = train(wanted, quiet=True)
-    assert ended["finished"] and (ended["step"], ended["evaluated"]) == (2, 2)
+    resumed = train(wanted, quiet=True)
+    assert resumed["finished"] and (resumed["step"], resumed["evaluated"]) == (9, 9)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "emoji/image_retrieval_recall@1" in line] == [0, 1, 2]
+    assert [line["step"] for line in lines if "emoji/image_retrieval_recall@1" in line] == list(range(10))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_is_asked_to_stop_before_its_first_step_has_nothing_to_save(
+    emoji: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.driver._clear", lambda store: None)  # what an earlier stop left
+    (tmp_path / "stop").touch()
+    stopped = train(recipe(emoji, tmp_path, compute={"workers": 1}), quiet=True)
+    assert (stopped["step"], stopped["checkpoint"], stopped["finished"]) == (0, None, False)
+    assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_a_loss_that_is_not_a_number_ends_the_run_and_says_so(emoji: str, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="the last checkpoint is intact"):
-        train(recipe(emoji, tmp_path, optim={"lr": 1e30, "warmup_steps": 0}, compute={"workers": 1}), quiet=True)
+    diverging = {"optim": {"lr": 1e30, "warmup_steps": 0}, "compute": {"workers": 1}}
+    with pytest.raises(JobError, match="no checkpoint was saved before"):
+        train(recipe(emoji, tmp_path, **diverging, checkpoint={"every_steps": 99}), quiet=True)
+
+
+def test_a_run_that_diverged_later_names_its_last_checkpoint() -> None:
+    assert "the last checkpoint, of step 40, is intact" in str(diverged("the loss of step 41 is nan", 40))
 
 
 @pytest.mark.ray

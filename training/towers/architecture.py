@@ -25,6 +25,7 @@ from open_clip.pretrained import (
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from pairmill.errors import RecipeError, nearest
+from training.checkpoint_files import require_whole
 from training.towers.config import ModelConfig
 
 #: open_clip's names for the configuration and the weights of a model folder.
@@ -216,6 +217,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _weights_in(folder: Path) -> Path:
     for name in _WEIGHTS:
         if (folder / name).is_file():
+            require_whole(folder, only=name)
             return folder / name
     raise RecipeError(f"a model folder must hold one of {', '.join(_WEIGHTS)}", value=folder, fix="correct the path")
 
