@@ -84,7 +84,9 @@ def connected(recipe: CurateRecipe) -> Iterator[Pools]:
         nodes = alive_nodes()
         cpus = [node.get("CPU", 0.0) for node in nodes]
         flow = recipe.flow()
-        pools = size_pools(flow, ray.cluster_resources(), smallest=min(filter(None, cpus), default=1.0))
+        pools = size_pools(
+            flow, ray.cluster_resources(), smallest=min(filter(None, cpus), default=1.0), grows=cluster.autoscaling
+        )
         if not cluster.autoscaling:
             check_pools(flow, pools, nodes)
             check_room(flow, pools, sum(cpus))
@@ -114,10 +116,13 @@ def _no_errors(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR
 
 
-def size_pools(flow: Flow, resources: Mapping[str, float], *, smallest: float | None = None) -> Pools:
+def size_pools(
+    flow: Flow, resources: Mapping[str, float], *, smallest: float | None = None, grows: bool = False
+) -> Pools:
     """Pools that fill a cluster with these resources, unless the recipe says otherwise.
 
     smallest: cores of its smallest node that has any; None: those of the cluster, which is then one node.
+    grows: whether nodes may join, so that more actors than fit today need not share the cores.
     A fetching actor keeps about two cores busy (its event loop and two decoder processes) and reserves one: the other
     half of the cores is left for the short tasks that read, filter and commit.
     """
@@ -128,11 +133,12 @@ def size_pools(flow: Flow, resources: Mapping[str, float], *, smallest: float | 
         if stage.pool == "fetch":
             wanted = _placement(stage)
             actors = max(1, cpus // 2) if wanted.actors == "auto" else wanted.actors
-            pools[stage.name] = _pool(wanted, actors, max(_LEAST, min(1.0, (cpus - SHORT_TASK) / actors)), 0.0)
+            share = 1.0 if grows else (cpus - SHORT_TASK) / actors
+            pools[stage.name] = _pool(wanted, actors, max(_LEAST, min(1.0, share)), 0.0)
         elif stage.pool == "model":
             # All models of a segment work at the same time.
             beside = max(_BESIDE, sum(other.pool == "model" for other in flow.segment(stage.segment)))
-            pools[stage.name] = _model_pool(_placement(stage), cpus, gpus, smallest or cpus, beside)
+            pools[stage.name] = _model_pool(_placement(stage), cpus, gpus, smallest or cpus, beside, grows=grows)
     return Pools(pools, min(2, cpus))
 
 
@@ -213,12 +219,12 @@ def _pool(placement: Placement, actors: int, num_cpus: float, num_gpus: float) -
     )
 
 
-def _model_pool(config: Placement, cpus: int, gpus: int, node_cpus: float, beside: int) -> Pool:
+def _model_pool(config: Placement, cpus: int, gpus: int, node_cpus: float, beside: int, *, grows: bool) -> Pool:
     # `beside` models share every GPU.  Without GPUs they share the cores, less one for the short tasks, and more actors
     # use a larger machine better than more threads of one.
     by_cores = max(1, (cpus - 1) // (2 * beside))
     # All may be placed on one node, which must keep room for a short task.
     num_cpus = 1.0 if gpus else min(2.0, max(0.5 / beside, (node_cpus - 1) / beside))
-    if config.actors != "auto":
+    if config.actors != "auto" and not grows:
         num_cpus = max(_LEAST, min(num_cpus, (cpus - SHORT_TASK) / beside / config.actors))
     return _pool(config, gpus or by_cores, num_cpus, 1 / beside if gpus else 0.0)

@@ -104,7 +104,8 @@ def _profile(curve: Callable[[Values], Values], primaries: Primaries) -> bytes:
 def _profile_of_light(transfer: int, primaries: Primaries) -> bytes:
     """A profile that is a table of signals to L*a*b* (lut16Type, ICC.1:2001), for light beyond white."""
     colours, srgb, wide = (_colours(p) for p in (primaries, SRGB, _PRIMARIES[9]))
-    assert colours is not None and srgb is not None and wide is not None
+    if colours is None or srgb is None or wide is None:
+        return b""
     steps = np.linspace(0, 1, _STEPS)
     signal = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     light = LIGHT[transfer](signal, colours[1]) @ (np.linalg.inv(wide) @ colours).T

@@ -36,7 +36,7 @@ from pairmill.store import Store, shard_file
 _BATCH_ROWS = 500
 
 #: The names of the files that an export writes.
-_OURS = re.compile(r"[0-9]{5,}\.(tar|parquet)|sizes\.json")
+_OURS = re.compile(r"[0-9]{5,}\.(tar|parquet)|sizes\.json|README\.md")
 
 #: img2dataset 1.47: what its writer puts between the columns of the list and the image.
 IMG2DATASET = pa.schema(

@@ -25,9 +25,9 @@ from yarl import URL
 
 from curation.schema import Status
 from curation.web.address import AddressPolicy, Refused, Target
+from curation.web.answer_heads import MAX_HEAD_BYTES, BadHead, HeadReader
 from curation.web.config import DownloadConfig
 from curation.web.content_networks import content_networks, shared_load
-from curation.web.heads import MAX_HEAD_BYTES, BadHead, HeadReader
 
 #: Numeric addresses of a host name, blocking; raises `socket.gaierror`.
 Lookup = Callable[[str], list[str]]

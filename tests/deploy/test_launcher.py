@@ -121,6 +121,6 @@ def test_one_download_node_is_enough_to_size_a_job_by(name: str) -> None:
     """Of an empty cluster a job would conclude that it has one core, and give each actor one decoder instead of two."""
     kept = prepared(load(name))["available_node_types"]["download"]["resources"]
     recipe = parse_recipe("{run_dir: runs/x, input: {path: x.parquet}}", ["download.actors=32"])
-    pools = size_pools(recipe.flow(), {k: float(v) for k, v in kept.items()})
+    pools = size_pools(recipe.flow(), {k: float(v) for k, v in kept.items()}, grows=True)
     download = pools.of["download"]
     assert (download.actors, download.num_cpus, pools.decoders) == (32, 1.0, 2)

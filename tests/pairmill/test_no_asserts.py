@@ -15,7 +15,7 @@ ELSE = "what is no grid and no choice has a range: a parameter has exactly one o
 
 #: file:function -> (how many, why it cannot fail whatever users, disk and network give).
 ALLOWED: dict[str, tuple[int, str]] = {
-    "curation/images/decode.py:to_srgb": (1, "Pillow answers None for conversion in place only"),
+    "curation/images/colour.py:_applied": (1, "Pillow answers None for conversion in place only"),
     "curation/images/decoder.py:_Worker.give": (1, PIPE),
     "curation/images/decoder.py:DecoderPool._serve": (1, PIPE),
     "curation/images/decoder.py:DecoderPool._retire": (1, PIPE),

@@ -30,6 +30,7 @@ from curation.stages import CHOSEN_STAGES
 from pairmill.errors import IntegrityError, JobError, PairmillError, RecipeError
 from pairmill.registry import ChosenBy
 from pairmill.store import Store
+from pipelines import actors, segments
 from pipelines.consent import ConsentError
 from pipelines.curate import curate
 from pipelines.demo import RECIPE
@@ -290,7 +291,12 @@ def test_an_error_in_a_worker_arrives_as_it_was_raised(
 
 @pytest.mark.ray
 @pytest.mark.parametrize("kind", ["Failing", "FailingTask"])
-def test_code_that_ends_its_process_ends_the_job_after_some_tries(job: Job, kind: str) -> None:
+def test_code_that_ends_its_process_ends_the_job_after_some_tries(
+    job: Job, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process that starts again takes seconds.
+    monkeypatch.setattr(segments, "_TASKS", {**segments._TASKS, "max_retries": 1})
+    monkeypatch.setattr(actors, "RESTARTS", 1)
     stages = json.dumps([{"name": f"{__name__}:{kind}", "where": "call", "error": "exits"}])
     with pytest.raises(JobError, match=rf"died(.|\n)*calling your own code: stage failing \({__name__}:{kind}\)"):
         curate(job.recipe(0.0, f"run_dir={job.folder / 'exits'}", f"stages={stages}"))

@@ -27,7 +27,8 @@ def inspected(data: bytes) -> Inspected:
 def seen(data: bytes) -> NDArray[np.int64]:
     """[H, W, 3], as stored without loss."""
     found = inspected(data)
-    assert found.status is Status.SUCCESS, found.error
+    if found.status is not Status.SUCCESS:
+        raise ValueError(f"{found.status.value}: {found.error}")
     return np.asarray(Image.open(io.BytesIO(found.image)).convert("RGB")).astype(np.int64)
 
 

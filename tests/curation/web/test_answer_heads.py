@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_servers import ODD
 
+from curation.web.answer_heads import MAX_HEAD_BYTES, BadHead, HeadReader
 from curation.web.chunks import MAX_LINE_BYTES, ChunkReader
 from curation.web.coding import coding_of, inflated
-from curation.web.heads import MAX_HEAD_BYTES, BadHead, HeadReader
 
 PIECES = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
