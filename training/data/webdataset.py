@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pairmill import tars
+from pairmill.bounded_tar import BoundedTar
 from pairmill.config import digest
 from pairmill.errors import RecipeError
 from pairmill.uris import Found
@@ -92,7 +93,7 @@ class TarSource:
         try:
             with (
                 self._filesystem.open_input_file(path) as stream,
-                tarfile.open(fileobj=stream, mode="r:") as tar,
+                BoundedTar.open(fileobj=stream, mode="r:") as tar,
             ):
                 found = list(_samples(tar))
         except tarfile.TarError as error:
