@@ -115,9 +115,11 @@ _SAID = re.compile(
 )
 _SCHEME = re.compile(r"(?i)\b(bearer|basic|token|apikey|digest|negotiate)((?:\s|%20|\+)+)([\w.~+/=%-]{6,})")
 
-_NOTHING = words(
-    "true false null none nil yes no on off nan required optional missing unset undefined empty hidden masked "
-    "redacted invalid expected wrong not is to or and must with in for from the a an of it was has that"
+_NULLS = words("true false null none nil yes no on off nan")
+#: What follows `password:` in a sentence.
+_PROSE = _NULLS | words(
+    "required optional missing unset undefined empty invalid expected wrong not is to or and must with in for from the "
+    "a an of it was has that"
 )
 _PLACEHOLDER = re.compile(
     r"\$\{?[A-Za-z_]\w*\}?|\{\{.*\}\}|<[\w /-]+>|%\(\w+\)s|\$\(.*\)|\*{3,}|…|\.\.\.|\\?", re.DOTALL
@@ -220,9 +222,9 @@ def _secret_value(name: str, value: str) -> bool:
     return is_secret_name(name) or (may_be_secret_name(name) and _opaque(value))
 
 
-def _is_nothing(value: str) -> bool:
+def _is_nothing(value: str, nothing: frozenset[str] = _NULLS) -> bool:
     """Whether this stands for a value, or for none."""
-    return value.lower() in _NOTHING or bool(_PLACEHOLDER.fullmatch(value))
+    return value.lower() in nothing or bool(_PLACEHOLDER.fullmatch(value))
 
 
 def _opaque(value: str) -> bool:
@@ -271,7 +273,7 @@ def _value_span(text: str, separator: re.Match[str], name: str, before: str) -> 
             line = re.compile(r"[^\n]+").match(text, at)
         else:
             line = re.compile(rf"[^\n{closing}]+").match(text, at) if closing else _LINE.match(text, at)
-        return None if line is None or _is_nothing(line[0].strip()) else line.span()
+        return None if line is None or _is_nothing(line[0].strip(), _PROSE) else line.span()
     if _COOKIES.search(name):
         quoted = _QUOTED.match(text, at)
         value, span = (quoted[2], quoted.span(2)) if quoted else ((m := _LINE.match(text, at)) and m[0], m and m.span())
@@ -290,7 +292,7 @@ def _value_span(text: str, separator: re.Match[str], name: str, before: str) -> 
             return None
     else:
         value, span = _plain_value(text, separator, before, at)
-    if not value or _is_nothing(value) or (perhaps and not sure and not _opaque(value)):
+    if not value or _is_nothing(value, _NULLS if quoted else _PROSE) or (perhaps and not sure and not _opaque(value)):
         return None
     if name in ("PWD", "OLDPWD") and value.startswith("/"):
         return None
@@ -322,7 +324,7 @@ def _masked_user(found: re.Match[str]) -> str:
     end = "%40" if found.re is _ENCODED_USER else "@"
     head = "//" if found[0].startswith("//") else ""
     user = found[0][len(head) : -len(end)]
-    if _is_nothing(user.partition(":")[2] or user) or user == "git" or user.lower() == "mailto":
+    if _PLACEHOLDER.fullmatch(user.partition(":")[2] or user) or user == "git" or user.lower() == "mailto":
         return found[0]
     # Not a user: gs:// without an account, and a container of Azure.
     if ":" not in user and re.search(r"(?:gs://anonymous|(?:abfs|wasb)s?://[^/]*)\Z", found.string[: found.end() - 1]):
@@ -338,7 +340,9 @@ def _masked_parameter(found: re.Match[str]) -> str:
 
 def _masked_option(found: re.Match[str]) -> str:
     value = found["value"].strip("\"'")
-    return found[0] if not _secret_value(found["name"], value) else f"{found['name']}{found['sep']}{MASK}"
+    if _is_nothing(value, _PROSE) or not _secret_value(found["name"], value):
+        return found[0]
+    return f"{found['name']}{found['sep']}{MASK}"
 
 
 def _masked_second(found: re.Match[str]) -> str:

@@ -73,14 +73,30 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, path = pafs.FileSystem.from_uri(_quoted(uri))
     except (pa.ArrowException, ValueError, ImportError) as error:
-        raise UserError(
-            "a path must be local or an address that begins with s3://, gs:// or file://",
-            value=f"{redact(uri)} ({redact(str(error))})",
-            fix="correct the address, or copy the data to one of these",
-        ) from None
+        raise _unknown(uri, str(error)) from None
     except OSError as error:
         raise _unreachable(uri, error) from error
     return filesystem, path.rstrip("/")
+
+
+#: How addresses begin that pyarrow knows.
+_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "file")
+
+
+def check_scheme(uri: str) -> None:
+    """Raise UserError for an address of no known kind, or with credentials, without asking the network."""
+    absolute(uri)
+    scheme, found, _ = uri.partition("://")
+    if found and scheme.lower() not in _SCHEMES:
+        raise _unknown(uri)
+
+
+def _unknown(uri: str, why: str = "") -> UserError:
+    return UserError(
+        "a path must be local or an address that begins with s3://, gs:// or file://",
+        value=f"{redact(uri)} ({redact(why)})" if why else redact(uri),
+        fix="correct the address, or copy the data to one of these",
+    )
 
 
 def _unreachable(uri: str, error: Exception) -> UserError:

@@ -47,6 +47,7 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False) -> dict[str, Any]:
     JobError if no trial finished.
     """
     store = Store(recipe.run_dir)
+    store.check_writable()
     claim(recipe)
     check(recipe)
     began = time.time()
