@@ -45,7 +45,9 @@ def whole_file(path: Path, *, fault: str = "write") -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
         fault_point(f"{fault}.before_rename")
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            error.filename = str(path)  # a full disk does not say for which file
         # The caller must see the first error, not that the clean-up failed as well.
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

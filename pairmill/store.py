@@ -114,6 +114,21 @@ class Store:
                 "run_dir must be a folder that can be written", value=error, fix="correct run_dir or its permissions"
             ) from error
 
+    def check_writable(self) -> None:
+        """Raise RunDirError for a local run directory that cannot be made or written; nothing is written."""
+        if not self._local:
+            return
+        place = Path(self._root)
+        while not os.path.lexists(place) and place != place.parent:
+            place = place.parent
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            why = "cannot be written" if place.is_dir() else "is not a folder"
+            raise RunDirError(
+                "run_dir must be a folder that can be written",
+                value=f"{self.uri}: {place} {why}",
+                fix="correct run_dir or its permissions",
+            )
+
     @contextlib.contextmanager
     def scratch(self, what: str) -> Iterator[Path]:
         """A folder on this machine's own disk for work on this run, removed afterwards."""

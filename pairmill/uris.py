@@ -27,6 +27,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pairmill.errors import UserError
+from pairmill.redaction import redact
+from pairmill.secret_names import is_secret_parameter
 
 _WILD = frozenset("*?[")
 _BRACES = re.compile(r"\{((?:[^{}]*,[^{}]*)|\d+\.\.\d+)\}")
@@ -71,20 +73,36 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, path = pafs.FileSystem.from_uri(_quoted(uri))
     except (pa.ArrowException, ValueError, ImportError) as error:
-        raise UserError(
-            "a path must be local or an address that begins with s3://, gs:// or file://",
-            value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
-            fix="correct the address, or copy the data to one of these",
-        ) from None
+        raise _unknown(uri, str(error)) from None
     except OSError as error:
         raise _unreachable(uri, error) from error
     return filesystem, path.rstrip("/")
 
 
+#: How addresses begin that pyarrow knows.
+_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "file")
+
+
+def check_scheme(uri: str) -> None:
+    """Raise UserError for an address of no known kind, or with credentials, without asking the network."""
+    absolute(uri)
+    scheme, found, _ = uri.partition("://")
+    if found and scheme.lower() not in _SCHEMES:
+        raise _unknown(uri)
+
+
+def _unknown(uri: str, why: str = "") -> UserError:
+    return UserError(
+        "a path must be local or an address that begins with s3://, gs:// or file://",
+        value=f"{redact(uri)} ({redact(why)})" if why else redact(uri),
+        fix="correct the address, or copy the data to one of these",
+    )
+
+
 def _unreachable(uri: str, error: Exception) -> UserError:
     return UserError(
         "an address must lead to a place that this machine reaches",
-        value=f"{_without_secrets(uri)} ({_without_secrets(str(error))})",
+        value=f"{redact(uri)} ({redact(str(error))})",
         fix="correct the address, the credentials or the network",
     )
 
@@ -92,15 +110,14 @@ def _unreachable(uri: str, error: Exception) -> UserError:
 def absolute(uri: str) -> str:
     """The same place, independent of the current folder: local paths are made absolute, with `~` expanded.
 
-    Raises UserError for an address without a bucket.
+    Raises UserError for an address without a bucket, and for one with credentials.
     """
     local = _local_path(uri)
     if local is not None:
         return local
+    _refuse_keys(uri)
     if not uri.partition("://")[2].strip("/"):
-        raise UserError(
-            "an address must name a bucket", value=_without_secrets(uri), fix="write s3://BUCKET/…, or gs://BUCKET/…"
-        )
+        raise UserError("an address must name a bucket", value=redact(uri), fix="write s3://BUCKET/…, or gs://BUCKET/…")
     return uri.rstrip("/")
 
 
@@ -116,7 +133,7 @@ def local_path(given: str | os.PathLike[str], what: str) -> Path:
     if local is None:
         raise UserError(
             f"{what} must be a path on this machine",
-            value=_without_secrets(uri),
+            value=redact(uri),
             fix="give a local path, and copy what is written there to the bucket",
         )
     return Path(local)
@@ -131,7 +148,7 @@ def _local_path(uri: str) -> str | None:
     if _SLIP.match(uri):
         raise UserError(
             "an address must have two slashes behind its scheme",
-            value=_without_secrets(uri),
+            value=redact(uri),
             fix="write s3://BUCKET/…, gs://BUCKET/…, or ./… for a folder of that name",
         )
     if "://" not in uri:
@@ -158,9 +175,22 @@ def _quoted(uri: str) -> str:
     return f"{scheme}://{authority}{slash}{path}{rest[end:]}"
 
 
-def _without_secrets(text: str) -> str:
-    """The text without the keys that an address may hold (s3://KEY:SECRET@bucket/…, ?secret=…)."""
-    return re.sub(r"(\?[A-Za-z_]+=)[^\s']*", r"\1…", re.sub(r"://[^/@\s]*@", "://…@", text))
+#: KEY:SECRET@ before a bucket.
+_KEYS = re.compile(r"[^/]*:[^@]*@")
+
+
+def _refuse_keys(uri: str) -> None:
+    """Raise UserError for an address with credentials: it is printed, and kept with the run."""
+    rest = uri.partition("://")[2]
+    options = _OPTIONS.search(rest)
+    named = [] if options is None else [one.partition("=")[0] for one in rest[options.start() + 1 :].split("&")]
+    if _KEYS.match(rest) or any(map(is_secret_parameter, named)):
+        raise UserError(
+            "an address must not hold keys: it is printed, and kept with the run",
+            value=redact(uri),
+            fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) in the environment of every node; "
+            "for gs:// GOOGLE_APPLICATION_CREDENTIALS",
+        )
 
 
 # Patterns

@@ -19,14 +19,40 @@ from pairmill.store import Store
 
 def read_yaml(text: str, source: str) -> Any:
     """The data of a YAML text.  source: what it is called in messages.  Raises RecipeError if it cannot be read."""
+    source = source if len(source) <= _MOST_SHOWN else f"{source[:_MOST_SHOWN]}…"
     try:
-        return yaml.load(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise RecipeError(
             "the recipe must be YAML, with every key once and numbers as they look",
             value=f"{source}: {error}",
             fix="correct the line that it names",
         ) from error
+    _refuse_endless(data, source)
+    return data
+
+
+_MOST_SHOWN = 200
+_MOST_VALUES = 100_000
+_DEEPEST = 100
+
+
+def _refuse_endless(data: Any, source: str) -> None:
+    """Raise RecipeError for data that is part of itself, or that aliases repeat without measure."""
+    rest, seen = [(data, 1)], 0
+    while rest:
+        one, depth = rest.pop()
+        seen += 1
+        if depth > _DEEPEST or seen > _MOST_VALUES:
+            raise RecipeError(
+                f"a recipe must have at most {_MOST_VALUES:,} values and {_DEEPEST} levels, aliases written out",
+                value=f"{source} has more, or an alias (*NAME) that stands within its own anchor (&NAME)",
+                fix="write the values themselves instead of the aliases",
+            )
+        if isinstance(one, dict):
+            rest += [(value, depth + 1) for value in one.values()]
+        elif isinstance(one, list | tuple | set):
+            rest += [(value, depth + 1) for value in one]
 
 
 def read_mapping(text: str, source: str) -> dict[str, Any]:
@@ -59,7 +85,7 @@ class _Loader(_FASTEST):  # type: ignore[misc]
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+            if not isinstance(key, yaml.ScalarNode):
                 continue
             if (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(

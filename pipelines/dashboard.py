@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pairmill.errors import UserError
+from pairmill.redaction import redact
 from pipelines.jobs import check_address, use_token
-from pipelines.redaction import redact
 
 _TIMEOUT_S = 10.0
 _REFUSED = (401, 403)

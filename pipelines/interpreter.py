@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pairmill.errors import JobError
+from pairmill.redaction import redact
 from pipelines.jobs import ENDED, find_job, last_line
-from pipelines.redaction import redact
 
 #: What every job imports, by the names of modules.
 MODULES = (

@@ -16,6 +16,7 @@ from curation.plan import open_plan
 from curation.plan_file import Plan
 from pairmill.errors import RunDirError
 from pairmill.pending import refuse_pending
+from pairmill.redaction import redact
 from pairmill.run_records import record_file, record_numbers
 from pairmill.store import Store
 
@@ -32,7 +33,7 @@ class Invocation:
         self._segments: dict[str, list[float | None]] = {}
         self._record: dict[str, object] = {
             "run": self.run,
-            "command": command,
+            "command": redact(command),
             "started_at": time.time(),
             "finished_at": None,
             "segments": self._segments,

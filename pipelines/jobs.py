@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pairmill.errors import InputError, JobError, UserError
-from pipelines.redaction import redact
+from pairmill.redaction import redact
 
 logger = logging.getLogger("pairmill")
 

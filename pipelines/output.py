@@ -32,6 +32,7 @@ def say(text: str, *, end: str = "\n") -> None:
 def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     """Run a command's job and print its result; turn a PairmillError into a message and an exit code."""
     from pairmill.errors import PairmillError, UserError
+    from pairmill.redaction import redact
     from pairmill.stopping import STOPPED
 
     try:
@@ -43,8 +44,9 @@ def finish(job: Callable[[], dict[str, Any]], as_json: bool, show: Callable[[dic
                 if isinstance(error, UserError)
                 else {}
             )
-            say(json.dumps({"error": str(error), **parts}, ensure_ascii=False))
-        print(f"pairmill: {error}", file=sys.stderr)
+            said = {"error": str(error), **parts}
+            say(json.dumps({name: redact(text) for name, text in said.items()}, ensure_ascii=False))
+        print(f"pairmill: {redact(str(error))}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as stopped:
         # Not a result: a script must not carry on as if the job were done.

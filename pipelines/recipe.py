@@ -14,6 +14,7 @@ from curation.stages import CHOSEN_STAGES, STAGES
 from pairmill import yaml_text
 from pairmill.config import EXECUTION, Config, put
 from pairmill.errors import RecipeError
+from pairmill.redaction import secret_places
 from pairmill.registry import ChosenBy, NamedConfig
 
 
@@ -80,7 +81,7 @@ R = TypeVar("R", bound=Config)
 def load_recipe(path: Path, overrides: Sequence[str] = (), kind: type[R] = CurateRecipe) -> R:  # type: ignore[assignment]  # a default of a type variable's type needs PEP 696
     """The recipe of class `kind` in a YAML file, with `dotted.key=value` overrides (values are YAML too).
 
-    Raises RecipeError for a file that cannot be read, an unknown key, or a value that breaks a rule.
+    Raises RecipeError for a file that cannot be read, an unknown key, a value that breaks a rule, or a secret.
     """
     return kind.checked(read_mapping(path, overrides))
 
@@ -108,13 +109,26 @@ def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def _parsed(text: str, overrides: Sequence[str], source: str) -> dict[str, Any]:
     data = yaml_text.read_mapping(text, source)
     _override(data, overrides)
+    _refuse_secrets(data)
     return data
+
+
+def _refuse_secrets(data: dict[str, Any]) -> None:
+    """Raise RecipeError for a recipe that holds a secret: it is kept with the run, and shown to all who see the run."""
+    for place in secret_places(data):
+        raise RecipeError(
+            f"{place} must not hold a secret: a recipe is kept with its run",
+            value=f"{place} holds a password, a key or a token",
+            fix="name an environment variable that holds it, set where the work is done: `…_env`; ${NAME} in base_url "
+            "and extra_body; for s3:// AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for models HF_TOKEN",
+        )
 
 
 def parse_section(kind: type[R], name: str, section: Any, overrides: Sequence[str] = ()) -> R:
     """One section of a recipe, with overrides whose keys begin with its name.  Raises as `load_recipe`."""
     data = {name: section}
     _override(data, overrides)
+    _refuse_secrets(data)
     if unknown := data.keys() - {name}:
         raise RecipeError(
             f"overrides must be keys of {name} here", value=sorted(unknown)[0], fix=f"write {name}.KEY=value"

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from pairmill.config import digest
 from pairmill.errors import InputError, JobError, RecipeError, RunDirError
+from pairmill.redaction import redact
+from pairmill.uris import check_scheme
+from pairmill.yaml_text import write_yaml
 from pipelines.doctor import project_root
 from pipelines.interpreter import head_python
 from pipelines.jobs import ENDED, SubmittedJob, cluster_hosts, last_line, list_jobs
 from pipelines.packing import UPLOAD_LIMIT_MIB, check_upload, packed_files
-from pipelines.recipe import CurateRecipe, load_recipe, parse_section
-from pipelines.redaction import redact
+from pipelines.recipe import CurateRecipe, load_recipe, parse_section, read_mapping
 
 if TYPE_CHECKING:
     from training.evaluate.config import EvaluateConfig
@@ -82,13 +84,15 @@ def prepare(
                 fix="set it in the cluster's environment, and name the variable (`…_env`) or leave the override out",
             )
     if kind == "evaluate":
+        check_scheme(recipe)
         return Prepared(kind, recipe, recipe, None, tuple(overrides), digest(_evaluation(overrides).identity()))
     loaded = _load(kind, Path(recipe), overrides)
+    check_scheme(str(loaded.run_dir))
     root, path, text = root or project_root(), Path(recipe).resolve(), None
     name = str(path.relative_to(root)) if path.is_relative_to(root) else None
     if name not in packed_files(root):
         # A sweep is sent with the training recipe that it names, which is beside it here and not there.
-        name, text = "/dev/stdin", loaded.to_yaml() if kind == "sweep" else path.read_text(encoding="utf-8")
+        name, text = "/dev/stdin", loaded.to_yaml() if kind == "sweep" else _without_comments(path)
         if len(text.encode()) > _RECIPE_LIMIT:
             raise RecipeError(
                 f"a recipe outside the uploaded project must have at most {_RECIPE_LIMIT:,} bytes",
@@ -96,6 +100,11 @@ def prepare(
                 fix=f"copy it into {root}",
             )
     return Prepared(kind, str(loaded.run_dir), name, text, tuple(overrides), digest(loaded.identity()), tuple(flags))
+
+
+def _without_comments(path: Path) -> str:
+    """The recipe's data: the cluster shows the environment of a job, and a comment may hold anything."""
+    return write_yaml(read_mapping(path))
 
 
 def _load(kind: str, path: Path, overrides: Sequence[str]) -> Any:

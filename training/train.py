@@ -38,6 +38,7 @@ def train(
     Raises UserError before any work for a wrong recipe, data or run directory, and JobError if the run fails.
     """
     store = Store(recipe.run_dir)
+    store.check_writable()
     finished = claim(store, recipe, until)
     if finished is not None:
         return finished

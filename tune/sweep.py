@@ -53,6 +53,7 @@ def sweep(recipe: SweepRecipe, *, quiet: bool = False, first: Callable[[], objec
     JobError if no trial finished.
     """
     store = Store(recipe.run_dir)
+    store.check_writable()
     claim(recipe)
     check(recipe)
     began = time.time()

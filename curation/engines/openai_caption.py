@@ -22,8 +22,10 @@ from curation.engines.guard import describe
 from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
 from pairmill.config import EXECUTION
+from pairmill.environment import resolved
 from pairmill.errors import PairmillError, UserError
 from pairmill.faults import fault_point
+from pairmill.redaction import MASK, redact
 from pairmill.registry import NamedConfig
 from pairmill.retry_after import retry_after_s
 
@@ -44,7 +46,8 @@ class OpenAIConfig(NamedConfig):
     base_url: str = Field(
         default="http://127.0.0.1:8000/v1",
         pattern=r"^https?://",
-        description="URL before /chat/completions, such as that of a local `vllm serve`",
+        description="URL before /chat/completions, such as that of a local `vllm serve`; ${NAME} stands for the value "
+        "of an environment variable, such as a password or a key",
         json_schema_extra=EXECUTION,
     )
     api_key_env: str | None = Field(
@@ -81,7 +84,8 @@ class OpenAIConfig(NamedConfig):
         default=True, description="whether to request token log-probabilities; without them texts have no score"
     )
     extra_body: Mapping[str, Any] = Field(
-        default_factory=dict, description="further fields of the request body, such as a server's own options"
+        default_factory=dict,
+        description="further fields of the request body, such as a server's own options; ${NAME} as in base_url",
     )
 
 
@@ -103,7 +107,7 @@ class OpenAICaptioner:
     The server has the model; `recaption.model` is its name there, and `recaption.revision` any text that identifies its
     version.
 
-    Raises UserError if the variable that should hold the key is not set.
+    Raises UserError if a variable that should hold a key is not set.
     """
 
     Config = OpenAIConfig
@@ -131,6 +135,10 @@ class OpenAICaptioner:
         self._config = config
         self._temperature = temperature
         self._top_p = top_p
+        self._base, hidden = resolved(config.base_url, "recaption.engine.base_url")
+        extra_body, more = resolved(dict(config.extra_body), "recaption.engine.extra_body")
+        self._extra_body: dict[str, Any] = extra_body
+        self._hidden = sorted({*hidden, *more}, key=len, reverse=True)
         self._key = None
         if config.api_key_env is not None:
             self._key = os.environ.get(config.api_key_env)
@@ -140,6 +148,7 @@ class OpenAICaptioner:
                     value=f"{config.api_key_env} is not set where the stage runs",
                     fix=f"export {config.api_key_env}=… on the workers (Ray: runtime_env env_vars), or remove it",
                 )
+            self._hidden.append(self._key)
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
         """One answer per request, in order."""
@@ -186,7 +195,7 @@ class OpenAICaptioner:
         except _Rejected as error:
             return Failure(self._hide_key(str(error)))
         except Exception as error:  # a lost connection, the deadline, anything aiohttp raises
-            return _TryLater(describe(error))
+            return _TryLater(redact(describe(error)))
 
     def request_body(self, request: CaptionRequest) -> dict[str, Any]:
         """The JSON body of one request."""
@@ -208,10 +217,10 @@ class OpenAICaptioner:
             body |= {"top_p": self._top_p, "seed": request.seed}
         if self._config.logprobs:
             body["logprobs"] = True
-        return body | dict(self._config.extra_body)
+        return body | self._extra_body
 
     async def _post(self, session: aiohttp.ClientSession, body: Mapping[str, Any]) -> bytes:
-        url = self._config.base_url.rstrip("/") + "/chat/completions"
+        url = completions_url(self._base)
         async with session.post(url, json=body, allow_redirects=False) as response:
             content = await _read_at_most(response, _MAX_ANSWER_BYTES)
             if response.status == 200:
@@ -223,7 +232,15 @@ class OpenAICaptioner:
             raise _Rejected(message)
 
     def _hide_key(self, text: str) -> str:
-        return text if self._key is None else text.replace(self._key, "***")
+        for value in self._hidden:
+            text = text.replace(value, MASK)
+        return redact(text)
+
+
+def completions_url(base: str) -> str:
+    """The URL to post to: below the base URL, with the parameters that it has."""
+    path, mark, parameters = base.partition("?")
+    return f"{path.rstrip('/')}/chat/completions{mark}{parameters}"
 
 
 def data_uri(encoded: bytes) -> str:

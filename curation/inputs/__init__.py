@@ -5,7 +5,7 @@ adds: url, alt (string), input (struct of the list's other columns, unchanged; a
 Reading is strict, because it happens before any work: a malformed file or a missing column is an `InputError` with the
 file, the row and the column.  A file without a byte, or with nothing but white space, is a part without rows.
 
-Read in this order: this file, files, columns, records, delimited, quoting.
+Read in this order: this file, files, columns, records, delimited, quoting, limits.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from typing import Literal
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from curation.inputs import delimited, records
 from curation.inputs.columns import Columns, as_text, cast, check_text, columns_of, shared
 from curation.inputs.files import Format, InputFile, SeveralTexts
+from curation.inputs.limits import parquet_batches, parquet_schema
 from curation.inputs.quoting import Quoting, is_quoted
-from curation.inputs.records import BATCH_ROWS
 from pairmill.config import Config
 from pairmill.errors import InputError, nearest
 from pairmill.uris import absolute, find
@@ -187,7 +186,7 @@ def _found_columns(file: InputFile, config: InputConfig) -> Columns:
         return {}
     if file.kind == "parquet":
         with file.filesystem.open_input_file(file.path) as stream:
-            columns: Columns = columns_of(pq.read_schema(stream))
+            columns: Columns = columns_of(parquet_schema(stream, file.size))
     elif file.kind in ("csv", "tsv"):
         file.quoted = is_quoted(file, config.url_column, config.quoting)
         columns = columns_of(delimited.schema(file))
@@ -247,8 +246,7 @@ def _normalise(batch: pa.Table, file: InputFile, config: InputConfig, extra: pa.
 def _batches(file: InputFile, config: InputConfig) -> Iterator[pa.Table]:
     if file.kind == "parquet":
         with file.filesystem.open_input_file(file.path) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS):
-                yield pa.Table.from_batches([batch])
+            yield from parquet_batches(stream, file.size)
     elif file.kind in ("csv", "tsv"):
         if file.quoted is None:
             file.quoted = is_quoted(file, config.url_column, config.quoting)

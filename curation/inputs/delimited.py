@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from curation.inputs.files import InputFile
+from curation.inputs.limits import Content, check_columns
 from curation.inputs.quoting import delimiter_of, numbered
 
 _COLUMN = re.compile(r"In CSV column #(\d+)")
@@ -21,8 +22,10 @@ _COLUMN = re.compile(r"In CSV column #(\d+)")
 
 def schema(file: InputFile) -> pa.Schema:
     """The columns of a file whose `quoted` is known; none if it holds nothing.  Raises ValueError as `batches`."""
-    if _is_empty(file):
+    header = next((line for _, line in numbered(file) if not line.isspace()), None)
+    if header is None:
         return pa.schema([])
+    check_columns(header.count(delimiter_of(file).encode()) + 1)
     try:
         return pa.schema([(name, pa.string()) for name in _open(file, []).schema.names])
     except pa.ArrowInvalid as error:
@@ -39,10 +42,6 @@ def batches(file: InputFile) -> Iterator[pa.Table]:
         raise ValueError(_where(file, str(error))) from error
 
 
-def _is_empty(file: InputFile) -> bool:
-    return all(line.isspace() for _, line in numbered(file))
-
-
 def _open(file: InputFile, names: Sequence[str]) -> pacsv.CSVStreamingReader:
     """names: the columns, read as text; empty for a reader that only finds the names."""
     convert = pacsv.ConvertOptions(
@@ -53,7 +52,7 @@ def _open(file: InputFile, names: Sequence[str]) -> pacsv.CSVStreamingReader:
     parse = pacsv.ParseOptions(
         delimiter=delimiter_of(file), quote_char='"' if file.quoted else False, newlines_in_values=bool(file.quoted)
     )
-    return pacsv.open_csv(file.filesystem.open_input_stream(file.path), parse_options=parse, convert_options=convert)
+    return pacsv.open_csv(Content(file), parse_options=parse, convert_options=convert)
 
 
 def _where(file: InputFile, error: str) -> str:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from curation.inputs import limits
 from curation.inputs.files import InputFile
 from pairmill.errors import InputError
 
@@ -24,8 +25,6 @@ logger = logging.getLogger("pairmill")
 Quoting = Literal["auto", "quoted", "none"]
 
 _BLOCK_BYTES = 2**20
-#: Bytes of a line, which is held in memory as a whole.
-_LONGEST_LINE = 2**26
 _BOM = b"\xef\xbb\xbf"
 #: How a URL in a list begins.
 _URL = re.compile(r'"?(?:https?:)?//', re.IGNORECASE)
@@ -94,12 +93,12 @@ def is_quoted(file: InputFile, url_column: str, quoting: Quoting) -> bool:
 
 def lines(file: InputFile) -> Iterator[list[bytes]]:
     """The lines of a text file with their ends, many at a time, without a byte-order mark at the start."""
-    with file.filesystem.open_input_stream(file.path) as stream:
+    with limits.Content(file) as stream:
         rest, first = b"", True
         while block := stream.read(_BLOCK_BYTES):
             rest += block
-            if len(rest) > _LONGEST_LINE + _BLOCK_BYTES:
-                raise ValueError(f"a line must have at most {_LONGEST_LINE:,} bytes")
+            if len(rest) > limits.LARGEST_VALUE + _BLOCK_BYTES:
+                raise ValueError(f"a line must have at most {limits.LARGEST_VALUE:,} bytes")
             # A carriage return at the end may be half of a line end.
             cut = (rest.rfind(b"\n") + 1) or (rest.rfind(b"\r", 0, len(rest) - 1) + 1)
             if cut:

@@ -15,11 +15,13 @@ from typing import Any
 import pyarrow as pa
 
 from curation.inputs.files import InputFile, SeveralTexts
+from curation.inputs.limits import BATCH_BYTES, BATCH_ROWS, Content, check_columns, unsized
 from curation.inputs.quoting import numbered
+from pairmill.bounded_tar import forward_tar
 from pairmill.tars import TEXT_ENDINGS, samples
 
-#: Rows of a batch.
-BATCH_ROWS = 16_384
+#: Cells of a batch, most of them empty where every row has keys of its own.
+_MOST_CELLS = 2**20
 
 #: Kinds of values, beside the column types that some of them take.
 _NULL, _BOOL, _INT, _LONG, _FLOAT, _TEXT, _NESTED = "null", "bool", "int", "long", "float", "text", "nested"
@@ -56,6 +58,7 @@ def kinds(file: InputFile, texts: Sequence[str | None]) -> dict[str, str]:
             if known is None:
                 _require_text(key, f"{_place(where)}, column {key!r}")
                 found[key] = seen
+                check_columns(len(found))
             elif seen != known:
                 found[key] = shared_kind(known, seen)
     return found
@@ -102,12 +105,17 @@ def batches(file: InputFile) -> Iterator[pa.Table]:
 def _in_batches(records: Iterable[tuple[int | str, Mapping[str, object]]]) -> Iterator[pa.Table]:
     places: list[int | str] = []
     rows: list[Mapping[str, object]] = []
+    names: set[str] = set()
+    size = 0
     for place, record in records:
         places.append(place)
         rows.append(record)
-        if len(rows) == BATCH_ROWS:
+        names.update(record)
+        size += unsized(record)
+        if len(rows) == BATCH_ROWS or size > BATCH_BYTES or len(names) * len(rows) > _MOST_CELLS:
             yield _table(places, rows)
-            places, rows = [], []
+            places, rows, size = [], [], 0
+            names.clear()
     if rows:
         yield _table(places, rows)
 
@@ -145,7 +153,10 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """The record, with its nested values as JSON text."""
     for key, value in record.items():
         if type(value) is dict or type(value) is list:
-            record[key] = json.dumps(value, ensure_ascii=False)
+            try:
+                record[key] = json.dumps(value, ensure_ascii=False)
+            except RecursionError as error:
+                raise ValueError(f"column {key!r}: {error}") from error
     return record
 
 
@@ -190,7 +201,7 @@ def _webdataset_records(file: InputFile) -> Iterator[Record]:
     What makes no record is counted in `file.left_out`.
     """
     file.left_out = Counter()
-    with file.filesystem.open_input_stream(file.path) as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
+    with Content(file, by_magic=True) as raw, forward_tar(raw) as tar:
 
         def content(member: tarfile.TarInfo) -> tuple[str, str]:
             stream = tar.extractfile(member)

@@ -17,6 +17,7 @@ from curation.policy import Policy
 from curation.results.outcome import Outcome, Run, read_outcome
 from curation.results.tallies import Frequent, Histogram
 from curation.schema import FORGOTTEN
+from pairmill.redaction import redact
 
 #: The columns to read, where their tables exist.
 READS = (
@@ -237,8 +238,13 @@ def _entry(pick: Pick, row: Mapping[str, Any]) -> dict[str, Any]:
         **pick._asdict(),
         "alt": _short(row["alt"]),
         "texts": [{name: _short(text.get(name)) for name in kept} for text in texts],
-        **{name: _short(row.get(name)) for name in _FACTS},
+        **{name: _short(_public(name, row.get(name))) for name in _FACTS},
     }
+
+
+def _public(name: str, value: Any) -> Any:
+    """Without the passwords and tokens that a listed URL may hold: a report is passed on."""
+    return redact(value) if name in ("url", "final_url", "error") and isinstance(value, str) else value
 
 
 def _short(value: Any) -> Any:

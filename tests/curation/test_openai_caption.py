@@ -47,7 +47,7 @@ class ChatServer:
 
     async def chat(self, asked: web.Request) -> web.StreamResponse:
         body = await asked.json()
-        self.requests.append({"body": body, "headers": dict(asked.headers)})
+        self.requests.append({"body": body, "headers": dict(asked.headers), "query": asked.query_string})
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -267,6 +267,26 @@ def test_the_key_is_named_never_given(monkeypatch: pytest.MonkeyPatch) -> None:
         OpenAIConfig(name="openai", api_key_env=KEY)
     with pytest.raises(ValidationError):
         OpenAIConfig(name="openai", base_url="file:///etc/passwd")
+
+
+def test_keys_in_the_address_and_the_body_come_from_the_environment(
+    server: tuple[ChatServer, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, url = server
+    monkeypatch.setenv("CAPTION_KEY", KEY)
+    made = captioner(
+        url.replace("://", "://me:${CAPTION_KEY}@") + "?key=${CAPTION_KEY}&v=1",
+        extra_body={"api": {"k": "${CAPTION_KEY}"}},
+    )
+    answers = made.caption([request("a cat"), request("400")])
+    assert isinstance(answers[0], Generated)
+    assert isinstance(answers[1], Failure) and KEY not in answers[1].error and "bad image" in answers[1].error
+    asked = chat.requests[0]
+    assert asked["headers"]["Authorization"] == "Basic " + base64.b64encode(f"me:{KEY}".encode()).decode()
+    assert asked["query"] == f"key={KEY}&v=1" and asked["body"]["api"] == {"k": KEY}
+    monkeypatch.delenv("CAPTION_KEY")
+    with pytest.raises(UserError, match="CAPTION_KEY is not set"):
+        captioner("https://me:${CAPTION_KEY}@h/v1")
 
 
 def test_identity_holds_what_decides_the_text_only() -> None:

@@ -146,7 +146,6 @@ def test_file_addresses(tmp_path: Path, kind: str) -> None:
         ("s3://b/a b/{0..9}[1]*.tar?region=us-east-1", "b/a b/{0..9}[1]*.tar"),
         ("s3://b/a%20b/100%/é?region=us-east-1", "b/a b/100%/é"),
         ("s3://b/x?.tar?region=us-east-1", "b/x?.tar"),
-        ("s3://key:secret@b/x/?region=us-east-1", "b/x"),
         ("gs://anonymous@b/{a,b}", "b/{a,b}"),
     ],
 )

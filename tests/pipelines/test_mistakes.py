@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from importlib.metadata import version
@@ -21,6 +23,7 @@ from pairmill.store import Store
 from pipelines import output
 from pipelines.cli import app
 from pipelines.demo import run_demo
+from pipelines.doctor import project_root
 from pipelines.recipe import load_recipe
 
 TEXT = "run_dir: {0}/new\ninput: {{path: {0}/list.parquet}}\n"
@@ -69,7 +72,16 @@ RECIPES = {
     "a key twice": (TEXT + "run_dir: again\n", "run_dir occurs twice"),
     "an inner key twice": (TEXT + "image: {{size: 1, size: 2}}\n", "size occurs twice"),
     "an unknown alias": ("run_dir: *x\n", "must be YAML"),
-    "an endless alias": ("a: &a [*a]\n", "must be set"),
+    "an endless alias": ("a: &a [*a]\n", "its own anchor"),
+    "an endless value": (TEXT + "image: {{size: &s [*s]}}\n", "its own anchor"),
+    "aliases without measure": (
+        "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+        + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in zip("abcdef", "bcdefg", strict=True))
+        + TEXT,
+        "aliases written out",
+    ),
+    "101 levels": (TEXT + "image: {{size: " + "[" * 101 + "]" * 101 + "}}\n", "100 levels"),
+    "a merge twice": ("a: &a {{x: 1}}\n" + TEXT + "image: {{<<: *a, <<: *a}}\n", "<< occurs twice"),
     "an object": ("run_dir: !!python/object:os.system x\n", "must be YAML"),
     "no such day": ("run_dir: 2020-13-45\n", "must be YAML"),
     "depth": ("a: " + "[" * 3000 + "]" * 3000, "must be YAML"),
@@ -105,6 +117,19 @@ def test_an_override_that_cannot_be_read(refused: Refused, override: str) -> Non
 )
 def test_a_run_dir_that_cannot_be_one(refused: Refused, where: str) -> None:
     refused(f"plan FOLDER/recipe.yaml run_dir={where}")
+
+
+@pytest.mark.parametrize(
+    ("job", "where"),
+    [
+        *(("train", where) for where in ("FOLDER/file", "FOLDER/file/run", "/dev/full", "ftp://a/b")),
+        *((job, "ftp://a/b") for job in ("sweep", "submit curate", "submit train")),
+    ],
+)
+def test_a_run_dir_that_cannot_be_one_for_other_jobs(refused: Refused, job: str, where: str) -> None:
+    recipe = project_root() / "pipelines" / "recipes" / f"{job.rpartition(' ')[2]}-demo.yaml"
+    text = refused(f"{job} {recipe} run_dir={where}")
+    assert "run_dir must be" in text or "a path must be" in text
 
 
 #: What happened to a file of a run -> file, what is done to it, and the commands that notice.
@@ -146,6 +171,16 @@ CALLS = {
     "retry-failed": "retry-failed FOLDER/run",
     "forget": "forget FOLDER/run --url https://a.example/1.jpg",
 }
+
+
+@pytest.mark.parametrize("command", [CALLS["report"], CALLS["rows"], "plan FOLDER/recipe.yaml"])
+def test_a_full_disk_is_named_with_the_file(refused: Refused, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    text = refused(command)
+    assert "No space left on device: '/" in text and ".partial" not in text
 
 
 def a_table() -> bytes:

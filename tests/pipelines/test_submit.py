@@ -178,6 +178,8 @@ def test_so_does_a_recipe_of_the_project_that_is_not_uploaded(tmp_path: Path) ->
 
 def test_a_recipe_too_long_for_the_environment_is_refused(recipe: Path) -> None:
     recipe.write_text(recipe.read_text() + "# " + "x" * 100_000)
+    assert "x" * 99 not in str(prepare("curate", str(recipe), []).text)  # a comment stays here
+    recipe.write_text(recipe.read_text() + '\nfilter: {where: "' + "x" * 100_000 + '"}')
     with pytest.raises(RecipeError, match="at most"):
         prepare("curate", str(recipe), [])
 

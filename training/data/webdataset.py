@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pairmill import tars
+from pairmill.bounded_tar import BoundedTar
 from pairmill.config import digest
 from pairmill.errors import RecipeError
 from pairmill.uris import Found
@@ -123,7 +124,7 @@ class TarSource:
         try:
             with (
                 self._filesystem.open_input_file(path) as stream,
-                tarfile.open(fileobj=stream, mode="r:") as tar,
+                BoundedTar.open(fileobj=stream, mode="r:") as tar,
             ):
                 left_out: Counter[str] = Counter()
                 found = list(tars.samples(tar, _KINDS, _place, lambda kinds: "image" in kinds, left_out))

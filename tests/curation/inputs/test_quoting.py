@@ -10,7 +10,7 @@ import pytest
 from listed import read
 
 from curation import inputs
-from curation.inputs import quoting
+from curation.inputs import limits, quoting
 from pairmill.errors import InputError
 
 
@@ -114,7 +114,7 @@ def test_a_header_whose_quote_is_never_closed_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "txt"])
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     monkeypatch.setattr(quoting, "_BLOCK_BYTES", 100)
-    monkeypatch.setattr(quoting, "_LONGEST_LINE", 1_000)
+    monkeypatch.setattr(limits, "LARGEST_VALUE", 1_000)
     (tmp_path / f"list.{ending}").write_text(("{}\n" if ending == "jsonl" else "url,text\n") + "x" * 2_000)
     with pytest.raises(InputError, match="at most 1,000 bytes"):
         read(tmp_path / f"list.{ending}")

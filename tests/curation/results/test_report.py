@@ -57,6 +57,16 @@ def test_a_finished_run_accounts_for_every_row(finished: Store) -> None:
     assert stages["recaption"]["rows_per_second"] == pytest.approx(20 / 12, abs=0.01)
 
 
+def test_it_shows_no_secret_of_a_listed_url(tmp_path: Path) -> None:
+    urls = [f"http://{fate}.example/{fate}/1?width=3&sig=hunter22x" for fate in ("ok", "timeout")]
+    urls.append("http://me:hunter22x@b.example/ok/2")
+    store = make_run(tmp_path, [{"url": url, "text": "a red ball in the grass"} for url in urls])
+    report = json.dumps(write_report(store))
+    page = (store.read_text("report.html") or "") + (store.read_text("report.json") or "")
+    assert "hunter22x" not in report and "hunter22x" not in page
+    assert "?width=3&sig=***" in report and "http://***@b.example/ok/2" in report
+
+
 def test_it_counts_fetches_texts_and_languages(finished: Store) -> None:
     report = build_report(finished)
     assert report["fetch"]["status"]["success"] == 29
