@@ -5,9 +5,10 @@ adds:  language (ISO 639-1, `und` where there is no letter), language_score (flo
 drops: language_not_allowed, language_uncertain
 
 lid.176 was trained on sentences and is unreliable on a caption's two to five words: of short Chinese labels it
-calls 23 % Japanese and 21 % English.  So the script decides what it can, fastText ranks only what the script leaves
-open, and its ranking is weighted by letters and words.  The weights were chosen on 1,949 emoji labels
-in each of 28 languages (emojibase-data).
+calls 23 % Japanese and 21 % English, and most English in capitals German.  So capitals that say nothing are lowered,
+the script decides what it can, fastText ranks only what the script leaves open, and its ranking is weighted by letters,
+spellings and words.  The weights were chosen on 1,949 emoji labels in each of 28 languages (emojibase-data);
+`benchmarks/languages.py` says how often they are right.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from curation.filters.alphabets import CYRILLIC, LANGUAGES, LATIN
+from curation.filters.function_words import FUNCTION_WORDS, SPELLINGS
 from curation.filters.scripts import SCRIPTS, script_of, spelling
 from pairmill.config import Config
 from pairmill.languages import UNKNOWN, canonical
@@ -47,6 +49,10 @@ _SECOND_LANGUAGE = 0.5  # any but the likeliest language of a script
 _ENGLISH_ACCENT = 0.1  # English, though a letter has an accent
 _ENGLISH_KNOWN = 12.0  # English, every word in the vocabulary ...
 _ENGLISH_UNKNOWN = 0.3  # ... and none; in between by geometric mean
+
+_FUNCTION_WORD = 3.0  # for each function word of the language
+_SPELLING = 1.5  # for each spelling that its neighbours lack
+_MOST_HEARD = 4
 
 #: Languages of other scripts, which lid.176 also names for Latin words.
 _NEVER_LATIN = frozenset({"zh", "ja"}.union(*LANGUAGES.values())) - {"ku"}
@@ -96,8 +102,29 @@ def detect(texts: Sequence[str]) -> tuple[list[str], list[float]]:
     The confidence is the weighed share of the chosen language among fastText's candidates, times the share of the
     letters in the chosen script where the script alone decides.
     """
-    found = [_detect_one(text[:_PREFIX].replace("\n", " ")) for text in texts]
+    found = [_detect_one(_as_written_in_running_text(text[:_PREFIX].replace("\n", " "))) for text in texts]
     return [language for language, _ in found], [score for _, score in found]
+
+
+def _as_written_in_running_text(text: str) -> str:
+    """The text in lower case if its capitals say nothing: all of it, each word, or the first letter has one.
+
+    lid.176 has hardly seen words in capitals, and takes a first capital for a name.
+    """
+    words = [word for word in _WORD.findall(text) if word.lower() != word.upper()]
+    raised = [word for word in words if word[0].isupper()]
+    long = [word for word in words if len(word) > _SHORT_IN_TITLES]
+    capitals = len(raised) == len(words) and all(word.isupper() for word in words)
+    title = len(words) > 1 and all(word[0].isupper() for word in long) and 2 * len(raised) >= len(words)
+    sentence = len(words) > 1 and raised == words[:1] and not any(map(str.isupper, words[0][1:]))
+    if not (capitals or title or sentence):
+        return text
+    # In Turkish, I is the capital of dotless ı; Python lowers it to i, and İ to i and a loose dot.
+    return (text.replace("I", "ı").replace("İ", "i") if "İ" in text else text).lower()
+
+
+#: Letters of the words that Title Case may leave small: of, and, the, avec.
+_SHORT_IN_TITLES = 4
 
 
 def _detect_one(text: str) -> tuple[str, float]:
@@ -141,10 +168,16 @@ def _latin(text: str) -> tuple[str, float]:
     known = sum(map(_is_english, words)) / max(1, len(words))
     english = _ENGLISH_KNOWN**known * _ENGLISH_UNKNOWN ** (1 - known)
 
+    running = " ".join(words)
+    spelt = {language: len(pattern.findall(running)) for language, pattern in SPELLINGS.items()}
+    heard = {language: sum(word in known for word in words) for language, known in FUNCTION_WORDS.items()}
+
     def weight(language: str) -> float:
         if language in _NEVER_LATIN:
             return 0.0
-        factor = _WEAK_LANGUAGE.get(language, 1.0 if language in LATIN else _OTHER_LANGUAGE)
+        factor = _FUNCTION_WORD ** min(_MOST_HEARD, heard.get(language, 0))
+        factor *= _SPELLING ** min(_MOST_HEARD, spelt.get(language, 0))
+        factor *= _WEAK_LANGUAGE.get(language, 1.0 if language in LATIN else _OTHER_LANGUAGE)
         if language == "en":
             factor *= english * (_ENGLISH_ACCENT if accents else 1.0)
         if accents and language in LATIN and not accents <= LATIN[language]:

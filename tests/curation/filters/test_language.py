@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +71,31 @@ TEXTS = {
 def test_short_texts(language: str) -> None:
     found, _ = detect(TEXTS[language])
     assert dict(zip(TEXTS[language], found, strict=True)) == dict.fromkeys(TEXTS[language], language)
+
+
+#: Texts of the languages whose letters have capitals, that are right in running text.
+CASED = {
+    language: texts for language, texts in TEXTS.items() if language not in ("zh", "ja", "ko", "th", "ar", "he", "hi")
+}
+
+
+@pytest.mark.parametrize("change", [str.upper, str.title, str.lower, str.capitalize])
+@pytest.mark.parametrize("language", CASED)
+def test_capitals_change_nothing(language: str, change: Callable[[str], str]) -> None:
+    dotless = str.maketrans("iı", "İI") if language == "tr" and change is str.upper else {}
+    texts = [change(text.translate(dotless)) for text in CASED[language]]
+    found, _ = detect(texts)
+    assert dict(zip(texts, found, strict=True)) == dict.fromkeys(texts, language)
+
+
+def test_titles_leave_small_words_small() -> None:
+    titles = [
+        "A Dog Running on the Beach",
+        "Femme avec un Parapluie",
+        "Hund am Strand mit einem Ball",
+        "IPHONE CASE BLACK",
+    ]
+    assert detect(titles)[0] == ["en", "fr", "de", "en"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "123", "12 × 34", "😀", "🇨🇳 ★", "!?…", "_"])
