@@ -33,9 +33,9 @@ from training.export import export_open_clip
 from training.objectives.declaration import Objective
 from training.objectives.saved import resume, to_save
 from training.teacher import Teacher
-from training.towers.architecture import WEIGHTS_FILE
 from training.towers.ema import Ema
 from training.towers.tokenizer import Tokenizer
+from training.towers.weights import WEIGHTS_FILE
 
 T = TypeVar("T")
 

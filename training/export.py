@@ -16,18 +16,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import open_clip
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pairmill.atomic import whole_folder
-from pairmill.errors import InputError
-from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, WEIGHTS_FILE, localise
+from pairmill.errors import InputError, RecipeError
+from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, localise
 from training.towers.build import build_from_description
 from training.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description
+from training.towers.weights import WEIGHTS_FILE, load_weights, weights_in
 
 ARCHITECTURE_FILE = "architecture.json"
 
@@ -75,7 +77,8 @@ def load_exported(folder: Path) -> Exported:
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        model_cfg, preprocess = config["model_cfg"], config["preprocess_cfg"]
+        model_cfg = config["model_cfg"]
+        preprocess = merge_preprocess_dict(asdict(PreprocessCfg()), config.get("preprocess_cfg") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"an exported model must be a folder with {CONFIG_FILE}", value=folder, fix="give the folder itself"
@@ -90,11 +93,9 @@ def load_exported(folder: Path) -> Exported:
     }
     model: Any = build_from_description(description)
     try:
-        open_clip.load_checkpoint(model, str(folder / WEIGHTS_FILE))
-    except Exception as error:  # files and shapes fail in ways of their own
-        raise InputError(
-            f"{WEIGHTS_FILE} must hold the weights of {CONFIG_FILE}", value=f"{folder}: {error}", fix="export it again"
-        ) from error
+        load_weights(model, weights_in(folder))
+    except RecipeError as error:
+        raise InputError(error.rule, value=error.value, fix=error.fix) from error
     tokenizer = tokenizer_from_description(tokenizer_description(model_cfg["text_cfg"]))
     preprocess = dict(model.visual.preprocess_cfg)
     return Exported(model.eval(), tokenizer, preprocess, {**description, "preprocess": preprocess})

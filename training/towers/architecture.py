@@ -26,16 +26,13 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from pairmill.errors import RecipeError, nearest
 from training.towers.config import ModelConfig
+from training.towers.weights import quick_gelu_of, weights_in
 
-#: open_clip's names for the configuration and the weights of a model folder.
+#: open_clip's name for the configuration of a model folder.
 CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
 
 #: Where an export keeps the configuration of a Hugging Face text tower.
 TEXT_TOWER_FOLDER = "text_tower"
-
-#: Weights that a folder may hold, best first: an export, a checkpoint of ours, other folders in open_clip's form.
-_WEIGHTS = (WEIGHTS_FILE, "model.pt", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class Architecture(NamedTuple):
@@ -93,12 +90,12 @@ def resolve_weights(config: ModelConfig) -> Path | None:
         with _reachable(config.architecture):
             return Path(download_pretrained_from_hf(name))
     if schema == "local-dir":
-        return _weights_in(Path(name))
+        return weights_in(Path(name))
     if config.pretrained is None:
         return None
     path = Path(config.pretrained)
     if path.is_dir():
-        return _weights_in(path)
+        return weights_in(path)
     if path.is_file():
         return path
     tag = _tag(config.pretrained, name)
@@ -125,6 +122,8 @@ def _tuned_with(config: ModelConfig, name: str, model_cfg: dict[str, Any]) -> di
     """The preprocessing that the weights of `model.pretrained` were trained with, as far as it is known."""
     path = Path(str(config.pretrained))
     if path.exists():
+        if path.is_file() and (quick := quick_gelu_of(path)) is not None:
+            model_cfg["quick_gelu"] = quick  # as with a tag, below
         beside = (path if path.is_dir() else path.parent) / CONFIG_FILE
         return _read(beside)[1] if beside.is_file() else {}
     tag = _tag(str(config.pretrained), name)
@@ -211,13 +210,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             fix="write it like open_clip's model_configs/*.json",
         )
     return model_cfg, data.get("preprocess_cfg", {})
-
-
-def _weights_in(folder: Path) -> Path:
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise RecipeError(f"a model folder must hold one of {', '.join(_WEIGHTS)}", value=folder, fix="correct the path")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -36,14 +36,28 @@ from training.towers.architecture import (
 from training.towers.config import ModelConfig
 from training.towers.encode import text_tower
 from training.towers.tokenizer import tokenizer_description
+from training.towers.weights import load_weights
 
 
-def build_model(config: ModelConfig, *, temperature_init: float | None, bias_init: float | None) -> nn.Module:
+class Logits(NamedTuple):
+    """Where the temperature and the logit bias begin; None: where open_clip lets them."""
+
+    temperature: float | None = None
+    bias: float | None = None
+
+
+#: Nothing said.
+OPEN_CLIPS = Logits()
+
+
+def build_model(
+    config: ModelConfig, *, temperature_init: float | None, bias_init: float | None, otherwise: Logits = OPEN_CLIPS
+) -> nn.Module:
     """The open_clip model (CLIP, CustomTextCLIP or CoCa; float32, CPU, training mode) that a recipe describes.
 
-    temperature_init: τ, what cosines are divided by; `logit_scale` becomes ln(1/τ).  None: the checkpoint's, or
-    open_clip's 0.07.  bias_init: of `logit_bias` (SigLIP: -10).  None: the checkpoint's or the architecture's, if
-    it has one.  Both, when given, override a checkpoint's values.
+    temperature_init: τ, what cosines are divided by; `logit_scale` becomes ln(1/τ).  bias_init: of `logit_bias`
+    (SigLIP: -10).  Both, when given, hold over a checkpoint's values.  otherwise: what holds where neither they nor the
+    weights say anything; a bias in either gives the model one.
 
     Weights that are drawn follow torch's global seed: the caller sets it, to the same value on all ranks.
     A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid, texts
@@ -54,14 +68,20 @@ def build_model(config: ModelConfig, *, temperature_init: float | None, bias_ini
     architecture = resolve_architecture(config)
     weights = resolve_weights(config)
     model_cfg = deepcopy(architecture.model_cfg)
-    if bias_init is not None:
-        model_cfg["init_logit_bias"] = bias_init
+    if bias_init is not None or otherwise.bias is not None:
+        model_cfg["init_logit_bias"] = otherwise.bias if bias_init is None else bias_init
     name = config.architecture if config.text_model is None else f"{config.architecture} with {config.text_model}"
     model: nn.Module = _create(model_cfg, architecture.preprocess, name, tower_weights=weights is None)
     _check_size(model, config)
+    learnt = set()
     if weights is not None:
-        _load(model, weights)
-    _set_logits(model, temperature_init, bias_init)
+        with _without_open_clips_log():
+            learnt = load_weights(model, weights)
+    _set_logits(
+        model,
+        otherwise.temperature if temperature_init is None and "logit_scale" not in learnt else temperature_init,
+        otherwise.bias if bias_init is None and "logit_bias" not in learnt else bias_init,
+    )
     _lock(model, config)
     if config.gradient_checkpointing:
         _checkpoint_activations(model, config)
@@ -197,18 +217,6 @@ def _cut_patches_by_matmul(visual: nn.Module) -> None:
             patches = Patches(child.in_channels, child.out_channels, side, side, bias=child.bias is not None)
             patches.weight, patches.bias = child.weight, child.bias
             setattr(module, name, patches)
-
-
-def _load(model: nn.Module, weights: Path) -> None:
-    with _without_open_clips_log():
-        try:
-            open_clip.load_checkpoint(model, str(weights))
-        except Exception as error:  # pickles, archives and shapes each fail in their own way
-            raise RecipeError(
-                "the weights must fit the architecture",
-                value=f"{weights}: {type(error).__name__}: {error}",
-                fix="give weights of this architecture, or the architecture of these weights",
-            ) from error
 
 
 @torch.no_grad()
