@@ -14,6 +14,7 @@ This is open_clip's hub form: `open_clip.create_model_and_transforms("local-dir:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
@@ -33,6 +34,9 @@ from training.towers.weights import WEIGHTS_FILE, load_weights, weights_in
 
 ARCHITECTURE_FILE = "architecture.json"
 
+#: NAME or OWNER/NAME.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(?<!\.model)")
+
 
 class Exported(NamedTuple):
     """What `load_exported` returns."""
@@ -46,22 +50,26 @@ class Exported(NamedTuple):
 
 
 def export_open_clip(
-    state_dict: Mapping[str, Tensor], description: Mapping[str, Any], tokenizer: Tokenizer, folder: Path
+    state_dict: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    home: str | None = None,
 ) -> None:
     """Write a model folder in open_clip's hub form; whole or not at all.
 
     state_dict: of the open_clip model, consolidated.  description: `model_description`'s.  folder: must not exist yet.
+    home: where the folder will be read, if it is moved there from `folder`.
     Raises UserError if it does; OSError if it cannot be written.
     """
     model_cfg = deepcopy(description["architecture"])
+    _point_at(model_cfg["text_cfg"], home or str(folder.absolute()))
     with whole_folder(folder) as partial:
         tokenizer.save(partial)
         if description.get("text_tower"):
             (partial / TEXT_TOWER_FOLDER).mkdir()
             _write_json(partial / TEXT_TOWER_FOLDER / "config.json", description["text_tower"])
-            # open_clip reads the tower's configuration from where this says; a hub id it can fetch from anywhere.
-            if Path(model_cfg["text_cfg"]["hf_model_name"]).exists():
-                model_cfg["text_cfg"]["hf_model_name"] = str(folder.absolute() / TEXT_TOWER_FOLDER)
         preprocess = {k: v for k, v in description["preprocess"].items() if k != "size"}
         config = {"name": description["name"], "model_cfg": model_cfg, "preprocess_cfg": preprocess}
         _write_json(partial / CONFIG_FILE, config)
@@ -101,6 +109,21 @@ def load_exported(folder: Path) -> Exported:
     return Exported(model.eval(), tokenizer, preprocess, {**description, "preprocess": preprocess})
 
 
+def _point_at(text_cfg: dict[str, Any], home: str) -> None:
+    """Name the files of the export where they will lie; a hub id, which can be fetched from anywhere, stays."""
+    if is_local(text_cfg.get("hf_tokenizer_name")):
+        text_cfg["hf_tokenizer_name"] = home
+    if "hf_model_name" in text_cfg:
+        text_cfg["hf_model_pretrained"] = False  # its weights are in the export
+        if is_local(text_cfg["hf_model_name"]):
+            text_cfg["hf_model_name"] = f"{home}/{TEXT_TOWER_FOLDER}"
+
+
+def is_local(name: str | None) -> bool:
+    """Whether a name of a tokenizer or a tower is a path, there or gone, and no hub id."""
+    return bool(name) and (_HUB_ID.fullmatch(str(name)) is None or Path(str(name)).exists())
+
+
 def _own_storage(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous float32 (integers as they are), each tensor with storage of its own, as safetensors asks."""
     seen: set[int] = set()
@@ -116,6 +139,26 @@ def _own_storage(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _write_json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _code(description: Mapping[str, Any], name: str) -> str:
+    """What loads the folder in plain open_clip, wherever it was moved."""
+    if not description.get("text_tower"):
+        return f"""import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
+tokenizer = open_clip.get_tokenizer("local-dir:{name}")
+"""
+    return f"""import json
+
+import open_clip
+
+folder = "{name}"
+text = json.load(open(f"{{folder}}/{CONFIG_FILE}"))["model_cfg"]["text_cfg"]
+text["hf_model_name"] = f"{{folder}}/{TEXT_TOWER_FOLDER}"
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}", text_cfg=text)
+tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}")
+"""
 
 
 def _card(description: Mapping[str, Any], state_dict: Mapping[str, Tensor], name: str) -> str:
@@ -145,11 +188,7 @@ A dual encoder of images and texts, contrastively pretrained with pairmill.
 | Logit scale | {scale:.2f} |
 
 ```python
-import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
-tokenizer = open_clip.get_tokenizer("local-dir:{name}")
-```
+{_code(description, name)}```
 
 The same architecture by name: `open_clip.add_model_config("{name}/{ARCHITECTURE_FILE}")`, then
 `open_clip.create_model_and_transforms("architecture", pretrained="{name}/{WEIGHTS_FILE}")`, with the mean and standard

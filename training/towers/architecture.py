@@ -31,6 +31,9 @@ from training.towers.weights import quick_gelu_of, weights_in
 #: open_clip's name for the configuration of a model folder.
 CONFIG_FILE = "open_clip_config.json"
 
+#: At least one of these is in a folder with a tokenizer that `AutoTokenizer` loads.
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+
 #: What open_clip keeps of preprocessing with a tag.
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
@@ -198,6 +201,9 @@ def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None
         }
     if "hf_model_name" in text:
         text["hf_model_pretrained"] = config.text_model_weights
+        # An export tells a folder from a hub id by this.
+        if Path(text["hf_model_name"]).is_dir():
+            text["hf_model_name"] = str(Path(text["hf_model_name"]).absolute())
     if config.context_length is not None:
         text["context_length"] = config.context_length
     if config.tokenizer is not None:
@@ -208,8 +214,8 @@ def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None
 
 
 def localise(text_cfg: dict[str, Any], folder: Path) -> None:
-    """Point a folder's `text_cfg` at the tokenizer and the tower configuration in the folder itself."""
-    if text_cfg.get("hf_tokenizer_name"):
+    """Point a folder's `text_cfg` at the tokenizer and the tower configuration in it, as far as it has them."""
+    if text_cfg.get("hf_tokenizer_name") and any((folder / name).is_file() for name in TOKENIZER_FILES):
         text_cfg["hf_tokenizer_name"] = str(folder)
     if "hf_model_name" in text_cfg and (folder / TEXT_TOWER_FOLDER / "config.json").is_file():
         text_cfg["hf_model_name"] = str(folder / TEXT_TOWER_FOLDER)

@@ -254,9 +254,33 @@ def _lock(model: Any, config: ModelConfig) -> None:
             raise _not_lockable("image", image.unlocked_groups, error) from error
     if text.locked:
         try:
-            model.lock_text_tower(text.unlocked_groups)
+            tower = text_tower(model)
+            if isinstance(tower, HFTextEncoder) and text.unlocked_groups:
+                _lock_below(tower.transformer, text.unlocked_groups)
+            else:
+                model.lock_text_tower(text.unlocked_groups)
         except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
             raise _not_lockable("text", text.unlocked_groups, error) from error
+
+
+def _lock_below(encoder: nn.Module, unlocked: int) -> None:
+    """Freeze the embeddings and all blocks of a Hugging Face encoder but the last `unlocked`.
+
+    open_clip 3.3 knows the names of the blocks of two families only.  What comes after the blocks (pooler, last norm)
+    learns, as there.  Raises RuntimeError for an encoder without a list of blocks.
+    """
+    lists = [(name, m) for name, m in encoder.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    lists = [(name, m) for name, m in lists if not any(name.startswith(f"{outer}.") for outer, _ in lists)]
+    if not lists:
+        raise RuntimeError(f"{type(encoder).__name__} has no list of blocks")
+    prefix, blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+    names = [name for name, _ in encoder.named_parameters()]
+    start = next(number for number, name in enumerate(names) if name.startswith(f"{prefix}."))
+    learning = {id(p) for block in list(blocks)[max(0, len(blocks) - unlocked) :] for p in block.parameters()}
+    for number, (name, parameter) in enumerate(encoder.named_parameters()):
+        below = number < start and unlocked <= len(blocks)
+        if below or (name.startswith(f"{prefix}.") and id(parameter) not in learning):
+            parameter.requires_grad = False
 
 
 def _not_lockable(tower: str, groups: int, error: Exception) -> RecipeError:
