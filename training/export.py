@@ -27,12 +27,11 @@ from torch import Tensor, nn
 
 from pairmill.atomic import whole_folder
 from pairmill.errors import InputError, RecipeError
+from training.model_card import ARCHITECTURE_FILE, CARD_FILE, open_clip_card
 from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, localise
 from training.towers.build import build_from_description
 from training.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description
 from training.towers.weights import WEIGHTS_FILE, load_weights, weights_in
-
-ARCHITECTURE_FILE = "architecture.json"
 
 #: NAME or OWNER/NAME.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(?<!\.model)")
@@ -75,7 +74,7 @@ def export_open_clip(
         _write_json(partial / CONFIG_FILE, config)
         _write_json(partial / ARCHITECTURE_FILE, model_cfg)
         save_file(_own_storage(state_dict), partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        (partial / "README.md").write_text(_card(description, state_dict, folder.name), encoding="utf-8")
+        (partial / CARD_FILE).write_text(open_clip_card(description, state_dict, folder.name), encoding="utf-8")
 
 
 def load_exported(folder: Path) -> Exported:
@@ -139,58 +138,3 @@ def _own_storage(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _write_json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _code(description: Mapping[str, Any], name: str) -> str:
-    """What loads the folder in plain open_clip, wherever it was moved."""
-    if not description.get("text_tower"):
-        return f"""import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
-tokenizer = open_clip.get_tokenizer("local-dir:{name}")
-"""
-    return f"""import json
-
-import open_clip
-
-folder = "{name}"
-text = json.load(open(f"{{folder}}/{CONFIG_FILE}"))["model_cfg"]["text_cfg"]
-text["hf_model_name"] = f"{{folder}}/{TEXT_TOWER_FOLDER}"
-model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{folder}}", text_cfg=text)
-tokenizer = open_clip.get_tokenizer(f"local-dir:{{folder}}")
-"""
-
-
-def _card(description: Mapping[str, Any], state_dict: Mapping[str, Tensor], name: str) -> str:
-    architecture, preprocess = description["architecture"], description["preprocess"]
-    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
-    image_tower = vision.get("timm_model_name") or f"{description['name']} ({vision.get('width')} wide)"
-    text_tower = description["text_tower"]["model_type"] if description.get("text_tower") else "open_clip transformer"
-    parameters = sum(t.numel() for t in state_dict.values() if t.is_floating_point())
-    scale = float(state_dict["logit_scale"].float().exp().reshape(()))
-    return f"""---
-library_name: open_clip
-pipeline_tag: zero-shot-image-classification
-tags:
-- clip
-- image-text-retrieval
----
-# {name}
-
-A dual encoder of images and texts, contrastively pretrained with pairmill.
-
-| | |
-|---|---|
-| Architecture | {description["name"]}: {parameters / 1e6:.1f} M parameters, embedding {architecture["embed_dim"]} |
-| Image tower | {image_tower}, {preprocess["size"]} pixels |
-| Text tower | {text_tower}, up to {text.get("context_length", 77)} tokens |
-| Image mean, std | {preprocess["mean"]}, {preprocess["std"]} |
-| Logit scale | {scale:.2f} |
-
-```python
-{_code(description, name)}```
-
-The same architecture by name: `open_clip.add_model_config("{name}/{ARCHITECTURE_FILE}")`, then
-`open_clip.create_model_and_transforms("architecture", pretrained="{name}/{WEIGHTS_FILE}")`, with the mean and standard
-deviation above.
-"""
