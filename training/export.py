@@ -29,7 +29,7 @@ from pairmill.atomic import whole_folder
 from pairmill.errors import InputError, RecipeError
 from training.model_card import ARCHITECTURE_FILE, CARD_FILE, open_clip_card
 from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, localise
-from training.towers.build import build_from_description
+from training.towers.build import build_from_description, without_open_clips_log
 from training.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description
 from training.towers.weights import WEIGHTS_FILE, load_weights, weights_in
 
@@ -100,7 +100,8 @@ def load_exported(folder: Path) -> Exported:
     }
     model: Any = build_from_description(description)
     try:
-        load_weights(model, weights_in(folder))
+        with without_open_clips_log():
+            load_weights(model, weights_in(folder))
     except RecipeError as error:
         raise InputError(error.rule, value=error.value, fix=error.fix) from error
     tokenizer = tokenizer_from_description(tokenizer_description(model_cfg["text_cfg"]))

@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from pairmill.pixels import Pixels
-from training.towers.build import eval_transform, image_statistics
+from training.export_transformers import without_progress_bars
+from training.towers.build import eval_transform, image_statistics, without_open_clips_log
 from training.towers.encode import encode_text, needs_full_length
 from training.towers.tokenizer import Tokenizer
 
@@ -125,8 +126,9 @@ def own_side(model: Any, tokenizer: Tokenizer) -> Side:
 def open_clip_side(folder: Path) -> Side:
     """An export in open_clip's form, by open_clip alone."""
     name = f"local-dir:{folder}"
-    model, _, preprocess = open_clip.create_model_and_transforms(name)
-    tokenizer: Any = open_clip.get_tokenizer(name)
+    with without_open_clips_log():
+        model, _, preprocess = open_clip.create_model_and_transforms(name)
+        tokenizer: Any = open_clip.get_tokenizer(name)
     inner = getattr(tokenizer, "tokenizer", None)
     pad = 0 if inner is None else int(inner.pad_token_id)
     model.eval()
@@ -149,7 +151,8 @@ def transformers_side(folder: Path) -> Side:
     """An export in transformers' form, by transformers alone."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    model: Any = AutoModel.from_pretrained(folder).eval()
+    with without_progress_bars():
+        model: Any = AutoModel.from_pretrained(folder).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     processor: Any = AutoImageProcessor.from_pretrained(folder)
     # SigLIP's tower sees the padding, so there must be as much of it as in training.

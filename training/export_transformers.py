@@ -7,7 +7,8 @@ FOLDER/tokenizer.json, …                   what AutoTokenizer loads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,25 @@ def export_transformers(
             fix="export it in open_clip's form",
         )
     make = siglip_model if siglip else clip_model
-    with whole_folder(folder) as partial:
+    with whole_folder(folder) as partial, without_progress_bars():
         make(state_dict, description, tokenizer).save_pretrained(partial)
         _image_processor(description["preprocess"]).save_pretrained(partial)
         save_for_transformers(tokenizer, partial, masked=not siglip)
         (partial / CARD_FILE).write_text(transformers_card(description, state_dict, folder.name), encoding="utf-8")
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """transformers draws one for each file of weights, on standard error."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _image_processor(preprocess: Mapping[str, Any]) -> Any:

@@ -36,7 +36,7 @@ from training.towers.architecture import (
 from training.towers.config import ModelConfig
 from training.towers.encode import text_tower
 from training.towers.tokenizer import tokenizer_description
-from training.towers.weights import load_weights
+from training.towers.weights import is_big_vision, load_weights, read_weights
 
 
 class Logits(NamedTuple):
@@ -70,13 +70,16 @@ def build_model(
     model_cfg = deepcopy(architecture.model_cfg)
     if bias_init is not None or otherwise.bias is not None:
         model_cfg["init_logit_bias"] = otherwise.bias if bias_init is None else bias_init
+    state = None if weights is None or is_big_vision(weights) else read_weights(weights)
+    if state is not None and "logit_bias" in state:
+        model_cfg.setdefault("init_logit_bias", 0.0)
     name = config.architecture if config.text_model is None else f"{config.architecture} with {config.text_model}"
     model: nn.Module = _create(model_cfg, architecture.preprocess, name, tower_weights=weights is None)
     _check_size(model, config)
     learnt = set()
     if weights is not None:
-        with _without_open_clips_log():
-            learnt = load_weights(model, weights)
+        with without_open_clips_log():
+            learnt = load_weights(model, weights, state)
     _set_logits(
         model,
         otherwise.temperature if temperature_init is None and "logit_scale" not in learnt else temperature_init,
@@ -168,7 +171,7 @@ def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *,
 
     tower_weights: whether towers from timm or transformers may start from weights of their own.
     """
-    with tempfile.TemporaryDirectory() as folder, _without_open_clips_log():
+    with tempfile.TemporaryDirectory() as folder, without_open_clips_log():
         content = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
         (Path(folder) / CONFIG_FILE).write_text(json.dumps(content))
         try:
@@ -310,7 +313,7 @@ def _checkpoint_activations(model: Any, config: ModelConfig) -> None:
 
 
 @contextmanager
-def _without_open_clips_log() -> Iterator[None]:
+def without_open_clips_log() -> Iterator[None]:
     """open_clip logs to the root logger, and would warn of drawn weights just before we load them."""
 
     def keep(record: logging.LogRecord) -> bool:

@@ -36,6 +36,7 @@ _IN_FOLDERS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
+    "mp_rank_00_model_states.pt",
     "model.safetensors",
     "pytorch_model.bin",
     "pytorch_model.pth",
@@ -66,23 +67,29 @@ def weights_in(folder: Path) -> Path:
     raise RecipeError(f"a model folder must hold one of {', '.join(_IN_FOLDERS)}", value=folder, fix="correct the path")
 
 
-def load_weights(model: nn.Module, file: Path) -> set[str]:
+def is_big_vision(file: Path) -> bool:
+    """Whether a file is in the form of Google's SigLIP models, which only open_clip reads."""
+    return file.suffix in (".npz", ".npy")
+
+
+def load_weights(model: nn.Module, file: Path, state: dict[str, Tensor] | None = None) -> set[str]:
     """Load a file into an open_clip model; returns the names that the file had a value for.
 
-    A position embedding of another length is interpolated, by open_clip.
+    state: what `read_weights` found in it, if it was read already.  A position embedding of another length is
+    interpolated, by open_clip.
     Raises RecipeError: it cannot be read without running code in it, holds several models or a part of one, or does not
     fit.
     """
     model_: Any = model
-    if file.suffix in (".npz", ".npy"):
+    if is_big_vision(file):
         try:
             open_clip.load_checkpoint(model_, str(file))
         except Exception as error:
             raise _unfit(file, error) from error
         return set(model.state_dict())
-    state = read_weights(file)
+    found = read_weights(file) if state is None else state
     try:
-        return _load(model_, state)
+        return _load(model_, found)
     except Exception as error:  # shapes and names fail in ways of their own
         raise _unfit(file, error) from error
 

@@ -64,6 +64,14 @@ def test_a_file_of_weights_keeps_them_too(learnt: Path) -> None:
     assert start(keys, "siglip") == (pytest.approx(117.3), -16.5)
 
 
+def test_a_bias_in_a_file_is_kept_whatever_the_objective(learnt: Path) -> None:
+    keys = {
+        "architecture": str(CONFIGS / "vit.json"),
+        "pretrained": str(learnt / "siglip" / "open_clip_model.safetensors"),
+    }
+    assert start(keys, "clip") == (pytest.approx(117.3), -16.5)
+
+
 def test_what_the_recipe_says_holds_over_them(learnt: Path) -> None:
     keys = {"architecture": f"local-dir:{learnt / 'siglip'}"}
     scale, bias = start(keys, {"name": "siglip", "bias_init": -10}, {"init": 0.1})
