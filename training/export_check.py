@@ -80,16 +80,22 @@ class Difference(NamedTuple):
 class Side(NamedTuple):
     """One of the two that are compared."""
 
-    tokens: Callable[[Sequence[str]], list[list[int]]]  #: ids without padding
-    texts: Callable[[Sequence[str]], Tensor]  #: -> [B, D]
-    pictures: Callable[[Sequence[bytes]], Tensor]  #: -> [B, D]
+    tokens: Callable[[Sequence[str]], list[list[int]]]
+    """The ids of each text; the export's may be padded to one length."""
+    texts: Callable[[Sequence[str]], Tensor]
+    """Features [B, D]."""
+    pictures: Callable[[Sequence[bytes]], Tensor]
+    """Features [B, D] of encoded pictures."""
+    pad: int = 0
+    """The id that texts are padded with."""
 
 
 def differences(model: Side, export: Side) -> list[Difference]:
     """The two compared, group by group."""
     found = []
     for group, texts in TEXTS.items():
-        other = sum(ours != theirs for ours, theirs in zip(model.tokens(texts), export.tokens(texts), strict=True))
+        pairs = zip(model.tokens(texts), export.tokens(texts), strict=True)
+        other = sum(ours + [model.pad] * (len(theirs) - len(ours)) != theirs for ours, theirs in pairs)
         cosine = _lowest_cosine(model.texts(texts), export.texts(texts))
         found.append(Difference("texts", group, len(texts), other, cosine))
     for group, files in pictures().items():
@@ -120,7 +126,7 @@ def own_side(model: Any, tokenizer: Tokenizer) -> Side:
             encoded: Tensor = model.encode_image((pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
         return encoded
 
-    return Side(lambda batch: [row.tolist() for row in tokenizer(batch)], texts, images)
+    return Side(lambda batch: [row.tolist() for row in tokenizer(batch)], texts, images, tokenizer.pad_id)
 
 
 def open_clip_side(folder: Path) -> Side:
@@ -129,8 +135,6 @@ def open_clip_side(folder: Path) -> Side:
     with without_open_clips_log():
         model, _, preprocess = open_clip.create_model_and_transforms(name)
         tokenizer: Any = open_clip.get_tokenizer(name)
-    inner = getattr(tokenizer, "tokenizer", None)
-    pad = 0 if inner is None else int(inner.pad_token_id)
     model.eval()
 
     def texts(batch: Sequence[str]) -> Tensor:
@@ -144,7 +148,7 @@ def open_clip_side(folder: Path) -> Side:
             encoded: Tensor = model.encode_image(pixels)
         return encoded
 
-    return Side(lambda batch: [_unpadded(row, pad) for row in tokenizer(list(batch)).tolist()], texts, images)
+    return Side(lambda batch: list(tokenizer(list(batch)).tolist()), texts, images)
 
 
 def transformers_side(folder: Path) -> Side:
@@ -222,12 +226,6 @@ def _turned(pixels: Pixels) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     return _encoded(Image.fromarray(pixels), "JPEG", quality=95, exif=exif.tobytes())
-
-
-def _unpadded(row: list[int], pad: int) -> list[int]:
-    while row and row[-1] == pad:
-        row.pop()
-    return row
 
 
 def _features(found: Any) -> Tensor:

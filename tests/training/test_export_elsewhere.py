@@ -15,6 +15,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer
 
 from training.export import export_open_clip, is_local, load_exported
+from training.export_check import differences, open_clip_side, own_side
 from training.towers.build import build_model, model_description
 from training.towers.config import ModelConfig
 from training.towers.tokenizer import Tokenizer, open_tokenizer
@@ -58,6 +59,9 @@ def loads(folder: Path, model: Any) -> None:
     loaded, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
     torch.testing.assert_close(encoded(loaded, tokens), encoded(model, tokens), rtol=0, atol=1e-6)
+    exported = load_exported(folder)
+    found = differences(own_side(exported.model, exported.tokenizer), open_clip_side(folder))
+    assert all(one.same for one in found if one.kind == "texts")
 
 
 def test_a_checkpoint_is_written_for_the_place_it_is_moved_to(source: Any, tmp_path: Path) -> None:
