@@ -394,7 +394,12 @@ def export(
         if form in MODEL_FORMATS:
             from pipelines.models import export_model
 
-            return {"files": export_model(what, folder, form, average=average), "format": form}
+            files, found = export_model(what, folder, form, average=average)
+            return {
+                "files": files,
+                "format": form,
+                "differences": [one._asdict() | {"same": one.same} for one in found],
+            }
 
         from curation.results.export import export_img2dataset, export_webdataset
 
@@ -403,7 +408,15 @@ def export(
         check_outside(store, folder)
         return {"files": [str(f) for f in known[form](store, folder)], "format": form}
 
-    finish(job, as_json, lambda done: say(f"{counted(len(done['files']), 'file')} written to {to}"))
+    def told(done: dict[str, Any]) -> None:
+        say(f"{counted(len(done['files']), 'file')} written to {to}")
+        for one in done.get("differences", ()):
+            if not one["same"]:
+                ids = f", {counted(one['other_ids'], 'text')} with other ids" if one["other_ids"] else ""
+                what_differs = f"{one['kind']}: {one['group']} (cosine {one['cosine']:.2f}{ids})"
+                say(f"not as in training: {what_differs}; see README.md")
+
+    finish(job, as_json, told)
 
 
 @app.command()

@@ -6,13 +6,15 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 import torch
 
 from pairmill import yaml_text
+from pairmill.atomic import whole_file
 from pairmill.damage import damaged
 from pairmill.errors import InputError, RecipeError
 from pairmill.layout import RECIPE_FILE
@@ -25,8 +27,10 @@ from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record, write_results
 from training.evaluate.run import evaluate
 from training.export import Exported, export_open_clip, load_exported
+from training.export_check import Difference, differences, open_clip_side, own_side, transformers_side
 from training.export_transformers import export_transformers
 from training.intact import RESULT_FILE, read_result
+from training.model_card import CARD_FILE, measured
 from training.towers.architecture import CONFIG_FILE
 from training.towers.build import eval_transform
 
@@ -114,13 +118,29 @@ def _starting_in(folder: str, section: Any, key: str = "") -> Any:
     return there if key == "path" or os.path.isfile(there) else section
 
 
-def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False) -> list[str]:
-    """Write a model in open_clip's hub form or in transformers'; returns the names of the files."""
-    write = export_open_clip if form == "open_clip" else export_transformers
+class ExportedFolder(NamedTuple):
+    """What `export_model` wrote."""
+
+    files: list[str]
+    differences: list[Difference]  #: from the model, as measured
+
+
+def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False) -> ExportedFolder:
+    """Write a model in open_clip's hub form or in transformers', and measure there whether it gives the same.
+
+    The model card says what was measured.
+    """
+    native = form == "open_clip"
+    write = export_open_clip if native else export_transformers
     with model_folder(checkpoint) as folder:
         model, tokenizer, _, description = _loaded(folder, average=average)
         write(model.state_dict(), description, tokenizer, to)
-    return sorted(str(file.relative_to(to)) for file in to.rglob("*") if file.is_file())
+        found = differences(own_side(model, tokenizer), open_clip_side(to) if native else transformers_side(to))
+    library = "open_clip_torch" if native else "transformers"
+    card = (to / CARD_FILE).read_text(encoding="utf-8") + measured(found, f"{library} {version(library)}")
+    with whole_file(to / CARD_FILE) as stream:
+        stream.write(card.encode())
+    return ExportedFolder(sorted(str(file.relative_to(to)) for file in to.rglob("*") if file.is_file()), found)
 
 
 def _loaded(folder: Path, *, average: bool) -> Exported:

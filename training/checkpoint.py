@@ -34,9 +34,9 @@ from training.export import export_open_clip
 from training.objectives.declaration import Objective
 from training.objectives.saved import resume, to_save
 from training.teacher import Teacher
-from training.towers.architecture import WEIGHTS_FILE
 from training.towers.ema import Ema
 from training.towers.tokenizer import Tokenizer
+from training.towers.weights import WEIGHTS_FILE
 
 T = TypeVar("T")
 
@@ -76,18 +76,19 @@ def save(learner: Learner, progress: Progress, describe: Describe, *, rank: int,
     if not from_first(all(bool(w.isfinite().all()) for w in weights.values())):
         raise diverged(f"the weights after step {progress.step} are not finite", saved)
     own = to_save(objective, teacher, objective_weights(engine, keep=rank == 0), rank=rank)
+    # A run that dies between upload and commit uploads the same step again.
+    name = from_first(f"step-{progress.step:09d}-{uuid.uuid4().hex[:8]}")
     folder = None
     with tempfile.TemporaryDirectory(prefix="pairmill-") as scratch:
         if rank == 0:
             folder = Path(scratch) / "checkpoint"
-            write(folder, Parts(weights, state, ema, own), progress, describe)
+            write(folder, Parts(weights, state, ema, own), progress, describe, home=_home(name))
         del weights, state, own
         fault_point("train.save")
         ray_train.report(
             {"step": progress.step, "evaluated": progress.evaluated, **progress.metrics},
             checkpoint=ray_train.Checkpoint.from_directory(str(folder)) if folder else None,
-            # A run that dies between upload and commit uploads the same step again.
-            checkpoint_dir_name=from_first(f"step-{progress.step:09d}-{uuid.uuid4().hex[:8]}"),
+            checkpoint_dir_name=name,
         )
         fault_point("train.reported")
         ray_train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
@@ -110,9 +111,16 @@ class Parts(NamedTuple):
     objective: dict[str, Any] | None  #: `to_save`
 
 
-def write(folder: Path, parts: Parts, progress: Progress, describe: Describe) -> None:
-    """Write the files of a checkpoint.  folder: not there yet."""
-    export_open_clip(parts.weights, describe.model, describe.tokenizer, folder)
+def _home(name: str) -> str:
+    """Where Ray Train puts the checkpoint of this name; in an object store, wherever it is copied to and read from."""
+    storage = ray_train.get_context().get_storage()
+    local = storage.storage_filesystem.type_name == "local"
+    return str(storage.build_checkpoint_path_from_name(name)) if local else "."
+
+
+def write(folder: Path, parts: Parts, progress: Progress, describe: Describe, *, home: str | None = None) -> None:
+    """Write the files of a checkpoint.  folder: not there yet.  home: where it is moved."""
+    export_open_clip(parts.weights, describe.model, describe.tokenizer, folder, home=home)
     torch.save(parts.optimizer, folder / OPTIMIZER_FILE)
     if parts.ema is not None:
         torch.save(parts.ema.state_dict(), folder / EMA_FILE)

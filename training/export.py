@@ -14,22 +14,27 @@ This is open_clip's hub form: `open_clip.create_model_and_transforms("local-dir:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import open_clip
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pairmill.atomic import whole_folder
-from pairmill.errors import InputError
-from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, WEIGHTS_FILE, localise
-from training.towers.build import build_from_description
+from pairmill.errors import InputError, RecipeError
+from training.model_card import ARCHITECTURE_FILE, CARD_FILE, open_clip_card
+from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, localise
+from training.towers.build import build_from_description, without_open_clips_log
 from training.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description
+from training.towers.weights import WEIGHTS_FILE, load_weights, weights_in
 
-ARCHITECTURE_FILE = "architecture.json"
+#: NAME or OWNER/NAME.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(?<!\.model)")
 
 
 class Exported(NamedTuple):
@@ -44,28 +49,32 @@ class Exported(NamedTuple):
 
 
 def export_open_clip(
-    state_dict: Mapping[str, Tensor], description: Mapping[str, Any], tokenizer: Tokenizer, folder: Path
+    state_dict: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    home: str | None = None,
 ) -> None:
     """Write a model folder in open_clip's hub form; whole or not at all.
 
     state_dict: of the open_clip model, consolidated.  description: `model_description`'s.  folder: must not exist yet.
+    home: where the folder will be read, if it is moved there from `folder`.
     Raises UserError if it does; OSError if it cannot be written.
     """
     model_cfg = deepcopy(description["architecture"])
+    _point_at(model_cfg["text_cfg"], home or str(folder.absolute()))
     with whole_folder(folder) as partial:
         tokenizer.save(partial)
         if description.get("text_tower"):
             (partial / TEXT_TOWER_FOLDER).mkdir()
             _write_json(partial / TEXT_TOWER_FOLDER / "config.json", description["text_tower"])
-            # open_clip reads the tower's configuration from where this says; a hub id it can fetch from anywhere.
-            if Path(model_cfg["text_cfg"]["hf_model_name"]).exists():
-                model_cfg["text_cfg"]["hf_model_name"] = str(folder.absolute() / TEXT_TOWER_FOLDER)
         preprocess = {k: v for k, v in description["preprocess"].items() if k != "size"}
         config = {"name": description["name"], "model_cfg": model_cfg, "preprocess_cfg": preprocess}
         _write_json(partial / CONFIG_FILE, config)
         _write_json(partial / ARCHITECTURE_FILE, model_cfg)
         save_file(_own_storage(state_dict), partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        (partial / "README.md").write_text(_card(description, state_dict, folder.name), encoding="utf-8")
+        (partial / CARD_FILE).write_text(open_clip_card(description, state_dict, folder.name), encoding="utf-8")
 
 
 def load_exported(folder: Path) -> Exported:
@@ -75,7 +84,8 @@ def load_exported(folder: Path) -> Exported:
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        model_cfg, preprocess = config["model_cfg"], config["preprocess_cfg"]
+        model_cfg = config["model_cfg"]
+        preprocess = merge_preprocess_dict(asdict(PreprocessCfg()), config.get("preprocess_cfg") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"an exported model must be a folder with {CONFIG_FILE}", value=folder, fix="give the folder itself"
@@ -90,14 +100,28 @@ def load_exported(folder: Path) -> Exported:
     }
     model: Any = build_from_description(description)
     try:
-        open_clip.load_checkpoint(model, str(folder / WEIGHTS_FILE))
-    except Exception as error:  # files and shapes fail in ways of their own
-        raise InputError(
-            f"{WEIGHTS_FILE} must hold the weights of {CONFIG_FILE}", value=f"{folder}: {error}", fix="export it again"
-        ) from error
+        with without_open_clips_log():
+            load_weights(model, weights_in(folder))
+    except RecipeError as error:
+        raise InputError(error.rule, value=error.value, fix=error.fix) from error
     tokenizer = tokenizer_from_description(tokenizer_description(model_cfg["text_cfg"]))
     preprocess = dict(model.visual.preprocess_cfg)
     return Exported(model.eval(), tokenizer, preprocess, {**description, "preprocess": preprocess})
+
+
+def _point_at(text_cfg: dict[str, Any], home: str) -> None:
+    """Name the files of the export where they will lie; a hub id, which can be fetched from anywhere, stays."""
+    if is_local(text_cfg.get("hf_tokenizer_name")):
+        text_cfg["hf_tokenizer_name"] = home
+    if "hf_model_name" in text_cfg:
+        text_cfg["hf_model_pretrained"] = False  # its weights are in the export
+        if is_local(text_cfg["hf_model_name"]):
+            text_cfg["hf_model_name"] = f"{home}/{TEXT_TOWER_FOLDER}"
+
+
+def is_local(name: str | None) -> bool:
+    """Whether a name of a tokenizer or a tower is a path, there or gone, and no hub id."""
+    return bool(name) and (_HUB_ID.fullmatch(str(name)) is None or Path(str(name)).exists())
 
 
 def _own_storage(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -115,42 +139,3 @@ def _own_storage(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _write_json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _card(description: Mapping[str, Any], state_dict: Mapping[str, Tensor], name: str) -> str:
-    architecture, preprocess = description["architecture"], description["preprocess"]
-    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
-    image_tower = vision.get("timm_model_name") or f"{description['name']} ({vision.get('width')} wide)"
-    text_tower = description["text_tower"]["model_type"] if description.get("text_tower") else "open_clip transformer"
-    parameters = sum(t.numel() for t in state_dict.values() if t.is_floating_point())
-    scale = float(state_dict["logit_scale"].float().exp().reshape(()))
-    return f"""---
-library_name: open_clip
-pipeline_tag: zero-shot-image-classification
-tags:
-- clip
-- image-text-retrieval
----
-# {name}
-
-A dual encoder of images and texts, contrastively pretrained with pairmill.
-
-| | |
-|---|---|
-| Architecture | {description["name"]}: {parameters / 1e6:.1f} M parameters, embedding {architecture["embed_dim"]} |
-| Image tower | {image_tower}, {preprocess["size"]} pixels |
-| Text tower | {text_tower}, up to {text.get("context_length", 77)} tokens |
-| Image mean, std | {preprocess["mean"]}, {preprocess["std"]} |
-| Logit scale | {scale:.2f} |
-
-```python
-import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
-tokenizer = open_clip.get_tokenizer("local-dir:{name}")
-```
-
-The same architecture by name: `open_clip.add_model_config("{name}/{ARCHITECTURE_FILE}")`, then
-`open_clip.create_model_and_transforms("architecture", pretrained="{name}/{WEIGHTS_FILE}")`, with the mean and standard
-deviation above.
-"""

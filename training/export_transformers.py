@@ -7,28 +7,20 @@ FOLDER/tokenizer.json, …                   what AutoTokenizer loads
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from open_clip.tokenizer import SimpleTokenizer
-from tokenizers import Regex, normalizers
-from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from pairmill.atomic import whole_folder
 from pairmill.errors import UserError
 from training.export_clip import clip_model, clip_parts_without_counterpart
 from training.export_siglip import is_siglip, siglip_model, siglip_parts_without_counterpart
-from training.towers.tokenizer import SAVED_FILE, Tokenizer
-
-#: open_clip's `canonicalize`: no ASCII punctuation, lower case.
-_CANONICALIZE = (
-    normalizers.Replace("_", " "),
-    normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
-    normalizers.Lowercase(),
-)
+from training.export_tokenizer import save_for_transformers
+from training.model_card import CARD_FILE, transformers_card
+from training.towers.tokenizer import Tokenizer
 
 
 def export_transformers(
@@ -36,8 +28,8 @@ def export_transformers(
 ) -> None:
     """Write a folder that `AutoModel`, `AutoImageProcessor` and `AutoTokenizer` load; whole or not at all.
 
-    Arguments as `training.export.export_open_clip`'s.  Features are equal to float32 rounding.  The tokenizer gives
-    equal ids for clean texts; it does not repair HTML entities and broken encodings, as open_clip's cleaning does.
+    Arguments as `training.export.export_open_clip`'s.  Features are equal to float32 rounding.  The tokenizer cleans
+    texts as `training.export_tokenizer` says.
     Raises UserError: a part of the architecture has no counterpart (the error names it), or `folder` exists already.
     """
     siglip = is_siglip(description["architecture"])
@@ -53,10 +45,25 @@ def export_transformers(
             fix="export it in open_clip's form",
         )
     make = siglip_model if siglip else clip_model
-    with whole_folder(folder) as partial:
+    with whole_folder(folder) as partial, without_progress_bars():
         make(state_dict, description, tokenizer).save_pretrained(partial)
         _image_processor(description["preprocess"]).save_pretrained(partial)
-        _save_tokenizer(tokenizer, partial, siglip)
+        save_for_transformers(tokenizer, partial, masked=not siglip)
+        (partial / CARD_FILE).write_text(transformers_card(description, state_dict, folder.name), encoding="utf-8")
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """transformers draws one for each file of weights, on standard error."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _image_processor(preprocess: Mapping[str, Any]) -> Any:
@@ -68,31 +75,8 @@ def _image_processor(preprocess: Mapping[str, Any]) -> Any:
     resample = {"bilinear": 2, "bicubic": 3}.get(preprocess.get("interpolation", "bicubic"), 3)
     if preprocess.get("resize_mode", "shortest") == "squash":
         return SiglipImageProcessor(size=square, resample=resample, **statistics)
+    if preprocess.get("resize_mode") == "longest":
+        # A crop that is larger than the picture puts it in the middle of black.
+        longest = {"max_height": size, "max_width": size}
+        return CLIPImageProcessor(size=longest, crop_size=square, resample=resample, **statistics)
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size=square, resample=resample, **statistics)
-
-
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path, siglip: bool) -> None:
-    """open_clip's own tokenizer as transformers' CLIPTokenizer; a Hugging Face one with the cleaning built in."""
-    from transformers import CLIPTokenizer
-
-    if tokenizer.description["source"] is None:
-        simple = SimpleTokenizer()
-        special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-        CLIPTokenizer(
-            vocab={special.get(token, token): number for token, number in simple.encoder.items()},
-            merges=list(simple.bpe_ranks),
-            model_max_length=tokenizer.context_length,
-        ).save_pretrained(folder)
-        return
-    tokenizer.save(folder)
-    file = folder / SAVED_FILE
-    config = json.loads(file.read_text(encoding="utf-8")) | {"model_max_length": tokenizer.context_length}
-    if siglip:
-        # Its text tower was trained to attend to the padding: no mask must be made.
-        config["model_input_names"] = ["input_ids"]
-    file.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    if tokenizer.description["settings"].get("clean") == "canonicalize":
-        path = str(folder / "tokenizer.json")
-        backend = Backend.from_file(path)
-        backend.normalizer = normalizers.Sequence([*_CANONICALIZE, backend.normalizer])
-        backend.save(path)

@@ -18,7 +18,11 @@ class TemperatureConfig(Config):
         None, gt=0, description="temperature at the start; null: the checkpoint's, else the objective's (clip: 0.07)"
     )
     learnable: bool = Field(True, description="whether the temperature is learnt")
-    max: float = Field(100.0, ge=1, description="largest logit scale, 1/temperature (CLIP: 100)")
+    max: float | None = Field(
+        None,
+        ge=1,
+        description="largest logit scale, 1/temperature; null: 100 (CLIP), or the checkpoint's where that is larger",
+    )
     final: float | None = Field(
         None,
         gt=0,
@@ -41,13 +45,17 @@ class TemperatureConfig(Config):
             )
         for name in ("init", "final"):
             value = getattr(self, name)
-            if value is not None and 1 / value > self.max * (1 + 1e-6):
+            if value is not None and 1 / value > self.highest() * (1 + 1e-6):
                 raise RecipeError(
                     f"1 / temperature.{name} must be at most temperature.max",
-                    value=f"1 / {value} > {self.max}",
+                    value=f"1 / {value} > {self.highest()}",
                     fix=f"raise temperature.max, or {name}",
                 )
         return self
+
+    def highest(self, start: float = 0.0) -> float:
+        """The largest logit scale of a run whose first is `start`: SigLIP's checkpoints hold more than CLIP's 100."""
+        return max(100.0, start) if self.max is None else self.max
 
     def scale_at(self, step: int, steps: int) -> float | None:
         """The logit scale that step 0 … steps - 1 uses; None where it is not scheduled."""

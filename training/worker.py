@@ -38,7 +38,7 @@ from training.recipe import TrainRecipe
 from training.step import StepResult, train_step
 from training.teacher import Teacher
 from training.telemetry import Telemetry
-from training.towers.build import build_from_description, build_model, eval_transform, model_description
+from training.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
 from training.towers.ema import Ema
 from training.towers.encode import needs_full_length
 from training.towers.tokenizer import Tokenizer
@@ -72,10 +72,12 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
     """The open_clip model of a recipe, its weights drawn by `train.seed`."""
     torch.manual_seed(recipe.train.seed)
     objective = recipe.loss.opened()
-    init = recipe.temperature.init
-    if init is None and recipe.model.pretrained is None:
-        init = objective.temperature_init
-    model = build_model(recipe.model, temperature_init=init, bias_init=objective.bias_init)
+    model = build_model(
+        recipe.model,
+        temperature_init=recipe.temperature.init,
+        bias_init=objective.bias_given,
+        otherwise=Logits(objective.temperature_init, objective.bias_init),
+    )
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model
@@ -126,6 +128,8 @@ def _train(payload: Payload) -> None:
     device = ray_train.torch.get_device()
 
     model = build(recipe)
+    # Of the weights that the recipe starts from: the same wherever a run resumes.
+    highest = recipe.temperature.highest(math.exp(float(model.state_dict()["logit_scale"])))
     describe = Describe(model_description(recipe.model, model), payload.tokenizer)
     full_length = describe.tokenizer.context_length if needs_full_length(model) else None
     setup = Setup(
@@ -190,7 +194,7 @@ def _train(payload: Payload) -> None:
                 teacher=teacher,
             )
             if recipe.temperature.learnable:
-                limit_scale(engine, lowest=1.0, highest=recipe.temperature.max)
+                limit_scale(engine, lowest=1.0, highest=highest)
             if ema is not None:
                 ema.update(model.named_parameters())
             done = step + 1

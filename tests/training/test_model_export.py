@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from pairmill.errors import InputError, UserError
 from training.export import Exported, export_open_clip, load_exported
+from training.export_check import differences, own_side, transformers_side
 from training.export_transformers import export_transformers
 from training.towers.build import build_model, model_description
 from training.towers.config import ModelConfig
@@ -249,6 +250,8 @@ def test_transformers_loads_a_siglip(tmp_path: Path) -> None:
     torch.testing.assert_close(out.image_embeds, images, rtol=0, atol=1e-5)
     torch.testing.assert_close(out.text_embeds, texts, rtol=0, atol=1e-5)
     assert loaded.logit_bias.item() == -10
+    found = differences(own_side(model.eval(), tokenizer), transformers_side(tmp_path / "exported"))
+    assert {one.group for one in found if not one.same} <= {"broken encodings"}
     processor = AutoImageProcessor.from_pretrained(tmp_path / "exported")
     assert dict(processor.size) == {"height": 64, "width": 64} and not processor.do_center_crop
 

@@ -154,7 +154,15 @@ class Objective:
 
     @property
     def bias_init(self) -> float | None:
-        """Initial value of open_clip's `logit_bias`, which is added to the logits; None: the model gets none."""
+        """Initial value of open_clip's `logit_bias`, which is added to the logits; None: the model gets none.
+
+        Used where no checkpoint brings a bias.
+        """
+        return None
+
+    @property
+    def bias_given(self) -> float | None:
+        """What the recipe says of `logit_bias`, which holds over a checkpoint's; None: it says nothing."""
         return None
 
     @property

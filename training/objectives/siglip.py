@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class SiglipConfig(NamedConfig):
     """Where its learnt bias begins."""
 
-    bias_init: float = Field(-10.0, description="logit bias at the start (SigLIP: -10)")
+    bias_init: float | None = Field(
+        None, description="logit bias at the start; null: the checkpoint's, else -10 (SigLIP)"
+    )
 
 
 class Siglip(Contrastive):
@@ -34,6 +36,11 @@ class Siglip(Contrastive):
 
     @property
     def bias_init(self) -> float | None:
+        """See `Objective`."""
+        return -10.0
+
+    @property
+    def bias_given(self) -> float | None:
         """See `Objective`."""
         return self.config.bias_init
 

@@ -25,18 +25,20 @@ from open_clip.pretrained import (
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from pairmill.errors import RecipeError, nearest
-from training.checkpoint_files import require_whole
 from training.towers.config import ModelConfig
+from training.towers.weights import quick_gelu_of, weights_in
 
-#: open_clip's names for the configuration and the weights of a model folder.
+#: open_clip's name for the configuration of a model folder.
 CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
+
+#: At least one of these is in a folder with a tokenizer that `AutoTokenizer` loads.
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+
+#: What open_clip keeps of preprocessing with a tag.
+_PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 #: Where an export keeps the configuration of a Hugging Face text tower.
 TEXT_TOWER_FOLDER = "text_tower"
-
-#: Weights that a folder may hold, best first: an export, a checkpoint of ours, other folders in open_clip's form.
-_WEIGHTS = (WEIGHTS_FILE, "model.pt", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class Architecture(NamedTuple):
@@ -77,9 +79,13 @@ def resolve_architecture(config: ModelConfig) -> Architecture:
             value=name,
             fix=f"perhaps you mean: {nearest(name, open_clip.list_models())}",
         )
-    preprocess = merge_preprocess_dict(preprocess, own)
     if config.pretrained is not None:
-        preprocess = merge_preprocess_dict(preprocess, _tuned_with(config, name, model_cfg))
+        own = {**own, **_tuned_with(config, name, model_cfg)}
+    if config.preprocess is not None:
+        own = {**own, **_tag("model.preprocess", config.preprocess, name)}
+    elif not own and schema is None and name in open_clip.list_models():
+        own = _common(name, weights=config.pretrained)
+    preprocess = merge_preprocess_dict(preprocess, own)
     _override(config, model_cfg, name if schema == "local-dir" else None)
     return Architecture(model_cfg, preprocess)
 
@@ -94,15 +100,15 @@ def resolve_weights(config: ModelConfig) -> Path | None:
         with _reachable(config.architecture):
             return Path(download_pretrained_from_hf(name))
     if schema == "local-dir":
-        return _weights_in(Path(name))
+        return weights_in(Path(name))
     if config.pretrained is None:
         return None
     path = Path(config.pretrained)
     if path.is_dir():
-        return _weights_in(path)
+        return weights_in(path)
     if path.is_file():
         return path
-    tag = _tag(config.pretrained, name)
+    tag = _tag("model.pretrained", config.pretrained, name)
     with _reachable(f"{name} {config.pretrained}"):
         return Path(download_pretrained(tag))
 
@@ -126,24 +132,47 @@ def _tuned_with(config: ModelConfig, name: str, model_cfg: dict[str, Any]) -> di
     """The preprocessing that the weights of `model.pretrained` were trained with, as far as it is known."""
     path = Path(str(config.pretrained))
     if path.exists():
+        if path.is_file() and (quick := quick_gelu_of(path)) is not None:
+            model_cfg["quick_gelu"] = quick  # as with a tag, below
         beside = (path if path.is_dir() else path.parent) / CONFIG_FILE
         return _read(beside)[1] if beside.is_file() else {}
-    tag = _tag(str(config.pretrained), name)
+    tag = _tag("model.pretrained", str(config.pretrained), name)
     # The activation belongs to the weights: open_clip only warns where the two disagree, and the features are wrong.
     if tag.get("quick_gelu", False) != model_cfg.get("quick_gelu", False):
         model_cfg["quick_gelu"] = tag.get("quick_gelu", False)
     return tag
 
 
-def _tag(tag: str, name: str) -> dict[str, Any]:
+def _common(name: str, *, weights: str | None) -> dict[str, Any]:
+    """The preprocessing that all tags of an architecture share, which open_clip keeps with the tags.
+
+    weights: a file that says nothing of its own.  Raises RecipeError if the tags differ and there are such weights;
+    a model from scratch then begins with open_clip's defaults.
+    """
+    found: dict[str, list[str]] = {}
+    for tag in list_pretrained_tags_by_model(name):
+        known = {key: value for key, value in get_pretrained_cfg(name, tag).items() if key in _PREPROCESS}
+        found.setdefault(json.dumps(known, sort_keys=True), []).append(tag)
+    if len(found) > 1 and weights is not None:
+        raise RecipeError(
+            f"model.preprocess must be given for these weights: the tags of {name} differ in how images are prepared",
+            value=f"{weights}; {'; '.join(', '.join(tags) + ': ' + known for known, tags in found.items())}",
+            fix="set model.preprocess to a tag that was trained as these weights were",
+        )
+    return dict(json.loads(next(iter(found)))) if len(found) == 1 else {}
+
+
+def _tag(key: str, tag: str, name: str) -> dict[str, Any]:
     """open_clip's configuration of the weights that a tag of an architecture names.  Raises RecipeError without any."""
     found: dict[str, Any] = get_pretrained_cfg(name, tag)
     if not found:
         tags = list_pretrained_tags_by_model(name)
         raise RecipeError(
-            f"model.pretrained must be a tag of {name}, or a file or folder that exists",
+            f"{key} must be a tag of {name}{', or a file or folder that exists' if key == 'model.pretrained' else ''}",
             value=tag,
-            fix=f"choose one of its tags: {nearest(tag, tags)}" if tags else f"give a path: {name} has no tags",
+            fix=f"choose one of its tags: {nearest(tag, tags)}"
+            if tags
+            else f"{name} has no tags: give a path, or a JSON file with model_cfg and preprocess_cfg as architecture",
         )
     return found
 
@@ -172,6 +201,9 @@ def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None
         }
     if "hf_model_name" in text:
         text["hf_model_pretrained"] = config.text_model_weights
+        # An export tells a folder from a hub id by this.
+        if Path(text["hf_model_name"]).is_dir():
+            text["hf_model_name"] = str(Path(text["hf_model_name"]).absolute())
     if config.context_length is not None:
         text["context_length"] = config.context_length
     if config.tokenizer is not None:
@@ -182,8 +214,8 @@ def _override(config: ModelConfig, model_cfg: dict[str, Any], folder: str | None
 
 
 def localise(text_cfg: dict[str, Any], folder: Path) -> None:
-    """Point a folder's `text_cfg` at the tokenizer and the tower configuration in the folder itself."""
-    if text_cfg.get("hf_tokenizer_name"):
+    """Point a folder's `text_cfg` at the tokenizer and the tower configuration in it, as far as it has them."""
+    if text_cfg.get("hf_tokenizer_name") and any((folder / name).is_file() for name in TOKENIZER_FILES):
         text_cfg["hf_tokenizer_name"] = str(folder)
     if "hf_model_name" in text_cfg and (folder / TEXT_TOWER_FOLDER / "config.json").is_file():
         text_cfg["hf_model_name"] = str(folder / TEXT_TOWER_FOLDER)
@@ -212,14 +244,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             fix="write it like open_clip's model_configs/*.json",
         )
     return model_cfg, data.get("preprocess_cfg", {})
-
-
-def _weights_in(folder: Path) -> Path:
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            require_whole(folder, only=name)
-            return folder / name
-    raise RecipeError(f"a model folder must hold one of {', '.join(_WEIGHTS)}", value=folder, fix="correct the path")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -36,14 +36,28 @@ from training.towers.architecture import (
 from training.towers.config import ModelConfig
 from training.towers.encode import text_tower
 from training.towers.tokenizer import tokenizer_description
+from training.towers.weights import is_big_vision, load_weights, read_weights
 
 
-def build_model(config: ModelConfig, *, temperature_init: float | None, bias_init: float | None) -> nn.Module:
+class Logits(NamedTuple):
+    """Where the temperature and the logit bias begin; None: where open_clip lets them."""
+
+    temperature: float | None = None
+    bias: float | None = None
+
+
+#: Nothing said.
+OPEN_CLIPS = Logits()
+
+
+def build_model(
+    config: ModelConfig, *, temperature_init: float | None, bias_init: float | None, otherwise: Logits = OPEN_CLIPS
+) -> nn.Module:
     """The open_clip model (CLIP, CustomTextCLIP or CoCa; float32, CPU, training mode) that a recipe describes.
 
-    temperature_init: τ, what cosines are divided by; `logit_scale` becomes ln(1/τ).  None: the checkpoint's, or
-    open_clip's 0.07.  bias_init: of `logit_bias` (SigLIP: -10).  None: the checkpoint's or the architecture's, if
-    it has one.  Both, when given, override a checkpoint's values.
+    temperature_init: τ, what cosines are divided by; `logit_scale` becomes ln(1/τ).  bias_init: of `logit_bias`
+    (SigLIP: -10).  Both, when given, hold over a checkpoint's values.  otherwise: what holds where neither they nor the
+    weights say anything; a bias in either gives the model one.
 
     Weights that are drawn follow torch's global seed: the caller sets it, to the same value on all ranks.
     A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid, texts
@@ -54,14 +68,23 @@ def build_model(config: ModelConfig, *, temperature_init: float | None, bias_ini
     architecture = resolve_architecture(config)
     weights = resolve_weights(config)
     model_cfg = deepcopy(architecture.model_cfg)
-    if bias_init is not None:
-        model_cfg["init_logit_bias"] = bias_init
+    if bias_init is not None or otherwise.bias is not None:
+        model_cfg["init_logit_bias"] = otherwise.bias if bias_init is None else bias_init
+    state = None if weights is None or is_big_vision(weights) else read_weights(weights)
+    if state is not None and "logit_bias" in state:
+        model_cfg.setdefault("init_logit_bias", 0.0)
     name = config.architecture if config.text_model is None else f"{config.architecture} with {config.text_model}"
     model: nn.Module = _create(model_cfg, architecture.preprocess, name, tower_weights=weights is None)
     _check_size(model, config)
+    learnt = set()
     if weights is not None:
-        _load(model, weights)
-    _set_logits(model, temperature_init, bias_init)
+        with without_open_clips_log():
+            learnt = load_weights(model, weights, state)
+    _set_logits(
+        model,
+        otherwise.temperature if temperature_init is None and "logit_scale" not in learnt else temperature_init,
+        otherwise.bias if bias_init is None and "logit_bias" not in learnt else bias_init,
+    )
     _lock(model, config)
     if config.gradient_checkpointing:
         _checkpoint_activations(model, config)
@@ -148,7 +171,7 @@ def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *,
 
     tower_weights: whether towers from timm or transformers may start from weights of their own.
     """
-    with tempfile.TemporaryDirectory() as folder, _without_open_clips_log():
+    with tempfile.TemporaryDirectory() as folder, without_open_clips_log():
         content = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
         (Path(folder) / CONFIG_FILE).write_text(json.dumps(content))
         try:
@@ -199,18 +222,6 @@ def _cut_patches_by_matmul(visual: nn.Module) -> None:
             setattr(module, name, patches)
 
 
-def _load(model: nn.Module, weights: Path) -> None:
-    with _without_open_clips_log():
-        try:
-            open_clip.load_checkpoint(model, str(weights))
-        except Exception as error:  # pickles, archives and shapes each fail in their own way
-            raise RecipeError(
-                "the weights must fit the architecture",
-                value=f"{weights}: {type(error).__name__}: {error}",
-                fix="give weights of this architecture, or the architecture of these weights",
-            ) from error
-
-
 @torch.no_grad()
 def _set_logits(model: Any, temperature: float | None, bias: float | None) -> None:
     if temperature is not None:
@@ -246,9 +257,33 @@ def _lock(model: Any, config: ModelConfig) -> None:
             raise _not_lockable("image", image.unlocked_groups, error) from error
     if text.locked:
         try:
-            model.lock_text_tower(text.unlocked_groups)
+            tower = text_tower(model)
+            if isinstance(tower, HFTextEncoder) and text.unlocked_groups:
+                _lock_below(tower.transformer, text.unlocked_groups)
+            else:
+                model.lock_text_tower(text.unlocked_groups)
         except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
             raise _not_lockable("text", text.unlocked_groups, error) from error
+
+
+def _lock_below(encoder: nn.Module, unlocked: int) -> None:
+    """Freeze the embeddings and all blocks of a Hugging Face encoder but the last `unlocked`.
+
+    open_clip 3.3 knows the names of the blocks of two families only.  What comes after the blocks (pooler, last norm)
+    learns, as there.  Raises RuntimeError for an encoder without a list of blocks.
+    """
+    lists = [(name, m) for name, m in encoder.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    lists = [(name, m) for name, m in lists if not any(name.startswith(f"{outer}.") for outer, _ in lists)]
+    if not lists:
+        raise RuntimeError(f"{type(encoder).__name__} has no list of blocks")
+    prefix, blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+    names = [name for name, _ in encoder.named_parameters()]
+    start = next(number for number, name in enumerate(names) if name.startswith(f"{prefix}."))
+    learning = {id(p) for block in list(blocks)[max(0, len(blocks) - unlocked) :] for p in block.parameters()}
+    for number, (name, parameter) in enumerate(encoder.named_parameters()):
+        below = number < start and unlocked <= len(blocks)
+        if below or (name.startswith(f"{prefix}.") and id(parameter) not in learning):
+            parameter.requires_grad = False
 
 
 def _not_lockable(tower: str, groups: int, error: Exception) -> RecipeError:
@@ -278,7 +313,7 @@ def _checkpoint_activations(model: Any, config: ModelConfig) -> None:
 
 
 @contextmanager
-def _without_open_clips_log() -> Iterator[None]:
+def without_open_clips_log() -> Iterator[None]:
     """open_clip logs to the root logger, and would warn of drawn weights just before we load them."""
 
     def keep(record: logging.LogRecord) -> bool:

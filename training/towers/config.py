@@ -42,6 +42,12 @@ class ModelConfig(Config):
         description="weights to start from: an open_clip tag of this architecture, a checkpoint file, or the folder of "
         "an earlier export or checkpoint; null: from scratch",
     )
+    preprocess: str | None = Field(
+        None,
+        min_length=1,
+        description="open_clip tag of this architecture whose mean, std and crop images are prepared with; null: those "
+        "of the weights, else those that all its tags share",
+    )
     image_size: int | None = Field(
         None, ge=1, description="side of the input image in pixels; null: the architecture's"
     )

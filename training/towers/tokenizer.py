@@ -57,9 +57,10 @@ class Tokenizer:
         """Write what `AutoTokenizer` loads; nothing for open_clip's own tokenizer, which is part of open_clip."""
         if isinstance(self._inner, SimpleTokenizer):
             return
-        # Their settings of the last call would come back as settings of the loaded tokenizer.
-        self._inner.tokenizer.backend_tokenizer.no_truncation()
-        self._inner.tokenizer.backend_tokenizer.no_padding()
+        if hasattr(self._inner.tokenizer, "backend_tokenizer"):
+            # Their settings of the last call would come back as settings of the loaded tokenizer.
+            self._inner.tokenizer.backend_tokenizer.no_truncation()
+            self._inner.tokenizer.backend_tokenizer.no_padding()
         self._inner.tokenizer.save_pretrained(folder)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -86,6 +87,22 @@ class _PaddedTokens:
         return rows
 
 
+class _PythonTokens:
+    """The ids of a Hugging Face tokenizer that has no Rust part (ByT5, ProphetNet, …).  Pickles whole."""
+
+    def __init__(self, inner: Any, context_length: int) -> None:
+        self._parts = inner, context_length
+
+    def __call__(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """int32 [L] of each text, 0 <= L <= context_length."""
+        inner, length = self._parts
+        cleaned = [inner.clean_fn(text) for text in texts]
+        ids = inner.tokenizer(cleaned, max_length=length, truncation=True, padding=False)["input_ids"]
+        rows = [np.array(row, np.int32) for row in ids]
+        zeroed = inner.tokenizer.sep_token_id if inner.strip_sep_token else None
+        return rows if zeroed is None else [np.where(row == zeroed, 0, row).astype(np.int32) for row in rows]
+
+
 def _tokens(inner: Any, description: dict[str, Any]) -> Callable[[Sequence[str]], list[npt.NDArray[np.int32]]]:
     length = int(description["context_length"])
     if isinstance(inner, SimpleTokenizer):
@@ -93,6 +110,8 @@ def _tokens(inner: Any, description: dict[str, Any]) -> Callable[[Sequence[str]]
         return OpenClipTokens(length, **description["settings"]) if plain else _PaddedTokens(inner, length)
     if inner.tokenizer_mode:
         return _PaddedTokens(inner, length)
+    if not hasattr(inner.tokenizer, "backend_tokenizer"):
+        return _PythonTokens(inner, length)
     backend = Backend.from_str(inner.tokenizer.backend_tokenizer.to_str())
     backend.enable_truncation(length, direction=inner.tokenizer.truncation_side)
     backend.no_padding()

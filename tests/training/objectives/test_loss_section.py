@@ -22,7 +22,7 @@ LEAST: dict[str, Any] = {
 
 def test_an_objective_is_a_name_or_a_mapping_with_keys_of_its_own() -> None:
     assert LossConfig().objective.model_dump() == {"name": "clip"}
-    assert LossConfig.checked({"objective": "siglip"}).identity()["objective"] == {"name": "siglip", "bias_init": -10.0}
+    assert LossConfig.checked({"objective": "siglip"}).identity()["objective"] == {"name": "siglip", "bias_init": None}
     for wrong, said in (
         ({"name": "clip", "bias_init": -5}, r"loss\.objective\.bias_init is not a key"),
         ({"name": "clop"}, "perhaps you mean: clip"),
