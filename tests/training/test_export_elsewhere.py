@@ -72,6 +72,24 @@ def test_a_checkpoint_is_written_for_the_place_it_is_moved_to(source: Any, tmp_p
     loads(final, source[0])
 
 
+def test_the_place_of_a_checkpoint_is_ray_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import pyarrow.fs as pafs
+    from ray.train.v2._internal.execution.storage import StorageContext
+
+    from training import checkpoint
+
+    def placed(storage: StorageContext) -> str:
+        context = SimpleNamespace(get_storage=lambda: storage)
+        monkeypatch.setattr(checkpoint.ray_train, "get_context", lambda: context)
+        return checkpoint._home("step-1")
+
+    assert placed(StorageContext(str(tmp_path), "run")) == str(tmp_path / "run" / "step-1")
+    elsewhere = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    assert placed(StorageContext("bucket", "run", storage_filesystem=elsewhere)) == "."
+
+
 def test_a_moved_folder_is_exported_again_for_its_new_place(source: Any, tmp_path: Path) -> None:
     export_open_clip(source[0].state_dict(), source[1], source[2], tmp_path / "first")
     moved = (tmp_path / "first").rename(tmp_path / "moved")

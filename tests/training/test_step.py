@@ -71,7 +71,7 @@ def trained(
         result = train_step(
             engine, rows_of(step, rank, world), objective, exchange, accumulate=recipe.train.accumulate, seed=seed
         )
-        limit_scale(engine, lowest=1.0, highest=recipe.temperature.max)
+        limit_scale(engine, lowest=1.0, highest=recipe.temperature.highest())
         losses.append(exchange.total(result.loss) / world)
         norms.append(result.gradient_norm)
     out: dict[str, Any] = {"losses": torch.stack(losses), "norms": norms}

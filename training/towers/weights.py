@@ -56,6 +56,9 @@ _WRAPPERS = {"module", "model"}
 #: What wrappers put between names: torch.compile, fully sharded data parallel, activation checkpointing.
 _BETWEEN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
+#: Names in a message.
+_NAMED = 3
+
 #: Integers that OpenAI's archives keep among the weights.
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
@@ -274,12 +277,33 @@ def _load(model: Any, state: dict[str, Tensor]) -> set[str]:
     for name in (_ANCHOR, "logit_bias"):
         if name in state and name in kept:
             state[name] = state[name].reshape(kept[name].shape)
-    if "logit_bias" in kept:
-        state.setdefault("logit_bias", kept["logit_bias"])
+    for name, value in kept.items():
+        # A count that torch allows to be missing, as it is where batch norms were frozen.
+        if name == "logit_bias" or name.endswith(".num_batches_tracked"):
+            state.setdefault(name, value)
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
+    if misfits := list(_misfits(kept, state)):
+        raise ValueError("; ".join(misfits))
     model.load_state_dict(state, strict=True)
     return learnt
+
+
+def _misfits(kept: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    """In what a file's weights differ from a model's, in words."""
+    shapes = [
+        f"{name} ({'x'.join(map(str, state[name].shape))}, not {'x'.join(map(str, value.shape))})"
+        for name, value in kept.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    for what, names in (
+        ("it lacks", [name for name in kept if name not in state]),
+        ("it has besides", [name for name in state if name not in kept]),
+        ("of another shape", shapes),
+    ):
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            yield f"{what}: {', '.join(names[:_NAMED])}{more}"
 
 
 def _several(file: Path, names: list[str]) -> RecipeError:
@@ -293,7 +317,7 @@ def _several(file: Path, names: list[str]) -> RecipeError:
 def _unfit(file: Path, error: Exception) -> RecipeError:
     return RecipeError(
         "the weights must fit the architecture",
-        value=f"{file}: {type(error).__name__}: {error}",
+        value=f"{file}: {_reason(error)}",
         fix="give weights of this architecture, or the architecture of these weights",
     )
 

@@ -235,5 +235,10 @@ def test_a_folder_whose_weights_do_not_fit_is_refused(model: Any, tmp_path: Path
         load_exported(tmp_path)
     state = {name: value for name, value in model.state_dict().items() if name != "visual.proj"}
     torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
-    with pytest.raises(InputError, match="must fit"):
+    with pytest.raises(InputError, match=r"must fit the architecture\n  got: [^\n]*: it lacks: visual\.proj\n"):
+        load_exported(tmp_path)
+    state["visual.proj"] = torch.zeros(2, 3)
+    torch.save({**state, **{f"more.{n}": torch.ones(1) for n in range(9)}}, tmp_path / "open_clip_pytorch_model.bin")
+    said = r"it has besides: more\.0, more\.1, more\.2 and 6 more; of another shape: visual\.proj \(2x3, not 64x48\)\n"
+    with pytest.raises(InputError, match=said):
         load_exported(tmp_path)
