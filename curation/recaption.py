@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from curation.caption_checks import Fault, checked
 from curation.engines import CAPTION_ENGINES, Captioner, CaptionRequest, Failure, Generated
 from curation.engines.guard import describe, stop_if_dead, stop_if_useless
 from curation.engines.model_files import Checkpoint
@@ -53,6 +54,10 @@ class RecaptionStatus(str, Enum):
     DECODE_ERROR = "decode_error"  # no image bytes, or they do not decode
     ENGINE_ERROR = "engine_error"  # no text, and the engine failed for at least one prompt
     EMPTY = "empty"  # the engine answered every prompt with nothing
+    REPETITION = "repetition"  # no text: a loop
+    TRUNCATED = "truncated"  # no text: not one sentence ended at the token limit
+    REFUSAL = "refusal"  # no text: the model declined to write one
+    REASONING = "reasoning"  # no text: the model's reasoning, and no caption behind it
 
 
 class Prompt(Config):
@@ -158,13 +163,15 @@ class _Row:
     texts: list[dict[str, object]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
+    fault: Fault | None = None
 
 
 class Recaption(Stage):
     """Write new captions from the image: several prompts per row, by the engine that the recipe names.
 
-    The same rows are returned in the same order, and none is ever dropped.  Rows go to the engine in row order, so a
-    shard is always cut into the same batches.
+    A loop, a half sentence, a refusal and reasoning are no captions (`caption_checks`): the whole sentences without
+    them stay, or the row has no text and a status that says why.  The same rows are returned in the same order, and
+    none is ever dropped.  Rows go to the engine in row order, so a shard is always cut into the same batches.
 
     Raises JobError if the engine is dead (a call and a harmless probe both get no answer), or if all of at least
     `guard.MANY` texts of a table fail alike: the shard stays uncommitted, and running again resumes with it.
@@ -236,8 +243,10 @@ class Recaption(Stage):
                 errors[row.at] = "; ".join(row.notes) or None
                 if row.texts:
                     statuses[row.at] = RecaptionStatus.SUCCESS
+                elif row.failed:
+                    statuses[row.at] = RecaptionStatus.ENGINE_ERROR
                 else:
-                    statuses[row.at] = RecaptionStatus.ENGINE_ERROR if row.failed else RecaptionStatus.EMPTY
+                    statuses[row.at] = RecaptionStatus(row.fault or RecaptionStatus.EMPTY)
         stop_if_useless(answers, stage="recaption")
         return set_columns(
             rows,
@@ -280,9 +289,15 @@ class Recaption(Stage):
             elif not answer.text:
                 row.notes.append(f"{prompt_id}: empty")
             else:
-                row.texts.append(self._provenance(prompt_id, answer))
-                if answer.cut:
-                    row.notes.append(f"{prompt_id}: cut at {self._prompts[prompt_id].max_new_tokens} tokens")
+                text, fault = checked(answer.text, cut=answer.cut)
+                if fault is not None:
+                    row.fault = row.fault or fault
+                    limit = f" at {self._prompts[prompt_id].max_new_tokens} tokens" if answer.cut else ""
+                    row.notes.append(
+                        f"{prompt_id}: {fault}{limit}; {'its whole sentences stay' if text else 'no text'}"
+                    )
+                if text:
+                    row.texts.append(self._provenance(prompt_id, answer, text))
         return answers
 
     def _request(self, row: _Row, prompt_id: str) -> CaptionRequest:
@@ -295,10 +310,10 @@ class Recaption(Stage):
             seed=text_seed(self._config.seed, row.uid, prompt_id),
         )
 
-    def _provenance(self, prompt_id: str, answer: Generated) -> dict[str, object]:
+    def _provenance(self, prompt_id: str, answer: Generated, text: str) -> dict[str, object]:
         prompt = self._prompts[prompt_id]
         return {
-            "text": answer.text,
+            "text": text,
             "kind": prompt.kind,
             "language": prompt.language,
             "model": self._config.model,

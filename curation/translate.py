@@ -24,6 +24,7 @@ from curation.translation_checks import (
     LengthBounds,
     TranslationStatus,
     has_bad_length,
+    has_lost_sentences,
     is_wrong_language,
     length_bounds,
     longest_loop,
@@ -150,7 +151,7 @@ class _Outcome(NamedTuple):
 
 
 class Translate(Stage):
-    """Translate every text into every target; each translation is checked for language, length and repetition.
+    """Translate every text into every target; each translation is checked: language, length, loops, lost sentences.
 
     The same rows are returned in the same order, and none is ever dropped.  All texts of the table are translated
     together: equal ones once, and the engine sorts them by length.
@@ -300,6 +301,8 @@ class Translate(Stage):
             status = TranslationStatus.WRONG_LANGUAGE
         elif has_bad_length(job.text, answer.text, self._config.bounds(job.source, job.target)):
             status = TranslationStatus.BAD_LENGTH_RATIO
+        elif has_lost_sentences(job.text, answer.text, job.source, job.target):
+            status = TranslationStatus.LOST_SENTENCES
         text = answer.text if status is TranslationStatus.SUCCESS else None
         return _Outcome(text, answer.score, status)
 

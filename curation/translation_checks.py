@@ -10,6 +10,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
+from curation.whole_sentences import sentences
 from pairmill.languages import UNKNOWN, primary
 
 
@@ -24,6 +25,7 @@ class TranslationStatus(str, Enum):
     WRONG_LANGUAGE = "wrong_language"
     BAD_LENGTH_RATIO = "bad_length_ratio"
     REPETITION = "repetition"
+    LOST_SENTENCES = "lost_sentences"  # fewer and much shorter than the source
 
 
 class LengthBounds(NamedTuple):
@@ -59,6 +61,32 @@ def has_bad_length(source_text: str, text: str, bounds: LengthBounds) -> bool:
     """Whether `text` is too short or too long for a translation of `source_text`."""
     given, made = len(source_text), len(text)
     return made + bounds.slack < bounds.least * given or made > bounds.most * given + bounds.slack
+
+
+# The usual length of a translation, in characters per character of the source: the medians of labels and sentences.
+_USUAL_INTO_CHARACTERS, _USUAL_FROM_CHARACTERS, _USUAL_SAME_KIND = 0.29, 3.4, 1.0
+#: Below this share of the usual length, fewer sentences are lost ones and not joined ones.
+_LOST_BELOW = 0.65
+
+
+def has_lost_sentences(source_text: str, text: str, source: str, target: str) -> bool:
+    """Whether a translation of several sentences has fewer, and is much shorter than translations usually are.
+
+    A translator may join sentences, or may be terse; it is the two together that show a loss.
+    """
+    given = _parts(source_text)
+    if given < 2 or _parts(text) >= given:
+        return False
+    dense = [primary(code) in _CHARACTER_LANGUAGES for code in (source, target)]
+    usual = _USUAL_SAME_KIND
+    if dense[0] != dense[1]:
+        usual = _USUAL_INTO_CHARACTERS if dense[1] else _USUAL_FROM_CHARACTERS
+    return len(text) < _LOST_BELOW * usual * len(source_text)
+
+
+def _parts(text: str) -> int:
+    whole, rest = sentences(text)
+    return len(whole) + bool(rest)
 
 
 def longest_loop(text: str) -> int:

@@ -1,0 +1,116 @@
+"""What a captioner writes beside captions, on texts written for this test."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.caption_checks import checked
+from curation.translation_checks import has_lost_sentences
+from curation.whole_sentences import sentences
+
+GOOD = [
+    "grinning face",
+    "a dog on the beach",
+    "A dog runs on the beach. The sky is blue",
+    "very very very big dog",
+    "A sorry looking dog. It is sad.",
+    "Sorry sign on a closed door",
+    "Two dogs (one brown, one white) play in front of the U.S. flag.",
+    "A poster that says 'Please provide your name'.",
+    "Happy birthday to you, happy birthday to you",
+    "The letters A, B, C. and D. stand in a row.",
+    "一只狗在海滩上奔跑。天空是蓝色的。",
+    "<b>Sale</b> sign in a window",
+]
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_a_caption_stays_as_it_is(text: str) -> None:
+    assert checked(text, cut=False) == (text, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "fault"),
+    [
+        # loops
+        ("a red bicycle" + " with a basket" * 12, "", "repetition"),
+        ("dog " * 9, "", "repetition"),
+        ("红色的自行车" * 5, "", "repetition"),
+        ("A cat sits. " + "It is a cat. " * 6, "A cat sits. It is a cat.", "repetition"),
+        ("A boat. " + "The sea, the sea, the sea, the sea, the sea", "A boat.", "repetition"),
+        ("The man holds a red ball and looks at the camera in a large park. " * 3, None, "repetition"),
+        # half sentences
+        ("A bench stands next to a wall with a", "", "truncated"),
+        ("A bench stands next to a wall. On it,", "A bench stands next to a wall.", "truncated"),
+        ("Ein Hund läuft am Strand. Er spielt mit", "Ein Hund läuft am Strand.", "truncated"),
+        ("狗在跑。它的旁边有、", "狗在跑。", "truncated"),
+        # refusals
+        ("I'm sorry, but I can't help with that.", "", "refusal"),
+        ("I cannot describe the person in this image.", "", "refusal"),
+        ("I am unable to view images.", "", "refusal"),
+        ("Unfortunately, I can't see the picture.", "", "refusal"),
+        ("As an AI language model, I do not see images.", "", "refusal"),
+        ("There is no image provided.", "", "refusal"),
+        ("抱歉，我无法描述这张图片。", "", "refusal"),
+        ("Es tut mir leid, das kann ich nicht.", "", "refusal"),
+        # reasoning
+        ("<think>I see a dog, brown.</think>A brown dog.", "A brown dog.", None),
+        ("So it is a dog.</think>\n\nA brown dog.", "A brown dog.", None),
+        ("<|begin_of_thought|>Hm.<|end_of_thought|> A dog.", "A dog.", None),
+        ("[THINK]A dog?[/THINK]<answer>A dog.</answer>", "A dog.", None),
+        ("<think>First I look at the", "", "reasoning"),
+        ("<think>Done.</think>", "", "reasoning"),
+        ("<think>Hm.</think>I'm sorry, I can't.", "", "refusal"),
+    ],
+)
+def test_what_is_no_caption_goes_with_its_reason(text: str, left: str | None, fault: str | None) -> None:
+    found = checked(text, cut=False)
+    assert found.fault == fault
+    assert found.text == (text[: text.index(".") + 1] if left is None else left)
+
+
+def test_of_a_text_that_was_cut_the_whole_sentences_stay() -> None:
+    assert checked("A dog runs. The sky is bl", cut=True) == ("A dog runs.", "truncated")
+    assert checked("A dog runs. The sky is blue.", cut=True) == ("A dog runs. The sky is blue.", None)
+    assert checked("A dog runs under a very", cut=True) == ("", "truncated")
+
+
+@given(st.text(st.sampled_from("ab .!?。，<>/'\n"), max_size=60), st.booleans())
+@settings(deadline=None)
+def test_what_stays_is_part_of_the_text_and_passes_again(text: str, cut: bool) -> None:
+    found = checked(text, cut=cut)
+    assert found.text in text
+    if found.text and found.fault:
+        assert checked(found.text, cut=cut).text == found.text
+
+
+def test_sentences_end_where_readers_end_them() -> None:
+    assert sentences("Dr. Who is here! Really? “Yes.” And") == (["Dr. Who is here!", "Really?", "“Yes.”"], "And")
+    assert sentences("狗在跑。天空“很蓝。”海") == (["狗在跑。", "天空“很蓝。”"], "海")
+    assert sentences("3.5 apples at example.com") == ([], "3.5 apples at example.com")
+    assert sentences("") == ([], "")
+
+
+SOURCE = "A dog runs on a beach. Two children fly a kite. A boat crosses the bay. The sky is orange. A sign stands by."
+WHOLE = {
+    "de": "Ein Hund läuft am Strand. Zwei Kinder lassen einen Drachen steigen. Ein Boot quert die Bucht. Der Himmel "
+    "ist orange. Links steht ein Schild.",
+    "zh": "一只狗在海滩上奔跑。两个孩子在放风筝。一艘船驶过海湾。天空是橙色的。左边有一块牌子。",
+}
+
+
+@pytest.mark.parametrize("target", WHOLE)
+def test_lost_sentences_are_seen_and_joined_ones_are_not(target: str) -> None:
+    whole, _ = sentences(WHOLE[target])
+    gap = "" if target == "zh" else " "
+    assert not has_lost_sentences(SOURCE, WHOLE[target], "en", target)
+    joined = WHOLE[target].replace(". ", ", ").replace("。", "，", 4)
+    assert len(sentences(joined)[0]) == 1
+    assert not has_lost_sentences(SOURCE, joined, "en", target)
+    for left in (1, 2):
+        assert has_lost_sentences(SOURCE, gap.join(whole[:left]), "en", target)
+        assert has_lost_sentences(SOURCE, gap.join(whole[-left:]), "en", target)
+        assert has_lost_sentences(WHOLE[target], " ".join(sentences(SOURCE)[0][:left]), target, "en")
+    assert not has_lost_sentences("a red dog", "狗", "en", "zh")
