@@ -116,6 +116,7 @@ class Filter(Stage):
     """Geometry, text, language, shared alt texts, NSFW, word lists, `filter.where` expressions, your own functions."""
 
     name, segment = "filter", "collect"
+    version = 2  # 2: languages of capitals
     drops = FILTER_REASONS
     reads_input = True
     Config = FilterConfig
