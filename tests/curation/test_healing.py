@@ -77,6 +77,8 @@ def test_every_damage_of_every_file_is_named(store: Store, how: str) -> None:
     # One bit of a text may turn it into another text of the same form: a letter of a command, say.
     if how == "a bit flipped":
         unnoticed = [name for name in unnoticed if name.endswith(".parquet") or name.startswith("plan/plan")]
+    if how == "cut off":  # a recipe may end with any of its lines
+        unnoticed = [name for name in unnoticed if name != "recipe.yaml"]
     if how == "gone":
         unnoticed = [name for name in unnoticed if not name.startswith(("runs/", "recipe.yaml"))]
     assert unnoticed == []
