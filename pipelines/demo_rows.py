@@ -33,7 +33,7 @@ BAD_URLS = {
     "endless": 2,
     "truncated": 3,
     "empty": 2,
-    "gzip": 2,
+    "zstd": 2,
     "redirect-private": 2,
     "redirect-metadata": 2,
     "redirect-loop": 2,

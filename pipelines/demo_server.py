@@ -6,7 +6,7 @@ FILE below is the name of a sample image, with any suffix.  /images/FILE is the 
 is one way in which the web fails a downloader:
 
     the answer      /missing/F 404 · /busy/F 429 once · /always-busy/F 429, Retry-After an hour · /flaky/F 503 once
-    the transfer    /slow/F drips forever · /endless/F never ends · /truncated/F ends early · /empty/F · /gzip/F
+    the transfer    /slow/F drips forever · /endless/F never ends · /truncated/F ends early · /empty/F · /zstd/F
     redirects       /redirect/F good · /redirect-private/F · /redirect-metadata/F · /redirect-loop/F
     the bytes       /html/F · /mistyped/F (a good picture called text) · /corrupt/F · /bomb/F (2.5 gigapixels by its
                     header) · /animated/F · /oriented/F (EXIF orientation and GPS) · /thumbnail/F (64 px)
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gzip
 import io
 import json
 import os
@@ -34,6 +33,7 @@ from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
+import pyarrow as pa
 from aiohttp import web
 from PIL import Image
 
@@ -218,10 +218,10 @@ async def _truncated(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _gzip(request: web.Request) -> web.StreamResponse:
+async def _zstd(request: web.Request) -> web.StreamResponse:
     """Encoded although no encoding was requested."""
-    body = gzip.compress(original(_stem(request)), mtime=0)
-    return web.Response(body=body, content_type="image/webp", headers={"Content-Encoding": "gzip"})
+    body = pa.compress(original(_stem(request)), codec="zstd", asbytes=True)
+    return web.Response(body=body, content_type="image/webp", headers={"Content-Encoding": "zstd"})
 
 
 async def _opt_out(request: web.Request) -> web.StreamResponse:
@@ -253,7 +253,7 @@ BEHAVIOURS: dict[str, Handler] = {
     "endless": _endless,
     "truncated": _truncated,
     "empty": _body("image/webp", lambda stem: b""),
-    "gzip": _gzip,
+    "zstd": _zstd,
     "redirect": _redirect("/images/{file}"),
     "redirect-private": _redirect("http://10.0.0.1/{file}"),
     "redirect-metadata": _redirect("http://169.254.169.254/latest/meta-data"),

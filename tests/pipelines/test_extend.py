@@ -158,7 +158,10 @@ def test_no_old_url_is_fetched_again(extended: Extended) -> None:
 def test_no_old_shard_is_touched_but_those_in_which_a_text_became_common(extended: Extended) -> None:
     now = files(extended.store)
     touched = {name for name, was in extended.before.items() if now.get(name) != was}
-    assert {name for name in touched if name.startswith(("plan/", "images/"))} == {"plan/plan.json"}
+    assert {name for name in touched if name.startswith(("plan/", "images/"))} == {
+        "plan/plan.json",
+        "plan/plan-copy.json",
+    }
     filtered, common = (
         {name for name in touched if name.startswith(f"{table}/shard-")}
         for table in ("columns/filter", common_texts_table(10))
