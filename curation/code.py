@@ -167,11 +167,15 @@ def reachable(module: str) -> frozenset[str]:
 def _imports(module: str) -> tuple[str, ...]:
     """The modules that the import statements of a module name, also those within functions; some may be no modules."""
     file = _file(module)
-    if file is None:
+    if file is None or file.suffix != ".py":
+        return ()
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # of another Python, which is imported nowhere here
         return ()
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from curation.code import CODE_FILE, read_code_log
+from curation.erase import NOTES
 from curation.forget.tombstones import Tombstones
 from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file
 from curation.table import PLAN
@@ -35,6 +36,8 @@ _COMMIT = re.compile(
     rf"(?:(?P<table>.+)/{MANIFESTS}|{MANIFESTS}/(?P<product>{PAIRS}))"
     r"/[0-9]+/shard-(?P<shard>[0-9]{6,})-[0-9a-z]+-[0-9a-z]+\.json"
 )
+#: A note of `curation.erase`: what a shard is being rewritten to.
+_NOTE = re.compile(rf"{NOTES}/(?P<shard>[0-9]{{6,}})-(?P<table>.+)\.json")
 _READERS = 4
 
 
@@ -84,7 +87,9 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
     of_plan = next((found for found in (data, commit) if found is not None and found["table"] == PLAN), None)
     if of_plan is not None and replan(int(of_plan["shard"])):
         return f"{name} was damaged or gone ({error.why}), and was planned again from the lists"
-    if _restored_by_hand(name) or not (data or commit or name == CODE_FILE or name.startswith(f"{JOURNAL}/")):
+    note = _NOTE.fullmatch(name)
+    known = data or commit or note or name == CODE_FILE or name.startswith(f"{JOURNAL}/")
+    if _restored_by_hand(name) or not known or (note is not None and note["table"] == PLAN):
         raise error
     if data is not None and data["table"] == IMAGES and not yes:
         raise UserError(
@@ -92,6 +97,11 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
             value=str(error.value),
             fix="restore the file from a copy, or give --yes: it is kept in damaged/, and its rows are fetched again",
         )
+    if note is not None:
+        table = note["table"].replace(".", "/", 1)
+        store.retract(table, int(note["shard"]))  # its data are there, old or new, and are taken over
+        kept = store.set_aside(name, ASIDE)
+        return f"{name} is damaged and kept as {kept} ({error.why}): shard {note['shard']} of {table} is made again"
     found = data or commit
     kept = store.set_aside(name, ASIDE) if store.exists(name) else ""
     if found is not None:
@@ -136,6 +146,11 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
             reads(store)
         except UserError as error:
             yield name, error.why if isinstance(error, DamagedError) else str(error.value)
+    for name in (f"{NOTES}/{note}" for note in store.names(NOTES)):
+        try:
+            store.read_json(name)
+        except DamagedError as error:
+            yield name, error.why
     for number in record_numbers(store):
         try:
             read_record(store, number)

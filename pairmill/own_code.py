@@ -11,7 +11,9 @@ the error says which function it was and for which row.  The row is found by hal
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -66,8 +68,10 @@ class Guard:
         try:
             return [Answer(rows, self._called(work, rows))]
         except _FailedError as error:
-            if not self.drop:
+            if not self.drop or not len(rows):
                 raise self._error(str(error), self._where(work, rows)) from error
+        if len(rows) == 1:
+            return [Answer(rows, None)]
         return [answer for half in _halves(rows) for answer in self._pieces(work, half)]
 
     def _pieces(self, work: Callable[[pa.Table], T], rows: pa.Table) -> Iterator[Answer[T]]:
@@ -121,18 +125,30 @@ class Guard:
                 "Fix the code, or raise its timeout_s; then run the job again."
             )
 
-        main = threading.current_thread() is threading.main_thread()
-        faulthandler.dump_traceback_later(self.timeout_s + (_GRACE_S if main else 0), exit=True)
-        before = signal.signal(signal.SIGALRM, ended) if main else None
-        if main:
-            signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
+        if threading.current_thread() is not threading.main_thread():
+            # Only the main thread receives signals, and faulthandler has one timer a process.
+            timer = threading.Timer(self.timeout_s, self._end_process)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield
+            finally:
+                timer.cancel()
+            return
+        faulthandler.dump_traceback_later(self.timeout_s + _GRACE_S, exit=True)
+        before = signal.signal(signal.SIGALRM, ended)
+        signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
         try:
             yield
         finally:
-            if main:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
             faulthandler.cancel_dump_traceback_later()
+
+    def _end_process(self) -> None:
+        faulthandler.dump_traceback(all_threads=True)
+        print(f"{self.named} took longer than {self.timeout_s:g} s; its process ends", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _halves(rows: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -49,7 +49,7 @@ _MANIFESTS_PER_FOLDER = 1000
 #: The name of a manifest: shard, key, content.
 _MANIFEST = re.compile(r"shard-([0-9]{6,})-([0-9a-z]+)-([0-9a-z]+)\.json")
 
-_OF_EVERY_SHARD = {"shard", "rows", "bytes", "file", "key", "content"}
+_OF_EVERY_SHARD = {"shard", "rows", "bytes", "file", "key", "content", "check"}
 
 
 class Entry(NamedTuple):
@@ -282,7 +282,7 @@ class Store:
     def write_manifest(self, table: str, shard: int, manifest: Mapping[str, object], fault: str) -> None:
         """Write a manifest under the name that its key and content give it."""
         entry = Entry(str(manifest["key"]), str(manifest["content"]))
-        data = json.dumps(manifest, sort_keys=True).encode()
+        data = json.dumps({**manifest, "check": _check(manifest)}, sort_keys=True).encode()
         self.write_bytes(manifest_file(table, shard, entry), data, fault)
 
     def retract(self, table: str, shard: int, keep: Entry | None = None) -> None:
@@ -299,7 +299,7 @@ class Store:
 
     def manifest(self, table: str, shard: int, entry: Entry) -> dict[str, Any] | None:
         """The manifest of one committed shard; None if there is none."""
-        return self.read_json(manifest_file(table, shard, entry))
+        return next(iter(self.manifests(table, {shard: entry})), None)
 
     def _manifest_names(self, table: str, shard: int) -> list[str]:
         names = self.names(_manifest_folder(table, shard))
@@ -317,8 +317,12 @@ class Store:
         with ThreadPoolExecutor(16) as pool:
             found = list(pool.map(self.read_json, names))
         for name, manifest in zip(names, found, strict=True):
-            if manifest is not None and not (isinstance(manifest, dict) and manifest.keys() >= _OF_EVERY_SHARD):
+            if manifest is None:
+                continue
+            if not (isinstance(manifest, dict) and manifest.keys() >= _OF_EVERY_SHARD):
                 raise damaged(self.path(name), "it is no manifest")
+            if manifest.pop("check") != _check(manifest):
+                raise damaged(self.path(name), "its digest is that of another manifest")
         return [manifest for manifest in found if manifest is not None]
 
     def load(self, table: str, shard: int, columns: list[str] | None = None) -> pa.Table:
@@ -362,6 +366,11 @@ def _manifests(table: str) -> str:
 def manifest_file(table: str, shard: int, entry: Entry) -> str:
     """The name of the commit of a shard."""
     return f"{_manifest_folder(table, shard)}/shard-{shard:06d}-{entry.key}-{entry.content}.json"
+
+
+def _check(manifest: Mapping[str, object]) -> str:
+    """Digest of everything else that a manifest says."""
+    return digest({name: value for name, value in json.loads(json.dumps(manifest)).items() if name != "check"})
 
 
 def shard_file(table: str, shard: int) -> str:

@@ -79,13 +79,14 @@ class Acceptance:
     def __init__(self, store: Store, recipe: str) -> None:
         """recipe: its YAML text.  Nothing is written yet."""
         self._store, self._recipe = store, recipe
-        self._before: str | None = None
+        self._before: bytes | None = None
         self._accepted = False
 
     def accept(self) -> None:
         """Write the recipe, the first time."""
         if not self._accepted:
-            self._before = self._store.read_text(RECIPE_FILE)
+            # Whatever it holds: a damaged one is replaced, too.
+            self._before = self._store.read_bytes(RECIPE_FILE) if self._store.exists(RECIPE_FILE) else None
             self._store.write_bytes(RECIPE_FILE, self._recipe.encode())
             self._accepted = True
 
@@ -96,7 +97,7 @@ class Acceptance:
         if self._before is None:
             self._store.remove(RECIPE_FILE)
         else:
-            self._store.write_bytes(RECIPE_FILE, self._before.encode())
+            self._store.write_bytes(RECIPE_FILE, self._before)
         self._accepted = False
 
 

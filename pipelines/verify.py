@@ -8,13 +8,16 @@ import pyarrow.fs as pafs
 
 from curation.healing import examine, heal
 from pairmill.damage import DamagedError, damaged
-from pairmill.errors import RunDirError
+from pairmill.errors import RunDirError, UserError
 from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
+from pairmill.yaml_text import stored_recipe
 from pipelines.opening import holds_curation
 
 #: The folder of a sweep that holds a training run for each trial.
 _TRIALS = "trials"
+#: Files of a trial beside those of its training run.
+_OF_A_TRIAL = ("trial.json", "stopped.json", "failed.json")
 
 
 def verified(run: str, *, set_aside: bool) -> dict[str, Any]:
@@ -48,14 +51,35 @@ def _curated(store: Store, *, set_aside: bool) -> dict[str, Any]:
 
 def _trained(store: Store, runs: list[str]) -> dict[str, Any]:
     """A training run, or the trials of a sweep, which keep damaged files aside themselves where they resume."""
-    from training.intact import verify_training
+    from training.intact import RESULT_FILE, verify_training
 
     remedy = "where the run resumes, it is kept aside, and made again or left out"
-    damages = [
-        {"name": f"{name}/{one.path}".lstrip("/"), "why": str(one.why), "remedy": remedy}
-        for name in runs
-        for one in verify_training(Store(f"{store.uri}/{name}".rstrip("/")))
-    ]
+    found = []
+    for name in runs:
+        inner = Store(f"{store.uri}/{name}".rstrip("/"))
+        if name and not inner.exists(RECIPE_FILE) and not inner.exists(RESULT_FILE):
+            continue  # a trial that has not begun
+        found += [(f"{name}/{one.path}".lstrip("/"), str(one.why)) for one in verify_training(inner)]
+    if runs != [""]:
+        found += _of_sweep(store, runs)
+    damages = [{"name": name, "why": why, "remedy": remedy} for name, why in found]
     selector = pafs.FileSelector(store.path("").rstrip("/"), recursive=True)
     files = [info for info in store.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
     return {"files": len(files), "bytes": sum(info.size for info in files), "damaged": damages}
+
+
+def _of_sweep(store: Store, trials: list[str]) -> list[tuple[str, str]]:
+    """Damaged files of a sweep outside of its trials' runs: its recipe, and what each trial is."""
+    found = []
+    try:
+        stored_recipe(store)
+    except UserError as error:
+        found.append((RECIPE_FILE, " ".join(str(error.value).split())))
+    for name in trials:
+        for file in (f"{name}/{one}" for one in _OF_A_TRIAL if store.exists(f"{name}/{one}")):
+            try:
+                if not isinstance(store.read_json(file), dict):
+                    found.append((file, "it is no JSON object"))
+            except DamagedError as error:
+                found.append((file, error.why))
+    return found

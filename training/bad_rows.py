@@ -6,6 +6,8 @@ import json
 import logging
 from collections.abc import Iterable
 
+from pairmill.damage import DamagedError
+from pairmill.layout import ASIDE
 from pairmill.store import Store
 
 logger = logging.getLogger("pairmill")
@@ -24,7 +26,12 @@ class BadRows:
 
     def __init__(self, store: Store, rank: int) -> None:
         self._store, self._name = store, bad_rows_file(rank)
-        lines = (store.read_text(self._name) or "").splitlines()
+        try:
+            lines = (store.read_text(self._name) or "").splitlines()
+        except DamagedError as error:
+            lines = []
+            kept = store.set_aside(self._name, ASIDE)
+            logger.warning("%s is damaged (%s) and kept as %s: it begins anew", self._name, error.why, kept)
         self._rows = dict.fromkeys(line for line in lines if line.strip())
         self._written = len(self._rows)
 

@@ -103,6 +103,13 @@ def test_engines_heads_and_functions_that_a_recipe_names_count(package: Path) ->
     assert {"pillow", "simplejpeg"} <= found["inspect"].libraries.keys()
 
 
+def test_modules_that_are_no_source_of_this_python_are_passed_over(package: Path) -> None:
+    (package / "fast.cpython-311-x86_64-linux-gnu.so").write_bytes(b"\x7fELF\0")
+    (package / "old.py").write_text("print 'of Python 2'\n")
+    (package / "helper.py").write_text(FILES["helper.py"] + "\ndef never():\n    from ownstage import fast, old\n")
+    assert {"ownstage.helper", "ownstage.old"} <= code_of(_own()).sources.keys()
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "run"))

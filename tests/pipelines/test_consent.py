@@ -162,6 +162,18 @@ def test_a_refused_recipe_does_not_become_the_runs(tmp_path: Path) -> None:
         assert store.read_text("recipe.yaml") == before
 
 
+@pytest.mark.parametrize("before", [None, b"a: 1\n", b"\xff\xfe", b""])
+def test_a_withdrawn_recipe_leaves_what_was_there(tmp_path: Path, before: bytes | None) -> None:
+    store = Store(str(tmp_path))
+    if before is not None:
+        store.write_bytes("recipe.yaml", before)
+    acceptance = Acceptance(store, "b: 2\n")
+    acceptance.accept()
+    assert store.read_bytes("recipe.yaml") == b"b: 2\n"
+    acceptance.withdraw()
+    assert (store.read_bytes("recipe.yaml") if store.exists("recipe.yaml") else None) == before
+
+
 def test_a_plan_that_lost_a_commit_is_reported_before_any_work(tmp_path: Path) -> None:
     store, made_by = committed(tmp_path, shards=2, of=3)
     store.retract("plan", 1)

@@ -66,7 +66,17 @@ def test_a_training_run_and_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     done, said = _verify(tmp_path, monkeypatch=monkeypatch)
     assert done.exit_code == 1, done.output
     prefix = f"{trial}/" if trial else ""
-    assert {line.partition(": ")[0] for line in said[:-1]} == {f"{prefix}recipe.yaml", f"{prefix}result.json"}
+    wanted = {"recipe.yaml", f"{prefix}recipe.yaml", f"{prefix}result.json"}
+    assert {line.partition(": ")[0] for line in said[:-1]} == wanted
+
+
+def test_a_trial_that_has_not_begun_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, trial in (("trial-0001", "{}"), ("trial-0002", "")):
+        (tmp_path / "trials" / name).mkdir(parents=True)
+        (tmp_path / "trials" / name / "trial.json").write_text(trial)
+    (tmp_path / "recipe.yaml").write_text("a: 1")
+    _, said = _verify(tmp_path, monkeypatch=monkeypatch)
+    assert [line.partition(": ")[0] for line in said[:-1]] == ["trials/trial-0002/trial.json"]
 
 
 def test_a_folder_that_holds_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,3 +128,9 @@ def test_rows_that_a_function_fails_on_may_be_dropped() -> None:
 def test_a_function_that_does_not_return_is_ended() -> None:
     with pytest.raises(JobError, match=r"sleeps took longer than 0\.05 s"):
         keep_mask(at("sleeps"), ROWS, CustomConfig(callables_timeout_s=0.05, callables_on_error="drop"))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_any_number_of_rows_may_be_dropped(rows: int) -> None:
+    config = CustomConfig(callables_on_error="drop")
+    assert keep_mask(at("fails"), ROWS.slice(0, rows), config).to_pylist() == [False] * rows
