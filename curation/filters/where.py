@@ -140,8 +140,7 @@ class _Evaluation:
         """`node`, whatever its type."""
         match node:
             case ast.Name() | ast.Attribute() | ast.Subscript() if (name := name_of(node)) is not None:
-                column = self._rows[name]
-                return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+                return _simple(self._rows[name])
             case ast.Constant():
                 return pa.scalar(literal(self._text, node))
             case ast.BoolOp(op=op, values=values):
@@ -201,6 +200,11 @@ class _Evaluation:
         return found
 
     def _pair(self, node: ast.expr, compare: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+        # A column without any value compares with everything, and gives nothing.
+        if pa.types.is_null(left.type) and not pa.types.is_null(right.type):
+            left = pc.cast(left, right.type)
+        elif pa.types.is_null(right.type) and not pa.types.is_null(left.type):
+            right = pc.cast(right, left.type)
         kinds = {_kind(left.type), _kind(right.type)}
         if len(kinds) > 1 or kinds == {"other"}:
             refuse_part(
@@ -214,7 +218,27 @@ class _Evaluation:
         if pa.types.is_integer(left.type) != pa.types.is_integer(right.type) and kinds == {"number"}:
             # Arrow's own promotion raises for a whole number that a double cannot hold exactly.
             left, right = (pc.cast(side, pa.float64(), safe=False) for side in (left, right))
+        elif pa.types.is_uint64(left.type) != pa.types.is_uint64(right.type):
+            # No type of whole numbers holds both.
+            left, right = (pc.cast(side, _WHOLE) for side in (left, right))
         return compare(left, right)
+
+
+#: Holds every signed and unsigned whole number of 64 bits.
+_WHOLE = pa.decimal128(20, 0)
+
+
+def _simple(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column in the type that comparisons have: values instead of dictionaries, texts instead of views of texts.
+
+    Decimals, which DuckDB writes for `0.25`, are floating-point numbers.
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _simple(column.cast(kind.value_type))
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    return pc.cast(column, pa.float64(), safe=False) if pa.types.is_decimal(kind) else column
 
 
 def _kind(type_: pa.DataType) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -283,3 +284,38 @@ def test_a_mistake_gives_the_spelling_that_works(text: str, fix: str) -> None:
 def test_only_the_list_has_columns_within(text: str) -> None:
     with pytest.raises(RecipeError):
         compile_where(text, LISTED.schema)
+
+
+#: Columns as DuckDB, polars and pandas write them.
+ODD = pa.table(
+    {
+        "hash": pa.array([2**63 + 5, 1, None], pa.uint64()),
+        "signed": pa.array([-1, 1, 2], pa.int64()),
+        "price": pa.array([Decimal("0.25"), Decimal("1.50"), None], pa.decimal128(5, 2)),
+        "view": pa.array(["a", "b", None], pa.string_view()),
+        "none": pa.nulls(3),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hash > 1", [True, False, None]),
+        ("hash >= 9223372036854775807", [True, False, None]),
+        ("hash == signed", [False, True, None]),
+        ("signed < hash", [True, False, None]),
+        ("hash in (1, 2)", [False, True, None]),
+        ("hash > 0.5", [True, True, None]),
+        ("price > 0.2 and price < 1", [True, False, None]),
+        ("price == 1.5", [False, True, None]),
+        ("price * 2 > 1", [False, True, None]),
+        ("view == 'a'", [True, False, None]),
+        ("startswith(view, 'b')", [False, True, None]),
+        ("none > 3", [None, None, None]),
+        ("none == 'a'", [None, None, None]),
+        ("is_null(none)", [True, True, True]),
+    ],
+)
+def test_columns_of_other_writers(text: str, expected: list[bool | None]) -> None:
+    assert where(text, ODD) == expected
