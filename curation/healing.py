@@ -24,7 +24,7 @@ from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
 from pairmill.layout import ASIDE, PAIRS, RECIPE_FILE, SELECTIONS
 from pairmill.pending import FORGOTTEN_FILE
-from pairmill.run_records import JOURNAL, read_record, record_file, record_numbers
+from pairmill.run_records import JOURNAL, read_record, read_records, record_file, record_numbers
 from pairmill.store import MANIFESTS, Entry, Store, manifest_file, shard_file
 from pairmill.yaml_text import stored_recipe
 
@@ -36,6 +36,8 @@ _COMMIT = re.compile(
     rf"(?:(?P<table>.+)/{MANIFESTS}|{MANIFESTS}/(?P<product>{PAIRS}))"
     r"/[0-9]+/shard-(?P<shard>[0-9]{6,})-[0-9a-z]+-[0-9a-z]+\.json"
 )
+#: What is wrong with a shard whose data may be there: the next job takes them over.
+NO_COMMIT = "it has no commit"
 #: A note of `curation.erase`: what a shard is being rewritten to.
 _NOTE = re.compile(rf"{NOTES}/(?P<shard>[0-9]{{6,}})-(?P<table>.+)\.json")
 _READERS = 4
@@ -83,6 +85,8 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
     Raises `error` for a file that only the user can restore; UserError for pixels without `yes`.
     """
     name = error.path.removeprefix(store.path(""))
+    if error.why == NO_COMMIT:
+        return f"{name} has no commit: the next job takes it over"
     data, commit = _DATA.fullmatch(name), _COMMIT.fullmatch(name)
     of_plan = next((found for found in (data, commit) if found is not None and found["table"] == PLAN), None)
     if of_plan is not None and replan(int(of_plan["shard"])):
@@ -103,7 +107,7 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
         kept = store.set_aside(name, ASIDE)
         return f"{name} is damaged and kept as {kept} ({error.why}): shard {note['shard']} of {table} is made again"
     found = data or commit
-    kept = store.set_aside(name, ASIDE) if store.exists(name) else ""
+    kept = store.set_aside(name, ASIDE) if store.holds(name) else ""
     if found is not None:
         store.retract(found["table"] or PAIRS, int(found["shard"]))
     state = f"is damaged and kept as {kept}" if kept else "is gone"
@@ -121,7 +125,10 @@ class Examined(NamedTuple):
 def examine(store: Store) -> Examined:
     """Compare every file of a run with what was committed.  Reads all bytes; memory holds a few shards at a time."""
     read: list[int] = []
-    found = [Finding(name, why, remedy(name)) for name, why in _damages(store, read)]
+    found = [
+        Finding(name, why, "the next `pairmill curate` commits it again" if why == NO_COMMIT else remedy(name))
+        for name, why in _damages(store, read)
+    ]
     return Examined(len(read), sum(read), found)
 
 
@@ -156,15 +163,36 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
             read_record(store, number)
         except DamagedError as error:
             yield record_file(number), error.why
+    settled = _ended_well(store)
     for table in tables_there(store):
         index = store.index(table)
         if table == PLAN and plan is not None:
             for shard in sorted(set(plan.shard_numbers()) - index.keys()):
                 yield shard_file(PLAN, shard), f"it has no commit in {MANIFESTS}/"
+        if settled and table != PLAN:
+            data = {f"{table}/{file}" for file in store.sizes(table) if _DATA.fullmatch(f"{table}/{file}")}
+            if plan is not None and table != PAIRS:
+                data |= {shard_file(table, shard) for shard in plan.shard_numbers()}
+            for name in sorted(data - {shard_file(table, shard) for shard in index}):
+                yield name, NO_COMMIT
         with ThreadPoolExecutor(_READERS) as pool:
             for size, found in pool.map(partial(_checked, store, table), sorted(index.items())):
                 read.append(size)
                 yield from found
+
+
+def _ended_well(store: Store) -> bool:
+    """Whether the last job of a run ended well, so that every shard has a commit in every table."""
+    try:
+        jobs = [record for record in read_records(store) if not record.get("forgot")]
+        return (
+            bool(jobs)
+            and bool(jobs[-1]["finished_at"])
+            and not jobs[-1].get("failed")
+            and "pack" in jobs[-1]["segments"]
+        )
+    except (DamagedError, KeyError, TypeError):
+        return False
 
 
 def tables_there(store: Store) -> list[str]:
@@ -178,13 +206,17 @@ def _checked(store: Store, table: str, committed: tuple[int, Entry]) -> tuple[in
     shard, entry = committed
     name, commit = shard_file(table, shard), manifest_file(table, shard, entry)
     try:
-        manifest = store.manifests(table, {shard: entry})[0]
-    except DamagedError as error:
-        return 0, [(commit, error.why)]
+        manifest = store.manifest(table, shard, entry)
+    except (DamagedError, OSError) as error:
+        return 0, [(commit, error.why if isinstance(error, DamagedError) else str(error))]
+    if manifest is None:
+        return 0, [(commit, "it is no manifest")]
     try:
         data = store.read_bytes(name)
     except FileNotFoundError:
         return 0, [(name, "it is gone")]
+    except OSError as error:  # a folder, a link to itself, a bad sector
+        return 0, [(name, str(error))]
     if bytes_digest(data) == manifest["file"]:
         return len(data), []
     same = "not those that were" if len(data) == manifest["bytes"] else f"and {manifest['bytes']:,} were"

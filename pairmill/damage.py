@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyarrow import ArrowException
+
 from pairmill.errors import RunDirError
 
 
@@ -39,7 +41,7 @@ def undamaged(path: str, *, local: bool) -> Iterator[None]:
     """
     try:
         yield
-    except ValueError as error:
+    except (ValueError, KeyError, RecursionError, ArrowException) as error:
         raise damaged(path, error) from error
     except OSError as error:
         # Without a number: pyarrow found bytes that are no parquet, or a folder, and not that the disk fails.

@@ -39,6 +39,10 @@ class Answer(NamedTuple, Generic[T]):
     value: T | None
 
 
+class _TooLongError(BaseException):
+    """The time limit is over.  No Exception: code that catches those must not swallow it."""
+
+
 class _FailedError(Exception):
     """The code failed.  The message says how."""
 
@@ -103,11 +107,14 @@ class Guard:
         try:
             with self._limited():
                 return work(rows)
-        except PairmillError:
+        except (PairmillError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # a user's code may raise anything
+        except BaseException as error:  # a user's code may raise anything, and so may Rust libraries
             at = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"{type(error).__name__}: {error}".rstrip(": ")
+            try:
+                what = f"{type(error).__name__}: {error}".rstrip(": ")
+            except Exception:
+                what = type(error).__name__
             raise _FailedError(f"{self.named} raised {what} ({at.filename}:{at.lineno})") from error
 
     def _error(self, how: str, where: str) -> JobError:
@@ -119,11 +126,11 @@ class Guard:
     def _limited(self) -> Iterator[None]:
         """End the block with a JobError after the time limit; the process, if that does not help."""
 
+        over: list[bool] = []
+
         def ended(number: int, frame: FrameType | None) -> None:
-            raise JobError(
-                f"{self.named} took longer than {self.timeout_s:g} s for the rows of one call\n"
-                "Fix the code, or raise its timeout_s; then run the job again."
-            )
+            over.append(True)
+            raise _TooLongError
 
         if threading.current_thread() is not threading.main_thread():
             # Only the main thread receives signals, and faulthandler has one timer a process.
@@ -140,10 +147,17 @@ class Guard:
         signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
         try:
             yield
+        except _TooLongError:
+            pass
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             faulthandler.cancel_dump_traceback_later()
+        if over:  # what the code answered after it had caught everything counts no more
+            raise JobError(
+                f"{self.named} took longer than {self.timeout_s:g} s for the rows of one call\n"
+                "Fix the code, or raise its timeout_s; then run the job again."
+            )
 
     def _end_process(self) -> None:
         faulthandler.dump_traceback(all_threads=True)

@@ -173,6 +173,10 @@ class Store:
     def _info(self, name: str) -> Any:
         return self._fs.get_file_info(self.path(name))
 
+    def holds(self, name: str) -> bool:
+        """Whether there is anything of this name, a folder too."""
+        return bool(self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
     def read_bytes(self, name: str) -> bytes:
         """The bytes of a file.  Raises FileNotFoundError."""
         with self._fs.open_input_stream(self.path(name)) as stream:
@@ -209,6 +213,8 @@ class Store:
         """One parquet file, or some of its columns.  Raises FileNotFoundError; DamagedError if a bit has changed."""
         with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
             file = pq.ParquetFile(stream, page_checksum_verification=True)
+            if missing := set(columns or ()) - set(file.schema_arrow.names):
+                raise damaged(self.path(name), f"it has no column {min(missing)}")
             return file.read(columns=columns, use_threads=False)
 
     def schema(self, name: str) -> pa.Schema:

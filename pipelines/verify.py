@@ -41,11 +41,12 @@ def _curated(store: Store, *, set_aside: bool) -> dict[str, Any]:
     if set_aside and found:
         with store.locked():
             for one in found:
+                there = store.holds(one["name"])
                 try:
                     heal(store, damaged(store.path(one["name"]), one["why"]), yes=True)
                 except DamagedError:
                     continue  # its remedy says what only the user can do
-                one["kept"] = True
+                one["kept"] = there and not store.holds(one["name"])
     return {"files": examined.files, "bytes": examined.bytes, "damaged": found}
 
 

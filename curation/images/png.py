@@ -18,6 +18,9 @@ from curation.images.profiles import Primaries, profile_of_code, profile_of_gamm
 #: Types of colour, in IHDR.
 _GREY, _PALETTE, _GREY_ALPHA = 0, 3, 4
 
+#: Bytes of pixels that are held to count their rows.
+_INFLATED_BYTES = 2**20
+
 #: The chunks that are needed for the pixels.
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -142,14 +145,45 @@ def first_png_picture(data: bytes) -> PngPicture:
             seen_rows = seen_rows or name == b"IDAT"
             kept.append(data[chunk.start - 8 : chunk.end + 4])
     if frame is None or not rows:
+        pixels = [piece[8:-4] for piece in kept[1:] if piece[4:8] == b"IDAT"]
+        _require_rows(pixels, be32(data, 16), be32(data, 20), data[24:29])
+        if colour == _PALETTE and not any(piece[4:8] == b"PLTE" for piece in kept[1:]):
+            raise ValueError("the PNG has no palette")
         return PngPicture(b"".join(kept), key=_whole_key(key, depth, colour))
     width, height, left, top = struct.unpack_from(">4I", frame, 4)
     if left + width > be32(data, 16) or top + height > be32(data, 20):
         raise ValueError("a frame of the PNG reaches beyond its canvas")
+    _require_rows(rows, width, height, data[24:29])
     head = struct.pack(">2I", width, height) + data[24:29]
     others = [piece for piece in kept[1:] if piece[4:8] in (b"PLTE", b"tRNS")]
     file = [data[:8], _chunk(b"IHDR", head), *others, _chunk(b"IDAT", b"".join(rows)), _chunk(b"IEND", b"")]
     return PngPicture(b"".join(file), left, top, _whole_key(key, depth, colour))
+
+
+#: Samples of a pixel, by type of colour.
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+
+def _require_rows(pixels: list[bytes], width: int, height: int, rest: bytes) -> None:
+    """Raise ValueError if a picture's stream ends, in order, before its last row: Pillow leaves what is missing black.
+
+    pixels: the content of its IDAT chunks.  rest: of IHDR, behind the size.  Interlaced ones are left to Pillow.
+    """
+    depth, colour, interlaced = rest[0], rest[1], rest[4]
+    if interlaced or colour not in _SAMPLES:
+        return
+    missing = height * (1 + (width * depth * _SAMPLES[colour] + 7) // 8)
+    stream = zlib.decompressobj()
+    try:
+        for piece in pixels:
+            while piece and missing > 0 and not stream.eof:
+                missing -= len(stream.decompress(piece, _INFLATED_BYTES))
+                piece = stream.unconsumed_tail
+    except zlib.error as error:
+        raise ValueError(f"the pixels of the PNG are damaged: {error}") from error
+    missing -= len(stream.flush()) if missing > 0 and not stream.eof else 0
+    if missing > 0:
+        raise ValueError("the PNG has fewer rows than its header says")
 
 
 def _whole_key(key: tuple[int, ...] | None, depth: int, colour: int) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,8 +72,10 @@ def test_every_damage_of_every_file_is_named(store: Store, how: str) -> None:
         before = _damage(store, name, DAMAGES[how])
         found = {one.name for one in examine(store).damaged}
         Path(store.path(name)).write_bytes(before)
-        # A commit that is gone leaves a shard that is not committed, which is no damage: it is made (again).
-        if name not in found and not ("_manifest" in name and how == "gone"):
+        commit = re.fullmatch(r"(?:_manifest/(pairs)|(.+)/_manifest)/0000/shard-([0-9]+)-.*", name)
+        if commit is not None and how == "gone":  # named by its data
+            name = shard_file(commit[1] or commit[2], int(commit[3]))
+        if name not in found:
             unnoticed.append(name)
     # One bit of a text may turn it into another text of the same form: a letter of a command, say.
     if how == "a bit flipped":
@@ -251,3 +254,31 @@ def test_a_damaged_note_of_a_rewriting_makes_its_shard_again(tmp_path: Path) -> 
     assert "shard 000002 of columns/filter is made again" in heal(store, damaged(store.path(name), "cut"), yes=False)
     assert 2 not in store.index("columns/filter") and not store.exists(name)
     assert store.exists(shard_file("columns/filter", 2))
+
+
+def test_a_commit_that_is_gone_leaves_its_data_where_they_are(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    store.retract("images", 2)
+    name = shard_file("images", 2)
+    [found] = examine(store).damaged
+    assert (found.name, "commits it again" in found.remedy) == (name, True)
+    heal(store, damaged(store.path(name), found.why), yes=True)
+    assert store.exists(name) and not store.names("damaged")
+
+
+def test_a_run_that_was_killed_may_lack_commits(tmp_path: Path) -> None:
+    store = make_run(tmp_path, upto="filter", shards_upto=3)
+    assert examine(store).damaged == []
+
+
+@pytest.mark.parametrize("instead", ["a folder", "a link to itself"])
+def test_what_is_no_file_is_named_and_set_aside(tmp_path: Path, instead: str) -> None:
+    store = make_run(tmp_path)
+    name = shard_file("columns/filter", 1)
+    path = Path(store.path(name))
+    path.unlink()
+    path.mkdir() if instead == "a folder" else path.symlink_to(path)
+    assert [one.name for one in examine(store).damaged] == [name]
+    if instead == "a folder":
+        heal(store, damaged(store.path(name), "a folder"), yes=False)
+        assert not path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -134,3 +135,30 @@ def test_a_function_that_does_not_return_is_ended() -> None:
 def test_any_number_of_rows_may_be_dropped(rows: int) -> None:
     config = CustomConfig(callables_on_error="drop")
     assert keep_mask(at("fails"), ROWS.slice(0, rows), config).to_pylist() == [False] * rows
+
+
+def swallows(rows: pa.Table) -> pa.Array:
+    """Catches what it can, for each row."""
+    found = []
+    for _ in range(len(rows)):
+        try:
+            threading.Event().wait(1)
+            found.append(True)
+        except Exception:
+            found.append(False)
+    return pa.array(found)
+
+
+def cancelled(rows: pa.Table) -> pa.Array:
+    raise asyncio.CancelledError
+
+
+def test_a_time_limit_cannot_be_swallowed() -> None:
+    with pytest.raises(JobError, match="swallows took longer"):
+        keep_mask(at("swallows"), ROWS, CustomConfig(callables_timeout_s=0.05))
+
+
+def test_errors_that_are_no_exceptions_are_the_functions_too() -> None:
+    with pytest.raises(JobError, match="cancelled raised CancelledError"):
+        keep_mask(at("cancelled"), ROWS, CustomConfig())
+    assert keep_mask(at("cancelled"), ROWS, CustomConfig(callables_on_error="drop")).to_pylist() == [False] * 3

@@ -440,3 +440,19 @@ def test_damaged_images_never_raise(whole: bytes, edits: list[tuple[float, int]]
     found = inspect(bytes(data), config)
     assert found == inspect(bytes(data), config)  # nothing of this run, such as an address in an error's text
     assert (found.status is Status.SUCCESS) == bool(found.image)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 20, 31])
+@pytest.mark.parametrize("colour", [0, 2, 3, 4, 6])
+def test_a_png_with_fewer_rows_than_it_says_is_refused(rows: int, colour: int) -> None:
+    """Its stream is whole and its checksums are right; what is missing would be stored as black."""
+    palette = [bodies.chunk(b"PLTE", bytes(range(48)))] if colour == 3 else []
+    line = b"\0" + bytes([9]) * (32 * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour])
+    whole, short = (bodies.png(32, 32, *palette, rows=line * n, colour=colour) for n in (32, rows))
+    assert inspect(whole).status is Status.SUCCESS
+    assert inspect(short).status is Status.DECODE_ERROR
+
+
+def test_a_png_of_colours_without_a_palette_is_refused() -> None:
+    body = bodies.png(32, 32, rows=(b"\0" + bytes(32)) * 32, colour=3)
+    assert inspect(body).status is Status.DECODE_ERROR
