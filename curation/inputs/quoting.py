@@ -25,7 +25,8 @@ logger = logging.getLogger("pairmill")
 Quoting = Literal["auto", "quoted", "none"]
 
 _BLOCK_BYTES = 2**20
-_BOM = b"\xef\xbb\xbf"
+#: What Windows programs put before the text of a file in UTF-8.
+BOM = b"\xef\xbb\xbf"
 #: How a URL in a list begins, or the path of a file in its place.
 _URL = re.compile(
     r'[\s"]*(?:[a-z][a-z0-9+.-]*://|//|www\.|(?:data|file|blob|ipfs|urn):|(?:[\w-]+\.)+[a-z]{2,}/|[^\s"]*/[^\s"]*\.\w)',
@@ -114,9 +115,9 @@ def lines(file: InputFile) -> Iterator[list[bytes]]:
             # A carriage return at the end may be half of a line end.
             cut = (rest.rfind(b"\n") + 1) or (rest.rfind(b"\r", 0, len(rest) - 1) + 1)
             if cut:
-                yield (rest[:cut].removeprefix(_BOM) if first else rest[:cut]).splitlines(keepends=True)
+                yield (rest[:cut].removeprefix(BOM) if first else rest[:cut]).splitlines(keepends=True)
                 rest, first = rest[cut:], False
-        if rest := rest.removeprefix(_BOM) if first else rest:
+        if rest := rest.removeprefix(BOM) if first else rest:
             yield rest.splitlines(keepends=True)
 
 
