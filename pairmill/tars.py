@@ -18,7 +18,7 @@ hidden      file whose name begins with a dot
 no_ending   file without a dot in its name
 no_content  link or sparse file, which has no bytes of its own in the tar
 other       file of a sample with an ending that is not asked for, or of a kind that the sample has already
-no_sample   sample without the files that make one
+no_sample   sample without the files that make one, or of which they say nothing
 """
 
 from __future__ import annotations

@@ -203,7 +203,10 @@ def _size_of(values: pa.Array) -> int:
         return int(pc.sum(_lengths(words).take(values.indices.drop_null())).as_py() or 0)
     if pa.types.is_struct(kind):
         return sum(map(_size_of, values.flatten()))
-    if pa.types.is_map(kind) or any(test(kind) for test in _LISTS):
+    if pa.types.is_map(kind):  # not flattened by pyarrow, other than the lists of structs that maps are
+        pair = pa.struct([pa.field("key", kind.key_type, False), pa.field("value", kind.item_type)])
+        values = values.cast(pa.list_(pair))
+    if any(test(values.type) for test in _LISTS):
         return _size_of(values.flatten()) + 4 * len(values)
     return int(values.nbytes)
 

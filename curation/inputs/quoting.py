@@ -3,8 +3,8 @@
 In csv (RFC 4180) they may.  In tsv (IANA text/tab-separated-values) a quote is a character like any other, but most
 programs write tsv as csv with tabs.  A reader that takes the wrong one of the two loses rows without a word: a value
 that begins with a quote goes on to the next quote, over any number of lines.  So a file is looked at as a whole, a line
-at a time: a tsv file is read without quoting if that reading alone makes sense, and a csv file is refused if one of its
-values would swallow rows.
+at a time: a tsv file with a quoted value over several lines is read without quoting, unless its lines are no rows then,
+and a csv file is refused if one of its values would swallow rows.
 """
 
 from __future__ import annotations
@@ -25,22 +25,30 @@ logger = logging.getLogger("pairmill")
 Quoting = Literal["auto", "quoted", "none"]
 
 _BLOCK_BYTES = 2**20
-_BOM = b"\xef\xbb\xbf"
-#: How a URL in a list begins.
-_URL = re.compile(r'"?(?:https?:)?//', re.IGNORECASE)
+#: What Windows programs put before the text of a file in UTF-8.
+BOM = b"\xef\xbb\xbf"
+#: How a URL in a list begins, or the path of a file in its place.
+_URL = re.compile(
+    r'[\s"]*(?:[a-z][a-z0-9+.-]*://|//|www\.|(?:data|file|blob|ipfs|urn):|(?:[\w-]+\.)+[a-z]{2,}/|[^\s"]*/[^\s"]*\.\w)',
+    re.IGNORECASE,
+)
+#: What else may stand where the URL belongs: nothing, or a name or number without white space.
+_NAME = re.compile(r'[\s"]*(?:[^\s"]*[./:0-9_][^\s"]*)?[\s"]*')
 
 
 class Quotes(NamedTuple):
     """The first lines, counted from 1, in which a reading with quotes meets something odd; None: nowhere.
 
     broken: a value goes on after its closing quote.  torn: the same, of a value that began on an earlier line.
-    swallowed: a line within a quoted value looks like a whole row, and so does that in which the value begins.
+    spread: a quoted value goes on in the next line.
+    swallowed: a line of a quoted value over several lines looks like a whole row.
     unclosed: where the quote opens that never closes.
     ragged: in a tsv file, a line by itself has another number of values than there are columns.
     """
 
     broken: int | None = None
     torn: int | None = None
+    spread: int | None = None
     swallowed: int | None = None
     unclosed: int | None = None
     ragged: int | None = None
@@ -61,17 +69,22 @@ def is_quoted(file: InputFile, url_column: str, quoting: Quoting) -> bool:
     found = _quotes(file, delimiter_of(file), url_column)
     odd = {
         "a value opens a quote that is never closed": found.unclosed,
-        "this line lies within a quoted value and looks like a row of its own": found.swallowed,
+        "this line is part of a quoted value of several lines and looks like a row of its own": found.swallowed,
         "a value of several lines goes on after its closing quote": found.torn,
         "a value goes on after its closing quote": found.broken,
     }
     if file.kind == "tsv":
-        if all(line is None for line in odd.values()):
+        if found.spread is None and all(line is None for line in odd.values()):
             return True
-        if found.ragged is None:
-            return False  # every line is a row
-        if found._replace(ragged=None, swallowed=None) == Quotes():
-            return True
+        if found.ragged is None:  # every line is a row
+            if found.spread is not None and found.swallowed is None:
+                logger.warning(
+                    "%s: line %d: read without quoting, as every line has all columns; input.quoting: quoted takes "
+                    "this line for the end of a value",
+                    file.path,
+                    found.spread + 1,
+                )
+            return False
     else:
         odd.popitem()  # loses no row
     for what, line in odd.items():
@@ -102,9 +115,9 @@ def lines(file: InputFile) -> Iterator[list[bytes]]:
             # A carriage return at the end may be half of a line end.
             cut = (rest.rfind(b"\n") + 1) or (rest.rfind(b"\r", 0, len(rest) - 1) + 1)
             if cut:
-                yield (rest[:cut].removeprefix(_BOM) if first else rest[:cut]).splitlines(keepends=True)
+                yield (rest[:cut].removeprefix(BOM) if first else rest[:cut]).splitlines(keepends=True)
                 rest, first = rest[cut:], False
-        if rest := rest.removeprefix(_BOM) if first else rest:
+        if rest := rest.removeprefix(BOM) if first else rest:
             yield rest.splitlines(keepends=True)
 
 
@@ -124,22 +137,29 @@ def _quotes(file: InputFile, delimiter: str, url_column: str) -> Quotes:
     tabs = len(names) - 1 if file.kind == "tsv" else 0
     quoted_name = f'"{url_column}"'.encode()
     first: dict[str, int] = {}
-    opened, within_row = None, False  # the line in which the open quote is; whether it could be a row by itself
+    rows = None if url is None else _Rows(delimiter, len(names), url)
+    opened, all_rows = None, False  # the line in which the open quote is; whether all since could be rows
     for number, line in numbered(file):
         # The header of a file with quoting may stand in quotes as a whole.
         if tabs and (line.count(between) != tabs or (number == 1 and quoted_name in line)) and not line.isspace():
             first.setdefault("ragged", number)
         if opened is None and (b'"' not in line or whole(line)):
             continue
-        if within_row and opened is not None and _is_row(line, delimiter, len(names), url):
+        walked = _walk(line, between, opened is not None)
+        if walked.broken:
+            first.setdefault("torn" if opened is not None and walked.broken == 1 else "broken", number)
+        looks = _Looks() if rows is None else rows.looks(line, walked, opened is not None)
+        if opened is not None and not line.isspace():
+            all_rows = all_rows and looks.possible
+        if looks.certain or (opened is not None and walked.closed and all_rows):
             first.setdefault("swallowed", number)
-        inside, broken, closed = _walk(line, between, opened is not None)
-        if broken:
-            first.setdefault("torn" if opened is not None and broken == 1 else "broken", number)
-        if not inside:
+        if not walked.inside:
             opened = None
-        elif opened is None or closed:
-            opened, within_row = number, _is_row(line, delimiter, len(names), url)
+        elif opened is None or walked.closed:
+            # Of a line that ends one value and begins another only the former is judged.
+            all_rows = opened is None and looks.possible
+            opened = number
+            first.setdefault("spread", number)
     if opened is not None:
         first["unclosed"] = opened
     return Quotes(*(first.get(name) for name in Quotes._fields))
@@ -160,40 +180,89 @@ def _whole_line(delimiter: bytes) -> re.Pattern[bytes]:
     return re.compile(rb"%b(?:%b%b)*[\r\n]*" % (value, delimiter, value))
 
 
-def _is_row(line: bytes, delimiter: str, columns: int, url: int | None) -> bool:
-    if url is None:
-        return False
-    text = line.decode("utf-8", "replace").rstrip("\r\n")
-    readings = [text.split(delimiter)]
-    with contextlib.suppress(csv.Error):  # a value that is too long
-        readings.append(next(csv.reader([text], delimiter=delimiter), []))
-    return any(len(values) == columns and _URL.match(values[url]) for values in readings)
+class _Walk(NamedTuple):
+    """What the quotes of a line do.
+
+    inside: whether one is open at its end.  opening: where the quote is that stays open; -1: it was open before.
+    broken: which closing quote first has text behind it (0: none).  closed: how many close.  closing: where the first
+    does; -1: nowhere.
+    """
+
+    inside: bool
+    opening: int
+    broken: int
+    closed: int
+    closing: int
 
 
-def _walk(line: bytes, delimiter: bytes, inside: bool) -> tuple[bool, int, int]:
-    """Read one line: whether a quote is open at its end, which closing quote first has text behind it (0: none), and
-    how many quotes close."""
-    at, closed, broken = 0, 0, 0
+class _Looks(NamedTuple):
+    """Whether a line of a quoted value over several lines is certain to be a row of its own, or may be one."""
+
+    certain: bool = False
+    possible: bool = False
+
+
+class _Rows(NamedTuple):
+    """How the rows of a file look: what is between the values, how many columns there are, which is the URL."""
+
+    delimiter: str
+    columns: int
+    url: int
+
+    def looks(self, line: bytes, walked: _Walk, inside: bool) -> _Looks:
+        """inside: whether the line begins within a quoted value; else one begins in it."""
+        if not inside and not walked.inside:
+            return _Looks()  # no value goes on in the next line
+        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        if not inside:
+            before = self._values(line[: walked.opening])[:-1] if walked.opening else []
+            values = before + line[walked.opening :].decode("utf-8", "replace").rstrip("\r\n").split(self.delimiter)
+            # If the URL stands before the quote, the row that begins here has it however quotes are read.
+            return self._judge([values], self.url > len(before))
+        if walked.closing < 0:
+            return self._judge([text.split(self.delimiter), self._values(line)], True)
+        begin = line[: walked.closing + 1].decode("utf-8", "replace").split(self.delimiter)
+        values = begin + self._values(b"-" + line[walked.closing + 1 :])[1:]
+        return self._judge([values], self.url < len(begin))
+
+    def _judge(self, readings: list[list[str]], quoted: bool) -> _Looks:
+        """quoted: whether the place of the URL is within the quoted value, where rows have texts."""
+        whole = [values for values in readings if len(values) == self.columns]
+        if not whole or not quoted:
+            return _Looks(False, bool(whole))
+        # Texts hold commas, but seldom tabs.
+        certain = self.delimiter == "\t" or any(_URL.match(values[self.url]) for values in whole)
+        return _Looks(certain, certain or any(_NAME.fullmatch(values[self.url]) for values in whole))
+
+    def _values(self, line: bytes) -> list[str]:
+        with contextlib.suppress(csv.Error):  # a value that is too long
+            return next(csv.reader([line.decode("utf-8", "replace").rstrip("\r\n")], delimiter=self.delimiter), [])
+        return []
+
+
+def _walk(line: bytes, delimiter: bytes, inside: bool) -> _Walk:
+    opening, broken, closed, closing = -1, 0, 0, -1
+    at = 0
     if not inside:
-        if not line.startswith(b'"'):
-            at = _next_opening(line, delimiter, 0)
-            if at < 0:
-                return False, 0, 0
-        else:
-            at = 1
+        at = 1 if line.startswith(b'"') else _next_opening(line, delimiter, 0)
+        if at < 0:
+            return _Walk(False, -1, 0, 0, -1)
+        opening = at - 1
     while True:
         at = line.find(b'"', at)
         while at >= 0 and line[at + 1 : at + 2] == b'"':
             at = line.find(b'"', at + 2)
         if at < 0:
-            return True, broken, closed
+            return _Walk(True, opening, broken, closed, closing)
         closed += 1
+        closing = at if closing < 0 else closing
         behind = line[at + 1 : at + 2]
         if behind and behind != delimiter and behind not in (b"\r", b"\n"):
             broken = broken or closed
         at = _next_opening(line, delimiter, at + 1)
         if at < 0:
-            return False, broken, closed
+            return _Walk(False, -1, broken, closed, closing)
+        opening = at - 1
 
 
 def _next_opening(line: bytes, delimiter: bytes, at: int) -> int:

@@ -7,6 +7,7 @@ kept as JSON text, and so are whole numbers that no column of numbers holds exac
 from __future__ import annotations
 
 import json
+import logging
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,11 @@ import pyarrow as pa
 
 from curation.inputs.files import InputFile, SeveralTexts
 from curation.inputs.limits import BATCH_BYTES, BATCH_ROWS, Content, check_columns, unsized
-from curation.inputs.quoting import numbered
+from curation.inputs.quoting import BOM, numbered
 from pairmill.bounded_tar import forward_tar
 from pairmill.tars import TEXT_ENDINGS, samples
+
+logger = logging.getLogger("pairmill")
 
 #: Cells of a batch, most of them empty where every row has keys of its own.
 _MOST_CELLS = 2**20
@@ -48,7 +51,7 @@ def kinds(file: InputFile, texts: Sequence[str | None]) -> dict[str, str]:
     Raises ValueError with the place of what cannot be read.
     """
     found: dict[str, str] = {}
-    for where, record in _records(file):
+    for where, record in _records(file, first=True):
         for key, value in record.items():
             seen = _kind(value)
             if seen is _NESTED and key in texts:
@@ -175,14 +178,14 @@ def _text(content: bytes, where: int | str) -> str:
         raise ValueError(f"{_place(where)}: {error}") from error
 
 
-def _records(file: InputFile) -> Iterator[Record]:
-    """Each row with its place in the file."""
+def _records(file: InputFile, *, first: bool = False) -> Iterator[Record]:
+    """Each row with its place in the file.  first: whether the file is read for the first time, to warn once."""
     if file.kind == "jsonl":
         for number, line in numbered(file):
             if not line.isspace():
                 yield number, _json_object(_text(line, number), number)
     else:
-        yield from _webdataset_records(file)
+        yield from _webdataset_records(file, first)
 
 
 def _json_object(text: str, where: int | str) -> dict[str, Any]:
@@ -195,21 +198,45 @@ def _json_object(text: str, where: int | str) -> dict[str, Any]:
     return record
 
 
-def _webdataset_records(file: InputFile) -> Iterator[Record]:
+def _webdataset_records(file: InputFile, first: bool) -> Iterator[Record]:
     """One record per sample: its `.json` member, with its `.txt` or `.caption` member as the key `txt`.
 
-    What makes no record is counted in `file.left_out`.
+    What makes no record is counted in `file.left_out`.  Raises ValueError for a tar of texts apart from their json.
     """
     file.left_out = Counter()
+    rows: Counter[tuple[str, ...]] = Counter()  # by the kinds of their files
     with Content(file, by_magic=True) as raw, forward_tar(raw) as tar:
 
         def content(member: tarfile.TarInfo) -> tuple[str, str]:
             stream = tar.extractfile(member)
-            return member.name, _text(stream.read() if stream is not None else b"", member.name)
+            return member.name, _text(stream.read().removeprefix(BOM) if stream is not None else b"", member.name)
 
         for key, files in samples(tar, _TAR_KINDS, content, bool, file.left_out):
             record = _json_object(files["json"][1], files["json"][0]) if "json" in files else {}
             if "txt" in files:
                 record["txt"] = files["txt"][1]
+            rows[tuple(sorted(files))] += 1
             if record:
                 yield f"sample {key}", record
+            else:
+                file.left_out["no_sample"] += 1
+    _check_together(file, json_alone=rows["json",], text_alone=rows["txt",], whole=rows["json", "txt"], warn=first)
+
+
+def _check_together(file: InputFile, *, json_alone: int, text_alone: int, whole: int, warn: bool) -> None:
+    """Raise ValueError if the samples' files stand apart, so that each is a sample; warn if that may be so of some."""
+    less, more = sorted([json_alone, text_alone])
+    # A README.txt is one text, and some samples may lack a file.
+    if less > max(1, whole) and 2 * less > more:
+        raise ValueError(
+            "the files of a sample must stand one after the other, as `tar --sort=name` writes them; "
+            f"{json_alone:,} json files and {text_alone:,} texts stand apart"
+        )
+    if less and warn:
+        logger.warning(
+            "%s: %d samples have a json file and no text, %d a text and no json file; are the files of a sample one "
+            "after the other?",
+            file.path,
+            json_alone,
+            text_alone,
+        )

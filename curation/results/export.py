@@ -58,9 +58,9 @@ def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_
     """Write 00000.tar, … into `to`, each sample as <key>.jpg (or .png, .webp), .txt (the caption) and .json (the rest).
 
     `sizes.json` beside them holds the number of samples of each, for open_clip, and `README.md` says what `datasets`
-    reads.  The .txt of a sample without a caption
-    is empty, as in img2dataset: `datasets` refuses samples that differ in their files.  Unsigned 64-bit numbers, which
-    most readers of JSON cannot hold, are written as text.
+    reads.  The .txt of a sample without a caption is empty, as in img2dataset: `datasets` refuses samples that differ
+    in their files.  Unsigned 64-bit numbers, which most readers of JSON cannot hold, are written as text at any depth, and
+    a map as a list of {"key": …, "value": …}.
     Returns the files written.  Raises RunDirError if nothing is packed yet or rows are being forgotten, UserError if
     `to` holds something; then nothing is written.
     """
@@ -179,19 +179,33 @@ def _add_sample(tar: tarfile.TarFile, key: str, row: dict[str, Any]) -> str:
 
 
 def _for_json(piece: pa.Table) -> pa.Table:
-    """The rows, with unsigned 64-bit numbers as text, whatever their values are."""
-    schema = pa.schema([(field.name, _signed_or_text(field.type)) for field in piece.schema])
+    """The rows, with unsigned 64-bit numbers as text, whatever their values are, and maps as lists of key and value."""
+    schema = pa.schema([(field.name, _type_in_json(field.type)) for field in piece.schema])
     return piece.cast(schema) if schema != piece.schema.remove_metadata() else piece
 
 
-def _signed_or_text(kind: pa.DataType) -> pa.DataType:
+def _type_in_json(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_uint64(kind):
         return pa.string()
+    if pa.types.is_dictionary(kind):
+        return _type_in_json(kind.value_type)
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_signed_or_text(field.type)) for field in kind])
+        return pa.struct([_field_in_json(field) for field in kind])
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_field_in_json(kind.value_field), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_field_in_json(kind.value_field))
+    if pa.types.is_map(kind):
+        # Pairs of one type: `datasets` refuses lists that mix types, and finds a column in each key of an object.
+        pair = [pa.field("key", kind.key_type, False), pa.field("value", kind.item_type)]
+        return pa.list_(pa.struct([_field_in_json(field) for field in pair]))
     if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_signed_or_text(kind.value_type)))
+        return pa.list_(_field_in_json(kind.value_field))
     return kind
+
+
+def _field_in_json(field: pa.Field) -> pa.Field:
+    return field.with_type(_type_in_json(field.type))
 
 
 def _plain(value: object) -> object:

@@ -68,7 +68,7 @@ def _form(kind: pa.DataType) -> Any:
     """A type in the form of a card: a name, or what a list or a struct holds.  Raises TypeError for a type without."""
     if pa.types.is_struct(kind):
         return {"struct": [_feature(field.name, field.type) for field in kind]}
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         inner = _form(kind.value_type)
         return {"list": inner["struct"] if isinstance(inner, dict) and "struct" in inner else inner}
     if pa.types.is_nested(kind):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from listed import own, read
 
-from curation.inputs import InputConfig
+from curation.inputs import InputConfig, limits
 from curation.plan import ShardsConfig, plan
 from pairmill.errors import InputError
 from pairmill.store import Store
@@ -148,3 +148,59 @@ def test_several_texts_in_json_are_refused_with_the_line(tmp_path: Path, text: o
     assert all(part in str(error.value.value) for part in ("1.jsonl", "line 2", "'text'"))
     assert "a row for each text" in error.value.fix
     assert len(read(tmp_path, text_column=None)) == 2
+
+
+MAP = pa.map_(pa.string(), pa.int64())
+PAIRS = [[("a", 1), ("b", None)], [], None, [("c", 3)]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (MAP, PAIRS),
+        (MAP, [None, None]),
+        (pa.map_(pa.string(), MAP), [[("x", PAIRS[0]), ("y", None)], None, []]),
+        (pa.map_(pa.int64(), pa.list_(pa.string())), [[(1, ["a", None]), (2, None)], None]),
+        (pa.map_(pa.string(), pa.struct([("s", pa.string())])), [[("k", {"s": "t"})], None]),
+        (pa.list_(MAP), [PAIRS, None, []]),
+        (pa.large_list(MAP), [PAIRS, None, []]),
+        (pa.list_(MAP, 2), [PAIRS[:2], PAIRS[2:]]),
+        (pa.struct([("m", MAP)]), [{"m": pairs} for pairs in PAIRS]),
+    ],
+)
+@pytest.mark.parametrize("pieces", [False, True])
+def test_columns_of_maps_arrive_with_their_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: pa.DataType, values: list[object], pieces: bool
+) -> None:
+    if pieces:
+        monkeypatch.setattr(limits, "BATCH_BYTES", 200)
+    values = values * 8
+    parquet(tmp_path / "1.parquet", pa.array(values, kind))
+    assert own(read(tmp_path / "1.parquet"), "n") == values
+
+
+def test_a_map_of_words_of_a_dictionary_arrives_with_its_values(tmp_path: Path) -> None:
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), ["a", "b"])
+    parquet(tmp_path / "1.parquet", pa.MapArray.from_arrays([0, 1, 1, 3], ["k", "l", "m"], words))
+    assert own(read(tmp_path / "1.parquet"), "n") == [[("k", "a")], [], [("l", "b"), ("m", "a")]]
+
+
+def test_the_size_of_maps_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BATCH_BYTES", 5_000)
+    kind = pa.map_(pa.string(), pa.string())
+    parquet(tmp_path / "1.parquet", pa.array([[("k", "x" * 400)] * 20, []], kind))
+    with pytest.raises(InputError, match="column 'n'"):
+        read(tmp_path / "1.parquet")
+
+
+@pytest.mark.parametrize("by", ["duckdb", "polars"])
+def test_maps_of_other_programs_arrive(tmp_path: Path, by: str) -> None:
+    path = tmp_path / "1.parquet"
+    if by == "duckdb":
+        duckdb = pytest.importorskip("duckdb", reason="duckdb is a package of the extra dev")
+        duckdb.connect().execute(f"COPY (SELECT 'http://a' url, 't' AS text, MAP {{'k': 1}} n) TO '{path}'")
+        assert own(read(path), "n") == [[("k", 1)]]
+    else:
+        polars = pytest.importorskip("polars", reason="polars is a package of the extra dev")
+        polars.DataFrame({"url": ["http://a"], "text": ["t"], "n": [[{"key": "k", "value": 1}]]}).write_parquet(path)
+        assert own(read(path), "n") == [[{"key": "k", "value": 1}]]

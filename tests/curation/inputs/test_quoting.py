@@ -38,6 +38,73 @@ def test_tsv_without_quoting_keeps_every_line(tmp_path: Path, captions: list[str
     assert rows["url"].to_pylist() == [f"http://a/{at}" for at in range(len(captions))]
 
 
+#: What may stand where a URL belongs.
+URLS = ["", " http://a/1.jpg", "s3://a/1.jpg", "www.a.org/1.jpg", "data:image/png;base64-x", "//a/1.jpg", "img/1.jpg"]
+URLS += ["a.org/1.jpg", "FTP://a/1.jpg", "ipfs:Qm1", "1.jpg"]
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("text_first", [False, True])
+def test_tsv_whose_quotes_span_rows_keeps_them_whatever_the_urls(tmp_path: Path, url: str, text_first: bool) -> None:
+    rows = [(url, '"Hello'), ("http://a/2.jpg", "ok"), (url, 'bye"'), (url, '"so'), (url, 'long"')]
+    lines = [row[::-1] if text_first else row for row in [("url", "text"), *rows]]
+    (tmp_path / "list.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
+    found = read(tmp_path / "list.tsv")
+    assert list(zip(found["url"].to_pylist(), found["alt"].to_pylist(), strict=True)) == rows
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("text_first", [False, True])
+@pytest.mark.parametrize("between", [[], [("http://a/2.jpg", "ok")], [("s3://a/2.jpg", "ok"), ("", "no")]])
+def test_csv_whose_quotes_span_rows_is_refused_whatever_the_urls(
+    tmp_path: Path, url: str, text_first: bool, between: list[tuple[str, str]]
+) -> None:
+    if text_first and not between and url in ("", "ipfs:Qm1", "1.jpg"):
+        url = "  s3://a"  # 'Hello,' and the next line may well be one text
+    rows = [(url, '"Hello'), *between, (url, 'bye"')]
+    lines = [row[::-1] if text_first else row for row in [("url", "text"), *rows]]
+    (tmp_path / "list.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match="row of its own"):
+        read(tmp_path / "list.csv")
+    assert len(read(tmp_path / "list.csv", quoting="none")) == len(rows)
+
+
+def test_csv_whose_text_comes_first_is_refused_where_its_quote_takes_the_url(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('text,url\n"Hello, http://a/1.jpg\nok, http://a/2.jpg\nbye", http://a/3.jpg\n')
+    with pytest.raises(InputError, match="line 2"):
+        read(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("text_first", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "two\nlines",
+        "Dear Sir,\n\nI write, as you know, in haste.\nYours",
+        "red, blue\ngreen, yellow\nand so on",
+        "see\nhttp://b/2\nfor more",
+        'a "word",\nand "another", or two',
+        "at the end\n",
+        "\n",
+    ],
+)
+def test_csv_texts_of_several_lines_are_read(tmp_path: Path, url: str, text_first: bool, text: str) -> None:
+    rows = [[url, text], [url, "plain"], [url, text]]
+    with (tmp_path / "list.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerows(row[::-1] if text_first else row for row in [["url", "text"], *rows])
+    found = read(tmp_path / "list.csv")
+    assert [list(row) for row in zip(found["url"].to_pylist(), found["alt"].to_pylist(), strict=True)] == rows
+
+
+def test_tsv_of_ragged_lines_is_refused_if_its_quotes_span_rows(tmp_path: Path) -> None:
+    lines = '\t"Hello\nhttp://a/2.jpg\tok\textra\nhttp://a/3.jpg\tbye"\nhttp://a/4.jpg\tx\n'
+    (tmp_path / "list.tsv").write_text("url\ttext\n" + lines)
+    with pytest.raises(InputError, match="row of its own"):
+        read(tmp_path / "list.tsv")
+
+
 def test_tsv_as_programs_write_it_is_read_with_quoting(tmp_path: Path) -> None:
     captions = ["two\nlines", 'a "word"', '"whole"', "a\ttab", "", "plain"]
     with (tmp_path / "list.tsv").open("w", newline="") as stream:
