@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from curation.plan_file import PLAN_JSON
 from pairmill.atomic import partials_of, whole_file
+from pairmill.bounded_tar import BoundedTar
 from pairmill.errors import UserError
 from pairmill.faults import fault_point
 from pairmill.store import MANIFESTS
@@ -184,13 +185,13 @@ def _samples(tar: tarfile.TarFile) -> Iterator[_Sample]:
 
 
 def _count_tar(file: Path, uids: Collection[str]) -> tuple[int, int]:
-    with tarfile.open(file, "r:") as tar:
+    with file.open("rb") as source, BoundedTar.open(fileobj=source, mode="r:") as tar:
         held = [sample.uid in uids for sample in _samples(tar)]
     return sum(held), len(held) - sum(held)
 
 
 def _clean_tar(file: Path, uids: Collection[str]) -> None:
-    with file.open("rb") as source, tarfile.open(fileobj=source, mode="r:") as tar:
+    with file.open("rb") as source, BoundedTar.open(fileobj=source, mode="r:") as tar:
         kept = [sample for sample in _samples(tar) if sample.uid not in uids]
         with whole_file(file) as stream:
             for sample in kept:

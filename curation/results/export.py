@@ -59,8 +59,8 @@ def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_
 
     `sizes.json` beside them holds the number of samples of each, for open_clip, and `README.md` says what `datasets`
     reads.  The .txt of a sample without a caption is empty, as in img2dataset: `datasets` refuses samples that differ
-    in their files.  Unsigned 64-bit numbers, which most readers of JSON cannot hold, are written as text at any depth, and
-    a map as a list of {"key": …, "value": …}.
+    in their files.  Unsigned 64-bit numbers, which most readers of JSON cannot hold, are written as text at any depth,
+    and a map as a list of {"key": …, "value": …}.
     Returns the files written.  Raises RunDirError if nothing is packed yet or rows are being forgotten, UserError if
     `to` holds something; then nothing is written.
     """

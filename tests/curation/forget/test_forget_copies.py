@@ -93,6 +93,22 @@ def test_a_table_that_was_copied_out_of_a_run_is_cleaned(made: Made, needles: se
     assert traces([made.folder], needles) == {}
 
 
+def test_tars_joined_in_one_file_are_cleaned_to_the_end(made: Made, needles: set[bytes]) -> None:
+    tars = sorted((made.folder / "tars").glob("*.tar"))
+    assert len(tars) > 1
+    (made.folder / "joined").mkdir()
+    joined = made.folder / "joined" / "all.tar"
+    joined.write_bytes(b"".join(tar.read_bytes() for tar in tars))
+    forget(made.store, WANTED, [*made.copies, joined], sure=True)
+    assert traces([made.folder], needles) == {}
+    left = []
+    for tar in tars:
+        with tarfile.open(tar) as opened:
+            left += opened.getnames()
+    with tarfile.open(joined) as opened:
+        assert opened.getnames() == left
+
+
 def no_parquet(file: Path) -> None:
     file.write_bytes(b"PAR1 and nothing else")
 

@@ -150,6 +150,25 @@ def test_tsv_without_quoting_has_a_row_a_line(tmp_path_factory: pytest.TempPathF
     assert all(len(read) <= len(text) for read, text in zip(found["alt"].to_pylist(), texts, strict=True))
 
 
+@given(rows=PLAIN_ROWS, text_first=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_csv_without_quoting_keeps_its_rows_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, rows: Rows, text_first: bool
+) -> None:
+    # Where the text comes first and a row has no URL, 'text,' and the next line may well be one text.
+    assume(not text_first or all(re.match(r"\s*(http|s3:|www)", url) for url, _ in rows))
+    path = tmp_path_factory.mktemp("list") / "list.csv"
+    lines = [("url", "text"), *((url.replace(",", ""), text.replace(",", "")) for url, text in rows)]
+    path.write_text("".join(",".join(line[::-1] if text_first else line) + "\n" for line in lines), encoding="utf-8")
+    try:
+        found = read(path)
+    except InputError as error:
+        assert "input.quoting" in error.fix
+        found = read(path, quoting="none")
+        assert found["alt"].to_pylist() == [text for _, text in lines[1:]]
+    assert found["url"].to_pylist() == [url for url, _ in lines[1:]]
+
+
 @given(rows=ROWS, lost=st.integers(1, 40), ending=st.sampled_from(["csv.gz", "jsonl", "parquet"]))
 @settings(max_examples=100, deadline=None)
 def test_a_file_that_was_cut_short_is_refused(
