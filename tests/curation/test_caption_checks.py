@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -161,3 +163,28 @@ def test_lost_sentences_are_seen_and_joined_ones_are_not(target: str) -> None:
         assert has_lost_sentences(SOURCE, gap.join(whole[-left:]), "en", target)
         assert has_lost_sentences(WHOLE[target], " ".join(sentences(SOURCE)[0][:left]), target, "en")
     assert not has_lost_sentences("a red dog", "狗", "en", "zh")
+
+
+EUROPEAN = {
+    "en": SOURCE,
+    "de": WHOLE["de"],
+    "fr": "Un chien court sur une plage. Deux enfants font voler un cerf-volant. Un bateau traverse la baie. Le ciel "
+    "est orange. Un panneau se trouve à côté.",
+    "es": "Un perro corre por la playa. Dos niños vuelan una cometa. Un barco cruza la bahía. El cielo es naranja. Hay "
+    "un cartel al lado.",
+}
+
+
+@pytest.mark.parametrize("target", EUROPEAN)
+@pytest.mark.parametrize("source", EUROPEAN)
+def test_two_lost_sentences_of_five_are_seen_and_joined_ones_are_not(source: str, target: str) -> None:
+    if source == target:
+        return
+    given, whole = EUROPEAN[source], sentences(EUROPEAN[target])[0]
+    for joined in (1, 2, 3, 4):
+        text = EUROPEAN[target].replace(". ", " ; ", joined)
+        assert len(sentences(text)[0]) == 5 - joined
+        assert not has_lost_sentences(given, text, source, target)
+    kept = sorted(combinations(whole, 3), key=lambda some: sum(map(len, some)))
+    for some in kept[:2]:  # longer ones may be seen or not
+        assert has_lost_sentences(given, " ".join(some), source, target)
