@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pairmill.secret_names import is_secret_name, is_secret_parameter, may_be_secret_name, words
+from pairmill.token_shapes import masked_tokens
 
 MASK = "***"
 
@@ -29,30 +30,6 @@ _KEY_BLOCK = re.compile(
     re.DOTALL,
 )
 
-#: Prefixes by which services mark their tokens, and the least that follows.
-_SHAPES = (
-    *(r"gh[pousr]_[A-Za-z0-9]{16,}", r"github_pat_\w{16,}", r"gl[a-z]{2,5}-[\w-]{16,}"),
-    *(r"sk-(?=[\w-]*[0-9])[\w-]{16,}", r"[srp]k_(?:live|test)_\w{8,}", r"whsec_\w{16,}", r"hf_[A-Za-z0-9]{16,}"),
-    *(r"api_org_[A-Za-z0-9]{16,}", r"xox[a-z](?:\.xox[a-z])?-[\w-]{8,}", r"xapp-[\w-]{8,}", r"npm_[A-Za-z0-9]{20,}"),
-    *(r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}", r"AIza[\w-]{20,}", r"ya29\.[\w-]{8,}", r"GOCSPX-[\w-]{8,}"),
-    *(
-        r"pypi-[\w-]{16,}",
-        r"dckr_pat_[\w-]{8,}",
-        r"do[opr]_v1_\w{16,}",
-        r"SG\.[\w-]{8,}\.[\w-]{8,}",
-        r"nvapi-[\w-]{16,}",
-    ),
-    *(r"gsk_[A-Za-z0-9]{16,}", r"r8_[A-Za-z0-9]{16,}", r"tskey-[\w-]{16,}", r"dapi[0-9a-f]{24,}", r"lin_api_\w{16,}"),
-    *(r"shp(?:at|ca|pa|ss)_[A-Fa-f0-9]{16,}", r"hv[sbr]\.[\w-]{16,}", r"xai-\w{16,}", r"pplx-\w{16,}", r"ntn_\w{16,}"),
-    *(
-        r"wandb_v1_\w{16,}",
-        r"AGE-SECRET-KEY-1[A-Z0-9]{16,}",
-        r"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*",
-        r"\d{8,10}:AA[\w-]{30,}",
-    ),
-    r"sq0[a-z]{3}-[\w-]{16,}",
-)
-_SHAPE = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_SHAPES)})")
 _WEBHOOK = re.compile(r"(hooks\.slack\.com/(?:services|workflows)/|discord(?:app)?\.com/api/webhooks/)[\w/-]+")
 
 # In a URL
@@ -113,6 +90,13 @@ _SAID = re.compile(
     r"(?i)(\b(?:password|passphrase|passcode|token|secret|api[ _-]?key)\s+(?:is|was|of|be)\s+[\"'`]?)"
     r"([^\s\"'`,;]{4,}[^\s\"'`,;.])"
 )
+#: `passwd x1`, and a variable with its value: `WANDB_API_KEY x1`.  A path is none.
+_SPACED = re.compile(
+    r"((?:(?i:(?<![\w./-])(?:password|passwd|passphrase))|(?<![\w$./-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)[ \t]+[\"']?)"
+    r"(?![/.~$<({\[-])([^\s\"',;=:]{6,})"
+)
+#: Any value: `ENV NAME x`, `setenv NAME x`.
+_SET_VARIABLE = re.compile(r"((?<![\w-])(?:ENV|setenv|set -gx|set -x)[ \t]+([A-Za-z_]\w*)[ \t]+[\"']?)([^\s\"']+)")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic|token|apikey|digest|negotiate)((?:\s|%20|\+)+)([\w.~+/=%-]{6,})")
 
 _NULLS = words("true false null none nil yes no on off nan")
@@ -147,10 +131,11 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     for pattern in (_SHORT_PASSWORD, _CLIENT_PASSWORD, _USER_OPTION, _NETRC, _SQL):
         text = pattern.sub(_masked_second, text)
     text = _SAID.sub(lambda m: m[1] + MASK if _opaque(m[2]) else m[0], text)
-    for pattern in (_ELEMENT, _ATTRIBUTE, _PAIR_OF):
+    text = _SPACED.sub(_masked_spaced, text)
+    for pattern in (_ELEMENT, _ATTRIBUTE, _PAIR_OF, _SET_VARIABLE):
         text = pattern.sub(_masked_named, text)
     text = _SCHEME.sub(_masked_scheme, text)
-    return _SHAPE.sub(MASK, text)
+    return masked_tokens(text, MASK)
 
 
 def redact_data(data: Any, environment: Mapping[str, str] = os.environ) -> Any:
@@ -206,7 +191,7 @@ def _places(data: Any, place: str, seen: set[int]) -> Iterator[str]:
 
 
 def _certain(text: str) -> bool:
-    if any(p.search(text) for p in (_KEY_BLOCK, _SHAPE, _WEBHOOK)):
+    if any(p.search(text) for p in (_KEY_BLOCK, _WEBHOOK)) or masked_tokens(text, MASK) != text:
         return True
     return any(p.sub(f, text) != text for p, f in ((_URL_USER, _masked_user), (_SCHEME, _masked_scheme))) or any(
         "://" in word and _PARAMETER.sub(_masked_parameter, word) != word for word in text.split()
@@ -353,6 +338,10 @@ def _masked_named(found: re.Match[str]) -> str:
     if found.re is _ELEMENT:
         return found[0] if not _secret_value(found[1], found[2]) else found[0][: -len(found[2])] + MASK
     return found[1] + MASK if _secret_value(found[2], found[3]) else found[0]
+
+
+def _masked_spaced(found: re.Match[str]) -> str:
+    return found[1] + MASK if is_secret_name(found[1].strip(" \t\"'")) and _opaque(found[2]) else found[0]
 
 
 def _masked_scheme(found: re.Match[str]) -> str:

@@ -34,11 +34,11 @@ _TOGETHER = re.compile(
 #: Run together with words before them: pgpassword, mypwd, dbsecret.
 _ENDING = re.compile(r"(?:password|passwd|passphrase|secret|apikey|credentials|(?<!lex)token|pwd)\Z")
 #: A name is secret if its last word is one of these, and the value looks like one (`pairmill.redaction`).
-_LAST = words("signature sig sas auth cookie otp totp pin mfa pat dsn")
+_LAST = words("pw signature sig sas auth cookie otp totp pin mfa pat dsn")
 #: `dbPass`, `smtp_pass`; but not `first_pass`.
-_PASS_OF = words("db user smtp mysql sql pg postgres redis mongo ftp http https proxy admin root email mail my")
+_PASS_OF = words("db user smtp mysql sql pg postgres redis mongo ftp http https proxy admin root email mail my require")
 #: Parameters of a URL that are secret there and nowhere else.
-_QUERY = words("key sig code auth sid hmac pass pw access ticket signature credential policy hdnts hdnea")
+_QUERY = words("session key sig code auth sid hmac pass pw access ticket signature credential policy hdnts hdnea")
 
 #: A name that ends so says something about a secret, and is none: where it is, how long, how many.
 _ABOUT = words(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,34 @@ GOOD = [
     "The letters A, B, C. and D. stand in a row.",
     "一只狗在海滩上奔跑。天空是蓝色的。",
     "<b>Sale</b> sign in a window",
+    *("a man with a hat on", "a living room with the lights on", "a train passing by", "a pool to swim in"),
+    *("a street in LA", "vitamin A", "The letter y", "the letter a", "a toy to play with", "a cat on the way up"),
+    *("a plane taking off", "a door to walk through", "blood type O", "a man named Las", "a child being looked at"),
+    *("a hotel, somewhere to stay in", "ein Mann, der Licht macht an", "What is this for"),
+    "No image is more famous than the Mona Lisa.",
+    "I'm sorry card with flowers",
+    *(
+        "I am sorry written on a board",
+        "Apologies card",
+        "Please share the road sign",
+        "As an AI artist sees it, a city",
+    ),
+    *("There is no image on the screen.", "I can't believe it's not butter tub", "I won't grow up poster"),
+    *(
+        "Okay hand sign",
+        "Let me think poster",
+        "Let me in sign on a door",
+        "Well with a wooden roof",
+        "The user interface of a phone",
+    ),
+    *(
+        "Je ne regrette rien poster",
+        "Ich kann nicht mehr, steht auf dem Schild",
+        "不能停车的标志",
+        "无法描述的美景",
+        "Tut mir leid Karte",
+        "无法无天的街头涂鸦",
+    ),
 ]
 
 
@@ -46,7 +76,22 @@ def test_a_caption_stays_as_it_is(text: str) -> None:
         ("A bench stands next to a wall. On it,", "A bench stands next to a wall.", "truncated"),
         ("Ein Hund läuft am Strand. Er spielt mit", "Ein Hund läuft am Strand.", "truncated"),
         ("狗在跑。它的旁边有、", "狗在跑。", "truncated"),
+        ("A red bicycle leans against a brick wall, and next to it there is a wooden bench with a", "", "truncated"),
+        ("a woman in a red dress and the", "", "truncated"),
+        ("a bowl of", "", "truncated"),
+        ("a dog, a cat,", "", "truncated"),
+        ("A cat sits on a mat. It looks at", "A cat sits on a mat.", "truncated"),
         # refusals
+        ("Ich kann dieses Bild nicht beschreiben.", "", "refusal"),
+        ("无法识别图片内容", "", "refusal"),
+        ("对不起，我不能描述。", "", "refusal"),
+        ("Lo lamento, no puedo ver", "", "refusal"),
+        ("I won't describe this", "", "refusal"),
+        ("I will not identify this person.", "", "refusal"),
+        ("Sorry, I cannot do that.", "", "refusal"),
+        ("Je ne vois pas l'image.", "", "refusal"),
+        ("No image was provided.", "", "refusal"),
+        ("I'm sorry.", "", "refusal"),
         ("I'm sorry, but I can't help with that.", "", "refusal"),
         ("I cannot describe the person in this image.", "", "refusal"),
         ("I am unable to view images.", "", "refusal"),
@@ -60,6 +105,10 @@ def test_a_caption_stays_as_it_is(text: str) -> None:
         ("So it is a dog.</think>\n\nA brown dog.", "A brown dog.", None),
         ("<|begin_of_thought|>Hm.<|end_of_thought|> A dog.", "A dog.", None),
         ("[THINK]A dog?[/THINK]<answer>A dog.</answer>", "A dog.", None),
+        ("Okay, let me think. The user wants a caption of a dog.", "", "reasoning"),
+        ("The user is asking for a caption. It is a dog.", "", "reasoning"),
+        ("So, I need to describe this picture. There is a dog.", "", "reasoning"),
+        ("好的，用户要求描述图片。", "", "reasoning"),
         ("<think>First I look at the", "", "reasoning"),
         ("<think>Done.</think>", "", "reasoning"),
         ("<think>Hm.</think>I'm sorry, I can't.", "", "refusal"),
@@ -114,3 +163,28 @@ def test_lost_sentences_are_seen_and_joined_ones_are_not(target: str) -> None:
         assert has_lost_sentences(SOURCE, gap.join(whole[-left:]), "en", target)
         assert has_lost_sentences(WHOLE[target], " ".join(sentences(SOURCE)[0][:left]), target, "en")
     assert not has_lost_sentences("a red dog", "狗", "en", "zh")
+
+
+EUROPEAN = {
+    "en": SOURCE,
+    "de": WHOLE["de"],
+    "fr": "Un chien court sur une plage. Deux enfants font voler un cerf-volant. Un bateau traverse la baie. Le ciel "
+    "est orange. Un panneau se trouve à côté.",
+    "es": "Un perro corre por la playa. Dos niños vuelan una cometa. Un barco cruza la bahía. El cielo es naranja. Hay "
+    "un cartel al lado.",
+}
+
+
+@pytest.mark.parametrize("target", EUROPEAN)
+@pytest.mark.parametrize("source", EUROPEAN)
+def test_two_lost_sentences_of_five_are_seen_and_joined_ones_are_not(source: str, target: str) -> None:
+    if source == target:
+        return
+    given, whole = EUROPEAN[source], sentences(EUROPEAN[target])[0]
+    for joined in (1, 2, 3, 4):
+        text = EUROPEAN[target].replace(". ", " ; ", joined)
+        assert len(sentences(text)[0]) == 5 - joined
+        assert not has_lost_sentences(given, text, source, target)
+    kept = sorted(combinations(whole, 3), key=lambda some: sum(map(len, some)))
+    for some in kept[:2]:  # longer ones may be seen or not
+        assert has_lost_sentences(given, " ".join(some), source, target)

@@ -60,6 +60,7 @@ https://h/c?X-Amz-Credential=§%2F20260101
 https://h/c?key=§
 https://h/c#access_token=§
 https://h/f?code=§
+https://h/f?session=§
 https://h/;jsessionid=§
 password%3D§%26x%3D1
 password%253D§
@@ -77,6 +78,11 @@ Cookie: session=§; a=b
 Set-Cookie: sid=§; Path=/
 --password §
 --password 'a §'
+--passwd §
+['--passwd', '§']
+redis-server --requirepass §
+ENV WANDB_API_KEY §
+setenv MY_TOKEN '§'
 --api-key=§
 ['--api-key', '§']
 -p §
@@ -152,6 +158,10 @@ sha256=abc123def456
 PWD=/home/me
 docker run -p 8080:80 image; ssh -p 2222 host; mkdir -p /tmp/x
 first_pass: 10, passed: 3
+set WANDB_API_KEY before the run, or HF_TOKEN instead
+set WANDB_API_KEY=$WANDB_API_KEY; unset HF_TOKEN
+password protected; a password manager; passwd /etc/shadow2
+MAX_NEW_TOKENS 4096; HF_TOKEN_FILE /run/secrets/x1
 signature: v4
 2026-01-01 10:00:00 pairmill INFO 3 of 10 shards, 12.5 images/s
 """.strip().splitlines()
@@ -173,6 +183,12 @@ def test_a_secret_is_masked_in_a_sentence() -> None:
         redact("the password is hunter22x, the token was 'a1b2c3'", {})
         == f"the password is {MASK}, the token was '{MASK}'"
     )
+
+
+@pytest.mark.parametrize("before", ["WANDB_API_KEY ", 'HF_TOKEN "', "passwd ", "login with password ", "-pw "])
+def test_a_secret_is_masked_behind_its_name_and_a_space(before: str) -> None:
+    for secret in ("hunter22x", "0123456789abcdef0123456789abcdef01234567"):
+        assert redact(f"run {before}{secret}", {}) == f"run {before}{MASK}"
 
 
 @pytest.mark.parametrize("token", SHAPES)
@@ -250,7 +266,9 @@ def test_secrets_of_a_recipe_are_found_by_their_keys() -> None:
     assert list(secret_places(found)) == ["extra_body.apiKey", "extra_body.password", "args[1]", "args[4]", "where"]
 
 
-@pytest.mark.parametrize("part", ["a.b-", "a:", "://", '"', "password ", "?a=", "x:y@", "-----BEGIN PRIVATE KEY-----"])
+@pytest.mark.parametrize(
+    "part", ["a.b-", "a:", "://", '"', "password ", "?a=", "x:y@", "sk-", "glpat-", "-----BEGIN PRIVATE KEY-----"]
+)
 def test_a_long_line_takes_no_time(part: str) -> None:
     began = time.perf_counter()
     redact(part * (300_000 // len(part)), {})
