@@ -15,7 +15,9 @@ from functools import partial
 from typing import NamedTuple
 
 from curation.code import CODE_FILE, read_code_log
+from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
+from curation.flow import Tables, flow_of
 from curation.forget.tombstones import Tombstones
 from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file
 from curation.table import PLAN
@@ -164,6 +166,7 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
         except DamagedError as error:
             yield record_file(number), error.why
     settled = _ended_well(store)
+    expected = _of_recipe(store) if settled else set()
     for table in tables_there(store):
         index = store.index(table)
         if table == PLAN and plan is not None:
@@ -171,7 +174,7 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
                 yield shard_file(PLAN, shard), f"it has no commit in {MANIFESTS}/"
         if settled and table != PLAN:
             data = {f"{table}/{file}" for file in store.sizes(table) if _DATA.fullmatch(f"{table}/{file}")}
-            if plan is not None and table != PAIRS:
+            if plan is not None and table in expected:
                 data |= {shard_file(table, shard) for shard in plan.shard_numbers()}
             for name in sorted(data - {shard_file(table, shard) for shard in index}):
                 yield name, NO_COMMIT
@@ -179,6 +182,16 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
             for size, found in pool.map(partial(_checked, store, table), sorted(index.items())):
                 read.append(size)
                 yield from found
+
+
+def _of_recipe(store: Store) -> set[str]:
+    """The tables of the run's recipe; others, of an earlier one, may lack shards that were added since."""
+    try:
+        flow = flow_of(stored_recipe(store))
+        tables = Tables(flow, selection=flow.of(Deduplicate).config.name, keyed=False)
+    except UserError:  # of a recipe that is damaged, or names code that is not here
+        return set()
+    return {table.name for table in tables.all}
 
 
 def _ended_well(store: Store) -> bool:

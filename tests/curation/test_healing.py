@@ -22,6 +22,7 @@ from curation.schema import set_columns
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
 from pairmill.store import Store, manifest_file, shard_file
+from pairmill.yaml_text import stored_recipe, write_yaml
 
 #: What may become of the bytes of a file; None: it is gone.
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
@@ -282,3 +283,12 @@ def test_what_is_no_file_is_named_and_set_aside(tmp_path: Path, instead: str) ->
     if instead == "a folder":
         heal(store, damaged(store.path(name), "a folder"), yes=False)
         assert not path.exists()
+
+
+def test_a_table_of_an_earlier_recipe_may_lack_shards(tmp_path: Path) -> None:
+    store = make_run(tmp_path)
+    store.remove_shard("columns/recaption", 1)
+    assert [one.name for one in examine(store).damaged] == [shard_file("columns/recaption", 1)]
+    recipe = stored_recipe(store) | {"recaption": {"enabled": False}}
+    store.write_bytes("recipe.yaml", write_yaml(recipe).encode())
+    assert examine(store).damaged == []
