@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import ray
 from ray.data import DataContext
 
 from curation.schema import count_drops
@@ -50,7 +51,10 @@ class Reporter:
         if not name:
             yield
             return
-        self._board.enter.remote(name, os.getpid())
+        # The code may end this process before a call that nobody waits for has left it.
+        noted = self._board.enter.remote(name, os.getpid())
+        if isinstance(noted, ray.ObjectRef):
+            ray.get(noted)
         yield
         self._board.leave.remote(name, os.getpid())
 
