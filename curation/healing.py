@@ -26,7 +26,7 @@ from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
 from pairmill.layout import ASIDE, PAIRS, RECIPE_FILE, SELECTIONS
 from pairmill.pending import FORGOTTEN_FILE
-from pairmill.run_records import JOURNAL, read_record, read_records, record_file, record_numbers
+from pairmill.run_records import JOURNAL, ended_well, last_job, read_record, read_records, record_file, record_numbers
 from pairmill.store import MANIFESTS, Entry, Store, manifest_file, shard_file
 from pairmill.yaml_text import stored_recipe
 
@@ -197,13 +197,7 @@ def _of_recipe(store: Store) -> set[str]:
 def _ended_well(store: Store) -> bool:
     """Whether the last job of a run ended well, so that every shard has a commit in every table."""
     try:
-        jobs = [record for record in read_records(store) if not record.get("forgot")]
-        return (
-            bool(jobs)
-            and bool(jobs[-1]["finished_at"])
-            and not jobs[-1].get("failed")
-            and "pack" in jobs[-1]["segments"]
-        )
+        return ended_well(last_job(read_records(store)))
     except (DamagedError, KeyError, TypeError):
         return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pairmill.damage import damaged
@@ -36,3 +36,13 @@ def read_record(store: Store, number: int) -> dict[str, Any]:
 def read_records(store: Store) -> list[Mapping[str, Any]]:
     """The records of all invocations, in order.  Raises DamagedError if one of them is none."""
     return [read_record(store, number) for number in record_numbers(store)]
+
+
+def last_job(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The record of the last job, which `pairmill forget` is not; None if none has run."""
+    return next((record for record in reversed([*records]) if not record.get("forgot")), None)
+
+
+def ended_well(job: Mapping[str, Any] | None) -> bool:
+    """Whether a job ended without a failure, after its last segment.  Raises KeyError for a record that lacks keys."""
+    return job is not None and bool(job["finished_at"]) and not job.get("failed") and "pack" in job["segments"]

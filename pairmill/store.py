@@ -175,7 +175,7 @@ class Store:
 
     def holds(self, name: str) -> bool:
         """Whether there is anything of this name, a folder too."""
-        return bool(self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+        return bool(self._info(name).type != pafs.FileType.NotFound)
 
     def read_bytes(self, name: str) -> bytes:
         """The bytes of a file.  Raises FileNotFoundError."""
@@ -232,7 +232,7 @@ class Store:
         Nothing that is there already is replaced.
         """
         number, target = 0, f"{folder}/{name.replace('/', '.')}"
-        while self._info(new := f"{target}.{number}" if number else target).type != pafs.FileType.NotFound:
+        while self.holds(new := f"{target}.{number}" if number else target):
             number += 1
         self._fs.create_dir(self.path(folder), recursive=True)
         if self._local or self.exists(name):

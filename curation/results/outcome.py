@@ -25,7 +25,7 @@ from curation.table import PLAN, Table
 from pairmill.damage import damaged
 from pairmill.errors import IntegrityError
 from pairmill.layout import PAIRS, filter_table
-from pairmill.run_records import read_records
+from pairmill.run_records import ended_well, last_job, read_records
 from pairmill.store import Store, shard_file
 from pairmill.yaml_text import stored_recipe
 
@@ -53,13 +53,12 @@ class Run:
     @property
     def settled(self) -> bool:
         """Whether the last job ended well, after its last segment."""
-        jobs = [record for record in self.records if not record.get("forgot")]
-        if not jobs:
+        last = last_job(self.records)
+        if last is None:
             return False
-        last = jobs[-1]
         if any(record.get("forgot", {}).get("without") for record in self.records if record["run"] > last["run"]):
             return False
-        return bool(last["finished_at"]) and not last.get("failed") and "pack" in last["segments"]
+        return ended_well(last)
 
     @property
     def pack_config(self) -> PackConfig:
