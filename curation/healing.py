@@ -3,7 +3,7 @@
 A file is damaged if it is not what was committed: cut off, of zero bytes, with a bit that has changed, another shard's,
 or gone.  It is moved to `RUN/damaged/` and its commit is taken back, so that the next job makes exactly its rows again,
 from the tables before it.  Nobody but the list's files can give the rows of the plan again, and nobody but the web the
-pixels: the first is left to the user, and the second waits for consent.
+pixels: the first needs the lists as they were (`curation.replan`), and the second waits for consent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from curation.erase import NOTES
 from curation.flow import Tables, flow_of
 from curation.forget.tombstones import Tombstones
 from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file
-from curation.table import PLAN
+from curation.table import IMAGES, PLAN
 from pairmill.config import bytes_digest
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
@@ -29,9 +29,6 @@ from pairmill.pending import FORGOTTEN_FILE
 from pairmill.run_records import JOURNAL, ended_well, last_job, read_record, read_records, record_file, record_numbers
 from pairmill.store import MANIFESTS, Entry, Store, manifest_file, shard_file
 from pairmill.yaml_text import stored_recipe
-
-#: The table of pictures, which cost fetches.
-IMAGES = "images"
 
 _DATA = re.compile(r"(?P<table>.+)/(?:shard|part)-(?P<shard>[0-9]{6,})\.parquet")
 _COMMIT = re.compile(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 #: The table of the planned rows, with which every other table is aligned.
 PLAN = "plan"
 
+#: The table of pictures, which cost fetches.
+IMAGES = "images"
+
 
 @dataclass(frozen=True)
 class Table:

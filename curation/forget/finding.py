@@ -23,11 +23,10 @@ from curation.forget.request import Request
 from curation.forget.tombstones import SCHEMA, Tombstones, row_digests
 from curation.identity import canonical_url, requested_urls, url_host
 from curation.schema import FORGOTTEN, set_columns
-from curation.table import PLAN
+from curation.table import IMAGES, PLAN
 from pairmill.store import Store, shard_file
 
-#: The table of pictures, and its columns by which a row is found.
-IMAGES = "images"
+#: The columns of the table of pictures by which a row is found.
 _PICTURE_COLUMNS = ("sha256", "final_url", "status")
 
 _READERS = 8

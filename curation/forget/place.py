@@ -20,7 +20,6 @@ from curation.dataset_card import CARD
 from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
 from curation.flow import Tables
-from curation.forget.finding import IMAGES
 from curation.forget.lost import flow_of_what_is_there
 from curation.pack import Pack, PackConfig
 from curation.parts import WantedPart, wanted_parts
@@ -28,7 +27,7 @@ from curation.plan import Planned, open_plan
 from curation.plan_file import PLAN_COPY, PLAN_JSON
 from curation.results.report import REPORTS
 from curation.schema import DROPS
-from curation.table import PLAN, Table
+from curation.table import IMAGES, PLAN, Table
 from pairmill.layout import PAIRS, RECIPE_FILE, SELECTIONS, filter_table
 from pairmill.pending import FORGOTTEN_FILE
 from pairmill.run_records import JOURNAL, read_record, record_file, record_numbers
