@@ -45,7 +45,7 @@ def test_large_bodies_wait_for_each_other_and_all_arrive() -> None:
     big = JPEG + bytes(3 * 2**20)
 
     async def main() -> set[tuple[Status, int]]:
-        async with serving(says(image(big))) as server, Fetcher(config(max_bytes=4 * 2**20, timeout_s=60.0)) as fetcher:
+        async with serving(says(image(big))) as server, Fetcher(config(max_bytes=4 * 2**20)) as fetcher:
             urls = [f"http://127.0.0.1:{server.port}/{n}" for n in range(24)]
             return {(fetched.status, fetched.size) for fetched in await asyncio.gather(*map(fetcher.fetch, urls))}
 
@@ -55,7 +55,7 @@ def test_large_bodies_wait_for_each_other_and_all_arrive() -> None:
 def test_a_refused_body_is_freed_at_once() -> None:
     async def main() -> int:
         behaviour = repeats(head() + JPEG, bytes(50_000))
-        async with serving(behaviour) as server, Fetcher(config(max_bytes=8 * 2**20, timeout_s=5.0)) as fetcher:
+        async with serving(behaviour) as server, Fetcher(config(max_bytes=8 * 2**20)) as fetcher:
             tracemalloc.start()
             fetched = await fetcher.fetch(f"http://127.0.0.1:{server.port}/")
             assert (fetched.status, fetched.size > 8 * 2**20) == (Status.TOO_LARGE, True)

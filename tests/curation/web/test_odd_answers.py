@@ -27,7 +27,7 @@ RECORDED = Path(__file__).parents[3] / "benchmarks/results/odd_answers.json"
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD.keys())
 def test_what_chromium_shows_is_kept(answer: Answer) -> None:
-    fetched, _ = fetch_from(says(answer.raw), config(timeout_s=5.0))
+    fetched, _ = fetch_from(says(answer.raw), config())
     assert (fetched.status is Status.SUCCESS) is answer.kept, fetched.error
     assert fetched.body == (PICTURE if answer.kept else b"")
 
@@ -58,7 +58,7 @@ def test_an_odd_robots_txt_is_read(name: str, rule: str) -> None:
             writer.close()
 
         listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-        async with listener, Fetcher(config(respect_robots=True, timeout_s=5.0)) as fetcher:
+        async with listener, Fetcher(config(respect_robots=True)) as fetcher:
             return await fetcher.fetch(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/a.png")
 
     fetched = asyncio.run(main())
@@ -112,7 +112,7 @@ def test_a_shard_with_every_odd_answer_has_all_its_rows() -> None:
         ])
     }  # fmt: skip
     answers = {f"/odd{n}": each.raw for n, each in enumerate(ODD.values())} | hostile
-    flow = flow_of({"download": config(timeout_s=5.0), "image": {"format": "png"}})
+    flow = flow_of({"download": config(), "image": {"format": "png"}})
     stage: Download = flow.of(Download)
 
     async def behaviour(connection: Connection) -> None:
