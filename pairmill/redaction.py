@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pairmill.secret_names import is_secret_name, is_secret_parameter, may_be_secret_name, words
-from pairmill.token_shapes import masked_tokens
+from pairmill.token_shapes import is_drawn, masked_tokens
 
 MASK = "***"
 
@@ -36,7 +36,7 @@ _WEBHOOK = re.compile(r"(hooks\.slack\.com/(?:services|workflows)/|discord(?:app
 
 #: `user:password@` (the password may hold / ? # @, if no port could begin there), and a lone `user@`.
 _URL_USER = re.compile(
-    r"(?<=://)(?:[^\s/?#'\"@\[\]<>:]{0,256}:(?!\d{1,5}(?:[/?#\s'\"]|\Z))[^\s'\"<>@]{1,512}@(?:[^\s'\"<>/?#@]{1,256}@)*"
+    r"(?:(?<=://)|(?<=:\\/\\/))(?:[^\s/?#'\"@\[\]<>:]{0,256}:(?!\d{1,5}(?:[/?#\s'\"]|\Z))[^\s'\"<>@]{1,512}@(?:[^\s'\"<>/?#@]{1,256}@)*"
     r"|[^\s/?#'\"<>]{1,512}@)"
 )
 _ENCODED_USER = re.compile(
@@ -79,8 +79,15 @@ _OPTION = re.compile(
     r"(?<![\w-])(?P<name>--?[A-Za-z][\w.-]{1,63})(?P<sep>[\"']?,?\s+)(?P<value>[\"'][^\"']*[\"']|[^\s\"',\]-][^\s\"',\]]*)"
 )
 _SHORT_PASSWORD = re.compile(r"(?<!\S)(-p[ =])(?!\d+(?::\d+)*(?:/\w+)?(?!\S)|[./~-])([^\s'\"]{3,}|'[^']*'|\"[^\"]*\")")
+#: Commands whose `-p` is no password: it makes parents, keeps modes, or names a port.
+_NO_PASSWORD = re.compile(
+    r"\b(?:mkdir|cp|tar|install|rsync|scp|ssh|patch|docker|python|pytest|unzip|test)\b[^\n|;&]*\Z"
+)
 _CLIENT_PASSWORD = re.compile(r"(\b(?:mysql\w*|mariadb\w*|sshpass)\b[^\n|;&]{0,200}?\s-p ?)([^\s-]\S*)")
 _USER_OPTION = re.compile(r"(?<!\S)((?:-u|-U|--user|--proxy-user)(?:[ =]['\"]?)[^\s:'\"]{1,64}:)([^\s'\"]+)")
+_CURL_COOKIE = re.compile(
+    r"(\bcurl\b[^\n|;&]{0,200}?\s-b[ =]?)('[^'=\n]+=[^'\n]*'|\"[^\"=\n]+=[^\"\n]*\"|[^\s='\"]+=\S+)"
+)
 _ELEMENT = re.compile(r"<([A-Za-z][\w:.-]{0,63})(?:\s[^<>]{0,200})?>([^<>]+)(?=</)")
 _ATTRIBUTE = re.compile(r"(?i)((?:key|name)=[\"']([\w:.-]{1,64})[\"']\s+(?:value|content)=[\"'])([^\"']*)")
 _PAIR_OF = re.compile(r"(\(\s*b?[\"']([\w.-]{1,64})[\"']\s*,\s*b?[\"'])([^\"']*)")
@@ -119,7 +126,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     `tokenizer`) are not secret.
     """
     for name, value in environment.items():
-        if len(value) >= _LEAST_SECRET and is_secret_name(name) and not value.startswith("/"):
+        if len(value) >= _LEAST_SECRET and is_secret_name(name) and (not value.startswith("/") or is_drawn(value)):
             text = text.replace(value, MASK)
     text = _KEY_BLOCK.sub(MASK, text)
     for pattern in (_URL_USER, _ENCODED_USER, _NETWORK_PATH_USER, _NO_SCHEME_USER, _THIN_USER):
@@ -128,7 +135,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     text = _after_names(text)
     text = _PARAMETER.sub(_masked_parameter, text)
     text = _OPTION.sub(_masked_option, text)
-    for pattern in (_SHORT_PASSWORD, _CLIENT_PASSWORD, _USER_OPTION, _NETRC, _SQL):
+    for pattern in (_SHORT_PASSWORD, _CLIENT_PASSWORD, _CURL_COOKIE, _USER_OPTION, _NETRC, _SQL):
         text = pattern.sub(_masked_second, text)
     text = _SAID.sub(lambda m: m[1] + MASK if _opaque(m[2]) else m[0], text)
     text = _SPACED.sub(_masked_spaced, text)
@@ -143,11 +150,15 @@ def redact_data(data: Any, environment: Mapping[str, str] = os.environ) -> Any:
     if isinstance(data, str):
         return redact(data, environment)
     if isinstance(data, Mapping):
-        return {
-            key: MASK if isinstance(value, str) and _secret_value(str(key), value) else redact_data(value, environment)
-            for key, value in data.items()
-        }
+        return {key: _redacted_value(str(key), value, environment) for key, value in data.items()}
     return [redact_data(one, environment) for one in data] if isinstance(data, list | tuple) else data
+
+
+def _redacted_value(name: str, value: Any, environment: Mapping[str, str]) -> Any:
+    """A value of a mapping, masked if it is secret under its name; of a list each one by itself."""
+    if isinstance(value, list | tuple):
+        return [_redacted_value(name, one, environment) for one in value]
+    return MASK if isinstance(value, str) and _secret_value(name, value) else redact_data(value, environment)
 
 
 def holds_secret(text: str) -> bool:
@@ -171,8 +182,10 @@ def _places(data: Any, place: str, seen: set[int]) -> Iterator[str]:
     if isinstance(data, Mapping):
         for key, value in data.items():
             inner = f"{place}.{key}" if place else str(key)
-            if isinstance(value, str | int) and not isinstance(value, bool) and _secret_value(str(key), str(value)):
+            if _is_secret(str(key), value):
                 yield inner
+            elif isinstance(value, list | tuple) and any(_is_secret(str(key), one) for one in value):
+                yield from (f"{inner}[{at}]" for at, one in enumerate(value) if _is_secret(str(key), one))
             else:
                 yield from _places(value, inner, seen)
     elif isinstance(data, str):
@@ -188,6 +201,10 @@ def _places(data: Any, place: str, seen: set[int]) -> Iterator[str]:
                 yield f"{place}[{at}]"
             else:
                 yield from _places(value, f"{place}[{at}]", seen)
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and _secret_value(name, str(value))
 
 
 def _certain(text: str) -> bool:
@@ -331,6 +348,8 @@ def _masked_option(found: re.Match[str]) -> str:
 
 
 def _masked_second(found: re.Match[str]) -> str:
+    if found.re is _SHORT_PASSWORD and _NO_PASSWORD.search(found.string, max(0, found.start() - 80), found.start()):
+        return found[0]
     return found[0] if _is_nothing(found[2].strip("'\"")) else found[1] + MASK
 
 

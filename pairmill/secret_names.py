@@ -35,6 +35,11 @@ _TOGETHER = re.compile(
 _ENDING = re.compile(r"(?:password|passwd|passphrase|secret|apikey|credentials|(?<!lex)token|pwd)\Z")
 #: A name is secret if its last word is one of these, and the value looks like one (`pairmill.redaction`).
 _LAST = words("pw signature sig sas auth cookie otp totp pin mfa pat dsn")
+#: A key behind another word is secret if it looks like one (`STABILITY_KEY`), but not these.
+_KEY_OF = words(
+    "primary foreign sort partition group row cache job dedup object s3 public composite natural index image text join "
+    "order map dict json unique surrogate bucket hot arrow"
+)
 #: `dbPass`, `smtp_pass`; but not `first_pass`.
 _PASS_OF = words("db user smtp mysql sql pg postgres redis mongo ftp http https proxy admin root email mail my require")
 #: Parameters of a URL that are secret there and nowhere else.
@@ -80,7 +85,8 @@ def is_secret_name(name: str) -> bool:
 def may_be_secret_name(name: str) -> bool:
     """Whether the value of this name is a secret if it looks like one: `signature: f3a9…`, not `signature: none`."""
     parts = _split(name)
-    return bool(parts) and parts[-1] in _LAST
+    named_key = len(parts) > 1 and parts[-1] == "key" and parts[-2] not in _KEY_OF
+    return named_key or (bool(parts) and parts[-1] in _LAST)
 
 
 @lru_cache(maxsize=4096)

@@ -10,11 +10,15 @@ import re
 
 #: No words, unlike those below.
 _GITLAB = r"gl(?:pat|dt|rtr?|cbt|ptt|ft|fct|ffct|soat|oas|imt|agent|wt)-"
-_STRONG = (_GITLAB, r"gh[pousr]_", r"[srp]k_live_", r"whsec_", r"GOCSPX-", r"dckr_[po]at_", r"hv[sbr]\.")
+_STRONG = (
+    *(_GITLAB, r"gh[pousr]_", r"[srp]k_live_", r"whsec_", r"GOCSPX-", r"dckr_[po]at_", r"hv[sbr]\."),
+    *(r"sntry[su]_", r"ATATT3x", r"LTAI", r"AKID"),
+)
 #: Prefixes before letters, digits, `_` and `-`.
 _PREFIXES = (
     *(r"sk-", r"hf_", r"github_pat_", r"api_org_", r"npm_", r"gsk_", r"r8_", r"pypi-", r"nvapi-", r"[srp]k_test_"),
     *(r"do[opr]_v1_", r"tskey-", r"xai-", r"lin_api_", r"pplx-", r"ntn_", r"wandb_v1_", r"sq0[a-z]{3}-", r"ya29\."),
+    r"secret_",
     r"SG\.[\w-]{16,64}\.",
 )
 _PREFIXED = re.compile(
@@ -62,11 +66,16 @@ def masked_tokens(text: str, mask: str) -> str:
     return "".join([*parts, text[done:]])
 
 
+def is_drawn(text: str) -> bool:
+    """Whether a run of letters and digits in this was drawn at random, as keys are, and not written as a name."""
+    return any(map(_is_random_run, _RUN.findall(text)))
+
+
 def _is_random(body: str, *, strong: bool) -> bool:
     """Whether this was drawn and not written.  strong: the prefix alone makes it likely."""
-    runs = _RUN.findall(body)
-    if any(_is_random_run(run) for run in runs):
+    if is_drawn(body):
         return True
+    runs = _RUN.findall(body)
     changes, length = sum(map(_changes, runs)), sum(map(len, runs))
     wordless = (
         changes >= _WORDLESS_CHANGES and sum(len(run) for run in runs if _WORD.fullmatch(run)) < length * _MOST_WORDS

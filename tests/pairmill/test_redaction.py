@@ -86,6 +86,9 @@ setenv MY_TOKEN '§'
 --api-key=§
 ['--api-key', '§']
 -p §
+curl -b 'sid=§' https://h
+curl -L -b sid=§ https://h
+http:\/\/user:§@host\/a
 mysql -u root -p§ db
 curl -u user:§ https://h
 http://user:§@h:8265/api
@@ -157,6 +160,8 @@ authors: Me; keyboard: qwerty; monkey=banana; compass=north; passport: red; key:
 sha256=abc123def456
 PWD=/home/me
 docker run -p 8080:80 image; ssh -p 2222 host; mkdir -p /tmp/x
+mkdir -p outputs; cp -p notes1.txt copy2.txt; tar -p sessions; curl -b cookies.txt https://h
+primary_key=uid2024x, sort_key: width10x; group_key=a1b2c3d4
 first_pass: 10, passed: 3
 set WANDB_API_KEY before the run, or HF_TOKEN instead
 set WANDB_API_KEY=$WANDB_API_KEY; unset HF_TOKEN
@@ -249,8 +254,27 @@ def test_the_rest_of_the_text_stays() -> None:
 
 
 def test_values_of_secret_named_variables_are_masked_wherever_they_stand() -> None:
-    environment = {"RAY_AUTH_TOKEN": "0123456789abcdef", "TOKENIZERS_PARALLELISM": "sometimes", "MY_TOKEN": "no"}
+    environment = {
+        "RAY_AUTH_TOKEN": "0123456789abcdef",
+        "HUB_TOKEN": f"/{A}+/{A}==",
+        "MY_PASSWORD": "/run/secrets/x",
+        "TOKENIZERS_PARALLELISM": "sometimes",
+        "MY_TOKEN": "no",
+    }
     assert redact("got 0123456789abcdef, sometimes, no", environment) == f"got {MASK}, sometimes, no"
+    assert redact(f"got /{A}+/{A}==, no /run/secrets/x", environment) == f"got {MASK}, no /run/secrets/x"
+
+
+@pytest.mark.parametrize("text", ["STABILITY_KEY=§", "cohere_key: '§'", '{"fireworksKey": "§"}', "ENV DEEPL_KEY §"])
+def test_a_key_of_some_service_is_masked_if_it_looks_like_one(text: str) -> None:
+    assert A not in redact(text.replace("§", A), {})
+    assert redact(text.replace("§", "name"), {}) == text.replace("§", "name")
+
+
+def test_each_of_a_list_under_a_secret_name_is_masked() -> None:
+    data = {"api_keys": ["abcdefgh", "${KEY}"], "tokens": ["a", "b"]}
+    assert redact_data(data, {}) == {"api_keys": [MASK, "${KEY}"], "tokens": ["a", "b"]}
+    assert list(secret_places(data)) == ["api_keys[0]"]
 
 
 def test_secrets_of_a_recipe_are_found_by_their_keys() -> None:

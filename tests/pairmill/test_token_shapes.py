@@ -20,9 +20,16 @@ TOKENS = [
     *(("hf_", string.ascii_letters, 34), ("npm_", _ALNUM, 36), ("gsk_", _ALNUM, 52), ("r8_", _ALNUM, 37)),
     *(("pypi-AgEIcHlwaS5vcmc", _URLSAFE, 150), ("nvapi-", _URLSAFE, 64), ("sk_live_", _ALNUM, 24)),
     *(("xai-", _ALNUM, 80), ("pplx-", _ALNUM, 48), ("lin_api_", _ALNUM, 40), ("ntn_", _ALNUM, 46)),
-    *(("dop_v1_", _HEX, 64), ("dckr_pat_", _URLSAFE, 27), ("hvs.", _URLSAFE, 95), ("GOCSPX-", _URLSAFE, 28)),
+    *(
+        ("dop_v1_", _HEX, 64),
+        ("secret_", _ALNUM, 43),
+        ("dckr_pat_", _URLSAFE, 27),
+        ("hvs.", _URLSAFE, 95),
+        ("GOCSPX-", _URLSAFE, 28),
+    ),
     *(("AIza", _URLSAFE, 35), ("AKIA", string.ascii_uppercase + "234567", 16), ("xoxp-1234567890-", _ALNUM, 24)),
     *(("xapp-1-A0123456789-1234567890-", _HEX, 64), ("shpat_", _HEX, 32), ("dapi", _HEX, 32), ("ya29.", _URLSAFE, 120)),
+    *(("LTAI5t", _ALNUM, 18), ("AKID", _ALNUM, 32), ("ATATT3xFfGF0", _URLSAFE, 180), ("sntryu_", _HEX, 64)),
 ]
 
 

@@ -189,7 +189,9 @@ ROBOTS = "User-agent: otherbot\nDisallow: /\n\nUser-agent: pairmill\nDisallow: /
 )
 def test_robots_txt(robots: Handler, path: str, status: Status) -> None:
     routes = {"/robots.txt": robots, "/rules.txt": reply("User-agent: *\nDisallow: /\n")}
-    [fetched], asked = asyncio.run(fetch_with(routes, [path], config(robots_timeout_s=0.3 if robots is never else 30.0)))
+    [fetched], asked = asyncio.run(
+        fetch_with(routes, [path], config(robots_timeout_s=0.3 if robots is never else 30.0))
+    )
     assert fetched.status is status, fetched.error
     image = sum(count for asked_path, count in asked.items() if asked_path.endswith(".jpg"))
     assert image == (status is Status.SUCCESS)

@@ -104,7 +104,7 @@ def test_a_large_honest_file_is_applied() -> None:
 
 
 def test_one_sites_rules_cost_other_sites_nothing() -> None:
-    """A site with hostile rules and long links, beside honest ones whose rows have ten seconds each."""
+    """A site with hostile rules and long links, beside honest ones whose rows have a minute each."""
 
     async def main() -> tuple[list[Fetched], list[Fetched]]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -118,7 +118,7 @@ def test_one_sites_rules_cost_other_sites_nothing() -> None:
 
         listener = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = listener.sockets[0].getsockname()[1]
-        limits = config(respect_robots=True, timeout_s=10.0, connect_timeout_s=10.0, robots_timeout_s=30.0)
+        limits = config(respect_robots=True, timeout_s=60.0, connect_timeout_s=60.0, robots_timeout_s=60.0)
         async with listener, Fetcher(limits, lookup=lambda host: ["127.0.0.1"]) as fetcher:
             hostile = [f"http://hostile.example:{port}{LONG}{n}" for n in range(60)]
             honest = [f"http://honest{n % 20}.example:{port}/{n}.png" for n in range(60)]
