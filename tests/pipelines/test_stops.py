@@ -187,6 +187,60 @@ def test_training_that_is_stopped_saves_and_names_the_step(
     assert job.left() == []
 
 
+@pytest.fixture
+def sweep(training: str, tmp_path: Path) -> str:
+    """A recipe of two trials at a time, each of which lasts for hours."""
+    train = json.loads(Path(training).read_text())
+    train["data"]["texts"] = [[{"language": "en"}]]
+    train["compute"]["workers"] = 1
+    train["evaluate"] = {"every_steps": 100, "max_images": 8, "datasets": {"own": {"path": train["data"]["path"]}}}
+    recipe = {
+        "run_dir": train.pop("run_dir"),
+        "train": train,
+        "space": {"optim.lr": {"grid": [1e-4, 1e-5]}},
+        "search": {"scheduler": "none", "concurrent": 2},
+        "objectives": [{"metric": "own/image_retrieval_recall@1"}],
+    }
+    file = tmp_path / "sweep.yaml"
+    file.write_text(json.dumps(recipe))
+    return str(file)
+
+
+def _saved(trial: Path) -> int:
+    """The step of a trial's last checkpoint, which must be whole; 0 without one."""
+    steps = [json.loads(file.read_text())["step"] for file in trial.glob("*/step-*/training.json")]
+    return max(steps, default=0)
+
+
+@pytest.mark.parametrize(("send", "stops"), [(_to_group, 2), (_to_everything, 1)])
+def test_a_sweep_that_is_stopped_saves_its_trials_and_resumes_them(
+    command: Callable[..., Command], sweep: str, tmp_path: Path, send: Callable[[psutil.Process], None], stops: int
+) -> None:
+    trials = [tmp_path / "run" / "trials" / name for name in ("000", "001")]
+
+    def losses(trial: Path) -> list[int]:
+        file = trial / "metrics.jsonl"
+        lines = map(json.loads, file.read_text().splitlines()[:-1]) if file.exists() else ()
+        return [line["step"] for line in lines if "loss" in line]
+
+    steps = [0, 0]
+    for _ in range(stops):
+        job = command("sweep", sweep, "--json")
+        job.wait_for(
+            lambda: all(max(losses(trial), default=0) > step for trial, step in zip(trials, steps, strict=True))
+        )
+        send(psutil.Process(job.process.pid))
+        code, out, err = job.ended(90)
+        assert code == 0, err
+        assert not json.loads(out)["finished"]
+        assert job.left() == []
+        saved = [_saved(trial) for trial in trials]
+        assert all(now > before for now, before in zip(saved, steps, strict=True))
+        steps = saved
+    for trial in trials:
+        assert losses(trial) == sorted(set(losses(trial)))
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_curation_that_is_stopped_ends_soon_with_one_line(
     command: Callable[..., Command], curation: str, kind: signal.Signals
