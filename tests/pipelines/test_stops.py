@@ -226,9 +226,8 @@ def test_a_sweep_that_is_stopped_saves_its_trials_and_resumes_them(
     steps = [0, 0]
     for _ in range(stops):
         job = command("sweep", sweep, "--json")
-        job.wait_for(
-            lambda: all(max(losses(trial), default=0) > step for trial, step in zip(trials, steps, strict=True))
-        )
+        for trial, step in zip(trials, steps, strict=True):
+            job.wait_for(lambda trial=trial, step=step: max(losses(trial), default=0) > step)
         send(psutil.Process(job.process.pid))
         code, out, err = job.ended(90)
         assert code == 0, err
