@@ -82,6 +82,17 @@ def chosen_entries(config: BaseModel) -> Iterator[Any]:
                 yield from chosen_entries(one)
 
 
+def own_entries(config: BaseModel) -> Iterator[str]:
+    """The import paths by which a configuration names entries of a user's own, at any depth."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, NamedConfig) and ":" in one.name:
+                yield one.name
+            if isinstance(one, BaseModel):
+                yield from own_entries(one)
+
+
 def _extras(annotation: Any, metadata: Iterable[Any]) -> Iterator[Any]:
     yield from metadata
     yield from getattr(annotation, "__metadata__", ())

@@ -211,7 +211,7 @@ class Recaption(Stage):
         self._checkpoint = _checkpoint(config)
         engine = self._given
         if engine is None:
-            engine = CAPTION_ENGINES.get(config.engine.name).load(config.engine, config, self._checkpoint)
+            engine = config.loaded(CAPTION_ENGINES, self._checkpoint)
         self._engine: Captioner = engine
 
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:

@@ -193,7 +193,7 @@ class Translate(Stage):
         self._checkpoint = _checkpoint(config)
         engine = self._given
         if engine is None:
-            engine = TRANSLATE_ENGINES.get(config.engine.name).load(config.engine, config, self._checkpoint)
+            engine = config.loaded(TRANSLATE_ENGINES, self._checkpoint)
         self._engine: Translator = engine
 
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:

@@ -43,6 +43,10 @@ class _TooLongError(BaseException):
     """The time limit is over.  No Exception: code that catches those must not swallow it."""
 
 
+class EndedError(Exception):
+    """The code tried to end the interpreter."""
+
+
 class _FailedError(Exception):
     """The code failed.  The message says how."""
 
@@ -52,13 +56,15 @@ class Guard:
     """How one piece of a user's code is called.
 
     named: what it is, for messages.  timeout_s: seconds that one call may take.  key: the recipe's key that says what
-    becomes of rows that it fails on.  drop: whether they are dropped, instead of ending the job.
+    becomes of rows that it fails on; "" if they always end the job.  drop: whether they are dropped.  limit: the key of
+    the time limit.
     """
 
     named: str
     timeout_s: float
-    key: str
+    key: str = ""
     drop: bool = False
+    limit: str = "timeout_s"
 
     def answers(self, work: Callable[[pa.Table], T], rows: pa.Table) -> list[Answer[T]]:
         """What `work` answers for all of `rows`: in one piece, or without the rows that it fails on.
@@ -105,7 +111,7 @@ class Guard:
 
     def _called(self, work: Callable[[pa.Table], T], rows: pa.Table) -> T:
         try:
-            with self._limited():
+            with self._within_limit():
                 return work(rows)
         except (PairmillError, KeyboardInterrupt):
             raise
@@ -118,12 +124,26 @@ class Guard:
             raise _FailedError(f"{self.named} raised {what} ({at.filename}:{at.lineno})") from error
 
     def _error(self, how: str, where: str) -> JobError:
-        return JobError(
-            f"{how}, for {where}\nFix the code, or set {self.key}: drop, which drops such rows; then run the job again."
-        )
+        instead = f", or set {self.key}: drop, which drops such rows" if self.key else ""
+        return JobError(f"{how}, for {where}\nFix the code{instead}; then run the job again.")
+
+    def called(self, work: Callable[[], T]) -> T:
+        """What `work` returns, which is about no row.  Raises JobError if the code fails or takes too long."""
+        try:
+            return self._called(lambda _: work(), pa.table({}))
+        except _FailedError as error:
+            raise JobError(f"{error}\nFix the code; then run the job again.") from error
+
+    def limited(self, work: Callable[[], T]) -> T:
+        """What `work` returns.  Raises JobError if it takes too long, EndedError for SystemExit, and what it raises."""
+        try:
+            with self._within_limit():
+                return work()
+        except SystemExit as error:
+            raise EndedError(f"{self.named} called sys.exit") from error
 
     @contextmanager
-    def _limited(self) -> Iterator[None]:
+    def _within_limit(self) -> Iterator[None]:
         """End the block with a JobError after the time limit; the process, if that does not help."""
 
         over: list[bool] = []
@@ -156,7 +176,7 @@ class Guard:
         if over:  # what the code answered after it had caught everything counts no more
             raise JobError(
                 f"{self.named} took longer than {self.timeout_s:g} s for the rows of one call\n"
-                "Fix the code, or raise its timeout_s; then run the job again."
+                f"Fix the code, or raise {self.limit}; then run the job again."
             )
 
     def _end_process(self) -> None:

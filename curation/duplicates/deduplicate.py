@@ -18,8 +18,8 @@ strongest, for which the edges of this kind and of all stronger ones connect the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ import pyarrow.compute as pc
 from curation.duplicates.edges import EDGES, ENDPOINT, edges_between, stars
 from curation.duplicates.kinds import KEYS, PIXELS, DeduplicateConfig, Indices, Kind, kinds_of
 from pairmill.errors import IntegrityError
+from pairmill.own_code import Guard
+
+T = TypeVar("T")
 
 #: Schema of `survivors`: one line for each row to be dropped.
 LOSERS = pa.schema(
@@ -142,7 +145,7 @@ def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
 
 def _narrowed(kind: Kind, rows: pa.Table) -> pa.Table:
     """What a kind compares of some rows.  Raises IntegrityError if it does not give a value for each."""
-    narrowed = kind.narrow(rows)
+    narrowed = _called(kind, lambda: kind.narrow(rows))
     narrow = pa.table({name: narrowed[name] for name in kind.columns.names}).cast(kind.columns)
     if len(narrow) != len(rows):
         raise IntegrityError(f"the kind {kind.name} must compare a value of each row; {len(narrow)} of {len(rows)}")
@@ -151,7 +154,7 @@ def _narrowed(kind: Kind, rows: pa.Table) -> pa.Table:
 
 def _keys(kind: Kind, narrow: pa.Table) -> pa.Table:
     """A kind's keys.  Raises IntegrityError for another form than `KEYS`, and for rows that it was not given."""
-    keys = kind.keys(narrow)
+    keys = _called(kind, lambda: kind.keys(narrow))
     found = keys.schema if isinstance(keys, pa.Table) else type(keys).__name__
     if found != KEYS:
         raise IntegrityError(f"the kind {kind.name} must give its keys as a table of schema KEYS; found: {found}")
@@ -162,13 +165,19 @@ def _keys(kind: Kind, narrow: pa.Table) -> pa.Table:
 
 def _edges(kind: Kind, rows: pa.Table) -> tuple[Indices, Indices]:
     """A kind's edges.  Raises IntegrityError for anything but two equally long arrays of positions in `rows`."""
-    found = kind.edges(rows)
+    found = _called(kind, lambda: kind.edges(rows))
     a, b = (np.asarray(end) for end in found) if isinstance(found, list | tuple) and len(found) == 2 else (None, None)
     if a is None or b is None or a.shape != b.shape or not (_within(a, len(rows)) and _within(b, len(rows))):
         raise IntegrityError(
             f"the kind {kind.name} must give its edges as two equally long arrays of positions in the rows it was given"
         )
     return a.astype(np.int64), b.astype(np.int64)
+
+
+def _called(kind: Kind, method: Callable[[], T]) -> T:
+    """What a method of a kind returns; of one that is not ours within its time limit, or with a JobError."""
+    named = kind.config.name
+    return method() if ":" not in named else Guard(f"deduplicate.kinds: {named}", kind.timeout_s).called(method)
 
 
 def _within(positions: npt.NDArray[Any], rows: int) -> bool:

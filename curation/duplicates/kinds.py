@@ -52,6 +52,7 @@ class Kind(ABC):
     columns:  what the kind compares of a row.  They are shuffled for all rows of a run, so keep them narrow; a type of
               variable size (string, binary, list) costs nothing in the rows of other kinds.
     Config:   the kind's own keys of the recipe.
+    timeout_s: seconds that one call of a method may take, of a kind that is not ours.
 
     Every method may be called any number of times, in any process, on any part of the rows.
     """
@@ -61,6 +62,7 @@ class Kind(ABC):
     reads: ClassVar[tuple[str, ...]]
     columns: ClassVar[pa.Schema]
     Config: ClassVar[type[NamedConfig]] = NamedConfig
+    timeout_s: ClassVar[float] = 3600.0
 
     def __init__(self, config: NamedConfig) -> None:
         self.config = config

@@ -6,10 +6,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from curation.engines.model_files import DType
+from curation.engines.model_files import Checkpoint, DType
+from curation.engines.own import OwnEngine
 from pairmill.config import EXECUTION, Placement
 from pairmill.errors import RecipeError
-from pairmill.registry import NamedConfig, source_digest
+from pairmill.own_code import Guard
+from pairmill.registry import NamedConfig, Registry, source_digest
 
 
 class EngineConfig(Placement):
@@ -27,6 +29,13 @@ class EngineConfig(Placement):
         description="hub branch, tag or commit; for a folder, the content digest that it must have; null: main, or any "
         "content",
     )
+    engine_timeout_s: float = Field(
+        3600.0,
+        gt=0,
+        description="seconds that one call of an engine of your own may take, and its loading; ours have their own "
+        "limits",
+        json_schema_extra=EXECUTION,
+    )
     engine: NamedConfig  # each stage has engines of its own
 
     @model_validator(mode="after")
@@ -34,6 +43,18 @@ class EngineConfig(Placement):
         if self.enabled and self.model is None:
             raise ValueError("model must be set where enabled is true; name a model, or set enabled: false")
         return self
+
+    def loaded(self, registry: Registry[Any], checkpoint: Checkpoint) -> Any:
+        """The engine that the recipe names, loaded; one of a user's own within its time limit.
+
+        registry: of the stage's engines.  Raises UserError if it cannot be loaded here, JobError if an own one fails.
+        """
+        name = self.engine.name
+        load = registry.get(name).load
+        if ":" not in name:
+            return load(self.engine, self, checkpoint)
+        guard = Guard(f"{registry.key} {name}", self.engine_timeout_s, limit="engine_timeout_s")
+        return OwnEngine(guard.called(lambda: load(self.engine, self, checkpoint)), guard)
 
     @property
     def named_model(self) -> str:

@@ -44,7 +44,7 @@ class CustomConfig(Config):
     callables_timeout_s: float = Field(
         600.0,
         gt=0,
-        description="seconds that a function may take for the rows of a shard",
+        description="seconds that a function, or an image head of your own, may take for the rows of a shard",
         json_schema_extra=EXECUTION,
     )
 
@@ -96,6 +96,7 @@ def keep_mask(path: str, rows: pa.Table, config: CustomConfig) -> pa.Array:
         timeout_s=config.callables_timeout_s,
         key="filter.callables_on_error",
         drop=config.callables_on_error == "drop",
+        limit="filter.callables_timeout_s",
     )
     answers = guard.answers(lambda some: _verdict(path, some), rows)
     return pa.concat_arrays([pa.array([False]) if one.value is None else one.value for one in answers])

@@ -65,7 +65,7 @@ def filter_rows(rows: pa.Table, *, config: FilterConfig) -> pa.Table:
         apply(language_masks(rows, config))
         if config.nsfw_max is not None:
             left = live(rows).combine_chunks()
-            nsfw = score_nsfw(rows["image"].filter(left), config.nsfw_head)
+            nsfw = score_nsfw(rows.filter(left), config.nsfw_head, config.callables_timeout_s)
             rows = set_columns(rows, {"nsfw": spread(nsfw, pa.float32(), left)})
             apply_to_survivors(lambda table: safety_masks(table, config))
         if (where := config.where) is not None:

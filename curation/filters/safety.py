@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from curation.heads import HEADS, loaded
 from pairmill.config import Config
 from pairmill.errors import IntegrityError, RecipeError
+from pairmill.own_code import Guard
 from pairmill.registry import ChosenBy, NamedConfig, source_digest
 
 _HEAD = ChosenBy(HEADS, default="open_nsfw")
@@ -65,12 +66,20 @@ def safety_masks(rows: pa.Table, config: SafetyConfig) -> dict[str, pa.ChunkedAr
     return {"nsfw": pc.fill_null(pc.greater(rows["nsfw"], np.float32(config.nsfw_max)), True)}
 
 
-def score_nsfw(images: pa.ChunkedArray, head: NamedConfig) -> pa.Array:
+def score_nsfw(rows: pa.Table, head: NamedConfig, timeout_s: float) -> pa.Array:
     """Probability, 0-1 (float32), that each encoded image is not safe for work; null for one that cannot be decoded.
 
-    Raises IntegrityError for a head that does not answer row by row.
+    rows: `uid`, `url` and `image`.  timeout_s: seconds that a head of the user's own may take for them.
+    Raises IntegrityError for a head that does not answer row by row, JobError for an own one that fails.
     """
-    scores = loaded(head)(images)["nsfw"].combine_chunks().cast(pa.float32())
-    if len(scores) != len(images):
-        raise IntegrityError(f"image head {head.name} must score every image: {len(scores)} of {len(images)}")
-    return scores
+
+    def scores(some: pa.Table) -> pa.Array:
+        found = loaded(head)(some["image"])["nsfw"]
+        if len(found) != len(some):
+            raise IntegrityError(f"image head {head.name} must score every image: {len(found)} of {len(some)}")
+        return found.combine_chunks().cast(pa.float32())
+
+    if ":" not in head.name:
+        return scores(rows)
+    guard = Guard(f"filter.nsfw_head: {head.name}", timeout_s, limit="filter.callables_timeout_s")
+    return pa.concat_arrays([answer.value for answer in guard.answers(scores, rows)])

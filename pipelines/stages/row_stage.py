@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from curation.code import own_entries
 from curation.download import Download
 from curation.flow import Tables
 from curation.own_stage import FAILED
@@ -142,7 +143,7 @@ def own_name(stage: Stage) -> str:
     """The code of a user's own that a stage calls, in words; '' if it calls none."""
     if isinstance(stage.config, StageConfig):
         return f"stage {stage.name} ({stage.config.name})"
-    return ", ".join(stage.own_code())
+    return ", ".join([*stage.own_code(), *own_entries(stage.config)])
 
 
 def checked(stage: Stage, given: pa.Table, made: pa.Table) -> pa.Table:

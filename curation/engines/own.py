@@ -1,0 +1,49 @@
+"""An engine of a user's own, called as one of ours is: no request hurts another, and no call takes forever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines.guard import answer_batch
+from pairmill.errors import JobError
+from pairmill.own_code import Guard
+
+
+class OwnEngine:
+    """A captioner or translator of a user's own, within a time limit.
+
+    What it raises for one request becomes a `Failure` of that request.  Raises JobError for a call that takes longer
+    than the limit, and for answers that are not one `Generated` or `Failure` a request.
+    """
+
+    def __init__(self, engine: Any, guard: Guard) -> None:
+        self._engine, self._guard = engine, guard
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
+        """One answer per request, in order."""
+        return self._answered(requests, self._engine.caption)
+
+    def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
+        """One answer per text, in order."""
+        return self._answered(texts, lambda some: self._engine.translate(some, source=source, target=target))
+
+    def _answered(self, requests: Sequence[Any], generate: Callable[[Any], Any]) -> list[Generated | Failure]:
+        def called(some: Sequence[Any]) -> Sequence[Generated | Failure]:
+            return self._checked(some, self._guard.limited(lambda: generate(list(some))))
+
+        return answer_batch(requests, called, fault="engine.own")
+
+    def _checked(self, requests: Sequence[Any], answers: Any) -> Sequence[Generated | Failure]:
+        rule = f"{self._guard.named} must answer every request, in order, with a Generated or a Failure"
+        if not isinstance(answers, list | tuple):
+            raise JobError(f"{rule}; found: {type(answers).__name__}\nFix its code; then run the job again.")
+        wrong = [type(one).__name__ for one in answers if not isinstance(one, Generated | Failure)]
+        if wrong or len(answers) != len(requests):
+            found = f"a {wrong[0]}" if wrong else f"{len(answers)} answers to {len(requests)}"
+            raise JobError(f"{rule}; found: {found}\nFix its code; then run the job again.")
+        return answers
