@@ -32,8 +32,13 @@ _URL = re.compile(
     r'[\s"]*(?:[a-z][a-z0-9+.-]*://|//|www\.|(?:data|file|blob|ipfs|urn):|(?:[\w-]+\.)+[a-z]{2,}/|[^\s"]*/[^\s"]*\.\w)',
     re.IGNORECASE,
 )
-#: What else may stand where the URL belongs: nothing, or a name or number without white space.
-_NAME = re.compile(r'[\s"]*(?:[^\s"]*[./:0-9_][^\s"]*)?[\s"]*')
+#: What else may stand where the URL belongs: nothing, a word for nothing, or a name or number without white space.
+_NAME = re.compile(
+    r'[\s"]*(?:[^\s"]*[./:0-9_][^\s"]*|none|null|nil|nan|na|\\n|undefined|missing|-)?[\s"]*', re.IGNORECASE
+)
+#: What stands there in a list whose URLs are something else.
+_WORD = re.compile(r'"?[^\s"]+"?')
+_Kind = Literal["url", "name", "word", "text"]
 
 
 class Quotes(NamedTuple):
@@ -138,7 +143,9 @@ def _quotes(file: InputFile, delimiter: str, url_column: str) -> Quotes:
     quoted_name = f'"{url_column}"'.encode()
     first: dict[str, int] = {}
     rows = None if url is None else _Rows(delimiter, len(names), url)
-    opened, all_rows = None, False  # the line in which the open quote is; whether all since could be rows
+    opened = None  # the line in which the open quote is
+    kinds: set[_Kind] | None = None  # of what all lines since would have for a URL; None: they cannot all be rows
+    doubtful: dict[frozenset[_Kind], int] = {}
     for number, line in numbered(file):
         # The header of a file with quoting may stand in quotes as a whole.
         if tabs and (line.count(between) != tabs or (number == 1 and quoted_name in line)) and not line.isspace():
@@ -150,19 +157,61 @@ def _quotes(file: InputFile, delimiter: str, url_column: str) -> Quotes:
             first.setdefault("torn" if opened is not None and walked.broken == 1 else "broken", number)
         looks = _Looks() if rows is None else rows.looks(line, walked, opened is not None)
         if opened is not None and not line.isspace():
-            all_rows = all_rows and looks.possible
-        if looks.certain or (opened is not None and walked.closed and all_rows):
+            kinds = _with(kinds, looks.kind)
+        if looks.certain:
             first.setdefault("swallowed", number)
+        elif opened is not None and walked.closed and kinds is not None:
+            doubtful.setdefault(frozenset(kinds - {"url", "name"}), number)
         if not walked.inside:
             opened = None
         elif opened is None or walked.closed:
             # Of a line that ends one value and begins another only the former is judged.
-            all_rows = opened is None and looks.possible
+            kinds = _with(set(), looks.kind) if opened is None else None
             opened = number
             first.setdefault("spread", number)
     if opened is not None:
         first["unclosed"] = opened
+    if doubtful and rows is not None:
+        # A caption's lines with commas are rows only if other rows have such words for a URL too.
+        there = _url_kinds(file, rows) if any(doubtful) else set()
+        swallowed = [line for needed, line in doubtful.items() if needed <= there]
+        if "swallowed" in first:
+            swallowed.append(first["swallowed"])
+        if swallowed:
+            first["swallowed"] = min(swallowed)
     return Quotes(*(first.get(name) for name in Quotes._fields))
+
+
+def _with(kinds: set[_Kind] | None, kind: _Kind | None) -> set[_Kind] | None:
+    return None if kinds is None or kind is None else {*kinds, kind}
+
+
+def _kind(value: str) -> _Kind:
+    """What stands where a URL belongs."""
+    if _URL.match(value):
+        return "url"
+    if _NAME.fullmatch(value):
+        return "name"
+    return "word" if _WORD.fullmatch(value) else "text"
+
+
+def _url_kinds(file: InputFile, rows: _Rows) -> set[_Kind]:
+    """What the rows have for a URL that is none, by csv's rules: a "word" too if it is the URL of a value of several
+    lines that is none, which is no better a reading."""
+    found: set[_Kind] = set()
+    text = (line.decode("utf-8", "replace") for _, line in numbered(file))
+    with contextlib.suppress(csv.Error):  # a value that is too long
+        for number, values in enumerate(csv.reader(text, delimiter=rows.delimiter)):
+            if number == 0 or len(values) != rows.columns:
+                continue
+            kind = _kind(values[rows.url])
+            if kind == "name" and any("\n" in value or "\r" in value for value in values):
+                kind = "word"
+            if kind in ("word", "text"):
+                found.add(kind)
+                if len(found) == 2:
+                    break
+    return found
 
 
 def _header(file: InputFile, delimiter: str) -> list[str]:
@@ -196,10 +245,13 @@ class _Walk(NamedTuple):
 
 
 class _Looks(NamedTuple):
-    """Whether a line of a quoted value over several lines is certain to be a row of its own, or may be one."""
+    """Whether a line of a quoted value over several lines is certain to be a row of its own.
+
+    kind: what its URL would be; None: it cannot be a row.
+    """
 
     certain: bool = False
-    possible: bool = False
+    kind: _Kind | None = None
 
 
 class _Rows(NamedTuple):
@@ -227,12 +279,15 @@ class _Rows(NamedTuple):
 
     def _judge(self, readings: list[list[str]], quoted: bool) -> _Looks:
         """quoted: whether the place of the URL is within the quoted value, where rows have texts."""
-        whole = [values for values in readings if len(values) == self.columns]
-        if not whole or not quoted:
-            return _Looks(False, bool(whole))
+        kinds = {_kind(values[self.url]) for values in readings if len(values) == self.columns}
+        if not kinds:
+            return _Looks()
+        if not quoted:
+            return _Looks(False, "name")  # the same URL however quotes are read
         # Texts hold commas, but seldom tabs.
-        certain = self.delimiter == "\t" or any(_URL.match(values[self.url]) for values in whole)
-        return _Looks(certain, certain or any(_NAME.fullmatch(values[self.url]) for values in whole))
+        certain = self.delimiter == "\t" or "url" in kinds
+        likely: tuple[_Kind, ...] = ("url", "name", "word", "text")
+        return _Looks(certain, next(kind for kind in likely if kind in kinds))
 
     def _values(self, line: bytes) -> list[str]:
         with contextlib.suppress(csv.Error):  # a value that is too long

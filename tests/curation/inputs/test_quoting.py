@@ -59,14 +59,57 @@ def test_tsv_whose_quotes_span_rows_keeps_them_whatever_the_urls(tmp_path: Path,
 def test_csv_whose_quotes_span_rows_is_refused_whatever_the_urls(
     tmp_path: Path, url: str, text_first: bool, between: list[tuple[str, str]]
 ) -> None:
-    if text_first and not between and url in ("", "ipfs:Qm1", "1.jpg"):
-        url = "  s3://a"  # 'Hello,' and the next line may well be one text
     rows = [(url, '"Hello'), *between, (url, 'bye"')]
     lines = [row[::-1] if text_first else row for row in [("url", "text"), *rows]]
     (tmp_path / "list.csv").write_text("".join(",".join(line) + "\n" for line in lines))
     with pytest.raises(InputError, match="row of its own"):
         read(tmp_path / "list.csv")
     assert len(read(tmp_path / "list.csv", quoting="none")) == len(rows)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        # Neither reading has a URL in every row, so none of them is the better one.
+        'text,url\n"Hello,\nbye",\n',
+        'text,url\n"Hello,None\nbye",http://a/2\n',
+        'text,url\n"Hello,photo\nbye",\n',
+        'text,url\n"Hello,photo\nbye",image\n',
+        'url,text\n,"Hello\nphoto,bye"\n',
+        'url,text\nhttp://a/1,"Hello\nnull,bye"\n',
+        'text,url,n\n"Hello,,3\nbye",,4\n',
+        'n,text,url\n3,"Hello,\n4,bye",\n',
+        # Words stand for URLs elsewhere in the list.
+        'text,url\nsoup,image\n"Hello,photo\nbye",http://a/2\n',
+        'url,text\nhttp://a/1,"Hello\nphoto,bye"\nimage,soup\n',
+        'url,text\nhttp://a/1,"Hello\na photo,bye"\nno image,soup\n',
+    ],
+)
+def test_csv_that_is_as_well_a_row_a_line_is_refused(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "list.csv").write_text(lines)
+    with pytest.raises(InputError, match="row of its own") as error:
+        read(tmp_path / "list.csv")
+    # Where the value ends that may be several rows.
+    rows = lines.splitlines()
+    assert f"line {next(at for at, line in enumerate(rows, 1) if 'bye' in line)}" in str(error.value.value)
+    assert len(read(tmp_path / "list.csv", quoting="none")) == len(rows) - 1
+    assert len(read(tmp_path / "list.csv", quoting="quoted")) == len(rows) - 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'text,url\n"Hello,photo\nbye",http://a/2\nsoup,http://a/3\n',
+        'text,url\n"Hello, dear\nbye",http://a/2\nsoup,\n',
+        'url,text\nhttp://a/2,"Hello from\nParis, France"\nhttp://a/3,soup\n',
+        # The other URLs that are none are of another kind.
+        'url,text\nhttp://a/2,"Hello from\nParis, France"\nno image,soup\n',
+        'url,text\nhttp://a/2,"Hello from\nParis, France"\nnull,soup\n',
+    ],
+)
+def test_csv_texts_whose_lines_have_words_for_urls_are_read(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "list.csv").write_text(lines)
+    assert [text.splitlines()[0][:5] for text in read(tmp_path / "list.csv")["alt"].to_pylist()] == ["Hello", "soup"]
 
 
 def test_csv_whose_text_comes_first_is_refused_where_its_quote_takes_the_url(tmp_path: Path) -> None:
