@@ -70,7 +70,9 @@ class IntegrityError(PairmillError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Up to three of `known` that look like `name`, for an error message; all of them if none does."""
+    """The one of `known` that is `name` but for its case, up to three that look like it, or all, for a message."""
     names = sorted(known)
+    if same := [one for one in names if one.casefold() == name.casefold()]:
+        return ", ".join(same)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return ", ".join(close or names)

@@ -5,7 +5,7 @@ adds: url, alt (string), input (struct of the list's other columns, unchanged; a
 Reading is strict, because it happens before any work: a malformed file or a missing column is an `InputError` with the
 file, the row and the column.  A file without a byte, or with nothing but white space, is a part without rows.
 
-Read in this order: this file, files, columns, records, delimited, quoting, limits.
+Read in this order: this file, files, columns, records, delimited, quoting, limits, encodings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curation.inputs import delimited, records
-from curation.inputs.columns import Columns, as_text, cast, check_text, columns_of, shared
+from curation.inputs.columns import Columns, as_text, cast, check_text, check_utf8, columns_of, shared
 from curation.inputs.files import Format, InputFile, SeveralTexts
 from curation.inputs.limits import parquet_batches, parquet_schema
 from curation.inputs.quoting import Quoting, is_quoted
@@ -41,6 +41,7 @@ _ENDINGS: Mapping[str, Format] = {
     ".ndjson": "jsonl",
     ".txt": "txt",
     ".tar": "webdataset",
+    **dict.fromkeys((".tgz", ".tbz", ".tbz2", ".tzst"), "webdataset"),
 }
 _COMPRESSED = (".gz", ".bz2", ".zst")
 
@@ -210,6 +211,9 @@ def read_rows(file: InputFile, config: InputConfig, extra: pa.StructType) -> Ite
     first = 1
     try:
         for batch in _batches(file, config):
+            if file.kind == "parquet":
+                for name in batch.schema.names:
+                    check_utf8(batch[name], name, first)
             for name, value in file.partitions.items():
                 if name not in batch.schema.names:
                     batch = batch.append_column(name, pa.repeat(pa.scalar(value, pa.string()), len(batch)))

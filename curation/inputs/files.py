@@ -44,8 +44,11 @@ class InputFile:
 
     def malformed(self, why: object) -> InputError:
         """The error for a file that cannot be read as `kind`."""
+        fix = "fix or remove the file, set input.format, or leave such files out with input.bad_files: skip"
+        if self.kind in ("csv", "tsv", "jsonl", "txt") and any(word in f"{why}" for word in ("can't decode", "UTF-16")):
+            encoding = "UTF-16LE" if "UTF-16" in f"{why}" else "WINDOWS-1252"
+            fix = f"convert it to UTF-8, perhaps with `iconv -f {encoding} -t UTF-8`, or leave such files out with "
+            fix += "input.bad_files: skip"
         return InputError(
-            f"input.path: every input file must be readable as {self.kind}",
-            value=f"{self.path}: {why}",
-            fix="fix or remove the file, set input.format, or leave such files out with input.bad_files: skip",
+            f"input.path: every input file must be readable as {self.kind}", value=f"{self.path}: {why}", fix=fix
         )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.inputs.encodings import Utf8Stream
 from curation.inputs.files import InputFile
 
 #: Bytes of a line, which is held in memory as a whole.
@@ -33,13 +34,13 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", 
 
 
 class Content:
-    """The content of a file that may be compressed, read forwards.
+    """The content of a file that may be compressed, read forwards; text in UTF-8, as `encodings` makes it.
 
     Raises ValueError while reading if it is too large for its file.
     """
 
     def __init__(self, file: InputFile, *, by_magic: bool = False) -> None:
-        """by_magic: go by the first bytes, whatever the name."""
+        """by_magic: go by the first bytes, whatever the name, for a file that is no text."""
         compression: str | None = "detect"
         if by_magic:
             with file.filesystem.open_input_stream(file.path, compression=None) as raw:
@@ -47,7 +48,8 @@ class Content:
             compression = next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None)
             if compression == "xz":
                 raise ValueError("a compressed tar must be gzip, bzip2 or zstd; it is xz")
-        self._stream = file.filesystem.open_input_stream(file.path, compression=compression)
+        stream = file.filesystem.open_input_stream(file.path, compression=compression)
+        self._stream = stream if by_magic else Utf8Stream(stream)
         self._most = max(RATIO_COUNTS_FROM, LARGEST_RATIO * file.size)
         self._size = file.size
         self._seen = 0
@@ -126,7 +128,14 @@ def parquet_batches(stream: pa.NativeFile, size: int) -> Iterator[pa.Table]:
     held = sum(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups))
     rows = max(1, min(BATCH_ROWS, BATCH_BYTES * max(1, facts.num_rows) // max(1, held)))
     seen, first = 0, 1
-    for batch in found.iter_batches(batch_size=rows):
+    batches = found.iter_batches(batch_size=rows)
+    while True:
+        try:
+            batch = next(batches, None)
+        except pa.ArrowException as error:
+            raise ValueError(f"{_column_of(found, rows)}from row {first} on: {error}") from error
+        if batch is None:
+            return
         for piece in _pieces(batch, first):
             seen += sum(map(_size_of, piece.columns))
             if seen > max(RATIO_COUNTS_FROM, LARGEST_RATIO * size):
@@ -136,6 +145,17 @@ def parquet_batches(stream: pa.NativeFile, size: int) -> Iterator[pa.Table]:
                 )
             yield pa.Table.from_batches([piece])
         first += len(batch)
+
+
+def _column_of(found: pq.ParquetFile, rows: int) -> str:
+    """The first column that cannot be read, for an error message; pyarrow does not name it."""
+    for name in found.schema_arrow.names:
+        try:
+            for _ in found.iter_batches(batch_size=rows, columns=[name]):
+                pass
+        except pa.ArrowException:
+            return f"column {name!r}, "
+    return ""
 
 
 def _long_words(stream: pa.NativeFile, found: pq.ParquetFile) -> list[str]:

@@ -1,7 +1,9 @@
+import bz2
 import gzip
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -189,3 +191,29 @@ def test_jsonl_carries_any_text(tmp_path_factory: pytest.TempPathFactory, rows: 
     path.write_text("".join(json.dumps({"url": u, "text": t}) + "\n" for u, t in encodable), encoding="utf-8")
     table = read(InputConfig(path=str(path)))
     assert list(zip(table["url"].to_pylist(), table["alt"].to_pylist(), strict=True)) == encodable
+
+
+@pytest.mark.parametrize("header", ["URL,TEXT", "TEXT,URL", "Url,Text", "text_url,URL"])
+def test_a_column_that_differs_in_case_alone_is_the_one_suggested(tmp_path: Path, header: str) -> None:
+    (tmp_path / "list.csv").write_text(f"{header}\nx,y\n")
+    with pytest.raises(InputError) as error:
+        read(InputConfig(path=str(tmp_path / "list.csv")))
+    named = next(name for name in header.split(",") if name.lower() == "url")
+    assert error.value.fix == f"set input.url_column, perhaps to: {named}"
+
+
+@pytest.mark.parametrize(
+    ("ending", "packed"),
+    [("tgz", gzip.compress), ("TGZ", gzip.compress), ("tbz2", bz2.compress), ("tbz", bz2.compress)],
+)
+def test_short_endings_of_compressed_tars_are_known(
+    tmp_path: Path, ending: str, packed: Callable[[bytes], bytes]
+) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        content = b'{"url": "http://a/1", "text": "a red car"}'
+        member = tarfile.TarInfo("1.json")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    (tmp_path / f"list.{ending}").write_bytes(packed(stream.getvalue()))
+    assert read(InputConfig(path=str(tmp_path)))["alt"].to_pylist() == ["a red car"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,6 +91,88 @@ def test_dictionary_columns_of_several_files_are_plain_values(tmp_path: Path, en
     made = plan(store, InputConfig(path=str(folder)), ShardsConfig(rows_per_shard=3))
     shards = [store.read_table(f"plan/shard-{number:06d}.parquet") for number in made.shard_numbers()]
     assert sum(map(len, shards)) == made.rows == 4
+
+
+#: Columns whose types pyarrow has no kernels for, and the values that a plan holds.
+IDS = [UUID(int=2**127 + at) for at in range(3)]
+NESTED_ID = {"id": str(IDS[0]), "tags": [str(IDS[1]), None]}
+
+
+def ids(count: int = 3) -> pa.Array:
+    if not hasattr(pa, "uuid"):
+        pytest.skip("this pyarrow reads a UUID as bytes")
+    return pa.ExtensionArray.from_storage(pa.uuid(), pa.array([one.bytes for one in IDS[:count]], pa.binary(16)))
+
+
+class Named(pa.ExtensionType):  # type: ignore[misc]
+    """A type of a program's own, which it registers."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.list_(pa.int8()), "tests.named")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Named:
+        return cls()
+
+
+def nested_ids() -> pa.Array:
+    tags = pa.ListArray.from_arrays([0, 2], pa.concat_arrays([ids()[1:2], pa.nulls(1, pa.uuid())]))
+    return pa.StructArray.from_arrays([ids(1), tags], ["id", "tags"])
+
+
+def extension(kind: str, storage: pa.Array, *given: object) -> pa.Array:
+    if not hasattr(pa, kind):
+        pytest.skip(f"this pyarrow has no {kind}")
+    return pa.ExtensionArray.from_storage(getattr(pa, kind)(*given), storage)
+
+
+UNUSUAL = {
+    "uuid": (ids, [str(one) for one in IDS]),
+    "uuid with a gap": (lambda: pa.concat_arrays([ids(1), pa.nulls(1, pa.uuid())]), [str(IDS[0]), None]),
+    "uuid in fields and lists": (nested_ids, [NESTED_ID]),
+    "uuid in a map": (lambda: pa.MapArray.from_arrays([0, 1], ["k"], ids(1)), [[("k", str(IDS[0]))]]),
+    "json": (lambda: extension("json_", pa.array(['{"a": 1}', None])), ['{"a": 1}', None]),
+    "bool8": (lambda: extension("bool8", pa.array([2, 0, None], pa.int8())), [True, False, None]),
+    "tensor": (
+        lambda: extension("fixed_shape_tensor", pa.array([[1, 2]], pa.list_(pa.int8(), 2)), pa.int8(), (2,)),
+        [[1, 2]],
+    ),
+    "opaque": (lambda: extension("opaque", pa.array([b"x"]), pa.binary(), "t", "v"), [b"x"]),
+    "own": (lambda: pa.ExtensionArray.from_storage(Named(), pa.array([[1], None], pa.list_(pa.int8()))), [[1], None]),
+    "string view": (lambda: pa.array(["a", None], pa.string_view()), ["a", None]),
+    "binary view": (lambda: pa.array([b"a" * 99], pa.binary_view()), [b"a" * 99]),
+    "list of views": (lambda: pa.array([["a"], []], pa.list_(pa.string_view())), [["a"], []]),
+    "list view": (lambda: pa.array([["a"], None], pa.list_view(pa.string())), [["a"], None]),
+    "large list view": (lambda: pa.array([[1]], pa.large_list_view(pa.int8())), [[1]]),
+    "fields of views": (lambda: pa.array([{"a": "x"}], pa.struct([("a", pa.string_view())])), [{"a": "x"}]),
+}
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    pa.register_extension_type(Named())
+    yield
+    pa.unregister_extension_type("tests.named")
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+@pytest.mark.usefixtures("registered")
+def test_columns_of_unusual_types_are_planned_with_their_values(tmp_path: Path, case: str) -> None:
+    make, values = UNUSUAL[case]
+    parquet(tmp_path / "1.parquet", make())
+    store = Store(str(tmp_path / "run"))
+    made = plan(store, InputConfig(path=str(tmp_path / "1.parquet")), ShardsConfig())
+    (number,) = made.shard_numbers()
+    rows = store.read_table(f"plan/shard-{number:06d}.parquet").sort_by("index")
+    assert own(rows, "n") == values
+
+
+def test_a_uuid_can_be_a_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"url": ["http://a/1"], "text": ids(1)}), tmp_path / "1.parquet")
+    assert read(tmp_path)["alt"].to_pylist() == [str(IDS[0])]
 
 
 def test_a_dictionary_and_a_plain_column_are_one(tmp_path: Path) -> None:

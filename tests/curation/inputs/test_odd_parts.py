@@ -75,6 +75,36 @@ def bad_parquet(folder: Path) -> tuple[Path, tuple[str, ...]]:
     return parquet(folder / "2.parquet", text=pa.array([b"\xff"])), ("row 1", "'text'")
 
 
+def unchecked(*values: bytes) -> pa.Array:
+    """A column that says it holds UTF-8, as a writer that does not check leaves it."""
+    binary = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(values), binary.buffers())
+
+
+def text_that_is_not_utf8(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    table = pa.table({"url": ["http://a/1", "http://a/2"], "text": unchecked(b"x", b"caf\xe9")})
+    pq.write_table(table, folder / "2.parquet", row_group_size=1)
+    return folder / "2.parquet", ("row 2", "'text'")
+
+
+def url_that_is_not_utf8(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    pq.write_table(pa.table({"url": unchecked(b"http://a/\xff"), "text": ["x"]}), folder / "2.parquet")
+    return folder / "2.parquet", ("row 1", "'url'")
+
+
+def nested_text_that_is_not_utf8(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    tags = pa.ListArray.from_arrays([0, 1, 1, 3], unchecked(b"a", b"b", b"\xed\xa0\xbd"))
+    own = pa.StructArray.from_arrays([tags], ["tags"])
+    pq.write_table(pa.table({"url": ["http://a/1"] * 3, "text": ["x"] * 3, "own": own}), folder / "2.parquet")
+    return folder / "2.parquet", ("row 3", "'own'")
+
+
+def word_that_is_not_utf8(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), unchecked(b"a", b"\x80"))
+    pq.write_table(pa.table({"url": ["http://a/1"] * 2, "text": ["x"] * 2, "own": words}), folder / "2.parquet")
+    return folder / "2.parquet", ("'own'",)
+
+
 def duplicate_column(folder: Path) -> tuple[Path, tuple[str, ...]]:
     table = pa.table([["http://a/1"], ["x"], ["y"]], names=["url", "text", "text"])
     pq.write_table(table, folder / "2.parquet")
@@ -135,6 +165,7 @@ def empty_parquet(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 BAD = [
     *(bad_parquet, duplicate_column, duplicate_csv_column, surrogate, surrogate_in_a_key, not_utf8, ragged),
+    *(text_that_is_not_utf8, url_that_is_not_utf8, nested_text_that_is_not_utf8, word_that_is_not_utf8),
     *(too_deep, torn_tar, torn_gzip, empty_parquet),
 ]
 
