@@ -2,7 +2,8 @@
 
 What people's servers send is often not what RFC 9112 asks for: a line without a colon, a name with a space, a cookie
 of 9 kB, a length given twice.  None of it concerns the picture.  So of each head only the status and the fields that
-the fetcher reads are passed on.  What would change where the body ends (two different lengths, a NUL) is refused.
+the fetcher reads are passed on.  A length that is no number is no length: the body ends with the connection.  What
+would change where the body ends (two different lengths, a NUL) is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ MAX_HEAD_BYTES = 256 * 1024
 #: The fields that somebody here reads, beside those that frame the body.
 KEPT_FIELDS = frozenset(
     {
-        *(b"content-type", b"date", b"location", b"retry-after", b"tdm-reservation", b"upgrade", b"x-robots-tag"),
+        *(b"content-range", b"content-type", b"date", b"location", b"retry-after", b"tdm-reservation", b"upgrade"),
+        b"x-robots-tag",
     }
 )
 
@@ -130,11 +132,11 @@ def plain_head(raw: bytes) -> tuple[int, bytes, ChunkReader | _Length]:
         body = ChunkReader()
     elif len(lengths) > 1:
         raise BadHead("two different lengths of one body")
-    elif lengths:
-        if not lengths[0].isdigit() or len(lengths[0]) > 18:
-            raise BadHead(f"Content-Length {lengths[0][:40]!r}")
+    elif lengths and _is_length(lengths[0]):
         body = _Length(int(lengths[0]))
-        kept.append((b"content-length", lengths[0]))
+        kept.append((b"content-length", b"%d" % int(lengths[0])))
+    elif lengths:
+        close = True
     if code == 101:
         kept.append((b"connection", b"upgrade"))
     elif close:
@@ -143,7 +145,14 @@ def plain_head(raw: bytes) -> tuple[int, bytes, ChunkReader | _Length]:
         kept.append((b"connection", b"keep-alive"))
     minor = b"0" if (status[1] or b"1", status[2]) in ((b"1", b"0"), (b"0", b"9")) or not status[1] else b"1"
     plain = [b"HTTP/1.%s %03d -" % (minor, code), *(b"%s: %s" % field for field in kept), b"", b""]
-    return code, b"\r\n".join(plain), body if code not in (101, 204, 304) else _Length(None)
+    if code in (101, 204, 304):  # what follows is no body
+        body = _Length(None if code == 101 else 0)
+    return code, b"\r\n".join(plain), body
+
+
+def _is_length(value: bytes) -> bool:
+    """Whether it is a number of bytes; Chromium takes none that 63 bits do not hold (`StringToInt64`)."""
+    return value.isdigit() and len(value.lstrip(b"0")) < 20 and int(value) < 2**63
 
 
 def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:

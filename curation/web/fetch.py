@@ -20,10 +20,11 @@ import aiohttp
 from curation.images.header import sniff, why_unread
 from curation.schema import RETRYABLE, Status
 from curation.web.address import Refused, Target, check_url, redirect_url
-from curation.web.coding import INFLATED, coding_of, inflated
+from curation.web.coding import coding_of, inflated, is_decoded
 from curation.web.config import DownloadConfig
 from curation.web.gate_client import GateClient, local_gate
 from curation.web.opt_out import SiteRules, Wishes, header_opt_out
+from curation.web.partial import announced, lacks
 from curation.web.safe_http import HTTP_ERRORS, FetchError, Lookup, Resolver, SafeHttp, fetch_error, system_lookup
 from pairmill.faults import fault_point
 from pairmill.outside_text import storable
@@ -196,8 +197,8 @@ class Fetcher:
         code = response.status
         if code in (204, 205):
             raise FetchError(Status.EMPTY_BODY, f"HTTP {code}")
-        if code == 206:
-            raise FetchError(Status.TRUNCATED, "HTTP 206, although no range was asked for", retry=True)
+        if code == 206 and (part := lacks(_ranges(response), response.headers.get("Content-Type", ""))):
+            raise FetchError(Status.TRUNCATED, f"HTTP 206 with {part}, although no range was asked for", retry=True)
         if 200 <= code < 300:
             return
         wait_s = retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date")) or 0.0
@@ -219,11 +220,11 @@ class Fetcher:
             raise FetchError(Status.OPT_OUT, "the answer's headers keep it out", evidence=evidence)
         progress.wishes = progress.wishes.joined(Wishes(opt_out=evidence))
         coding = coding_of(response.headers.getall("Content-Encoding", []))
-        if coding and coding not in INFLATED:
+        if coding and not is_decoded(coding):
             raise FetchError(Status.ENCODED_BODY, f"Content-Encoding {coding[:40]} although none was accepted")
-        announced = response.content_length or 0
-        if announced > self._config.max_bytes:
-            raise FetchError(Status.TOO_LARGE, f"{announced} bytes announced", needs=announced)
+        length = response.content_length or 0
+        if length > self._config.max_bytes:
+            raise FetchError(Status.TOO_LARGE, f"{length} bytes announced", needs=length)
         return coding
 
     async def _read(self, response: aiohttp.ClientResponse, progress: _Progress, coding: str) -> bytes:
@@ -252,6 +253,8 @@ class Fetcher:
                     self._transfers.add(transfer)
             if not progress.size:
                 raise FetchError(Status.EMPTY_BODY, "no bytes")
+            if response.status == 206 and progress.size != (announced(_ranges(response)) or progress.size):
+                raise FetchError(Status.TRUNCATED, f"HTTP 206 with {progress.size} bytes of another range", retry=True)
             if not known:
                 _check_image(chunks)
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -262,9 +265,10 @@ class Fetcher:
 
     async def _decoded(self, body: bytes, coding: str) -> bytes:
         """The image in a body that the server says is coded; what begins like an image is one."""
-        if sniff(body[:64]) is not None:
-            return body
-        plain = await asyncio.to_thread(inflated, body, self._config.max_bytes)
+        plain: bytes | None = body
+        for _ in coding.split(","):
+            if plain is not None and sniff(plain[:64]) is None:
+                plain = await asyncio.to_thread(inflated, plain, self._config.max_bytes)
         if plain is None or sniff(plain[:64]) is None:
             raise FetchError(Status.ENCODED_BODY, f"Content-Encoding {coding}, and no image within max_bytes in it")
         return plain
@@ -282,6 +286,10 @@ class Fetcher:
                 elif rate is not None and rate < self._config.min_bytes_per_s:
                     message = f"{rate:.0f} bytes a second over {window_s:g} s"
                     transfer.end(FetchError(Status.TOO_SLOW, message))
+
+
+def _ranges(response: aiohttp.ClientResponse) -> list[str]:
+    return response.headers.getall("Content-Range", [])
 
 
 def _check_image(chunks: list[bytes]) -> bool:

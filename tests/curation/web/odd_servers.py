@@ -62,6 +62,22 @@ def _coded(coding: bytes, body: bytes) -> bytes:
     return _answer(TYPE, b"Content-Encoding: " + coding, b"Content-Length: %d" % len(body), body=body)
 
 
+def _length(value: bytes, *lines: bytes) -> bytes:
+    return _answer(TYPE, b"Content-Length: " + value, *lines)
+
+
+def _gzip_header(flags: int, fields: bytes) -> bytes:
+    return _CODED[:3] + bytes([flags]) + _CODED[4:10] + fields + _CODED[10:]
+
+
+_PARTIAL = b"HTTP/1.1 206 Partial Content"
+
+
+def _part(named: bytes, *lines: bytes, body: bytes = PICTURE) -> bytes:
+    length = b"Content-Length: %d" % len(body)
+    return _answer(TYPE, b"Content-Range: " + named, length, *lines, status=_PARTIAL, body=body)
+
+
 ODD: dict[str, Answer] = {
     # lines that are no fields
     "line without a colon": Answer(_with(b"mod_cache hit"), True),
@@ -136,6 +152,31 @@ ODD: dict[str, Answer] = {
     "empty length": Answer(_answer(TYPE, b"Content-Length:"), True),
     "no length": Answer(_answer(TYPE), True),
     "more than announced": Answer(_with() + b"\r\n\r\n<!-- page cached -->", True),
+    "length undefined": Answer(_length(b"undefined"), True),
+    "length in words": Answer(_length(b"%d bytes" % SIZE), True),
+    "length too small, in words": Answer(_length(b"5 bytes"), True),
+    "length below zero": Answer(_length(b"-1"), True),
+    "length with a sign": Answer(_length(b"+%d" % SIZE), True),
+    "length with a point": Answer(_length(b"%d.0" % SIZE), True),
+    "length in hexadecimal": Answer(_length(b"0x%x" % SIZE), True),
+    "length NaN": Answer(_length(b"NaN"), True),
+    "length in quotes": Answer(_length(b'"%d"' % SIZE), True),
+    "length twice with a space": Answer(_length(b"%d %d" % (SIZE, SIZE)), True),
+    "length undefined twice": Answer(_length(b"undefined, undefined"), True),
+    "length of 64 bits": Answer(_length(b"9223372036854775808"), True),
+    "length of 20 digits": Answer(_length(b"99999999999999999999"), True),
+    "length undefined, of 1.0": Answer(
+        _answer(TYPE, b"Content-Length: undefined", status=b"HTTP/1.0 200 OK"), True
+    ),
+    "length undefined, kept alive": Answer(_length(b"undefined", b"Connection: keep-alive"), True),
+    "chunks and an undefined length": Answer(_chunked(_TWO + b"0\r\n\r\n", b"Content-Length: undefined"), True),
+    "chunks and two lengths": Answer(_chunked(_TWO + b"0\r\n\r\n", b"Content-Length: 5", LENGTH), True),
+    "length of 63 bits": Answer(_length(b"9223372036854775807"), False),
+    "length of nothing": Answer(_length(b"0"), False),
+    "length and undefined": Answer(_length(b"%d, undefined" % SIZE), False),
+    "undefined, then a length": Answer(_length(b"undefined", LENGTH), False),
+    "below zero, then a length": Answer(_length(b"-1", LENGTH), False),
+    "two lengths that are none": Answer(_length(b"x", b"Content-Length: y"), False),
     "two different lengths": Answer(_with(b"Content-Length: 5"), False),
     "less than announced": Answer(_answer(TYPE, b"Content-Length: %d" % (SIZE + 9)), False),
     # chunks
@@ -166,6 +207,24 @@ ODD: dict[str, Answer] = {
     "x-gzip": Answer(_coded(b"x-gzip", _CODED), True),
     "deflate": Answer(_coded(b"deflate", zlib.compress(PICTURE)), True),
     "deflate without its header": Answer(_coded(b"deflate", _RAW_DEFLATE), True),
+    "gzip, wrong checksum": Answer(_coded(b"gzip", _CODED[:-8] + b"\1\2\3\4" + _CODED[-4:]), True),
+    "gzip, wrong size": Answer(_coded(b"gzip", _CODED[:-4] + b"\1\2\3\4"), True),
+    "gzip without its size": Answer(_coded(b"gzip", _CODED[:-4]), True),
+    "gzip without its end": Answer(_coded(b"gzip", _CODED[:-8]), True),
+    "gzip in chunks without its end": Answer(
+        _answer(TYPE, b"Content-Encoding: gzip", b"Transfer-Encoding: chunked",
+                body=b"%x\r\n%s\r\n0\r\n\r\n" % (len(_CODED) - 8, _CODED[:-8])), True
+    ),
+    "gzip and more": Answer(_coded(b"gzip", _CODED + b"<!-- cached -->"), True),
+    "gzip with a name": Answer(_coded(b"gzip", _gzip_header(8, b"a.png\0")), True),
+    "gzip with a wrong checksum of its header": Answer(_coded(b"gzip", _gzip_header(2, b"\0\0")), True),
+    "gzip with reserved flags": Answer(_coded(b"gzip", _gzip_header(0xE0, b"")), True),
+    "gzip with all fields": Answer(_coded(b"gzip", _gzip_header(31, b"\3\0abcname\0comment\0\0\0")), True),
+    "gzip twice": Answer(_coded(b"gzip, gzip", gzip.compress(_CODED, mtime=0)), True),
+    "deflate without its checksum": Answer(_coded(b"deflate", zlib.compress(PICTURE)[:-4]), True),
+    "deflate with half a checksum": Answer(_coded(b"deflate", zlib.compress(PICTURE)[:-2]), True),
+    "deflate, wrong checksum": Answer(_coded(b"deflate", zlib.compress(PICTURE)[:-2] + b"\1\2"), False),
+    "gzip of another method": Answer(_coded(b"gzip", _CODED[:2] + b"\7" + _CODED[3:]), False),
     "gzip and aws-chunked": Answer(_coded(b"aws-chunked,gzip", _CODED), False, ours=True),
     # types
     "no type": Answer(_answer(LENGTH), True),
@@ -173,6 +232,30 @@ ODD: dict[str, Answer] = {
     "type of a list": Answer(_answer(b"Content-Type: image/png, image/png", LENGTH), True),
     "type without a slash": Answer(_answer(b"Content-Type: png", LENGTH), True),
     "type twice": Answer(_with(b"Content-Type: application/octet-stream"), True),
+    # 206 to a request without a range
+    "206": Answer(_part(b"bytes 0-%d/%d" % (SIZE - 1, SIZE)), True),
+    "206 in capitals": Answer(_part(b"Bytes 0-%d/%d" % (SIZE - 1, SIZE)), True),
+    "206 of an unknown size": Answer(_part(b"bytes 0-%d/*" % (SIZE - 1)), True),
+    "206 without a range": Answer(_answer(TYPE, LENGTH, status=_PARTIAL), True),
+    "206 with an odd range": Answer(_part(b"all of it"), True),
+    "206 without a length": Answer(
+        _answer(TYPE, b"Content-Range: bytes 0-%d/%d" % (SIZE - 1, SIZE), status=_PARTIAL), True
+    ),
+    "206 in gzip": Answer(
+        _part(b"bytes 0-%d/%d" % (len(_CODED) - 1, len(_CODED)), b"Content-Encoding: gzip", body=_CODED), True
+    ),
+    "200 with a range": Answer(_with(b"Content-Range: bytes 0-9/%d" % SIZE), True),
+    "206 of the first bytes": Answer(_part(b"bytes 0-39/%d" % SIZE, body=PICTURE[:40]), False),
+    "206 of several parts": Answer(
+        _answer(b"Content-Type: multipart/byteranges; boundary=b", status=_PARTIAL,
+                body=b"--b\r\n" + TYPE + b"\r\n\r\n" + PICTURE + b"\r\n--b--\r\n"), False
+    ),
+    # Chromium shows what there is of a picture; a dataset must not hold a part of one
+    "gzip cut off": Answer(_coded(b"gzip", _CODED[:-12]), True, ours=False),
+    "deflate cut off": Answer(_coded(b"deflate", zlib.compress(PICTURE)[:-12]), True, ours=False),
+    "206 of more than it has": Answer(_part(b"bytes 0-999/1000"), True, ours=False),
+    "206 of the first bytes of more": Answer(_part(b"bytes 0-%d/1000" % (SIZE - 1)), True, ours=False),
+    "206 of the last bytes": Answer(_part(b"bytes 10-%d/%d" % (SIZE + 9, SIZE + 10)), True, ours=False),
     # refused by both
     "NUL in a value": Answer(_with(b"X-Tag: a\0b"), False),
     "another protocol": Answer(b"SSH-2.0-OpenSSH_9.6\r\n", False),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,9 +63,9 @@ def test_a_head_keeps_its_status_and_what_is_read(raw: bytes, plain: bytes) -> N
         b"HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 0x10\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\nContent-Length: 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 0x1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1, -2\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * MAX_HEAD_BYTES,
         b"HTTP/1.1 200 OK" + b" " * MAX_HEAD_BYTES,
     ],
@@ -70,6 +73,18 @@ def test_a_head_keeps_its_status_and_what_is_read(raw: bytes, plain: bytes) -> N
 def test_what_is_no_head_is_refused(raw: bytes) -> None:
     with pytest.raises(BadHead):
         fed(raw, [])
+
+
+@pytest.mark.parametrize("length", [b"+1", b"-1", b"\xb2", b"0x10", b"1 byte", b"9" * 5000, b"9223372036854775808"])
+def test_a_length_that_is_none_leaves_the_end_to_the_connection(length: bytes) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: %s\r\n\r\nabc" % length
+    assert fed(raw, []) == (b"HTTP/1.1 200 -\r\nconnection: close\r\n\r\nabc", False)
+
+
+@pytest.mark.parametrize("status", [b"204", b"304"])
+def test_an_answer_that_has_no_body_is_not_given_one(status: bytes) -> None:
+    plain, excess = fed(b"HTTP/1.1 %s x\r\nContent-Length: 3\r\n\r\nabc" % status, [])
+    assert (plain.endswith(b"\r\n\r\n"), excess) == (True, True)
 
 
 @given(st.sampled_from([each.raw for each in ODD.values() if each.kept]), PIECES)
@@ -151,3 +166,20 @@ def test_any_bytes_inflate_to_something_bounded_or_nothing(body: bytes) -> None:
     for given_body in (body, b"\x1f\x8b\x08\0" + body, b"\x78\x9c" + body):
         plain = inflated(given_body, 1000)
         assert plain is None or len(plain) <= 1000
+
+
+@given(st.binary(max_size=300), st.integers(0, 40), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_what_is_inflated_is_whole(body: bytes, lost: int, as_gzip: bool) -> None:
+    coded = gzip.compress(body, mtime=0) if as_gzip else zlib.compress(body)
+    kept = coded[: max(0, len(coded) - lost)]
+    # Only the checksum and the length at the end may be missing.
+    assert inflated(kept, 1000) == (body if lost <= (8 if as_gzip else 4) else None)
+
+
+@pytest.mark.parametrize(
+    "coded", [gzip.compress(bytes(5000)), zlib.compress(bytes(5000)), zlib.compress(bytes(5000))[:-4]]
+)
+def test_what_inflates_to_more_than_is_allowed_is_nothing(coded: bytes) -> None:
+    assert inflated(coded, 5000) == bytes(5000)
+    assert inflated(coded, 4999) is None
