@@ -74,6 +74,7 @@ def pictures() -> Iterator[tuple[str, bytes]]:
     yield from webps()
     yield from avifs()
     yield from orientations()
+    yield from ends()
     yield from products()
 
 
@@ -389,6 +390,20 @@ def _turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = orientation, "a picture"
     return exif
+
+
+def ends() -> Iterator[tuple[str, bytes]]:
+    """Files that end otherwise than they should, and numbers at the edge of what a field holds."""
+    for name, options in {"": {}, " progressive": {"progressive": True}, " of own codes": {"optimize": True}}.items():
+        whole = encoded(IMAGE, "JPEG", quality=90, **options)
+        yield f"jpeg{name} without its end", whole[:-2]
+        yield f"jpeg{name} with half of its end", whole[:-1]
+    avif = encoded(IMAGE, "AVIF", **AVIF)
+    junk = {"zeros": bytes(100), "text": b"<!-- cached -->\r\n", "ones": b"\xff" * 20, "half a box": b"\0\1\0\0meta"}
+    for name, behind in junk.items():
+        yield f"avif and {name}", avif + behind
+    for value in (1, 100, 10**8, 2**31 - 1, 2**31, 2**32 - 1):
+        yield f"png gamma of {value}", png(RGB, 2, chunk(b"gAMA", value.to_bytes(4, "big")))
 
 
 def products() -> Iterator[tuple[str, bytes]]:

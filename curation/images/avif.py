@@ -86,7 +86,7 @@ def _boxes(data: bytes, at: int, end: int, parent: bytes, budget: list[int]) -> 
         elif length == 0:
             length = end - at
         if length < start - at or at + length > end:
-            if name == b"mdat":  # cut short, which the decoder will find
+            if name == b"mdat" or not parent:  # cut short, which the decoder will find, or bytes behind the picture
                 return
             raise ValueError("an AVIF box runs past the end of the one around it")
         yield _Box(name, start, at + length), parent

@@ -18,7 +18,7 @@ from curation.images.colour import to_srgb
 from curation.images.config import Chroma, ImageFormat
 from curation.images.fields import Header
 from curation.images.gif import first_gif_frame
-from curation.images.jpeg import repaired
+from curation.images.jpeg import NO_END, repaired, with_end
 from curation.images.png import PngPicture, first_png_picture
 from pairmill.errors import IntegrityError
 from pairmill.pixels import Pixels, decode_jpeg, largest_reduction, on_white
@@ -73,6 +73,7 @@ def decode(data: bytes, kind: str, header: Header, *, at_least: tuple[int, int] 
 
 
 def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:
+    ended = False
     for _ in range(_MAX_REPAIRS):
         try:
             return _with_turbo(data, header, at_least)
@@ -80,7 +81,11 @@ def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixe
             if any(words in str(error) for words in _NOT_FOR_TURBO):
                 image = _loaded(data, "jpeg", header)
                 return np.asarray(image if image.mode == "CMYK" else on_white(image))
-            if (bare := repaired(data, str(error))) is None:
+            if NO_END in str(error) and not ended:
+                ended, bare = True, with_end(data)
+            else:
+                bare = repaired(data, str(error), padded=not ended)
+            if bare is None:
                 raise
             data = bare
     raise ValueError(f"bytes that belong nowhere in more than {_MAX_REPAIRS} places")

@@ -20,6 +20,8 @@ _SPACES = {1: (b"GRAY", b"RGB "), 3: (b"RGB ",), 4: (b"CMYK",)}
 _HARMLESS = re.compile(
     r"extraneous bytes before marker|bad ICC marker|unknown JFIF revision number|Unknown Adobe color transform code"
 )
+#: libjpeg's warning about a file without an end marker, and about one that was cut off.
+NO_END = "Premature end of JPEG file"
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 
 #: What stray bytes behind a scan may be: one byte repeated, a zero, or text.  The end of a damaged scan, for which
@@ -86,17 +88,18 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
-def repaired(data: bytes, warning: str) -> bytes | None:
+def repaired(data: bytes, warning: str, *, padded: bool) -> bytes | None:
     """A file of the same pixels without what libjpeg warned of, if that concerns no pixel; else None.
 
     warning: libjpeg's text.  It keeps only its last one, so the file that comes out must be decoded as strictly.
+    padded: whether there may be padding behind the scans.
     """
     if not _HARMLESS.search(warning):
         return None
     bare = _bare(data)
     if bare != data:
         return bare
-    stray = _STRAY.search(warning)
+    stray = _STRAY.search(warning) if padded else None
     return _without_stray(data, int(stray[1]), int(stray[2], 16)) if stray else None
 
 
@@ -121,6 +124,46 @@ def _bare(data: bytes) -> bytes:
             kept.append(data[end:])
             return b"".join(kept)
     return data
+
+
+def with_end(data: bytes) -> bytes | None:
+    """A file without an end marker (`NO_END`) with one, if its scans are all there; else None.
+
+    That the last scan is whole shows when it is decoded as strictly.  There must be no padding: of zeros or text behind
+    a file that was cut off, libjpeg takes as many for pixels as it lacks.
+    """
+    tail = data[-_LEAST_TEXT:]
+    if _TEXT.fullmatch(tail) or len(set(tail)) == 1:
+        return None
+    behind = list(_markers_behind(data))
+    if any(data[at + 1] == _EOI for at in behind) or not _scans_suffice(data, behind):
+        return None
+    return data.rstrip(b"\xff") + bytes([0xFF, _EOI])
+
+
+def _scans_suffice(data: bytes, behind: list[int]) -> bool:
+    """Whether every bit of every coefficient is in some scan: those of a progressive file each have a part.
+
+    behind: where the markers after the first scan's header stand.
+    """
+    missing: dict[int, set[int]] = {}  # coefficients by component
+    scans = []
+    for marker, at, end in _segments(data):
+        if marker in _SOF:
+            components = data[at + 6 : end : 3]
+            missing = {component: set(range(64)) for component in components}
+        elif marker == _SOS:
+            scans.append(data[at:end])
+    scans += [data[at + 4 : at + 2 + be16(data, at + 2)] for at in behind if data[at + 1] == _SOS]
+    for scan in scans:
+        count = scan[0] if scan else 0
+        if not count or len(scan) != 4 + 2 * count:
+            return False
+        first, last, low = scan[-3], scan[-2], scan[-1] & 15
+        for component in scan[1 : 1 + 2 * count : 2]:
+            if not low:
+                missing.get(component, set()).difference_update(range(first, last + 1))
+    return bool(missing) and not any(missing.values())
 
 
 def _without_stray(data: bytes, count: int, marker: int) -> bytes | None:
