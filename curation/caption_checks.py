@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from curation.translation_checks import longest_loop
+from curation.translation_checks import Loops
 from curation.whole_sentences import sentences
 
 Fault = Literal["repetition", "truncated", "refusal", "reasoning"]
@@ -19,16 +19,12 @@ Fault = Literal["repetition", "truncated", "refusal", "reasoning"]
 #: Most consecutive repeats of a phrase, as for translations (`translate.max_repeat`).
 MOST_REPEATS = 3
 #: A phrase of more words than `longest_loop` looks at is a loop if it comes this often.
-_LONG_PHRASE, _LONGEST_PHRASE, _LONG_REPEATS = 9, 60, 3
+_LONG_PHRASE, _LONG_REPEATS = 9, 3
 
 _TAG = r"(?:think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad)"
-_OPENING = rf"(?:<\|?(?:begin_of_)?{_TAG}\|?>|\[{_TAG}\]|◁think▷)"
-_CLOSING = rf"(?:<\|?(?:/|end_of_){_TAG}\|?>|\[/{_TAG}\]|◁/think▷)"
-_REASONING = re.compile(rf"{_OPENING}.*?{_CLOSING}", re.DOTALL | re.IGNORECASE)
-#: The opening may be part of the prompt.
-_BEFORE_CLOSING = re.compile(rf".*{_CLOSING}", re.DOTALL | re.IGNORECASE)
-_UNCLOSED = re.compile(rf"{_OPENING}.*", re.DOTALL | re.IGNORECASE)
-_FINAL = re.compile(r"\s*(?:</?answer>|<\|?(?:begin|end)_of_solution\|?>)\s*", re.IGNORECASE)
+_OPENING = re.compile(rf"<\|?(?:begin_of_)?{_TAG}\|?>|\[{_TAG}\]|◁think▷", re.IGNORECASE)
+_CLOSING = re.compile(rf"<\|?(?:/|end_of_){_TAG}\|?>|\[/{_TAG}\]|◁/think▷", re.IGNORECASE)
+_FINAL = re.compile(r"</?answer>|<\|?(?:begin|end)_of_solution\|?>", re.IGNORECASE)
 
 _NOT_ABLE = (
     r"(?:can(?:no|['’])t|can\ not|(?:am|['’]m)\ (?:not\ able|unable)|(?:do\ not|don['’]t)\ have|(?:will\ not|won['’]t)"
@@ -78,7 +74,7 @@ _REFUSAL = re.compile(
 )
 #: Reasoning without tags: it speaks of the task, not of the picture.
 _THINKS_ALOUD = re.compile(
-    r"\W*(?:(?:okay|ok|alright|hmm+|well|so|right|let['’]s\ see|wait)[,.]?\ (?:so,?\ )?)*"
+    r"\W*(?:(?:okay|ok|alright|hmm+|well|so|right|let['’]s\ see|wait)[,.]?\ )*"
     r"(?:let\ me\ (?:think(?=[.,:;…]|\ about\ (?:this|the|how|what)\b)|see\ what\b|analy[sz]e\b|look\ at\b|start\ by\b)"
     r"|let['’]s\ (?:think|analy[sz]e|break\ (?:this|it)\ down)"
     r"|the\ user\ (?:wants|asks|asked|is\ asking|has\ asked|needs|provided|gave)\b"
@@ -111,14 +107,15 @@ class Checked(NamedTuple):
 
 def checked(text: str, *, cut: bool) -> Checked:
     """A caption without what is no caption.  cut: whether the engine ended it at the token limit."""
-    plain = _FINAL.sub(" ", _BEFORE_CLOSING.sub("", _REASONING.sub(" ", text))).strip()
-    plain = _UNCLOSED.sub("", plain).strip()
+    plain = _without_reasoning(text)
     if not plain:
         return Checked("", "reasoning")
     text = plain
     if _REFUSAL.match(text):
         return Checked("", "refusal")
-    if _loops(text):
+    loops = Loops()
+    loops.add(text)
+    if _loops(loops):
         return Checked(_before_loop(text), "repetition")
     whole, rest = sentences(text)
     if _THINKS_ALOUD.match(text):
@@ -128,30 +125,43 @@ def checked(text: str, *, cut: bool) -> Checked:
     return Checked(text, None)
 
 
+def _without_reasoning(text: str) -> str:
+    """Without blocks of reasoning, what stands before the end of one, what follows the begin of one, and final tags.
+
+    The begin of a block may be part of the prompt.  Each tag is looked for once: a caption may be made of nothing else.
+    """
+    kept, at = [], 0
+    while opening := _OPENING.search(text, at):
+        closing = _CLOSING.search(text, opening.end())
+        if closing is None:
+            break
+        kept.append(text[at : opening.start()])
+        at = closing.end()
+    text = " ".join([*kept, text[at:]])
+    ends = [closing.end() for closing in _CLOSING.finditer(text)]
+    text = text[ends[-1] :] if ends else text
+    text = " ".join(map(str.strip, _FINAL.split(text))).strip()
+    opening = _OPENING.search(text)
+    return text[: opening.start()].strip() if opening else text
+
+
 def _is_half(rest: str, *, after_sentences: bool) -> bool:
     return bool(_HALF.search(rest) or (after_sentences and _UNFINISHED.search(rest)))
 
 
-def _loops(text: str) -> bool:
-    if longest_loop(text) > MOST_REPEATS:
-        return True
-    units = re.findall(r"\w+", text.lower())
-    for size in range(_LONG_PHRASE, min(_LONGEST_PHRASE, len(units) // _LONG_REPEATS) + 1):
-        same = 0
-        for at in range(size, len(units)):
-            same = same + 1 if units[at] == units[at - size] else 0
-            if same >= size * (_LONG_REPEATS - 1):
-                return True
-    return False
+def _loops(text: Loops) -> bool:
+    return text.longest > MOST_REPEATS or text.repeats_phrase(_LONG_PHRASE, _LONG_REPEATS)
 
 
 def _before_loop(text: str) -> str:
     """The first sentences, up to one that loops or that was said before."""
-    kept: list[str] = []
+    said: set[str] = set()
+    loops = Loops()
     end = 0
     for sentence in sentences(text)[0]:
-        if sentence in kept or _loops(" ".join([*kept, sentence])):
+        loops.add(sentence)
+        if sentence in said or _loops(loops):
             break
-        kept.append(sentence)
+        said.add(sentence)
         end = text.index(sentence, end) + len(sentence)
     return text[:end]

@@ -45,7 +45,8 @@ _SAME_KIND = LengthBounds(least=0.5, most=2.0, slack=12)
 #: Written without spaces, one or more syllables per character.
 _CHARACTER_LANGUAGES = frozenset({"zh", "ja"})
 
-_LONGEST_LOOP = 8
+#: Units of a phrase that `longest_loop` counts, and words of one that `Loops.repeats_phrase` finds.
+_LONGEST_LOOP, _LONGEST_PHRASE = 8, 60
 _WORD = re.compile(r"\w+")
 
 
@@ -101,16 +102,61 @@ def longest_loop(text: str) -> int:
     >>> [longest_loop(t) for t in ("a dog", "a dog a dog a dog", "very very big", "哈哈哈哈", "")]
     [1, 3, 2, 4, 0]
     """
-    units = _WORD.findall(text.lower())
-    if any(not word.isascii() and len(word) > _LONGEST_LOOP for word in units) or len(units) <= 1:
-        units = [character for character in text if character.isalnum()]
-    longest = min(1, len(units))
-    for size in range(1, min(_LONGEST_LOOP, len(units) // 2) + 1):
-        same = 0  # how many units in a row equal the one `size` before
-        for at in range(size, len(units)):
-            same = same + 1 if units[at] == units[at - size] else 0
-            longest = max(longest, same // size + 1)
-    return longest
+    loops = Loops()
+    loops.add(text)
+    return loops.longest
+
+
+class Loops:
+    """The repeats in a text that grows by whole words; the work is proportional to its length."""
+
+    def __init__(self) -> None:
+        self._words = _Runs(_LONGEST_PHRASE)
+        self._characters = _Runs(_LONGEST_LOOP)
+        self._spaceless = False
+
+    def add(self, text: str) -> None:
+        """Go on with `text` behind a space."""
+        words = _WORD.findall(text.lower())
+        self._spaceless = self._spaceless or any(not w.isascii() and len(w) > _LONGEST_LOOP for w in words)
+        self._words.extend(words)
+        self._characters.extend([character for character in text if character.isalnum()])
+
+    @property
+    def longest(self) -> int:
+        """What `longest_loop` says of the text so far."""
+        units = self._characters if self._spaceless or len(self._words) <= 1 else self._words
+        return min(len(units), max(most // size + 1 for size, most in enumerate(units.most[:_LONGEST_LOOP], start=1)))
+
+    def repeats_phrase(self, least: int, times: int) -> bool:
+        """Whether a phrase of `least` to 60 words comes `times` in a row."""
+        long = enumerate(self._words.most[least - 1 :], start=least)
+        return any(most >= size * (times - 1) for size, most in long)
+
+
+class _Runs:
+    """most: for each distance from 1, the most units in a row that equal the one so far before."""
+
+    def __init__(self, furthest: int) -> None:
+        self.most = [0] * furthest
+        self._now = [0] * furthest
+        self._units: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def extend(self, more: list[str]) -> None:
+        """Go on with these units."""
+        first = len(self._units)
+        self._units += more
+        for distance, now in enumerate(self._now, start=1):
+            before = self._units[max(0, first - distance) : max(0, len(self._units) - distance)]
+            behind = self._units[max(first, distance) :]
+            most = self.most[distance - 1]
+            for one, other in zip(before, behind, strict=True):
+                now = now + 1 if one == other else 0
+                most = now if now > most else most
+            self._now[distance - 1], self.most[distance - 1] = now, most
 
 
 def is_wrong_language(detected: str, confidence: float, target: str, *, least_confidence: float) -> bool:

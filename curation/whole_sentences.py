@@ -9,7 +9,9 @@ _ABBREVIATION = re.compile(
     r"\b(?:mr|mrs|ms|dr|st|no|vs|etc|e\.g|i\.e|approx|prof|jr|sr|inc|ltd|bzw|z\.b|ca|mme|sra?|\w)\.$", re.IGNORECASE
 )
 #: A mark that ends a sentence, with the quotes and brackets that close behind it.
-_END = re.compile(r"(?:[.!?…]+[\"'”’»)\]]*(?=\s|\Z)|[。！？｡]+[」』”’）]*)")
+_END = re.compile(r"(?:(?<![.!?…])[.!?…]+[\"'”’»)\]]*(?=\s|\Z)|[。！？｡]+[」』”’）]*)")
+#: Characters before a point that are enough to recognise an abbreviation.
+_LONGEST_ABBREVIATION = 12
 
 
 def sentences(text: str) -> tuple[list[str], str]:
@@ -19,8 +21,10 @@ def sentences(text: str) -> tuple[list[str], str]:
     (['A dog runs.', 'Dr. Who watches!'], 'And then a')
     """
     whole, start = [], 0
+    length = len(text.rstrip())
     for found in _END.finditer(text):
-        if found[0] == "." and _ABBREVIATION.search(text[start : found.end()]) and found.end() < len(text.rstrip()):
+        last_word = text[max(start, found.end() - _LONGEST_ABBREVIATION) : found.end()]
+        if found[0] == "." and found.end() < length and _ABBREVIATION.search(last_word):
             continue
         sentence = text[start : found.end()].strip()
         if sentence:
