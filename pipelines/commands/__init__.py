@@ -1,0 +1,1 @@
+"""The commands of `pairmill`, by what they work on; `pipelines.cli` puts them together."""

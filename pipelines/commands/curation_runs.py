@@ -1,0 +1,251 @@
+"""Commands of curation: make a run, look at it, add to it, take from it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.commands.arguments import Json, OtherCode, Overrides, Recipe, Run, Yes
+from pipelines.opening import (
+    check_outside,
+    check_parquet,
+    check_retried,
+    given_recipe,
+    local_target,
+    opened_run,
+    selected_run,
+    without_pandas,
+)
+from pipelines.output import counted, finish, rows_in_shards, say, show_funnel, show_verified
+
+app = typer.Typer()
+
+
+@app.command()
+def curate(
+    recipe: Annotated[Path | None, typer.Argument(help="the recipe, a YAML file", show_default=False)] = None,
+    overrides: Overrides = None,
+    yes: Yes = False,
+    other_code: OtherCode = False,
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the recipe's JSON schema and stop")] = False,
+) -> None:
+    """Run a curation job, or what is left of one; running it again resumes."""
+    from pipelines.recipe import CurateRecipe, load_recipe
+
+    if schema:
+        say(json.dumps(CurateRecipe.model_json_schema(), indent=2))
+        return
+
+    def job() -> dict[str, Any]:
+        loaded = load_recipe(given_recipe(recipe, "curate-demo"), overrides or [], CurateRecipe)
+        # Imported once the recipe is known to be right: Ray alone takes longer than all checks.
+        from pipelines.curate import curate as run_job
+
+        command = shlex.join(sys.argv)
+        return run_job(loaded, command=command, quiet=as_json, yes=yes, other_code=other_code)
+
+    finish(job, as_json, show_funnel)
+
+
+@app.command()
+def plan(recipe: Recipe, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check the recipe, read the input and cut it into shards; fetch nothing."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.recipe import CurateRecipe, load_recipe
+
+        loaded = load_recipe(recipe, overrides or [], CurateRecipe)
+        from curation.plan import plan as make_plan
+        from pairmill.store import Store
+        from pipelines.curate import tables_of
+
+        store = Store(loaded.run_dir)
+        made = make_plan(store, loaded.input, loaded.shards)
+        tables_of(loaded, made, store)
+        return made.model_dump() | {"run_dir": loaded.run_dir}
+
+    finish(job, as_json, lambda p: say(f"{rows_in_shards(p)}, planned in {p['run_dir']}"))
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Write report.json and report.html again, for a finished or an unfinished run."""
+
+    def job() -> dict[str, Any]:
+        without_pandas()
+        store, selection = selected_run(run)
+        from curation.results.report import write_report
+        from pairmill.pending import refuse_pending
+
+        refuse_pending(store)
+        return write_report(store, selection=selection)
+
+    finish(job, as_json, show_funnel)
+
+
+@app.command()
+def rows(
+    run: Run,
+    to: Annotated[Path, typer.Option("--to", help="the .parquet file to write or replace", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Write what became of every input row: one row each, kept ones too."""
+
+    def job() -> dict[str, Any]:
+        without_pandas()
+        store, selection = selected_run(run)
+        from curation.results.rows import write_rows
+
+        file = local_target(to)
+        check_parquet(file)
+        check_outside(store, file)
+        return {"rows": write_rows(store, file, selection=selection), "path": str(file)}
+
+    finish(job, as_json, lambda done: say(f"{counted(done['rows'], 'row')} written to {done['path']}"))
+
+
+@app.command()
+def verify(
+    run: Run,
+    set_aside: Annotated[
+        bool,
+        typer.Option(
+            "--set-aside",
+            help="keep damaged files in RUN/damaged/, so that the next job makes them, or fetches them, again",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every file of a run and compare it with its digest; exit code 1 if one is damaged."""
+
+    def job() -> dict[str, Any]:
+        without_pandas()
+        from pipelines.verify import verified
+
+        done.update(verified(run, set_aside=set_aside))
+        return done
+
+    done: dict[str, Any] = {}
+    finish(job, as_json, show_verified)
+    if done["damaged"]:
+        raise typer.Exit(1)
+
+
+@app.command("retry-failed")
+def retry_failed(
+    run: Run,
+    overrides: Overrides = None,
+    yes: Yes = False,
+    other_code: OtherCode = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch again what failed for a reason that may have passed, or was refused by a policy that allows it now."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.curate import curate as run_job
+
+        check_retried(overrides or [])
+        _, recipe = opened_run(run, overrides or [])
+        given: dict[str, Any] = {"quiet": as_json, "yes": yes, "other_code": other_code}
+        return run_job(recipe, command=shlex.join(sys.argv), retry_failed=True, planned=True, **given)
+
+    finish(job, as_json, show_funnel)
+
+
+@app.command()
+def extend(
+    run: Run,
+    inputs: Annotated[list[str], typer.Argument(help="files, folders or globs of more rows", show_default=False)],
+    url_column: Annotated[str | None, typer.Option(help="their column of URLs; default: as in the run")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="their column of alt texts, '' if they have none; default: as in the run")
+    ] = None,
+    form: Annotated[str | None, typer.Option("--format", help="format of the files; default: as in the run")] = None,
+    quoting: Annotated[
+        str | None, typer.Option(help="quotes in csv and tsv: auto, quoted or none; default: as in the run")
+    ] = None,
+    bad_files: Annotated[
+        str | None, typer.Option(help="files that cannot be read whole: refuse or skip; default: as in the run")
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="cut the new rows into shards and stop; `curate` does the rest")
+    ] = False,
+    yes: Yes = False,
+    other_code: OtherCode = False,
+    as_json: Json = False,
+) -> None:
+    """Add input files to a run: new shards behind the old ones, then bring the dataset up to date."""
+    given = {"url_column": url_column, "text_column": text_column, "format": form}
+    given |= {"quoting": quoting, "bad_files": bad_files}
+    changes = {key: value or None for key, value in given.items() if value is not None}
+
+    def job() -> dict[str, Any]:
+        from pairmill.uris import absolute
+        from pipelines.extend import extend_plan, extend_run
+
+        paths = [absolute(path) for path in inputs]
+        store, recipe = opened_run(run)
+        if plan_only:
+            made, added = extend_plan(store, recipe, paths, changes)
+            return {"run_dir": store.uri, "rows": made.rows, "shards": made.shards, "files_added": added}
+        given: dict[str, Any] = {"quiet": as_json, "yes": yes, "other_code": other_code}
+        return extend_run(store, recipe, paths, changes, command=shlex.join(sys.argv), **given)
+
+    def show(done: dict[str, Any]) -> None:
+        if plan_only:
+            say(f"{counted(len(done['files_added']), 'file')} added: {rows_in_shards(done)}")
+        else:
+            show_funnel(done)
+
+    finish(job, as_json, show)
+
+
+@app.command()
+def forget(
+    run: Run,
+    uid: Annotated[list[str] | None, typer.Option(help="a row, by its uid", show_default=False)] = None,
+    url: Annotated[list[str] | None, typer.Option(help="an image's URL, whatever its text", show_default=False)] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="a host; '*.example.com': every host below it", show_default=False)
+    ] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="a picture, by the SHA-256 of its original file", show_default=False)
+    ] = None,
+    listed: Annotated[
+        list[Path] | None, typer.Option("--from", help="a file with any of these, one per line", show_default=False)
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="an export, or a file of `pairmill rows`, to take the rows out of too", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do it; without it, only report what it would do")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take rows out of a run and its copies, and keep them out: URL, texts, picture and all that was made of it."""
+    found: dict[str, Any] = {}
+
+    def job() -> dict[str, Any]:
+        from curation.forget.request import merged, read_request, request
+        from pipelines.forget import forget as run_job
+
+        store, _ = selected_run(run)
+        given = request(uid=uid or (), url=url or (), host=host or (), sha256=sha256 or ())
+        wanted = merged([given, *map(read_request, listed or ())])
+        found.update(run_job(store, wanted, also or (), sure=yes))
+        return found
+
+    def show(done: dict[str, Any]) -> None:
+        from pipelines.forget import lines
+
+        say("\n".join(lines(done)))
+
+    finish(job, as_json, show)
+    if not found["done"]:
+        print("pairmill: nothing was changed; give --yes to do it", file=sys.stderr)
+        raise typer.Exit(2)
