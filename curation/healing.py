@@ -19,16 +19,16 @@ from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
 from curation.flow import Tables, flow_of
 from curation.forget.tombstones import Tombstones
-from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file
+from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan, read_plan_file, restore_plan
 from curation.table import IMAGES, PLAN
 from pairmill.config import bytes_digest
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
-from pairmill.layout import ASIDE, PAIRS, RECIPE_FILE, SELECTIONS
+from pairmill.layout import ASIDE, PAIRS, RECIPE_COPY, RECIPE_FILE, SELECTIONS
 from pairmill.pending import FORGOTTEN_FILE
+from pairmill.recipe_file import read_recipe_file, recipe_text, restore_recipe, run_recipe
 from pairmill.run_records import JOURNAL, ended_well, last_job, read_record, read_records, record_file, record_numbers
 from pairmill.store import MANIFESTS, Entry, Store, manifest_file, shard_file
-from pairmill.yaml_text import stored_recipe
 
 _DATA = re.compile(r"(?P<table>.+)/(?:shard|part)-(?P<shard>[0-9]{6,})\.parquet")
 _COMMIT = re.compile(
@@ -37,6 +37,10 @@ _COMMIT = re.compile(
 )
 #: What is wrong with a shard whose data may be there: the next job takes them over.
 NO_COMMIT = "it has no commit"
+#: Files of which a run has a second one.
+_THE_OTHER = {
+    one: other for pair in ((PLAN_JSON, PLAN_COPY), (RECIPE_FILE, RECIPE_COPY)) for one, other in (pair, pair[::-1])
+}
 #: A note of `curation.erase`: what a shard is being rewritten to.
 _NOTE = re.compile(rf"{NOTES}/(?P<shard>[0-9]{{6,}})-(?P<table>.+)\.json")
 _READERS = 4
@@ -56,9 +60,9 @@ class Finding(NamedTuple):
 def remedy(name: str) -> str:
     """How a file of a run is made again once it is kept aside."""
     if name in (PLAN_JSON, PLAN_COPY):
-        return "the other of plan.json and plan-copy.json is written in its place"
-    if name == RECIPE_FILE:
-        return "`pairmill curate RECIPE` writes it again"
+        return f"{_THE_OTHER[name]} counts and is written in its place"
+    if name in (RECIPE_FILE, RECIPE_COPY):
+        return f"{_THE_OTHER[name]} counts and is written in its place; `pairmill curate RECIPE` makes an edit count"
     if _restored_by_hand(name):
         if name == FORGOTTEN_FILE:
             return "restore it from a copy"
@@ -84,6 +88,8 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
     Raises `error` for a file that only the user can restore; UserError for pixels without `yes`.
     """
     name = error.path.removeprefix(store.path(""))
+    if name in _THE_OTHER:
+        return _restored(store, name, error)
     if error.why == NO_COMMIT:
         return f"{name} has no commit: the next job takes it over"
     data, commit = _DATA.fullmatch(name), _COMMIT.fullmatch(name)
@@ -111,6 +117,20 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
         store.retract(found["table"] or PAIRS, int(found["shard"]))
     state = f"is damaged and kept as {kept}" if kept else "is gone"
     return f"{name} {state} ({error.why})" + (": it is made again" if found else "")
+
+
+def _restored(store: Store, name: str, error: DamagedError) -> str:
+    """Write the second one of a file in its place; raises `error` if that is damaged too."""
+    if name in (PLAN_JSON, PLAN_COPY):
+        plan = read_plan(store)
+        if plan is None:
+            raise error
+        restore_plan(store, plan)
+    else:
+        if recipe_text(store) is None:
+            raise error
+        restore_recipe(store)
+    return f"{name} was edited, damaged or gone ({error.why}): {_THE_OTHER[name]} is written in its place"
 
 
 class Examined(NamedTuple):
@@ -142,8 +162,8 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
                 yield name, "it is gone"
         except DamagedError as error:
             yield name, error.why
+    yield from _of_recipe_files(store)
     texts: dict[str, Callable[[Store], object]] = {
-        RECIPE_FILE: stored_recipe,
         CODE_FILE: read_code_log,
         FORGOTTEN_FILE: Tombstones.read,
     }
@@ -181,10 +201,28 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
                 yield from found
 
 
+def _of_recipe_files(store: Store) -> Iterator[tuple[str, str]]:
+    """Name and fault of those files of the recipe that do not hold it."""
+    try:
+        text = recipe_text(store)
+    except DamagedError:
+        text = ""
+    for name in (RECIPE_FILE, RECIPE_COPY) if text is not None else ():
+        try:
+            there = read_recipe_file(store, name)
+        except DamagedError as error:
+            yield name, error.why
+        else:
+            if there is None:
+                yield name, "it is gone"
+            elif there != text:
+                yield name, "it holds another recipe than the run's"
+
+
 def _of_recipe(store: Store) -> set[str]:
     """The tables of the run's recipe; others, of an earlier one, may lack shards that were added since."""
     try:
-        flow = flow_of(stored_recipe(store))
+        flow = flow_of(run_recipe(store))
         tables = Tables(flow, selection=flow.of(Deduplicate).config.name, keyed=False)
     except UserError:  # of a recipe that is damaged, or names code that is not here
         return set()
@@ -195,7 +233,7 @@ def _ended_well(store: Store) -> bool:
     """Whether the last job of a run ended well, so that every shard has a commit in every table."""
     try:
         return ended_well(last_job(read_records(store)))
-    except (DamagedError, KeyError, TypeError):
+    except DamagedError:
         return False
 
 

@@ -34,7 +34,7 @@ from curation.table import PLAN
 from curation.visiting import PLAN_REASONS, KnownUids, cut, visited
 from pairmill.config import Config, digest
 from pairmill.errors import InputError, RunDirError
-from pairmill.layout import RECIPE_FILE
+from pairmill.layout import RECIPE_COPY, RECIPE_FILE
 from pairmill.pending import FORGOTTEN_FILE
 from pairmill.store import Store, shard_file, shard_key
 
@@ -241,7 +241,7 @@ def _refuse_other_runs(store: Store) -> None:
 
     A curation writes its recipe after its plan.  A recipe alone may be one that somebody wrote there.
     """
-    if not any(store.exists(name) for name in (RECIPE_FILE, FORGOTTEN_FILE)):
+    if not any(store.exists(name) for name in (RECIPE_FILE, RECIPE_COPY, FORGOTTEN_FILE)):
         return
     there = store.filesystem.get_file_info(pafs.FileSelector(store.path("").rstrip("/")))
     names = sorted(info.base_name for info in there if not info.base_name.startswith("."))

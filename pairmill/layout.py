@@ -14,6 +14,9 @@ import pyarrow as pa
 #: The recipe that a run directory was made with, curated or trained.
 RECIPE_FILE = "recipe.yaml"
 
+#: That of a curation again: what says how a run was made must outlast a damaged sector.
+RECIPE_COPY = "recipe-copy.yaml"
+
 #: Where the damaged files of a run are kept.
 ASIDE = "damaged"
 

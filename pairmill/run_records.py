@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import Field, ValidationError
+
+from pairmill.checked_json import read_checked, write_checked
+from pairmill.config import Config
 from pairmill.damage import damaged
 from pairmill.store import Store
 
@@ -13,6 +17,31 @@ from pairmill.store import Store
 JOURNAL = "runs"
 
 _RECORD = re.compile(r"run-([0-9]{4,})\.json")
+_WHAT = "record of an invocation"
+
+
+class _Forgot(Config):
+    """What `pairmill forget` did: when, how many rows, copies that still hold them, and code that was missing."""
+
+    at: int
+    rows: int
+    kept: int
+    not_cleaned: list[str]
+    without: list[str] = Field(default_factory=list)
+
+
+class _Record(Config):
+    """A record.  Times are seconds since the epoch; a segment has that of its begin and of its end."""
+
+    run: int = Field(ge=1)
+    command: str
+    started_at: float
+    finished_at: float | None
+    failed: str | None = None
+    segments: dict[str, tuple[float, float | None]]
+    versions: dict[str, str]
+    cluster: dict[str, float]
+    forgot: _Forgot | None = None
 
 
 def record_file(number: int) -> str:
@@ -25,12 +54,23 @@ def record_numbers(store: Store) -> list[int]:
     return sorted(int(found[1]) for name in store.names(JOURNAL) if (found := _RECORD.fullmatch(name)))
 
 
+def write_record(store: Store, record: Mapping[str, Any], fault: str = "write") -> None:
+    """Write the record of the invocation `record["run"]`."""
+    write_checked(store, record_file(record["run"]), record, fault)
+
+
 def read_record(store: Store, number: int) -> dict[str, Any]:
     """The record of an invocation.  Raises DamagedError if it is none."""
-    record = store.read_json(record_file(number))
-    if not (isinstance(record, dict) and {"run", "segments"} <= record.keys()):
-        raise damaged(store.path(record_file(number)), "it is no record of an invocation")
-    return record
+    name = record_file(number)
+    try:
+        record = _Record.model_validate(read_checked(store, name, _WHAT))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise damaged(store.path(name), f"it is no {_WHAT}: {where} {first['msg']}") from error
+    if record.run != number:
+        raise damaged(store.path(name), f"it is the record of invocation {record.run}")
+    return record.model_dump(mode="json", exclude_unset=True)
 
 
 def read_records(store: Store) -> list[Mapping[str, Any]]:
@@ -44,5 +84,5 @@ def last_job(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 def ended_well(job: Mapping[str, Any] | None) -> bool:
-    """Whether a job ended without a failure, after its last segment.  Raises KeyError for a record that lacks keys."""
+    """Whether a job ended without a failure, after its last segment."""
     return job is not None and bool(job["finished_at"]) and not job.get("failed") and "pack" in job["segments"]

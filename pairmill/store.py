@@ -32,6 +32,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pairmill.atomic import whole_file
+from pairmill.checked_json import checked, require_check
 from pairmill.config import digest
 from pairmill.damage import damaged, undamaged
 from pairmill.errors import RunDirError
@@ -49,7 +50,7 @@ _MANIFESTS_PER_FOLDER = 1000
 #: The name of a manifest: shard, key, content.
 _MANIFEST = re.compile(r"shard-([0-9]{6,})-([0-9a-z]+)-([0-9a-z]+)\.json")
 
-_OF_EVERY_SHARD = {"shard", "rows", "bytes", "file", "key", "content", "check"}
+_OF_EVERY_SHARD = {"shard", "rows", "bytes", "file", "key", "content"}
 
 
 class Entry(NamedTuple):
@@ -286,7 +287,7 @@ class Store:
     def write_manifest(self, table: str, shard: int, manifest: Mapping[str, object], fault: str) -> None:
         """Write a manifest under the name that its key and content give it."""
         entry = Entry(str(manifest["key"]), str(manifest["content"]))
-        data = json.dumps({**manifest, "check": _check(manifest)}, sort_keys=True).encode()
+        data = json.dumps(checked(manifest), sort_keys=True).encode()
         self.write_bytes(manifest_file(table, shard, entry), data, fault)
 
     def retract(self, table: str, shard: int, keep: Entry | None = None) -> None:
@@ -320,14 +321,14 @@ class Store:
         names = [manifest_file(table, shard, entry) for shard, entry in sorted(index.items())]
         with ThreadPoolExecutor(16) as pool:
             found = list(pool.map(self.read_json, names))
+        made: list[dict[str, Any]] = []
         for name, manifest in zip(names, found, strict=True):
             if manifest is None:
                 continue
-            if not (isinstance(manifest, dict) and manifest.keys() >= _OF_EVERY_SHARD):
+            made.append(require_check(self.path(name), manifest, "manifest"))
+            if not made[-1].keys() >= _OF_EVERY_SHARD:
                 raise damaged(self.path(name), "it is no manifest")
-            if manifest.pop("check") != _check(manifest):
-                raise damaged(self.path(name), "its digest is that of another manifest")
-        return [manifest for manifest in found if manifest is not None]
+        return made
 
     def load(self, table: str, shard: int, columns: list[str] | None = None) -> pa.Table:
         """The rows of one committed shard, or some of their columns."""
@@ -370,11 +371,6 @@ def _manifests(table: str) -> str:
 def manifest_file(table: str, shard: int, entry: Entry) -> str:
     """The name of the commit of a shard."""
     return f"{_manifest_folder(table, shard)}/shard-{shard:06d}-{entry.key}-{entry.content}.json"
-
-
-def _check(manifest: Mapping[str, object]) -> str:
-    """Digest of everything else that a manifest says."""
-    return digest({name: value for name, value in json.loads(json.dumps(manifest)).items() if name != "check"})
 
 
 def shard_file(table: str, shard: int) -> str:

@@ -21,7 +21,8 @@ from curation.reuse import finished, restored, to_be_made, was_there
 from curation.schema import live
 from curation.stage import Stage
 from pairmill.errors import RecipeError, UserError
-from pairmill.layout import RECIPE_FILE
+from pairmill.layout import RECIPE_COPY, RECIPE_FILE
+from pairmill.recipe_file import write_recipe
 from pairmill.store import Entry, Store
 
 #: The most manifests from which the time of a model's work is estimated.
@@ -79,25 +80,27 @@ class Acceptance:
     def __init__(self, store: Store, recipe: str) -> None:
         """recipe: its YAML text.  Nothing is written yet."""
         self._store, self._recipe = store, recipe
-        self._before: bytes | None = None
+        self._before: dict[str, bytes] = {}
         self._accepted = False
 
     def accept(self) -> None:
         """Write the recipe, the first time."""
         if not self._accepted:
-            # Whatever it holds: a damaged one is replaced, too.
-            self._before = self._store.read_bytes(RECIPE_FILE) if self._store.exists(RECIPE_FILE) else None
-            self._store.write_bytes(RECIPE_FILE, self._recipe.encode())
+            # Whatever they hold: damaged ones are replaced, too.
+            there = filter(self._store.exists, (RECIPE_FILE, RECIPE_COPY))
+            self._before = {name: self._store.read_bytes(name) for name in there}
+            write_recipe(self._store, self._recipe)
             self._accepted = True
 
     def withdraw(self) -> None:
         """Leave the run with the recipe that it had before."""
         if not self._accepted:
             return
-        if self._before is None:
-            self._store.remove(RECIPE_FILE)
-        else:
-            self._store.write_bytes(RECIPE_FILE, self._before)
+        for name in (RECIPE_FILE, RECIPE_COPY):
+            if name in self._before:
+                self._store.write_bytes(name, self._before[name])
+            else:
+                self._store.remove(name)
         self._accepted = False
 
 

@@ -17,7 +17,7 @@ from curation.plan_file import Plan
 from pairmill.errors import RunDirError
 from pairmill.pending import refuse_pending
 from pairmill.redaction import redact
-from pairmill.run_records import record_file, record_numbers
+from pairmill.run_records import record_numbers, write_record
 from pairmill.store import Store
 
 _PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "transformers")
@@ -67,7 +67,7 @@ class Invocation:
             self._write()
 
     def _write(self) -> None:
-        self._store.write_json(record_file(self.run), self._record)
+        write_record(self._store, self._record)
 
 
 def require_unchanged(store: Store, planned: Plan, forgotten: Tombstones) -> None:

@@ -157,11 +157,11 @@ class _NoPandas(MetaPathFinder):
 def _text(run: str) -> tuple[Any, str]:
     """The store of a run directory, and its recipe.yaml."""
     from pairmill.errors import RunDirError
-    from pairmill.layout import RECIPE_FILE
+    from pairmill.recipe_file import recipe_text
     from pairmill.store import Store
 
     store = Store(run)
-    text = store.read_text(RECIPE_FILE)
+    text = recipe_text(store)
     if text is None:
         planned = holds_curation(store)
         raise RunDirError(

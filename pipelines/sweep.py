@@ -8,8 +8,8 @@ from typing import Any
 
 from pairmill.config import put
 from pairmill.errors import InputError, RecipeError
-from pairmill.layout import RECIPE_FILE
 from pairmill.origin import origin_of, working_in
+from pairmill.recipe_file import recipe_text
 from pairmill.store import Store
 from pairmill.uris import absolute
 from pipelines.recipe import CurateRecipe, parse_override, parse_recipe, read_mapping
@@ -65,7 +65,7 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
     from pipelines.curate import select
 
     run_dir = absolute(str(value_at(recipe.base, "data.path")))
-    text = Store(run_dir).read_text(RECIPE_FILE)
+    text = recipe_text(Store(run_dir))
     if text is None:
         raise InputError(
             "train.data.path must be the run_dir of a curated run for `selections`",

@@ -28,12 +28,12 @@ from curation.plan_file import PLAN_COPY, PLAN_JSON
 from curation.results.report import REPORTS
 from curation.schema import DROPS
 from curation.table import IMAGES, PLAN, Table
-from pairmill.layout import PAIRS, RECIPE_FILE, SELECTIONS, filter_table
+from pairmill.layout import PAIRS, RECIPE_COPY, RECIPE_FILE, SELECTIONS, filter_table
 from pairmill.pending import FORGOTTEN_FILE
-from pairmill.run_records import JOURNAL, read_record, record_file, record_numbers
+from pairmill.recipe_file import run_recipe
+from pairmill.run_records import JOURNAL, read_record, record_numbers, write_record
 from pairmill.store import MANIFESTS, Store, shard_file
 from pairmill.table_files import content_digest
-from pairmill.yaml_text import stored_recipe
 
 _COLUMNS = "columns"
 #: The names of data files.
@@ -42,7 +42,7 @@ _SHARD = re.compile(r"(shard|part)-([0-9]{6,})\.parquet")
 _KNOWN = frozenset(
     {
         *(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE),
-        *(RECIPE_FILE, CARD, CODE_FILE, MANIFESTS, ".lock"),
+        *(RECIPE_FILE, RECIPE_COPY, CARD, CODE_FILE, MANIFESTS, ".lock"),
         *REPORTS,
     }
 )
@@ -55,7 +55,7 @@ class Place:
         """Raises RunDirError if nothing is planned, UserError for a recipe that is wrong even without its lost code."""
         self.store = store
         self.plan = open_plan(store)
-        self.recipe: Mapping[str, Any] = stored_recipe(store)
+        self.recipe: Mapping[str, Any] = run_recipe(store)
         self.flow, self.lost, changed = flow_of_what_is_there(self.recipe)
         self.selection: str = self.flow.of(Deduplicate).config.name
         self.tables = Tables(self.flow, selection=self.selection, lenient=True)
@@ -169,7 +169,13 @@ class Place:
     def look_around(self, urls: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Files and folders that do not belong to a run; and files of the run, outside its tables, that name a URL."""
         strays = (*sorted({info.base_name for info in self._listed("")} - _KNOWN), *self._not_ours())
-        texts = (RECIPE_FILE, PLAN_JSON, PLAN_COPY, *(f"{JOURNAL}/{name}" for name in self.store.names(JOURNAL)))
+        texts = (
+            RECIPE_FILE,
+            RECIPE_COPY,
+            PLAN_JSON,
+            PLAN_COPY,
+            *(f"{JOURNAL}/{name}" for name in self.store.names(JOURNAL)),
+        )
         sought = [url.encode() for url in urls]
         mentions = []
         for name in texts:
@@ -221,7 +227,7 @@ class Place:
             "cluster": {},
             "forgot": forgot,
         }
-        self.store.write_json(record_file(number), made, "forget.record")
+        write_record(self.store, made, "forget.record")
 
     def _folders(self, folder: str) -> list[str]:
         return sorted(f"{folder}/{i.base_name}" for i in self._listed(folder) if i.type == pafs.FileType.Directory)

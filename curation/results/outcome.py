@@ -25,9 +25,9 @@ from curation.table import PLAN, Table
 from pairmill.damage import damaged
 from pairmill.errors import IntegrityError
 from pairmill.layout import PAIRS, filter_table
+from pairmill.recipe_file import run_recipe
 from pairmill.run_records import ended_well, last_job, read_records
 from pairmill.store import Store, shard_file
-from pairmill.yaml_text import stored_recipe
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Run:
         last = last_job(self.records)
         if last is None:
             return False
-        if any(record.get("forgot", {}).get("without") for record in self.records if record["run"] > last["run"]):
+        if any((record.get("forgot") or {}).get("without") for record in self.records if record["run"] > last["run"]):
             return False
         return ended_well(last)
 
@@ -83,7 +83,7 @@ class Outcome(NamedTuple):
 def open_run(store: Store, selection: str = "default") -> Run:
     """The run in this directory, as seen through one of its selections.  Raises RunDirError if nothing is planned."""
     planned = open_plan(store)
-    recipe = stored_recipe(store)
+    recipe = run_recipe(store)
     flow = flow_of(recipe)
     packs = flow.of(Deduplicate).config.name == selection
     # A selection beside the run's own was made by its own filters, if it has their table.

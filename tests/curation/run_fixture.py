@@ -38,6 +38,8 @@ from curation.stage import Column
 from curation.table import Table
 from curation.translate import TRANSLATION
 from pairmill.layout import PAIRS
+from pairmill.recipe_file import write_recipe as write_run_recipe
+from pairmill.run_records import write_record as write_run_record
 from pairmill.store import Store
 
 #: How far a run has come; each includes those before it.
@@ -133,7 +135,7 @@ def write_recipe(store: Store, **sections: Any) -> None:
         "pack": sections["pack"].model_dump(mode="json"),
         **models,
     }
-    store.write_bytes("recipe.yaml", yaml.safe_dump(recipe).encode())
+    write_run_recipe(store, yaml.safe_dump(recipe))
 
 
 def write_record(store: Store, run: int = 1, *, finished: bool) -> None:
@@ -150,9 +152,8 @@ def write_record(store: Store, run: int = 1, *, finished: bool) -> None:
         "segments": segments,
         "versions": {"python": "3.11.7", "pairmill": "0.1.0"},
         "cluster": {"CPU": 2.0},
-        "warnings": [],
     }
-    store.write_json(f"runs/run-{run:04d}.json", record)
+    write_run_record(store, record)
 
 
 def retry_shard(store: Store, shard: int) -> None:

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pairmill.recipe_file import write_recipe
+from pairmill.store import Store
 from pipelines.doctor import OUR_PACKAGES, project_root, shadowed
 
 
@@ -126,7 +128,7 @@ def test_a_package_that_shadows_ours_is_named(tmp_path: Path, name: str) -> None
 @pytest.mark.slow
 def test_extend_plans_more_rows_of_a_run_that_was_moved_and_whose_list_is_gone(recipe: Path, tmp_path: Path) -> None:
     assert pairmill("plan", str(recipe), "--json").returncode == 0
-    (tmp_path / "run" / "recipe.yaml").write_text(recipe.read_text())  # as `curate` keeps it
+    write_recipe(Store(str(tmp_path / "run")), recipe.read_text())  # as `curate` keeps it
     (tmp_path / "run").rename(tmp_path / "moved")
     (tmp_path / "list.parquet").unlink()
     (tmp_path / "more.csv").write_text("link,text\nhttp://a/2,y\nhttp://a/3,z\n")

@@ -19,6 +19,7 @@ from curation.schema import add_seconds, add_worked, set_columns
 from curation.shards import commit_shard
 from curation.translate import TRANSLATION
 from pairmill.errors import RecipeError, RunDirError, UserError
+from pairmill.recipe_file import recipe_text, sealed, write_recipe
 from pairmill.store import Store
 from pipelines.consent import Acceptance, Again, ConsentError, CountAgain, ask, fetch_again
 from pipelines.curate import curate, tables_of
@@ -137,7 +138,7 @@ def test_bytes_time_and_what_follows_are_said() -> None:
 @pytest.mark.slow
 def test_the_command_refuses_with_exit_2_and_leaves_the_run_as_it_is(tmp_path: Path) -> None:
     store, made_by = committed(tmp_path, shards=1, of=1)
-    store.write_bytes("recipe.yaml", made_by.to_yaml().encode())
+    write_recipe(store, made_by.to_yaml())
     before = {file: file.read_bytes() for file in Path(store.uri).rglob("*") if file.is_file()}
     (tmp_path / "recipe.yaml").write_text(recipe(tmp_path, size=128).to_yaml())
     command = [sys.executable, "-m", "pipelines", "curate", str(tmp_path / "recipe.yaml"), "--json"]
@@ -156,10 +157,10 @@ def test_a_refused_recipe_does_not_become_the_runs(tmp_path: Path) -> None:
     now = now.model_copy(update={"download": now.download.model_copy(update={"enabled": False})})
     for before in (None, made_by.to_yaml()):
         if before is not None:
-            store.write_bytes("recipe.yaml", before.encode())
+            write_recipe(store, before)
         with pytest.raises(RecipeError, match=r"(?s)download\.enabled must be true .* 1 shards"):
             curate(now)
-        assert store.read_text("recipe.yaml") == before
+        assert recipe_text(store) == (None if before is None else sealed(before))
 
 
 @pytest.mark.parametrize("before", [None, b"a: 1\n", b"\xff\xfe", b""])
@@ -169,9 +170,10 @@ def test_a_withdrawn_recipe_leaves_what_was_there(tmp_path: Path, before: bytes 
         store.write_bytes("recipe.yaml", before)
     acceptance = Acceptance(store, "b: 2\n")
     acceptance.accept()
-    assert store.read_bytes("recipe.yaml") == b"b: 2\n"
+    assert recipe_text(store) == sealed("b: 2\n")
     acceptance.withdraw()
     assert (store.read_bytes("recipe.yaml") if store.exists("recipe.yaml") else None) == before
+    assert not store.exists("recipe-copy.yaml")
 
 
 def test_a_plan_that_lost_a_commit_is_reported_before_any_work(tmp_path: Path) -> None:
@@ -193,21 +195,21 @@ def test_shards_behind_the_plan_are_no_reason_to_fetch(tmp_path: Path) -> None:
 def test_a_refusal_after_the_first_work_brings_the_old_recipe_back(tmp_path: Path, before: str | None) -> None:
     store = Store(str(tmp_path / "run"))
     if before is not None:
-        store.write_bytes("recipe.yaml", before.encode())
+        write_recipe(store, before)
     acceptance = Acceptance(store, "now: 2\n")
     acceptance.withdraw()
-    assert store.read_text("recipe.yaml") == before
+    assert recipe_text(store) == (None if before is None else sealed(before))
     for _ in range(2):
         acceptance.accept()
-        assert store.read_text("recipe.yaml") == "now: 2\n"
+        assert recipe_text(store) == sealed("now: 2\n")
     acceptance.withdraw()
-    assert store.read_text("recipe.yaml") == before
+    assert recipe_text(store) == (None if before is None else sealed(before))
 
 
 @pytest.mark.ray
 def test_a_run_in_which_another_job_works_keeps_its_recipe(tmp_path: Path, local_ray: None) -> None:
     store, made_by = committed(tmp_path, shards=1, of=1)
-    store.write_bytes("recipe.yaml", made_by.to_yaml().encode())
+    write_recipe(store, made_by.to_yaml())
     with store.locked(), pytest.raises(RunDirError, match="one job at a time"):
         curate(recipe(tmp_path, size=64, max_frames=2))
-    assert store.read_text("recipe.yaml") == made_by.to_yaml()
+    assert recipe_text(store) == sealed(made_by.to_yaml())

@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from curation.plan import plan
 from curation.plan_file import PLAN_COPY, PLAN_JSON
 from pairmill.errors import RunDirError, UserError
+from pairmill.layout import RECIPE_COPY, RECIPE_FILE
+from pairmill.recipe_file import write_recipe
 from pairmill.store import Store
 from pipelines import output
 from pipelines.cli import app
@@ -36,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "recipe.yaml").write_text(TEXT.format(tmp_path))
     recipe = load_recipe(tmp_path / "recipe.yaml", [f"run_dir={tmp_path / 'run'}"])
     plan(Store(recipe.run_dir), recipe.input, recipe.shards)
-    (tmp_path / "run" / "recipe.yaml").write_text(recipe.to_yaml())
+    write_recipe(Store(recipe.run_dir), recipe.to_yaml())
     (tmp_path / "junk").write_bytes(bytes(range(128, 256)) * 20)
     (tmp_path / "file").write_text("x")
     (tmp_path / "more.csv").write_text("url,text\nhttp://a/3,z\n")
@@ -196,8 +198,8 @@ def test_a_run_that_is_damaged_or_of_another_version(folder: Path, refused: Refu
     path.parent.mkdir(parents=True, exist_ok=True)
     changed = change(path.read_bytes() if path.exists() else b"")
     path.write_bytes(changed)
-    if name == PLAN_JSON:  # its copy would do
-        (folder / "run" / PLAN_COPY).write_bytes(changed)
+    if (copy := {PLAN_JSON: PLAN_COPY, RECIPE_FILE: RECIPE_COPY}.get(name)) is not None:  # it would do
+        (folder / "run" / copy).write_bytes(changed)
     refused(CALLS[command])
 
 
@@ -275,7 +277,8 @@ def test_the_demo_removes_nothing_beside_it_either(folder: Path, theirs: str) ->
 
 @pytest.mark.parametrize("command", ["report FOLDER/run", "rows FOLDER/run --to FOLDER/rows.parquet"])
 def test_a_run_that_is_only_planned_says_what_comes_next(folder: Path, refused: Refused, command: str) -> None:
-    (folder / "run" / "recipe.yaml").unlink()  # `curate` writes it, `plan` does not
+    for name in (RECIPE_FILE, RECIPE_COPY):
+        (folder / "run" / name).unlink()  # `curate` writes them, `plan` does not
     assert "run `pairmill curate` with its recipe first" in refused(command)
 
 

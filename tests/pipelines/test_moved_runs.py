@@ -13,6 +13,7 @@ from test_intact import NEWEST, recipe, write_run
 from curation.inputs import InputConfig
 from curation.plan import plan
 from pairmill.origin import origin_of, with_origin
+from pairmill.recipe_file import write_recipe
 from pairmill.store import Store
 from pipelines.models import _sections, model_folder
 from pipelines.opening import opened_run
@@ -40,7 +41,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     store = Store("run")
     plan(store, made.input, made.shards)
-    store.write_bytes("recipe.yaml", with_origin(made.to_yaml()).encode())
+    write_recipe(store, with_origin(made.to_yaml()))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return site
@@ -117,7 +118,7 @@ def test_what_a_run_is_evaluated_on_starts_where_it_did(tmp_path: Path, monkeypa
     datasets["d"] = {"path": "d", "kind": kind | {"class_names": "imagenet"}}
     monkeypatch.chdir(tmp_path)
     given = recipe(tmp_path / "run", evaluate={"datasets": datasets})
-    Store(str(tmp_path / "run")).write_bytes("recipe.yaml", with_origin(given.to_yaml()).encode())
+    write_recipe(Store(str(tmp_path / "run")), with_origin(given.to_yaml()))
     monkeypatch.chdir("/")
     found = _sections(str(tmp_path / "run"), None)["evaluate"]["datasets"]
     assert [one["path"] for one in found.values()] == [f"{tmp_path}/there", "s3://bucket/b", "/c", f"{tmp_path}/d"]

@@ -13,6 +13,7 @@ from curation.forget.request import request
 from curation.plan import plan
 from pairmill.errors import RunDirError
 from pairmill.origin import with_origin
+from pairmill.recipe_file import write_recipe
 from pairmill.store import Store
 from pipelines.curate import curate
 from pipelines.extend import extend_run
@@ -94,7 +95,7 @@ def curated(tmp_path: Path) -> Path:
     recipe = curation(tmp_path)
     store = Store(recipe.run_dir)
     plan(store, recipe.input, recipe.shards)
-    store.write_bytes("recipe.yaml", with_origin(recipe.to_yaml()).encode())
+    write_recipe(store, with_origin(recipe.to_yaml()))
     return tmp_path
 
 

@@ -14,6 +14,7 @@ from curation.forget.request import request
 from curation.forget.takedown import begin, preview
 from curation.plan import extend, plan
 from pairmill.errors import RunDirError
+from pairmill.recipe_file import write_recipe
 from pairmill.store import Store
 from pipelines import curate as job
 from pipelines.forget import forget
@@ -58,7 +59,7 @@ def test_a_run_that_was_changed_while_the_job_started_is_left_alone(
     recipe = recipe_of(tmp_path)
     store = Store(recipe.run_dir)
     plan(store, recipe.input, recipe.shards)
-    store.write_bytes("recipe.yaml", recipe.to_yaml().encode())
+    write_recipe(store, recipe.to_yaml())
     connected = job.connected
 
     @contextmanager

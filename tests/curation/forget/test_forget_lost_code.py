@@ -25,6 +25,7 @@ from curation.reuse import to_be_made, with_made_from
 from curation.schema import set_columns
 from curation.shards import commit_shard
 from pairmill.errors import RecipeError
+from pairmill.recipe_file import write_recipe
 from pipelines import output
 from pipelines.cli import app
 from pipelines.forget import forget, lines
@@ -56,7 +57,7 @@ Tagger.__call__ = Reader.__call__
 def written(made: Made, **sections: Any) -> dict[str, Any]:
     """The run's recipe, with other sections."""
     recipe = {**yaml.safe_load(made.store.read_text("recipe.yaml") or ""), **sections}
-    made.store.write_bytes("recipe.yaml", yaml.safe_dump(recipe).encode())
+    write_recipe(made.store, yaml.safe_dump(recipe))
     return recipe
 
 

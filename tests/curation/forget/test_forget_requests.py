@@ -30,6 +30,7 @@ from curation.plan import ShardsConfig, extend
 from curation.table import PLAN
 from pairmill.errors import InputError, UserError
 from pairmill.layout import PAIRS
+from pairmill.recipe_file import write_recipe
 from pairmill.store import shard_file
 from pipelines.forget import forget, lines
 
@@ -181,9 +182,9 @@ def test_files_that_are_not_of_the_run_are_named_and_left_alone(made: Made) -> N
     (made.folder / "run/notes.txt").write_text(URLS[0])
     text = made.store.read_text("recipe.yaml")
     assert text
-    made.store.write_bytes("recipe.yaml", f"{text}\n# {URLS[0]}\n".encode())
+    write_recipe(made.store, f"{text}\n# {URLS[0]}\n")
     done = forget(made.store, WANTED)
-    assert (done["not_looked_into"], done["named_in"]) == (["notes.txt"], ["recipe.yaml"])
+    assert (done["not_looked_into"], done["named_in"]) == (["notes.txt"], ["recipe.yaml", "recipe-copy.yaml"])
     said = "\n".join(lines(done))
     assert "notes.txt" in said
     assert "recipe.yaml" in said

@@ -16,6 +16,8 @@ from curation.results.throughput import throughput
 from curation.schema import set_columns
 from pairmill.errors import RunDirError
 from pairmill.layout import PAIRS
+from pairmill.run_records import read_record
+from pairmill.run_records import write_record as write_run_record
 from pairmill.store import Store
 
 STAGES = ["plan", "download", "inspect", "policy", "filter", "deduplicate", "recaption", "translate", "pack"]
@@ -189,8 +191,8 @@ def test_images_a_second_leave_out_the_time_between_runs(tmp_path: Path) -> None
         facts = {**manifest, "run": run, "committed_at": 1000.0 + shard * 2 + (run - 1) * 5000}
         store.commit("images", shard, "k", store.load("images", shard), facts)
     for run, segment in ((1, [1000.0, None]), (2, [6000.0, 6016.0])):
-        record = store.read_json("runs/run-0001.json")
-        store.write_json(f"runs/run-{run:04d}.json", {**record, "run": run, "segments": {"collect": segment}})
+        record = read_record(store, 1)
+        write_run_record(store, {**record, "run": run, "segments": {"collect": segment}})
     speed = throughput(open_run(store))
     # The first was killed, so it ends with its last commit, 4 s after its start.
     assert (speed["seconds"], speed["images"]) == (20.0, 29)
