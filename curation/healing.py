@@ -19,13 +19,13 @@ from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
 from curation.flow import Tables, flow_of
 from curation.forget.tombstones import Tombstones
-from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan, read_plan_file, restore_plan
+from curation.plan_file import read_plan, read_plan_file, restore_plan
 from curation.table import IMAGES, PLAN
 from pairmill.config import bytes_digest
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
-from pairmill.layout import ASIDE, PAIRS, RECIPE_COPY, RECIPE_FILE, SELECTIONS
-from pairmill.pending import FORGOTTEN_FILE
+from pairmill.layout import ASIDE, PAIRS, PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE, SELECTIONS
+from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE, damaged_forgotten, restore_forgotten
 from pairmill.recipe_file import read_recipe_file, recipe_text, restore_recipe, run_recipe
 from pairmill.run_records import JOURNAL, ended_well, last_job, read_record, read_records, record_file, record_numbers
 from pairmill.store import MANIFESTS, Entry, Store, manifest_file, shard_file
@@ -37,10 +37,9 @@ _COMMIT = re.compile(
 )
 #: What is wrong with a shard whose data may be there: the next job takes them over.
 NO_COMMIT = "it has no commit"
-#: Files of which a run has a second one.
-_THE_OTHER = {
-    one: other for pair in ((PLAN_JSON, PLAN_COPY), (RECIPE_FILE, RECIPE_COPY)) for one, other in (pair, pair[::-1])
-}
+#: Files that a run has twice.
+_TWICE = ((PLAN_JSON, PLAN_COPY), (RECIPE_FILE, RECIPE_COPY), (FORGOTTEN_FILE, FORGOTTEN_COPY))
+_THE_OTHER = {one: other for pair in _TWICE for one, other in (pair, pair[::-1])}
 #: A note of `curation.erase`: what a shard is being rewritten to.
 _NOTE = re.compile(rf"{NOTES}/(?P<shard>[0-9]{{6,}})-(?P<table>.+)\.json")
 _READERS = 4
@@ -63,9 +62,9 @@ def remedy(name: str) -> str:
         return f"{_THE_OTHER[name]} counts and is written in its place"
     if name in (RECIPE_FILE, RECIPE_COPY):
         return f"{_THE_OTHER[name]} counts and is written in its place; `pairmill curate RECIPE` makes an edit count"
-    if _restored_by_hand(name):
-        if name == FORGOTTEN_FILE:
-            return "restore it from a copy"
+    if name in (FORGOTTEN_FILE, FORGOTTEN_COPY):
+        return f"{_THE_OTHER[name]} counts if it is whole, and is written in its place; else restore it from a copy"
+    if name.startswith(f"{PLAN}/"):
         return "the next `pairmill curate` plans it again from the lists; if they have changed, restore it from a copy"
     if name == f"{IMAGES}/{name.rpartition('/')[2]}":
         return "its pictures are fetched again, with --yes only"
@@ -74,10 +73,6 @@ def remedy(name: str) -> str:
     if name.startswith(f"{JOURNAL}/"):
         return "the report goes without that invocation"
     return "the next `pairmill curate` makes it again"
-
-
-def _restored_by_hand(name: str) -> bool:
-    return name == FORGOTTEN_FILE or name.startswith(f"{PLAN}/")
 
 
 def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int], bool] = lambda shard: False) -> str:
@@ -98,7 +93,7 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
         return f"{name} was damaged or gone ({error.why}), and was planned again from the lists"
     note = _NOTE.fullmatch(name)
     known = data or commit or note or name == CODE_FILE or name.startswith(f"{JOURNAL}/")
-    if _restored_by_hand(name) or not known or (note is not None and note["table"] == PLAN):
+    if name.startswith(f"{PLAN}/") or not known or (note is not None and note["table"] == PLAN):
         raise error
     if data is not None and data["table"] == IMAGES and not yes:
         raise UserError(
@@ -126,6 +121,8 @@ def _restored(store: Store, name: str, error: DamagedError) -> str:
         if plan is None:
             raise error
         restore_plan(store, plan)
+    elif name in (FORGOTTEN_FILE, FORGOTTEN_COPY):
+        restore_forgotten(store)
     else:
         if recipe_text(store) is None:
             raise error
@@ -163,15 +160,14 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
         except DamagedError as error:
             yield name, error.why
     yield from _of_recipe_files(store)
-    texts: dict[str, Callable[[Store], object]] = {
-        CODE_FILE: read_code_log,
-        FORGOTTEN_FILE: Tombstones.read,
-    }
-    for name, reads in texts.items():
+    forgotten = [(one.path.removeprefix(store.path("")), one.why) for one in damaged_forgotten(store)]
+    yield from forgotten
+    texts: list[tuple[str, Callable[[Store], object]]] = [(CODE_FILE, read_code_log)]
+    for name, reads in texts if forgotten else [*texts, (FORGOTTEN_FILE, Tombstones.read)]:
         try:
             reads(store)
-        except UserError as error:
-            yield name, error.why if isinstance(error, DamagedError) else str(error.value)
+        except DamagedError as error:
+            yield name, error.why
     for name in (f"{NOTES}/{note}" for note in store.names(NOTES)):
         try:
             store.read_json(name)

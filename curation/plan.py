@@ -28,14 +28,14 @@ from curation.input_column import merged_fields
 from curation.inputs import InputConfig, NoInputFiles, extra_fields, find_files, sound_files
 from curation.inputs.files import InputFile
 from curation.listing import ListFile, PlannedList, check_unchanged, place, record
-from curation.plan_file import PLAN_JSON, Plan, read_plan, restore_plan, write_plan
+from curation.plan_file import Plan, read_plan, restore_plan, write_plan
 from curation.stage import Column, Stage
 from curation.table import PLAN
 from curation.visiting import PLAN_REASONS, KnownUids, cut, visited
 from pairmill.config import Config, digest
 from pairmill.errors import InputError, RunDirError
-from pairmill.layout import RECIPE_COPY, RECIPE_FILE
-from pairmill.pending import FORGOTTEN_FILE
+from pairmill.layout import PLAN_JSON, RECIPE_COPY, RECIPE_FILE
+from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE
 from pairmill.store import Store, shard_file, shard_key
 
 logger = logging.getLogger("pairmill")
@@ -219,8 +219,9 @@ def _append(
         shards=behind,
         cut=cut_digest,
         inputs=[*lists, added],
+        forgotten=before.forgotten if before else [],
     )
-    made = write_plan(store, made, "extend.commit" if before else "plan.commit")
+    write_plan(store, made, "extend.commit" if before else "plan.commit")
     store.sweep(PLAN)
     return made
 
@@ -241,7 +242,7 @@ def _refuse_other_runs(store: Store) -> None:
 
     A curation writes its recipe after its plan.  A recipe alone may be one that somebody wrote there.
     """
-    if not any(store.exists(name) for name in (RECIPE_FILE, RECIPE_COPY, FORGOTTEN_FILE)):
+    if not any(store.exists(name) for name in (RECIPE_FILE, RECIPE_COPY, FORGOTTEN_FILE, FORGOTTEN_COPY)):
         return
     there = store.filesystem.get_file_info(pafs.FileSelector(store.path("").rstrip("/")))
     names = sorted(info.base_name for info in there if not info.base_name.startswith("."))

@@ -8,34 +8,27 @@ import logging
 from pydantic import Field, ValidationError
 
 from curation.listing import PlannedList
-from pairmill.config import Config, digest
+from pairmill.checked_json import read_checked, write_checked
+from pairmill.config import Config
 from pairmill.damage import DamagedError, damaged
-from pairmill.layout import ASIDE
+from pairmill.layout import ASIDE, PLAN_COPY, PLAN_JSON
 from pairmill.store import Store
 
 logger = logging.getLogger("pairmill")
 
-#: The commit of a run's plan, and so the mark of a run directory.
-PLAN_JSON = "plan/plan.json"
-
-#: The same again: what says which shards a run has must outlast a damaged sector.
-PLAN_COPY = "plan/plan-copy.json"
-
 
 class Plan(Config):
-    """The content of `plan/plan.json`: the lists of a run in the order they were added, and their totals."""
+    """The content of `plan/plan.json`: the lists of a run in the order they were added, and their totals.
+
+    forgotten: digests of what `forgotten.parquet` may hold (`pairmill.pending`).
+    """
 
     fingerprint: str
     rows: int
     shards: int
     cut: str
     inputs: list[PlannedList] = Field(min_length=1)
-    #: `own_check` of the plan as it was written.
-    check: str = ""
-
-    def own_check(self) -> str:
-        """Digest of everything else."""
-        return digest(self.model_dump(exclude={"check"}))
+    forgotten: list[str] = Field(default_factory=list)
 
     @property
     def files(self) -> list[str]:
@@ -69,7 +62,7 @@ def read_plan(store: Store) -> Plan | None:
 
 def read_plan_file(store: Store, name: str) -> Plan | None:
     """The plan in `PLAN_JSON` or in `PLAN_COPY`; None if there is no such file.  Raises DamagedError."""
-    known = store.read_json(name)
+    known = read_checked(store, name, "plan")
     if known is None:
         return None
     try:
@@ -77,17 +70,13 @@ def read_plan_file(store: Store, name: str) -> Plan | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise damaged(store.path(name), f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from error
-    if plan.check != plan.own_check():
-        raise damaged(store.path(name), "its digest is that of another plan")
     return plan
 
 
-def write_plan(store: Store, made: Plan, fault: str = "write") -> Plan:
-    """Commit a plan: the file, and then its copy.  Returns it as it is read again."""
-    made = made.model_copy(update={"check": made.own_check()})
-    store.write_json(PLAN_JSON, made.model_dump(), fault)
-    store.write_json(PLAN_COPY, made.model_dump(), "plan.copy")
-    return made
+def write_plan(store: Store, made: Plan, fault: str = "write") -> None:
+    """Commit a plan: the file, and then its copy."""
+    write_checked(store, PLAN_JSON, made.model_dump(), fault)
+    write_checked(store, PLAN_COPY, made.model_dump(), "plan.copy")
 
 
 def restore_plan(store: Store, plan: Plan) -> None:
@@ -103,4 +92,4 @@ def restore_plan(store: Store, plan: Plan) -> None:
             kept = store.set_aside(name, ASIDE)
             logger.warning("%s was damaged (%s) and is written again; it is kept as %s", name, error.why, kept)
         if there != plan:
-            store.write_json(name, plan.model_dump(), "plan.restore")
+            write_checked(store, name, plan.model_dump(), "plan.restore")

@@ -17,6 +17,12 @@ RECIPE_FILE = "recipe.yaml"
 #: That of a curation again: what says how a run was made must outlast a damaged sector.
 RECIPE_COPY = "recipe-copy.yaml"
 
+#: The commit of a curation's plan, and so the mark of its run directory.
+PLAN_JSON = "plan/plan.json"
+
+#: The same again: what says which shards a run has must outlast a damaged sector.
+PLAN_COPY = "plan/plan-copy.json"
+
 #: Where the damaged files of a run are kept.
 ASIDE = "damaged"
 

@@ -40,6 +40,7 @@ from pairmill.errors import JobError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import kept_rows
 from pairmill.origin import with_origin
+from pairmill.pending import restore_forgotten
 from pairmill.recipe_file import restore_recipe
 from pairmill.store import Entry, Store, shard_file
 from pairmill.worker_errors import died, first_cause, raised_by
@@ -126,6 +127,7 @@ def _job(
         require_unchanged(store, made, forgotten)
         restore_plan(store, made)
         restore_recipe(store)
+        restore_forgotten(store)
         finish_rewrites(store)  # before commits are listed
         retries = ["once"] if retry_failed else []
 

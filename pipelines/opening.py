@@ -107,7 +107,7 @@ def without_pandas() -> None:
 
 def holds_curation(store: Any) -> bool:
     """Whether a run directory is that of a curation, planned at least."""
-    from curation.plan_file import PLAN_COPY, PLAN_JSON
+    from pairmill.layout import PLAN_COPY, PLAN_JSON
 
     return any(store.exists(name) for name in (PLAN_JSON, PLAN_COPY))
 

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.plan_file import PLAN_JSON
 from pairmill.atomic import partials_of, whole_file
 from pairmill.bounded_tar import BoundedTar
 from pairmill.errors import UserError
 from pairmill.faults import fault_point
+from pairmill.layout import PLAN_JSON
 from pairmill.store import MANIFESTS
 from pairmill.tars import split_name
 

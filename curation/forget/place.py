@@ -24,12 +24,11 @@ from curation.forget.lost import flow_of_what_is_there
 from curation.pack import Pack, PackConfig
 from curation.parts import WantedPart, wanted_parts
 from curation.plan import Planned, open_plan
-from curation.plan_file import PLAN_COPY, PLAN_JSON
 from curation.results.report import REPORTS
 from curation.schema import DROPS
 from curation.table import IMAGES, PLAN, Table
-from pairmill.layout import PAIRS, RECIPE_COPY, RECIPE_FILE, SELECTIONS, filter_table
-from pairmill.pending import FORGOTTEN_FILE
+from pairmill.layout import PAIRS, PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE, SELECTIONS, filter_table
+from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE
 from pairmill.recipe_file import run_recipe
 from pairmill.run_records import JOURNAL, read_record, record_numbers, write_record
 from pairmill.store import MANIFESTS, Store, shard_file
@@ -41,7 +40,7 @@ _SHARD = re.compile(r"(shard|part)-([0-9]{6,})\.parquet")
 #: The files and folders of a run directory.
 _KNOWN = frozenset(
     {
-        *(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE),
+        *(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE, FORGOTTEN_COPY),
         *(RECIPE_FILE, RECIPE_COPY, CARD, CODE_FILE, MANIFESTS, ".lock"),
         *REPORTS,
     }

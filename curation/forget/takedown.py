@@ -35,6 +35,7 @@ from curation.results.report import REPORTS, write_report
 from pairmill.errors import IntegrityError, UserError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
+from pairmill.pending import restore_forgotten
 from pairmill.store import Entry, Store, shard_file
 
 logger = logging.getLogger("pairmill")
@@ -146,6 +147,7 @@ def complete(store: Store) -> Completed | None:
 
     The caller must hold the run's lock.  Raises RunDirError if nothing is planned.
     """
+    restore_forgotten(store)
     stones = Tombstones.read(store)
     work = stones.work
     if not work:

@@ -27,8 +27,17 @@ import pyarrow.compute as pc
 from curation.identity import requested_urls, url_host
 from pairmill.damage import undamaged
 from pairmill.errors import RunDirError
-from pairmill.pending import FORGOTTEN_FILE, WORK, pending_work, refuse_pending
+from pairmill.pending import (
+    FORGOTTEN_FILE,
+    WORK,
+    forgotten_table,
+    read_forgotten,
+    refuse_pending,
+    work_of,
+    write_forgotten,
+)
 from pairmill.store import Store
+from pairmill.table_files import parquet_bytes
 
 Kind = Literal["uid", "row", "url", "host", "sha256"]
 
@@ -72,15 +81,17 @@ class Tombstones:
     @classmethod
     def read(cls, store: Store) -> Tombstones:
         """The tombstones of a run; none if nothing was ever forgotten there.  Raises RunDirError for a damaged file."""
-        if not store.exists(FORGOTTEN_FILE):
+        data = read_forgotten(store)
+        if data is None:
             return cls()
-        table, work = store.read_table(FORGOTTEN_FILE), pending_work(store)
+        table = forgotten_table(store, data)
         with undamaged(store.path(FORGOTTEN_FILE), local=True):
-            return cls(table.cast(SCHEMA), work)
+            return cls(table.cast(SCHEMA), work_of(store, table))
 
     def write(self, store: Store, fault: str) -> None:
-        """Write them, all or nothing."""
-        store.write_table(FORGOTTEN_FILE, self.table.replace_schema_metadata({WORK: json.dumps(self.work)}), fault)
+        """Write them, all or nothing.  The caller must hold the run's lock."""
+        table = self.table.replace_schema_metadata({WORK: json.dumps(self.work)})
+        write_forgotten(store, parquet_bytes(table), fault)
 
     def with_rows(self, table: pa.Table) -> Tombstones:
         """These tombstones and new ones of `table`; existing ones stay unchanged."""

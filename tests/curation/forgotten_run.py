@@ -109,7 +109,9 @@ def ended(made: Made) -> dict[str, Any]:
     """All that a forgetting ends with, but for the time of day."""
     found: dict[str, Any] = {}
     for name, (data, _) in state(made.folder).items():
-        if name == "run/forgotten.parquet":
+        if name.startswith("run/plan/plan"):
+            found[name] = {k: v for k, v in json.loads(data).items() if k not in ("forgotten", "check")}
+        elif name in ("run/forgotten.parquet", "run/forgotten-copy.parquet"):
             found[name] = Tombstones.read(made.store).table.drop_columns(["at"]).to_pylist()
         elif name == "run/report.json":
             found[name] = {k: v for k, v in json.loads(data).items() if k not in ("run_dir", "runs")}

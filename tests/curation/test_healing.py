@@ -16,11 +16,12 @@ from run_fixture import make_run
 from curation.healing import examine, heal, parts_of_another_size
 from curation.inputs import InputConfig
 from curation.plan import ShardsConfig, extend, open_plan
-from curation.plan_file import PLAN_COPY, PLAN_JSON, read_plan_file, restore_plan
+from curation.plan_file import read_plan_file, restore_plan
 from curation.replan import plan_again
 from curation.schema import set_columns
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
+from pairmill.layout import PLAN_COPY, PLAN_JSON
 from pairmill.recipe_file import run_recipe, write_recipe
 from pairmill.store import Store, manifest_file, shard_file
 from pairmill.yaml_text import write_yaml

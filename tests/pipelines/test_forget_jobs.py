@@ -139,7 +139,9 @@ def ended(folder: Path) -> dict[str, Any]:
     """All that is in the run and the exports, but for the time of day and where the run lies."""
     found: dict[str, Any] = {}
     for name, data in state(folder).items():
-        if name == "run/forgotten.parquet":
+        if name.startswith("run/plan/plan"):
+            found[name] = {k: v for k, v in json.loads(data).items() if k not in ("forgotten", "check")}
+        elif name in ("run/forgotten.parquet", "run/forgotten-copy.parquet"):
             found[name] = Tombstones.read(Store(str(folder / "run"))).table.drop_columns(["at"]).to_pylist()
         elif name == "run/report.json":
             found[name] = {k: v for k, v in json.loads(data).items() if k not in ("run_dir", "runs")}

@@ -17,9 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from curation.plan import plan
-from curation.plan_file import PLAN_COPY, PLAN_JSON
 from pairmill.errors import RunDirError, UserError
-from pairmill.layout import RECIPE_COPY, RECIPE_FILE
+from pairmill.layout import PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE
 from pairmill.recipe_file import write_recipe
 from pairmill.store import Store
 from pipelines import output
