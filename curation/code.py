@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel
 
 from curation.stage import Stage
-from pairmill.config import bytes_digest
-from pairmill.damage import damaged
+from pairmill.checked_json import read_as, write_checked
+from pairmill.config import Config, bytes_digest
 from pairmill.errors import RunDirError
 from pairmill.registry import ChosenBy, NamedConfig, load_object
 from pairmill.store import Store
@@ -38,6 +38,13 @@ CODE_FILE = "code.json"
 _OURS = ("pairmill", "curation", "training", "pipelines", "tune")
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _NAMED = 3
+
+
+class _Recorded(Config):
+    """A code as `CODE_FILE` holds it."""
+
+    sources: dict[str, str]
+    libraries: dict[str, str]
 
 
 class Code(NamedTuple):
@@ -129,17 +136,13 @@ class CodeLog:
         if not there or mine not in known:
             log[table] = [*known, mine]
             plain = {name: [one._asdict() for one in codes] for name, codes in log.items()}
-            self._store.write_json(CODE_FILE, plain, "code.log")
+            write_checked(self._store, CODE_FILE, plain, "code.log")
 
 
 def read_code_log(store: Store) -> dict[str, list[Code]]:
     """Table -> the codes that made rows of it, the first one first.  Raises DamagedError."""
-    found = store.read_json(CODE_FILE)
-    try:
-        tables = [] if found is None else found.items()
-        return {name: [Code(dict(one["sources"]), dict(one["libraries"])) for one in codes] for name, codes in tables}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise damaged(store.path(CODE_FILE), "it is no record of code") from error
+    tables = read_as(store, CODE_FILE, "record of code", dict[str, list[_Recorded]]) or {}
+    return {name: [Code(dict(one.sources), dict(one.libraries)) for one in codes] for name, codes in tables.items()}
 
 
 def differences(old: Code, new: Code) -> str:

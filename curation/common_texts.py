@@ -10,9 +10,11 @@ which the rule's outcome changed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +23,13 @@ import pyarrow.compute as pc
 
 from curation.plan_file import Plan
 from curation.visiting import read_ahead
+from pairmill.checked_json import read_checked, write_checked
+from pairmill.damage import DamagedError
 from pairmill.folding import text_digest
 from pairmill.store import Store, shard_key
 from pairmill.table_files import content_digest
+
+logger = logging.getLogger("pairmill")
 
 #: The column: whether more rows of the whole list have a row's alt text than the rule allows.
 COMMON_TEXT = "text_is_common"
@@ -45,11 +51,21 @@ def common_texts_table(most: int) -> str:
     return f"columns/common_texts-{most}"
 
 
+def mark_file(table: str) -> str:
+    """The mark of a finished table: for which plan it was made."""
+    return f"{table}/plan.json"
+
+
+def read_mark(store: Store, name: str) -> dict[str, Any] | None:
+    """What a mark says; None if there is none of this name.  Raises DamagedError."""
+    return read_checked(store, name, "mark of a table")
+
+
 def mark_common_texts(store: Store, plan: Plan, most: int) -> None:
     """Bring the table up to date with the plan; costs one small read and a listing if it already is."""
     table = common_texts_table(most)
-    done = f"{table}/plan.json"
-    if store.read_json(done) == {"fingerprint": plan.fingerprint} and len(store.index(table)) == plan.shards:
+    done = mark_file(table)
+    if _done(store, done) == {"fingerprint": plan.fingerprint} and len(store.index(table)) == plan.shards:
         return
     with store.scratch("texts") as scratch, ThreadPoolExecutor(_READERS) as pool:
         buckets = min(_MAX_BUCKETS, 1 + plan.rows // _BUCKET_ROWS)
@@ -70,7 +86,16 @@ def mark_common_texts(store: Store, plan: Plan, most: int) -> None:
                 if shard not in committed or committed[shard].content != content_digest(marked):
                     store.commit(table, shard, shard_key(["common_texts", most], []), marked, {})
         store.sweep(table)
-    store.write_json(done, {"fingerprint": plan.fingerprint}, "common_texts.commit")
+    write_checked(store, done, {"fingerprint": plan.fingerprint}, "common_texts.commit")
+
+
+def _done(store: Store, name: str) -> dict[str, Any] | None:
+    """What the mark of a finished table says; nothing if it is damaged, so that the table is made again."""
+    try:
+        return read_mark(store, name)
+    except DamagedError as error:
+        logger.warning("%s is damaged (%s) and is written again", name, error.why)
+        return None
 
 
 def _gathered(store: Store, plan: Plan, pool: Executor) -> Iterator[Numbers]:

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field, field_validator
 
 from curation.schema import DROPS, count_drops
 from curation.table import Table
-from pairmill.config import bytes_digest
+from pairmill.checked_json import read_as, write_checked
+from pairmill.config import Config, bytes_digest
 from pairmill.errors import IntegrityError
 from pairmill.store import Entry, Store, shard_file
 from pairmill.table_files import content_digest, data_facts, parquet_bytes
@@ -27,6 +29,22 @@ Change = Callable[[pa.Table], pa.Table]
 
 #: Notes of started rewritings: which manifest belongs to which data.
 NOTES = "rewriting"
+
+
+class Note(Config):
+    """What a table's shard is being rewritten to.  file: digest of its data; None if they stay."""
+
+    table: str
+    shard: int = Field(ge=0)
+    manifest: dict[str, Any]
+    file: str | None
+
+    @field_validator("manifest")
+    @classmethod
+    def _is_manifest(cls, found: dict[str, Any]) -> dict[str, Any]:
+        if not all(isinstance(found.get(key), str) for key in ("key", "content")):
+            raise ValueError("it must have a key and a content")
+        return found
 
 
 class _Step(NamedTuple):
@@ -128,7 +146,8 @@ def _replace(store: Store, step: _Step, shard: int) -> None:
     if data is not None:
         manifest |= data_facts(data)
     file = None if data is None else manifest["file"]
-    store.write_json(note, {"table": name, "shard": shard, "manifest": manifest, "file": file}, "rewrite.note")
+    noted = {"table": name, "shard": shard, "manifest": manifest, "file": file}
+    write_checked(store, note, noted, "rewrite.note")
     if data is not None:
         store.write_bytes(shard_file(name, shard), data, f"rewrite.{name}.data")
     _finish(store, note)
@@ -136,10 +155,23 @@ def _replace(store: Store, step: _Step, shard: int) -> None:
 
 def _finish(store: Store, note: str) -> None:
     """Commit what a note announces, if its data exist; then remove the note."""
-    noted = store.read_json(note)
+    noted = read_note(store, note)
     if noted is not None:
-        table, shard, manifest = noted["table"], noted["shard"], noted["manifest"]
-        if noted["file"] in (None, bytes_digest(store.read_bytes(shard_file(table, shard)))):
+        table, shard, manifest = noted.table, noted.shard, noted.manifest
+        if noted.file in (None, _file_digest(store, shard_file(table, shard))):
             store.write_manifest(table, shard, manifest, f"rewrite.{table}.manifest")
             store.retract(table, shard, keep=Entry(manifest["key"], manifest["content"]))
         store.remove(note)
+
+
+def read_note(store: Store, name: str) -> Note | None:
+    """A note; None if there is none of this name.  Raises DamagedError."""
+    return read_as(store, name, "note of a rewriting", Note)
+
+
+def _file_digest(store: Store, name: str) -> str | None:
+    """The digest of a data file; empty if it is gone, as its commit will tell."""
+    try:
+        return bytes_digest(store.read_bytes(name))
+    except FileNotFoundError:
+        return ""

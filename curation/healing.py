@@ -15,8 +15,9 @@ from functools import partial
 from typing import NamedTuple
 
 from curation.code import CODE_FILE, read_code_log
+from curation.common_texts import mark_file, read_mark
 from curation.duplicates.stage import Deduplicate
-from curation.erase import NOTES
+from curation.erase import NOTES, read_note
 from curation.flow import Tables, flow_of
 from curation.forget.tombstones import Tombstones
 from curation.plan_file import read_plan, read_plan_file, restore_plan
@@ -42,6 +43,8 @@ _TWICE = ((PLAN_JSON, PLAN_COPY), (RECIPE_FILE, RECIPE_COPY), (FORGOTTEN_FILE, F
 _THE_OTHER = {one: other for pair in _TWICE for one, other in (pair, pair[::-1])}
 #: A note of `curation.erase`: what a shard is being rewritten to.
 _NOTE = re.compile(rf"{NOTES}/(?P<shard>[0-9]{{6,}})-(?P<table>.+)\.json")
+#: The mark of a finished table (`curation.common_texts`).
+_MARK = re.compile(r"columns/[^/]+/plan\.json")
 _READERS = 4
 
 
@@ -92,7 +95,7 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
     if of_plan is not None and replan(int(of_plan["shard"])):
         return f"{name} was damaged or gone ({error.why}), and was planned again from the lists"
     note = _NOTE.fullmatch(name)
-    known = data or commit or note or name == CODE_FILE or name.startswith(f"{JOURNAL}/")
+    known = data or commit or note or _MARK.fullmatch(name) or name == CODE_FILE or name.startswith(f"{JOURNAL}/")
     if name.startswith(f"{PLAN}/") or not known or (note is not None and note["table"] == PLAN):
         raise error
     if data is not None and data["table"] == IMAGES and not yes:
@@ -162,22 +165,12 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
     yield from _of_recipe_files(store)
     forgotten = [(one.path.removeprefix(store.path("")), one.why) for one in damaged_forgotten(store)]
     yield from forgotten
-    texts: list[tuple[str, Callable[[Store], object]]] = [(CODE_FILE, read_code_log)]
-    for name, reads in texts if forgotten else [*texts, (FORGOTTEN_FILE, Tombstones.read)]:
+    for name, reads in _records(store):
         try:
-            reads(store)
+            if not (forgotten and name == FORGOTTEN_FILE):
+                reads()
         except DamagedError as error:
             yield name, error.why
-    for name in (f"{NOTES}/{note}" for note in store.names(NOTES)):
-        try:
-            store.read_json(name)
-        except DamagedError as error:
-            yield name, error.why
-    for number in record_numbers(store):
-        try:
-            read_record(store, number)
-        except DamagedError as error:
-            yield record_file(number), error.why
     settled = _ended_well(store)
     expected = _of_recipe(store) if settled else set()
     for table in tables_there(store):
@@ -195,6 +188,18 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
             for size, found in pool.map(partial(_checked, store, table), sorted(index.items())):
                 read.append(size)
                 yield from found
+
+
+def _records(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each record of a run that is one file, and what reads it."""
+    yield CODE_FILE, partial(read_code_log, store)
+    yield FORGOTTEN_FILE, partial(Tombstones.read, store)
+    for name in (f"{NOTES}/{note}" for note in store.names(NOTES)):
+        yield name, partial(read_note, store, name)
+    for number in record_numbers(store):
+        yield record_file(number), partial(read_record, store, number)
+    for name in (mark_file(table) for table in tables_there(store) if table.startswith("columns/")):
+        yield name, partial(read_mark, store, name)
 
 
 def _of_recipe_files(store: Store) -> Iterator[tuple[str, str]]:

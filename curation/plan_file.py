@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from curation.listing import PlannedList
-from pairmill.checked_json import read_checked, write_checked
+from pairmill.checked_json import read_as, write_checked
 from pairmill.config import Config
-from pairmill.damage import DamagedError, damaged
+from pairmill.damage import DamagedError
 from pairmill.layout import ASIDE, PLAN_COPY, PLAN_JSON
 from pairmill.store import Store
 
@@ -62,15 +62,7 @@ def read_plan(store: Store) -> Plan | None:
 
 def read_plan_file(store: Store, name: str) -> Plan | None:
     """The plan in `PLAN_JSON` or in `PLAN_COPY`; None if there is no such file.  Raises DamagedError."""
-    known = read_checked(store, name, "plan")
-    if known is None:
-        return None
-    try:
-        plan = Plan.model_validate(known)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise damaged(store.path(name), f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from error
-    return plan
+    return read_as(store, name, "plan", Plan)
 
 
 def write_plan(store: Store, made: Plan, fault: str = "write") -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from pairmill.config import digest
 from pairmill.damage import damaged, undamaged
 
 if TYPE_CHECKING:
     from pairmill.store import Store
+
+T = TypeVar("T")
 
 #: The entry that holds the digest of all others.
 CHECK = "check"
@@ -45,6 +50,30 @@ def read_checked(store: Store, name: str, what: str) -> dict[str, Any] | None:
     """The object that `write_checked` wrote; None if there is no such file.  Raises DamagedError as `require_check`."""
     data = store.read_json(name)
     return require_check(store.path(name), data, what) if data is not None or store.exists(name) else None
+
+
+def read_as(store: Store, name: str, what: str, kind: type[T]) -> T | None:
+    """The object that `write_checked` wrote, as `kind`: a type that pydantic knows; None if there is no such file.
+
+    what: what it must be, for the message.  Raises DamagedError for everything else that the file may hold.
+    """
+    data = read_checked(store, name, what)
+    return None if data is None else validated(store.path(name), data, what, kind)
+
+
+def validated(path: str, data: object, what: str, kind: type[T]) -> T:
+    """Plain data as `kind`.  Raises DamagedError, which names the file and the entry, if it is something else."""
+    try:
+        return cast(T, _adapter(cast(Hashable, kind)).validate_python(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise damaged(path, f"it is no {what}: {where} {first['msg']}".replace(":  ", ": ")) from error
+
+
+@cache
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(Any, kind))
 
 
 def _check(data: Mapping[str, Any]) -> str:

@@ -14,13 +14,14 @@ import json
 import logging
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from pairmill.checked_json import read_checked, write_checked
-from pairmill.config import bytes_digest
+from pairmill.checked_json import read_checked, validated, write_checked
+from pairmill.config import Config, bytes_digest
 from pairmill.damage import DamagedError, damaged, undamaged
 from pairmill.errors import RunDirError
 from pairmill.layout import ASIDE, PLAN_COPY, PLAN_JSON
@@ -33,6 +34,29 @@ FORGOTTEN_COPY = "forgotten-copy.parquet"
 
 #: The key of the file's metadata that holds the work, as JSON.
 WORK = b"pairmill.forget"
+
+
+class _Part(Config):
+    """A part of the product that changes.  key: of its commit, if it has one.  rows: how many to remove."""
+
+    key: str | None
+    fresh: bool
+    rows: int = Field(ge=0)
+
+
+class _Work(Config):
+    """What remains to be done: for the tombstones of the time `at`, copies, reports and parts."""
+
+    at: int
+    rows: int = Field(ge=0)
+    kept: int = Field(ge=0)
+    also: list[str]
+    reports: list[str]
+    parts: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], _Part]
+
+    def as_data(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
 
 #: The entry of `PLAN_JSON`, and what stands there for a file that does not exist.
 _MARK, _NOTHING = "forgotten", ""
@@ -123,8 +147,11 @@ def forgotten_table(store: Store, data: bytes) -> pa.Table:
 def work_of(store: Store, table: pa.Table) -> dict[str, Any]:
     """The work that the metadata of the file's table name.  Raises DamagedError."""
     work = (table.schema.metadata or {}).get(WORK)
+    if not work:
+        return {}
     with undamaged(store.path(FORGOTTEN_FILE), local=True):
-        return dict(json.loads(work)) if work else {}
+        data = json.loads(work)
+    return {} if data == {} else validated(store.path(FORGOTTEN_FILE), data, "work of a forgetting", _Work).as_data()
 
 
 def refuse_pending(store: Store) -> None:

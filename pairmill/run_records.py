@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from pairmill.checked_json import read_checked, write_checked
+from pairmill.checked_json import read_as, write_checked
 from pairmill.config import Config
 from pairmill.damage import damaged
 from pairmill.store import Store
@@ -17,7 +17,6 @@ from pairmill.store import Store
 JOURNAL = "runs"
 
 _RECORD = re.compile(r"run-([0-9]{4,})\.json")
-_WHAT = "record of an invocation"
 
 
 class _Forgot(Config):
@@ -62,12 +61,9 @@ def write_record(store: Store, record: Mapping[str, Any], fault: str = "write") 
 def read_record(store: Store, number: int) -> dict[str, Any]:
     """The record of an invocation.  Raises DamagedError if it is none."""
     name = record_file(number)
-    try:
-        record = _Record.model_validate(read_checked(store, name, _WHAT))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise damaged(store.path(name), f"it is no {_WHAT}: {where} {first['msg']}") from error
+    record = read_as(store, name, "record of an invocation", _Record)
+    if record is None:
+        raise damaged(store.path(name), "it is gone")
     if record.run != number:
         raise damaged(store.path(name), f"it is the record of invocation {record.run}")
     return record.model_dump(mode="json", exclude_unset=True)

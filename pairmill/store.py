@@ -50,7 +50,8 @@ _MANIFESTS_PER_FOLDER = 1000
 #: The name of a manifest: shard, key, content.
 _MANIFEST = re.compile(r"shard-([0-9]{6,})-([0-9a-z]+)-([0-9a-z]+)\.json")
 
-_OF_EVERY_SHARD = {"shard", "rows", "bytes", "file", "key", "content"}
+#: What every manifest says, and its type.
+_OF_EVERY_SHARD = {"shard": int, "rows": int, "bytes": int, "file": str, "key": str, "content": str}
 
 
 class Entry(NamedTuple):
@@ -323,11 +324,14 @@ class Store:
             found = list(pool.map(self.read_json, names))
         made: list[dict[str, Any]] = []
         for name, manifest in zip(names, found, strict=True):
-            if manifest is None:
-                continue
-            made.append(require_check(self.path(name), manifest, "manifest"))
-            if not made[-1].keys() >= _OF_EVERY_SHARD:
+            if manifest is None and not self.exists(name):
+                continue  # a job has just replaced it
+            data = require_check(self.path(name), manifest, "manifest")
+            if not all(isinstance(data.get(key), kind) for key, kind in _OF_EVERY_SHARD.items()):
                 raise damaged(self.path(name), "it is no manifest")
+            if name != manifest_file(table, data["shard"], Entry(data["key"], data["content"])):
+                raise damaged(self.path(name), "it is that of another commit")
+            made.append(data)
         return made
 
     def load(self, table: str, shard: int, columns: list[str] | None = None) -> pa.Table:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.identity import requested_urls, url_host
-from pairmill.damage import undamaged
+from pairmill.damage import damaged, undamaged
 from pairmill.errors import RunDirError
 from pairmill.pending import (
     FORGOTTEN_FILE,
@@ -85,8 +85,13 @@ class Tombstones:
         if data is None:
             return cls()
         table = forgotten_table(store, data)
+        work = work_of(store, table)
         with undamaged(store.path(FORGOTTEN_FILE), local=True):
-            return cls(table.cast(SCHEMA), work_of(store, table))
+            stones = table.cast(SCHEMA)
+            stones.validate(full=True)
+        if (fault := _fault(stones)) is not None:
+            raise damaged(store.path(FORGOTTEN_FILE), fault)
+        return cls(stones, work)
 
     def write(self, store: Store, fault: str) -> None:
         """Write them, all or nothing.  The caller must hold the run's lock."""
@@ -148,6 +153,19 @@ class Tombstones:
         for kind, digest in zip(self.table["kind"].to_pylist(), self.table["digest"].to_pylist(), strict=True):
             found[kind].add(digest)
         return {kind: frozenset(digests) for kind, digests in found.items()}
+
+
+def _fault(stones: pa.Table) -> str | None:
+    """What is wrong with a table of the right columns; None if nothing is."""
+    for name in ("kind", "digest", "at"):
+        if stones[name].null_count:
+            return f"a tombstone has no {name}"
+    if not pc.all(pc.is_in(stones["kind"], pa.array(get_args(Kind))), min_count=0).as_py():
+        return "a tombstone has an unknown kind"
+    if (pc.min(stones["shard"]).as_py() or 0) < 0:
+        return "a tombstone has a shard below 0"
+    lost = pc.and_(pc.fill_null(stones["kept"], False), pc.is_null(stones["shard"]))
+    return "a tombstone is of a kept row without its shard" if pc.any(lost, min_count=0).as_py() else None
 
 
 def _keys(table: pa.Table) -> Iterator[tuple[Any, ...]]:

@@ -109,5 +109,5 @@ def test_rows_of_other_code_are_not_mixed_in_without_consent(folder: Path, monke
         curate(recipe)
     assert curate(recipe, other_code=True)["complete"]
     assert _product(store) == before
-    codes = store.read_json(code.CODE_FILE)
+    codes = code.read_code_log(store)
     assert {table: len(made) for table, made in codes.items() if len(made) > 1} == {"columns/filter": 2, "pairs": 2}

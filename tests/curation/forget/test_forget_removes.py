@@ -69,7 +69,7 @@ def test_no_file_holds_anything_of_the_rows(made: Made, needles: set[bytes]) -> 
     # Which row it was is said where the run keeps count of its rows, and nowhere else.
     named = traces([made.folder], {uid.encode() for uid in GONE})
     assert {name.split("/")[1] for names in named.values() for name in names} == {
-        *("plan", "images", "columns", "selections", "forgotten.parquet")
+        *("plan", "images", "columns", "selections", "forgotten.parquet", "forgotten-copy.parquet")
     }
 
 
