@@ -9,7 +9,7 @@ pixels: the first needs the lists as they were (`curation.replan`), and the seco
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -264,6 +264,24 @@ def _checked(store: Store, table: str, committed: tuple[int, Entry]) -> tuple[in
         return len(data), []
     same = "not those that were" if len(data) == manifest["bytes"] else f"and {manifest['bytes']:,} were"
     return len(data), [(name, f"it has {len(data):,} bytes, {same} committed")]
+
+
+def require_sound(store: Store, shards: Mapping[str, Collection[int]]) -> None:
+    """Raise DamagedError for the first damaged file of some shards, by table, or among the notes of rewritings.
+
+    Data without a commit, which killed jobs leave, must at least be readable.
+    """
+    for note in store.names(NOTES):
+        read_note(store, f"{NOTES}/{note}")
+    for table, numbers in shards.items():
+        index = store.index(table)
+        for shard in sorted(numbers):
+            name = shard_file(table, shard)
+            if shard not in index and store.exists(name):
+                store.read_table(name)
+            elif shard in index:
+                for wrong, why in _checked(store, table, (shard, index[shard]))[1]:
+                    raise damaged(store.path(wrong), why)
 
 
 def parts_of_another_size(store: Store, entries: dict[int, Entry]) -> list[DamagedError]:

@@ -281,7 +281,7 @@ class Store:
         entry = Entry(key, content_digest(rows, volatile))
         self.retract(table, shard)
         data = self._write_table(shard_file(table, shard), rows, f"commit.{table}.data", row_group_rows)
-        manifest = {"shard": shard, "rows": len(rows), **data_facts(data), **entry._asdict(), **facts}
+        manifest = {**facts, "shard": shard, "rows": len(rows), **data_facts(data), **entry._asdict()}
         self.write_manifest(table, shard, manifest, f"commit.{table}.manifest")
         return entry
 

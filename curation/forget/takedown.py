@@ -30,12 +30,15 @@ from curation.forget.finding import Found, find
 from curation.forget.place import Place
 from curation.forget.request import Request
 from curation.forget.tombstones import Tombstones
+from curation.healing import require_sound
 from curation.plan import remove_unplanned
 from curation.results.report import REPORTS, write_report
+from pairmill.damage import DamagedError
 from pairmill.errors import IntegrityError, UserError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
 from pairmill.pending import restore_forgotten
+from pairmill.run_records import read_records
 from pairmill.store import Entry, Store, shard_file
 
 logger = logging.getLogger("pairmill")
@@ -127,9 +130,21 @@ def begin(store: Store, planned: Preview) -> None:
     """Write the tombstones: from here on the rows must go, even if the work is interrupted.
 
     The caller must hold the run's lock, since before `preview`.
+    Raises DamagedError, and nothing is written, for a damaged file that the work would come to.
     """
-    planned.stones.work["parts"] = _parts(Place(store), planned)
+    here = Place(store)
+    planned.stones.work["parts"] = _parts(here, planned)
+    _require_sound(here, planned)
     planned.stones.write(store, "forget.tombstones")
+
+
+def _require_sound(here: Place, planned: Preview) -> None:
+    """Raise DamagedError unless `complete` can read all that it will read."""
+    read_records(here.store)
+    chains = [here.own_tables(), *(chain for chain, _ in here.other_tables())]
+    names = dict.fromkeys(table.name for chain in chains for table in chain)
+    parts = {int(number) for number in planned.stones.work["parts"]}
+    require_sound(here.store, {**dict.fromkeys(names, planned.shards), PAIRS: parts})
 
 
 def complete_pending(store: Store) -> None:
@@ -197,7 +212,7 @@ def _report(here: Place) -> None:
         return
     try:
         write_report(here.store, selection=here.selection)
-    except IntegrityError as error:
+    except (DamagedError, IntegrityError) as error:
         # The run was damaged before.  The rows are gone, which is what matters.
         logger.warning("the report cannot be built: %s", error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from forgotten_run import WANTED, Made, killed, state
 from run_fixture import make_run
 
+from curation.erase import NOTES
 from curation.forget.request import request
-from curation.forget.takedown import complete_pending
+from curation.forget.takedown import complete_pending, preview
 from curation.forget.tombstones import Tombstones
 from curation.healing import examine, heal
 from curation.inputs import InputConfig
@@ -24,7 +26,7 @@ from pairmill.damage import DamagedError, damaged
 from pairmill.errors import RunDirError
 from pairmill.layout import PLAN_COPY, PLAN_JSON
 from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE, read_forgotten, refuse_pending, restore_forgotten
-from pairmill.store import Store
+from pairmill.store import Store, shard_file
 from pipelines.forget import forget
 
 BOTH = (FORGOTTEN_FILE, FORGOTTEN_COPY)
@@ -165,3 +167,58 @@ def test_a_copy_of_the_product_without_a_plan_may_have_the_file(store: Store, tm
     refuse_pending(copy)
     copy.write_bytes(FORGOTTEN_FILE, store.read_bytes(FORGOTTEN_FILE))
     refuse_pending(copy)
+
+
+def _of_its_shards(store: Store) -> list[str]:
+    """Files of the shards that the work rewrites, and others that it reads."""
+    planned = preview(store, WANTED)
+    files = [str(file.relative_to(store.uri)) for file in Path(store.uri).rglob("*.*") if file.is_file()]
+    numbers = {False: planned.shards, True: tuple(planned.parts)}
+    ours = [
+        name
+        for name in files
+        if any(re.search(rf"(shard|part)-{number:06d}", name) for number in numbers["pairs" in name])
+    ]
+    assert len(ours) > 10 * len(planned.shards)
+    return [*ours, "runs/run-0001.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["empty", "cut off", "a bit in its middle"])
+def test_damage_is_found_before_anything_is_noted(made: Made, how: str) -> None:
+    store = made.store
+    for name in _of_its_shards(store):
+        sound = store.read_bytes(name)
+        half = len(sound) // 2
+        store.write_bytes(name, DAMAGES[how](sound) if how in DAMAGES else flipped(sound, half))
+        before = state(made.folder)
+        with pytest.raises(DamagedError, match=Path(name).name):
+            forget(store, WANTED, made.copies, sure=True)
+        assert state(made.folder) == before, name
+        store.write_bytes(name, sound)
+    assert forget(store, WANTED, made.copies, sure=True)["rows"] == 6
+
+
+def test_damage_elsewhere_costs_the_report_only(made: Made) -> None:
+    shards = set(preview(made.store, WANTED).shards)
+    other = min(set(made.store.index("columns/translate")) - shards, default=None)
+    if other is None:  # the request meets every shard of the fixture
+        rows = request(url=["http://a.example/ok/3"])
+        other = min(set(made.store.index("columns/translate")) - set(preview(made.store, rows).shards))
+    else:
+        rows = WANTED
+    made.store.write_bytes(shard_file("columns/translate", other), b"")
+    assert forget(made.store, rows, sure=True)["rows"]
+    assert not Tombstones.read(made.store).work
+    assert not made.store.exists("report.html")
+
+
+def test_a_damaged_note_of_a_rewriting_is_found_too(made: Made) -> None:
+    made.store.write_bytes(f"{NOTES}/000001-images.json", b"{")
+    with pytest.raises(DamagedError, match=NOTES):
+        forget(made.store, WANTED, sure=True)
+    assert not made.store.exists(FORGOTTEN_FILE)
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return bytes([*data[:place], data[place] ^ 4, *data[place + 1 :]])
