@@ -28,9 +28,14 @@ def damaged(path: str, why: object) -> DamagedError:
     """The error for a file of a run that cannot be what pairmill wrote.  why: what is wrong with it."""
     return DamagedError(
         "the files of a run must be as this version of pairmill writes them",
-        value=f"{path}: {' '.join(str(why).split())}",
+        value=f"{path}: {one_line(why)}",
         fix="run `pairmill verify` on the run: it names every such file, and how each is made again",
     )
+
+
+def one_line(why: object) -> str:
+    """What libraries say in several lines, for a message."""
+    return " ".join(str(why).split())
 
 
 @contextmanager
@@ -41,10 +46,21 @@ def undamaged(path: str, *, local: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, KeyError, RecursionError, ArrowException) as error:
-        raise damaged(path, error) from error
-    except OSError as error:
-        # Without a number: pyarrow found bytes that are no parquet, or a folder, and not that the disk fails.
-        if error.errno is not None or not (local or "page integrity" in str(error)):
+    except (*_OF_CONTENT, OSError) as error:
+        if not of_content(error, local=local):
             raise
         raise damaged(path, error) from error
+
+
+#: What readers of text, JSON and parquet raise for bytes that are none.
+_OF_CONTENT = (ValueError, KeyError, RecursionError, ArrowException)
+
+
+def of_content(error: BaseException, *, local: bool) -> bool:
+    """Whether what was raised while a file was read says that its bytes are wrong, and not that the disk fails.
+
+    local: as for `undamaged`.
+    """
+    if isinstance(error, OSError):  # without a number: pyarrow found bytes that are no parquet, or a folder
+        return error.errno is None and (local or "page integrity" in str(error))
+    return isinstance(error, _OF_CONTENT)

@@ -29,7 +29,6 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from pairmill.atomic import whole_file
 from pairmill.checked_json import checked, require_check
@@ -38,6 +37,7 @@ from pairmill.damage import damaged, undamaged
 from pairmill.errors import RunDirError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
+from pairmill.sealed_parquet import open_sealed
 from pairmill.table_files import content_digest, data_facts, parquet_bytes
 from pairmill.uris import absolute, filesystem_of
 
@@ -214,19 +214,17 @@ class Store:
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One parquet file, or some of its columns.  Raises FileNotFoundError; DamagedError if a bit has changed."""
         with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
-            file = pq.ParquetFile(stream, page_checksum_verification=True)
-            return file.read(columns=columns, use_threads=False)
+            return open_sealed(stream).read(columns=columns, use_threads=False)
 
     def schema(self, name: str) -> pa.Schema:
         """The schema of one parquet file."""
         with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
-            return pq.read_schema(stream)
+            return open_sealed(stream).schema_arrow
 
     def batches(self, name: str, rows: int) -> Iterator[pa.RecordBatch]:
         """One parquet file in batches of at most so many rows.  Raises what `read_table` raises."""
         with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
-            file = pq.ParquetFile(stream, page_checksum_verification=True)
-            yield from file.iter_batches(batch_size=rows, use_threads=False)
+            yield from open_sealed(stream).iter_batches(batch_size=rows, use_threads=False)
 
     def set_aside(self, name: str, folder: str) -> str:
         """Move a file or a folder into a folder of the run, under a name that tells where it was; returns that name.

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pairmill.config import bytes_digest
+from pairmill.sealed_parquet import SealedBuffer
 
 #: Columns worth a parquet dictionary.  Encoded images and their digests do not repeat: dictionaries only cost memory.
 _REPEATING = ("status", "drop_stage", "drop_reason", "content_type", "language", "format", "error")
@@ -26,9 +27,11 @@ def data_facts(data: memoryview) -> dict[str, object]:
 def parquet_bytes(table: pa.Table, row_group_rows: int | None = None, *, checksums: bool = True) -> memoryview:
     """`table` as a parquet file: one row group unless `row_group_rows` says otherwise.
 
-    checksums: whether every page has its CRC, so that a reader of any column notices a bit that has changed.
+    checksums: whether it is sealed, and every page has its CRC, so that a reader of any column notices a bit that has
+    changed.
     """
-    buffer = pa.BufferOutputStream()
+    buffer = SealedBuffer() if checksums else pa.BufferOutputStream()
+    written: list[pq.FileMetaData] = []
     dictionaries = [name for name in _REPEATING if name in table.schema.names]
     compressed = [leaf for leaf in _leaves(table.schema) if leaf not in _PIXELS]
     pq.write_table(
@@ -39,8 +42,9 @@ def parquet_bytes(table: pa.Table, row_group_rows: int | None = None, *, checksu
         compression_level=dict.fromkeys(compressed, 1),
         use_dictionary=dictionaries,
         write_page_checksum=checksums,
+        metadata_collector=written,
     )
-    return memoryview(buffer.getvalue())
+    return buffer.sealed(written[0]) if isinstance(buffer, SealedBuffer) else memoryview(buffer.getvalue())
 
 
 @lru_cache(maxsize=64)

@@ -224,7 +224,7 @@ def _clean_parquet(file: Path, uids: Collection[str]) -> None:
     with (
         pq.ParquetFile(file) as parquet,
         whole_file(file) as stream,
-        pq.ParquetWriter(stream, parquet.schema_arrow, compression="zstd") as writer,
+        pq.ParquetWriter(stream, parquet.schema_arrow, compression="zstd", write_page_checksum=True) as writer,
     ):
         for number in range(parquet.num_row_groups):
             group = parquet.read_row_group(number, use_threads=False)

@@ -35,6 +35,9 @@ from pairmill.store import Store, shard_file
 
 _BATCH_ROWS = 500
 
+#: How Parquet is written: readers that verify the checksums of pages notice a bit that has changed.
+_WRITTEN: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+
 #: The names of the files that an export writes.
 _OURS = re.compile(r"[0-9]{5,}\.(tar|parquet)|sizes\.json|README\.md")
 
@@ -111,7 +114,7 @@ def export_img2dataset(store: Store, to: Path | str, *, rows_per_shard: int = 10
                     image_column = image_column or _format_of(piece)
                     table = _img2dataset_rows(piece, keys, image_column)
                     if writer is None:
-                        writer = closing.enter_context(pq.ParquetWriter(stream, table.schema, compression="zstd"))
+                        writer = closing.enter_context(pq.ParquetWriter(stream, table.schema, **_WRITTEN))
                     writer.write_table(table)
                     rows += len(piece)
             written.append(path)

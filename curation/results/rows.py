@@ -58,7 +58,7 @@ def write_rows(store: Store, path: Path | str, selection: str = "default") -> in
         size = -(-run.plan.rows // ranges)
         schema = _deal(_pieces(run), scratch, size)
         written = 0
-        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer:
             for piece in _sorted(scratch):
                 in_order = np.arange(written, written + len(piece))
                 if not np.array_equal(piece["index"], in_order):

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pairmill.config import digest
+from pairmill.damage import of_content, one_line
 from pairmill.errors import IntegrityError, RecipeError, nearest
+from pairmill.sealed_parquet import read_footer
 from pairmill.uris import Found
 from training.data import column_forms
 from training.data.row_groups import RowGroups
@@ -130,12 +132,14 @@ class ParquetSource:
     def _footer(self, path: str) -> pq.FileMetaData:
         try:
             with self._filesystem.open_input_file(path) as stream:
-                return pq.read_metadata(stream)
-        except pa.ArrowInvalid as error:
+                return read_footer(stream)
+        except Exception as error:
+            if not of_content(error, local=True):
+                raise
             raise RecipeError(
                 "every .parquet file of data.path must be readable",
-                value=f"{path}: {error}",
-                fix="repair or remove the file",
+                value=f"{path}: {one_line(error)}",
+                fix="repair or remove the file; of a curated run, `pairmill verify` names what is damaged",
             ) from None
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pairmill.damage import of_content, one_line
 from pairmill.errors import InputError
 
 #: Bytes, uncompressed, up to which a group is read whole, with one request for all columns.
@@ -39,12 +40,12 @@ class RowGroups:
         """
         try:
             return self._read(path, group, start, stop)
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
+        except Exception as error:
+            if not of_content(error, local=True):
                 raise  # the disk or the network, not the content
             raise InputError(
                 "every file of the data must be as it was written",
-                value=f"{path}, row group {group}: {error}",
+                value=f"{path}, row group {group}: {one_line(error)}",
                 fix="restore the file; of a curated run, `pairmill verify` names what is damaged and `curate` makes it "
                 "again",
             ) from error
