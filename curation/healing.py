@@ -21,11 +21,11 @@ from curation.erase import NOTES, read_note
 from curation.flow import Tables, flow_of
 from curation.forget.tombstones import Tombstones
 from curation.plan_file import read_plan, read_plan_file, restore_plan
-from curation.table import IMAGES, PLAN
+from curation.table import COLUMNS, IMAGES, PLAN, tables_there
 from pairmill.config import bytes_digest
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
-from pairmill.layout import ASIDE, PAIRS, PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE, SELECTIONS
+from pairmill.layout import ASIDE, PAIRS, PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE
 from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE, damaged_forgotten, restore_forgotten
 from pairmill.recipe_file import read_recipe_file, recipe_text, restore_recipe, run_recipe
 from pairmill.run_records import JOURNAL, ended_well, last_job, read_record, read_records, record_file, record_numbers
@@ -198,7 +198,7 @@ def _records(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
         yield name, partial(read_note, store, name)
     for number in record_numbers(store):
         yield record_file(number), partial(read_record, store, number)
-    for name in (mark_file(table) for table in tables_there(store) if table.startswith("columns/")):
+    for name in map(mark_file, tables_there(store, COLUMNS)):
         yield name, partial(read_mark, store, name)
 
 
@@ -236,12 +236,6 @@ def _ended_well(store: Store) -> bool:
         return ended_well(last_job(read_records(store)))
     except DamagedError:
         return False
-
-
-def tables_there(store: Store) -> list[str]:
-    """The tables that a run has, committed in whole or in part, from the plan to the product."""
-    inner = [f"{folder}/{name}" for folder in ("columns", SELECTIONS) for name in store.folders(folder)]
-    return [PLAN, IMAGES, *inner, PAIRS]
 
 
 def _checked(store: Store, table: str, committed: tuple[int, Entry]) -> tuple[int, list[tuple[str, str]]]:

@@ -1,4 +1,4 @@
-"""A table of a run, as the store keys it."""
+"""A table of a run, as the store keys it, and the tables that a run has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pairmill.store import shard_key
+from pairmill.layout import PAIRS, SELECTIONS
+from pairmill.store import Store, shard_key
 
 if TYPE_CHECKING:
     from curation.stage import Stage
@@ -16,6 +17,9 @@ PLAN = "plan"
 
 #: The table of pictures, which cost fetches.
 IMAGES = "images"
+
+#: The folder of the narrow tables.
+COLUMNS = "columns"
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,17 @@ class Table:
     def known(self) -> tuple[str, ...]:
         """The stages whose drops the table contains."""
         return (*self.before, *self.stages)
+
+
+def tables_there(store: Store, *folders: str) -> list[str]:
+    """The tables that a run has, used or not, committed in whole or in part, from the plan to the product.
+
+    folders: COLUMNS or SELECTIONS; then only those in them.
+    """
+    inner = [
+        f"{folder}/{name}"
+        for folder in folders or (COLUMNS, SELECTIONS)
+        for name in store.folders(folder)
+        if not name.endswith(".partial")  # what a killed writer left
+    ]
+    return inner if folders else [PLAN, IMAGES, *inner, PAIRS]

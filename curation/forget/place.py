@@ -26,7 +26,7 @@ from curation.parts import WantedPart, wanted_parts
 from curation.plan import Planned, open_plan
 from curation.results.report import REPORTS
 from curation.schema import DROPS
-from curation.table import IMAGES, PLAN, Table
+from curation.table import COLUMNS, IMAGES, PLAN, Table, tables_there
 from pairmill.layout import PAIRS, PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE, SELECTIONS, filter_table
 from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE
 from pairmill.recipe_file import run_recipe
@@ -34,13 +34,12 @@ from pairmill.run_records import JOURNAL, read_record, record_numbers, write_rec
 from pairmill.store import MANIFESTS, Store, shard_file
 from pairmill.table_files import content_digest
 
-_COLUMNS = "columns"
 #: The names of data files.
 _SHARD = re.compile(r"(shard|part)-([0-9]{6,})\.parquet")
 #: The files and folders of a run directory.
 _KNOWN = frozenset(
     {
-        *(PLAN, IMAGES, _COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE, FORGOTTEN_COPY),
+        *(PLAN, IMAGES, COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE, FORGOTTEN_COPY),
         *(RECIPE_FILE, RECIPE_COPY, CARD, CODE_FILE, MANIFESTS, ".lock"),
         *REPORTS,
     }
@@ -103,7 +102,7 @@ class Place:
     def _unowned(self) -> list[str]:
         """Folders of columns that no stage of the flow fills."""
         known = {table.name for table in self.tables.all} | {name for s in self.flow.stages for name in s.counted}
-        return [folder for folder in self._folders(_COLUMNS) if folder not in known]
+        return [folder for folder in tables_there(self.store, COLUMNS) if folder not in known]
 
     def _lost_stages(self) -> list[str]:
         """The names of the stages whose code is lost, and of others that are not in the flow."""
@@ -119,7 +118,7 @@ class Place:
         """
         known = {table.name for table in self.own_tables()}
         found: list[tuple[list[Table], list[str]]] = []
-        for folder in self._folders(SELECTIONS):
+        for folder in tables_there(self.store, SELECTIONS):
             if folder in known:
                 continue
             name = folder.rpartition("/")[2]
@@ -128,14 +127,14 @@ class Place:
             chain = [*tables.before("global"), tables.named(folder)]
             found.append((chain, [table.name for table in chain if table.name not in known]))
             known |= {table.name for table in chain}
-        for folder in self._folders(_COLUMNS):
+        for folder in tables_there(self.store, COLUMNS):
             if folder not in known:
                 found.append(([self._unowned_table(folder)], [folder]))
         return found
 
     def files(self, shards: Iterable[int], parts: Iterable[int]) -> list[pafs.FileInfo]:
         """The existing data files of some shards, of every table, and of some parts."""
-        tables = [PLAN, IMAGES, *self._folders(_COLUMNS), *self._folders(SELECTIONS)]
+        tables = [table for table in tables_there(self.store) if table != PAIRS]
         names = [shard_file(table, shard) for shard in shards for table in tables]
         names += [shard_file(PAIRS, part) for part in parts]
         found = self.store.filesystem.get_file_info([self.store.path(name) for name in names])
@@ -185,8 +184,8 @@ class Place:
 
     def _not_ours(self) -> Iterator[str]:
         """Files in the folders of the run that no job reads and no forgetting rewrites."""
-        tables = [PLAN, IMAGES, PAIRS, *self._folders(_COLUMNS), *self._folders(SELECTIONS)]
-        for folder in (*tables, _COLUMNS, SELECTIONS, JOURNAL):
+        tables = tables_there(self.store)
+        for folder in (*tables, COLUMNS, SELECTIONS, JOURNAL):
             for info in self._listed(folder):
                 name = info.base_name
                 if info.type == pafs.FileType.Directory:
@@ -227,9 +226,6 @@ class Place:
             "forgot": forgot,
         }
         write_record(self.store, made, "forget.record")
-
-    def _folders(self, folder: str) -> list[str]:
-        return sorted(f"{folder}/{i.base_name}" for i in self._listed(folder) if i.type == pafs.FileType.Directory)
 
     def _listed(self, folder: str) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(self.store.path(folder).rstrip("/"), allow_not_found=True)

@@ -19,6 +19,7 @@ from curation.plan import ShardsConfig, extend, open_plan
 from curation.plan_file import read_plan_file, restore_plan
 from curation.replan import plan_again
 from curation.schema import set_columns
+from curation.table import COLUMNS, tables_there
 from pairmill import sealed_parquet
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
@@ -294,3 +295,14 @@ def test_a_table_of_an_earlier_recipe_may_lack_shards(tmp_path: Path) -> None:
     recipe = run_recipe(store) | {"recaption": {"enabled": False}}
     write_recipe(store, write_yaml(recipe))
     assert examine(store).damaged == []
+
+
+def test_the_tables_of_a_run_are_those_it_has(tmp_path: Path) -> None:
+    store = make_run(tmp_path, upto="select")
+    (tmp_path / "run" / "columns" / ".blur.0123.partial").mkdir()
+    store.commit("columns/blur", 0, "k", pa.table({"uid": ["a"]}), {})  # of a stage that is off
+    store.commit("selections/other", 0, "k", pa.table({"uid": ["a"]}), {})
+    columns = ["columns/blur", "columns/filter", "columns/policy"]
+    assert tables_there(store, COLUMNS) == columns
+    selections = ["selections/default", "selections/other"]
+    assert tables_there(store) == ["plan", "images", *columns, *selections, "pairs"]
