@@ -52,7 +52,9 @@ def test_what_is_damaged_is_made_again(folder: Path) -> None:
     flipped[len(flipped) // 3] ^= 16
     damages = {
         "plan/plan.json": b"",
-        "runs/run-0001.json": b"{",
+        "recipe.yaml": store.read_bytes("recipe.yaml").replace(b"min_side", b"min_sidf"),
+        "code.json": store.read_bytes("code.json").replace(b"pillow", b"pillov"),
+        "runs/run-0001.json": store.read_bytes("runs/run-0001.json").replace(b'"collect"', b'"cOllect"'),
         manifest: b"",
         shard_file("columns/policy", 2): bytes(flipped),
         shard_file("columns/filter", 0): b"",
