@@ -1,8 +1,6 @@
 """Letters beyond a-z of each common Latin and Cyrillic language, and which languages a script may be.
 
 A language with a letter that its alphabet lacks is all but ruled out: ß is not English, ы is not Ukrainian.
-Latin languages that are not listed here are rare on the web, and get less weight where only a few letters support
-them.
 """
 
 from __future__ import annotations
@@ -39,6 +37,29 @@ LATIN = MappingProxyType(
             "lt": "ąčęėįšųūž",
             "lv": "āčēģīķļņšūž",
             "ca": "àçéèíïóòúü·",
+            "gl": "áéíïñóúü",
+            "oc": "àáçèéíïòóúü",
+            "an": "áéíñóúü",
+            "af": "áéèêëíîïóôúûý",
+            "fy": "âêéëïôöúûü",
+            "lb": "äëéèêôöüß",
+            "eu": "ñü",
+            "sq": "ëç",
+            "is": "áæðéíóöþúý",
+            "fo": "áæðíóøúýå",
+            "nn": "æøåéèêóòôà",
+            "az": "çəğıöşü\u0307",
+            "tk": "äçžňöşüý",
+            "mt": "àċèġħìòùż",
+            "br": "âêñùü",
+            "cy": "áàâäéèêëíìîïóòôöúùûüŵýŷ",
+            "ga": "áéíóú",
+            "gd": "àèìòù",
+            "bs": "čćđšž",
+            "sh": "čćđšž",
+            "eo": "ĉĝĥĵŝŭ",
+            "tl": "ñ",
+            "sw": "",
         }.items()
     }
 )
@@ -58,11 +79,15 @@ CYRILLIC = MappingProxyType(
             "ky": _RUSSIAN + "ңөү",
             "mn": _RUSSIAN + "өү",
             "tg": _RUSSIAN + "ғӣқӯҳҷ",
+            "cv": _RUSSIAN + "ӑӗҫӳ",
+            "os": _RUSSIAN + "ӕ",
             "tt": _RUSSIAN + "әөүҗңһ",
             "ba": _RUSSIAN + "әөүғҡңҙҫһ",
         }.items()
     }
 )
+
+ALPHABETS = MappingProxyType({**LATIN, **CYRILLIC})
 
 #: Script -> languages written in it, the likeliest first.  One language: the script alone decides.
 LANGUAGES = MappingProxyType(

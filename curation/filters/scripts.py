@@ -73,12 +73,25 @@ def spelling(han: str) -> str | None:
     Decided by the national character sets: a character of JIS X 0208 that is neither in GB 2312 (simplified Chinese)
     nor in Big5 (traditional Chinese) is a Japanese form, e.g. 駅 and 気; one that JIS X 0208 lacks is Chinese, e.g. 红.
     """
-    if not _has(han, "shift_jis"):
+    if not charset_has(han, "shift_jis"):
         return "zh"
-    return None if _has(han, "gb2312") or _has(han, "big5") else "ja"
+    return None if charset_has(han, "gb2312") or charset_has(han, "big5") else "ja"
 
 
-def _has(character: str, charset: str) -> bool:
+@lru_cache(maxsize=65_536)
+def jis_level(han: str) -> int | None:
+    """Level of a Han character in JIS X 0208, None if it lacks it: 1 for those of daily use, 2 for rare ones.
+
+    The level is the row of the code: 16 to 47 are level 1 (JIS X 0208:1997, 6.6.3).
+    """
+    if not charset_has(han, "shift_jis"):
+        return None
+    encoded = han.encode("euc_jp")
+    return 1 if encoded[0] - 0xA0 < 48 else 2
+
+
+def charset_has(character: str, charset: str) -> bool:
+    """Whether Python's codec of a national character set has the character."""
     try:
         character.encode(charset)
     except UnicodeEncodeError:

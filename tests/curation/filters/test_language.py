@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.filters.language import LanguageConfig, detect
-from curation.filters.scripts import script_of, spelling
+from curation.filters.scripts import jis_level, script_of, spelling
 
 #: Language -> texts of two to six words as a caption would have them.
 TEXTS = {
@@ -104,16 +104,99 @@ def test_no_letters_no_language(text: str) -> None:
 
 
 def test_scores_tell_certain_from_uncertain() -> None:
-    texts = ["一只狗在海滩上奔跑", "a dog is running on the beach with a ball in its mouth", "Oden", "番茄"]
-    _, (chinese, english, unsure, shared) = detect(texts)
+    texts = ["一只狗在海滩上奔跑", "a dog is running on the beach with a ball in its mouth", "Oden", "番茄", "東京"]
+    languages, (chinese, english, unsure, shared, either) = detect(texts)
+    assert languages == ["zh", "en", languages[2], "zh", "ja"]
     assert chinese == 1.0
     assert english > 0.98
     assert unsure < 0.6
-    assert shared == 0.9
+    assert 0.5 <= shared < 0.9
+    # Never so sure of Japanese that a translation into Chinese is refused for it.
+    assert either < 0.5
+
+
+@pytest.mark.parametrize(
+    "text", ["東京", "新幹線", "電動車", "結婚式", "犬の写真", "カメラ", "さくら", "🇯🇵の旗", "iPhoneケース"]
+)
+def test_japanese_has_kana_or_characters_of_daily_use_in_japan(text: str) -> None:
+    assert detect([text])[0] == ["ja"]
+
+
+@pytest.mark.parametrize(
+    "text", ["兩個人", "自由的鳥", "蘋果", "照片", "城市風景攝影作品展覽", "kde 的 bittorrent 程序"]
+)
+def test_chinese_has_characters_that_japan_hardly_uses(text: str) -> None:
+    assert detect([text])[0] == ["zh"]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("IŞIK", "tr"),
+        ("KIRMIZI ELMA", "tr"),
+        ("Islak Kedi", "tr"),
+        ("İSTANBUL'DA BİR SOKAK", "tr"),
+        ("BIG RED BIRD IN ITALY", "en"),
+        ("IL GATTO SUL TETTO", "it"),
+        ("BRIEF IM KASTEN", "de"),
+    ],
+)
+def test_capital_i_is_dotless_in_turkish_only(text: str, language: str) -> None:
+    assert detect([text])[0] == [language]
+
+
+#: Sentences of languages that few pages have, whose words are mostly those of a large neighbour.
+NEIGHBOURS = {
+    "gl": "unha muller con paraugas vermello camiña pola rúa do pobo baixo a choiva",
+    "pt": "uma mulher com guarda-chuva vermelho caminha pela rua da vila debaixo da chuva",
+    "af": "'n vrou met 'n rooi sambreel stap in die reën oor die brug en sien nie die water nie",
+    "nl": "een vrouw met een rode paraplu loopt in de regen over de brug en ziet het water niet",
+    "ca": "una dona amb un paraigua vermell camina pel carrer del poble sota la pluja",
+    "id": "seorang wanita dengan payung merah berjalan di jalan desa saat hujan turun",
+    "cy": "mae dynes gydag ymbarél coch yn cerdded ar hyd stryd y pentref yn y glaw",
+    "mk": "жена со црвен чадор оди по улицата на селото под дождот",
+    "kk": "қызыл қолшатыр ұстаған әйел жаңбыр астында ауыл көшесімен келе жатыр",
+    "da": "en kvinde med en rød paraply går gennem landsbyens gade i regnvejret",
+    "sv": "en kvinna med ett rött paraply går längs byns gata i regnet",
+}
+
+
+@pytest.mark.parametrize("language", NEIGHBOURS)
+def test_a_sentence_of_a_rare_language_is_not_its_neighbours(language: str) -> None:
+    assert detect([NEIGHBOURS[language]])[0] == [language]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("pista de patinagem no gelo", "pt"),
+        ("barco de pesca na praia", "pt"),
+        ("hond in het gras", "nl"),
+        ("coche rojo aparcado", "es"),
+        ("tazza di caffè caldo", "it"),
+        ("rosto de gato sorrindo", "pt"),
+        ("gatto che dorme", "it"),
+        ("bardzo stary zamek", "pl"),
+    ],
+)
+def test_short_labels_of_large_languages_are_not_a_rare_neighbours(text: str, language: str) -> None:
+    assert detect([text])[0] == [language]
+
+
+def test_names_in_latin_letters_do_not_make_a_text_latin() -> None:
+    assert detect(["Главное окно KDE Plasma", "настройка Firefox", "Microsoft Officeの画面"])[0] == ["ru", "ru", "ja"]
+    assert detect(["the Russian word мир on a wall"])[0] == ["en"]
 
 
 def test_the_language_with_more_to_say_wins_in_a_mixed_text() -> None:
     assert detect(["苹果 iPhone", "night view of Tokyo Tower 東京"])[0] == ["zh", "en"]
+
+
+@pytest.mark.parametrize(
+    ("han", "level"), [("東", 1), ("鳥", 1), ("兩", 2), ("龜", 2), ("红", None), ("腕", 1), ("弌", 2)]
+)
+def test_level_of_han_characters_in_the_japanese_standard(han: str, level: int | None) -> None:
+    assert jis_level(han) == level
 
 
 @pytest.mark.parametrize(
@@ -135,6 +218,10 @@ def test_languages_to_keep_may_be_spelled_in_any_way() -> None:
     for unknown in ("zh-Hant", "yue", "english", "1"):
         with pytest.raises(ValueError, match="must have an ISO 639-1 code"):
             LanguageConfig.model_validate({"languages": [unknown]})
+
+
+def test_half_an_emoji_is_no_letter() -> None:
+    assert detect(["\ud83d a dog running on the beach", "\udc00"])[0] == ["en", "und"]
 
 
 @given(st.lists(st.text(max_size=30), max_size=5))
