@@ -208,7 +208,10 @@ def _findings(store: Store) -> Iterator[Finding]:
     names = [name for name in store.folders("") if checkpoints_there(store, name)]
     try:
         text = store.read_text(RECIPE_FILE) or ""
-        names = [TrainRecipe.checked(read_mapping(text, RECIPE_FILE)).name]
+        recipe = TrainRecipe.checked(read_mapping(text, RECIPE_FILE))
+        names = [recipe.name]
+        if checkpoints_there(store, recipe.name) and not same_recipe(store, recipe):
+            yield Finding(RECIPE_FILE, "none of the run's checkpoints was made with it")
     except UserError as error:
         yield Finding(RECIPE_FILE, " ".join(str(error.value).split()))
     except PairmillError as error:

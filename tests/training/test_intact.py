@@ -217,6 +217,14 @@ def test_a_damaged_recipe_is_known_by_the_checkpoints(tmp_path: Path, damage: Ca
     assert (run / "damaged" / "recipe.yaml").exists()
 
 
+def test_a_recipe_that_is_sound_and_another_is_found(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    store = Store(str(run))
+    assert verify_training(store) == []
+    (run / "recipe.yaml").write_text(recipe(run, optim={"lr": 0.5}).to_yaml())
+    assert [finding.path for finding in verify_training(store)] == ["recipe.yaml"]
+
+
 @pytest.mark.parametrize("damage", [cut, empty, garble])
 def test_without_a_checkpoint_a_damaged_recipe_is_refused_by_name(
     tmp_path: Path, damage: Callable[[Path], None]
