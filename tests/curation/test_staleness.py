@@ -153,6 +153,7 @@ CHANGES: dict[str, Change] = {
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
     # Captions.  A key of one engine is `engine{name}.key`.
     **{f"recaption.{key}": nothing(value) for key, value in PLACEMENT.items()},
+    "recaption.engine_timeout_s": nothing(5.5),
     "recaption.enabled": makes("columns/recaption", "columns/translate")(False),
     "recaption.model": captions(str(MODELS / "translator")),
     "recaption.revision": captions("r2", recaption__engine="openai"),
@@ -182,6 +183,7 @@ CHANGES: dict[str, Change] = {
     **{"recaption.engine{vllm}.dtype": captions("float16"), "recaption.engine{vllm}.rows_per_call": nothing(3)},
     # Translations
     **{f"translate.{key}": nothing(value) for key, value in PLACEMENT.items()},
+    "translate.engine_timeout_s": nothing(5.5),
     "translate.enabled": translations(False),
     "translate.model": translations(str(MODELS / "captioner")),
     # A folder's revision is its content: to name it changes what is asked for, not what comes.

@@ -23,9 +23,13 @@ def kind(request: pytest.FixtureRequest) -> signal.Signals:
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     kinds = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+    # The tests may run under `nohup` or in the background of a shell, where some are ignored.
+    given = {kind: signal.signal(kind, signal.SIG_DFL) for kind in kinds}
     before = [signal.getsignal(kind) for kind in kinds], signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
     assert ([signal.getsignal(kind) for kind in kinds], signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
+    for kind, handler in given.items():
+        signal.signal(kind, handler)
 
 
 def test_a_job_that_can_save_is_asked_once(kind: signal.Signals) -> None:
