@@ -224,7 +224,12 @@ class Store:
     def batches(self, name: str, rows: int) -> Iterator[pa.RecordBatch]:
         """One parquet file in batches of at most so many rows.  Raises what `read_table` raises."""
         with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
-            yield from open_sealed(stream).iter_batches(batch_size=rows, use_threads=False)
+            file, read = open_sealed(stream), 0
+            for batch in file.iter_batches(batch_size=rows, use_threads=False):
+                read += len(batch)
+                yield batch
+            if read != file.metadata.num_rows:  # pyarrow passes over a page whose header has another type
+                raise ValueError(f"{read:,} rows of {file.metadata.num_rows:,} can be read")
 
     def set_aside(self, name: str, folder: str) -> str:
         """Move a file or a folder into a folder of the run, under a name that tells where it was; returns that name.

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pairmill import faults
+from pairmill import faults, sealed_parquet
+from pairmill.damage import DamagedError
 from pairmill.store import Entry, Store
 from pairmill.table_files import content_digest
 
@@ -143,3 +144,14 @@ def test_what_only_looks_like_a_commit_is_none(store: Store) -> None:
     assert store.index("images") == {0: entry}
     store.retract("images", 0)
     assert sorted(file.name for file in folder.iterdir()) == sorted(names)
+
+
+def test_a_page_that_pyarrow_passes_over_loses_no_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed_parquet, "_SMALL_BYTES", 0)
+    store.commit("pairs", 0, "0" * 16, pa.table({"n": list(range(20)), "m": ["x"] * 20}), {}, row_group_rows=5)
+    file = Path(store.path("pairs/part-000000.parquet"))
+    data = bytearray(file.read_bytes())
+    data[pq.read_metadata(file).row_group(1).column(0).data_page_offset + 1] ^= 1  # the type of the page
+    file.write_bytes(data)
+    with pytest.raises(DamagedError, match=r"part-000000\.parquet"):
+        list(store.batches("pairs/part-000000.parquet", 5))
