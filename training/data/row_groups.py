@@ -100,7 +100,9 @@ class _OpenGroup:
         stop = self._rows if stop is None else min(stop, self._rows)
         parts = []
         while self._at < stop:
-            batch = self._held if self._held is not None else next(self._batches)
+            batch = self._held if self._held is not None else next(self._batches, None)
+            if batch is None:  # pyarrow passes over a page whose header has another type
+                raise ValueError(f"{self._at:,} rows of {self._rows:,} can be read")
             first, last = max(start - self._at, 0), min(stop - self._at, len(batch))
             if first < last:
                 parts.append(batch.slice(first, last - first))

@@ -62,3 +62,14 @@ def test_any_damage_of_a_footer_is_one_line(tmp_path: Path, seed: int, ours: boo
         finally:
             file.write_bytes(sound)
     assert _every_row(tmp_path) == before
+
+
+def test_a_page_that_pyarrow_passes_over_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_groups, "LARGE_BYTES", 1)
+    file = tmp_path / "part-000000.parquet"
+    file.write_bytes(parquet_bytes(pa.table({"n": list(range(4000))}), 4000))
+    data = bytearray(file.read_bytes())
+    data[pq.read_metadata(file).row_group(0).column(0).data_page_offset + 1] ^= 1  # the type of the page
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"part-000000\.parquet, row group 0: "):
+        RowGroups(pafs.LocalFileSystem(), ["n"]).read(str(file), 0, 0, 500)
