@@ -135,6 +135,8 @@ def parquet_batches(stream: pa.NativeFile, size: int) -> Iterator[pa.Table]:
         except pa.ArrowException as error:
             raise ValueError(f"{_column_of(found, rows)}from row {first} on: {error}") from error
         if batch is None:
+            if first <= facts.num_rows:  # pyarrow passes over a page whose header has another type
+                raise ValueError(f"{first - 1:,} rows of {facts.num_rows:,} can be read")
             return
         for piece in _pieces(batch, first):
             seen += sum(map(_size_of, piece.columns))

@@ -288,3 +288,13 @@ def test_maps_of_other_programs_arrive(tmp_path: Path, by: str) -> None:
         polars = pytest.importorskip("polars", reason="polars is a package of the extra dev")
         polars.DataFrame({"url": ["http://a"], "text": ["t"], "n": [[{"key": "k", "value": 1}]]}).write_parquet(path)
         assert own(read(path), "n") == [[{"key": "k", "value": 1}]]
+
+
+def test_a_page_that_pyarrow_passes_over_loses_no_rows(tmp_path: Path) -> None:
+    file = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"url": [f"http://a/{n}" for n in range(3000)]}), file, row_group_size=1000)
+    data = bytearray(file.read_bytes())
+    data[pq.read_metadata(file).row_group(1).column(0).data_page_offset + 1] ^= 1  # the type of the page
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"2,000 rows of 3,000"):
+        read(file, text_column=None)
