@@ -133,8 +133,8 @@ def plain_head(raw: bytes) -> tuple[int, bytes, ChunkReader | _Length]:
     elif len(lengths) > 1:
         raise BadHead("two different lengths of one body")
     elif lengths and _is_length(lengths[0]):
-        body = _Length(int(lengths[0]))
-        kept.append((b"content-length", b"%d" % int(lengths[0])))
+        body = _Length(_number(lengths[0]))
+        kept.append((b"content-length", b"%d" % _number(lengths[0])))
     elif lengths:
         close = True
     if code == 101:
@@ -152,7 +152,12 @@ def plain_head(raw: bytes) -> tuple[int, bytes, ChunkReader | _Length]:
 
 def _is_length(value: bytes) -> bool:
     """Whether it is a number of bytes; Chromium takes none that 63 bits do not hold (`StringToInt64`)."""
-    return value.isdigit() and len(value.lstrip(b"0")) < 20 and int(value) < 2**63
+    return value.isdigit() and len(value.lstrip(b"0")) < 20 and _number(value) < 2**63
+
+
+def _number(digits: bytes) -> int:
+    """The number of some digits; Python takes no more than 4,300 of them, zeros in front counted."""
+    return int(digits.lstrip(b"0") or b"0")
 
 
 def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:

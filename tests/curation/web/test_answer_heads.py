@@ -75,6 +75,11 @@ def test_what_is_no_head_is_refused(raw: bytes) -> None:
         fed(raw, [])
 
 
+def test_zeros_before_a_length_do_not_count() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: %s3\r\n\r\nabcd" % (b"0" * 5000)
+    assert fed(raw, []) == (b"HTTP/1.1 200 -\r\ncontent-length: 3\r\n\r\nabc", True)
+
+
 @pytest.mark.parametrize("length", [b"+1", b"-1", b"\xb2", b"0x10", b"1 byte", b"9" * 5000, b"9223372036854775808"])
 def test_a_length_that_is_none_leaves_the_end_to_the_connection(length: bytes) -> None:
     raw = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: %s\r\n\r\nabc" % length
