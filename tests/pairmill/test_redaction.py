@@ -291,7 +291,7 @@ def test_secrets_of_a_recipe_are_found_by_their_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["a.b-", "a:", "://", '"', "password ", "?a=", "x:y@", "sk-", "glpat-", "-----BEGIN PRIVATE KEY-----"]
+    "part", ["a.b-", "a:", "://", "\\", '"', "password ", "?a=", "x:y@", "sk-", "glpat-", "-----BEGIN PRIVATE KEY-----"]
 )
 def test_a_long_line_takes_no_time(part: str) -> None:
     began = time.perf_counter()
