@@ -41,6 +41,7 @@ from pydantic import Field
 from curation.schema import drop, live
 from pairmill.config import EXECUTION, Config, Placement
 from pairmill.meters import Meter
+from pairmill.own_code import LONGEST_S
 from pairmill.registry import NamedConfig
 from pairmill.store import Store
 
@@ -78,7 +79,11 @@ class StageConfig(NamedConfig, Placement):
         "drops it as `failed`",
     )
     timeout_s: float = Field(
-        3600.0, gt=0, description="seconds that the stage may take for a shard", json_schema_extra=EXECUTION
+        3600.0,
+        gt=0,
+        le=LONGEST_S,
+        description="seconds that the stage may take for a shard",
+        json_schema_extra=EXECUTION,
     )
 
 

@@ -28,6 +28,9 @@ from pairmill.errors import JobError, PairmillError
 
 T = TypeVar("T")
 
+#: Longest time limit in seconds: a week.
+LONGEST_S = 7 * 86_400.0
+
 #: Seconds that code in a C library has to return after its time limit, before its process is ended.
 _GRACE_S = 30.0
 
@@ -135,12 +138,18 @@ class Guard:
             raise JobError(f"{error}\nFix the code; then run the job again.") from error
 
     def limited(self, work: Callable[[], T]) -> T:
-        """What `work` returns.  Raises JobError if it takes too long, EndedError for SystemExit, and what it raises."""
+        """What `work` returns.  Raises JobError if it takes too long, EndedError for SystemExit, and what it raises.
+
+        A BaseException of another kind, as of a panic in Rust, becomes an EndedError too.
+        """
         try:
             with self._within_limit():
                 return work()
-        except SystemExit as error:
-            raise EndedError(f"{self.named} called sys.exit") from error
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            how = "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
+            raise EndedError(f"{self.named} {how}") from error
 
     @contextmanager
     def _within_limit(self) -> Iterator[None]:
@@ -162,10 +171,10 @@ class Guard:
             finally:
                 timer.cancel()
             return
-        faulthandler.dump_traceback_later(self.timeout_s + _GRACE_S, exit=True)
         before = signal.signal(signal.SIGALRM, ended)
-        signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
         try:
+            faulthandler.dump_traceback_later(self.timeout_s + _GRACE_S, exit=True)
+            signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
             yield
         except _TooLongError:
             pass

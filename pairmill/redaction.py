@@ -83,6 +83,11 @@ _SHORT_PASSWORD = re.compile(r"(?<!\S)(-p[ =])(?!\d+(?::\d+)*(?:/\w+)?(?!\S)|[./
 _NO_PASSWORD = re.compile(
     r"\b(?:mkdir|cp|tar|install|rsync|scp|ssh|patch|docker|python|pytest|unzip|test)\b[^\n|;&]*\Z"
 )
+#: Commands whose `-u` is followed by no user: it updates, or names what is sent where.
+_NO_USER = re.compile(r"\b(?:git|rsync|cp|mv|docker|podman|chown|sort|date|tar)\b[^\n|;&]*\Z")
+_LOGIN = re.compile(
+    r"(\b(?:wandb|comet|clearml|hf|huggingface-cli|neptune)\s+(?:auth\s+)?login\s+)([^\s'\"-][^\s'\"]{15,})"
+)
 _CLIENT_PASSWORD = re.compile(r"(\b(?:mysql\w*|mariadb\w*|sshpass)\b[^\n|;&]{0,200}?\s-p ?)([^\s-]\S*)")
 _USER_OPTION = re.compile(r"(?<!\S)((?:-u|-U|--user|--proxy-user)(?:[ =]['\"]?)[^\s:'\"]{1,64}:)([^\s'\"]+)")
 _CURL_COOKIE = re.compile(
@@ -104,17 +109,19 @@ _SPACED = re.compile(
 )
 #: Any value: `ENV NAME x`, `setenv NAME x`.
 _SET_VARIABLE = re.compile(r"((?<![\w-])(?:ENV|setenv|set -gx|set -x)[ \t]+([A-Za-z_]\w*)[ \t]+[\"']?)([^\s\"']+)")
-_SCHEME = re.compile(r"(?i)\b(bearer|basic|token|apikey|digest|negotiate)((?:\s|%20|\+)+)([\w.~+/=%-]{6,})")
+_SCHEME = re.compile(
+    r"(?i)\b(bearer|basic|token|apikey|digest|negotiate)((?:\s|%20|\+)+)(?![a-z_]\w*=[^=\s])([\w.~+/=%-]{6,})"
+)
 
+#: What may be several words, as nothing else that is secret.
+_PASSWORD = re.compile(r"(?i)password|passwd|passphrase|pwd|kennwort")
 _NULLS = words("true false null none nil yes no on off nan")
 #: What follows `password:` in a sentence.
 _PROSE = _NULLS | words(
     "required optional missing unset undefined empty invalid expected wrong not is to or and must with in for from the "
     "a an of it was has that"
 )
-_PLACEHOLDER = re.compile(
-    r"\$\{?[A-Za-z_]\w*\}?|\{\{.*\}\}|<[\w /-]+>|%\(\w+\)s|\$\(.*\)|\*{3,}|…|\.\.\.|\\?", re.DOTALL
-)
+_PLACEHOLDER = re.compile(r"\$\{?[A-Za-z_]\w*\}?|\{\{.*\}\}|<[\w /-]+>|%\(\w+\)s|\$\(.*|\*{3,}|…|\.\.\.|\\?", re.DOTALL)
 _MESSAGE_WORDS = words("unexpected invalid unknown special next bad illegal each per first last any wrong")
 
 
@@ -135,7 +142,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     text = _after_names(text)
     text = _PARAMETER.sub(_masked_parameter, text)
     text = _OPTION.sub(_masked_option, text)
-    for pattern in (_SHORT_PASSWORD, _CLIENT_PASSWORD, _CURL_COOKIE, _USER_OPTION, _NETRC, _SQL):
+    for pattern in (_SHORT_PASSWORD, _CLIENT_PASSWORD, _LOGIN, _CURL_COOKIE, _USER_OPTION, _NETRC, _SQL):
         text = pattern.sub(_masked_second, text)
     text = _SAID.sub(lambda m: m[1] + MASK if _opaque(m[2]) else m[0], text)
     text = _SPACED.sub(_masked_spaced, text)
@@ -230,7 +237,9 @@ def _is_nothing(value: str, nothing: frozenset[str] = _NULLS) -> bool:
 
 
 def _opaque(value: str) -> bool:
-    """Whether this looks like a key and not like a word."""
+    """Whether this, or a word of it, looks like a key and not like a word."""
+    if re.search(r"\s", value):
+        return any(map(_opaque, value.split()))
     if len(value) < 6 or _is_nothing(value):
         return False
     digits, letters = re.search(r"[0-9]", value), re.search(r"[A-Za-z]", value)
@@ -296,6 +305,13 @@ def _value_span(text: str, separator: re.Match[str], name: str, before: str) -> 
         value, span = _plain_value(text, separator, before, at)
     if not value or _is_nothing(value, _NULLS if quoted else _PROSE) or (perhaps and not sure and not _opaque(value)):
         return None
+    if (
+        re.search(r"\s", value)
+        and not (quoted or text[at] == "[")
+        and not _PASSWORD.search(name)
+        and not _opaque(value)
+    ):
+        return None  # a sentence: `secret: always smile`, `token: 123 tokens a second`
     if name in ("PWD", "OLDPWD") and value.startswith("/"):
         return None
     return span
@@ -348,7 +364,8 @@ def _masked_option(found: re.Match[str]) -> str:
 
 
 def _masked_second(found: re.Match[str]) -> str:
-    if found.re is _SHORT_PASSWORD and _NO_PASSWORD.search(found.string, max(0, found.start() - 80), found.start()):
+    no_secret = {_SHORT_PASSWORD: _NO_PASSWORD, _USER_OPTION: _NO_USER}.get(found.re)
+    if no_secret is not None and no_secret.search(found.string, max(0, found.start() - 80), found.start()):
         return found[0]
     return found[0] if _is_nothing(found[2].strip("'\"")) else found[1] + MASK
 

@@ -34,6 +34,7 @@ _FIXED = re.compile(
     r"|xapp-\d-[\w-]{16,}|AKIA[A-Z0-9]{16,}|(?:ASIA|ABIA|ACCA)(?=[A-Z]{0,80}[0-9])[A-Z0-9]{16,}|AIza[\w-]{30,}"
     r"|dapi[0-9a-f]{24,}|shp(?:at|ca|pa|ss)_[A-Fa-f0-9]{16,}|AGE-SECRET-KEY-1[A-Z0-9]{16,}"
     r"|eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*|\d{8,10}:AA[\w-]{30,})"
+    r"|(?<=/bot)\d{8,10}:AA[\w-]{30,}"
 )
 _RUN = re.compile(r"[A-Za-z0-9]+")
 #: Between two letters or digits: where a word in camel case begins, a number begins, or one ends.

@@ -20,7 +20,11 @@ _MAX_ERROR_CHARACTERS = 300
 
 def describe(error: BaseException) -> str:
     """The error on one short line, for a row's error column: the same whenever the same thing happens."""
-    text = re.sub(r"\b0x[0-9a-f]+\b", "0x…", " ".join(str(error).split()))
+    try:
+        said = str(error)
+    except Exception:  # an exception of a user's own may do anything
+        said = ""
+    text = re.sub(r"\b0x[0-9a-f]+\b", "0x…", " ".join(said.split()))
     return f"{type(error).__name__}: {text}"[:_MAX_ERROR_CHARACTERS]
 
 

@@ -22,6 +22,8 @@ class OwnEngine:
         self._engine, self._guard = engine, guard
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)  # of this object, before it has an engine
         return getattr(self._engine, name)
 
     def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:

@@ -10,7 +10,7 @@ from curation.engines.model_files import Checkpoint, DType
 from curation.engines.own import OwnEngine
 from pairmill.config import EXECUTION, Placement
 from pairmill.errors import RecipeError
-from pairmill.own_code import Guard
+from pairmill.own_code import LONGEST_S, Guard
 from pairmill.registry import NamedConfig, Registry, source_digest
 
 
@@ -32,6 +32,7 @@ class EngineConfig(Placement):
     engine_timeout_s: float = Field(
         3600.0,
         gt=0,
+        le=LONGEST_S,
         description="seconds that one call of an engine of your own may take, and its loading; ours have their own "
         "limits",
         json_schema_extra=EXECUTION,

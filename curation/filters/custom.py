@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import JobError, RecipeError
-from pairmill.own_code import Guard
+from pairmill.own_code import LONGEST_S, Guard
 
 Keep = Callable[[pa.Table], Any]
 
@@ -44,6 +44,7 @@ class CustomConfig(Config):
     callables_timeout_s: float = Field(
         600.0,
         gt=0,
+        le=LONGEST_S,
         description="seconds that a function, or an image head of your own, may take for the rows of a shard",
         json_schema_extra=EXECUTION,
     )

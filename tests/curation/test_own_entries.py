@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import sys
 import threading
@@ -15,15 +16,18 @@ from PIL import Image
 from curation.duplicates.deduplicate import find_losers
 from curation.duplicates.equal_values import EqualValues
 from curation.duplicates.kinds import DeduplicateConfig
-from curation.engines import CaptionRequest, Generated
+from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.model_files import Checkpoint
+from curation.engines.own import OwnEngine
 from curation.filters.rules import filter_rows
 from curation.filters.stage import FilterConfig
 from curation.recaption import Recaption, RecaptionConfig
 from curation.stage import Runtime
 from curation.translate import Translate, TranslateConfig
-from pairmill.errors import JobError
+from pairmill.errors import JobError, RecipeError
+from pairmill.own_code import Guard
 from pairmill.registry import NamedConfig
+from pipelines.recipe import CurateRecipe
 from pipelines.stages.row_stage import own_name
 
 
@@ -225,3 +229,38 @@ def test_a_kind_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, method: str
     ends = {"uid": ["a", "b", "c"], "shard": pa.array([0] * 3, pa.int32()), "row": pa.array(range(3), pa.int32())}
     with pytest.raises(JobError, match=rf"deduplicate\.kinds: {__name__}:Kind {says}"):
         find_losers(pa.table({**ends, **sizes, "caption": ["x", "y", "x"]}), config=config)
+
+
+def test_what_an_engine_raises_may_be_of_any_kind() -> None:
+    class Panic(BaseException):
+        pass
+
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def answered(error: BaseException) -> list[Any]:
+        class Raising:
+            def translate(self, texts: Sequence[str], **_: str) -> Any:
+                if "eleven" in texts:
+                    raise error
+                return [Generated(text, None) for text in texts]
+
+        engine = OwnEngine(Raising(), Guard("it", 5.0))
+        return [one.error if isinstance(one, Failure) else one.text for one in translated(engine)]
+
+    def translated(engine: OwnEngine) -> list[Any]:
+        return list(engine.translate(["ten", "eleven"], source="en", target="zh"))
+
+    assert answered(Panic()) == ["ten", "EndedError: it raised Panic"]
+    assert answered(Silent()) == ["ten", "Silent: "]
+
+
+def test_an_engine_can_be_copied() -> None:
+    assert copy.copy(OwnEngine(Engine(""), Guard("it", 5.0))).sampling == "greedy"
+
+
+@pytest.mark.parametrize("section", ["recaption", "translate"])
+def test_a_time_limit_is_a_week_at_most(section: str) -> None:
+    with pytest.raises(RecipeError, match="604800"):
+        CurateRecipe.checked({"run_dir": "r", "input": {"path": "p"}, section: {"engine_timeout_s": 1e12}})

@@ -87,6 +87,7 @@ setenv MY_TOKEN '§'
 ['--api-key', '§']
 -p §
 curl -b 'sid=§' https://h
+wandb login §4a5b6c7d8e9f
 curl -L -b sid=§ https://h
 http:\/\/user:§@host\/a
 mysql -u root -p§ db
@@ -160,6 +161,13 @@ authors: Me; keyboard: qwerty; monkey=banana; compass=north; passport: red; key:
 sha256=abc123def456
 PWD=/home/me
 docker run -p 8080:80 image; ssh -p 2222 host; mkdir -p /tmp/x
+token: 123 tokens per second
+secret: always smile
+pass: 1 of 3
+signature: Vincent van Gogh 1889
+dsn: deep space network 1963
+git push -u origin:main; rsync -u bob:path here
+RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(kubectl get secret x)
 mkdir -p outputs; cp -p notes1.txt copy2.txt; tar -p sessions; curl -b cookies.txt https://h
 primary_key=uid2024x, sort_key: width10x; group_key=a1b2c3d4
 first_pass: 10, passed: 3

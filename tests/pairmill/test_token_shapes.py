@@ -18,7 +18,12 @@ TOKENS = [
     *(("sk-", _ALNUM, 48), ("sk-", _HEX, 32), ("sk-proj-", _URLSAFE, 156), ("sk-ant-api03-", _URLSAFE, 95)),
     *(("sk-or-v1-", _HEX, 64), ("sk-svcacct-", _URLSAFE, 150), ("ghp_", _ALNUM, 36), ("gho_", _ALNUM, 36)),
     *(("hf_", string.ascii_letters, 34), ("npm_", _ALNUM, 36), ("gsk_", _ALNUM, 52), ("r8_", _ALNUM, 37)),
-    *(("pypi-AgEIcHlwaS5vcmc", _URLSAFE, 150), ("nvapi-", _URLSAFE, 64), ("sk_live_", _ALNUM, 24)),
+    *(
+        ("pypi-AgEIcHlwaS5vcmc", _URLSAFE, 150),
+        ("nvapi-", _URLSAFE, 64),
+        ("sk_live_51H", _ALNUM, 94),
+        ("sk_live_", _ALNUM, 24),
+    ),
     *(("xai-", _ALNUM, 80), ("pplx-", _ALNUM, 48), ("lin_api_", _ALNUM, 40), ("ntn_", _ALNUM, 46)),
     *(
         ("dop_v1_", _HEX, 64),
@@ -41,6 +46,12 @@ def test_tokens_are_masked(prefix: str, letters: str, length: int) -> None:
         token = prefix + "".join(drawn.choices(letters, k=length))
         missed += any(token[len(prefix) :] in redact(text, {}) for text in (token, f"got 401 for {token}, once"))
     assert missed <= 0.03 * 200  # some of 20 characters look like words by chance
+
+
+def test_a_telegram_bot_is_masked_in_its_url() -> None:
+    token = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw1"
+    for text in (f"https://api.telegram.org/bot{token}/getFile", f"bot token {token}"):
+        assert token not in redact(text, {}) and holds_secret(text)
 
 
 def test_tokens_between_names_are_masked() -> None:
