@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pairmill.secret_names import is_secret_name, is_secret_parameter, may_be_secret_name, words
+from pairmill.secret_names import NULLS, is_nothing, is_secret_name, may_be_secret_name, words
+from pairmill.secret_urls import holds_url_secret, masked_parameters, masked_users
 from pairmill.token_shapes import is_drawn, masked_tokens
 
 MASK = "***"
@@ -28,31 +29,6 @@ _KEY_BLOCK = re.compile(
     r"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY[A-Z ]*)-----.*?(?:-----END \1-----|\Z)"
     r"|PuTTY-User-Key-File.*?(?:Private-MAC[^\n]*|\Z)",
     re.DOTALL,
-)
-
-_WEBHOOK = re.compile(r"(hooks\.slack\.com/(?:services|workflows)/|discord(?:app)?\.com/api/webhooks/)[\w/-]+")
-
-# In a URL
-
-#: `user:password@` (the password may hold / ? # @, if no port could begin there), and a lone `user@`.
-_URL_USER = re.compile(
-    r"(?:(?<=://)|(?<=:\\/\\/))(?:[^\s/?#'\"@\[\]<>:]{0,256}:(?!\d{1,5}(?:[/?#\s'\"]|\Z))[^\s'\"<>@]{1,512}@(?:[^\s'\"<>/?#@]{1,256}@)*"
-    r"|[^\s/?#'\"<>]{1,512}@)"
-)
-_ENCODED_USER = re.compile(
-    r"(?i)(?<=%3A%2F%2F)(?:(?:(?!%2F|%3F|%40|%3A)[^\s/?#'\"&]){0,256}%3A(?!\d{1,5}%2F)[^\s/?#'\"&]{1,512}?%40"
-    r"|(?:(?!%2F|%3F|%40)[^\s/?#'\"&]){1,512}%40)"
-)
-_NO_SCHEME_USER = re.compile(
-    r"(?<![\w.:/@-])(?:(?<=//)|(?://)?)[\w.%+-]{1,64}:[^\s/:@'\"]{3,128}@(?=[\w.-]+:\d{2,5}\b)"
-)
-_NETWORK_PATH_USER = re.compile(r"(?<![\w:/])//[^\s/?#'\"@]{1,128}:[^\s/?#'\"@]{1,256}@")
-_THIN_USER = re.compile(r"(?<=:thin:)[^\s/@]{1,128}/[^\s@]{1,128}@")
-
-_PARAMETER = re.compile(
-    r"(?P<before>[?&;]|%(?:25)*(?:3F|26)|&amp;|\\u0026)(?P<name>[A-Za-z_][\w.\-\[\]]{0,63})(?P<sep>=|%(?:25)*3D|\\u003d)"
-    r"(?P<value>(?:(?!%(?:25)*26|\\u0026)[^\s&;'\"<>#\\,)\]}])+)",
-    re.IGNORECASE,
 )
 
 # After a name
@@ -115,13 +91,11 @@ _SCHEME = re.compile(
 
 #: What may be several words, as nothing else that is secret.
 _PASSWORD = re.compile(r"(?i)password|passwd|passphrase|pwd|kennwort")
-_NULLS = words("true false null none nil yes no on off nan")
 #: What follows `password:` in a sentence.
-_PROSE = _NULLS | words(
+_PROSE = NULLS | words(
     "required optional missing unset undefined empty invalid expected wrong not is to or and must with in for from the "
     "a an of it was has that"
 )
-_PLACEHOLDER = re.compile(r"\$\{?[A-Za-z_]\w*\}?|\{\{.*\}\}|<[\w /-]+>|%\(\w+\)s|\$\(.*|\*{3,}|…|\.\.\.|\\?", re.DOTALL)
 _MESSAGE_WORDS = words("unexpected invalid unknown special next bad illegal each per first last any wrong")
 
 
@@ -136,11 +110,9 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
         if len(value) >= _LEAST_SECRET and is_secret_name(name) and (not value.startswith("/") or is_drawn(value)):
             text = text.replace(value, MASK)
     text = _KEY_BLOCK.sub(MASK, text)
-    for pattern in (_URL_USER, _ENCODED_USER, _NETWORK_PATH_USER, _NO_SCHEME_USER, _THIN_USER):
-        text = pattern.sub(_masked_user, text)
-    text = _WEBHOOK.sub(rf"\1{MASK}", text)
+    text = masked_users(text, MASK)
     text = _after_names(text)
-    text = _PARAMETER.sub(_masked_parameter, text)
+    text = masked_parameters(text, MASK)
     text = _OPTION.sub(_masked_option, text)
     for pattern in (_SHORT_PASSWORD, _CLIENT_PASSWORD, _LOGIN, _CURL_COOKIE, _USER_OPTION, _NETRC, _SQL):
         text = pattern.sub(_masked_second, text)
@@ -215,32 +187,25 @@ def _is_secret(name: str, value: Any) -> bool:
 
 
 def _certain(text: str) -> bool:
-    if any(p.search(text) for p in (_KEY_BLOCK, _WEBHOOK)) or masked_tokens(text, MASK) != text:
+    if _KEY_BLOCK.search(text) or masked_tokens(text, MASK) != text or _SCHEME.sub(_masked_scheme, text) != text:
         return True
-    return any(p.sub(f, text) != text for p, f in ((_URL_USER, _masked_user), (_SCHEME, _masked_scheme))) or any(
-        "://" in word and _PARAMETER.sub(_masked_parameter, word) != word for word in text.split()
-    )
+    return holds_url_secret(text)
 
 
 def _secret_value(name: str, value: str) -> bool:
     """Whether `value` is a secret for standing under `name`."""
-    if not value or _is_nothing(value):
+    if not value or is_nothing(value):
         return False
     if not _NAME.fullmatch(name):
         return False
     return is_secret_name(name) or (may_be_secret_name(name) and _opaque(value))
 
 
-def _is_nothing(value: str, nothing: frozenset[str] = _NULLS) -> bool:
-    """Whether this stands for a value, or for none."""
-    return value.lower() in nothing or bool(_PLACEHOLDER.fullmatch(value))
-
-
 def _opaque(value: str) -> bool:
     """Whether this, or a word of it, looks like a key and not like a word."""
     if re.search(r"\s", value):
         return any(map(_opaque, value.split()))
-    if len(value) < 6 or _is_nothing(value):
+    if len(value) < 6 or is_nothing(value):
         return False
     digits, letters = re.search(r"[0-9]", value), re.search(r"[A-Za-z]", value)
     mixed = re.search(r"[a-z][A-Z]", value) or value.endswith("=")
@@ -284,7 +249,7 @@ def _value_span(text: str, separator: re.Match[str], name: str, before: str) -> 
             line = re.compile(r"[^\n]+").match(text, at)
         else:
             line = re.compile(rf"[^\n{closing}]+").match(text, at) if closing else _LINE.match(text, at)
-        return None if line is None or _is_nothing(line[0].strip(), _PROSE) else line.span()
+        return None if line is None or is_nothing(line[0].strip(), _PROSE) else line.span()
     if _COOKIES.search(name):
         quoted = _QUOTED.match(text, at)
         value, span = (quoted[2], quoted.span(2)) if quoted else ((m := _LINE.match(text, at)) and m[0], m and m.span())
@@ -303,7 +268,7 @@ def _value_span(text: str, separator: re.Match[str], name: str, before: str) -> 
             return None
     else:
         value, span = _plain_value(text, separator, before, at)
-    if not value or _is_nothing(value, _NULLS if quoted else _PROSE) or (perhaps and not sure and not _opaque(value)):
+    if not value or is_nothing(value, NULLS if quoted else _PROSE) or (perhaps and not sure and not _opaque(value)):
         return None
     if (
         re.search(r"\s", value)
@@ -338,27 +303,9 @@ def _plain_value(text: str, separator: re.Match[str], before: str, at: int) -> t
     return (plain[0], plain.span()) if plain else ("", (at, at))
 
 
-def _masked_user(found: re.Match[str]) -> str:
-    end = "%40" if found.re is _ENCODED_USER else "@"
-    head = "//" if found[0].startswith("//") else ""
-    user = found[0][len(head) : -len(end)]
-    if _PLACEHOLDER.fullmatch(user.partition(":")[2] or user) or user == "git" or user.lower() == "mailto":
-        return found[0]
-    # Not a user: gs:// without an account, and a container of Azure.
-    if ":" not in user and re.search(r"(?:gs://anonymous|(?:abfs|wasb)s?://[^/]*)\Z", found.string[: found.end() - 1]):
-        return found[0]
-    return f"{head}{MASK}{end}"
-
-
-def _masked_parameter(found: re.Match[str]) -> str:
-    if not is_secret_parameter(found["name"]) or _is_nothing(found["value"]):
-        return found[0]
-    return f"{found['before']}{found['name']}{found['sep']}{MASK}"
-
-
 def _masked_option(found: re.Match[str]) -> str:
     value = found["value"].strip("\"'")
-    if _is_nothing(value, _PROSE) or not _secret_value(found["name"], value):
+    if is_nothing(value, _PROSE) or not _secret_value(found["name"], value):
         return found[0]
     return f"{found['name']}{found['sep']}{MASK}"
 
@@ -367,7 +314,7 @@ def _masked_second(found: re.Match[str]) -> str:
     no_secret = {_SHORT_PASSWORD: _NO_PASSWORD, _USER_OPTION: _NO_USER}.get(found.re)
     if no_secret is not None and no_secret.search(found.string, max(0, found.start() - 80), found.start()):
         return found[0]
-    return found[0] if _is_nothing(found[2].strip("'\"")) else found[1] + MASK
+    return found[0] if is_nothing(found[2].strip("'\"")) else found[1] + MASK
 
 
 def _masked_named(found: re.Match[str]) -> str:

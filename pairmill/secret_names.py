@@ -58,6 +58,11 @@ _VOCABULARY = words(
     "completion input output total text stop first last sot eot unexpected invalid unknown mean per"
 )
 
+#: Words for no value, or for one that is no text.
+NULLS = words("true false null none nil yes no on off nan")
+#: What stands for a value that is somewhere else, or is masked.
+PLACEHOLDER = re.compile(r"\$\{?[A-Za-z_]\w*\}?|\{\{.*\}\}|<[\w /-]+>|%\(\w+\)s|\$\(.*|\*{3,}|…|\.\.\.|\\?", re.DOTALL)
+
 
 def _split(name: str) -> list[str]:
     return [word.lower() for word in _WORDS.findall(name)]
@@ -94,3 +99,8 @@ def is_secret_parameter(name: str) -> bool:
     """Whether a parameter of a URL of this name is a secret."""
     parts = _split(name)
     return is_secret_name(name) or (bool(parts) and (parts[-1] in _QUERY | _LAST or parts[-2:] == ["pair", "id"]))
+
+
+def is_nothing(value: str, nothing: frozenset[str] = NULLS) -> bool:
+    """Whether this stands for a value, or for none."""
+    return value.lower() in nothing or bool(PLACEHOLDER.fullmatch(value))
