@@ -47,7 +47,7 @@ POINTS = (
     "forget.copy:kill@2",
 )
 #: What every job writes.
-WRITTEN = ("recipe.yaml", "report.json", "report.html")
+WRITTEN = ("recipe.yaml", "recipe-copy.yaml", "report.json", "report.html")
 #: Bits in which the pictures of rows that are alone differ from all others; the recipe takes 3 for near.
 FAR = 12
 
