@@ -38,6 +38,8 @@ _OPTIONS = re.compile(r"\?[A-Za-z_]+=")
 #: An address that has lost a slash, be it to pathlib.
 _ONE_SLASH = re.compile(r"^(?!file:)([A-Za-z][A-Za-z0-9+.-]+):/(?!/)", re.IGNORECASE)
 _SLIP = re.compile(r"(?:s3|s3a|gs|gcs|az|abfss?|hdfs|https?):(?!//)", re.IGNORECASE)
+#: How addresses begin that we open.  pyarrow takes more, which are another library's (hf://) or for its tests (mock://).
+_SCHEMES = frozenset({"s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"})
 _LISTING_THREADS = 16
 
 
@@ -67,7 +69,8 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
 
     Raises UserError for an address of no known kind, or one that cannot be reached.
     """
-    local = _local_path(absolute(uri))
+    uri = absolute(uri)
+    local = _local_path(uri)
     if local is not None:
         return pafs.LocalFileSystem(), local
     try:
@@ -77,18 +80,6 @@ def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
     except OSError as error:
         raise _unreachable(uri, error) from error
     return filesystem, path.rstrip("/")
-
-
-#: How addresses begin that pyarrow knows.
-_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "file")
-
-
-def check_scheme(uri: str) -> None:
-    """Raise UserError for an address of no known kind, or with credentials, without asking the network."""
-    absolute(uri)
-    scheme, found, _ = uri.partition("://")
-    if found and scheme.lower() not in _SCHEMES:
-        raise _unknown(uri)
 
 
 def _unknown(uri: str, why: str = "") -> UserError:
@@ -110,15 +101,36 @@ def _unreachable(uri: str, error: Exception) -> UserError:
 def absolute(uri: str) -> str:
     """The same place, independent of the current folder: local paths are made absolute, with `~` expanded.
 
-    Raises UserError for an address without a bucket, and for one with credentials.
+    The network is not asked.  Raises UserError for an address of no known kind, for one without a bucket, for one with
+    credentials, and for the home of a user that there is not.
     """
     local = _local_path(uri)
     if local is not None:
         return local
+    scheme, _, rest = uri.partition("://")
+    if scheme.lower() not in _SCHEMES:
+        raise _unknown(uri)
     _refuse_keys(uri)
-    if not uri.partition("://")[2].strip("/"):
+    # HDFS has a place that its configuration names: hdfs:///folder.
+    named = rest if scheme.lower() in ("hdfs", "viewfs") else rest.split("/")[0]
+    if not named.strip("/"):
         raise UserError("an address must name a bucket", value=redact(uri), fix="write s3://BUCKET/…, or gs://BUCKET/…")
-    return uri.rstrip("/")
+    return f"{scheme.lower()}://{rest}".rstrip("/")
+
+
+def expanded(path: str) -> str:
+    """A local path with the home of a user for `~` and `~NAME`; a file that begins like that is meant if it is there.
+
+    Raises UserError if there is no such user: a folder `~NAME` would be made.
+    """
+    home = os.path.expanduser(path)
+    if home.startswith("~") and not os.path.lexists(home.split("/")[0]):
+        raise UserError(
+            "a path that begins with ~NAME must name a user of this machine",
+            value=path,
+            fix=f"correct the name, or write ./{path} for a folder of that name",
+        )
+    return home
 
 
 def local_path(given: str | os.PathLike[str], what: str) -> Path:
@@ -145,14 +157,14 @@ def _local_path(uri: str) -> str | None:
         raise UserError("a path must not hold a NUL character", value=repr(uri), fix="correct the path")
     # `file:/folder` is an address too (RFC 8089); with other schemes it is a slip that would make a folder `s3:`.
     uri = re.sub(r"^file:/(?!/)", "file:///", uri, flags=re.IGNORECASE)
-    if _SLIP.match(uri):
+    if _SLIP.match(uri) or _ONE_SLASH.match(uri):
         raise UserError(
             "an address must have two slashes behind its scheme",
             value=redact(uri),
             fix="write s3://BUCKET/…, gs://BUCKET/…, or ./… for a folder of that name",
         )
     if "://" not in uri:
-        return os.path.abspath(os.path.expanduser(uri))
+        return os.path.abspath(expanded(uri))
     scheme, _, path = uri.partition("://")
     if scheme.lower() != "file":
         return None

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pairmill.config import digest
 from pairmill.errors import InputError, JobError, RecipeError, RunDirError
 from pairmill.redaction import redact
-from pairmill.uris import check_scheme
+from pairmill.uris import absolute
 from pairmill.yaml_text import write_yaml
 from pipelines.doctor import project_root
 from pipelines.interpreter import head_python
@@ -84,10 +84,10 @@ def prepare(
                 fix="set it in the cluster's environment, and name the variable (`…_env`) or leave the override out",
             )
     if kind == "evaluate":
-        check_scheme(recipe)
+        absolute(recipe)
         return Prepared(kind, recipe, recipe, None, tuple(overrides), digest(_evaluation(overrides).identity()))
     loaded = _load(kind, Path(recipe), overrides)
-    check_scheme(str(loaded.run_dir))
+    absolute(str(loaded.run_dir))
     root, path, text = root or project_root(), Path(recipe).resolve(), None
     name = str(path.relative_to(root)) if path.is_relative_to(root) else None
     if name not in packed_files(root):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -154,11 +154,30 @@ def test_addresses_of_object_stores(uri: str, path: str) -> None:
     assert found == path and not isinstance(filesystem, pafs.LocalFileSystem)
 
 
-@pytest.mark.parametrize("uri", ["https://x.example/list.csv", "az://c/list.csv", "ftp://x/y", "file://x/y", "s3:///x"])
-def test_an_address_of_no_known_kind_says_what_there_is(uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("https://x.example/list.csv", "az://c/list.csv", "ftp://x/y", "file://x/y", "s3:///x"),
+        # pyarrow opens these: of another library, and of its own tests.
+        *("hf://datasets/x/a.parquet", "HF://a/b", "mock://x", "github://a/b", "memory://x", "data://x"),
+    ],
+)
+@pytest.mark.parametrize("opened", [filesystem_of, find, absolute, Store])
+def test_an_address_of_no_known_kind_says_what_there_is(uri: str, opened: Callable[[str], object]) -> None:
     with pytest.raises(UserError, match="must") as error:
-        filesystem_of(uri)
+        opened(uri)
     assert uri in str(error.value) and "traceback" not in str(error.value).lower()
+
+
+def test_a_scheme_may_be_in_capital_letters() -> None:
+    assert absolute("S3://Bucket/Run/") == "s3://Bucket/Run" and filesystem_of("GS://anonymous@b/x")[1] == "b/x"
+
+
+@pytest.mark.parametrize("uri", ["hf:/a/b", "mock:/x", "s3:bucket/x"])
+def test_an_address_that_lost_a_slash_makes_no_folder(uri: str) -> None:
+    with pytest.raises(UserError, match="two slashes"):
+        absolute(uri)
+    assert absolute(f"./{uri}") == os.path.abspath(uri)
 
 
 def test_an_error_holds_no_secret() -> None:
@@ -189,6 +208,17 @@ def test_home_and_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert absolute(f"file://{tmp_path}/run") == f"{tmp_path}/run" and absolute("s3://b/run/") == "s3://b/run"
     Store("~/run").write_json("x.json", {})
     assert (tmp_path / "run" / "x.json").exists() and not Path("~").exists()
+
+
+def test_the_home_of_nobody_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in ("~nosuchuser/x", "~nosuchuser"):
+        for opened in (absolute, Store, find, lambda path: local_path(path, "--to")):
+            with pytest.raises(UserError, match=f"user of this machine\n.*{given}\n"):
+                opened(given)
+    assert absolute("./~nosuchuser/x") == f"{tmp_path}/~nosuchuser/x"
+    fill(tmp_path, "~list.csv")  # as in a shell
+    assert find("~list.csv").paths == (f"{tmp_path}/~list.csv",)
 
 
 @pytest.mark.parametrize("given", ["s3://bucket/x", "s3:/bucket/x", "gs://bucket/x", "https://a/x", "az://a/x"])
