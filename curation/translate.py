@@ -17,6 +17,7 @@ from curation.engines import TRANSLATE_ENGINES, Failure, Generated, Translator
 from curation.engines.guard import stop_if_dead, stop_if_useless
 from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
+from curation.lost_sentences import has_lost_sentences
 from curation.schema import live, set_columns
 from curation.stage import Column, Runtime, Stage
 from curation.telemetry import count_texts
@@ -24,7 +25,6 @@ from curation.translation_checks import (
     LengthBounds,
     TranslationStatus,
     has_bad_length,
-    has_lost_sentences,
     is_wrong_language,
     length_bounds,
     longest_loop,

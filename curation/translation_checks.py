@@ -10,7 +10,6 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from curation.whole_sentences import sentences
 from pairmill.languages import UNKNOWN, primary
 
 
@@ -62,38 +61,6 @@ def has_bad_length(source_text: str, text: str, bounds: LengthBounds) -> bool:
     """Whether `text` is too short or too long for a translation of `source_text`."""
     given, made = len(source_text), len(text)
     return made + bounds.slack < bounds.least * given or made > bounds.most * given + bounds.slack
-
-
-# The usual length of a translation, in characters per character of the source: the median of the labels above, its
-# inverse, and an assumed 1 between languages of one kind, which was not measured.
-_USUAL_INTO_CHARACTERS, _USUAL_FROM_CHARACTERS, _USUAL_SAME_KIND = 0.29, 3.4, 1.0
-#: Below this share of the usual length, fewer sentences are lost ones and not joined ones.  Chosen by hand between
-#: whole and shortened translations of a few sentences; one lost sentence of five or more may go unseen.
-_LOST_BELOW = 0.65
-#: The same where two sentences or more, and two in five, are missing between languages whose texts are about as long.
-_MANY_LOST_BELOW, _MANY_LOST, _MANY_LOST_SHARE = 0.75, 2, 0.4
-_ALIKE = frozenset({"en", "de", "fr", "es", "it", "pt", "nl"})
-
-
-def has_lost_sentences(source_text: str, text: str, source: str, target: str) -> bool:
-    """Whether a translation of several sentences has fewer, and is much shorter than translations usually are.
-
-    A translator may join sentences, or may be terse; it is the two together that show a loss.
-    """
-    given, made = _parts(source_text), _parts(text)
-    if given < 2 or made >= given:
-        return False
-    dense = [primary(code) in _CHARACTER_LANGUAGES for code in (source, target)]
-    usual = _USUAL_SAME_KIND
-    if dense[0] != dense[1]:
-        usual = _USUAL_INTO_CHARACTERS if dense[1] else _USUAL_FROM_CHARACTERS
-    many = given - made >= max(_MANY_LOST, _MANY_LOST_SHARE * given) and {primary(source), primary(target)} <= _ALIKE
-    return len(text) < (_MANY_LOST_BELOW if many else _LOST_BELOW) * usual * len(source_text)
-
-
-def _parts(text: str) -> int:
-    whole, rest = sentences(text)
-    return len(whole) + bool(rest)
 
 
 def longest_loop(text: str) -> int:
