@@ -1,4 +1,4 @@
-"""Checks of captions that need no picture.
+"""Checks of captions that need no picture; curation/reasoning.py finds what is reasoning.
 
 Captioners fail in four visible ways: they fall into a loop, they stop in mid-sentence, they refuse, and they answer
 with their reasoning.  What is left without these, if it is whole sentences, is the caption.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
+from curation.reasoning import thinks_aloud, without_reasoning
 from curation.translation_checks import Loops
 from curation.whole_sentences import sentences
 
@@ -21,10 +22,14 @@ MOST_REPEATS = 3
 #: A phrase of more words than `longest_loop` looks at is a loop if it comes this often.
 _LONG_PHRASE, _LONG_REPEATS = 9, 3
 
-_TAG = r"(?:think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad)"
-_OPENING = re.compile(rf"<\|?(?:begin_of_)?{_TAG}\|?>|\[{_TAG}\]|◁think▷", re.IGNORECASE)
-_CLOSING = re.compile(rf"<\|?(?:/|end_of_){_TAG}\|?>|\[/{_TAG}\]|◁/think▷", re.IGNORECASE)
-_FINAL = re.compile(r"</?answer>|<\|?(?:begin|end)_of_solution\|?>", re.IGNORECASE)
+#: The numbers of a list: `1.`, `(2)`, `c)`, `iv.`, `5、`, `⑥`.
+_LIST_NUMBER = re.compile(
+    r"(?<![A-Za-z0-9.,])(?:[(（\[]?(?:(?:\d{1,3}|[a-z]|[ivx]{2,5}|[IVX]{2,5})(?:[.．](?!\d)|[)）\]])|[A-Z][)）\]])|\d{1,3}[:：、](?!\d)"
+    r"|#\d{1,3}\b|[\u2460-\u2473\u2776-\u277f])"
+)
+_NUMBER = re.compile(r"\d+")
+#: A phrase of so many words that comes so often is a loop although each has another number (`Step 1: a dog.`).
+_NUMBERED_PHRASE, _NUMBERED_REPEATS = 3, 4
 
 _NOT_ABLE = (
     r"(?:can(?:no|['’])t|can\ not|(?:am|['’]m)\ (?:not\ able|unable)|(?:do\ not|don['’]t)\ have|(?:will\ not|won['’]t)"
@@ -72,18 +77,6 @@ _REFUSAL = re.compile(
     + ")",
     re.IGNORECASE,
 )
-#: Reasoning without tags: it speaks of the task, not of the picture.
-_THINKS_ALOUD = re.compile(
-    r"\W*(?:(?:okay|ok|alright|hmm+|well|so|right|let['’]s\ see|wait)[,.]?\ )*"
-    r"(?:let\ me\ (?:think(?=[.,:;…]|\ about\ (?:this|the|how|what)\b)|see\ what\b|analy[sz]e\b|look\ at\b|start\ by\b)"
-    r"|let['’]s\ (?:think|analy[sz]e|break\ (?:this|it)\ down)"
-    r"|the\ user\ (?:wants|asks|asked|is\ asking|has\ asked|needs|provided|gave)\b"
-    r"|I\ (?:need|have|should|must)\ (?:to\ )?"
-    r"(?:describe|write|caption|analy[sz]e|come\ up|figure\ out|provide|generate)\b"
-    r"|用户(?:要求|想|希望|让|需要)|(?:好的|嗯)[,，]\s*(?:用户|让我|我需要|我来))",
-    re.IGNORECASE,
-)
-
 #: Marks and words in which no caption ends.  Particles (`a train passing by`) are none of them, nor is what may be a
 #: name: a capital (`vitamin A`), a letter (`the letter y`).
 _HALF = re.compile(
@@ -107,61 +100,60 @@ class Checked(NamedTuple):
 
 def checked(text: str, *, cut: bool) -> Checked:
     """A caption without what is no caption.  cut: whether the engine ended it at the token limit."""
-    plain = _without_reasoning(text)
-    if not plain:
+    text = without_reasoning(text)
+    if not text:
         return Checked("", "reasoning")
-    text = plain
     if _REFUSAL.match(text):
         return Checked("", "refusal")
-    loops = Loops()
-    loops.add(text)
-    if _loops(loops):
+    repeats = _Repeats(text)
+    repeats.add(text)
+    if repeats.loop:
         return Checked(_before_loop(text), "repetition")
     whole, rest = sentences(text)
-    if _THINKS_ALOUD.match(text):
+    if thinks_aloud(text):
         return Checked("", "reasoning")
     if rest and (cut or _is_half(rest, after_sentences=bool(whole))):
         return Checked(text.removesuffix(rest).strip(), "truncated")
     return Checked(text, None)
 
 
-def _without_reasoning(text: str) -> str:
-    """Without blocks of reasoning, what stands before the end of one, what follows the begin of one, and final tags.
-
-    The begin of a block may be part of the prompt.  Each tag is looked for once: a caption may be made of nothing else.
-    """
-    kept, at = [], 0
-    while opening := _OPENING.search(text, at):
-        closing = _CLOSING.search(text, opening.end())
-        if closing is None:
-            break
-        kept.append(text[at : opening.start()])
-        at = closing.end()
-    text = " ".join([*kept, text[at:]])
-    ends = [closing.end() for closing in _CLOSING.finditer(text)]
-    text = text[ends[-1] :] if ends else text
-    text = " ".join(map(str.strip, _FINAL.split(text))).strip()
-    opening = _OPENING.search(text)
-    return text[: opening.start()].strip() if opening else text
-
-
 def _is_half(rest: str, *, after_sentences: bool) -> bool:
     return bool(_HALF.search(rest) or (after_sentences and _UNFINISHED.search(rest)))
 
 
-def _loops(text: Loops) -> bool:
-    return text.longest > MOST_REPEATS or text.repeats_phrase(_LONG_PHRASE, _LONG_REPEATS)
+class _Repeats:
+    """The repeats in a text that grows by sentences, whatever numbers its phrases have.  text: the whole."""
+
+    def __init__(self, text: str) -> None:
+        self._listed, self._numbered = Loops(), Loops()
+        self._has_numbers = _NUMBER.search(text) is not None
+
+    def add(self, text: str) -> None:
+        listed = _LIST_NUMBER.sub(" ", text)
+        self._listed.add(listed)
+        if self._has_numbers:
+            self._numbered.add(_NUMBER.sub(" ", listed))
+
+    @property
+    def loop(self) -> bool:
+        return (
+            self._listed.longest > MOST_REPEATS
+            or self._listed.repeats_phrase(_LONG_PHRASE, _LONG_REPEATS)
+            or self._numbered.repeats_phrase(_NUMBERED_PHRASE, _NUMBERED_REPEATS)
+        )
 
 
 def _before_loop(text: str) -> str:
-    """The first sentences, up to one that loops or that was said before."""
+    """The first sentences, up to one that loops or that was said before; without the number of a list."""
     said: set[str] = set()
-    loops = Loops()
-    end = 0
-    for sentence in sentences(text)[0]:
-        loops.add(sentence)
-        if sentence in said or _loops(loops):
+    repeats = _Repeats(text)
+    number = _LIST_NUMBER.match(text)
+    begin = end = number.end() if number else 0
+    for sentence in sentences(text[begin:])[0]:
+        repeats.add(sentence)
+        plain = _LIST_NUMBER.sub("", sentence).strip()
+        if plain in said or repeats.loop:
             break
-        said.add(sentence)
+        said.add(plain)
         end = text.index(sentence, end) + len(sentence)
-    return text[:end]
+    return text[begin:end].strip()
