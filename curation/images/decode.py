@@ -18,7 +18,7 @@ from curation.images.colour import to_srgb
 from curation.images.config import Chroma, ImageFormat
 from curation.images.fields import Header
 from curation.images.gif import first_gif_frame
-from curation.images.jpeg import NO_END, repaired, with_end
+from curation.images.jpeg import NO_END, repaired, with_end, with_less
 from curation.images.png import PngPicture, first_png_picture
 from pairmill.errors import IntegrityError
 from pairmill.pixels import Pixels, decode_jpeg, largest_reduction, on_white
@@ -76,7 +76,7 @@ def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixe
     ended = False
     for _ in range(_MAX_REPAIRS):
         try:
-            return _with_turbo(data, header, at_least)
+            pixels = _with_turbo(data, header, at_least)
         except ValueError as error:
             if any(words in str(error) for words in _NOT_FOR_TURBO):
                 image = _loaded(data, "jpeg", header)
@@ -88,7 +88,19 @@ def _jpeg(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixe
             if bare is None:
                 raise
             data = bare
+        else:
+            if ended and _decodes(with_less(data), header, at_least):
+                raise ValueError(NO_END)  # there are bytes behind the place where it was cut
+            return pixels
     raise ValueError(f"bytes that belong nowhere in more than {_MAX_REPAIRS} places")
+
+
+def _decodes(data: bytes, header: Header, at_least: tuple[int, int] | None) -> bool:
+    try:
+        _with_turbo(data, header, at_least)
+    except ValueError:
+        return False
+    return True
 
 
 def _with_turbo(data: bytes, header: Header, at_least: tuple[int, int] | None) -> Pixels:

@@ -30,6 +30,11 @@ _PADDING = re.compile(rb"\0|(.)\1+", re.DOTALL)
 _TEXT = re.compile(rb"[\t\n\r -~]+")
 #: The first bytes behind a scan are in the decoder's buffer, and it does not count them.
 _LEAST_TEXT = 6
+#: How padding ends.  So do 1 in 200 whole scans, which are given up where the end marker is missing: 1 in 256 ends in
+#: \r, and the others end in a bit of one (T.81, F.1.2.3) unless their last code ends with its byte.
+_PADDED_END = re.compile(rb"(?:(?<!\xff)\0|[\n\r ])\Z")
+#: Frames with arithmetic coding, of which the decoder never says that a scan is not all there.
+_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}
 
 
 def read_jpeg(data: bytes) -> Header:
@@ -129,16 +134,25 @@ def _bare(data: bytes) -> bytes:
 def with_end(data: bytes) -> bytes | None:
     """A file without an end marker (`NO_END`) with one, if its scans are all there; else None.
 
-    That the last scan is whole shows when it is decoded as strictly.  There must be no padding: of zeros or text behind
-    a file that was cut off, libjpeg takes as many for pixels as it lacks.
+    That the last scan is whole shows when it is decoded as strictly, and `with_less` is not.  There must be no padding:
+    of zeros or text behind a file that was cut off, libjpeg takes as many for pixels as it lacks.
     """
+    data = data.rstrip(b"\xff")
     tail = data[-_LEAST_TEXT:]
-    if _TEXT.fullmatch(tail) or len(set(tail)) == 1:
+    if _TEXT.fullmatch(tail) or len(set(tail)) == 1 or _PADDED_END.search(tail):
+        return None
+    if any(marker in _ARITHMETIC for marker, _, _ in _segments(data)):
         return None
     behind = list(_markers_behind(data))
     if any(data[at + 1] == _EOI for at in behind) or not _scans_suffice(data, behind):
         return None
-    return data.rstrip(b"\xff") + bytes([0xFF, _EOI])
+    return data + bytes([0xFF, _EOI])
+
+
+def with_less(ended: bytes) -> bytes:
+    """What `with_end` made, without the last byte of its scan, which a whole scan cannot do without."""
+    scan = ended[:-2]
+    return scan[: -2 if scan.endswith(b"\xff\0") else -1] + ended[-2:]
 
 
 def _scans_suffice(data: bytes, behind: list[int]) -> bool:

@@ -70,6 +70,32 @@ def test_what_stands_behind_a_cut_jpeg_is_not_taken_for_its_pixels(name: str, lo
     assert inspected(JPEGS[name][:-lost] + behind).status is Status.DECODE_ERROR
 
 
+@pytest.mark.parametrize("name", JPEGS)
+def test_no_few_bytes_behind_a_cut_jpeg_become_its_last_pixels(name: str) -> None:
+    whole = JPEGS[name]
+    shown = seen(whole)
+    behind = [
+        *(b"\0" * count for count in range(1, 6)),
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n\0",
+        b" ",
+        bytes(3) + b"\xff",
+    ]
+    for at in range(len(whole) - 90, len(whole) - 2):
+        for end in behind:
+            found = inspected(whole[:at] + end)
+            assert found.status is Status.DECODE_ERROR or np.array_equal(seen(whole[:at] + end), shown), (at, end)
+
+
+def test_a_jpeg_that_lacks_its_end_marker_has_no_text_behind_its_scan() -> None:
+    for name in ("sequential", "progressive"):
+        assert inspected(JPEGS[name][:-2] + b"<br>ab").status is Status.DECODE_ERROR
+        assert inspected(JPEGS[name][:-2] + b"\x01\x02\x03").status is Status.DECODE_ERROR
+
+
 AVIF = bodies.encoded(PHOTO, "AVIF", quality=90)
 MOVING = bodies.encoded(PHOTO, "AVIF", save_all=True, append_images=[PHOTO.rotate(180)], duration=9)
 BEHIND = {
