@@ -6,6 +6,7 @@ Only a closed list of nodes is accepted.  The language itself is described in `w
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -46,6 +47,14 @@ _FUNCTIONS = ("len", "number", "is_null", *TEXT_SEARCH)
 _INPUT = "input"
 
 _SEE = "see the language in curation/filters/where.py"
+_IN_QUOTES = f"a column of the list whose name is no plain word is written {_INPUT}['NAME']"
+
+#: What stands between names: texts, operators, brackets.  A minus without spaces may be part of a name.
+_BETWEEN = re.compile(
+    r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[=!<>]=|[<>()\[\],+*/]|(?<!\S)-(?!\S)|\b(?:and|or|not|in)\b)"""
+)
+#: A name that Python does not read as one: words, with what people put between them, but no number before a word.
+_UNREAD_NAME = re.compile(r"(?!\d+(?:\.\d*)?(?:\s|$))[\w][\w .:#@$%-]*")
 
 
 @lru_cache(maxsize=64)
@@ -63,7 +72,9 @@ def parse(text: str) -> tuple[ast.expr, dict[str, ast.expr]]:
             warnings.simplefilter("ignore")  # '\d' is an invalid escape in Python and just what a regex needs
             tree = ast.parse(source, mode="eval").body
     except SyntaxError as error:
-        _point(text, source, (error.offset or 1) - 1, f"it must be an expression: {error.msg}", _SEE)
+        corrected = _with_quotes(source)
+        fix = f"{_IN_QUOTES}: {corrected}" if corrected else f"{_IN_QUOTES}; {_SEE}"
+        _point(text, source, (error.offset or 1) - 1, f"it must be an expression: {error.msg}", fix)
     except (ValueError, RecursionError, MemoryError):
         _point(text, source, 0, "it must not be nested too deeply or hold a null byte", "write it more simply")
     names: dict[str, ast.expr] = {}
@@ -93,6 +104,31 @@ def name_of(node: ast.expr) -> str | None:
             return f"{_INPUT}.{name}"
         case ast.Subscript(value=ast.Name(id="input"), slice=ast.Constant(value=str(name))):
             return f"{_INPUT}.{name}"
+    return None
+
+
+def _with_quotes(source: str) -> str | None:
+    """The expression with every name that Python does not read in quotes; None if it is none then either."""
+    parts = _BETWEEN.split(source)
+    for at in range(0, len(parts), 2):
+        name = parts[at].strip()
+        if name and not (name.isidentifier() and not iskeyword(name)) and _UNREAD_NAME.fullmatch(name):
+            parts[at] = parts[at].replace(name, _spelled(f"{_INPUT}.{name}"))
+    corrected = "".join(parts)
+    try:
+        ast.parse(corrected, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return corrected
+
+
+def _dotted(node: ast.expr) -> str | None:
+    """`a.b.c` as it is written; None for another node."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name) if (before := _dotted(value)) is not None:
+            return f"{before}.{name}"
     return None
 
 
@@ -151,6 +187,9 @@ def _operands(text: str, node: ast.expr) -> list[ast.expr]:
                 f"it must call a known function: {name} in this form is none",
                 f"use {', '.join(_FUNCTIONS)}",
             )
+        case ast.Attribute() if (dotted := _dotted(node)) is not None:
+            quoted = _spelled(f"{_INPUT}.{dotted.removeprefix(f'{_INPUT}.')}")
+            refuse_part(text, node, f"a name must hold no dot: {dotted}", f"{_IN_QUOTES}: {quoted}")
         case _:
             kind = type(node.op).__name__ if isinstance(node, ast.BinOp | ast.UnaryOp) else type(node).__name__
             refuse_part(text, node, f"every part must be of the language, and {kind} is not", _SEE)

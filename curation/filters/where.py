@@ -4,7 +4,8 @@ reads: the columns that the expression names
 adds:  —
 drops: where
 
-    names           columns; input.width or input['clip-b32'] is the list's own column, whatever its name
+    names           columns; input.width is the list's own column where the run has one of that name, and input['NAME']
+                    one of any name: input['aesthetic score'], input['clip-b32'], input['1st'], input['class']
     literals        'text', 12, 1.5, True, False
     comparisons     == != < <= > >=, chained as in 0.5 < aspect <= 2; x in ('en', 'zh'), x not in (...)
     logic           and, or, not
@@ -57,7 +58,8 @@ class WhereConfig(Config):
     where: str | None = Field(
         None,
         description="expression over columns that is true for rows to keep, e.g. width >= 256 and language == 'en'; "
-        "rows for which it is null are dropped; see curation/filters/where.py; null: off",
+        "input['aesthetic score'] is a column of the list by any name, number(score) the number that a text spells, as "
+        "in csv lists; rows for which it is null are dropped; see curation/filters/where.py; null: off",
     )
 
     @field_validator("where")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from decimal import Decimal
 from typing import Any
@@ -319,3 +320,43 @@ ODD = pa.table(
 )
 def test_columns_of_other_writers(text: str, expected: list[bool | None]) -> None:
     assert where(text, ODD) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "corrected"),
+    [
+        ("aesthetic score > 5", "input['aesthetic score'] > 5"),
+        ("width > 10 and (aesthetic score > 5)", "width > 10 and (input['aesthetic score'] > 5)"),
+        ("class == '1'", "input['class'] == '1'"),
+        ("1st > 5", "input['1st'] > 5"),
+        ("3d model in ('a', 'b c')", "input['3d model'] in ('a', 'b c')"),
+        ("clip-b32 score - 1 > 0", "input['clip-b32 score'] - 1 > 0"),
+        ("image.width > 5", "input['image.width']"),
+        ("input.a.b == 1", "input['a.b']"),
+        ("lambda > 5", "input['lambda'] > 5"),
+        ("number(image size) > 5", "number(input['image size']) > 5"),
+        ("exif:iso > 5", "input['exif:iso'] > 5"),
+        ("from == 'x y' or not is_null(Bild Text)", "input['from'] == 'x y' or not is_null(input['Bild Text'])"),
+    ],
+)
+def test_a_name_that_python_does_not_read_is_shown_as_it_is_written(text: str, corrected: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        columns_of(text)
+    assert error.value.fix.endswith(f": {corrected}")
+    columns_of(corrected)
+
+
+@pytest.mark.parametrize("text", ["width >= 256 language == 'en'", "width >", "a = 5", "width > 5 &&"])
+def test_what_is_no_name_is_not_shown_as_one(text: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        columns_of(text)
+    assert "input['NAME']" in error.value.fix and "256" not in error.value.fix
+
+
+@given(st.text(st.sampled_from("ab 1.-:'\"()<>=&"), max_size=20))
+def test_a_correction_parses(text: str) -> None:
+    try:
+        columns_of(text)
+    except RecipeError as error:
+        if found := error.fix.partition("['NAME']: ")[2]:
+            ast.parse(found, mode="eval")
