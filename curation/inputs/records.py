@@ -190,11 +190,20 @@ def _records(file: InputFile, *, first: bool = False) -> Iterator[Record]:
 
 def _json_object(text: str, where: int | str) -> dict[str, Any]:
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{_place(where)}: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"{_place(where)}: every record must be a JSON object, not {type(record).__name__}")
+    return record
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are there once: which of two values is meant, nobody knows."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"key {twice!r} occurs twice; every key of an object must have a name of its own")
     return record
 
 

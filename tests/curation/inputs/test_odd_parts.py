@@ -116,6 +116,25 @@ def duplicate_csv_column(folder: Path) -> tuple[Path, tuple[str, ...]]:
     return folder / "2.csv", ("''", "twice")
 
 
+def key_twice(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    (folder / "2.jsonl").write_text(json.dumps(ROW) + '\n{"url": "http://a/2", "text": "x", "text": "y"}\n')
+    return folder / "2.jsonl", ("line 2", "'text'", "twice")
+
+
+def inner_key_twice(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    (folder / "2.jsonl").write_text('{"url": "http://a/2", "text": "x", "own": [{"a": 1, "\\u0061": 1}]}\n')
+    return folder / "2.jsonl", ("line 1", "'a'", "twice")
+
+
+def key_twice_in_a_tar(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    with tarfile.open(folder / "2.tar", "w") as tar:
+        content = b'{"url": "http://a/2", "text": "x", "url": "http://a/3"}'
+        header = tarfile.TarInfo("sample/1.json")
+        header.size = len(content)
+        tar.addfile(header, io.BytesIO(content))
+    return folder / "2.tar", ("sample/1.json", "'url'", "twice")
+
+
 def surrogate(folder: Path) -> tuple[Path, tuple[str, ...]]:
     (folder / "2.jsonl").write_text(json.dumps(ROW) + '\n\n{"url": "http://a/2", "text": "half \\ud83d"}\n')
     return folder / "2.jsonl", ("line 3", "'text'")
@@ -166,6 +185,7 @@ def empty_parquet(folder: Path) -> tuple[Path, tuple[str, ...]]:
 BAD = [
     *(bad_parquet, duplicate_column, duplicate_csv_column, surrogate, surrogate_in_a_key, not_utf8, ragged),
     *(text_that_is_not_utf8, url_that_is_not_utf8, nested_text_that_is_not_utf8, word_that_is_not_utf8),
+    *(key_twice, inner_key_twice, key_twice_in_a_tar),
     *(too_deep, torn_tar, torn_gzip, empty_parquet),
 ]
 
