@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from curation.filters.scripts import charset_has, jis_level, script_of, spelling
+from curation.filters.scripts import ZERO, charset_has, jis_level, script_of, spelling
 
 #: Japanese of more characters than these has kana.
 _LONGEST_WITHOUT_KANA = 5
@@ -46,5 +46,6 @@ def _is_japanese_label(characters: list[str]) -> bool:
     """Whether all are of daily use in Japan, and simplified Chinese spells one of them otherwise."""
     if len(characters) > _LONGEST_WITHOUT_KANA or not _CHINESE_WORDS.isdisjoint(characters):
         return False
+    characters = [character for character in characters if character != ZERO]
     daily = all(jis_level(character) == 1 for character in characters)
     return daily and not all(charset_has(character, "gb2312") for character in characters)

@@ -59,6 +59,10 @@ WIDE = SCRIPTS["han"] + "\u3041-\u30ff" + SCRIPTS["hangul"]
 _NAMED = compile_later("|".join(f"(?P<{name}>[{letters}])" for name, letters in SCRIPTS.items()))
 
 
+#: The zero of years (二〇二〇年), which GB 2312 and Big5 lack and Chinese uses as Japanese does.
+ZERO = "\u3007"
+
+
 @lru_cache(maxsize=65_536)
 def script_of(character: str) -> str | None:
     """Name of the character's script, or None if it is not a letter of a script in `SCRIPTS`."""
@@ -75,6 +79,8 @@ def spelling(han: str) -> str | None:
     """
     if not charset_has(han, "shift_jis"):
         return "zh"
+    if han == ZERO:
+        return None
     return None if charset_has(han, "gb2312") or charset_has(han, "big5") else "ja"
 
 

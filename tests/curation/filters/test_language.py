@@ -116,6 +116,17 @@ def test_scores_tell_certain_from_uncertain() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        *(("二〇二〇年", "zh"), ("二〇〇八年北京奥运会", "zh"), ("一九八〇", "zh"), ("三〇一医院", "zh"), ("〇", "zh")),
+        *(("二〇二〇年の写真", "ja"), ("平成二〇年東京駅", "ja")),
+    ],
+)
+def test_the_zero_of_years_is_of_both_languages(text: str, language: str) -> None:
+    assert detect([text])[0] == [language]
+
+
+@pytest.mark.parametrize(
     "text", ["東京", "新幹線", "電動車", "結婚式", "犬の写真", "カメラ", "さくら", "🇯🇵の旗", "iPhoneケース"]
 )
 def test_japanese_has_kana_or_characters_of_daily_use_in_japan(text: str) -> None:
@@ -200,7 +211,8 @@ def test_level_of_han_characters_in_the_japanese_standard(han: str, level: int |
 
 
 @pytest.mark.parametrize(
-    ("han", "language"), [("红", "zh"), ("们", "zh"), ("鳥", None), ("兩", None), ("駅", "ja"), ("気", "ja")]
+    ("han", "language"),
+    [("红", "zh"), ("们", "zh"), ("鳥", None), ("兩", None), ("駅", "ja"), ("気", "ja"), ("〇", None)],
 )
 def test_spelling_of_han_characters(han: str, language: str | None) -> None:
     assert spelling(han) == language
