@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pairmill.errors import RecipeError, UserError
 from training.checkpoint_files import require_whole
+from training.towers.no_weights import no_weights
 
 #: open_clip's name for the weights of a model folder.
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -93,7 +94,7 @@ def load_weights(model: nn.Module, file: Path, state: dict[str, Tensor] | None =
         try:
             open_clip.load_checkpoint(model_, str(file))
         except Exception as error:
-            raise _unfit(file, error) from error
+            raise no_weights(file, error) or _unfit(file, error) from error
         return set(model.state_dict())
     found = read_weights(file) if state is None else state
     try:
@@ -109,7 +110,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # pickles and archives each fail in their own way
-        raise RecipeError(
+        raise no_weights(file, error) or RecipeError(
             "a file of weights must be readable without running code in it",
             value=f"{file}: {type(error).__name__}: {_reason(error)}",
             fix="save them again where they were trained, as safetensors or by torch.save(model.state_dict(), FILE)",
@@ -135,8 +136,12 @@ def quick_gelu_of(file: Path) -> bool | None:
 
 
 class _Inert(list):  # type: ignore[type-arg]
-    """Stands for an object of any class that lies beside the weights: it is built and does nothing."""
+    """Stands for an object of any class that lies beside the weights: it is built and does nothing.
 
+    stands_for: that class's name.
+    """
+
+    stands_for = "object"
     __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __new__(cls, *_: Any, **__: Any) -> _Inert:
@@ -157,6 +162,12 @@ class _InertMapping:
         return OrderedDict()
 
 
+def _inert(full_name: str) -> type:
+    if "dict" in full_name.lower():
+        return _InertMapping
+    return type("_Inert", (_Inert,), {"stands_for": full_name})
+
+
 def _read(file: Path) -> Any:
     if file.suffix == ".safetensors":
         return load_file(file)
@@ -174,7 +185,7 @@ def _unpickled(file: Path | io.BytesIO) -> Any:
     strange = []
     if isinstance(file, io.BytesIO) or zipfile.is_zipfile(file):
         strange = torch.serialization.get_unsafe_globals_in_checkpoint(name)
-    listed: Any = [(_InertMapping if "dict" in full_name.lower() else _Inert, full_name) for full_name in strange]
+    listed: Any = [(_inert(full_name), full_name) for full_name in strange]
     with torch.serialization.safe_globals(listed):
         if isinstance(file, io.BytesIO):
             file.seek(0)
@@ -218,9 +229,12 @@ def _model_of(found: Any, file: Path) -> Mapping[str, Any]:
         inner = found.get(_HOLDERS[0], found) if isinstance(found, Mapping) else {}
         if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
             return inner  # perhaps one of the forms that open_clip converts
+        what = f"a {type(found).__name__} without {_ANCHOR}"
+        if isinstance(found, _Inert):
+            what = f"the object {found.stands_for}, as torch.save(model, FILE) writes it"
         raise RecipeError(
             "a file of weights must hold a model's state dict",
-            value=f"{file}: {type(found).__name__} without {_ANCHOR}",
+            value=f"{file}: {what}",
             fix="save it again by torch.save(model.state_dict(), FILE)",
         )
     if len(holders) == 1:

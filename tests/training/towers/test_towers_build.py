@@ -93,7 +93,7 @@ def test_equal_seeds_draw_equal_weights() -> None:
         ({"architecture": "ViT-B-32", "pretrained": "openay"}, "openai"),
         ({"architecture": str(CONFIGS / "vit.json"), "pretrained": "no/such.pt"}, "no/such.pt"),
         ({"architecture": str(CONFIGS / "vit.json"), "pretrained": str(CONFIGS)}, "open_clip_model.safetensors"),
-        ({"architecture": str(CONFIGS / "vit.json"), "pretrained": str(CONFIGS / "vit.json")}, "must be readable"),
+        ({"architecture": str(CONFIGS / "vit.json"), "pretrained": str(CONFIGS / "vit.json")}, "it is a text"),
         ({"architecture": f"local-dir:{CONFIGS}", "pretrained": "openai"}, "brings its own weights"),
         ({"architecture": str(CONFIGS / "resnet.json"), "patch_dropout": 0.5}, "ResNet"),
         ({"architecture": str(CONFIGS / "resnet.json"), "gradient_checkpointing": True}, "checkpoint"),
