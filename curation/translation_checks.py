@@ -83,7 +83,7 @@ class Loops:
         self._spaceless = False
 
     def add(self, text: str) -> None:
-        """Go on with `text` behind a space."""
+        """Add `text` behind a space."""
         words = _WORD.findall(text.lower())
         self._spaceless = self._spaceless or any(not w.isascii() and len(w) > _LONGEST_LOOP for w in words)
         self._words.extend(words)
@@ -113,7 +113,7 @@ class _Runs:
         return len(self._units)
 
     def extend(self, more: list[str]) -> None:
-        """Go on with these units."""
+        """Add these units."""
         first = len(self._units)
         self._units += more
         for distance, now in enumerate(self._now, start=1):

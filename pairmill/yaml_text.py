@@ -55,13 +55,17 @@ def _refuse_endless(data: Any, source: str) -> None:
             rest += [(value, depth + 1) for value in one]
 
 
+#: What a YAML text may be instead of a mapping, in words.
+_KINDS = {type(None): "nothing", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a bool"}
+
+
 def read_mapping(text: str, source: str) -> dict[str, Any]:
     """The sections of a YAML text.  Raises RecipeError as `read_yaml`, and for anything but a mapping of names."""
     data = read_yaml(text, source)
     if not isinstance(data, dict):
         raise RecipeError(
             "a recipe must be a mapping of sections",
-            value=f"{source} holds a {type(data).__name__}",
+            value=f"{source} holds {_KINDS.get(type(data), f'a {type(data).__name__}')}",
             fix="start from a file in pipelines/recipes/",
         )
     if odd := [key for key in data if not isinstance(key, str)]:

@@ -2,7 +2,7 @@
 
 In csv (RFC 4180) they may.  In tsv (IANA text/tab-separated-values) a quote is a character like any other, but most
 programs write tsv as csv with tabs.  A reader that takes the wrong one of the two loses rows without a word: a value
-that begins with a quote goes on to the next quote, over any number of lines.  So a file is looked at as a whole, a line
+that begins with a quote extends to the next quote, over any number of lines.  So a file is looked at as a whole, a line
 at a time: a tsv file with a quoted value over several lines is read without quoting, unless its lines are no rows then,
 and a csv file is refused if one of its values would swallow rows.
 """
@@ -44,8 +44,8 @@ _Kind = Literal["url", "name", "word", "text"]
 class Quotes(NamedTuple):
     """The first lines, counted from 1, in which a reading with quotes meets something odd; None: nowhere.
 
-    broken: a value goes on after its closing quote.  torn: the same, of a value that began on an earlier line.
-    spread: a quoted value goes on in the next line.
+    broken: a value continues after its closing quote.  torn: the same, of a value that began on an earlier line.
+    spread: a quoted value continues in the next line.
     swallowed: a line of a quoted value over several lines looks like a whole row.
     unclosed: where the quote opens that never closes.
     ragged: in a tsv file, a line by itself has another number of values than there are columns.
@@ -75,8 +75,8 @@ def is_quoted(file: InputFile, url_column: str, quoting: Quoting) -> bool:
     odd = {
         "a value opens a quote that is never closed": found.unclosed,
         "this line is part of a quoted value of several lines and looks like a row of its own": found.swallowed,
-        "a value of several lines goes on after its closing quote": found.torn,
-        "a value goes on after its closing quote": found.broken,
+        "a value of several lines continues after its closing quote": found.torn,
+        "a value continues after its closing quote": found.broken,
     }
     if file.kind == "tsv":
         if found.spread is None and all(line is None for line in odd.values()):
@@ -102,7 +102,7 @@ def is_quoted(file: InputFile, url_column: str, quoting: Quoting) -> bool:
             )
     if found.broken is not None:
         logger.warning(
-            "%s: line %d: a value goes on after its closing quote; it is read without that quote",
+            "%s: line %d: a value continues after its closing quote; it is read without that quote",
             file.path,
             found.broken,
         )
@@ -264,7 +264,7 @@ class _Rows(NamedTuple):
     def looks(self, line: bytes, walked: _Walk, inside: bool) -> _Looks:
         """inside: whether the line begins within a quoted value; else one begins in it."""
         if not inside and not walked.inside:
-            return _Looks()  # no value goes on in the next line
+            return _Looks()  # no value continues in the next line
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if not inside:
             before = self._values(line[: walked.opening])[:-1] if walked.opening else []

@@ -67,8 +67,10 @@ def refused(folder: Path) -> Refused:
 
 #: Name -> text of a recipe, and what the message must have.
 RECIPES = {
-    "empty": ("", "mapping of sections"),
-    "a list": ("- a\n", "mapping of sections"),
+    "empty": ("", "holds nothing"),
+    "comments alone": ("# run_dir: x\n", "holds nothing"),
+    "a list": ("- a\n", "holds a list"),
+    "a text": ("run_dir\n", "holds a text"),
     "a tab": ("run_dir: x\n\tinput: y\n", "line 2"),
     "a key twice": (TEXT + "run_dir: again\n", "run_dir occurs twice"),
     "an inner key twice": (TEXT + "image: {{size: 1, size: 2}}\n", "size occurs twice"),
@@ -106,6 +108,16 @@ def test_a_recipe_that_cannot_be_read(folder: Path, refused: Refused, command: s
 @pytest.mark.parametrize("command", ["curate", "plan", "train", "sweep"])
 def test_a_recipe_that_is_no_file_of_text(refused: Refused, command: str, name: str) -> None:
     assert "readable file" in refused(f"{command} FOLDER/{name}")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "got"),
+    [("utf-16", "in UTF-16"), ("utf-16-be", "in UTF-16"), ("utf-32-le", "UTF-32"), ("latin-1", "'utf-8' codec")],
+)
+def test_a_recipe_in_another_encoding(folder: Path, refused: Refused, encoding: str, got: str) -> None:
+    (folder / "recipe.yaml").write_bytes(f"# é\n{TEXT.format(folder)}".encode(encoding))
+    message = refused("plan FOLDER/recipe.yaml")
+    assert got in message and "UTF-8" in message
 
 
 @pytest.mark.parametrize("override", ["key", "=1", "", "image.size=[", "image.size=*x", "image.size=2020-13-45"])

@@ -158,10 +158,14 @@ def _column(
         if column in schema.names and fits(schema.field(column).type):
             return column
     there = [column for column in usual if column in schema.names]
+    fitting = [field.name for field in schema if fits(field.type)]
+    fix = f"name one of {', '.join(fitting)}" if fitting else f"give data with such a column: of {name}, none is"
+    if 0 < len(close := nearest(wanted or what, fitting).split(", ")) < len(fitting):
+        fix += f"; perhaps you mean {', '.join(close)}"
     raise RecipeError(
         f"data.{what}_column must name a column of {_TYPES[what]}",
         value=f"{there[0]} ({schema.field(there[0]).type}) of {name}" if there else f"{wanted or 'null'}, in {name}",
-        fix=f"name one of {', '.join(schema.names)}; perhaps you mean {nearest(wanted or what, schema.names)}",
+        fix=fix,
     )
 
 

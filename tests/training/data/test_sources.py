@@ -115,6 +115,21 @@ def test_row_groups_are_pieces_and_can_be_read_in_part(tmp_path: Path) -> None:
     assert source.read(3, 1, 3)["uid"].to_pylist() == [uid(121), uid(122)]
 
 
+def test_a_column_that_was_refused_is_not_proposed(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [b""], "caption": [1], "captions": ["x"], "title": ["y"]}), path)
+    with pytest.raises(RecipeError, match="caption \\(int64\\)") as error:
+        open_source(str(path), config=DataConfig(path=str(path), text_column="caption"))
+    assert error.value.fix == "name one of captions, title; perhaps you mean captions"
+    with pytest.raises(RecipeError) as error:
+        open_source(str(path), config=DataConfig(path=str(path), text_column="nothing"))
+    assert error.value.fix == "name one of captions, title"
+    pq.write_table(pa.table({"image": [1], "caption": ["x"]}), path)
+    with pytest.raises(RecipeError) as error:
+        open_source(str(path), config=DataConfig(path=str(path), image_column="image"))
+    assert "name one of" not in error.value.fix and "none is" in error.value.fix
+
+
 def test_a_missing_column_is_named_with_its_neighbours(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"picture": [b"x"], "txt": ["y"], "number": [1]}), path)
