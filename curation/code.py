@@ -62,7 +62,7 @@ def code_of(stages: Sequence[Stage]) -> Code:
     modules: set[str] = set()
     libraries: set[str] = set()
     for stage in stages:
-        entries = [type(stage), *chosen_entries(stage.config)]
+        entries = [stage, *chosen_entries(stage.config)]
         entries += [load_object(path, key="an entry of the recipe") for path in stage.own_code()]
         for entry in entries:
             module = getattr(entry, "__module__", None) or type(entry).__module__
@@ -122,7 +122,7 @@ class CodeLog:
         log = read_code_log(self._store)
         known = log.get(table, []) if there else []
         mine = code_of(stages)
-        others = [code for code in known if code != mine]
+        others = [code for code in known if _conflict(code, mine)]
         if others and mine not in known:
             changes = differences(others[-1], mine)
             if not self._accept:
@@ -143,6 +143,15 @@ def read_code_log(store: Store) -> dict[str, list[Code]]:
     """Table -> the codes that made rows of it, the first one first.  Raises DamagedError."""
     tables = read_as(store, CODE_FILE, "record of code", dict[str, list[_Recorded]]) or {}
     return {name: [Code(dict(one.sources), dict(one.libraries)) for one in codes] for name, codes in tables.items()}
+
+
+def _conflict(old: Code, new: Code) -> bool:
+    """Whether another code made some rows: other modules, or another release of a library that both use.
+
+    What only one of them uses belongs to a choice of the recipe, such as `download.engine`, which a row names.
+    """
+    both = old.libraries.keys() & new.libraries.keys()
+    return old.sources != new.sources or any(old.libraries[name] != new.libraries[name] for name in both)
 
 
 def differences(old: Code, new: Code) -> str:
@@ -247,11 +256,19 @@ def _digest(module: str) -> str | None:
 
 def _distributions(module: str) -> Iterator[str]:
     """The distributions of the installed packages that a module imports."""
-    known = packages_distributions()
+    known = _installed()
     for name in _imports(module):
         top = name.partition(".")[0]
+        if top in sys.stdlib_module_names:
+            continue  # a backport may be installed under that name, but is not what is imported
         if not _same_package(top, module) and not _ours(top) and not _is_source(top):
             yield from known.get(top, ())
+
+
+@cache
+def _installed() -> Mapping[str, list[str]]:
+    """Top-level module -> the distributions that have it; reads the metadata of all, in seconds."""
+    return packages_distributions()
 
 
 def _version(distribution: str) -> str:

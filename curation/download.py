@@ -34,6 +34,10 @@ if TYPE_CHECKING:  # asyncio, aiohttp and codecs take a second, in every process
 _QUEUES_EVERY_S = 5.0
 
 
+#: What decides the pixels of pictures that `download.engine: img2dataset` resizes.
+_OF_IMG2DATASET = ("albucore", "albumentations", "img2dataset", "numpy", "opencv-python-headless")
+
+
 class Download(Stage):
     """Fetch every URL: hundreds of requests in flight, politely, and only from public addresses."""
 
@@ -59,6 +63,11 @@ class Download(Stage):
     )
     drops = tuple(s.value for s in Status if s is not Status.SUCCESS and s.value not in Inspect.drops)
     Config = DownloadConfig
+
+    def __init__(self, config: DownloadConfig) -> None:
+        super().__init__(config)
+        # What the web answers is of its day; of the engines only that one makes pixels.
+        self.libraries = _OF_IMG2DATASET if config.engine == "img2dataset" else ()
 
     #: URLs of the current shards that are not fetched yet, and bodies that are not decoded yet.
     queues: dict[str, int]

@@ -183,6 +183,7 @@ class Recaption(Stage):
         Column("recaption_status", pa.string(), "what became of the row's texts"),
         Column("recaption_error", pa.string(), "why texts are missing"),
     )
+    libraries = ("pillow",)  # decodes the pictures for every engine
     Config = RecaptionConfig
 
     def __init__(self, config: RecaptionConfig, *, engine: Captioner | None = None) -> None:

@@ -105,7 +105,7 @@ class Runtime:
 class Stage:
     """Base of every stage.  An instance is the declaration under one configuration, and is cheap until `setup`.
 
-    `reads`, `counted` and `adds` may depend on the configuration; then a stage's `__init__` sets them.
+    `reads`, `counted`, `adds` and `libraries` may depend on the configuration; then a stage's `__init__` sets them.
     """
 
     #: Its name in the report, metrics, manifests and the recipe; unique in a recipe.
@@ -130,9 +130,6 @@ class Stage:
     reads_input: ClassVar[bool] = False
     #: Raised when the code is corrected so that what earlier versions made must be made again; it is part of the key.
     version: ClassVar[int] = 1
-    #: Distributions whose release may change its values, beside those of its engines; of a stage that is not ours,
-    #: without any: all that its module imports (`curation.code`).
-    libraries: ClassVar[tuple[str, ...]] = ()
     drops: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     #: Columns that it reads if an earlier stage adds them.
@@ -140,6 +137,9 @@ class Stage:
     adds: tuple[Column, ...] = ()
     #: What it reads of tables that the job makes from the whole list before the first segment: table -> columns.
     counted: Mapping[str, tuple[str, ...]] = {}
+    #: Distributions whose release may change its values, beside those of its engines; of a stage that is not ours,
+    #: without any: all that its module imports (`curation.code`).
+    libraries: tuple[str, ...] = ()
 
     def __init__(self, config: Any) -> None:
         """config: an instance of `Config`.  Raises UserError for one that cannot work in this environment."""

@@ -17,6 +17,7 @@ from curation.engines import TRANSLATE_ENGINES, Failure, Generated, Translator
 from curation.engines.guard import stop_if_dead, stop_if_useless
 from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
+from curation.filters.evidence import DETECTORS
 from curation.lost_sentences import has_lost_sentences
 from curation.schema import live, set_columns
 from curation.stage import Column, Runtime, Stage
@@ -175,6 +176,7 @@ class Translate(Stage):
         super().__init__(config)
         self._config = config
         self._given = engine
+        self.libraries = DETECTORS if config.check_language else ()
         if engine is not None:
             self.setup(Runtime())
 

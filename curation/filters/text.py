@@ -28,6 +28,7 @@ from curation.filters.scripts import UNSPACED, WIDE
 from curation.filters.words import WordList
 from curation.stage import Column
 from pairmill.config import Config
+from pairmill.packages import needed
 from pairmill.regex import compile_later
 
 
@@ -101,7 +102,8 @@ _CLEAN = compile_later(
 @cache
 def _fixer() -> Any:
     """ftfy with our settings.  Imported here: a recipe, and most texts, need none of it."""
-    import ftfy
+    with needed("ftfy"):
+        import ftfy
 
     # Widths and curly quotes stay: they are how Chinese is punctuated.
     config = ftfy.TextFixerConfig(

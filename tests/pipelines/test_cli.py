@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from pairmill.recipe_file import write_recipe
 from pairmill.store import Store
-from pipelines.doctor import OUR_PACKAGES, project_root, shadowed
+from pipelines.doctor import OUR_PACKAGES, diagnose, project_root, shadowed
 
 
 def pairmill(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -82,6 +83,20 @@ def test_doctor_is_content_here(tmp_path: Path) -> None:
     done = pairmill("doctor", "--run-dir", str(tmp_path), "--json")
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout)["problems"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["eldc", "ftfy", "simplejpeg"])
+def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == package:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert f"{package} is not installed" in diagnose(str(tmp_path))["problems"]
 
 
 @pytest.mark.slow
