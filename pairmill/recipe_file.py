@@ -102,6 +102,21 @@ def restore_recipe(store: Store) -> None:
             store.write_bytes(name, text.encode(), "recipe.restore")
 
 
+def keep_foreign(store: Store) -> list[str]:
+    """Keep aside those files of the recipe that pairmill did not write as they are; returns where.
+
+    For before the recipe of a job is written in their place.  The caller must hold the run's lock.
+    """
+    found = []
+    for name in (RECIPE_FILE, RECIPE_COPY):
+        try:
+            read_recipe_file(store, name)
+        except DamagedError as error:
+            found.append(store.set_aside(name, ASIDE))
+            logger.warning("%s: %s; it is kept as %s, and the job's recipe is written", name, error.why, found[-1])
+    return found
+
+
 @cache
 def _warn(path: str, why: str) -> None:
     """Say once in a process that the copy counts."""

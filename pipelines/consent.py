@@ -22,7 +22,7 @@ from curation.schema import live
 from curation.stage import Stage
 from pairmill.errors import RecipeError, UserError
 from pairmill.layout import RECIPE_COPY, RECIPE_FILE
-from pairmill.recipe_file import write_recipe
+from pairmill.recipe_file import keep_foreign, write_recipe
 from pairmill.store import Entry, Store
 
 #: The most manifests from which the time of a model's work is estimated.
@@ -81,14 +81,15 @@ class Acceptance:
         """recipe: its YAML text.  Nothing is written yet."""
         self._store, self._recipe = store, recipe
         self._before: dict[str, bytes] = {}
+        self._kept: list[str] = []
         self._accepted = False
 
     def accept(self) -> None:
         """Write the recipe, the first time."""
         if not self._accepted:
-            # Whatever they hold: damaged ones are replaced, too.
-            there = filter(self._store.exists, (RECIPE_FILE, RECIPE_COPY))
+            there = [*filter(self._store.exists, (RECIPE_FILE, RECIPE_COPY))]
             self._before = {name: self._store.read_bytes(name) for name in there}
+            self._kept = keep_foreign(self._store)
             write_recipe(self._store, self._recipe)
             self._accepted = True
 
@@ -96,6 +97,8 @@ class Acceptance:
         """Leave the run with the recipe that it had before."""
         if not self._accepted:
             return
+        for kept in self._kept:
+            self._store.remove(kept)
         for name in (RECIPE_FILE, RECIPE_COPY):
             if name in self._before:
                 self._store.write_bytes(name, self._before[name])

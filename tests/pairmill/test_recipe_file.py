@@ -14,6 +14,7 @@ from pairmill.recipe_file import read_recipe_file, recipe_text, restore_recipe, 
 from pairmill.run_records import write_record
 from pairmill.store import Store
 from pairmill.yaml_text import read_mapping
+from pipelines.consent import Acceptance
 
 RECIPE = "image: {size: 256}\nseeds: [1, 2]\n"
 RECORD = {
@@ -107,3 +108,27 @@ def test_somebodys_own_recipe_where_a_run_will_be_is_none_of_the_run(store: Stor
     shutil.rmtree(store.path("runs"))
     store.write_bytes(RECIPE_FILE, RECIPE.encode())
     assert recipe_text(store) is None
+
+
+@pytest.mark.parametrize("foreign", [b"image: {size: 64}\n", b"", b"\xff\xfe"])
+@pytest.mark.parametrize("copy", [None, b"x"])
+def test_what_a_job_writes_its_recipe_over_is_kept_aside(store: Store, foreign: bytes, copy: bytes | None) -> None:
+    shutil.rmtree(store.path("runs"))
+    store.write_bytes(RECIPE_FILE, foreign)
+    store.remove(RECIPE_COPY)
+    if copy is not None:
+        store.write_bytes(RECIPE_COPY, copy)
+    accepted = Acceptance(store, RECIPE)
+    accepted.accept()
+    accepted.accept()
+    assert run_recipe(store)["seeds"] == [1, 2]
+    assert store.read_bytes(f"damaged/{RECIPE_FILE}") == foreign
+    kept = [RECIPE_FILE] if copy is None else [RECIPE_COPY, RECIPE_FILE]
+    assert store.names("damaged") == kept
+    accepted.withdraw()
+    assert store.read_bytes(RECIPE_FILE) == foreign and store.names("damaged") == []
+
+
+def test_a_recipe_of_ours_that_another_replaces_is_not_damaged(store: Store) -> None:
+    Acceptance(store, "image: {size: 64}\n").accept()
+    assert store.names("damaged") == [] and run_recipe(store) == {"image": {"size": 64}}
