@@ -73,7 +73,7 @@ def evaluate_model(
 ) -> list[Record]:
     """Measure a model on the datasets of a recipe's section `evaluate`; records in CLIP_benchmark's form."""
     section = _sections(checkpoint, recipe).get("evaluate", {})
-    _model_path(checkpoint)  # a wrong path is reported before what is to be measured
+    _model_path(checkpoint)  # a wrong path is reported before a wrong section
     config = parse_section(EvaluateConfig, "evaluate", section, overrides)
     if not config.datasets:
         raise RecipeError(

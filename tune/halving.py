@@ -24,7 +24,7 @@ class Standing(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """A trial is to be trained up to a step."""
+    """A trial that must train up to a step."""
 
     trial: str
     until: int

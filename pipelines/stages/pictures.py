@@ -49,7 +49,7 @@ class ErasingStage(RowStage):
 
 
 class ForRetry:
-    """Reads the rest of a shard of images/ if one of its rows is to be fetched again; else none of its rows."""
+    """Reads the rest of a shard of images/ if one of its rows must be fetched again; else none of its rows."""
 
     def __init__(self, store: Store, images: Table, policy: Policy) -> None:
         self._store, self._images, self._policy = store, images, policy

@@ -28,7 +28,7 @@ class Pictures:
         self._known: dict[bytes | int, Picture] = {}
 
     def of(self, row: EvaluatedRow, *, new: bool) -> Picture | None:
-        """The image of a row; None if it was not seen before and none is to be added (`new`)."""
+        """The image of a row; None if it was not seen before and none may be added (`new`)."""
         keys: list[bytes | int] = []
         if self._merged:
             keys = [hashlib.sha256(row.image).digest()] if row.image else []
