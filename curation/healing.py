@@ -41,6 +41,13 @@ NO_COMMIT = "it has no commit"
 #: Files that a run has twice.
 _TWICE = ((PLAN_JSON, PLAN_COPY), (RECIPE_FILE, RECIPE_COPY), (FORGOTTEN_FILE, FORGOTTEN_COPY))
 _THE_OTHER = {one: other for pair in _TWICE for one, other in (pair, pair[::-1])}
+#: Of two that are both lost: what is left to do.
+_BOTH = {
+    PLAN_JSON: "nothing else says which lists and shards the run has: restore it, or its copy, from a copy of yours",
+    RECIPE_FILE: "nothing else holds it: `pairmill curate RECIPE` makes its recipe the run's",
+}
+#: Made from the rest, without a digest: what a whole one ends with.
+DERIVED = {"report.json": b"}", "report.html": b"</html>"}
 #: A note of `curation.erase`: what a shard is being rewritten to.
 _NOTE = re.compile(rf"{NOTES}/(?P<shard>[0-9]{{6,}})-(?P<table>.+)\.json")
 #: The mark of a finished table (`curation.common_texts`).
@@ -75,6 +82,8 @@ def remedy(name: str) -> str:
         return "the code behind rows made so far is not known any more"
     if name.startswith(f"{JOURNAL}/"):
         return "the report goes without that invocation"
+    if name in DERIVED:
+        return "`pairmill report RUN` makes it again"
     return "the next `pairmill curate` makes it again"
 
 
@@ -95,7 +104,8 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
     if of_plan is not None and replan(int(of_plan["shard"])):
         return f"{name} was damaged or gone ({error.why}), and was planned again from the lists"
     note = _NOTE.fullmatch(name)
-    known = data or commit or note or _MARK.fullmatch(name) or name == CODE_FILE or name.startswith(f"{JOURNAL}/")
+    whole = name == CODE_FILE or name in DERIVED or name.startswith(f"{JOURNAL}/")
+    known = whole or data or commit or note or _MARK.fullmatch(name)
     if name.startswith(f"{PLAN}/") or not known or (note is not None and note["table"] == PLAN):
         raise error
     if data is not None and data["table"] == IMAGES and not yes:
@@ -142,11 +152,23 @@ class Examined(NamedTuple):
 
 
 def examine(store: Store) -> Examined:
-    """Compare every file of a run with what was committed.  Reads all bytes; memory holds a few shards at a time."""
+    """Compare every file of a run with what was committed.  Reads all bytes; memory holds a few shards at a time.
+
+    Of the reports, which have no digest, only whether they are whole.
+    """
     read: list[int] = []
+    wrong = list(_damages(store, read))
+    names = {name for name, _ in wrong}
+    both = {
+        name: told for one, told in _BOTH.items() if {one, _THE_OTHER[one]} <= names for name in (one, _THE_OTHER[one])
+    }
     found = [
-        Finding(name, why, "the next `pairmill curate` commits it again" if why == NO_COMMIT else remedy(name))
-        for name, why in _damages(store, read)
+        Finding(
+            name,
+            why,
+            "the next `pairmill curate` commits it again" if why == NO_COMMIT else both.get(name) or remedy(name),
+        )
+        for name, why in wrong
     ]
     return Examined(len(read), sum(read), found)
 
@@ -188,6 +210,7 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
             for size, found in pool.map(partial(_checked, store, table), sorted(index.items())):
                 read.append(size)
                 yield from found
+    yield from _of_reports(store)
 
 
 def _records(store: Store) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -218,6 +241,19 @@ def _of_recipe_files(store: Store) -> Iterator[tuple[str, str]]:
                 yield name, "it is gone"
             elif there != text:
                 yield name, "it holds another recipe than the run's"
+
+
+def _of_reports(store: Store) -> Iterator[tuple[str, str]]:
+    """Name and fault of each report that is not whole."""
+    for name, end in DERIVED.items():
+        if store.exists(name) and not store.read_bytes(name).rstrip().endswith(end):
+            yield name, "it is cut off"
+            continue
+        try:
+            if name.endswith(".json") and store.exists(name) and not isinstance(store.read_json(name), dict):
+                yield name, "it is no JSON object"
+        except DamagedError as error:
+            yield name, error.why
 
 
 def _of_recipe(store: Store) -> set[str]:
@@ -256,8 +292,9 @@ def _checked(store: Store, table: str, committed: tuple[int, Entry]) -> tuple[in
         return 0, [(name, str(error))]
     if bytes_digest(data) == manifest["file"]:
         return len(data), []
-    same = "not those that were" if len(data) == manifest["bytes"] else f"and {manifest['bytes']:,} were"
-    return len(data), [(name, f"it has {len(data):,} bytes, {same} committed")]
+    if len(data) == manifest["bytes"]:
+        return len(data), [(name, "its bytes are not those that were committed (same size)")]
+    return len(data), [(name, f"it has {len(data):,} bytes, and {manifest['bytes']:,} were committed")]
 
 
 def require_sound(store: Store, shards: Mapping[str, Collection[int]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,8 +11,10 @@ from pydantic import Field
 
 from pairmill.checked_json import read_as, write_checked
 from pairmill.config import Config
-from pairmill.damage import damaged
+from pairmill.damage import DamagedError, damaged
 from pairmill.store import Store
+
+logger = logging.getLogger("pairmill")
 
 #: The folder of the journal.
 JOURNAL = "runs"
@@ -72,6 +75,21 @@ def read_record(store: Store, number: int) -> dict[str, Any]:
 def read_records(store: Store) -> list[Mapping[str, Any]]:
     """The records of all invocations, in order.  Raises DamagedError if one of them is none."""
     return [read_record(store, number) for number in record_numbers(store)]
+
+
+def readable_records(store: Store) -> tuple[list[Mapping[str, Any]], list[int]]:
+    """The records of all invocations that have a whole one, in order, and the numbers of the others, with a warning."""
+    records: list[Mapping[str, Any]] = []
+    lost = []
+    for number in record_numbers(store):
+        try:
+            records.append(read_record(store, number))
+        except DamagedError as error:
+            lost.append(number)
+            logger.warning(
+                "%s is damaged (%s): the report goes without that invocation", record_file(number), error.why
+            )
+    return records, lost
 
 
 def last_job(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

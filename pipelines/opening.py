@@ -106,10 +106,12 @@ def without_pandas() -> None:
 
 
 def holds_curation(store: Any) -> bool:
-    """Whether a run directory is that of a curation, planned at least."""
-    from pairmill.layout import PLAN_COPY, PLAN_JSON
+    """Whether a run directory is that of a curation, planned at least, even if its plan is gone."""
+    from pairmill.layout import PLAN_COPY, PLAN_JSON, RECIPE_COPY
+    from pairmill.store import MANIFESTS
 
-    return any(store.exists(name) for name in (PLAN_JSON, PLAN_COPY))
+    there = any(store.exists(name) for name in (PLAN_JSON, PLAN_COPY, RECIPE_COPY))
+    return there or any(MANIFESTS in store.folders(table) for table in ("plan", "images"))
 
 
 #: What `pairmill export` writes of a curated run, and of a model.

@@ -172,7 +172,7 @@ def show_jobs(result: dict[str, Any]) -> None:
 
 def show_verified(result: dict[str, Any]) -> None:
     for found in result["damaged"]:
-        say(f"{found['name']}: {found['why']}; {found['remedy']}{'; kept in damaged/' if found.get('kept') else ''}")
+        say(found.get("done") or f"{found['name']}: {found['why']}; {found['remedy']}")
     say(f"{counted(result['files'], 'file')}, {result['bytes']:,} bytes, {len(result['damaged'])} damaged")
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from curation.healing import examine, heal
+from curation.plan import open_plan
+from curation.replan import plan_again
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import RunDirError, UserError
-from pairmill.layout import RECIPE_FILE
+from pairmill.layout import ASIDE, RECIPE_FILE
 from pairmill.store import Store
 from pairmill.yaml_text import stored_recipe
-from pipelines.opening import holds_curation
+from pipelines.opening import holds_curation, opened_run
 
 #: The folder of a sweep that holds a training run for each trial.
 _TRIALS = "trials"
@@ -20,33 +22,42 @@ _TRIALS = "trials"
 _OF_A_TRIAL = ("trial.json", "stopped.json", "failed.json")
 
 
-def verified(run: str, *, set_aside: bool) -> dict[str, Any]:
+def verified(run: str, *, set_aside: bool, yes: bool = False) -> dict[str, Any]:
     """What `pairmill verify` prints: how many files and bytes were read, and each damaged file with its remedy.
 
-    set_aside: damaged files of a curated run are kept in RUN/damaged/, so that the next job makes their rows again.
+    set_aside: damaged files of a curated run are kept in RUN/damaged/, so that the next job makes their rows again;
+    shards of the plan are planned again from the lists.  yes: also files with pictures, which are fetched again.
     Raises RunDirError for a folder that holds no run, and if another job works in it.
     """
     store = Store(run)
     if holds_curation(store):
-        return _curated(store, set_aside=set_aside)
+        return _curated(store, set_aside=set_aside, yes=yes)
     trials = store.folders(_TRIALS)
     if not trials and not store.exists(RECIPE_FILE):
         raise RunDirError("the run directory must hold a run", value=store.uri, fix="give the run_dir of a run")
     return _trained(store, [f"{_TRIALS}/{name}" for name in trials] or [""])
 
 
-def _curated(store: Store, *, set_aside: bool) -> dict[str, Any]:
+def _curated(store: Store, *, set_aside: bool, yes: bool) -> dict[str, Any]:
     examined = examine(store)
     found = [one._asdict() for one in examined.damaged]
+    planned: dict[int, bool] = {}
+
+    def replan(shard: int) -> bool:
+        if shard not in planned:  # its data and its manifest may both be damaged
+            recipe = opened_run(store.uri)[1]
+            planned[shard] = plan_again(store, open_plan(store), recipe.input, recipe.shards, shard)
+        return planned[shard]
+
     if set_aside and found:
         with store.locked():
             for one in found:
-                there = store.holds(one["name"])
+                before = store.names(ASIDE)
                 try:
-                    heal(store, damaged(store.path(one["name"]), one["why"]), yes=True)
-                except DamagedError:
-                    continue  # its remedy says what only the user can do
-                one["kept"] = there and not store.holds(one["name"])
+                    one["done"] = heal(store, damaged(store.path(one["name"]), one["why"]), yes=yes, replan=replan)
+                except UserError:
+                    continue  # its remedy says what only the user can do, or consent to
+                one["kept"] = store.names(ASIDE) != before
     return {"files": examined.files, "bytes": examined.bytes, "damaged": found}
 
 

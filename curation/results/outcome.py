@@ -26,7 +26,7 @@ from pairmill.damage import damaged
 from pairmill.errors import IntegrityError
 from pairmill.layout import PAIRS, filter_table
 from pairmill.recipe_file import run_recipe
-from pairmill.run_records import ended_well, last_job, read_records
+from pairmill.run_records import ended_well, last_job, readable_records
 from pairmill.store import Store, shard_file
 
 
@@ -36,6 +36,7 @@ class Run:
 
     manifests: table -> shard -> manifest of what is committed.
     records:   the journal, one record per invocation, in order.
+    lost:      the invocations whose record is damaged.
     tables:    those of the recipe's flow.
     chain:     the tables that every shard of a complete run has, in the order the rows pass them.
     packs:     whether the product is made from this selection.
@@ -45,6 +46,7 @@ class Run:
     plan: Plan
     recipe: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
+    lost: Sequence[int]
     tables: Tables
     chain: tuple[Table, ...]
     packs: bool
@@ -54,7 +56,7 @@ class Run:
     def settled(self) -> bool:
         """Whether the last job ended well, after its last segment."""
         last = last_job(self.records)
-        if last is None:
+        if last is None or any(number > last["run"] for number in self.lost):
             return False
         if any((record.get("forgot") or {}).get("without") for record in self.records if record["run"] > last["run"]):
             return False
@@ -92,11 +94,13 @@ def open_run(store: Store, selection: str = "default") -> Run:
     # What follows the selection exists once, for the selection that the recipe names.
     chain = tables.all if packs else (*tables.before("global"), tables.named(tables.selection))
     names = [table.name for table in chain] + ([PAIRS] if packs else [])
+    records, lost = readable_records(store)
     return Run(
         store=store,
         plan=planned,
         recipe=recipe,
-        records=read_records(store),
+        records=records,
+        lost=lost,
         tables=tables,
         chain=chain,
         packs=packs,

@@ -131,6 +131,7 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
         **tally.data(),
         "gallery": _gallery(run, tally),
         "runs": [dict(record) for record in run.records],
+        "runs_lost": list(run.lost),
     }
     report["rows_pending"] = report["rows_in"] - report["rows_kept"] - report["rows_dropped"]
     _check_identity(report)

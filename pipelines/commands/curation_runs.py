@@ -117,18 +117,22 @@ def verify(
         bool,
         typer.Option(
             "--set-aside",
-            help="keep damaged files in RUN/damaged/, so that the next job makes them, or fetches them, again",
+            help="keep damaged files in RUN/damaged/, so that the next job makes them again",
         ),
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="with --set-aside: also files with pictures, which the next job fetches again"),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every file of a run and compare it with its digest; exit code 1 if one is damaged."""
+    """Read every file of a run and compare it with its digest (reports have none); exit code 1 if one is damaged."""
 
     def job() -> dict[str, Any]:
         without_pandas()
         from pipelines.verify import verified
 
-        done.update(verified(run, set_aside=set_aside))
+        done.update(verified(run, set_aside=set_aside, yes=yes))
         return done
 
     done: dict[str, Any] = {}
