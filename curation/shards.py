@@ -8,8 +8,7 @@ block holds its content), `_seconds_<stage>` and `_worked_<stage>`.  One value p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,16 +103,14 @@ def read_shard(
     earlier: tables whose content is read even if stale, for rows that stay; that of the run's own table where a
     selection's has none yet.
     """
-    with _there(store, PLAN, work.shard):
-        rows = with_input(store.load(PLAN, work.shard), input_type)
+    rows = with_input(store.load(PLAN, work.shard), input_type)
     constants: dict[str, pa.Scalar] = {"_shard": pa.scalar(work.shard, pa.int32())}
     for table, content in work.fresh.items():
         constants[f"_content_{table}"] = pa.scalar(content)
         wanted = list(columns.get(table, ()))
         if not wanted:
             continue
-        with _there(store, table, work.shard):
-            loaded = store.load(table, work.shard, ["uid", *wanted])
+        loaded = store.load(table, work.shard, ["uid", *wanted])
         if not loaded["uid"].equals(rows["uid"]):
             raise damaged(store.path(shard_file(table, work.shard)), "it holds other rows than the plan")
         rows = set_columns(rows, {name: loaded[name] for name in wanted})
@@ -122,15 +119,6 @@ def read_shard(
             constants[was_there(one.name)] = pa.scalar(True)
             rows = set_columns(rows, found)
     return set_columns(rows, {name: pa.repeat(value, len(rows)) for name, value in constants.items()})
-
-
-@contextmanager
-def _there(store: Store, table: str, shard: int) -> Iterator[None]:
-    """Raise DamagedError if the block, which reads a committed shard, finds that its data were lost."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise damaged(store.path(shard_file(table, shard)), "it is gone") from error
 
 
 def _earlier(

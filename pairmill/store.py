@@ -29,6 +29,7 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from pairmill.atomic import whole_file
 from pairmill.checked_json import checked, require_check
@@ -212,24 +213,34 @@ class Store:
         return buffer
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One parquet file, or some of its columns.  Raises FileNotFoundError; DamagedError if a bit has changed."""
-        with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
-            return open_sealed(stream).read(columns=columns, use_threads=False)
+        """One parquet file, or some of its columns.  Raises DamagedError if it is gone or a bit has changed."""
+        with self._opened(name) as file:
+            return file.read(columns=columns, use_threads=False)
 
     def schema(self, name: str) -> pa.Schema:
-        """The schema of one parquet file."""
-        with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
-            return open_sealed(stream).schema_arrow
+        """The schema of one parquet file.  Raises what `read_table` raises."""
+        with self._opened(name) as file:
+            return file.schema_arrow
 
     def batches(self, name: str, rows: int) -> Iterator[pa.RecordBatch]:
         """One parquet file in batches of at most so many rows.  Raises what `read_table` raises."""
-        with undamaged(self.path(name), local=self._local), self._fs.open_input_file(self.path(name)) as stream:
-            file, read = open_sealed(stream), 0
+        with self._opened(name) as file:
+            read = 0
             for batch in file.iter_batches(batch_size=rows, use_threads=False):
                 read += len(batch)
                 yield batch
             if read != file.metadata.num_rows:  # pyarrow passes over a page whose header has another type
                 raise ValueError(f"{read:,} rows of {file.metadata.num_rows:,} can be read")
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A parquet file that was committed: the commit says that it is there."""
+        path = self.path(name)
+        try:
+            with undamaged(path, local=self._local), self._fs.open_input_file(path) as stream:
+                yield open_sealed(stream)
+        except FileNotFoundError as error:
+            raise damaged(path, "it is gone") from error
 
     def set_aside(self, name: str, folder: str) -> str:
         """Move a file or a folder into a folder of the run, under a name that tells where it was; returns that name.

@@ -241,8 +241,10 @@ def _holding(here: Place, uids: Collection[str]) -> dict[int, int]:
     def held(number: int) -> int:
         try:
             rows = here.store.load(PAIRS, number, ["uid"])
-        except FileNotFoundError:  # a job that packs has just removed it
-            return 0
+        except DamagedError:
+            if here.store.exists(shard_file(PAIRS, number)):
+                raise
+            return 0  # a job that packs has just removed it
         return pc.sum(pc.is_in(rows["uid"], asked)).as_py() or 0
 
     numbers = here.part_numbers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,20 @@ _WHY = {
 }
 
 
+#: Drop reason -> the key of the recipe that allows such rows.
+_ALLOWED_BY = {
+    "forbidden_address": "download.allow_networks lists networks of your own that may be asked",
+    "forbidden_port": "download.allow_ports lists the ports that may be asked",
+    "forbidden_scheme": "input.url_column must name the column with addresses that begin with http:// or https://",
+    "invalid_url": "input.url_column must name the column with addresses that begin with http:// or https://",
+}
+
+
 def advice(report: Mapping[str, Any]) -> list[str]:
     """Lines for the user, from the report's data; none if there is nothing to do."""
     lines = []
+    if report["rows_in"] and not report["rows_kept"] and not report["rows_pending"]:
+        lines.append(_none_kept(report))
     policy = report["policy"]
     counts = {why: sum(found.values()) for why, found in policy["retry"].items() if found}
     if counts:
@@ -30,6 +42,16 @@ def advice(report: Mapping[str, Any]) -> list[str]:
             "filter.where: is_null(no_evidence), or curate the list into another run_dir"
         )
     return lines
+
+
+def _none_kept(report: Mapping[str, Any]) -> str:
+    """What to tell of a run that keeps nothing: the commonest reason, and what allows such rows."""
+    dropped: Counter[str] = Counter()
+    for stage in report["stages"]:
+        dropped.update(stage["dropped"])
+    (reason, rows), *_ = dropped.most_common(1)
+    fix = _ALLOWED_BY.get(reason, "`pairmill rows` writes the reason of each row, docs/stages.md says what each means")
+    return f"no row was kept; most, {rows:,} of {report['rows_in']:,}, were dropped as {reason}: {fix}"
 
 
 def _named(why: str, statuses: Mapping[str, int]) -> str:

@@ -10,6 +10,7 @@ import pytest
 from run_fixture import make_run
 
 from curation.healing import examine, heal
+from curation.results.report import write_report
 from pairmill.damage import DamagedError, damaged, undamaged
 from pairmill.store import Store, shard_file
 from pairmill.worker_errors import raised_by
@@ -53,10 +54,30 @@ def test_a_run_heals_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     assert 1 not in store.index("columns/filter")
 
 
+def test_a_table_file_that_is_gone_is_damage_to_every_reader(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for read in (store.read_table, store.schema, lambda name: list(store.batches(name, 9))):
+        with pytest.raises(DamagedError) as found:
+            read("x.parquet")
+        assert (found.value.path, found.value.why) == (store.path("x.parquet"), "it is gone")
+
+
+@pytest.mark.parametrize("table", ["images", "columns/filter", "selections/default", "pairs"])
+def test_a_lost_file_of_a_finished_run_is_found_by_the_report_and_made_again(tmp_path: Path, table: str) -> None:
+    store = make_run(tmp_path / "run")
+    lost = store.path(shard_file(table, 0))
+    Path(lost).unlink()
+    with pytest.raises(DamagedError) as found:
+        write_report(store, selection="default")
+    assert (found.value.path, found.value.why) == (lost, "it is gone")
+    assert heal(store, found.value, yes=True).startswith(f"{shard_file(table, 0)} is gone")
+    assert 0 not in store.index(table)
+
+
 def test_what_is_no_damage_passes(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(FileNotFoundError):
-        store.read_table("x.parquet")
+        store.read_bytes("x.parquet")
     with pytest.raises(PermissionError), undamaged("x", local=True):
         raise PermissionError(13, "Permission denied")
     with pytest.raises(OSError, match="slow down"), undamaged("x", local=False):
