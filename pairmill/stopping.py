@@ -71,6 +71,9 @@ class Signals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
+        # Sent again while the thread ended: with the handlers of before it would end the process.
+        while signal.sigtimedwait(self._kinds, 0) is not None:
+            pass
         written, before = self._wakeup
         signal.set_wakeup_fd(before)
         for descriptor in (self._read, written):

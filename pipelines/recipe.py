@@ -98,9 +98,6 @@ def parse_recipe(
     return kind.checked(_parsed(text, overrides, source))
 
 
-_IN_UTF8 = "the recipe must be a readable file of text in UTF-8"
-
-
 def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The sections of a YAML file, with overrides, unchecked.  Raises RecipeError if it cannot be read."""
     try:
@@ -109,11 +106,19 @@ def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise RecipeError("the recipe must be a readable file", value=error, fix="check the path") from error
     # Of text in UTF-16 or UTF-32, one of the first four bytes is zero, or they are a mark.
     if b"\0" in content[:4] or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise RecipeError(_IN_UTF8, value=f"{path} is in UTF-16 or UTF-32", fix="save it as UTF-8")
+        raise RecipeError(
+            "the recipe must be a readable file of text in UTF-8",
+            value=f"{path} is in UTF-16 or UTF-32",
+            fix="save it as UTF-8",
+        )
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise RecipeError(_IN_UTF8, value=f"{path}: {error}", fix="check the path, or save it as UTF-8") from error
+        raise RecipeError(
+            "the recipe must be a readable file of text in UTF-8",
+            value=f"{path}: {error}",
+            fix="check the path, or save it as UTF-8",
+        ) from error
     return _parsed(text, overrides, str(path))
 
 

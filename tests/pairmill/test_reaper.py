@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 
 from pairmill import reaper
 
-STARTER = 4_000_000  # more than a process number is here
+#: More than a process number is here, and another one in each process of the tests: those of one end each other.
+STARTER = 10_000_000 + 2 * os.getpid()
 
 WAITS = "import sys; print('ready', flush=True); sys.stdin.read()"
 
