@@ -166,8 +166,6 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes], tuple[str, ...]]] = {
     "a recipe that is a list": ("recipe.yaml", lambda old: b"- a\n", READS),
     "a recipe with a wrong section": ("recipe.yaml", lambda old: old + b"nope: 3\n", ("extend", "retry-failed")),
     "a recipe with a plain section": ("recipe.yaml", lambda old: b"deduplicate: 3\n", READS),
-    "a record that is no JSON": ("runs/run-0001.json", lambda old: b"{", ("report", "rows")),
-    "a record of another version": ("runs/run-0001.json", lambda old: b"{}", ("report", "rows")),
     "a manifest of another version": (
         "images/_manifest/0000/shard-000000-aa-bb.json",
         lambda old: b"{}",
@@ -222,8 +220,8 @@ def test_a_run_that_is_none(refused: Refused, command: str, run: str) -> None:
 
 def test_a_lost_shard(folder: Path, refused: Refused) -> None:
     (folder / "run" / "plan" / "shard-000000.parquet").unlink()
-    for call in CALLS.values():
-        refused(call)
+    for command in ("report", "rows"):  # a job plans it again
+        assert "shard-000000.parquet" in refused(CALLS[command])
 
 
 @pytest.mark.parametrize("to", ["file/x", "folder", ".", "run/plan/plan.json", "run/rows.parquet"])
