@@ -8,6 +8,7 @@ pixels: the first needs the lists as they were (`curation.replan`), and the seco
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE, damaged_forgotten, 
 from pairmill.recipe_file import read_recipe_file, recipe_text, restore_recipe, run_recipe
 from pairmill.run_records import JOURNAL, ended_well, last_job, read_record, read_records, record_file, record_numbers
 from pairmill.store import MANIFESTS, Entry, Store, manifest_file, shard_file
+
+logger = logging.getLogger("pairmill")
 
 _DATA = re.compile(r"(?P<table>.+)/(?:shard|part)-(?P<shard>[0-9]{6,})\.parquet")
 _COMMIT = re.compile(
@@ -125,6 +128,19 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
         store.retract(found["table"] or PAIRS, int(found["shard"]))
     state = f"is damaged and kept as {kept}" if kept else "is gone"
     return f"{name} {state} ({error.why})" + (": it is made again" if found else "")
+
+
+def set_records_aside(store: Store) -> None:
+    """Keep damaged records of invocations aside, with a warning: the report goes without them.
+
+    The caller must hold the run's lock.
+    """
+    for number in record_numbers(store):
+        try:
+            read_record(store, number)
+        except DamagedError as error:
+            kept = store.set_aside(record_file(number), ASIDE)
+            logger.warning("%s is damaged (%s) and kept as %s", record_file(number), error.why, kept)
 
 
 def _restored(store: Store, name: str, error: DamagedError) -> str:

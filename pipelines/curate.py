@@ -27,7 +27,7 @@ from curation.filters.stage import Filter
 from curation.flow import Tables
 from curation.forget.takedown import complete_pending
 from curation.forget.tombstones import Tombstones
-from curation.healing import heal
+from curation.healing import heal, set_records_aside
 from curation.plan import open_plan, plan
 from curation.plan_file import Plan, restore_plan
 from curation.replan import plan_again
@@ -128,6 +128,7 @@ def _job(
         restore_plan(store, made)
         restore_recipe(store)
         restore_forgotten(store)
+        set_records_aside(store)
         finish_rewrites(store)  # before commits are listed
         retries = ["once"] if retry_failed else []
 
