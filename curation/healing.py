@@ -8,7 +8,6 @@ pixels: the first needs the lists as they were (`curation.replan`), and the seco
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from curation.flow import Tables, flow_of
 from curation.forget.tombstones import Tombstones
 from curation.plan_file import read_plan, read_plan_file, restore_plan
 from curation.table import COLUMNS, IMAGES, PLAN, tables_there
+from pairmill.aside import keep_aside
 from pairmill.config import bytes_digest
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
@@ -31,8 +31,6 @@ from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE, damaged_forgotten, 
 from pairmill.recipe_file import read_recipe_file, recipe_text, restore_recipe, run_recipe
 from pairmill.run_records import JOURNAL, ended_well, last_job, read_record, read_records, record_file, record_numbers
 from pairmill.store import MANIFESTS, Entry, Store, manifest_file, shard_file
-
-logger = logging.getLogger("pairmill")
 
 _DATA = re.compile(r"(?P<table>.+)/(?:shard|part)-(?P<shard>[0-9]{6,})\.parquet")
 _COMMIT = re.compile(
@@ -139,8 +137,7 @@ def set_records_aside(store: Store) -> None:
         try:
             read_record(store, number)
         except DamagedError as error:
-            kept = store.set_aside(record_file(number), ASIDE)
-            logger.warning("%s is damaged (%s) and kept as %s", record_file(number), error.why, kept)
+            keep_aside(store, record_file(number), error, "the report goes without that invocation")
 
 
 def _restored(store: Store, name: str, error: DamagedError) -> str:

@@ -8,10 +8,11 @@ import logging
 from pydantic import Field
 
 from curation.listing import PlannedList
+from pairmill.aside import keep_aside
 from pairmill.checked_json import read_as, write_checked
 from pairmill.config import Config
 from pairmill.damage import DamagedError
-from pairmill.layout import ASIDE, PLAN_COPY, PLAN_JSON
+from pairmill.layout import PLAN_COPY, PLAN_JSON
 from pairmill.store import Store
 
 logger = logging.getLogger("pairmill")
@@ -81,7 +82,6 @@ def restore_plan(store: Store, plan: Plan) -> None:
             there = read_plan_file(store, name)
         except DamagedError as error:
             there = None
-            kept = store.set_aside(name, ASIDE)
-            logger.warning("%s was damaged (%s) and is written again; it is kept as %s", name, error.why, kept)
+            keep_aside(store, name, error, "it is written again")
         if there != plan:
             write_checked(store, name, plan.model_dump(), "plan.restore")

@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from pairmill.aside import keep_aside
 from pairmill.checked_json import read_checked, validated, write_checked
 from pairmill.config import Config, bytes_digest
 from pairmill.damage import DamagedError, damaged, undamaged
 from pairmill.errors import RunDirError
-from pairmill.layout import ASIDE, PLAN_COPY, PLAN_JSON
+from pairmill.layout import PLAN_COPY, PLAN_JSON
 from pairmill.store import Store
 
 logger = logging.getLogger("pairmill")
@@ -120,8 +121,7 @@ def restore_forgotten(store: Store) -> None:
     for error in damaged_forgotten(store):
         name = error.path.removeprefix(store.path(""))
         if store.holds(name):
-            kept = store.set_aside(name, ASIDE)
-            logger.warning("%s was damaged (%s) and is written again; it is kept as %s", name, error.why, kept)
+            keep_aside(store, name, error, "it is written again")
     for name in (FORGOTTEN_FILE, FORGOTTEN_COPY):
         if counts is not None and _bytes(store, name) != counts:
             store.write_bytes(name, counts, "forget.restore")

@@ -14,9 +14,10 @@ import logging
 from functools import cache
 from typing import Any
 
+from pairmill.aside import keep_aside
 from pairmill.config import bytes_digest
 from pairmill.damage import DamagedError, damaged
-from pairmill.layout import ASIDE, RECIPE_COPY, RECIPE_FILE
+from pairmill.layout import RECIPE_COPY, RECIPE_FILE
 from pairmill.run_records import record_numbers
 from pairmill.store import Store
 from pairmill.yaml_text import read_mapping
@@ -96,8 +97,7 @@ def restore_recipe(store: Store) -> None:
             there = read_recipe_file(store, name)
         except DamagedError as error:
             there = None
-            kept = store.set_aside(name, ASIDE)
-            logger.warning("%s: %s; it is kept as %s, and the run's own is written again", name, error.why, kept)
+            keep_aside(store, name, error, "the run's own is written again")
         if there != text:
             store.write_bytes(name, text.encode(), "recipe.restore")
 
@@ -112,8 +112,7 @@ def keep_foreign(store: Store) -> list[str]:
         try:
             read_recipe_file(store, name)
         except DamagedError as error:
-            found.append(store.set_aside(name, ASIDE))
-            logger.warning("%s: %s; it is kept as %s, and the job's recipe is written", name, error.why, found[-1])
+            found.append(keep_aside(store, name, error, "the job's recipe is written"))
     return found
 
 

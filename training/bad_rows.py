@@ -6,8 +6,8 @@ import json
 import logging
 from collections.abc import Iterable
 
+from pairmill.aside import keep_aside
 from pairmill.damage import DamagedError
-from pairmill.layout import ASIDE
 from pairmill.store import Store
 
 logger = logging.getLogger("pairmill")
@@ -30,8 +30,7 @@ class BadRows:
             lines = (store.read_text(self._name) or "").splitlines()
         except DamagedError as error:
             lines = []
-            kept = store.set_aside(self._name, ASIDE)
-            logger.warning("%s is damaged (%s) and kept as %s: it begins anew", self._name, error.why, kept)
+            keep_aside(store, self._name, error, "it begins anew")
         self._rows = dict.fromkeys(line for line in lines if line.strip())
         self._written = len(self._rows)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pairmill.aside import keep_aside
 from pairmill.config import digest
 from pairmill.errors import PairmillError, UserError
-from pairmill.layout import ASIDE, RECIPE_FILE
+from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
 from pairmill.yaml_text import read_mapping
 from training.checkpoint_files import (
@@ -32,8 +32,6 @@ from training.checkpoint_files import (
     reported_with,
 )
 from training.recipe import TrainRecipe
-
-logger = logging.getLogger("pairmill")
 
 RESULT_FILE, METRICS_FILE = "result.json", "metrics.jsonl"
 
@@ -127,18 +125,18 @@ def heal(store: Store, recipe: TrainRecipe) -> None:
     The caller must hold the run's lock.
     """
     if store.exists(RECIPE_FILE) and (changed := changed_keys(store, recipe)):
-        _keep_aside(store, RECIPE_FILE, changed[0], "it is written again")
+        keep_aside(store, RECIPE_FILE, changed[0], "it is written again")
     before = checkpoints_there(store, recipe.name)
     latest = _heal_checkpoints(store, recipe.name, recipe.checkpoint.keep_best)
     try:
         if read_result(store) is not None and before != checkpoints_there(store, recipe.name):
             raise ValueError("it names a damaged checkpoint")
     except ValueError as error:
-        _keep_aside(store, RESULT_FILE, error, "it is written again")
+        keep_aside(store, RESULT_FILE, error, "it is written again")
     if (fault := _metrics_fault(store, latest)) is not None:
         good, _ = whole_lines(_metrics(store))
         if store.exists(METRICS_FILE):
-            _keep_aside(store, METRICS_FILE, fault, "what it lost is not measured again, its other lines stay")
+            keep_aside(store, METRICS_FILE, fault, "what it lost is not measured again, its other lines stay")
         store.write_bytes(METRICS_FILE, b"".join(good))
 
 
@@ -179,21 +177,16 @@ def _heal_checkpoints(store: Store, name: str, keep_best: str | None) -> str | N
         whole = [one for one in checkpoints_there(store, name) if not checkpoint_findings(store, f"{name}/{one}")]
         results, changed = [reported_with(store, name, one) for one in whole], True
         if store.exists(file):
-            _keep_aside(store, file, problem, "it is made again from the checkpoints")
+            keep_aside(store, file, problem, "it is made again from the checkpoints")
     while results and (found := checkpoint_findings(store, folder := f"{name}/{results[-1]['checkpoint_dir_name']}")):
         results, changed = results[:-1], True
         before = f"the run resumes from {results[-1]['checkpoint_dir_name']}" if results else "the run starts anew"
-        _keep_aside(store, folder, f"{found[0].path}: {found[0].why}", before)
+        keep_aside(store, folder, f"{found[0].path}: {found[0].why}", before)
     if changed and results:
         store.write_json(file, list_of_checkpoints(results, keep_best))
     elif changed:
         store.remove(file)
     return f"{name}/{results[-1]['checkpoint_dir_name']}" if results else None
-
-
-def _keep_aside(store: Store, name: str, why: object, then: str) -> None:
-    kept = store.set_aside(name, ASIDE)
-    logger.warning("%s is damaged (%s) and kept as %s: %s", name, why, kept, then)
 
 
 def verify_training(store: Store) -> list[Finding]:

@@ -11,7 +11,6 @@ Its status follows from which of these are there, so there is nothing to bring u
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -19,16 +18,14 @@ from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 
+from pairmill.aside import keep_aside
 from pairmill.damage import damaged
 from pairmill.errors import UserError
-from pairmill.layout import ASIDE
 from pairmill.store import Store
 from training.intact import METRICS_FILE, read_result, whole_lines
 from tune.halving import Standing
 from tune.recipe import SPEED, ObjectiveConfig
 from tune.space import Point
-
-logger = logging.getLogger("pairmill")
 
 TRIAL_FILE, STOPPED_FILE, FAILED_FILE = "trial.json", "stopped.json", "failed.json"
 
@@ -110,9 +107,7 @@ class Journal:
                 if found is not None and name.endswith(TRIAL_FILE):
                     Trial(**found)
             except (UserError, TypeError) as error:
-                kept = self.store.set_aside(name, ASIDE)
-                why = " ".join(str(error.value if isinstance(error, UserError) else error).split())
-                logger.warning("%s is damaged (%s) and kept as %s: it is made again", name, why, kept)
+                keep_aside(self.store, name, error, "it is made again")
 
     def stop(self, trial: str, step: int) -> None:
         """A trial stays at a rung; one that is already final stays as it is."""

@@ -19,10 +19,11 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
+from pairmill.aside import keep_aside
 from pairmill.cluster import alive_nodes, connected
 from pairmill.errors import JobError, PairmillError, RunDirError, UserError
 from pairmill.faults import fault_point
-from pairmill.layout import ASIDE, RECIPE_FILE
+from pairmill.layout import RECIPE_FILE
 from pairmill.origin import with_origin
 from pairmill.stopping import stoppable
 from pairmill.store import Store
@@ -130,9 +131,7 @@ def _heal(journal: Journal) -> None:
         SweepRecipe.checked(read_mapping(store.read_text(RECIPE_FILE) or "", RECIPE_FILE))
     except PairmillError as error:
         if store.exists(RECIPE_FILE):
-            kept = store.set_aside(RECIPE_FILE, ASIDE)
-            why = " ".join(str(error.value if isinstance(error, UserError) else error).split())
-            logger.warning("%s is damaged (%s) and kept as %s: it is written again", RECIPE_FILE, why, kept)
+            keep_aside(store, RECIPE_FILE, error, "it is written again")
     journal.heal()
 
 
