@@ -26,7 +26,7 @@ from curation.stage import Stage
 from pairmill.checked_json import read_as, write_checked
 from pairmill.config import Config, bytes_digest
 from pairmill.errors import RunDirError
-from pairmill.registry import ChosenBy, NamedConfig, load_object
+from pairmill.registry import ChosenBy, NamedConfig, Registry, is_import_path, load_object
 from pairmill.store import Store
 
 logger = logging.getLogger("pairmill")
@@ -77,27 +77,30 @@ def code_of(stages: Sequence[Stage]) -> Code:
 
 def chosen_entries(config: BaseModel) -> Iterator[Any]:
     """The entries of registries that a configuration chooses by name, at any depth."""
+    for named, registries in _named(config):
+        if registries:
+            yield registries[0].get(named.name)
+
+
+def own_entries(config: BaseModel) -> Iterator[str]:
+    """The import paths by which a configuration names entries of a user's own, at any depth."""
+    for named, _ in _named(config):
+        if is_import_path(named.name):
+            yield named.name
+
+
+def _named(config: BaseModel) -> Iterator[tuple[NamedConfig, list[Registry[Any]]]]:
+    """The configurations of entries within a configuration, at any depth, and the registries that they are of."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         registries = [
             extra.registry for extra in _extras(field.annotation, field.metadata) if isinstance(extra, ChosenBy)
         ]
         for one in value if isinstance(value, list | tuple) else [value]:
-            if registries and isinstance(one, NamedConfig):
-                yield registries[0].get(one.name)
+            if isinstance(one, NamedConfig):
+                yield one, registries
             if isinstance(one, BaseModel):
-                yield from chosen_entries(one)
-
-
-def own_entries(config: BaseModel) -> Iterator[str]:
-    """The import paths by which a configuration names entries of a user's own, at any depth."""
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, NamedConfig) and ":" in one.name:
-                yield one.name
-            if isinstance(one, BaseModel):
-                yield from own_entries(one)
+                yield from _named(one)
 
 
 def _extras(annotation: Any, metadata: Iterable[Any]) -> Iterator[Any]:

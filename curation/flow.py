@@ -19,7 +19,7 @@ from curation.table import PLAN, Table
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError, nearest
 from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS
-from pairmill.registry import NamedConfig, source_digest
+from pairmill.registry import NamedConfig, is_import_path, source_digest
 
 S = TypeVar("S", bound=Stage)
 
@@ -290,7 +290,7 @@ def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
 def _own_source(stage: Stage) -> list[Any]:
     """The source and the form of the results of a stage that is not ours, whatever its `identity` says."""
     name = stage.config.name if isinstance(stage.config, NamedConfig) else ""
-    if ":" not in name:
+    if not is_import_path(name):
         return []
     return [source_digest(name), [[column.name, str(column.type)] for column in stage.adds], list(stage.drops)]
 

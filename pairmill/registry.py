@@ -75,7 +75,7 @@ class Registry(Generic[T]):
         """
         entry = self._entries.get(name, _ADDED.get((self.key, name)))
         if entry is None:
-            if ":" not in name:
+            if not is_import_path(name):
                 raise RecipeError(
                     f"{self.key} must be {_known(self.names)}an import path package.module:attribute",
                     value=name,
@@ -94,6 +94,11 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, in the order of registration."""
         return list(self._entries)
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a name of an entry is an import path, `package.module:attribute`: then the entry is a user's own."""
+    return ":" in name
 
 
 def derived_from(base: type, *, key: str) -> Callable[[str, Any], None]:

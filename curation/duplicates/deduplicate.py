@@ -30,6 +30,7 @@ from curation.duplicates.edges import EDGES, ENDPOINT, edges_between, stars
 from curation.duplicates.kinds import KEYS, PIXELS, DeduplicateConfig, Indices, Kind, kinds_of
 from pairmill.errors import IntegrityError
 from pairmill.own_code import Guard
+from pairmill.registry import is_import_path
 
 T = TypeVar("T")
 
@@ -177,7 +178,9 @@ def _edges(kind: Kind, rows: pa.Table) -> tuple[Indices, Indices]:
 def _called(kind: Kind, method: Callable[[], T]) -> T:
     """What a method of a kind returns; of one that is not ours within its time limit, or with a JobError."""
     named = kind.config.name
-    return method() if ":" not in named else Guard(f"deduplicate.kinds: {named}", kind.timeout_s).called(method)
+    if not is_import_path(named):
+        return method()
+    return Guard(f"deduplicate.kinds: {named}", kind.timeout_s).called(method)
 
 
 def _within(positions: npt.NDArray[Any], rows: int) -> bool:

@@ -31,7 +31,7 @@ from pydantic import Field, field_validator
 from curation.schema import COUNTS, NAME, NAME_RULE, Status
 from pairmill.config import Config
 from pairmill.errors import RecipeError
-from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from, source_digest
+from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from, is_import_path, source_digest
 
 Indices = npt.NDArray[np.int64]
 
@@ -174,7 +174,7 @@ class DeduplicateConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """The configuration, with the source of each kind that is not ours."""
-        own = {config.name: source_digest(config.name) for config in self.kinds if ":" in config.name}
+        own = {config.name: source_digest(config.name) for config in self.kinds if is_import_path(config.name)}
         return super().identity() | ({"sources": own} if own else {})
 
 

@@ -11,7 +11,7 @@ from curation.engines.own import OwnEngine
 from pairmill.config import EXECUTION, Placement
 from pairmill.errors import RecipeError
 from pairmill.own_code import LONGEST_S, Guard
-from pairmill.registry import NamedConfig, Registry, source_digest
+from pairmill.registry import NamedConfig, Registry, is_import_path, source_digest
 
 
 class EngineConfig(Placement):
@@ -52,7 +52,7 @@ class EngineConfig(Placement):
         """
         name = self.engine.name
         load = registry.get(name).load
-        if ":" not in name:
+        if not is_import_path(name):
             return load(self.engine, self, checkpoint)
         guard = Guard(f"{registry.key} {name}", self.engine_timeout_s, limit="engine_timeout_s")
         return OwnEngine(guard.called(lambda: load(self.engine, self, checkpoint)), guard)
@@ -77,7 +77,7 @@ class EngineConfig(Placement):
         Without `enabled`: only active stages have an identity.
         """
         found = {name: value for name, value in super().identity().items() if name != "enabled"}
-        return found | ({"source": source_digest(self.engine.name)} if ":" in self.engine.name else {})
+        return found | ({"source": source_digest(self.engine.name)} if is_import_path(self.engine.name) else {})
 
 
 class InProcessConfig(NamedConfig):

@@ -18,7 +18,7 @@ from curation.heads import HEADS, loaded
 from pairmill.config import Config
 from pairmill.errors import IntegrityError, RecipeError
 from pairmill.own_code import Guard
-from pairmill.registry import ChosenBy, NamedConfig, source_digest
+from pairmill.registry import ChosenBy, NamedConfig, is_import_path, source_digest
 
 _HEAD = ChosenBy(HEADS, default="open_nsfw")
 
@@ -55,7 +55,7 @@ class SafetyConfig(Config):
         if self.nsfw_max is None:
             return None
         name = self.nsfw_head.name
-        own = [source_digest(name)] if ":" in name else []
+        own = [source_digest(name)] if is_import_path(name) else []
         return [self.nsfw_head.identity(), HEADS.get(name).revision(self.nsfw_head), *own]
 
 
@@ -79,7 +79,7 @@ def score_nsfw(rows: pa.Table, head: NamedConfig, timeout_s: float) -> pa.Array:
             raise IntegrityError(f"image head {head.name} must score every image: {len(found)} of {len(some)}")
         return found.combine_chunks().cast(pa.float32())
 
-    if ":" not in head.name:
+    if not is_import_path(head.name):
         return scores(rows)
     guard = Guard(f"filter.nsfw_head: {head.name}", timeout_s, limit="filter.callables_timeout_s")
     return pa.concat_arrays([answer.value for answer in guard.answers(scores, rows)])
