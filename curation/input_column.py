@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.inputs.columns import common_type
 from curation.schema import set_columns
 from pairmill.errors import InputError
 
@@ -38,10 +39,9 @@ def _fits(given: pa.DataType, planned: pa.DataType) -> bool:
     if pa.types.is_large_string(given) or pa.types.is_string_view(given):
         given = pa.string()
     try:
-        both = pa.unify_schemas([pa.schema([("c", planned)]), pa.schema([("c", given)])], promote_options="permissive")
+        return bool(common_type(planned, given) == planned)
     except pa.ArrowException:
         return False
-    return bool(both.field("c").type == planned)
 
 
 def with_input(rows: pa.Table, kind: pa.StructType | None) -> pa.Table:

@@ -69,6 +69,14 @@ class IntegrityError(PairmillError):
     """
 
 
+def said_by(error: BaseException) -> str:
+    """The text of an error; "" if it has none that can be read, as one of a user's own may."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The one of `known` that is `name` but for its case, up to three that look like it, or all, for a message."""
     names = sorted(known)

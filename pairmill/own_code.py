@@ -24,7 +24,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from pairmill.errors import JobError, PairmillError
+from pairmill.errors import JobError, PairmillError, said_by
 
 T = TypeVar("T")
 
@@ -120,10 +120,7 @@ class Guard:
             raise
         except BaseException as error:  # a user's code may raise anything, and so may Rust libraries
             at = traceback.extract_tb(error.__traceback__)[-1]
-            try:
-                what = f"{type(error).__name__}: {error}".rstrip(": ")
-            except Exception:
-                what = type(error).__name__
+            what = f"{type(error).__name__}: {said_by(error)}".rstrip(": ")
             raise _FailedError(f"{self.named} raised {what} ({at.filename}:{at.lineno})") from error
 
     def _error(self, how: str, where: str) -> JobError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from curation.engines import Failure
-from pairmill.errors import JobError, PairmillError
+from pairmill.errors import JobError, PairmillError, said_by
 from pairmill.faults import fault_point
 
 Request = TypeVar("Request")
@@ -20,11 +20,7 @@ _MAX_ERROR_CHARACTERS = 300
 
 def describe(error: BaseException) -> str:
     """The error on one short line, for a row's error column: the same whenever the same thing happens."""
-    try:
-        said = str(error)
-    except Exception:  # an exception of a user's own may do anything
-        said = ""
-    text = re.sub(r"\b0x[0-9a-f]+\b", "0x…", " ".join(said.split()))
+    text = re.sub(r"\b0x[0-9a-f]+\b", "0x…", " ".join(said_by(error).split()))
     return f"{type(error).__name__}: {text}"[:_MAX_ERROR_CHARACTERS]
 
 

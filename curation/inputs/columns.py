@@ -100,14 +100,19 @@ def _type(kind: pa.DataType | str) -> pa.DataType:
 def _shared_type(name: str, before: tuple[InputFile, pa.DataType], after: tuple[InputFile, pa.DataType]) -> pa.DataType:
     (file, one), (other_file, other) = before, after
     try:
-        schemas = [pa.schema([("c", kind)]) for kind in (one, other)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+        return common_type(one, other)
     except pa.ArrowException as error:
         raise InputError(
             "input.path: all input files must agree on the types of their columns",
             value=f"column {name!r} is {one} in {file.path}, {other} in {other_file.path}",
             fix="convert the column in the file that differs from the others",
         ) from error
+
+
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both.  Raises ArrowException if there is none."""
+    schemas = [pa.schema([("c", kind)]) for kind in (one, other)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 
 
 def check_text(kind: pa.DataType | str, name: str) -> None:
