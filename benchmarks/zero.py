@@ -21,7 +21,7 @@ import torch
 from record import machine, record, table
 from train_resume import RECIPE, ROOT
 
-from training.export import load_exported
+from pairmill.towers.model_folder import load_exported
 from training.recipe import TrainRecipe
 from training.train import train
 

@@ -15,24 +15,25 @@ import torch
 
 from pairmill import yaml_text
 from pairmill.atomic import whole_file
+from pairmill.checkpoint_files import require_whole
 from pairmill.damage import damaged
 from pairmill.errors import InputError, RecipeError
 from pairmill.layout import RECIPE_FILE
 from pairmill.origin import origin_of
 from pairmill.store import Store
+from pairmill.towers.architecture import CONFIG_FILE
+from pairmill.towers.build import eval_transform
+from pairmill.towers.model_folder import Exported, load_exported
 from pipelines.recipe import parse_section, read_mapping
 from training.checkpoint import EMA_FILE
-from training.checkpoint_files import require_whole
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record, write_results
 from training.evaluate.run import evaluate
-from training.export import Exported, export_open_clip, load_exported
+from training.export import export_open_clip
 from training.export_check import Difference, differences, open_clip_side, own_side, transformers_side
 from training.export_transformers import export_transformers
 from training.intact import RESULT_FILE, read_result
 from training.model_card import CARD_FILE, measured
-from training.towers.architecture import CONFIG_FILE
-from training.towers.build import eval_transform
 
 
 @contextmanager

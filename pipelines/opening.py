@@ -144,8 +144,8 @@ def check_format(what: str, form: str) -> None:
 
 def _holds_model(store: Any) -> bool:
     """Whether a folder is a model or a training run; imports torch."""
+    from pairmill.towers.architecture import CONFIG_FILE
     from training.intact import RESULT_FILE
-    from training.towers.architecture import CONFIG_FILE
 
     return any(store.read_text(name) is not None for name in (CONFIG_FILE, RESULT_FILE))
 

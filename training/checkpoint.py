@@ -25,18 +25,18 @@ from ray.train import CheckpointConsistencyMode
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pairmill.checkpoint_files import TRAINING_FILE, sealed
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
-from training.checkpoint_files import TRAINING_FILE, sealed
+from pairmill.towers.tokenizer import Tokenizer
+from pairmill.towers.weights import WEIGHTS_FILE
+from training.ema import Ema
 from training.engine import load, model_weights, objective_weights, optimizer_state
 from training.errors import diverged
 from training.export import export_open_clip
 from training.objectives.declaration import Objective
 from training.objectives.saved import resume, to_save
 from training.teacher import Teacher
-from training.towers.ema import Ema
-from training.towers.tokenizer import Tokenizer
-from training.towers.weights import WEIGHTS_FILE
 
 T = TypeVar("T")
 

@@ -33,6 +33,8 @@ from pairmill.layout import RECIPE_FILE
 from pairmill.origin import with_origin
 from pairmill.stopping import stoppable
 from pairmill.store import Store
+from pairmill.towers.build import image_size
+from pairmill.towers.tokenizer import open_tokenizer
 from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
 from training.data.bundle import Reader
@@ -44,8 +46,6 @@ from training.launch import launch
 from training.process_group import torch_config
 from training.recipe import TrainRecipe
 from training.resources import size_workers
-from training.towers.build import image_size
-from training.towers.tokenizer import open_tokenizer
 from training.train import claim
 from training.worker import STOP_FILE, Payload, build
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError
 from training.model import LOSS_PARAMETERS, DualEncoder
+from training.parameter_groups import decays, parameter_groups
 from training.recipe import TrainRecipe
-from training.towers.groups import decays, parameter_groups
 
 #: Of AdamW, in the names of both torch's and DeepSpeed's implementations.
 MOMENTS = ("exp_avg", "exp_avg_sq")

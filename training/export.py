@@ -1,4 +1,4 @@
-"""From a checkpoint's weights and description to a model folder that plain open_clip loads, and back.
+"""From a checkpoint's weights and description to a model folder that plain open_clip loads.
 
     FOLDER/open_clip_config.json          model_cfg and preprocess_cfg
     FOLDER/open_clip_model.safetensors    float32 weights
@@ -17,35 +17,20 @@ import json
 import re
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from pairmill.atomic import whole_folder
-from pairmill.errors import InputError, RecipeError
+from pairmill.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER
+from pairmill.towers.tokenizer import Tokenizer
+from pairmill.towers.weights import WEIGHTS_FILE
 from training.model_card import ARCHITECTURE_FILE, CARD_FILE, open_clip_card
-from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, localise
-from training.towers.build import build_from_description, without_open_clips_log
-from training.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description
-from training.towers.weights import WEIGHTS_FILE, load_weights, weights_in
 
 #: NAME or OWNER/NAME.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(?<!\.model)")
-
-
-class Exported(NamedTuple):
-    """What `load_exported` returns."""
-
-    model: nn.Module
-    tokenizer: Tokenizer
-    preprocess: dict[str, Any]
-    """open_clip's preprocess_cfg: size, mean, std, interpolation, resize_mode"""
-    description: dict[str, Any]
-    """as `model_description` makes it"""
 
 
 def export_open_clip(
@@ -75,38 +60,6 @@ def export_open_clip(
         _write_json(partial / ARCHITECTURE_FILE, model_cfg)
         save_file(_own_storage(state_dict), partial / WEIGHTS_FILE, metadata={"format": "pt"})
         (partial / CARD_FILE).write_text(open_clip_card(description, state_dict, folder.name), encoding="utf-8")
-
-
-def load_exported(folder: Path) -> Exported:
-    """The model (evaluation mode, float32, CPU), tokenizer and preprocessing of an exported folder, moved or not.
-
-    Raises InputError: no such folder, or not an export; its weights do not fit its configuration.
-    """
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        model_cfg = config["model_cfg"]
-        preprocess = merge_preprocess_dict(asdict(PreprocessCfg()), config.get("preprocess_cfg") or {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"an exported model must be a folder with {CONFIG_FILE}", value=folder, fix="give the folder itself"
-        ) from error
-    localise(model_cfg["text_cfg"], folder)
-    tower = folder / TEXT_TOWER_FOLDER / "config.json"
-    description = {
-        "name": config.get("name", folder.name),
-        "architecture": model_cfg,
-        "preprocess": preprocess,
-        "text_tower": json.loads(tower.read_text(encoding="utf-8")) if tower.is_file() else None,
-    }
-    model: Any = build_from_description(description)
-    try:
-        with without_open_clips_log():
-            load_weights(model, weights_in(folder))
-    except RecipeError as error:
-        raise InputError(error.rule, value=error.value, fix=error.fix) from error
-    tokenizer = tokenizer_from_description(tokenizer_description(model_cfg["text_cfg"]))
-    preprocess = dict(model.visual.preprocess_cfg)
-    return Exported(model.eval(), tokenizer, preprocess, {**description, "preprocess": preprocess})
 
 
 def _point_at(text_cfg: dict[str, Any], home: str) -> None:

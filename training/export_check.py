@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from pairmill.pixels import Pixels
+from pairmill.towers.build import eval_transform, image_statistics, without_open_clips_log
+from pairmill.towers.encode import encode_text, needs_full_length
+from pairmill.towers.tokenizer import Tokenizer
 from training.export_transformers import without_progress_bars
-from training.towers.build import eval_transform, image_statistics, without_open_clips_log
-from training.towers.encode import encode_text, needs_full_length
-from training.towers.tokenizer import Tokenizer
 
 #: Cosine above which features are the same: float32 sums in another order, and another library's resizing by a level.
 SAME = 0.999

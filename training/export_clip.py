@@ -12,7 +12,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
 from pairmill.errors import IntegrityError
-from training.towers.tokenizer import Tokenizer
+from pairmill.towers.tokenizer import Tokenizer
 
 #: A block of open_clip's transformer, and of an encoder of transformers.
 _BLOCK = {

@@ -16,6 +16,8 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from pairmill.towers.build import build_from_description
+from pairmill.towers.tokenizer import Tokenizer
 from training.export_clip import (
     TEXT_NAMES,
     renamed_block,
@@ -23,8 +25,6 @@ from training.export_clip import (
     text_parts_without_counterpart,
     tower_config,
 )
-from training.towers.build import build_from_description
-from training.towers.tokenizer import Tokenizer
 
 _VISION = "vision_model"
 _BLOCK = {

@@ -21,7 +21,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Regex, decoders, normalizers
 from tokenizers import Tokenizer as Backend
 
-from training.towers.tokenizer import SAVED_FILE, Tokenizer
+from pairmill.towers.tokenizer import SAVED_FILE, Tokenizer
 
 #: Characters that are often written as numbered entities.
 _BY_NUMBER = "\u00a0&'\"<>\u2013\u2014\u2018\u2019\u201a\u201c\u201d\u201e\u2022\u2026\u20ac\u2122"
@@ -61,7 +61,7 @@ def save_for_transformers(tokenizer: Tokenizer, folder: Path, *, masked: bool) -
 
 
 def cleaning(clean: str) -> list[Any]:
-    """The steps of one of open_clip's ways of cleaning, by its name (`training.data.tokens.CLEANERS`)."""
+    """The steps of one of open_clip's ways of cleaning, by its name (`pairmill.towers.tokens.CLEANERS`)."""
     steps = [*_entities(), *_characters(), normalizers.NFC()]
     if clean == "canonicalize":
         steps += [normalizers.Replace("_", " "), normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), "")]

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pairmill.atomic import whole_folder
 from pairmill.errors import UserError
+from pairmill.towers.tokenizer import Tokenizer
 from training.export_clip import clip_model, clip_parts_without_counterpart
 from training.export_siglip import is_siglip, siglip_model, siglip_parts_without_counterpart
 from training.export_tokenizer import save_for_transformers
 from training.model_card import CARD_FILE, transformers_card
-from training.towers.tokenizer import Tokenizer
 
 
 def export_transformers(

@@ -14,21 +14,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pairmill.aside import keep_aside
+from pairmill.checkpoint_files import TRAINING_FILE, Finding, checkpoint_findings, read_json, read_training
 from pairmill.config import digest
 from pairmill.errors import PairmillError, UserError
 from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
 from pairmill.yaml_text import read_mapping
-from training.checkpoint_files import (
+from training.checkpoint_list import (
     SNAPSHOT_FILE,
-    TRAINING_FILE,
-    Finding,
-    checkpoint_findings,
     checkpoints_there,
     committed_checkpoints,
     list_of_checkpoints,
-    read_json,
-    read_training,
     reported_with,
 )
 from training.recipe import TrainRecipe

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairmill.errors import RecipeError
+from pairmill.towers.build import image_statistics
+from pairmill.towers.encode import encode_text
 from training.data.batches import Batch
-from training.towers.build import image_statistics
-from training.towers.encode import encode_text
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")

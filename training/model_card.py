@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from training.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER
-from training.towers.weights import WEIGHTS_FILE
+from pairmill.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER
+from pairmill.towers.weights import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from training.export_check import Difference

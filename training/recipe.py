@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError
+from pairmill.towers.config import ModelConfig
 from pairmill.yaml_text import write_yaml
 from training.data.config import DataConfig
 from training.evaluate.config import EvaluateConfig
 from training.objectives.config import LossConfig
 from training.schedule import OptimConfig, TemperatureConfig
-from training.towers.config import ModelConfig
 
 
 class TrainConfig(Config):

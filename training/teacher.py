@@ -15,8 +15,8 @@ import torch
 from torch.func import functional_call
 
 from pairmill.errors import RecipeError
+from training.ema import Ema
 from training.model import DualEncoder, Features, Rows
-from training.towers.ema import Ema
 
 
 class Teacher:

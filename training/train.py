@@ -13,7 +13,7 @@ from typing import Any
 from pairmill.errors import RunDirError
 from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
-from training.checkpoint_files import checkpoints_there
+from training.checkpoint_list import checkpoints_there
 from training.data.source import open_sources
 from training.evaluate.datasets import check_datasets
 from training.intact import changed_keys, is_whole, read_result, same_recipe

@@ -17,16 +17,20 @@ import torch
 import torch.distributed as dist
 from ray import train as ray_train
 
+from pairmill.checkpoint_files import checkpoint_findings
 from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
+from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
+from pairmill.towers.encode import needs_full_length
+from pairmill.towers.tokenizer import Tokenizer
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
-from training.checkpoint_files import checkpoint_findings
 from training.clipping import Clipping
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
 from training.data.stream import Batches, batches
+from training.ema import Ema
 from training.engine import limit_scale, model_weights, set_lr, set_scale, start_engine
 from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts_of
 from training.evaluate.run import evaluate
@@ -38,10 +42,6 @@ from training.recipe import TrainRecipe
 from training.step import StepResult, train_step
 from training.teacher import Teacher
 from training.telemetry import Telemetry
-from training.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
-from training.towers.ema import Ema
-from training.towers.encode import needs_full_length
-from training.towers.tokenizer import Tokenizer
 from training.usable_rows import UsableRows
 
 #: While this file is in the run directory, the run saves a checkpoint at the end of its step and stops.

@@ -63,7 +63,7 @@ def training(folder: Path) -> dict[str, Any]:
     return {
         "run_dir": str(folder / "run"),
         "data": {"path": str(folder / "a.parquet"), "batch_size": 4, "lanes": 2, "texts": [[{"language": "en"}]]},
-        "model": {"architecture": "tests/training/towers/configs/vit.json"},
+        "model": {"architecture": "tests/pairmill/towers/configs/vit.json"},
         "train": {"steps": 2, "precision": "fp32"},
         "compute": {"workers": 1, "cpus_per_worker": 0.5},
     }

@@ -120,7 +120,7 @@ def training(tmp_path: Path) -> str:
             "bundle_rows": 8,
             "reader_cpus": 0.5,
         },
-        "model": {"architecture": "tests/training/towers/configs/vit.json"},
+        "model": {"architecture": "tests/pairmill/towers/configs/vit.json"},
         "loss": {"tile": [8, 8]},
         "train": {"steps": 1_000_000, "precision": "fp32"},
         "compute": {"workers": 2, "cpus_per_worker": 0.5, "threads": 1},

@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pairmill.towers.build import build_model, model_description
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.tokenizer import Tokenizer, open_tokenizer, tokenizer_from_description
 from pipelines.models import export_model
 from training.export import export_open_clip
 from training.export_check import (
@@ -27,11 +30,8 @@ from training.export_check import (
 from training.export_tokenizer import cleaning, save_for_transformers
 from training.export_transformers import export_transformers
 from training.model_card import measured
-from training.towers.build import build_model, model_description
-from training.towers.config import ModelConfig
-from training.towers.tokenizer import Tokenizer, open_tokenizer, tokenizer_from_description
 
-VIT = Path(__file__).parent / "towers" / "configs" / "vit.json"
+VIT = Path(__file__).parents[1] / "pairmill" / "towers" / "configs" / "vit.json"
 BROKEN = "broken encodings"
 #: What ftfy is for, member by member; the tokenizer's ids of all of these must be the model's.
 REPAIRED = [

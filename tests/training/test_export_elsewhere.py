@@ -14,13 +14,14 @@ import pytest
 import torch
 from open_clip.tokenizer import HFTokenizer
 
-from training.export import export_open_clip, is_local, load_exported
+from pairmill.towers.build import build_model, model_description
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.model_folder import load_exported
+from pairmill.towers.tokenizer import Tokenizer, open_tokenizer
+from training.export import export_open_clip, is_local
 from training.export_check import differences, open_clip_side, own_side
-from training.towers.build import build_model, model_description
-from training.towers.config import ModelConfig
-from training.towers.tokenizer import Tokenizer, open_tokenizer
 
-VIT = Path(__file__).parent / "towers" / "configs" / "vit.json"
+VIT = Path(__file__).parents[1] / "pairmill" / "towers" / "configs" / "vit.json"
 TEXTS = ["", "a dog on the beach", "A red, ripe apple!", "海滩上的一只狗", "long " * 60]
 
 

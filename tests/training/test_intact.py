@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from pairmill.checkpoint_files import Finding, sealed
 from pairmill.errors import InputError, RunDirError
 from pairmill.store import Store
-from training.checkpoint_files import Finding, sealed
+from pairmill.towers.architecture import resolve_weights
 from training.intact import heal, recipe_digest, verify_training
 from training.recipe import TrainRecipe
-from training.towers.architecture import resolve_weights
 from training.train import claim
 
 NAME = "train"

@@ -9,15 +9,16 @@ import torch
 from safetensors import safe_open
 
 from pairmill.errors import InputError, UserError
-from training.export import Exported, export_open_clip, load_exported
+from pairmill.towers.build import build_model, model_description
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.encode import encode_text
+from pairmill.towers.model_folder import Exported, load_exported
+from pairmill.towers.tokenizer import Tokenizer, open_tokenizer
+from training.export import export_open_clip
 from training.export_check import differences, own_side, transformers_side
 from training.export_transformers import export_transformers
-from training.towers.build import build_model, model_description
-from training.towers.config import ModelConfig
-from training.towers.encode import encode_text
-from training.towers.tokenizer import Tokenizer, open_tokenizer
 
-CONFIGS = Path(__file__).parent / "towers" / "configs"
+CONFIGS = Path(__file__).parents[1] / "pairmill" / "towers" / "configs"
 TEXTS = ["a dog on the beach", "A red, ripe apple!", "海滩上的一只狗"]
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 ALL = ("vit", "vit_custom_text", "siglip", "resnet")

@@ -21,7 +21,7 @@ def recipe(**sections: dict[str, Any]) -> TrainRecipe:
     base: dict[str, Any] = {
         "run_dir": "unused",
         "data": {"path": "unused", "batch_size": ROWS, "lanes": 2},
-        "model": {"architecture": "tests/training/towers/configs/vit.json", "patch_dropout": 0.5},
+        "model": {"architecture": "tests/pairmill/towers/configs/vit.json", "patch_dropout": 0.5},
         "loss": {"objective": "one_to_k", "tile": [4, 8]},
         "optim": {"lr": 1e-3, "warmup_steps": 0, "schedule": "constant", "eps": 1e-3},
         "train": {"steps": 10, "precision": "fp32", "accumulate": 1},
@@ -155,7 +155,7 @@ def _cached_against_plain(rank: int) -> dict[str, tuple[torch.Tensor, torch.Tens
 
 def _plain_norms(rank: int, used: TrainRecipe, steps: int) -> list[float]:
     """Norms of the gradient of the whole batch, by plain autograd and torch's own AdamW and clipping."""
-    from training.towers.groups import parameter_groups
+    from training.parameter_groups import parameter_groups
     from training.worker import build
 
     objective, exchange = used.loss.opened(), open_exchange("local")(0)
@@ -212,7 +212,7 @@ def test_every_zero_stage_learns_the_same(stage: int) -> None:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_weights_that_no_rank_holds_are_gathered_where_they_are_used(accumulate: int) -> None:
     # DeepSpeed leaves parameters below 100,000 elements whole at stage 3; here most weights are larger.
-    wide = {"model": {"architecture": "tests/training/towers/configs/wide.json", "patch_dropout": None}}
+    wide = {"model": {"architecture": "tests/pairmill/towers/configs/wide.json", "patch_dropout": None}}
     more = {"train": {"accumulate": accumulate}, **wide}
     plain, split = (run_on_ranks(2, trained, recipe(deepspeed={"stage": s}, **more), 0, 3)[0] for s in (0, 3))
     torch.testing.assert_close(split["losses"], plain["losses"], rtol=1e-4, atol=0)

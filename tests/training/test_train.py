@@ -54,7 +54,7 @@ def recipe(emoji: str, run_dir: Path, **sections: Any) -> TrainRecipe:
             "texts": [[{"language": "en"}], [{"language": "zh"}]],
             "reader_cpus": 0.5,
         },
-        "model": {"architecture": "tests/training/towers/configs/vit.json", "patch_dropout": 0.25},
+        "model": {"architecture": "tests/pairmill/towers/configs/vit.json", "patch_dropout": 0.25},
         "loss": {"objective": "one_to_k", "tile": [8, 8]},
         "optim": {"lr": 1e-3, "warmup_steps": 2},
         "train": {"steps": STEPS, "precision": "fp32"},

@@ -20,7 +20,7 @@ RECIPES = Path("pipelines/recipes")
 
 TRAIN: dict[str, Any] = {
     "data": {"path": DRAWINGS, "batch_size": 16, "bundle_rows": 32, "texts": [[{"language": "en"}]]},
-    "model": {"architecture": "tests/training/towers/configs/vit.json"},
+    "model": {"architecture": "tests/pairmill/towers/configs/vit.json"},
     "optim": {"lr": 1e-3, "warmup_steps": 0},
     "train": {"steps": 3, "precision": "fp32"},
     "compute": {"workers": 1, "cpus_per_worker": 0.5, "threads": 1},

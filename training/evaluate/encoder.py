@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.evaluate.embed import embed_images, embed_texts
+from pairmill.towers.build import image_statistics
+from pairmill.towers.embed import embed_images, embed_texts
+from pairmill.towers.encode import encode_text, needs_full_length
 from training.evaluate.evaluated_rows import EvaluatedRow
 from training.evaluate.merged_pictures import Picture, Pictures
-from training.towers.build import image_statistics
-from training.towers.encode import encode_text, needs_full_length
 
 
 class AnyTokenizer(Protocol):
-    """What evaluation needs of a tokenizer; `training.towers.tokenizer.Tokenizer` is one."""
+    """What evaluation needs of a tokenizer; `pairmill.towers.tokenizer.Tokenizer` is one."""
 
     pad_id: int
     context_length: int

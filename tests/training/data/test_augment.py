@@ -12,8 +12,9 @@ from small_datasets import jpeg, picture
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as tvf
 
-from training.data import augment
-from training.data.augment import EvalTransform, TrainTransform, crop_box, decode
+from pairmill.towers import eval_transform
+from pairmill.towers.eval_transform import EvalTransform, decode
+from training.data.augment import TrainTransform, crop_box
 from training.data.config import AugmentConfig
 
 
@@ -117,6 +118,6 @@ def test_a_damaged_image_is_none(damaged: bytes) -> None:
 
 
 def test_an_image_of_too_many_pixels_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augment, "MAX_PIXELS", 40 * 48 - 1)
+    monkeypatch.setattr(eval_transform, "MAX_PIXELS", 40 * 48 - 1)
     assert EvalTransform(16)(jpeg(7)) is None
     assert EvalTransform(16)(encoded(Image.fromarray(picture(7)), "PNG")) is None

@@ -19,13 +19,13 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from small_datasets import jpeg, write_tar
 from torch import nn
 
-from training.data.augment import EvalTransform
+from pairmill.towers.build import build_model, image_statistics
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.eval_transform import EvalTransform
+from pairmill.towers.tokenizer import Tokenizer, open_tokenizer
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record
 from training.evaluate.run import evaluate
-from training.towers.build import build_model, image_statistics
-from training.towers.config import ModelConfig
-from training.towers.tokenizer import Tokenizer, open_tokenizer
 
 pytestmark = pytest.mark.slow
 

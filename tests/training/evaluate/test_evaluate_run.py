@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from pairmill.errors import InputError, RecipeError
-from training.data.augment import EvalTransform
+from pairmill.towers.build import build_model, image_statistics
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.eval_transform import EvalTransform
+from pairmill.towers.tokenizer import Tokenizer, open_tokenizer
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.datasets import check_datasets
 from training.evaluate.results import Record
 from training.evaluate.run import evaluate
-from training.towers.build import build_model, image_statistics
-from training.towers.config import ModelConfig
-from training.towers.tokenizer import Tokenizer, open_tokenizer
 
 EMOJI = Path(__file__).parents[3] / "samples" / "emoji"
 TEXT = pa.struct([("text", pa.string()), ("language", pa.string()), ("kind", pa.string())])

@@ -22,8 +22,11 @@ from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from pairmill.registry_docs import render
 from pairmill.store import Store
+from pairmill.towers.build import build_model, image_statistics, model_description
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.eval_transform import EvalTransform
+from pairmill.towers.tokenizer import open_tokenizer
 from pipelines.models import evaluate_model
-from training.data.augment import EvalTransform
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.dataset_kinds import KINDS, DatasetKind, Embedded
 from training.evaluate.evaluated_rows import read_rows
@@ -31,9 +34,6 @@ from training.evaluate.metrics import METRICS, Metric
 from training.evaluate.ranks import positive_ranks, positives_of
 from training.export import export_open_clip
 from training.recipe import TrainRecipe
-from training.towers.build import build_model, image_statistics, model_description
-from training.towers.config import ModelConfig
-from training.towers.tokenizer import open_tokenizer
 from training.train import train
 from tune.journal import Journal, Trial
 from tune.recipe import SweepRecipe

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pairmill.errors import IntegrityError
-from training.towers.ema import Ema
+from training.ema import Ema
 
 
 def _model(*, wide: bool = False) -> nn.Module:

@@ -68,12 +68,12 @@ def _learner() -> Any:
 
 def _saved(rank: int, folder: Path) -> None:
     """A real checkpoint, after a step."""
+    from pairmill.towers.build import model_description
+    from pairmill.towers.tokenizer import open_tokenizer
     from training.checkpoint import Describe, Parts, Progress, write
     from training.engine import model_weights, objective_weights, optimizer_state
     from training.objectives.saved import to_save
     from training.step import train_step
-    from training.towers.build import model_description
-    from training.towers.tokenizer import open_tokenizer
 
     engine, ema, objective, teacher = _learner()
     train_step(engine, rows_of(0, 0, 1), objective, open_exchange("local")(0), accumulate=1, seed=0, teacher=teacher)

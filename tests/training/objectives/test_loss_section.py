@@ -15,7 +15,7 @@ from training.worker import build
 LEAST: dict[str, Any] = {
     "run_dir": "r",
     "data": {"path": "p"},
-    "model": {"architecture": "tests/training/towers/configs/vit.json"},
+    "model": {"architecture": "tests/pairmill/towers/configs/vit.json"},
     "train": {"steps": 4},
 }
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from tiny_text import write_bert
 
 from pairmill.errors import RecipeError
-from training.towers.architecture import resolve_architecture, resolve_weights
-from training.towers.build import (
+from pairmill.towers.architecture import resolve_architecture, resolve_weights
+from pairmill.towers.build import (
     Patches,
     build_from_description,
     build_model,
@@ -20,7 +20,7 @@ from training.towers.build import (
     image_statistics,
     model_description,
 )
-from training.towers.config import ModelConfig
+from pairmill.towers.config import ModelConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 ALL = ("vit", "vit_custom_text", "siglip", "resnet", "coca")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tiny_text import write_bert
 
 from pairmill.errors import IntegrityError
-from training.towers.build import build_model
-from training.towers.config import ModelConfig
-from training.towers.encode import encode_text, length_groups, needs_full_length, runs_of, text_tower
+from pairmill.towers.build import build_model
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.encode import encode_text, length_groups, needs_full_length, runs_of, text_tower
 
 CONFIGS = Path(__file__).parent / "configs"
 SHORT = ("vit", "vit_custom_text", "vit_qk_norm", "resnet")

@@ -8,8 +8,8 @@ import open_clip
 import pytest
 
 from pairmill.errors import RecipeError
-from training.towers.architecture import resolve_architecture
-from training.towers.config import ModelConfig
+from pairmill.towers.architecture import resolve_architecture
+from pairmill.towers.config import ModelConfig
 
 HALF, CLIP = (0.5, 0.5, 0.5), open_clip.OPENAI_DATASET_MEAN
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pairmill.errors import RecipeError
-from training.towers.weights import load_weights, read_weights
+from pairmill.towers.weights import load_weights, read_weights
 
 STATE = {"logit_scale": torch.tensor(1.0), "weight": torch.zeros(64, 64)}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 605157884\n"

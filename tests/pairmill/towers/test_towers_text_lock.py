@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_text import write_bert, write_wordpiece
 
-from training.towers.build import build_model
-from training.towers.config import ModelConfig
+from pairmill.towers.build import build_model
+from pairmill.towers.config import ModelConfig
 
 VIT = str(Path(__file__).parent / "configs" / "vit.json")
 

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pairmill.errors import InputError, RecipeError
-from training.export import load_exported
-from training.towers.architecture import resolve_architecture
-from training.towers.build import build_model
-from training.towers.config import ModelConfig
-from training.towers.weights import quick_gelu_of, read_weights
+from pairmill.towers.architecture import resolve_architecture
+from pairmill.towers.build import build_model
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.model_folder import load_exported
+from pairmill.towers.weights import quick_gelu_of, read_weights
 
 VIT = Path(__file__).parent / "configs" / "vit.json"
 State = dict[str, Tensor]

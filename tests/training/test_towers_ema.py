@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from training.towers.ema import Ema
+from training.ema import Ema
 
 
 def small() -> nn.Module:

@@ -18,10 +18,10 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 from tokenizers import Tokenizer as Backend
 
 from pairmill.errors import RecipeError
-from training.data.tokens import CLEANERS, BackendTokens, OpenClipTokens
-from training.towers.architecture import resolve_architecture
-from training.towers.config import ModelConfig
-from training.towers.sentencepiece import load_sentencepiece
+from pairmill.towers.architecture import resolve_architecture
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.sentencepiece import load_sentencepiece
+from pairmill.towers.tokens import CLEANERS, BackendTokens, OpenClipTokens
 
 #: open_clip's, where an architecture names none.
 CONTEXT_LENGTH = 77

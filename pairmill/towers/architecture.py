@@ -25,8 +25,8 @@ from open_clip.pretrained import (
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from pairmill.errors import RecipeError, nearest
-from training.towers.config import ModelConfig
-from training.towers.weights import quick_gelu_of, weights_in
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.weights import quick_gelu_of, weights_in
 
 #: open_clip's name for the configuration of a model folder.
 CONFIG_FILE = "open_clip_config.json"

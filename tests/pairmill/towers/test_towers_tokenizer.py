@@ -15,16 +15,16 @@ from open_clip.tokenizer import HFTokenizer
 from tiny_text import TEXTS, labels, write_bert, write_sentencepiece, write_wordpiece
 
 from pairmill.errors import RecipeError
-from training.data.augment import TrainTransform
-from training.data.bundle import Reader
-from training.data.tokens import OpenClipTokens
-from training.towers.config import ModelConfig
-from training.towers.tokenizer import (
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.tokenizer import (
     Tokenizer,
     open_tokenizer,
     tokenizer_description,
     tokenizer_from_description,
 )
+from pairmill.towers.tokens import OpenClipTokens
+from training.data.augment import TrainTransform
+from training.data.bundle import Reader
 
 CONFIGS = Path(__file__).parent / "configs"
 VIT = CONFIGS / "vit.json"

@@ -24,9 +24,9 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed,
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pairmill.checkpoint_files import require_whole
 from pairmill.errors import RecipeError, UserError
-from training.checkpoint_files import require_whole
-from training.towers.no_weights import no_weights
+from pairmill.towers.no_weights import no_weights
 
 #: open_clip's name for the weights of a model folder.
 WEIGHTS_FILE = "open_clip_model.safetensors"

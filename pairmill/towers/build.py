@@ -26,17 +26,17 @@ from open_clip.transformer import CustomResidualAttentionBlock
 from torch import Tensor, nn
 
 from pairmill.errors import RecipeError
-from training.data.augment import EvalTransform
-from training.towers.architecture import (
+from pairmill.towers.architecture import (
     CONFIG_FILE,
     TEXT_TOWER_FOLDER,
     resolve_architecture,
     resolve_weights,
 )
-from training.towers.config import ModelConfig
-from training.towers.encode import text_tower
-from training.towers.tokenizer import tokenizer_description
-from training.towers.weights import is_big_vision, load_weights, read_weights
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.encode import text_tower
+from pairmill.towers.eval_transform import EvalTransform
+from pairmill.towers.tokenizer import tokenizer_description
+from pairmill.towers.weights import is_big_vision, load_weights, read_weights
 
 
 class Logits(NamedTuple):

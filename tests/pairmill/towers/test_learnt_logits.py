@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from pairmill.towers.build import build_model, model_description
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.tokenizer import open_tokenizer
 from training.export import export_open_clip
 from training.recipe import TrainRecipe
 from training.schedule import TemperatureConfig
-from training.towers.build import build_model, model_description
-from training.towers.config import ModelConfig
-from training.towers.tokenizer import open_tokenizer
 from training.worker import build
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_text import write_bert
 
-from training.towers.build import build_model
-from training.towers.config import ModelConfig
-from training.towers.groups import parameter_groups
+from pairmill.towers.build import build_model
+from pairmill.towers.config import ModelConfig
+from training.parameter_groups import parameter_groups
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parents[1] / "pairmill" / "towers" / "configs"
 
 
 def build(name: str, **keys: Any) -> Any:
