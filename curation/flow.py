@@ -5,6 +5,7 @@ stages -> tables (columns, identity, upstream), reads of each segment, drop reas
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,8 +14,8 @@ import pyarrow as pa
 
 from curation.own_stage import STREAMED, check_places, own_stage
 from curation.schema import DROPS
-from curation.stage import SEGMENTS, Column, Segment, Stage
-from curation.stages import STAGES
+from curation.stage import SEGMENTS, Column, NamedStage, Segment, Stage
+from curation.stages import SECTIONS, STAGES
 from curation.table import PLAN, Table
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError, nearest
@@ -23,12 +24,15 @@ from pairmill.registry import NamedConfig, is_import_path, source_digest
 
 S = TypeVar("S", bound=Stage)
 
+#: A name that the user gives to a stage of `SECTIONS`.
+_GIVEN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+
 
 class Flow:
     """The active stages of one recipe, in the order in which a row passes them."""
 
     def __init__(self, stages: Iterable[Stage]) -> None:
-        """stages: ours in the order of `STAGES`, then a user's own in the recipe's order.
+        """stages: ours in the order of `STAGES`, those of `SECTIONS` by name, then a user's own in the recipe's order.
 
         Raises RecipeError for two stages or two columns of one name, for a column that no stage before adds, and for a
         place in which a stage could not run.
@@ -53,7 +57,7 @@ class Flow:
                         fix="give the column another name",
                     )
                 self.columns[column.name] = column
-                self.owners[column.name] = stage.table_name()
+                self.owners[column.name] = stage.table_name
         check_places(self.stages)
         for stage in self.stages:
             stage.inner = tuple(other for other in self.stages if other.within == stage.name)
@@ -155,11 +159,11 @@ class Tables:
         #: Stage -> digest of its identity and of its model's revision.
         self.made_by: dict[str, str] = {}
         for stage in flow.stages:
-            self._names.setdefault(stage.table_name(), self._name(stage, selection, beside))
+            self._names.setdefault(stage.table_name, self._name(stage, selection, beside))
         self.all: tuple[Table, ...] = tuple(self._made())
 
     def _name(self, stage: Stage, selection: str, beside: bool) -> str:
-        name = stage.table_name()
+        name = stage.table_name
         if name == SELECTIONS:
             return self.selection
         # A selection has other filters; what comes before them is shared.
@@ -172,7 +176,7 @@ class Tables:
         counted: list[str] = []
         groups: dict[str, list[Stage]] = {}
         for stage in self.flow.stages:
-            groups.setdefault(stage.table_name(), []).append(stage)
+            groups.setdefault(stage.table_name, []).append(stage)
         waiting: list[str] = []
         for name, stages in groups.items():
             if name == PLAN:  # the first table after it counts its drops
@@ -223,7 +227,7 @@ class Tables:
 
     def of(self, segment: Segment) -> tuple[Table, ...]:
         """The tables that a segment writes."""
-        names = dict.fromkeys(self._names[s.table_name()] for s in self.flow.segment(segment) if s.segment in STREAMED)
+        names = dict.fromkeys(self._names[s.table_name] for s in self.flow.segment(segment) if s.segment in STREAMED)
         return tuple(table for table in self.all if table.name in names)
 
     def counted(self, segment: Segment) -> dict[str, tuple[str, ...]]:
@@ -233,7 +237,7 @@ class Tables:
     def before(self, segment: Segment) -> tuple[Table, ...]:
         """The tables that earlier segments write."""
         early = SEGMENTS[: SEGMENTS.index(segment)]
-        names = {self._names[stage.table_name()] for stage in self.flow.stages if stage.segment in early}
+        names = {self._names[stage.table_name] for stage in self.flow.stages if stage.segment in early}
         return tuple(table for table in self.all if table.name in names)
 
     def selected(self, contents: Mapping[str, Mapping[int, str]]) -> Table:
@@ -244,7 +248,7 @@ class Tables:
 
     def name_of(self, stage: Stage) -> str:
         """The table of a stage."""
-        return self._names[stage.table_name()]
+        return self._names[stage.table_name]
 
     def named(self, name: str) -> Table:
         """The table of this name.  Raises KeyError if there is none."""
@@ -276,8 +280,9 @@ def flow_of(recipe: Mapping[str, Any]) -> Flow:
     Raises RecipeError for a section that breaks a rule.
     """
     ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
+    chosen = [stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)]
     own = [own_stage(given) for given in recipe.get("stages") or ()]
-    return Flow([*ours, *own])
+    return Flow([*ours, *chosen, *own])
 
 
 def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
@@ -285,6 +290,31 @@ def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
     if not isinstance(given, kind.Config):
         given = kind.Config.checked(given or {}, at=kind.section_name())
     return kind(given)
+
+
+def _chosen(kind: type[NamedStage], recipe: Mapping[str, Any]) -> Iterator[NamedStage]:
+    """The stages of a section of any number, in the order of their names."""
+    section = kind.section_name()
+    for name, given in sorted(section_of(recipe.get(section), section).items()):
+        yield kind(kind.configured(given, at=f"{section}.{name}"), name)
+
+
+def section_of(given: Any, section: str) -> Mapping[str, Any]:
+    """A section that maps names to stages.  Raises RecipeError for another form, and for a name that no column has."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise RecipeError(
+            f"{section} must be a mapping from names to their keys", value=given, fix=f"write {section}: {{NAME: …}}"
+        )
+    for name in given:
+        if not (isinstance(name, str) and _GIVEN.fullmatch(name)):
+            raise RecipeError(
+                f"the names in {section} must be letters, digits and _, beginning with a letter: columns have them",
+                value=name,
+                fix="rename it, for example b32",
+            )
+    return given
 
 
 def _own_source(stage: Stage) -> list[Any]:

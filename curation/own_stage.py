@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.schema import COUNTS, DROPS, NAME, NAME_RULE
-from curation.stage import SEGMENTS, Column, Segment, Stage
+from curation.stage import SEGMENTS, Column, Segment, Stage, default_table
 from curation.stages import CHOSEN_STAGES, STAGES
 from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError
@@ -82,7 +82,7 @@ def _check_kind(kind: type[Stage]) -> None:
         raise _refused(
             kind, "have workers of its own", f"within = {kind.within}", "leave `within` out, and set `after`"
         )
-    ours = {STAGES.get(name).table_name() for name in STAGES.names}
+    ours = {default_table(STAGES.get(name)) for name in STAGES.names}
     if kind.table and (kind.table in ours or not re.fullmatch(rf"columns/{NAME.pattern}", kind.table)):
         raise _refused(kind, "have a table columns/NAME of its own", kind.table, "leave `table` out")
     if isinstance(kind.shards_at_once, bool) or not isinstance(kind.shards_at_once, int) or kind.shards_at_once < 1:
@@ -163,7 +163,7 @@ def check_places(stages: Sequence[Stage]) -> None:
                 stage, "follow a stage of its own segment", f"after = {stage.after}", "correct `after` or `segment`"
             )
         rank = SEGMENTS.index(stage.segment)
-        table = stage.table_name()
+        table = stage.table_name
         if table in tables[:-1]:
             raise RecipeError(
                 f"no stage must come between those that fill {table}",

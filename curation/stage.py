@@ -109,19 +109,19 @@ class Stage:
     """
 
     #: Its name in the report, metrics, manifests and the recipe; unique in a recipe.
-    name: ClassVar[str]
+    name: str
     segment: ClassVar[Segment]
     #: Its section of the recipe; default: `name`.
     section: ClassVar[str] = ""
     #: Default: `columns/NAME`.  Consecutive stages may share a table.
-    table: ClassVar[str] = ""
+    table: str = ""
     #: The stage that it follows; default: the last of its segment.
     after: ClassVar[str] = ""
     #: The earlier stage whose call does its work and whose table it shares.
     within: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = StageConfig
     #: None: the stage has no workers of its own (`within`, or a global step).
-    pool: ClassVar[Pool | None] = "tasks"
+    pool: Pool | None = "tasks"
     #: Shards that one actor works on at a time.
     shards_at_once: ClassVar[int] = 1
     #: Stages before it whose configuration it needs; the flow puts them into `others`.
@@ -257,14 +257,46 @@ class Stage:
         """The recipe's section that configures it."""
         return cls.section or cls.name
 
-    @classmethod
-    def table_name(cls) -> str:
+    @property
+    def table_name(self) -> str:
         """The table that its columns are committed to."""
-        return cls.table or f"columns/{cls.name}"
+        return self.table or f"columns/{self.name}"
 
     def column_names(self) -> tuple[str, ...]:
         """The names of the columns it adds."""
         return tuple(column.name for column in self.adds)
+
+
+def default_table(kind: type[Stage]) -> str:
+    """The table of the stages of a class that is not a `NamedStage`."""
+    return kind.table or f"columns/{kind.name}"
+
+
+class NamedStage(Stage):
+    """Base of the stages of a section that holds any number of them, by names that the user chooses.
+
+        embed:
+          clip: {model: ViT-B-32, pretrained: …}      # the stage embed-clip, its table columns/embed-clip
+
+    Such a section is a line of `curation.stages.SECTIONS`.
+    """
+
+    #: What a field of the recipe holds for each name; default: `Config`.
+    Entry: ClassVar[Any] = None
+    #: The section in words.
+    meaning: ClassVar[str]
+
+    def __init__(self, config: Any, given: str) -> None:
+        """given: the name in the recipe."""
+        super().__init__(config)
+        #: The name that the user gave it, which its columns have.
+        self.given = given
+        self.name = f"{self.section_name()}-{given}"
+
+    @classmethod
+    def configured(cls, given: Any, *, at: str) -> Any:
+        """The configuration of plain data, or of itself.  at: its key.  Raises RecipeError."""
+        return given if isinstance(given, cls.Config) else cls.Config.checked(given or {}, at=at)
 
 
 def spread(values: Any, type_: pa.DataType, mask: pa.Array) -> pa.Array:

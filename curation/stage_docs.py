@@ -43,7 +43,7 @@ def render_flow(flow: Flow) -> str:
 
 
 def _section(stage: Stage) -> str:
-    where = f"segment `{stage.segment}`, table `{stage.table_name()}`, recipe section `{stage.section_name()}`"
+    where = f"segment `{stage.segment}`, table `{stage.table_name}`, recipe section `{stage.section_name()}`"
     lines = [f"## {stage.name}", "", inspect.cleandoc(stage.__doc__ or ""), "", f"- {where}"]
     if stage.within:
         lines.append(f"- done by the workers of `{stage.within}`")

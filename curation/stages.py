@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curation.stage import Stage
+from curation.stage import NamedStage, Stage
 from pairmill.registry import Registry, derived_from
 
 #: Those of every recipe; each has its own section there.
@@ -21,6 +21,14 @@ STAGES: Registry[type[Stage]] = Registry(
     },
 )
 
+
+#: Sections of any number of stages, by names that the recipe chooses; their stages come after ours of their segment.
+SECTIONS: Registry[type[NamedStage]] = Registry(
+    "stages",
+    {
+        "embed": "curation.embedding.stage:Embed",
+    },
+)
 
 #: Those that a recipe's list `stages` may name; a user's own needs no line here, only its import path.
 CHOSEN_STAGES: Registry[type[Stage]] = Registry("stages", check=derived_from(Stage, key="stages"))

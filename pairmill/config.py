@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeGuard, cast
+from typing import Annotated, Any, Literal, TypeGuard, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -238,9 +238,12 @@ def _is_key(value: object, key: str) -> TypeGuard[str]:
 
 def fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     """The keys of the section of `model` that `path` leads to; none if it leads to no section."""
-    for part in path:
+    place = iter(path)
+    for part in place:
         field = model.model_fields.get(part)
         inner = field.annotation if field else None
+        if get_origin(inner) is Mapping and next(place, None) is not None:  # a key that the user chose
+            inner = get_args(inner)[1]
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

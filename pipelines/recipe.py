@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import Field, create_model, model_validator
 
 from curation.flow import Flow, flow_of
 from curation.inputs import InputConfig
-from curation.stages import CHOSEN_STAGES, STAGES
+from curation.stages import CHOSEN_STAGES, SECTIONS, STAGES
 from pairmill import yaml_text
 from pairmill.config import EXECUTION, Config, put
 from pairmill.errors import RecipeError
@@ -42,7 +42,12 @@ class _Job(Config):
 def _sections() -> dict[str, Any]:
     """A field for each stage, with the configuration that the stage declares."""
     kinds = [STAGES.get(name) for name in STAGES.names]
-    return {kind.section_name(): (kind.Config, Field(default_factory=kind.Config)) for kind in kinds}
+    ours = {kind.section_name(): (kind.Config, Field(default_factory=kind.Config)) for kind in kinds}
+    chosen = [SECTIONS.get(name) for name in SECTIONS.names]
+    return ours | {
+        kind.section_name(): (Mapping[str, kind.Entry or kind.Config], Field({}, description=kind.meaning))  # type: ignore[misc]  # a type that is made here
+        for kind in chosen
+    }
 
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from curation.common_texts import mark_common_texts
 from curation.dataset_card import write_card
 from curation.download import Download
 from curation.duplicates.stage import Deduplicate
+from curation.embedding.stage import Embed
 from curation.flow import Tables
 from curation.healing import parts_of_another_size
 from curation.pack import Pack, product_columns
@@ -39,6 +40,7 @@ from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import SelectStage, losers_over
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
+from pipelines.stages.prepared import PrepareStage, freeing
 from pipelines.stages.reporting import name_run
 from pipelines.stages.row_stage import ActorStage, RowStage, Setting, named
 
@@ -204,9 +206,15 @@ class Job:
         for wave in _waves(work, self.recipe.cluster.wave_shards):
             self._accept()
             rows = self._read(segment, wave, reads, prepare, tables)
-            for stage in stages:
-                if any(self.tables.name_of(stage) not in one.fresh for one in wave):
-                    rows = self._staged(rows, stage, len(wave), ErasingStage if isinstance(stage, Policy) else None)
+            working = [s for s in stages if any(self.tables.name_of(s) not in one.fresh for one in wave)]
+            kinds: dict[str, type[RowStage]] = {Policy.name: ErasingStage}
+            if embedding := [stage for stage in working if isinstance(stage, Embed)]:
+                prepared = PrepareStage(embedding, self.tables)
+                kinds |= {name: freeing(spent) for name, spent in prepared.last_uses().items()}
+            for stage in working:
+                if stage in embedding[:1]:
+                    rows = rows.map_batches(prepared, **_TASKS, **_SHARDS)
+                rows = self._staged(rows, stage, len(wave), kinds.get(stage.name))
             self._write(rows, tables)
         for table in tables:
             self.store.sweep(table.name)

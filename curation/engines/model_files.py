@@ -21,7 +21,9 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 #: Files that change what a model computes; model cards and training metrics do not.
-_HASHED_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".model", ".spm", ".txt", ".jinja", ".py"})
+_HASHED_SUFFIXES = frozenset(
+    {".json", ".safetensors", ".bin", ".pt", ".pth", ".npz", ".onnx", ".model", ".spm", ".txt", ".jinja", ".py"}
+)
 _UNHASHED_NAMES = frozenset({"metrics.json"})
 _WHOLE_FILE_BYTES = 64 << 20
 _EDGE_BYTES = 4 << 20
@@ -85,16 +87,32 @@ def folder_digest(folder: Path) -> str:
         name = path.relative_to(folder).as_posix()
         if path.suffix not in _HASHED_SUFFIXES or path.name in _UNHASHED_NAMES or name.startswith("."):
             continue
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            if size <= _WHOLE_FILE_BYTES:
-                content = hashlib.sha256(file.read())
-            else:
-                content = hashlib.sha256(file.read(_EDGE_BYTES))
-                file.seek(-_EDGE_BYTES, 2)
-                content.update(file.read())
-        total.update(f"{name}\0{size}\0{content.hexdigest()}\n".encode())
+        total.update(f"{name}\0{path.stat().st_size}\0{_content(path)}\n".encode())
     return total.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """16 hex digits of SHA-256 of a file of weights, its size and, as in `folder_digest`, its content.
+
+    Raises UserError if it cannot be read.
+    """
+    try:
+        return hashlib.sha256(f"{path.stat().st_size}\0{_content(path)}".encode()).hexdigest()[:16]
+    except OSError as error:
+        raise UserError(
+            "a file of weights must be readable", value=f"{path}: {error.strerror}", fix="correct the path"
+        ) from error
+
+
+def _content(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE_FILE_BYTES:
+            return hashlib.sha256(file.read()).hexdigest()
+        content = hashlib.sha256(file.read(_EDGE_BYTES))
+        file.seek(-_EDGE_BYTES, 2)
+        content.update(file.read())
+    return content.hexdigest()
 
 
 def _hub_commit(model: str, revision: str | None) -> str:

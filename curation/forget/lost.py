@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from curation.flow import Flow, flow_of
 from curation.own_stage import own_stage
-from curation.stages import STAGES
+from curation.stage import default_table
+from curation.stages import SECTIONS, STAGES
 from pairmill.errors import UserError
 from pairmill.registry import load_object
 
@@ -38,7 +39,7 @@ def flow_of_what_is_there(recipe: Mapping[str, Any]) -> Found:
         return Found(flow_of(recipe))
     except UserError as error:
         sections, lost = _sections(recipe)
-        tables = tuple(STAGES.get(name).table_name() for name in STAGES.names if _section(name) in sections)
+        tables = tuple(_tables_without(recipe, sections))
         own = [_made(given) for given in recipe.get("stages") or ()]
         lost += [name for name, there in own if not there]
         if not lost:
@@ -53,8 +54,14 @@ def flow_of_what_is_there(recipe: Mapping[str, Any]) -> Found:
         return Found(flow_of({**recipe, **sections, "stages": []}), tuple(name for name, _ in own), tables)
 
 
-def _section(name: str) -> str:
-    return STAGES.get(name).section_name()
+def _tables_without(recipe: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
+    """The tables of our stages that are configured without lost code.  sections: those that name any, without it."""
+    for name in STAGES.names:
+        if STAGES.get(name).section_name() in sections:
+            yield default_table(STAGES.get(name))
+    for section in SECTIONS.names:
+        if section in sections:
+            yield from (f"columns/{section}-{given}" for given in recipe[section] if given not in sections[section])
 
 
 def _made(given: Any) -> tuple[str, bool]:
@@ -70,7 +77,7 @@ def _made(given: Any) -> tuple[str, bool]:
 def _sections(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The sections that cannot be used because they name lost code, without it; and the import paths of that."""
     found: dict[str, list[str]] = {}
-    for name in dict.fromkeys(map(_section, STAGES.names)):
+    for name in dict.fromkeys([*(STAGES.get(one).section_name() for one in STAGES.names), *SECTIONS.names]):
         try:
             flow_of({name: recipe.get(name)})
         except UserError:

@@ -37,8 +37,10 @@ class EvalTransform:
     def __call__(self, data: bytes) -> Pixels | None:
         """uint8 [size, size, 3]; None if the image cannot be decoded."""
         pixels = decode(data)
-        if pixels is None:
-            return None
+        return None if pixels is None else self.of_pixels(pixels)
+
+    def of_pixels(self, pixels: Pixels) -> Pixels:
+        """uint8 [size, size, 3] of a decoded image."""
         image, size = Image.fromarray(pixels), self.height
         shape = self._scaled(image.width, image.height)
         # An image of the right size stays as it is.

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 import pyarrow as pa
 import pytest
 from pydantic.fields import FieldInfo
+from tiny_encoders import VIT
 
 from curation.engines.model_files import resolve
 from curation.flow import Tables
@@ -79,6 +80,7 @@ policy = makes("columns/policy")
 pictures = makes("images")
 filtered = makes("columns/filter")
 selected = makes("selections/default")
+embeddings = makes("columns/embed-NAME")
 captions = makes("columns/recaption")
 translations = makes("columns/translate")
 product = makes("pairs")
@@ -93,10 +95,24 @@ PLACEMENT = {
     "accelerator_type": "A100",
 }
 
+#: The section of a dual encoder; its weights are not read.
+EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
+
 #: `recaption.prompts` that keys of one prompt are changed in.
 PROMPT = {"NAME": {"text": "say"}}
 
 CHANGES: dict[str, Change] = {
+    # Which models embed, each into its own table
+    "embed": makes("columns/embed-NAME", "pairs")(EMBED["embed"]),
+    "embed.NAME.model": embeddings("ViT-B-16", **EMBED),
+    "embed.NAME.pretrained": embeddings("{model}", **EMBED),
+    "embed.NAME.preprocess": embeddings("openai", embed={"NAME": {"model": "ViT-B-32", "pretrained": str(VIT)}}),
+    "embed.NAME.revision": embeddings("sha256:0", **EMBED),
+    "embed.NAME.long_texts": embeddings("windows", **EMBED),
+    "embed.NAME.dtype": embeddings("bfloat16", **EMBED),
+    "embed.NAME.batch_size": nothing(7, given=EMBED),
+    "embed.NAME.device": nothing("cpu", given=EMBED),
+    **{f"embed.NAME.{key}": nothing(value, given=EMBED) for key, value in PLACEMENT.items()},
     # Another list, or another way to cut it, is another run: planning refuses the directory.
     **{"run_dir": nothing("other"), "input.path": nothing("other.parquet"), "input.format": nothing("csv")},
     **{"input.url_column": nothing("u"), "input.text_column": nothing("t")},

@@ -23,7 +23,7 @@ AGAIN = {
     "pairmill/config.py:_of_entry": "what an entry's own configuration says, with the key at which it is chosen",
     "pipelines/extend.py:_in_arguments": "what a list's keys break, as the command calls them",
     "training/errors.py:reported_error": "the error that a worker left in a file",
-    "training/export.py:load_exported": "what the weights of a folder break, which no recipe names",
+    "pairmill/towers/model_folder.py:load_exported": "what the weights of a folder break, which no recipe names",
     "tune/space.py:check_space": "what the training recipe says of a value, with the key of the space in front",
 }
 

@@ -7,6 +7,7 @@ from pipelines.registry_page import PAGE, REGISTRIES, page
 ELSEWHERE = {
     "curation.stages:STAGES",
     "curation.stages:CHOSEN_STAGES",
+    "curation.stages:SECTIONS",
     "training.objectives.config:OBJECTIVES",
 }
 

@@ -1,0 +1,250 @@
+"""Dual encoders, loaded: pixels and texts to unit vectors.  torch is imported here, so only workers import this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from curation.embedding.config import EmbedConfig
+from curation.embedding.model_source import ModelSource, source_of
+from curation.embedding.preparation import Preparation
+from curation.engines.guard import describe
+from curation.engines.model_files import (
+    Checkpoint,
+    file_digest,
+    folder_digest,
+    load_arguments,
+    pick_device,
+    pick_dtype,
+    resolve,
+)
+from pairmill.errors import RecipeError, UserError
+from pairmill.towers.architecture import resolve_architecture, resolve_weights
+from pairmill.towers.build import build_model, image_size, image_statistics
+from pairmill.towers.config import ModelConfig
+from pairmill.towers.embed import embed_images, embed_texts
+from pairmill.towers.encode import encode_text, needs_full_length
+from pairmill.towers.tokenizer import open_tokenizer
+
+#: What `EmbedConfig.interpolation` means in Pillow's numbers, which transformers keeps.
+_RESAMPLING = {2: "bilinear", 3: "bicubic"}
+
+
+class DualEncoder(Protocol):
+    """A model with its tokenizer, on its device."""
+
+    preparation: Preparation
+
+    def images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 RGB [B, size, size, 3] to unit vectors, float32 [B, D] on the CPU."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts, cut to the context, to unit vectors, float32 [N, D] on the CPU."""
+        ...
+
+    def too_long(self, texts: list[str]) -> list[bool]:
+        """Whether each text fills the context, so that some of it is cut off."""
+        ...
+
+
+def load_encoder(config: EmbedConfig) -> DualEncoder:
+    """The model of a recipe, in evaluation mode.  Raises UserError if it cannot be loaded here."""
+    source = source_of(config)
+    return OpenClipEncoder(config, source) if source.library == "open_clip" else TransformersEncoder(config, source)
+
+
+def revision_of(config: EmbedConfig) -> str:
+    """What names the exact weights.  Raises UserError if they cannot be found; weights of a hub are fetched."""
+    source = source_of(config)
+    if source.library == "transformers":
+        return _checkpoint(config, source).revision
+    model = _model_config(config, source)
+    weights = _as_embed(lambda: resolve_weights(model))
+    if weights is None:
+        raise RecipeError("embed.NAME.model must have weights", value=config.model, fix="set pretrained")
+    digest = folder_digest(weights.parent) if source.name.startswith("local-dir:") else file_digest(weights)
+    return f"sha256:{digest}"
+
+
+def preparation_of(config: EmbedConfig) -> Preparation:
+    """How the model's pictures are scaled, without loading it.  Raises UserError as `load_encoder`."""
+    source = source_of(config)
+    if source.library == "transformers":
+        return _processor_of(_checkpoint(config, source))[0]
+    architecture = _as_embed(lambda: resolve_architecture(_model_config(config, source)))
+    size = architecture.model_cfg["vision_cfg"].get("image_size", 224)
+    return _preparation(size if isinstance(size, int) else size[0], architecture.preprocess)
+
+
+class OpenClipEncoder:
+    """Any open_clip model: by architecture and weights, an export, or a checkpoint of `pairmill train`."""
+
+    def __init__(self, config: EmbedConfig, source: ModelSource) -> None:
+        model_config = _model_config(config, source)
+        model = _as_embed(lambda: build_model(model_config, temperature_init=None, bias_init=None))
+        self._tokenize = _as_embed(lambda: open_tokenizer(model_config))
+        self._device = pick_device(config.device)
+        self._model = model.eval().requires_grad_(False).to(self._device)
+        dtype = pick_dtype(config.dtype, self._device)
+        self._autocast = None if dtype is torch.float32 else dtype
+        self._batch_size = config.batch_size
+        self._mean, self._std = image_statistics(model)
+        visual: Any = model.visual
+        self.preparation = _preparation(image_size(model), dict(visual.preprocess_cfg))
+
+    def images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """As `DualEncoder.images`."""
+        return embed_images(
+            self._model, pixels, mean=self._mean, std=self._std, device=self._device, autocast=self._autocast
+        ).cpu()
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """As `DualEncoder.texts`."""
+        return embed_texts(
+            lambda tokens_BL: encode_text(self._model, tokens_BL),
+            self._tokenize,
+            texts,
+            pad_id=self._tokenize.pad_id,
+            pad_to=self._tokenize.context_length if needs_full_length(self._model) else None,
+            batch_size=self._batch_size,
+            device=self._device,
+            autocast=self._autocast,
+        ).cpu()
+
+    def too_long(self, texts: list[str]) -> list[bool]:
+        """As `DualEncoder.too_long`."""
+        return [len(ids) >= self._tokenize.context_length for ids in self._tokenize(texts)]
+
+
+class TransformersEncoder:
+    """A CLIP, MetaCLIP 2, SigLIP, Chinese-CLIP or AltCLIP of transformers."""
+
+    def __init__(self, config: EmbedConfig, source: ModelSource) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        checkpoint = _checkpoint(config, source)
+        where = load_arguments(checkpoint)
+        self._device = pick_device(config.device)
+        self._dtype = pick_dtype(config.dtype, self._device)
+        self._batch_size = config.batch_size
+        try:
+            model: nn.Module = AutoModel.from_pretrained(checkpoint.source, dtype=self._dtype, **where)
+            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **where)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(
+                "embed.NAME.model must load with transformers",
+                value=f"{checkpoint.source}: {describe(error)}",
+                fix="check the files of the checkpoint, or install the package that the message names",
+            ) from error
+        self._model: Any = model.eval().requires_grad_(False).to(self._device)
+        self.preparation, self._mean, self._std = _processor_of(checkpoint)
+        text: Any = getattr(self._model.config, "text_config", None)
+        longest = getattr(text, "max_position_embeddings", 77)
+        # RoBERTa's positions begin after the padding's, and tokenizers without a limit say 10^30.
+        own = int(self._tokenizer.model_max_length)
+        self._context = min(longest, own if own < 1 << 20 else longest)
+        family = str(model.config.model_type)  # type: ignore[union-attr]  # not of torch, but of transformers
+        self._whole = family == "siglip"  # it was trained on texts padded to the context
+
+    def images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """As `DualEncoder.images`."""
+        with torch.inference_mode():
+            values = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float().div_(255)
+            for channel, (mean, std) in enumerate(zip(self._mean, self._std, strict=True)):
+                values[:, channel].sub_(mean).div_(std)
+            return _unit(self._model.get_image_features(pixel_values=values.to(self._dtype)))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """As `DualEncoder.texts`."""
+        order = sorted(range(len(texts)), key=lambda at: (len(texts[at]), at))
+        found = []
+        with torch.inference_mode():
+            for first in range(0, len(order), self._batch_size):
+                made = self._tokenizer(
+                    [texts[at] for at in order[first : first + self._batch_size]],
+                    truncation=True,
+                    max_length=self._context,
+                    padding="max_length" if self._whole else True,
+                    return_tensors="pt",
+                ).to(self._device)
+                given = {name: made[name] for name in ("input_ids", "attention_mask") if name in made}
+                found.append(_unit(self._model.get_text_features(**given)))
+        return torch.cat(found)[torch.tensor(order).argsort()]
+
+    def too_long(self, texts: list[str]) -> list[bool]:
+        """As `DualEncoder.too_long`."""
+        made = self._tokenizer(texts, truncation=True, max_length=self._context, padding=False)["input_ids"]
+        return [len(ids) >= self._context for ids in made]
+
+
+def _unit(found: Any) -> Tensor:
+    """transformers 5 gives an object around the features, earlier versions the features."""
+    features: Tensor = getattr(found, "pooler_output", found)
+    return normalize(features.float(), dim=-1).cpu()
+
+
+def _model_config(config: EmbedConfig, source: ModelSource) -> ModelConfig:
+    return ModelConfig(architecture=source.name, pretrained=config.pretrained, preprocess=config.preprocess)
+
+
+def _checkpoint(config: EmbedConfig, source: ModelSource) -> Checkpoint:
+    return resolve(source.name, config.revision)
+
+
+def _preparation(size: int, preprocess: dict[str, Any]) -> Preparation:
+    asked = {k: v for k, v in preprocess.items() if k in ("resize_mode", "interpolation", "fill_color")}
+    return Preparation(size, **asked)
+
+
+def _processor_of(checkpoint: Checkpoint) -> tuple[Preparation, Sequence[float], Sequence[float]]:
+    """How pictures are prepared, and the mean and standard deviation of each channel.
+
+    Raises UserError for a preparation that is not a square by scaling and a centre crop, or by scaling alone.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        found: Any = AutoImageProcessor.from_pretrained(checkpoint.source, **load_arguments(checkpoint))
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            "embed.NAME.model must come with its image processor",
+            value=f"{checkpoint.source}: {describe(error)}",
+            fix="add preprocessor_config.json to the folder",
+        ) from error
+    size = dict(found.size)
+    crop = dict(found.crop_size) if getattr(found, "do_center_crop", False) else None
+    shortest, square = size.get("shortest_edge"), {"height": size.get("height"), "width": size.get("height")}
+    if shortest is not None and crop == {"height": shortest, "width": shortest}:
+        preparation = Preparation(shortest, "shortest", _RESAMPLING.get(int(found.resample), ""))
+    elif shortest is None and size == square and crop in (None, square):
+        preparation = Preparation(int(size["height"]), "squash", _RESAMPLING.get(int(found.resample), ""))
+    else:
+        preparation = Preparation(0, "", "")
+    if not preparation.interpolation:
+        raise UserError(
+            "embed.NAME.model must see squares, scaled bilinearly or bicubically, whole or cut to their centre",
+            value=f"{checkpoint.source}: size {size}, crop_size {crop}, resample {found.resample}",
+            fix="choose another model, or the same one of open_clip",
+        )
+    return preparation, tuple(found.image_mean), tuple(found.image_std)
+
+
+def _as_embed(work: Callable[[], Any]) -> Any:
+    """What the towers raise about the keys of a training recipe, about those of `embed.NAME`."""
+    try:
+        return work()
+    except UserError as error:
+        rule, fix = (
+            text.replace("model.architecture", "embed.NAME.model")
+            .replace("model.pretrained", "embed.NAME.pretrained")
+            .replace("model.preprocess", "embed.NAME.preprocess")
+            for text in (error.rule, error.fix)
+        )
+        raise type(error)(rule, value=error.value, fix=fix) from error

@@ -1,0 +1,183 @@
+"""Embed, as a stage: one dual encoder over the pictures and their captions; a recipe may have several, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.embedding.config import EmbedConfig
+from curation.embedding.model_source import source_of
+from curation.embedding.preparation import Preparation, stacked, with_pixels
+from curation.embedding.vectors import vector_column, vector_type
+from curation.embedding.windows import in_windows
+from curation.schema import set_columns
+from curation.stage import Column, NamedStage, Runtime, live_mask
+from pairmill.errors import IntegrityError, RecipeError, UserError
+from pairmill.faults import fault_point
+
+if TYPE_CHECKING:
+    from curation.embedding.encoders import DualEncoder
+
+T = TypeVar("T")
+
+
+class Embed(NamedStage):
+    """Embed every picture and its caption with a dual encoder, and score how well they fit.
+
+    The score is the cosine of the two unit vectors.  Vectors are stored as float16, the score is computed before.  A
+    row without a picture, without a caption, or with a picture that cannot be decoded has nulls.
+    """
+
+    section, segment, pool = "embed", "score", "model"
+    reads = ("image", "caption")
+    libraries = (
+        "open-clip-torch",
+        "pillow",
+        "simplejpeg",
+        "timm",
+        "tokenizers",
+        "torch",
+        "torchvision",
+        "transformers",
+    )
+    Config = EmbedConfig
+    meaning = "dual encoders that embed pictures and captions, by name: NAME adds image_embedding_NAME and score_NAME"
+
+    def __init__(self, config: EmbedConfig, given: str, *, encoder: DualEncoder | None = None) -> None:
+        """encoder: to be used instead of the configured one."""
+        super().__init__(config, given)
+        self._encoder = encoder
+        #: Why the model cannot be found here: a run is read without it too.
+        self._missing: UserError | None = None
+        dimensions = None
+        try:
+            dimensions = self._named(lambda: source_of(config)).dimensions
+        except RecipeError:
+            raise
+        except UserError as error:
+            self._missing = error
+        vector = vector_type(dimensions)
+        self.adds = (
+            Column(f"image_embedding_{given}", vector, "unit vector of the picture"),
+            Column(f"text_embedding_{given}", vector, "unit vector of the caption"),
+            Column(
+                f"text_windows_{given}",
+                pa.int16(),
+                "windows of the caption that were embedded: 1 the whole of it; 0 its beginning, as the context ends",
+            ),
+            Column(f"score_{given}", pa.float32(), "cosine of picture and caption", carried=True),
+        )
+
+    def revision(self) -> str:
+        """The content of the weights.  Raises UserError if they cannot be found."""
+        from curation.embedding.encoders import revision_of
+
+        return self._there(lambda: revision_of(self.config))
+
+    def preparation(self) -> Preparation:
+        """How its pictures are scaled.  Raises UserError if the model cannot be found."""
+        from curation.embedding.encoders import preparation_of
+
+        return self._there(lambda: preparation_of(self.config))
+
+    def setup(self, runtime: Runtime) -> None:
+        """Load the model.  Raises UserError if that is not possible here."""
+        from curation.embedding.encoders import load_encoder
+
+        if self._encoder is None:
+            self._encoder = self._there(lambda: load_encoder(self.config))
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """rows: with the column of `preparation`, if another stage has made it."""
+        live = np.asarray(live_mask(rows))
+        images, has_image = self._images(rows, live & np.asarray(pc.is_valid(rows["image"])))
+        texts, has_text, windows = self._texts(rows, live)
+        both = has_image & has_text
+        score = np.full(len(rows), np.nan, np.float32)
+        score[both] = np.einsum("nd,nd->n", images[both[has_image]], texts[both[has_text]])
+        values = (
+            vector_column(images, has_image),
+            vector_column(texts, has_text),
+            pa.array(windows, pa.int16(), mask=~has_text),
+            pa.array(score, pa.float32(), mask=~both),
+        )
+        made = {column.name: value for column, value in zip(self.adds, values, strict=True)}
+        return set_columns(rows, made)
+
+    def _images(self, rows: pa.Table, wanted: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], Any]:
+        """The vectors of the pictures that can be decoded, [N, D], and the mask of their rows."""
+        encoder = self._loaded
+        preparation = encoder.preparation
+        if preparation.column not in rows.schema.names:
+            rows = with_pixels(rows, wanted, [preparation])
+        column = pc.if_else(pa.array(wanted), rows[preparation.column], None)
+        pixels, mask = stacked(column, preparation.size)
+        return self._embedded(encoder, pixels), mask
+
+    def _texts(self, rows: pa.Table, live: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], Any, Any]:
+        """The vectors of the captions, [N, D], the mask of their rows, and how many windows each has, 0: cut off."""
+        captions = rows["caption"].to_pylist()
+        mask = live & np.array([bool(text and text.strip()) for text in captions], bool)
+        texts = [captions[at] for at in np.flatnonzero(mask)]
+        counts = np.zeros(len(rows), np.int16)
+        encoder = self._loaded
+        if not texts:
+            return np.zeros((0, self._size), np.float32), mask, counts
+        if self.config.long_texts == "truncate":
+            counts[mask] = np.where(encoder.too_long(texts), 0, 1)
+            return encoder.texts(texts).numpy(), mask, counts
+        windows = in_windows(texts, encoder.too_long)
+        vectors = encoder.texts(windows.texts).numpy()
+        sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
+        np.add.at(sums, windows.of, vectors)
+        counts[mask] = np.bincount(windows.of, minlength=len(texts))
+        return sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12), mask, counts
+
+    def _embedded(self, encoder: DualEncoder, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The vectors of pictures, in batches, which are halved when memory runs out."""
+        import torch
+
+        size, at = self.config.batch_size, 0
+        found = [np.zeros((0, self._size), np.float32)]
+        while at < len(pixels):
+            fault_point(f"engine.{self.section}")
+            try:
+                found.append(encoder.images(pixels[at : at + size]).numpy())
+            except torch.cuda.OutOfMemoryError:
+                if size == 1:
+                    raise
+                torch.cuda.empty_cache()
+                size = max(1, size // 2)
+                continue
+            at += size
+        return np.concatenate(found)
+
+    @property
+    def _loaded(self) -> DualEncoder:
+        if self._encoder is None:
+            raise IntegrityError(f"stage {self.name} must be set up before it is called")
+        return self._encoder
+
+    @property
+    def _size(self) -> int:
+        size: int = self.adds[0].type.list_size
+        return size
+
+    def _there(self, work: Callable[[], T]) -> T:
+        """`work`, unless the model was not found.  Raises UserError."""
+        if self._missing is not None:
+            raise self._missing
+        return self._named(work)
+
+    def _named(self, work: Callable[[], T]) -> T:
+        """`work`, whose errors name the key of this stage."""
+        try:
+            return work()
+        except UserError as error:
+            rule, fix = (text.replace("embed.NAME", f"embed.{self.given}") for text in (error.rule, error.fix))
+            raise type(error)(rule, value=error.value, fix=fix) from error
