@@ -62,7 +62,7 @@ def code_of(stages: Sequence[Stage]) -> Code:
     modules: set[str] = set()
     libraries: set[str] = set()
     for stage in stages:
-        entries = [stage, *chosen_entries(stage.config)]
+        entries = [stage, *stage.entries(), *chosen_entries(stage.config)]
         entries += [load_object(path, key="an entry of the recipe") for path in stage.own_code()]
         for entry in entries:
             module = getattr(entry, "__module__", None) or type(entry).__module__

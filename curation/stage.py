@@ -170,6 +170,10 @@ class Stage:
         """
         return None
 
+    def entries(self) -> tuple[Any, ...]:
+        """Entries of registries that it runs, beside those that fields of its configuration choose."""
+        return ()
+
     def own_code(self) -> tuple[str, ...]:
         """Import paths of functions that its configuration names outside of registries."""
         return ()

@@ -27,6 +27,7 @@ SECTIONS: Registry[type[NamedStage]] = Registry(
     "stages",
     {
         "embed": "curation.embedding.stage:Embed",
+        "score": "curation.heads.stage:Score",
     },
 )
 

@@ -17,6 +17,7 @@ REGISTRIES = (
     ("Caption engines", "curation.engines:CAPTION_ENGINES"),
     ("Translation engines", "curation.engines:TRANSLATE_ENGINES"),
     ("Image heads", "curation.heads:HEADS"),
+    ("Image heads of the filter", "curation.heads:NSFW_HEADS"),
     ("Text transforms", "training.data.text_transforms:TEXT_TRANSFORMS"),
     ("Kinds of evaluation dataset", "training.evaluate.dataset_kinds:KINDS"),
     ("Evaluation metrics", "training.evaluate.metrics:METRICS"),

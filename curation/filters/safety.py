@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from curation.heads import HEADS, loaded
+from curation.heads import NSFW_HEADS, loaded
 from pairmill.config import Config
 from pairmill.errors import IntegrityError, RecipeError
 from pairmill.own_code import Guard
 from pairmill.registry import ChosenBy, NamedConfig, is_import_path, source_digest
 
-_HEAD = ChosenBy(HEADS, default="open_nsfw")
+_HEAD = ChosenBy(NSFW_HEADS, default="open_nsfw")
 
 
 class SafetyConfig(Config):
@@ -41,7 +41,7 @@ class SafetyConfig(Config):
     @field_validator("nsfw_head")
     @classmethod
     def _scores_pixels(cls, value: NamedConfig) -> NamedConfig:
-        head = HEADS.get(value.name)
+        head = NSFW_HEADS.get(value.name)
         if head.input != "pixels" or "nsfw" not in head.columns.names:
             raise RecipeError(
                 "filter.nsfw_head must be a head that reads pixels and has a column nsfw",
@@ -56,7 +56,7 @@ class SafetyConfig(Config):
             return None
         name = self.nsfw_head.name
         own = [source_digest(name)] if is_import_path(name) else []
-        return [self.nsfw_head.identity(), HEADS.get(name).revision(self.nsfw_head), *own]
+        return [self.nsfw_head.identity(), NSFW_HEADS.get(name).revision(self.nsfw_head), *own]
 
 
 def safety_masks(rows: pa.Table, config: SafetyConfig) -> dict[str, pa.ChunkedArray]:

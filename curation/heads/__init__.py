@@ -1,9 +1,14 @@
-"""Image heads: small models that score an image, from its pixels or its embedding.
+"""Heads: small models that score a picture, from its pixels or from its embedding.
 
-A head is one class in one file and one line in the registry below.  The rule that uses a head (`filters/safety.py`, by
-the key `filter.nsfw_head`) loads it once per process, with `loaded`.
+    score:
+      aesthetic: {name: mlp, embedding: clip, weights: sac+logos+ava1-l14-linearMSE.pth}   # the column `aesthetic`
+      nsfw_photo: open_nsfw                                                                # the column `nsfw_photo`
 
-Read in this order: this file (the contract), open_nsfw.
+A head is one class in one file and one line in the registry `HEADS`.  It scores and decides nothing: rules of a
+selection read its columns.  `filter.nsfw_head` chooses among `NSFW_HEADS`, whose scores the filter reads.  Each loads
+its head once per process, with `loaded`.
+
+Read in this order: this file (the contract), stage (one entry of `score`), linear_layers and mlp, onnx, open_nsfw.
 """
 
 from __future__ import annotations
@@ -20,25 +25,29 @@ from pairmill.registry import NamedConfig, Registry, with_methods
 class ImageHead(Protocol):
     """A head, loaded."""
 
-    def __call__(self, images: pa.Array | pa.ChunkedArray) -> pa.Table:
+    def __call__(self, images: pa.Array | pa.ChunkedArray, **more: pa.Array | pa.ChunkedArray) -> pa.Table:
         """The head's `columns` of N images, row-aligned; null where an image is null or cannot be scored.
 
-        images: [N], of the kind that `input` names.
+        images: [N], of the kind that `input` names.  more: the columns of `HeadDeclaration.reads`, by name.
         """
         ...
 
 
 class HeadDeclaration(Protocol):
-    """An entry of `HEADS`.  Its module must import model libraries only in `load`; its class may be the head itself."""
+    """An entry of `HEADS`.  Its module must import model libraries only in `load`; its class may be the head itself.
+
+    A head of embeddings has a key `embedding` that names an entry of the section `embed`.  One that reads further
+    columns has a method `reads(config)`, which names them.
+    """
 
     Config: type[NamedConfig]
-    """Its own keys."""
+    """Its own keys; with those of `pairmill.config.Placement`, also where it runs."""
 
     input: Literal["pixels", "embedding"]
-    """pixels: encoded image files (binary); embedding: unit vectors (list of float32)."""
+    """pixels: encoded image files (binary); embedding: unit vectors of pictures (fixed-size list of float16)."""
 
     columns: pa.Schema
-    """What it adds: names and types."""
+    """What it adds.  In `score.NAME`, the first is the column NAME, and every other one NAME_<its name>."""
 
     def revision(self, config: Any) -> str:
         """What scores depend on in addition to `config`, without loading it: a new revision makes them stale."""
@@ -50,7 +59,7 @@ class HeadDeclaration(Protocol):
 
 
 def _check_head(name: str, found: Any) -> None:
-    with_methods("revision", "load", key="filter.nsfw_head")(name, found)
+    with_methods("revision", "load", key="score.NAME")(name, found)
     if getattr(found, "input", None) not in ("pixels", "embedding") or not isinstance(found.columns, pa.Schema):
         raise RecipeError(
             "an image head must declare `input` (pixels or embedding) and `columns` (a pyarrow.Schema)",
@@ -60,6 +69,17 @@ def _check_head(name: str, found: Any) -> None:
 
 
 HEADS: Registry[HeadDeclaration] = Registry(
+    "score.NAME",
+    {
+        "mlp": "curation.heads.mlp:Mlp",
+        "onnx": "curation.heads.onnx:Onnx",
+        "open_nsfw": "curation.heads.open_nsfw:OpenNsfw",
+    },
+    check=_check_head,
+)
+
+#: Those with a column `nsfw`, for the filter.
+NSFW_HEADS: Registry[HeadDeclaration] = Registry(
     "filter.nsfw_head", {"open_nsfw": "curation.heads.open_nsfw:OpenNsfw"}, check=_check_head
 )
 
@@ -67,4 +87,5 @@ HEADS: Registry[HeadDeclaration] = Registry(
 @cache
 def loaded(config: NamedConfig) -> ImageHead:
     """The head of a configuration, loaded once per process.  Raises RecipeError if there is none, or as `load`."""
-    return HEADS.get(config.name).load(config)
+    known = HEADS if config.name in HEADS.names else NSFW_HEADS
+    return known.get(config.name).load(config)

@@ -17,7 +17,7 @@ from curation.engines import CAPTION_ENGINES, TRANSLATE_ENGINES
 from curation.filters import evidence, text
 from curation.filters.stage import FilterConfig
 from curation.flow import flow_of
-from curation.heads import HEADS
+from curation.heads import HEADS, NSFW_HEADS
 from curation.stage import Stage
 from curation.stages import STAGES
 from pairmill.errors import UserError
@@ -63,7 +63,12 @@ def _makers() -> Iterator[tuple[str, object]]:
     for name in STAGES.names:
         kind = STAGES.get(name)
         yield name, kind(kind.Config.checked({}, at=kind.section_name()))
-    for registry, of in ((CAPTION_ENGINES, " caption"), (TRANSLATE_ENGINES, " translate"), (HEADS, " head")):
+    for registry, of in (
+        (CAPTION_ENGINES, " caption"),
+        (TRANSLATE_ENGINES, " translate"),
+        (HEADS, " head"),
+        (NSFW_HEADS, " nsfw head"),
+    ):
         for name in registry.names:
             yield f"{name}{of}", registry.get(name)
 

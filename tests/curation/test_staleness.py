@@ -98,10 +98,40 @@ PLACEMENT = {
 #: The section of a dual encoder; its weights are not read.
 EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
 
+#: The keys that heads must have; their files are not read.
+HEAD: dict[str, dict[str, Any]] = {
+    "mlp": {"embedding": "NAME", "weights": str(VIT)},
+    "onnx": {"model": str(VIT), "size": 32},
+}
+
 #: `recaption.prompts` that keys of one prompt are changed in.
 PROMPT = {"NAME": {"text": "say"}}
 
+MLP = {"features": "pair", "activation": "relu", "output": "sigmoid", "index": 1}
+ONNX = {
+    **{"size": 16, "resize": "longest", "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    **{"scale": 255.0, "colours": "BGR", "layout": "NHWC", "output": "y", "index": 1, "activation": "sigmoid"},
+}
+
+
+def head(name: str, *, stale: bool = True) -> Any:
+    """The change of a key of a head of `score`."""
+    two = {"NAME": EMBED["embed"]["NAME"], "other": EMBED["embed"]["NAME"]}
+    given = {"embed": two, "score": {"NAME": {"name": name, **HEAD[name]}}}
+    tables = frozenset({"columns/score-NAME"} if stale else ())
+    return lambda value: Change(value, tables, given)
+
+
 CHANGES: dict[str, Change] = {
+    # Heads that score, each into its own table
+    "score": makes("columns/score-NAME", "pairs")({"NAME": f"{__name__}:Prude"}),
+    "score.NAME{mlp}.embedding": head("mlp")("other"),
+    "score.NAME{mlp}.weights": head("mlp")("{model}"),
+    **{f"score.NAME{{mlp}}.{key}": head("mlp")(value) for key, value in MLP.items()},
+    "score.NAME{onnx}.model": head("onnx")("{model}"),
+    **{f"score.NAME{{onnx}}.{key}": head("onnx")(value) for key, value in ONNX.items()},
+    "score.NAME{onnx}.batch_size": head("onnx", stale=False)(2),
+    **{f"score.NAME{{onnx}}.{key}": head("onnx", stale=False)(value) for key, value in PLACEMENT.items()},
     # Which models embed, each into its own table
     "embed": makes("columns/embed-NAME", "pairs")(EMBED["embed"]),
     "embed.NAME.model": embeddings("ViT-B-16", **EMBED),
@@ -295,7 +325,9 @@ def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRec
         at, brace, rest = key.partition("{")
         if brace:
             name, _, key = rest.partition("}.")
-            value = {**BASE.get(at.partition(".")[0], {}).get("engine", {}), "name": name, key: value}
+            value = value.format(**files) if isinstance(value, str) and "{" in value else value
+            needed = {**BASE.get(at.partition(".")[0], {}).get("engine", {}), **HEAD.get(name, {})}
+            value = {**needed, "name": name, key: value}
             at, value = (at.removesuffix("[]"), [value]) if at.endswith("[]") else (at, value)
         value = value.format(**files) if isinstance(value, str) and "{" in value else value
         put(data, at, copy.deepcopy(value))

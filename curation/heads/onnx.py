@@ -1,0 +1,127 @@
+"""Any network in ONNX form that scores pictures, with its preparation declared in the recipe."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
+
+from curation.embedding.preparation import Preparation, pixels_of
+from curation.engines.model_files import file_digest
+from pairmill.config import EXECUTION, Placement
+from pairmill.errors import RecipeError
+from pairmill.packages import needed
+from pairmill.registry import NamedConfig
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class OnnxConfig(NamedConfig, Placement):
+    """The network, how its pictures are prepared, and which of its outputs is the score."""
+
+    model: Path = Field(description="the .onnx file, with one input of pictures")
+    size: int = Field(ge=1, description="side of the picture that it takes, pixels")
+    resize: Literal["shortest", "longest", "squash"] = Field(
+        "squash",
+        description="shortest: scaled to the shorter side and cut to the centre; longest: to the longer side, and "
+        "padded; squash: both sides scaled",
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field("bicubic", description="how it is scaled")
+    mean: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="subtracted from channels of 0-1")
+    std: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="what they are divided by then")
+    scale: float = Field(1.0, description="what they are multiplied by then; 255 for networks that take 0-255")
+    colours: Literal["RGB", "BGR"] = Field("RGB", description="order of the channels; of mean and std too")
+    layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="order of the axes")
+    output: str | None = Field(None, description="name of the output; null: the first")
+    index: int = Field(0, ge=0, description="which number of the output, flattened, is the score")
+    activation: Literal["none", "sigmoid", "softmax"] = Field("none", description="what the output goes through")
+    batch_size: int = Field(16, ge=1, description="pictures in one call", json_schema_extra=EXECUTION)
+
+
+class Onnx:
+    """Any network in ONNX form whose input is pictures: watermarks, styles, aesthetics.
+
+    It runs on the CUDA provider where the installed onnxruntime has it, else on one thread of a CPU.
+    """
+
+    Config = OnnxConfig
+    libraries = ("numpy", "onnxruntime", "pillow", "simplejpeg")
+    input: Literal["pixels", "embedding"] = "pixels"
+    columns = pa.schema([("score", pa.float32())])
+
+    @classmethod
+    def revision(cls, config: OnnxConfig) -> str:
+        """The content of the file."""
+        return f"sha256:{file_digest(config.model)}"
+
+    @classmethod
+    def load(cls, config: OnnxConfig) -> Onnx:
+        """The network.  Raises RecipeError for a file that onnxruntime does not load, and for an unknown output."""
+        with needed("onnxruntime"):
+            import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        there = onnxruntime.get_available_providers()
+        providers = [one for one in ("CUDAExecutionProvider", "CPUExecutionProvider") if one in there]
+        try:
+            session = onnxruntime.InferenceSession(str(config.model), options, providers=providers)
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
+            raise RecipeError(
+                "score.NAME.model must be an ONNX file that onnxruntime loads",
+                value=f"{config.model}: {(str(error).splitlines() or [''])[0]}",
+                fix="correct the path, or export the network again",
+            ) from error
+        return cls(config, session)
+
+    def __init__(self, config: OnnxConfig, session: onnxruntime.InferenceSession) -> None:
+        self._config, self._session = config, session
+        names = [one.name for one in session.get_outputs()]
+        if config.output is not None and config.output not in names:
+            raise RecipeError(
+                "score.NAME.output must be an output of the network",
+                value=config.output,
+                fix=f"choose one of {', '.join(names)}",
+            )
+        self._output = config.output or names[0]
+        self._input = session.get_inputs()[0].name
+        self._preparation = Preparation(config.size, config.resize, config.interpolation)
+
+    def __call__(self, images: pa.Array | pa.ChunkedArray, **more: pa.Array | pa.ChunkedArray) -> pa.Table:
+        """Column `score`; null for an image that cannot be decoded."""
+        scores: list[float | None] = [None] * len(images)
+        decoded = ((at, pixels_of([image.as_py()], [self._preparation])[0][0]) for at, image in enumerate(images))
+        there = ((at, pixels) for at, pixels in decoded if pixels is not None)
+        while batch := list(islice(there, self._config.batch_size)):
+            found = self._scores(np.stack([pixels for _, pixels in batch]))
+            for (at, _), score in zip(batch, found.tolist(), strict=True):
+                scores[at] = score
+        return pa.table([pa.array(scores, pa.float32())], schema=self.columns)
+
+    def _scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        config = self._config
+        values = pixels.astype(np.float32) / np.float32(255)
+        if config.colours == "BGR":
+            values = values[..., ::-1]
+        mean, std = np.asarray(config.mean, np.float32), np.asarray(config.std, np.float32)
+        values = (values - mean) / std * np.float32(config.scale)
+        if config.layout == "NCHW":
+            values = values.transpose(0, 3, 1, 2)
+        out: Any = self._session.run([self._output], {self._input: np.ascontiguousarray(values, np.float32)})[0]
+        out = np.asarray(out, np.float32).reshape(len(pixels), -1)
+        if config.index >= out.shape[1]:
+            raise RecipeError(
+                "score.NAME.index must be that of a number of the output",
+                value=f"{config.index}; {self._output} has {out.shape[1]}",
+                fix="lower it",
+            )
+        if config.activation == "softmax":
+            out = np.exp(out - out.max(axis=1, keepdims=True))
+            out = out / out.sum(axis=1, keepdims=True)
+        chosen: npt.NDArray[np.float32] = out[:, config.index]
+        return 0.5 * (1 + np.tanh(0.5 * chosen)) if config.activation == "sigmoid" else chosen
