@@ -70,12 +70,12 @@ def local_target(to: Path) -> Path:
     return local_path(to, "--to")
 
 
-def check_parquet(to: Path) -> None:
-    """Raise UserError for a file to write that is not named as a Parquet file."""
+def check_suffix(to: Path, suffix: str) -> None:
+    """Raise UserError for a file to write whose name does not end as its format asks."""
     from pairmill.errors import UserError
 
-    if to.suffix.lower() != ".parquet":
-        raise UserError("--to must end in .parquet", value=to, fix=f"give {to.with_suffix('.parquet')}")
+    if to.suffix.lower() != suffix:
+        raise UserError(f"--to must end in {suffix}", value=to, fix=f"give {to.with_suffix(suffix)}")
 
 
 def check_outside(store: Any, to: Path) -> None:

@@ -13,8 +13,8 @@ import typer
 from pipelines.commands.arguments import Json, OtherCode, Overrides, Recipe, Run, Yes
 from pipelines.opening import (
     check_outside,
-    check_parquet,
     check_retried,
+    check_suffix,
     given_recipe,
     local_target,
     opened_run,
@@ -103,11 +103,50 @@ def rows(
         from curation.results.rows import write_rows
 
         file = local_target(to)
-        check_parquet(file)
+        check_suffix(file, ".parquet")
         check_outside(store, file)
         return {"rows": write_rows(store, file, selection=selection), "path": str(file)}
 
     finish(job, as_json, lambda done: say(f"{counted(done['rows'], 'row')} written to {done['path']}"))
+
+
+@app.command("fit-filter")
+def fit_filter(
+    run: Run,
+    embedding: Annotated[str, typer.Option("--embedding", help="name in the section embed of the run's recipe")],
+    good: Annotated[
+        str,
+        typer.Option(
+            "--good",
+            help="examples: a selection of the run; or Parquet, tars, a run, a folder of pictures with NAME.txt",
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", help="the .safetensors file to write or replace", show_default=False)],
+    rows: Annotated[int, typer.Option("--rows", min=1, help="most pairs of each kind")] = 100_000,
+    hidden: Annotated[int, typer.Option("--hidden", min=0, help="hidden units; 0: logistic regression")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="decides what is held out, and the order of steps")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Learn a head of `score` that tells good pairs from the run's ordinary ones, measured on held-out pairs."""
+
+    def job() -> dict[str, Any]:
+        from pairmill.uris import absolute
+        from pipelines.fit_filter import fit_filter as run_job
+
+        file = local_target(to).absolute()
+        check_suffix(file, ".safetensors")
+        store, _ = selected_run(run)
+        examples = good if store.exists(f"selections/{good}") else absolute(good)
+        check_outside(store, file)
+        store, recipe = opened_run(run)
+        return run_job(store, recipe, embedding, examples, file, rows=rows, hidden=hidden, seed=seed)
+
+    def show(done: dict[str, Any]) -> None:
+        low, high = done["auc_95"]
+        say(f"area under the ROC curve {done['auc']:.3f} ({low:.3f} to {high:.3f}) on held-out pairs")
+        say(f"cosine alone {done['cosine_auc']:.3f}; head: {done['path']}, card beside it")
+
+    finish(job, as_json, show)
 
 
 @app.command()
