@@ -1,0 +1,180 @@
+"""Models that look at picture and text together, in a job: tables of their own, one decode, nothing fetched again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+from tiny_encoders import VIT, write_clip, write_open_clip_weights
+from typer.testing import CliRunner
+
+from curation.embedding.config import EmbedConfig
+from curation.embedding.stage import Embed
+from curation.embedding.vectors import vectors_of
+from curation.stage import Runtime
+from pairmill.store import Store
+from pipelines.cli import app
+from pipelines.consent import ConsentError
+from pipelines.curate import curate
+from pipelines.demo import RECIPE
+from pipelines.demo_rows import demo_rows
+from pipelines.demo_server import demo_server
+from pipelines.recipe import CurateRecipe, load_recipe
+
+
+class Job(NamedTuple):
+    folder: Path
+    base_url: str
+
+    def recipe(self, run: str = "run", **sections: Any) -> CurateRecipe:
+        return load_recipe(
+            RECIPE,
+            [
+                *(f"run_dir={self.folder / run}", f"input.path={self.folder / 'urls.parquet'}"),
+                *("shards.rows_per_shard=40", "recaption.enabled=false", "translate.enabled=false"),
+                *(f"{name}={json.dumps(value)}" for name, value in sections.items()),
+            ],
+        )
+
+    def asked(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"{self.base_url}/_count") as answer:
+            return dict(json.load(answer))
+
+    def embed(self, *names: str) -> dict[str, Any]:
+        models = {
+            "vit": {"model": str(VIT), "pretrained": str(self.folder / "vit.pt"), "batch_size": 16},
+            "other": {"model": str(VIT), "pretrained": str(self.folder / "other.pt"), "batch_size": 16},
+            "clip": {"model": str(self.folder / "clip"), "batch_size": 16},
+        }
+        return {name: models[name] for name in names}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[Job]:
+    folder = tmp_path_factory.mktemp("embed")
+    write_open_clip_weights(folder / "vit.pt")
+    write_open_clip_weights(folder / "other.pt", seed=9)
+    write_clip(folder / "clip")
+    save_file({"weight": np.ones((1, 48), np.float32)}, folder / "head.safetensors")
+    with demo_server() as base_url:
+        rows = demo_rows(base_url)
+        plain = rows.filter(pc.equal(rows["case"], "plain")).slice(0, 110)
+        pq.write_table(plain, folder / "urls.parquet")
+        yield Job(folder, base_url)
+
+
+def tables(store: Store) -> dict[str, dict[int, Any]]:
+    names = ["images", "columns/filter", "selections/default", "pairs"]
+    names += [f"columns/{name}" for name in store.folders("columns") if name not in ("filter", "policy")]
+    return {name: store.index(name) for name in names}
+
+
+def changed(before: dict[str, dict[int, Any]], after: dict[str, dict[int, Any]]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+@pytest.mark.ray
+def test_models_heads_and_their_changes_make_their_own_tables(job: Job) -> None:
+    report = curate(job.recipe(embed=job.embed("vit", "clip")))
+    assert report["complete"]
+    assert [s["name"] for s in report["stages"]][4:7] == ["filter", "embed-clip", "embed-vit"]
+    store = Store(str(job.folder / "run"))
+    first, asked = tables(store), job.asked()
+    files = {p: p.stat().st_mtime_ns for p in (job.folder / "run" / "images").rglob("*.parquet")}
+
+    stage = Embed(EmbedConfig(**job.embed("vit")["vit"]), "vit")
+    stage.setup(Runtime())
+    for shard in store.index("columns/embed-vit"):
+        images = store.load("images", shard, ["uid", "image"])
+        filtered = store.load("columns/filter", shard, ["caption", "drop_stage", "drop_reason"])
+        made = stage(pa.table({name: t[name] for t in (images, filtered) for name in t.schema.names}))
+        found = store.load("columns/embed-vit", shard)
+        for name in stage.column_names()[:2]:
+            ours, there = vectors_of(found[name]), vectors_of(made[name])
+            assert (ours[1] == there[1]).all()
+            np.testing.assert_allclose(ours[0].astype(np.float32), there[0].astype(np.float32), atol=2e-3)
+    pairs = pq.read_table(sorted((job.folder / "run" / "pairs").glob("part-*.parquet")))
+    assert pairs["score_vit"].null_count == 0 and "image_embedding_vit" not in pairs.schema.names
+
+    head = {"sum": {"name": "mlp", "embedding": "vit", "weights": str(job.folder / "head.safetensors")}}
+    curate(job.recipe(embed=job.embed("vit", "clip"), score=head))
+    second = tables(store)
+    assert changed(first, second) == {"columns/score-sum", "pairs"}
+    for shard in store.index("columns/score-sum"):
+        vectors, mask = vectors_of(store.load("columns/embed-vit", shard)["image_embedding_vit"])
+        expected = vectors.astype(np.float32).sum(1)
+        scores = store.load("columns/score-sum", shard)["sum"].drop_null().to_numpy()
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+        assert len(scores) == mask.sum()
+
+    swapped = {**job.embed("clip"), "vit": job.embed("other")["other"]}
+    with pytest.raises(ConsentError, match="embed-vit must have your consent"):
+        curate(job.recipe(embed=swapped, score=head))
+    assert tables(store) == second
+    curate(job.recipe(embed=swapped, score=head), yes=True)
+    assert changed(second, tables(store)) == {"columns/embed-vit", "columns/score-sum", "pairs"}
+    assert job.asked() == asked, "nothing was fetched"
+    assert files == {p: p.stat().st_mtime_ns for p in (job.folder / "run" / "images").rglob("*.parquet")}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "point", ["engine.embed:kill@3", "commit.columns/embed-vit.manifest.before_rename:kill-driver@2"]
+)
+def test_a_job_that_is_killed_while_it_embeds_resumes_to_the_same_tables(job: Job, point: str) -> None:
+    name = f"killed-{point.partition(':')[2]}"
+    embed, faults = job.embed("vit"), job.folder / f"{name}-faults"
+    faults.mkdir()
+    recipe = job.folder / f"{name}.yaml"
+    recipe.write_text(job.recipe(name, embed=embed).to_yaml())
+    armed = {"PAIRMILL_FAULTS": point, "PAIRMILL_FAULTS_DIR": str(faults)}
+    command = [sys.executable, "-m", "pipelines", "curate", str(recipe), "--json"]
+    # In a session of its own: Ray ends the whole process group of a worker that was killed.
+    done = subprocess.run(command, env=os.environ | armed, capture_output=True, check=False, start_new_session=True)
+    assert done.returncode in (0, -9), done.stderr[-2000:]
+    assert list(faults.glob("*.passes"))
+    curate(job.recipe(name, embed=embed))
+    curate(job.recipe("whole", embed=embed))
+    store, whole = Store(str(job.folder / name)), Store(str(job.folder / "whole"))
+    for table in ("columns/embed-vit", "pairs"):
+        assert {n: e.content for n, e in store.index(table).items()} == {
+            n: e.content for n, e in whole.index(table).items()
+        }
+
+
+@pytest.mark.ray
+def test_the_command_fits_a_filter_to_a_selection_of_the_run(job: Job) -> None:
+    curate(job.recipe("fitted", embed=job.embed("vit")))
+    store = Store(str(job.folder / "fitted"))
+    file = job.folder / "filter.safetensors"
+    given = ["fit-filter", store.uri, "--embedding", "vit", "--to", str(file), "--json"]
+    few = CliRunner().invoke(app, [*given, "--good", "default"])
+    assert few.exit_code == 2 and "ordinary pairs or more to fit a filter to" in few.output
+    examples = job.folder / "examples"
+    examples.mkdir()
+    pairs = pq.read_table(sorted((job.folder / "fitted" / "pairs").glob("part-*.parquet")))
+    for number, row in enumerate(pairs.select(["image", "caption"]).to_pylist()):
+        (examples / f"{number}.webp").write_bytes(row["image"]["bytes"])
+        (examples / f"{number}.txt").write_text(row["caption"])
+    done = CliRunner().invoke(app, [*given, "--good", str(examples)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["good"]["fitted"] + found["good"]["held_out"] == len(pairs)
+    assert 0 <= found["auc"] <= 1 and file.with_suffix(".md").is_file()
+    score = {"good": {"name": "mlp", "embedding": "vit", "weights": str(file)}}
+    report = curate(job.recipe("fitted", embed=job.embed("vit"), score=score))
+    assert report["complete"]
+    scored = pq.read_table(sorted((job.folder / "fitted" / "pairs").glob("part-*.parquet")))["good"]
+    assert scored.null_count == 0 and pc.max(scored).as_py() <= 1
