@@ -91,6 +91,7 @@ class StageConfig(NamedConfig, Placement):
 class Runtime:
     """What a worker gives to its stages at set-up.
 
+    threads: of torch, for a model on a CPU; None: as torch chooses.
     decoders: decoder processes of each fetching actor.  exchange: calls the gate that all fetching actors share; None
     for a single worker.  warn: shows the operator a warning; '' withdraws it.
     """
@@ -100,6 +101,7 @@ class Runtime:
     decoders: int = 1
     exchange: Callable[..., Any] | None = None
     warn: Callable[[str], None] | None = None
+    threads: int | None = None
 
 
 class Stage:

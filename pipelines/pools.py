@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -67,11 +67,13 @@ class Pool:
 class Pools:
     """The pools of a job.
 
-    of: stage -> its pool.  decoders: decoder processes of each fetching actor.
+    of: stage -> its pool.  decoders: decoder processes of each fetching actor.  threads: stage -> threads of its model,
+    on a CPU.
     """
 
     of: Mapping[str, Pool]
     decoders: int
+    threads: Mapping[str, int] = field(default_factory=dict)
 
 
 @contextmanager
@@ -139,7 +141,15 @@ def size_pools(
             # All models of a segment work at the same time.
             beside = max(_BESIDE, sum(other.pool == "model" for other in flow.segment(stage.segment)))
             pools[stage.name] = _model_pool(_placement(stage), cpus, gpus, smallest or cpus, beside, grows=grows)
-    return Pools(pools, min(2, cpus))
+    models = [stage for stage in flow.stages if stage.pool == "model"]
+    return Pools(pools, min(2, cpus), {stage.name: _threads(stage, models, pools, cpus) for stage in models})
+
+
+def _threads(stage: Stage, models: Sequence[Stage], pools: Mapping[str, Pool], cpus: int) -> int:
+    """Threads of a model, which shares the cores with the other models of its segment."""
+    if pools[stage.name].num_gpus:
+        return 1
+    return max(1, cpus // sum(pools[other.name].actors for other in models if other.segment == stage.segment))
 
 
 def check_placement(flow: Flow) -> None:

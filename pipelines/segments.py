@@ -229,7 +229,8 @@ class Job:
         if stage.pool == "fetch":
             options = self.actors.options("host gate")
             gate = ray.remote(HostGate).options(num_cpus=0, **options).remote(**gate_settings(stage.config))
-        setting = Setting(self.store, self.board, self.tables, self.pools.decoders, gate)
+        model_threads = self.pools.threads.get(stage.name)
+        setting = Setting(self.store, self.board, self.tables, self.pools.decoders, gate, model_threads)
         pool = self.pools.of.get(stage.name)
         if pool is None:
             return rows.map_batches(named(stage, kind or RowStage)(stage, setting), **_TASKS, **_SHARDS)

@@ -89,6 +89,11 @@ class Embed(NamedStage):
         """Load the model.  Raises UserError if that is not possible here."""
         from curation.embedding.encoders import load_encoder
 
+        if runtime.threads is not None:
+            # Ray leaves one thread to an actor that reserves less than two cores.
+            import torch
+
+            torch.set_num_threads(runtime.threads)
         if self._encoder is None:
             self._encoder = self._there(lambda: load_encoder(self.config))
 

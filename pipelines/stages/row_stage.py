@@ -31,6 +31,7 @@ class Setting:
     """What a job gives to the workers of its stages.
 
     gate: the actor through which fetching actors share the limits of a host; None if there is none.
+    threads: as for `Runtime`.
     """
 
     store: Store
@@ -38,6 +39,7 @@ class Setting:
     tables: Tables
     decoders: int = 1
     gate: Any = None
+    threads: int | None = None
 
     def runtime(self, meter: Any, topic: str) -> Runtime:
         """The argument of a stage's `setup`."""
@@ -52,7 +54,7 @@ class Setting:
         def warn(text: str) -> None:
             board.warn.remote(topic, text)
 
-        return Runtime(self.store, meter, self.decoders, None if gate is None else exchange, warn)
+        return Runtime(self.store, meter, self.decoders, None if gate is None else exchange, warn, self.threads)
 
     @property
     def images(self) -> Table:
