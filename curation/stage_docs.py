@@ -34,7 +34,10 @@ be in `collect`, `score` or `rewrite`, as `tasks` or `model`.
 
 def page() -> str:
     """The page of the stages that every recipe may have."""
-    return render_flow(flow_of({name: {"model": "any"} for name in ("recaption", "translate")}))
+    models = {name: {"model": "any"} for name in ("recaption", "translate")}
+    embed = {"NAME": {"model": "ViT-B-32", "pretrained": "openai"}}
+    score = {"NAME": {"name": "mlp", "embedding": "NAME", "weights": "FILE"}}
+    return render_flow(flow_of({**models, "embed": embed, "score": score}))
 
 
 def render_flow(flow: Flow) -> str:

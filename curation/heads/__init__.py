@@ -13,7 +13,7 @@ Read in this order: this file (the contract), stage (one entry of `score`), line
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -58,8 +58,8 @@ class HeadDeclaration(Protocol):
         ...
 
 
-def _check_head(name: str, found: Any) -> None:
-    with_methods("revision", "load", key="score.NAME")(name, found)
+def _check_head(key: str, name: str, found: Any) -> None:
+    with_methods("revision", "load", key=key)(name, found)
     if getattr(found, "input", None) not in ("pixels", "embedding") or not isinstance(found.columns, pa.Schema):
         raise RecipeError(
             "an image head must declare `input` (pixels or embedding) and `columns` (a pyarrow.Schema)",
@@ -75,12 +75,14 @@ HEADS: Registry[HeadDeclaration] = Registry(
         "onnx": "curation.heads.onnx:Onnx",
         "open_nsfw": "curation.heads.open_nsfw:OpenNsfw",
     },
-    check=_check_head,
+    check=partial(_check_head, "score.NAME"),
 )
 
 #: Those with a column `nsfw`, for the filter.
 NSFW_HEADS: Registry[HeadDeclaration] = Registry(
-    "filter.nsfw_head", {"open_nsfw": "curation.heads.open_nsfw:OpenNsfw"}, check=_check_head
+    "filter.nsfw_head",
+    {"open_nsfw": "curation.heads.open_nsfw:OpenNsfw"},
+    check=partial(_check_head, "filter.nsfw_head"),
 )
 
 

@@ -50,6 +50,8 @@ def test_an_entry_of_another_registry_is_refused(title: str) -> None:
     for other, registry in ALL.items():
         if other == title or not registry.names or registry.key.endswith(".engine"):
             continue  # what captions and what translates differ only in what they load
+        if other.startswith("Image heads") and title.startswith("Image heads"):
+            continue  # the filter's are some of all
         entry = registry.get(registry.names[0])
         with pytest.raises(RecipeError, match="must"):
             ALL[title].get(f"{entry.__module__}:{entry.__qualname__}")  # type: ignore[attr-defined]
