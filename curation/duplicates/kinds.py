@@ -136,6 +136,7 @@ KINDS: Registry[type[Kind]] = Registry(
         "duplicate_pair": f"{_HERE}.duplicate_pair:DuplicatePair",
         "duplicate_image": f"{_HERE}.duplicate_image:DuplicateImage",
         "near_duplicate_image": f"{_HERE}.near_duplicate_image:NearDuplicateImage",
+        "near_duplicate_text": f"{_HERE}.near_duplicate_text:NearDuplicateText",
     },
     check=_check_declared,
 )
