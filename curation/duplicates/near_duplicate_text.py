@@ -8,15 +8,17 @@ MinHash (Broder 1997, "On the resemblance and containment of documents"): of a s
 many hash functions; for two sets of similarity s, each is equal with probability s.  Cut these into bands of r values
 (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", 3.4): rows with an equal band meet, and with b bands
 that happens with probability 1 - (1 - s^r)^b.  `banding` derives r and b from the threshold and from the probability
-that a pair exactly at the threshold meets; more alike pairs meet more often.  The defaults are 24 bands of 6: a pair
-of similarity 0.7 meets with probability 0.951, of 0.75 with 0.991, of 0.8 with 0.999, of 0.2 with 0.0015.
+that a pair exactly at the threshold meets.  The defaults give 17 bands of 5: a pair of similarity 0.7 meets with
+probability 0.956, of 0.75 with 0.990, of 0.8 with 0.999, but of 0.3 with 0.04 and of 0.1 with 0.0002.  A threshold
+below 0.7 costs more, as 24 bands cannot keep strangers apart any more.
 
 Signatures only bring rows together: each pair that is linked is compared by its n-grams.  So nothing below the
 threshold is ever linked, and what is missed are pairs that no band brought together and no third text connects.
 
 Few edges result.  Rows of equal text are linked in a star; distinct texts are compared once for each pair that meets,
-the first of each band with all others first, and then only those that are not connected yet.  So a caption under a
-million pictures costs a million steps, and so does a family of texts that are all like one of them.
+the first of a bucket with all others, and then those that are not connected yet.  So a caption under a million
+pictures costs a million steps, and so does a family of texts that are all like one of them.  Before the n-grams of a
+pair are compared, 256 bits of each show whether they can be alike at all (`shingles.sketches`).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pydantic import Field
 
 from curation.duplicates.edges import stars
 from curation.duplicates.kinds import KEYS, Indices, Kind
+from curation.duplicates.near_duplicate_image import bit_count
 from pairmill.registry import NamedConfig
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ _BAND_BITS = 56
 _BLOCK, _COLUMNS = 1 << 16, 16
 # Pairs compared before what they connect counts as connected.
 _PAIRS = 1 << 16
-# Similarities are quotients of counts below 2^31, so two that differ do so by more; products with them are as exact.
+# Similarities of sets of fewer than 30,000 n-grams differ by more than this, or not at all.
 _EXACT = 1e-9
 
 
@@ -146,7 +149,7 @@ class NearDuplicateText(Kind):
     def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:
         """Pairs of at least `threshold`: a star for each text, and between texts what connects all that meet."""
         key = rows["key"].to_numpy()
-        order = np.argsort(key, kind="stable")
+        order = np.argsort(key)
         begins = _begins(key[order])
         met = order[~(begins & np.append(begins[1:], True))]  # most rows have a key to themselves
         encoded = rows["folded_caption"].take(pa.array(met)).combine_chunks().dictionary_encode()
@@ -198,7 +201,7 @@ class NearDuplicateText(Kind):
         from curation.duplicates.shingles import distinct
 
         # Each text once in each bucket, and of the texts those that meet another.
-        bucket, text = np.divmod(np.unique(bucket * len(texts) + text), max(1, len(texts)))
+        bucket, text = np.divmod(_distinct(bucket * len(texts) + text), max(1, len(texts)))
         shared = np.bincount(bucket, minlength=1)[bucket] > 1 if len(bucket) else np.empty(0, np.bool_)
         known, text = np.unique(text[shared], return_inverse=True)
         bucket = np.cumsum(_begins(bucket[shared])) - 1
@@ -233,9 +236,11 @@ class _Families:
     """
 
     def __init__(self, sets: Shingles, threshold: float) -> None:
+        from curation.duplicates.shingles import sketches
+
         self.of = np.arange(len(sets.size))
         self.left = self.right = np.empty(0, np.int64)
-        self._sets, self._threshold = sets, threshold
+        self._sets, self._sketches, self._threshold = sets, sketches(sets), threshold
 
     def compare(self, a: Indices, b: Indices) -> None:
         """Compare texts a[i] and b[i], unless they are connected by then, and connect those that are alike."""
@@ -244,14 +249,11 @@ class _Families:
 
         from curation.duplicates.shingles import jaccard
 
-        texts, size = len(self.of), self._sets.size
-        pairs = np.unique(np.minimum(a, b) * texts + np.maximum(a, b))
+        texts = len(self.of)
+        pairs = _distinct(np.minimum(a, b) * texts + np.maximum(a, b))
         for begin in range(0, len(pairs), _PAIRS):
             left, right = np.divmod(pairs[begin : begin + _PAIRS], texts)
-            # Sets of too different sizes cannot be alike: of those of 7 and 11, at most 7/11 is shared.
-            near = np.minimum(size[left], size[right]) >= self._threshold * np.maximum(size[left], size[right]) - _EXACT
-            near &= self.of[left] != self.of[right]
-            left, right = left[near], right[near]
+            left, right = self._may_be_alike(left, right)
             alike = jaccard(self._sets, left, right) >= self._threshold - _EXACT
             left, right = left[alike], right[alike]
             if not len(left):
@@ -262,6 +264,23 @@ class _Families:
             )
             self.of = connected_components(graph, directed=False)[1].astype(np.int64)[self.of]
             self.left, self.right = np.append(self.left, left), np.append(self.right, right)
+
+    def _may_be_alike(self, left: Indices, right: Indices) -> tuple[Indices, Indices]:
+        """The pairs that are not connected yet and of which the sketches allow that they are alike."""
+        apart = self.of[left] != self.of[right]
+        left, right = left[apart], right[apart]
+        both = self._sets.size[left] + self._sets.size[right]
+        differ = bit_count(self._sketches[left] ^ self._sketches[right]).sum(1, dtype=np.int64)
+        differ = np.maximum(differ, np.abs(self._sets.size[left] - self._sets.size[right]))
+        # Where d shingles are in one set only, (both - d) / 2 are in both, and (both + d) / 2 in either.
+        allowed = both - differ >= (self._threshold - _EXACT) * (both + differ)
+        return left[allowed], right[allowed]
+
+
+def _distinct(values: Indices) -> Indices:
+    """The distinct values, sorted; `np.unique` of NumPy 2.3 and later takes several times as long."""
+    values = np.sort(values)
+    return values[_begins(values)]
 
 
 def _begins(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
