@@ -245,7 +245,7 @@ class _Families:
     def compare(self, a: Indices, b: Indices) -> None:
         """Compare texts a[i] and b[i], unless they are connected by then, and connect those that are alike."""
         from scipy.sparse import coo_array  # not needed to read a recipe, and slow to import
-        from scipy.sparse.csgraph import connected_components
+        from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
         from curation.duplicates.shingles import jaccard
 
@@ -258,12 +258,15 @@ class _Families:
             left, right = left[alike], right[alike]
             if not len(left):
                 continue
+            # A spanning forest of the families that these pairs connect: each edge is the number of a pair, from 1.
             families = int(self.of.max()) + 1
-            graph = coo_array(
-                (np.ones(len(left), np.int8), (self.of[left], self.of[right])), shape=(families, families)
-            )
-            self.of = connected_components(graph, directed=False)[1].astype(np.int64)[self.of]
-            self.left, self.right = np.append(self.left, left), np.append(self.right, right)
+            one, other = np.sort([self.of[left], self.of[right]], axis=0)
+            pair = np.unique(one * families + other, return_index=True)[1]
+            graph = coo_array((pair + 1.0, (one[pair], other[pair])), shape=(families, families))
+            forest = minimum_spanning_tree(graph.tocsr())
+            self.of = connected_components(forest, directed=False)[1].astype(np.int64)[self.of]
+            kept = forest.data.astype(np.int64) - 1
+            self.left, self.right = np.append(self.left, left[kept]), np.append(self.right, right[kept])
 
     def _may_be_alike(self, left: Indices, right: Indices) -> tuple[Indices, Indices]:
         """The pairs that are not connected yet and of which the sketches allow that they are alike."""

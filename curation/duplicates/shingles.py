@@ -7,10 +7,10 @@ itself (Han, kana, Hangul, bopomofo, Yi).  So the script decides, character by c
 does not tip from one rule to the other by one edit.  Scripts without spaces need no words here: n-grams of characters
 do for Thai what they do for German.
 
-The defaults, n-grams of 4 and 2, are shorter than those of tools for documents (Data-Juicer: 5 tokens, NeMo Curator: 24
-characters), because captions are short.  Of English captions of 45 characters, with one character replaced, a similarity
-of 0.7 is kept by 96 % for n-grams of 4, by 87 % for 5, and by 63 % for words; with two words swapped by 89 % and 50 %
-(words: all).  Of all pairs of different real captions, about as many reach 0.7 in each case.
+The defaults, n-grams of 4 and 2, are shorter than those of tools for documents (Data-Juicer: 5 tokens, NeMo Curator:
+24 characters), because captions are short.  Of English captions of 45 characters with one character replaced, 96 % keep
+a similarity of 0.7 by n-grams of 4, 87 % by 5, and 63 % by words; with two words swapped, 89 %, 50 % and all.  Of pairs
+of different real captions, about as many reach 0.7 by each.
 
 A text that is shorter than its first n-gram is one shingle as a whole, so short texts are alike only if they are equal.
 
@@ -159,7 +159,8 @@ def _numbered(shingles: Shingles, texts: Indices) -> Hashes:
     behind = np.cumsum(size)
     at = np.arange(size.sum()) + np.repeat(shingles.start[texts] - (behind - size), size)
     number = np.repeat(np.arange(len(texts), dtype=np.uint64), size)
-    return shingles.hashes[at] >> _NUMBER_BITS | number << _HASH_BITS
+    numbered: Hashes = shingles.hashes[at] >> _NUMBER_BITS | number << _HASH_BITS
+    return numbered
 
 
 def portions(sizes: Indices) -> Iterator[slice]:

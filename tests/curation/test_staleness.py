@@ -194,6 +194,11 @@ CHANGES: dict[str, Change] = {
         f"deduplicate.kinds[]{{near_duplicate_image}}.{key}": selected(3)
         for key in ("max_distance", "min_bits", "max_colour")
     },
+    **{
+        f"deduplicate.kinds[]{{near_duplicate_text}}.{key}": selected(3)
+        for key in ("ngram", "dense_ngram", "bands", "rows", "seed")
+    },
+    **{f"deduplicate.kinds[]{{near_duplicate_text}}.{key}": selected(0.9) for key in ("threshold", "recall")},
     "deduplicate.score": selected("entropy"),
     # A selection of another name is another table, and what is made from it is made from that.
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
