@@ -157,6 +157,15 @@ def _close_pairs(
 
     key, phash, colours: [n], sorted by key; those of one key and hash are more than `max_colour` apart.
     """
+
+    def alike(found: list[tuple[Indices, Indices]]) -> tuple[Indices, Indices]:
+        """Those of the pairs of close hashes that meet here first and are of like colours."""
+        one, other = (np.concatenate([pair[end] for pair in found] or [left[:0]]) for end in (0, 1))
+        here = _meet_here_first(key[one], phash[one] ^ phash[other], max_distance)
+        one, other = one[here], other[here]
+        same = within(colours[one], colours[other], max_colour)
+        return one[same], other[same]
+
     _, start, size = np.unique(key, return_index=True, return_counts=True)
     # Buckets by size, so that those of a chunk need about the same number of steps; single rows meet none.
     by_size = np.argsort(size, kind="stable")
@@ -171,19 +180,14 @@ def _close_pairs(
         pairs = 0
         # Each step compares every row with the one `step` places later: contiguous, without a square of pairs.
         for step in range(1, int(bucket_sizes.max())):
-            differing = chunk_hash[step:] ^ chunk_hash[:-step]
-            close = (bit_count(differing) <= max_distance) & (chunk_key[step:] == chunk_key[:-step])
-            at = np.flatnonzero(close)
-            if len(at):
-                at = at[within(colours[rows[at]], colours[rows[at + step]], max_colour)]
-            if len(at):
-                at = at[_meet_here_first(chunk_key[at], differing[at], max_distance)]
-                found.append((rows[at], rows[at + step]))
-                pairs += len(at)
+            at = np.flatnonzero(bit_count(chunk_hash[step:] ^ chunk_hash[:-step]) <= max_distance)
+            at = at[chunk_key[at] == chunk_key[at + step]]
+            found.append((rows[at], rows[at + step]))
+            pairs += len(at)
             if pairs > _MAX_PAIRS:
-                left, right = _forest(left, right, found, phash)
+                left, right = _forest(left, right, *alike(found), phash)
                 found, pairs = [], 0
-        left, right = _forest(left, right, found, phash)
+        left, right = _forest(left, right, *alike(found), phash)
     return left, right
 
 
@@ -208,17 +212,14 @@ def _meet_here_first(key: Indices, differing: Hashes, max_distance: int) -> npt.
     return here
 
 
-def _forest(
-    left: Indices, right: Indices, found: list[tuple[Indices, Indices]], phash: Hashes
-) -> tuple[Indices, Indices]:
-    """A minimum spanning forest, by bits of difference, of the earlier pairs and those just found."""
+def _forest(left: Indices, right: Indices, one: Indices, other: Indices, phash: Hashes) -> tuple[Indices, Indices]:
+    """A minimum spanning forest, by bits of difference, of the earlier pairs (left, right) and new ones."""
     from scipy.sparse import coo_array  # not needed to read a recipe, and slow to import
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    if not found:
+    if not len(one):
         return left, right
-    left = np.concatenate([left, *(one for one, _ in found)])
-    right = np.concatenate([right, *(other for _, other in found)])
+    left, right = np.append(left, one), np.append(right, other)
     nodes, ends = np.unique(np.concatenate([left, right]), return_inverse=True)
     a, b = ends.reshape(2, -1)
     # Leaders of the same hash are not close, so no distance is zero, which would mean no edge.
