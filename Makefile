@@ -77,6 +77,8 @@ bench: install
 	$(BIN)/python benchmarks/operate.py
 	$(BIN)/python benchmarks/browse.py
 	$(BIN)/python benchmarks/odd_answers.py
+	$(BIN)/python benchmarks/minhash.py
+	$(BIN)/python benchmarks/hamming.py
 	$(BIN)/python benchmarks/readme.py
 
 clean:
