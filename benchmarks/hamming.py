@@ -116,7 +116,9 @@ def same_families(family: Families, found: list[tuple[int, list[int]]]) -> bool:
     """Whether the neighbours of all hashes connect the same."""
     ends = np.array([(query, other) for query, others in found for other in others], np.int64)
     theirs = connected(len(family), *ends.T)
-    return len(set(zip(family.tolist(), theirs.tolist(), strict=True))) == family.max() + 1 == theirs.max() + 1
+    return (
+        len(set(zip(family.tolist(), theirs.tolist(), strict=True))) == int(family.max()) + 1 == int(theirs.max()) + 1
+    )
 
 
 def limit(hashes: Hashes) -> float:
