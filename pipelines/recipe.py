@@ -87,9 +87,36 @@ R = TypeVar("R", bound=Config)
 def load_recipe(path: Path, overrides: Sequence[str] = (), kind: type[R] = CurateRecipe) -> R:  # type: ignore[assignment]  # a default of a type variable's type needs PEP 696
     """The recipe of class `kind` in a YAML file, with `dotted.key=value` overrides (values are YAML too).
 
-    Raises RecipeError for a file that cannot be read, an unknown key, a value that breaks a rule, or a secret.
+    Raises RecipeError for a file that cannot be read, a recipe of another kind, an unknown key, a value that breaks a
+    rule, or a secret.
     """
-    return kind.checked(read_mapping(path, overrides))
+    data = read_mapping(path, overrides)
+    try:
+        return kind.checked(data)
+    except RecipeError:
+        check_kind(read_mapping(path), kind, path)
+        raise
+
+
+def check_kind(data: Mapping[str, Any], kind: type[Config], path: Path) -> None:
+    """Raise RecipeError for the recipe of another command: one that knows more of its keys."""
+    if not data.keys() - kind.model_fields.keys():
+        return
+    # Imported for the error alone: torch comes with them.
+    from training.recipe import TrainRecipe
+    from tune.recipe import SweepRecipe
+
+    commands: dict[str, type[Config]] = {"curate": CurateRecipe, "train": TrainRecipe, "sweep": SweepRecipe}
+    unknown = {name: len(data.keys() - known.model_fields.keys()) for name, known in commands.items()}
+    closest = min(unknown, key=lambda name: (unknown[name], commands[name] is not kind))
+    for name, known in commands.items():
+        if known is kind and closest != name:
+            own = min(data.keys() & commands[closest].model_fields.keys() - kind.model_fields.keys())
+            raise RecipeError(
+                f"the recipe must be one of `pairmill {name}`",
+                value=f"{path}, with keys of `pairmill {closest}` such as {own}",
+                fix=f"run `pairmill {closest}` with it, or name another file",
+            )
 
 
 def parse_recipe(

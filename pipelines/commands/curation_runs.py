@@ -136,7 +136,7 @@ def fit_filter(
         file = local_target(to).absolute()
         check_suffix(file, ".safetensors")
         store, _ = selected_run(run)
-        examples = good if store.exists(f"selections/{good}") else absolute(good)
+        examples = good if good in store.folders("selections") else absolute(good)
         check_outside(store, file)
         store, recipe = opened_run(run)
         return run_job(store, recipe, embedding, examples, file, rows=rows, hidden=hidden, seed=seed)

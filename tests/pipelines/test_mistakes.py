@@ -357,3 +357,23 @@ def test_an_extension_names_its_arguments(refused: Refused, arguments: str, says
     text = refused(f"extend FOLDER/run {arguments} --plan-only")
     assert re.search(says, text)
     assert "input." not in text.replace("got: input.path=", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("train pipelines/recipes/curate.yaml", "must be one of `pairmill train`.*with keys of `pairmill curate`"),
+        ("plan pipelines/recipes/train-demo.yaml", "must be one of `pairmill curate`.*with keys of `pairmill train`"),
+        (
+            "curate pipelines/recipes/sweep-demo.yaml x=1",
+            "must be one of `pairmill curate`.*run `pairmill sweep` with it",
+        ),
+    ],
+)
+def test_a_recipe_of_another_command_is_named(refused: Refused, command: str, says: str) -> None:
+    assert re.search(says, refused(command), re.DOTALL)
+
+
+def test_a_mistake_in_a_recipe_of_the_right_kind_stays_one(refused: Refused, folder: Path) -> None:
+    (folder / "wrong.yaml").write_text(TEXT.format(folder) + "fliter: {}\n")
+    assert "perhaps you mean: filter" in refused("plan FOLDER/wrong.yaml")
