@@ -6,7 +6,7 @@ drops: the name of each kind
 
 A global step on narrow tables.  The driver brings rows together and these pure functions do the rest:
 
-    rows of a shard -> met_rows -> (bring equal `key` together) -> found_edges -> survivors -> the losers
+    rows of a shard -> met_rows -> (bring equal `key` together) -> found_edges -> families -> the losers
 
 Duplicates are transitive: A like B and B like C makes one family.  Its row with the highest score stays, and among
 equal scores the one with the smallest uid.  So the result does not depend on the order of the rows, on how they are
@@ -26,7 +26,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.duplicates.edges import EDGES, ENDPOINT, edges_between, stars
+from curation.duplicates.edges import EDGES, ENDPOINT, edges_between
+from curation.duplicates.families import MEMBERS, InProcess, families
 from curation.duplicates.kinds import KEYS, PIXELS, DeduplicateConfig, Indices, Kind, kinds_of
 from pairmill.errors import IntegrityError
 from pairmill.own_code import Guard
@@ -34,16 +35,8 @@ from pairmill.registry import is_import_path
 
 T = TypeVar("T")
 
-#: Schema of `survivors`: one line for each row to be dropped.
-LOSERS = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("shard", pa.int32()),
-        ("row", pa.int32()),
-        ("reason", pa.string()),
-        ("survivor", pa.string()),  # uid of the row that stays instead
-    ]
-)
+#: Schema of `survivors`: one line for each row to be dropped, with the uid of the row that stays instead.
+LOSERS = MEMBERS
 
 
 def scores(rows: pa.Table, name: str) -> pa.ChunkedArray:
@@ -95,44 +88,15 @@ def found_edges(met: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     return pa.concat_tables(edges)
 
 
-def survivors(edges: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
+def survivors(edges: pa.Table, *, kinds: Sequence[Kind], partitions: int = 1) -> pa.Table:
     """All rows but the best of each connected component, ordered by shard and row; schema `LOSERS`.
 
     edges: schema `EDGES`, of all kinds and partitions together, in any order.
     kinds: as for `met_rows`.
+    partitions: how many the components are divided into; the result is the same for any number.
     """
-    from scipy.sparse import coo_array  # not needed to read a recipe, and slow to import
-    from scipy.sparse.csgraph import connected_components
-
-    if not edges.num_rows:
-        return LOSERS.empty_table()
-    ends = pa.concat_tables(
-        [edges.select([f"{end}_{name}" for name in ENDPOINT.names]).rename_columns(ENDPOINT.names) for end in "ab"]
-    )
-    place = ends["shard"].to_numpy().astype(np.int64) << 32 | ends["row"].to_numpy()
-    _, first, node = np.unique(place, return_index=True, return_inverse=True)
-    nodes = ends.take(pa.array(first))
-    # Nodes from best to worst; Arrow puts a missing score after all others.
-    by_rank = pc.sort_indices(nodes, [("score", "descending"), ("uid", "ascending")]).to_numpy()
-    nodes = nodes.take(pa.array(by_rank))
-    rank = np.empty(len(by_rank), np.int64)
-    rank[by_rank] = np.arange(len(by_rank))
-    a, b = rank[node].reshape(2, -1)
-
-    code = edges["kind"].to_numpy()
-    reason = np.full(len(nodes), -1)
-    for strongest in range(len(kinds)):
-        there = code <= strongest
-        graph = coo_array((np.ones(there.sum(), np.int8), (a[there], b[there])), shape=(len(nodes), len(nodes)))
-        # The first row of a component is its best, so all others are joined to a better one.
-        best, losers = stars(connected_components(graph, directed=False)[1])
-        reason[losers] = np.where(reason[losers] < 0, strongest, reason[losers])
-    # The components of the last iteration are those of all edges.
-    found = nodes.take(pa.array(losers)).select(["uid", "shard", "row"])
-    names = np.array([kind.name for kind in kinds], dtype=object)
-    found = found.append_column("reason", pa.array(names[reason[losers]], pa.string()))
-    found = found.append_column("survivor", nodes["uid"].take(pa.array(best)))
-    return found.cast(LOSERS).sort_by([("shard", "ascending"), ("row", "ascending")])
+    members = pa.concat_tables([MEMBERS.empty_table(), *families([edges], kinds, partitions, InProcess())])
+    return members.filter(members["reason"].is_valid()).sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
 def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:

@@ -19,6 +19,7 @@ class Deduplicate(Stage):
     adds = (
         Column("keep", pa.bool_(), "whether the row is part of the selection"),
         Column("reason", pa.string(), "why it is not"),
+        Column("duplicate_group", pa.string(), "uid of the best row of its family of duplicates; null without any"),
     )
     drops = reasons()
     reads_input = True
