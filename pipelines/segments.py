@@ -277,7 +277,7 @@ class Job:
         """The families of duplicates of the whole run."""
         fault_point("barrier.deduplicate")
         shards, rows = self.planned.shard_numbers(), self.planned.rows
-        return losers_over(self.store, shards, rows, self._narrow_reads(), self.recipe.deduplicate)
+        return losers_over(self.store, shards, rows, self._narrow_reads(), self.flow.of(Deduplicate).config)
 
     def pack(self) -> None:
         """Write the product from the committed tables."""

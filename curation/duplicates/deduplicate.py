@@ -6,6 +6,7 @@ drops: the name of each kind
 
 A global step on narrow tables.  The driver brings rows together and these pure functions do the rest:
 
+    rows of a shard -> sample_of -> fitted, for the kinds that learn something first
     rows of a shard -> met_rows -> (bring equal `key` together) -> found_edges -> families -> the losers
 
 Duplicates are transitive: A like B and B like C makes one family.  Its row with the highest score stays, and among
@@ -18,8 +19,8 @@ strongest, for which the edges of this kind and of all stronger ones connect the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +29,11 @@ import pyarrow.compute as pc
 
 from curation.duplicates.edges import EDGES, ENDPOINT, edges_between
 from curation.duplicates.families import MEMBERS, InProcess, families
+from curation.duplicates.fitting import fitted_to
 from curation.duplicates.kinds import KEYS, PIXELS, DeduplicateConfig, Indices, Kind, kinds_of
+from curation.duplicates.narrowing import called, narrowed
+from curation.schema import set_columns
 from pairmill.errors import IntegrityError
-from pairmill.own_code import Guard
-from pairmill.registry import is_import_path
-
-T = TypeVar("T")
 
 #: Schema of `survivors`: one line for each row to be dropped, with the uid of the row that stays instead.
 LOSERS = MEMBERS
@@ -56,12 +56,15 @@ def met_rows(rows: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     """Each row once for each of its kinds and keys, with what that kind compares; schema `met_schema`.
 
     rows:  columns `ENDPOINT` and what the kinds read.
-    kinds: strongest first.
+    kinds: strongest first, those that learn from a sample with what they learnt.
     """
     schema = met_schema(kinds)
     met = [schema.empty_table()]
-    for code, kind in enumerate(kinds):
-        narrow = _narrowed(kind, rows)
+    narrows = [narrowed(kind, rows) for kind in kinds]
+    for kind, narrow in zip(kinds, narrows, strict=True):
+        if kind.ranks:
+            rows = set_columns(rows, {"score": _rank(kind, narrow)})
+    for code, (kind, narrow) in enumerate(zip(kinds, narrows, strict=True)):
         keys = _keys(kind, narrow)
         picked = rows.select(ENDPOINT.names).take(keys["row"])
         columns = {name: picked[name] for name in ENDPOINT.names}
@@ -104,22 +107,21 @@ def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
 
     rows: as for `met_rows`.  The driver gets the same result over a cluster.
     """
-    kinds = kinds_of(config)
+    kinds = fitted_to(kinds_of(config.resolved(rows.schema.names)), rows)
     return survivors(found_edges(met_rows(rows, kinds=kinds), kinds=kinds), kinds=kinds)
 
 
-def _narrowed(kind: Kind, rows: pa.Table) -> pa.Table:
-    """What a kind compares of some rows.  Raises IntegrityError if it does not give a value for each."""
-    narrowed = _called(kind, lambda: kind.narrow(rows))
-    narrow = pa.table({name: narrowed[name] for name in kind.columns.names}).cast(kind.columns)
-    if len(narrow) != len(rows):
-        raise IntegrityError(f"the kind {kind.name} must compare a value of each row; {len(narrow)} of {len(rows)}")
-    return narrow
+def _rank(kind: Kind, narrow: pa.Table) -> pa.Array:
+    """A kind's rank of each row.  Raises IntegrityError for anything but a number for each."""
+    rank = called(kind, lambda: kind.rank(narrow))
+    if not isinstance(rank, pa.Array | pa.ChunkedArray) or len(rank) != len(narrow) or rank.type != pa.float64():
+        raise IntegrityError(f"the kind {kind.name} must rank each row by a float64")
+    return rank
 
 
 def _keys(kind: Kind, narrow: pa.Table) -> pa.Table:
     """A kind's keys.  Raises IntegrityError for another form than `KEYS`, and for rows that it was not given."""
-    keys = _called(kind, lambda: kind.keys(narrow))
+    keys = called(kind, lambda: kind.keys(narrow))
     found = keys.schema if isinstance(keys, pa.Table) else type(keys).__name__
     if found != KEYS:
         raise IntegrityError(f"the kind {kind.name} must give its keys as a table of schema KEYS; found: {found}")
@@ -130,21 +132,13 @@ def _keys(kind: Kind, narrow: pa.Table) -> pa.Table:
 
 def _edges(kind: Kind, rows: pa.Table) -> tuple[Indices, Indices]:
     """A kind's edges.  Raises IntegrityError for anything but two equally long arrays of positions in `rows`."""
-    found = _called(kind, lambda: kind.edges(rows))
+    found = called(kind, lambda: kind.edges(rows))
     a, b = (np.asarray(end) for end in found) if isinstance(found, list | tuple) and len(found) == 2 else (None, None)
     if a is None or b is None or a.shape != b.shape or not (_within(a, len(rows)) and _within(b, len(rows))):
         raise IntegrityError(
             f"the kind {kind.name} must give its edges as two equally long arrays of positions in the rows it was given"
         )
     return a.astype(np.int64), b.astype(np.int64)
-
-
-def _called(kind: Kind, method: Callable[[], T]) -> T:
-    """What a method of a kind returns; of one that is not ours within its time limit, or with a JobError."""
-    named = kind.config.name
-    if not is_import_path(named):
-        return method()
-    return Guard(f"deduplicate.kinds: {named}", kind.timeout_s).called(method)
 
 
 def _within(positions: npt.NDArray[Any], rows: int) -> bool:

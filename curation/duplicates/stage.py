@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
@@ -31,6 +31,11 @@ class Deduplicate(Stage):
         #: With those of kinds that are named by their import path.
         self.drops = tuple(dict.fromkeys([*(kind.name for kind in kinds_of(config)), *reasons()]))
 
+    def see(self, columns: Collection[str]) -> None:
+        """Fill in what the kinds leave to the columns of the stages before.  Raises RecipeError."""
+        self.config = self.config.resolved(columns)
+        self.reads = reads(self.config)
+
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise RecipeError for a score that is no numeric column, and for a kind with unknown columns."""
         known = [name for name, kind in columns.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]
@@ -48,3 +53,4 @@ class Deduplicate(Stage):
                         value=f"{kind.name} reads {name}",
                         fix=f"perhaps you mean: {nearest(name, columns)}",
                     )
+            kind.check(columns)

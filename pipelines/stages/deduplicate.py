@@ -14,7 +14,8 @@ import ray
 from curation.duplicates.components import home_of_shards
 from curation.duplicates.deduplicate import found_edges, met_rows, scores
 from curation.duplicates.families import MEMBERS, PARTITION_EDGES, families
-from curation.duplicates.kinds import DeduplicateConfig, kinds_of
+from curation.duplicates.fitting import fitted, sample_of, smallest
+from curation.duplicates.kinds import ROW_BYTES, DeduplicateConfig, Kind, kinds_of
 from curation.duplicates.stage import Deduplicate
 from curation.filters.stage import input_columns
 from curation.schema import DROPS, add_seconds, live, set_columns
@@ -24,6 +25,9 @@ from pairmill.faults import fault_point
 from pairmill.store import Store
 from pipelines.barrier import PARTITION_ROWS, RayTasks, brought_together, over_shards
 from pipelines.stages.reporting import Reporter
+
+#: Samples that are merged at once.
+_MERGED = 4
 
 
 class Families:
@@ -58,20 +62,54 @@ def losers_over(
     taking_part: mask of the rows of a shard that are compared; a dropped row never is.  None: all.
     """
     # A worker lacks what was registered only on the driver, so it gets the kinds themselves.
-    kinds = kinds_of(config)
+    kinds = kinds_of(config.resolved([name for names in reads.values() for name in names]))
     if not kinds:
         return Families([])
-    partitions = (1 + rows // PARTITION_ROWS) * sum(kind.keys_per_row for kind in kinds)
+    tasks = RayTasks()
 
     def read(shard: int) -> pa.Table:
-        fault_point("barrier.edges")
-        return met_rows(_live_rows(store, shard, reads, config, taking_part), kinds=kinds)
+        return _live_rows(store, shard, reads, config, taking_part)
 
-    met = over_shards(shards, read, name="edges")
-    edges = brought_together(met, partitions, lambda part: found_edges(part, kinds=kinds))
-    tasks = RayTasks()
+    kinds = tuple(_fitted(kind, shards, read, rows, tasks) if kind.sample_rows(rows) else kind for kind in kinds)
+    partitions = (1 + rows // PARTITION_ROWS) * sum(
+        kind.keys_per_row * max(1, kind.row_bytes // ROW_BYTES) for kind in kinds
+    )
+    # What kinds have learnt may be large: each worker fetches it once.
+    shared = ray.put(kinds)
+
+    def met(shard: int) -> pa.Table:
+        fault_point("barrier.edges")
+        return met_rows(read(shard), kinds=ray.get(shared))
+
+    edges = brought_together(
+        over_shards(shards, met, name="edges"), partitions, lambda part: found_edges(part, kinds=ray.get(shared))
+    )
     found = sum(tasks.values([tasks.call(_rows, one, returns=1)[0] for one in edges]))
     return Families(families(edges, kinds, 1 + found // PARTITION_EDGES, tasks))
+
+
+def _fitted(kind: Kind, shards: Sequence[int], read: Callable[[int], pa.Table], rows: int, tasks: RayTasks) -> Kind:
+    """The kind with what it learns from a sample of the run, which meets in one task."""
+
+    def sample(shard: int) -> pa.Table:
+        fault_point("barrier.sample")
+        return sample_of(read(shard), kind, rows)
+
+    found = over_shards(shards, sample, name=f"sample for {kind.name}").materialize().to_arrow_refs()
+    while len(found) > 1:
+        groups = [found[at : at + _MERGED] for at in range(0, len(found), _MERGED)]
+        found = [tasks.call(_smallest, kind, rows, *group, returns=1)[0] for group in groups]
+    learnt: Kind = tasks.values([tasks.call(_fit, kind, rows, *found, returns=1)[0]])[0]
+    return learnt
+
+
+def _smallest(kind: Kind, rows: int, *samples: pa.Table) -> list[pa.Table]:
+    return [smallest(samples, kind, rows)]
+
+
+def _fit(kind: Kind, rows: int, *samples: pa.Table) -> list[Kind]:
+    fault_point("barrier.fit")
+    return [fitted(kind, smallest(samples, kind, rows), rows)]
 
 
 def _rows(table: pa.Table) -> list[int]:
