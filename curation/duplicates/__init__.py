@@ -1,4 +1,5 @@
 """Which rows are duplicates: kinds bring rows together and link them, and of all linked rows one survives.
 
-Read in this order: kinds, edges, equal_values, duplicate_pair, duplicate_image, near_duplicate_image, deduplicate.
+Read in this order: kinds, edges, equal_values, duplicate_pair, duplicate_image, near_duplicate_image, exact_products,
+clusters, semantic_duplicate, narrowing, fitting, components, families, deduplicate.
 """

@@ -40,8 +40,8 @@ _ROWS_PER_CLUSTER = 1000
 #: Rows of the sample for each cluster, and at most: faiss warns below 39, and 2^18 rows of 512 numbers are 256 MB.
 _SAMPLED_PER_CLUSTER, _MOST_SAMPLED = 64, 1 << 18
 
-#: Products of a block: 512 by 8,192 are 16 MB.
-_BLOCK_ROWS, _BLOCK_COLUMNS = 512, 8192
+#: Products of a block: 256 by 8,192 are 8 MB.
+_BLOCK_ROWS, _BLOCK_COLUMNS = 256, 8192
 
 #: Pairs found before they are reduced to a forest: 16 MB.
 _MAX_PAIRS = 1 << 20
@@ -214,8 +214,11 @@ def _close(vectors: Vectors, epsilon: float) -> tuple[Indices, Indices]:
         for top in range(0, min(right + len(columns), len(vectors)), _BLOCK_ROWS):
             # Only what is above the diagonal.
             skip = max(0, top - right)
-            block = widened(vectors[top : top + _BLOCK_ROWS])
-            block *= scale[top : top + _BLOCK_ROWS]
+            if top < right:
+                block = widened(vectors[top : top + _BLOCK_ROWS])
+                block *= scale[top : top + _BLOCK_ROWS]
+            else:
+                block = columns[skip : skip + _BLOCK_ROWS]
             products = block @ columns[skip:].T
             at = np.flatnonzero(products > least - wrong)
             a, b = np.divmod(at, products.shape[1])
