@@ -144,7 +144,7 @@ def ours(path: Path, rows: int, probes: int, to: Path) -> dict[str, Any]:
     seconds = {"sample and fit": fit - began, "assign and shuffle": assign - fit, "compare": done - assign}
     used = resource.getrusage(resource.RUSAGE_SELF)
     result = {"seconds": done - began, "cpu_seconds": used.ru_utime + used.ru_stime, "parts": seconds}
-    return {**result, "peak_mb": used.ru_maxrss / 1e3, "clusters": len(kind.state.leaves)}
+    return {**result, "peak_mb": used.ru_maxrss / 1e3, "clusters": len(kind.state.clusters.leaves)}
 
 
 def recall(path: Path, rows: int, pairs: Path) -> tuple[float, int]:

@@ -150,7 +150,7 @@ class Kind(ABC):
     def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
         """The values of `columns` for each of the rows, from those of `reads`; unchanged unless a kind overrides this.
 
-        rows: live rows of a shard.
+        rows: live rows of a shard; `uid` is always there.
         """
         return {name: rows[name] for name in self.columns.names}
 

@@ -8,13 +8,18 @@ Two rows are linked if the cosine of their embeddings, computed without any roun
 Equal embeddings are linked in stars, and only one of each takes part in the comparison.  A cluster is compared in
 blocks of fixed size, and what is found is reduced to a spanning forest time and again: memory is that of the
 partition's vectors and a block of products, however large a cluster or a family is.
+
+Clusters are of like sizes except where thousands of rows are nearly the same picture: no centre divides those.  A
+cluster that the sample says will have more than `_MOST_TOGETHER` rows is cut into chunks by chance, and about
+`_CONNECTORS` rows are in all of them, so that what is nearly the same is still one family.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +44,12 @@ _ROWS_PER_CLUSTER = 1000
 
 #: Rows of the sample for each cluster, and at most: faiss warns below 39, and 2^18 rows of 512 numbers are 256 MB.
 _SAMPLED_PER_CLUSTER, _MOST_SAMPLED = 64, 1 << 18
+
+#: Most rows of a cluster that meet, 512 MB of embeddings of 512 numbers; and rows of a larger one that meet all others.
+_MOST_TOGETHER, _CONNECTORS = 500_000, 4000
+
+#: Where a key has the number of its chunk.
+_CHUNK = 1 << 20
 
 #: Products of a block: 256 by 8,192 are 8 MB.
 _BLOCK_ROWS, _BLOCK_COLUMNS = 256, 8192
@@ -79,14 +90,22 @@ class SemanticDuplicateConfig(NamedConfig):
     seed: int = Field(0, ge=0, description="decides by which rows the clusters are fitted")
 
 
+class Learnt(NamedTuple):
+    """clusters; and into how many chunks each of them is cut, [k]."""
+
+    clusters: Clusters
+    chunks: Indices
+
+
 class SemanticDuplicate(Kind):
     """Images whose embeddings have a cosine above 1 - `epsilon`, within clusters of the embeddings."""
 
     name, strength = "semantic_duplicate", 2
-    columns = pa.schema([("vector", pa.binary())])  # float16, of unit length
+    # float16, of unit length; a number of chance
+    columns = pa.schema([("vector", pa.binary()), ("lot", pa.uint32())])
     Config = SemanticDuplicateConfig
     config: SemanticDuplicateConfig
-    state: Clusters | None
+    state: Learnt | None
 
     def __init__(self, config: SemanticDuplicateConfig) -> None:
         super().__init__(config)
@@ -127,7 +146,7 @@ class SemanticDuplicate(Kind):
     @property
     def row_bytes(self) -> int:
         """What an embedding takes; that of 512 numbers before any is known."""
-        return 1024 if self.state is None else 2 * self.state.cells.shape[1]
+        return 1024 if self.state is None else 2 * self.state.clusters.cells.shape[1]
 
     @property
     def ranks(self) -> bool:
@@ -141,36 +160,52 @@ class SemanticDuplicate(Kind):
 
     def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
         """The embeddings as float16, of unit length; null where there is none, or none that has a direction."""
-        return {"vector": _unit_vectors(rows[self.reads[0]])}
+        vectors = _unit_vectors(rows[self.reads[0]])
+        lots = [
+            int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little")
+            for uid in rows["uid"].to_pylist()
+        ]
+        return {"vector": vectors, "lot": pc.if_else(vectors.is_valid(), pa.array(lots, pa.uint32()), None)}
 
     def sample_rows(self, rows: int) -> int:
         """64 for each cluster."""
         return min(_MOST_SAMPLED, _SAMPLED_PER_CLUSTER * self._count(rows))
 
-    def fit(self, sample: pa.Table, rows: int) -> Clusters | None:
+    def fit(self, sample: pa.Table, rows: int) -> Learnt | None:
         """The clusters of the sample; None if there are no embeddings."""
         lengths = pc.binary_length(sample["vector"])
         if not len(lengths):
             return None
         # Of embeddings of several lengths the most frequent counts; the others are compared with nothing.
         length = max(pc.value_counts(lengths).to_pylist(), key=lambda one: (one["counts"], one["values"]))["values"]
-        return clusters_of(_matrix(sample["vector"], length)[1], self._count(rows), self.config.iterations)
+        vectors = _matrix(sample["vector"], length)[1]
+        clusters = clusters_of(vectors, self._count(rows), self.config.iterations)
+        share = np.bincount(clusters.of(vectors, 1)[1], minlength=len(clusters.leaves)) / len(vectors)
+        return Learnt(clusters, np.maximum(1, np.ceil(share * rows / _MOST_TOGETHER)).astype(np.int64))
 
     def keys(self, rows: pa.Table) -> pa.Table:
         """The nearest clusters of each row with an embedding."""
         if self.state is None:
             return KEYS.empty_table()
         at, vectors = _matrix(rows["vector"], self.row_bytes)
-        row, leaf = self.state.of(vectors, self.config.probes)
-        return pa.table({"row": at[row], "key": leaf}, schema=KEYS)
+        row, leaf = self.state.clusters.of(vectors, self.config.probes)
+        row, chunks = at[row], self.state.chunks[leaf]
+        lot = rows["lot"].to_numpy()[row].astype(np.int64)
+        connects = (chunks > 1) & (lot < 2**32 * _CONNECTORS / (chunks * _MOST_TOGETHER))
+        again = np.where(connects, chunks, 1)
+        row, leaf, chunks = (np.repeat(one, again) for one in (row, leaf, chunks))
+        # A row that connects is in every chunk, any other in one.
+        number = np.arange(len(row)) - np.repeat(np.cumsum(again) - again, again)
+        chunk = np.where(np.repeat(connects, again), number, np.repeat(lot, again) % chunks)
+        return pa.table({"row": row, "key": leaf * _CHUNK + chunk}, schema=KEYS)
 
     def rank(self, rows: pa.Table) -> pa.Array:
         """1 - the cosine with the centre of the nearest cluster."""
         distance = np.full(len(rows), np.nan)
         if self.state is not None:
             at, vectors = _matrix(rows["vector"], self.row_bytes)
-            row, leaf = self.state.of(vectors, 1)
-            distance[at[row]] = 1 - exact_pairs(vectors[row], self.state.leaves[leaf])
+            row, leaf = self.state.clusters.of(vectors, 1)
+            distance[at[row]] = 1 - exact_pairs(vectors[row], self.state.clusters.leaves[leaf])
         return pa.array(distance, pa.float64(), from_pandas=True)
 
     def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.duplicates import semantic_duplicate
 from curation.duplicates.deduplicate import find_losers, found_edges, met_rows, survivors
 from curation.duplicates.edges import ENDPOINT
 from curation.duplicates.fitting import fitted, sample_of, smallest
@@ -177,7 +178,11 @@ def test_hard_keeps_the_farthest_from_the_centre() -> None:
     kind = fitted(kind, smallest([sample_of(table, kind, 400)], kind, 400), 400)
     vectors = np.stack([np.array(one, np.float64) for one in table[COLUMN].to_pylist()])
     away = dict(
-        zip(table["uid"].to_pylist(), (-vectors @ kind.state.leaves[0].astype(np.float64)).tolist(), strict=True)
+        zip(
+            table["uid"].to_pylist(),
+            (-vectors @ kind.state.clusters.leaves[0].astype(np.float64)).tolist(),
+            strict=True,
+        )
     )
     assert len(found) > 20
     for loser, survivor in zip(found["uid"].to_pylist(), found["survivor"].to_pylist(), strict=True):
@@ -196,6 +201,29 @@ def test_the_sample_is_the_same_for_any_layout_bounded_and_of_rows_with_embeddin
     assert smallest(parts[::-1], kind, 2000).equals(whole)
     other = kinds_of(config(clusters=5, seed=1))[0]
     assert not smallest([sample_of(table, other, 2000)], other, 2000).equals(whole)
+
+
+def test_a_cluster_that_is_too_large_is_cut_into_chunks_and_what_is_nearly_the_same_stays_one_family(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(semantic_duplicate, "_MOST_TOGETHER", 300)
+    monkeypatch.setattr(semantic_duplicate, "_CONNECTORS", 40)
+    rng = np.random.default_rng(0)
+    near = rng.standard_normal(DIMENSIONS) + 0.01 * rng.standard_normal((2000, DIMENSIONS))
+    far = rng.standard_normal((200, DIMENSIONS))
+    table = rows(rng.permutation(np.concatenate([near, far])), missing=0)
+    chosen = config(clusters=4)
+    found = find_losers(table, config=chosen)
+    assert len(found) == 1999
+    assert len(set(found["survivor"].to_pylist())) == 1
+    kind = kinds_of(chosen)[0]
+    kind = fitted(kind, smallest([sample_of(table, kind, 2200)], kind, 2200), 2200)
+    sizes = np.unique(met_rows(table, kinds=[kind])["key"].to_numpy(), return_counts=True)[1]
+    # A chunk, and the connectors of all.
+    assert sizes.max() < 1.3 * (300 + 40)
+    assert sizes.sum() < 2200 + 40 * 1.5 * len(sizes)
+    for seed in range(3):
+        assert over_a_cluster(table, chosen, seed).equals(found)
 
 
 def test_automatic_clusters_grow_with_the_run_up_to_a_bound() -> None:
@@ -217,7 +245,7 @@ TYPES = {
 
 def narrowed(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     kind = SemanticDuplicate(SemanticDuplicate.Config(name="semantic_duplicate", embedding="v"))
-    found = kind.narrow(pa.table({"v": column}))["vector"]
+    found = kind.narrow(pa.table({"v": column, "uid": ["u"] * len(column)}))["vector"]
     return [None if one is None else np.frombuffer(one, np.float16).tolist() for one in found.to_pylist()]
 
 
