@@ -23,23 +23,26 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from record import WORK, machine, ratios, record, table
 
 from curation.duplicates.components import star
-from curation.duplicates.deduplicate import found_edges, met_rows
+from curation.duplicates.deduplicate import found_edges, met_rows, met_schema
 from curation.duplicates.fitting import fitted, sample_of, smallest
 from curation.duplicates.kinds import ROW_BYTES, DeduplicateConfig, kinds_of
-from pipelines.barrier import PARTITION_ROWS
 
 DIMENSIONS, SHARD, EPSILON, ITERATIONS = 512, 2000, 0.01, 20
+
+#: `PARTITION_ROWS` and the multiplier of `pipelines.barrier`, which would load Ray.
+PARTITION_ROWS, SPREAD = 500_000, np.uint64(0x9E3779B97F4A7C15)
 
 
 def planted(rows: int) -> Path:
@@ -114,37 +117,56 @@ def ours(path: Path, rows: int, probes: int, to: Path) -> dict[str, Any]:
     kind = fitted(kind, smallest(parts, kind, rows), rows)
     del parts
     fit = time.perf_counter()
+    cpu = {"sample and fit": time.process_time()}
     partitions = (1 + rows // PARTITION_ROWS) * kind.keys_per_row * max(1, kind.row_bytes // ROW_BYTES)
+    fit_mb = peak_mb()
     folder = WORK / "semantic-partitions"
     folder.mkdir(exist_ok=True)
     files = [pa.OSFile(str(folder / f"{at}.arrow"), "wb") for at in range(partitions)]
-    writers: list[Any] = [None] * partitions
-    for number in numbers:
+    schema = met_schema([kind])
+    writers = [pa.ipc.new_stream(file, schema) for file in files]
+
+    def written(number: int) -> None:
         met = met_rows(shard(path, rows, number), kinds=[kind])
-        part = met["key"].to_numpy() % partitions
-        for at in range(partitions):
-            some = met.filter(pa.array(part == at))
-            writers[at] = writers[at] or pa.ipc.new_stream(files[at], met.schema)
-            writers[at].write_table(some.combine_chunks())
-    for writer, file in zip(writers, files, strict=True):
-        writer.close()
-        file.close()
-    assign = time.perf_counter()
-    found = []
-    for at in range(partitions):
+        # As `pipelines.barrier` spreads keys.
+        part = (met["key"].to_numpy().view(np.uint64) * SPREAD >> np.uint64(32)) % np.uint64(partitions)
+        met = met.take(pa.array(np.argsort(part, kind="stable"))).combine_chunks()
+        ends = np.searchsorted(np.sort(part), np.arange(partitions + 1))
+        for at, writer in enumerate(writers):
+            with locks[at]:
+                writer.write_table(met.slice(ends[at], ends[at + 1] - ends[at]))
+
+    def compared(at: int) -> list[Any]:
         with pa.OSFile(str(folder / f"{at}.arrow"), "rb") as file:
             edges = found_edges(pa.ipc.open_stream(file).read_all(), kinds=[kind])
-        found.append(
-            [pc.add(pc.multiply(edges[f"{end}_shard"].cast(pa.int64()), SHARD), edges[f"{end}_row"]) for end in "ab"]
-        )
         (folder / f"{at}.arrow").unlink()
-    pairs = np.stack([np.concatenate([one[end].to_numpy() for one in found]) for end in (0, 1)])
+        ends = [edges[f"{end}_shard"].to_numpy() * np.int64(SHARD) + edges[f"{end}_row"].to_numpy() for end in "ab"]
+        return ends
+
+    locks = [threading.Lock() for _ in files]
+    # A thread for each core, as Ray has a task for each: `OPENBLAS_NUM_THREADS` is 1 for both.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(written, numbers))
+        for writer, file in zip(writers, files, strict=True):
+            writer.close()
+            file.close()
+        assign, assign_mb = time.perf_counter(), peak_mb()
+        cpu["assign and shuffle"] = time.process_time() - sum(cpu.values())
+        found = list(pool.map(compared, range(partitions)))
+    pairs = np.stack([np.concatenate([one[end] for one in found]) for end in (0, 1)])
     done = time.perf_counter()
+    cpu["compare"] = time.process_time() - sum(cpu.values())
     np.save(to, pairs)
     seconds = {"sample and fit": fit - began, "assign and shuffle": assign - fit, "compare": done - assign}
     used = resource.getrusage(resource.RUSAGE_SELF)
-    result = {"seconds": done - began, "cpu_seconds": used.ru_utime + used.ru_stime, "parts": seconds}
-    return {**result, "peak_mb": used.ru_maxrss / 1e3, "clusters": len(kind.state.clusters.leaves)}
+    result = {"seconds": done - began, "cpu_seconds": used.ru_utime + used.ru_stime, "parts": seconds, "cpu_parts": cpu}
+    peaks = {"sample and fit": fit_mb, "assign and shuffle": assign_mb, "compare": peak_mb()}
+    return {**result, "peak_mb": peak_mb(), "peaks_mb": peaks, "clusters": len(kind.state.clusters.leaves)}
+
+
+def peak_mb() -> float:
+    """The highest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def recall(path: Path, rows: int, pairs: Path) -> tuple[float, int]:
@@ -173,8 +195,8 @@ def peer() -> str:
     return str(python)
 
 
-def run(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(command: list[str], **environment: str) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
     if done.returncode:
         raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -185,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=1, help="alternations of the two sides at the largest size")
-    parser.add_argument("--probes", type=int, nargs="+", default=[1])
+    parser.add_argument("--probes", type=int, nargs="+", default=[2])
     parser.add_argument("--only", type=int, nargs=2, metavar=("ROWS", "PROBES"), help="our side alone, as JSON")
     parser.add_argument("--no-peer", action="store_true")
     asked = parser.parse_args()
@@ -199,7 +221,7 @@ def main() -> None:
         path, last = planted(rows), rows == asked.rows[-1]
         for _ in range(asked.rounds if last else 1):
             for probes in asked.probes:
-                one = run([sys.executable, __file__, "--only", str(rows), str(probes)])
+                one = run([sys.executable, __file__, "--only", str(rows), str(probes)], OPENBLAS_NUM_THREADS="1")
                 share, wrong = recall(path, rows, to)
                 runs.append({"side": f"ours, probes {probes}", "rows": rows, **one, "recall": share, "wrong": wrong})
             if not asked.no_peer and last:

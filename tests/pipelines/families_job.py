@@ -10,6 +10,7 @@ import random
 import sys
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
@@ -20,7 +21,16 @@ from pairmill.store import Store
 from pipelines.stages import deduplicate
 
 SHARDS, ROWS = 40, 30
-READS = {"images": ("sha256", "phash", "colours", "caption", "original_width", "original_height", "drop_reason")}
+#: The three default kinds, and one that learns from a sample of a part of the rows.
+CONFIG = DeduplicateConfig(
+    kinds=[
+        *("duplicate_pair", "duplicate_image", "near_duplicate_image"),
+        {"name": "semantic_duplicate", "clusters": 8, "embedding": "embedding"},
+    ]
+)
+READS = {
+    "images": ("embedding", "sha256", "phash", "colours", "caption", "original_width", "original_height", "drop_reason")
+}
 
 
 def rows(shard: int) -> pa.Table:
@@ -43,7 +53,19 @@ def rows(shard: int) -> pa.Table:
     ]
     hashes = pa.array([row.pop("phash") for row in made], pa.uint64())
     nothing = pa.array([row.pop("drop_reason") for row in made], pa.string())
-    return pa.Table.from_pylist(made).append_column("phash", hashes).append_column("drop_reason", nothing)
+    table = pa.Table.from_pylist(made).append_column("embedding", embeddings(shard))
+    return table.append_column("phash", hashes).append_column("drop_reason", nothing)
+
+
+def embeddings(shard: int) -> pa.Array:
+    """Of one row in four that of another row, but for a little."""
+    rng = np.random.default_rng(shard)
+    base = np.random.default_rng(0).standard_normal((ROWS * SHARDS, 16))
+    own = base[shard * ROWS : (shard + 1) * ROWS]
+    near = base[rng.integers(0, len(base), ROWS)] + 0.01 * rng.standard_normal((ROWS, 16))
+    vectors = np.where(rng.random((ROWS, 1)) < 0.25, near, own)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), 16)
 
 
 def store_at(folder: str) -> Store:
@@ -66,8 +88,7 @@ def main() -> None:
     # Sizes of which a run of a billion rows has as many.
     deduplicate.PARTITION_EDGES, deduplicate.PARTITION_ROWS = 100, 400
     try:
-        config = DeduplicateConfig()
-        found = deduplicate.losers_over(store, range(SHARDS), SHARDS * ROWS, READS, config)
+        found = deduplicate.losers_over(store, range(SHARDS), SHARDS * ROWS, READS, CONFIG)
         members: dict[int, Any] = {shard: found.of(shard).to_pylist() for shard in range(SHARDS)}
     finally:
         ray.shutdown()

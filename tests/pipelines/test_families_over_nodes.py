@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 
 from curation.duplicates.deduplicate import find_losers
-from curation.duplicates.kinds import DeduplicateConfig
 from pipelines.doctor import project_root
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -46,14 +45,14 @@ def expected() -> list[dict[str, Any]]:
         for name, values in place.items():
             rows = rows.append_column(name, pa.array(values, pa.int32()))
         shards.append(rows.filter(rows["drop_reason"].is_null()))
-    return list(find_losers(pa.concat_tables(shards), config=DeduplicateConfig()).to_pylist())
+    return list(find_losers(pa.concat_tables(shards), config=families_job.CONFIG).to_pylist())
 
 
 def check(found: dict[int, list[dict[str, Any]]], expected: list[dict[str, Any]]) -> None:
     losers = [row for shard in sorted(found) for row in found[shard] if row["reason"]]
     assert losers == expected
     assert len(losers) > 200
-    assert len({row["reason"] for row in losers}) == 3
+    assert len({row["reason"] for row in losers}) == 4
     best = {row["uid"] for rows in found.values() for row in rows if row["reason"] is None}
     assert best == {row["survivor"] for row in losers}
     assert all(row["shard"] == shard for shard, rows in found.items() for row in rows)
@@ -67,6 +66,7 @@ def test_any_number_of_nodes_gives_the_same(nodes: int, tmp_path: Path, expected
 @pytest.mark.parametrize(
     "faults",
     [
+        "barrier.sample:kill@5;barrier.fit:kill@1",
         "barrier.edges:kill@7;barrier.edges:kill@30",
         # While edges are sent home, in the first and in a later round, and when the best rows are found.
         "barrier.components:kill@2;barrier.components:kill@9;barrier.components:kill@25",

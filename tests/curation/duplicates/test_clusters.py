@@ -50,21 +50,35 @@ def test_tight_groups_are_found() -> None:
 
 
 def test_the_leaf_is_the_nearest_of_the_nearest_cells() -> None:
-    vectors, _ = around(40, 50, 0.9, seed=2)
-    clusters = clusters_of(vectors, 60, 10)
-    assert len(clusters.cells) == 8
+    vectors, _ = around(100, 20, 0.9, seed=2)
+    clusters = clusters_of(vectors, 400, 10)
+    assert len(clusters.cells) == 20
     assert clusters.starts[0] == 0
     assert clusters.starts[-1] == len(clusters.leaves)
+    cells = np.argsort(-exact(vectors, clusters.cells), axis=1, kind="stable")[:, :8]
     for count in (1, 2, 3):
-        cells = np.argsort(-exact(vectors, clusters.cells), axis=1, kind="stable")[:, : count + 1]
         row, leaf = clusters.of(vectors, count)
         assert np.bincount(row).tolist() == [count] * len(vectors)
         for at in range(0, len(vectors), 37):
             known = np.concatenate([np.arange(*clusters.starts[cell : cell + 2]) for cell in sorted(cells[at])])
             products = exact(vectors[at : at + 1], clusters.leaves[known])[0]
-            assert sorted(leaf[row == at].tolist()) == sorted(
-                known[np.argsort(-products, kind="stable")[:count]].tolist()
-            )
+            nearest = known[np.argsort(-products, kind="stable")[:count]]
+            assert sorted(leaf[row == at].tolist()) == sorted(nearest.tolist())
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.05, 0.3])
+def test_further_leaves_are_those_within_reach_of_the_nearest(reach: float) -> None:
+    vectors, _ = around(40, 20, 0.9, seed=5)
+    clusters = clusters_of(vectors, 60, 10)
+    row, leaf = clusters.of(vectors, 3)
+    products = exact(vectors, clusters.leaves)[row, leaf]
+    best = np.full(len(vectors), -np.inf)
+    np.maximum.at(best, row, products)
+    within = best[row] - products <= reach
+    expected = set(zip(row[within].tolist(), leaf[within].tolist(), strict=True))
+    row, leaf = clusters.of(vectors, 3, reach)
+    assert set(zip(row.tolist(), leaf.tolist(), strict=True)) == expected
+    assert len(vectors) <= len(row)
 
 
 def test_a_search_in_two_levels_finds_nearly_what_comparing_all_finds() -> None:
