@@ -226,7 +226,10 @@ def main() -> None:
                 runs.append({"side": f"ours, probes {probes}", "rows": rows, **one, "recall": share, "wrong": wrong})
             if not asked.no_peer and last:
                 given = (str(max(1, rows // 1000)), str(ITERATIONS), str(EPSILON))
-                one = run([peer(), str(Path(__file__).with_name("faiss_peer.py")), str(path), *given, str(to)])
+                one = run(
+                    [peer(), str(Path(__file__).with_name("faiss_peer.py")), str(path), *given, str(to)],
+                    OMP_WAIT_POLICY="PASSIVE",
+                )
                 share, wrong = recall(path, rows, to)
                 runs.append({"side": "faiss and NumPy", "rows": rows, **one, "recall": share, "wrong": wrong})
             print(json.dumps(runs[-2:]), flush=True)
