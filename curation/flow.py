@@ -47,6 +47,7 @@ class Flow:
                     "stages must have different names", value=f"two stages {stage.name}", fix="rename one of them"
                 )
             self._by_name[stage.name] = stage
+            stage.see(self.columns)
             if not stage.reads_input:
                 self._check_reads(stage, self.columns)
             for column in stage.adds:

@@ -1,7 +1,8 @@
 """Selections: which rows of a run are kept, as narrow tables beside the pixels.
 
 A global step (deduplication; later balancing, quantiles, decontamination) results in a table of losers.  It is written
-as `selections/<name>/shard-*.parquet` (uid, keep, reason), so many selections can share the same images.
+as `selections/<name>/shard-*.parquet` (uid, keep, reason, duplicate_group), so many selections can share the same
+images.
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ from curation.schema import drop, set_columns
 from pairmill.errors import IntegrityError
 
 
-def selection_rows(rows: pa.Table, losers: pa.Table) -> pa.Table:
-    """uid, keep, reason of one shard: dropped rows with the reason they already had, losers with their own.
+def selection_rows(rows: pa.Table, members: pa.Table) -> pa.Table:
+    """uid, keep, reason, duplicate_group of one shard: dropped rows with the reason they had, losers with their own.
 
-    rows:   uid, drop_reason of the shard, in its order.
-    losers: row (int32, position in the shard), reason.
-    Raises IntegrityError for a loser that was dropped before.
+    rows:    uid, drop_reason of the shard, in its order.
+    members: row (int32, position in the shard), reason (null: the row stays), survivor (uid of the best row of the
+             family) of the rows that have duplicates.
+    Raises IntegrityError for a member that was dropped before.
     """
     reason = rows["drop_reason"].to_pylist()
-    for at, why in zip(losers["row"].to_pylist(), losers["reason"].to_pylist(), strict=True):
+    group: list[str | None] = [None] * len(rows)
+    for at, why, best in zip(*(members[name].to_pylist() for name in ("row", "reason", "survivor")), strict=True):
         if reason[at] is not None:
             raise IntegrityError(f"a global step must not drop a row twice: {reason[at]} before, now {why}")
-        reason[at] = why
+        reason[at], group[at] = why, best
     reasons = pa.array(reason, pa.string())
-    return pa.table({"uid": rows["uid"], "keep": pc.is_null(reasons), "reason": reasons})
+    columns = {"uid": rows["uid"], "keep": pc.is_null(reasons), "reason": reasons}
+    return pa.table({**columns, "duplicate_group": pa.array(group, pa.string())})
 
 
 def apply_selection(rows: pa.Table, stage: str, reasons: Sequence[str], later: Sequence[str] = ()) -> pa.Table:

@@ -28,7 +28,7 @@ A stage's module is imported wherever a recipe is read, so heavy packages (torch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -179,6 +179,12 @@ class Stage:
     def own_code(self) -> tuple[str, ...]:
         """Import paths of functions that its configuration names outside of registries."""
         return ()
+
+    def see(self, columns: Collection[str]) -> None:
+        """Learn the names of the columns that the stages before it add, before its `reads` and `adds` are asked for.
+
+        Raises UserError for a configuration that they leave undecided.
+        """
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise UserError for a configuration that does not fit the columns before the stage."""

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 from ray.data import Dataset, from_arrow
 
 from curation.schema import set_columns
+from pipelines.actors import RESTARTS
 
 #: About how many rows one task of a barrier holds at a time.
 PARTITION_ROWS = 500_000
@@ -51,3 +53,23 @@ def brought_together(rows: Dataset, partitions: int, apply: Callable[[pa.Table],
 
     grouped = rows.map_batches(partitioned, **_BATCHES).groupby("partition")
     return list(grouped.map_groups(applied, batch_format="pyarrow").materialize().to_arrow_refs())
+
+
+class RayTasks:
+    """Functions as tasks of a cluster, on a core each: `curation.duplicates.families.Tasks`."""
+
+    def call(self, function: Callable[..., Any], *args: Any, returns: int) -> list[Any]:
+        """References to the results of a function that returns a sequence of them."""
+        task = _called.options(name=function.__name__.strip("_"), num_returns=returns, max_retries=RESTARTS)
+        references = task.remote(function, *args)
+        return list(references) if returns > 1 else [references]
+
+    def values(self, references: Sequence[Any]) -> list[Any]:
+        """The results themselves, which come to the driver."""
+        return list(ray.get(list(references)))
+
+
+@ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
+def _called(function: Callable[..., Sequence[Any]], *args: Any) -> Any:
+    results = function(*args)
+    return tuple(results) if len(results) > 1 else results[0]

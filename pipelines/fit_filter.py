@@ -14,7 +14,7 @@ import pyarrow as pa
 from curation.embedding.stage import Embed
 from curation.embedding.vectors import vectors_of
 from curation.flow import Tables
-from curation.heads.fitting import Pairs, fit, save_head
+from curation.heads.learnt_filter import Pairs, fit, save_head
 from curation.schema import DROPS
 from curation.stage import Runtime
 from pairmill.errors import InputError, RecipeError, nearest

@@ -37,7 +37,7 @@ from pipelines.consent import CountAgain, ask, model_again, refuse_to_fetch
 from pipelines.invocations import Invocation
 from pipelines.pools import Pools
 from pipelines.recipe import CurateRecipe
-from pipelines.stages.deduplicate import SelectStage, losers_over
+from pipelines.stages.deduplicate import Families, SelectStage, losers_over
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
 from pipelines.stages.prepared import PrepareStage, freeing
@@ -254,15 +254,15 @@ class Job:
         contents = {name: self._contents(name) for name in given}
         selected, stage = self.tables.selected(contents), self.flow.of(Deduplicate)
         with self.journal.segment("deduplicate"):
-            losers = None
+            families = None
             committed = listed(self.store, [*given, selected.name])
             work = outstanding(self.store, [selected], self.planned.shard_numbers(), given, committed)
             self._note_code([selected], work, committed)
             for wave in _waves(work, self.recipe.cluster.wave_shards):
                 self._accept()
-                losers = losers or self._losers()
+                families = families or self._families()
                 rows = self._read("deduplicate", wave, self.tables.reads((), "global"))
-                select_stage = SelectStage(losers, stage, self.flow.before(stage.name), self.board)
+                select_stage = SelectStage(families, stage, self.flow.before(stage.name), self.board)
                 rows = rows.map_batches(select_stage, **_TASKS, **_SHARDS)
                 self._write(rows, [selected])
             self.store.sweep(selected.name)
@@ -273,11 +273,11 @@ class Job:
     def _narrow_reads(self) -> Mapping[str, Sequence[str]]:
         return self.tables.reads(self.flow.of(Deduplicate).reads, "global")
 
-    def _losers(self) -> Any:
-        """A reference to the table of losers."""
+    def _families(self) -> Families:
+        """The families of duplicates of the whole run."""
         fault_point("barrier.deduplicate")
         shards, rows = self.planned.shard_numbers(), self.planned.rows
-        return losers_over(self.store, shards, rows, self._narrow_reads(), self.recipe.deduplicate)
+        return losers_over(self.store, shards, rows, self._narrow_reads(), self.flow.of(Deduplicate).config)
 
     def pack(self) -> None:
         """Write the product from the committed tables."""

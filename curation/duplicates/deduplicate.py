@@ -6,7 +6,8 @@ drops: the name of each kind
 
 A global step on narrow tables.  The driver brings rows together and these pure functions do the rest:
 
-    rows of a shard -> met_rows -> (bring equal `key` together) -> found_edges -> survivors -> the losers
+    rows of a shard -> sample_of -> fitted, for the kinds that learn something first
+    rows of a shard -> met_rows -> (bring equal `key` together) -> found_edges -> families -> the losers
 
 Duplicates are transitive: A like B and B like C makes one family.  Its row with the highest score stays, and among
 equal scores the one with the smallest uid.  So the result does not depend on the order of the rows, on how they are
@@ -18,32 +19,24 @@ strongest, for which the edges of this kind and of all stronger ones connect the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.duplicates.edges import EDGES, ENDPOINT, edges_between, stars
+from curation.duplicates.edges import EDGES, ENDPOINT, edges_between
+from curation.duplicates.families import MEMBERS, InProcess, families
+from curation.duplicates.fitting import fitted_to
 from curation.duplicates.kinds import KEYS, PIXELS, DeduplicateConfig, Indices, Kind, kinds_of
+from curation.duplicates.narrowing import called, narrowed
+from curation.schema import set_columns
 from pairmill.errors import IntegrityError
-from pairmill.own_code import Guard
-from pairmill.registry import is_import_path
 
-T = TypeVar("T")
-
-#: Schema of `survivors`: one line for each row to be dropped.
-LOSERS = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("shard", pa.int32()),
-        ("row", pa.int32()),
-        ("reason", pa.string()),
-        ("survivor", pa.string()),  # uid of the row that stays instead
-    ]
-)
+#: Schema of `survivors`: one line for each row to be dropped, with the uid of the row that stays instead.
+LOSERS = MEMBERS
 
 
 def scores(rows: pa.Table, name: str) -> pa.ChunkedArray:
@@ -63,12 +56,15 @@ def met_rows(rows: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     """Each row once for each of its kinds and keys, with what that kind compares; schema `met_schema`.
 
     rows:  columns `ENDPOINT` and what the kinds read.
-    kinds: strongest first.
+    kinds: strongest first, those that learn from a sample with what they learnt.
     """
     schema = met_schema(kinds)
     met = [schema.empty_table()]
-    for code, kind in enumerate(kinds):
-        narrow = _narrowed(kind, rows)
+    narrows = [narrowed(kind, rows) for kind in kinds]
+    for kind, narrow in zip(kinds, narrows, strict=True):
+        if kind.ranks:
+            rows = set_columns(rows, {"score": _rank(kind, narrow)})
+    for code, (kind, narrow) in enumerate(zip(kinds, narrows, strict=True)):
         keys = _keys(kind, narrow)
         picked = rows.select(ENDPOINT.names).take(keys["row"])
         columns = {name: picked[name] for name in ENDPOINT.names}
@@ -95,44 +91,15 @@ def found_edges(met: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     return pa.concat_tables(edges)
 
 
-def survivors(edges: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
+def survivors(edges: pa.Table, *, kinds: Sequence[Kind], partitions: int = 1) -> pa.Table:
     """All rows but the best of each connected component, ordered by shard and row; schema `LOSERS`.
 
     edges: schema `EDGES`, of all kinds and partitions together, in any order.
     kinds: as for `met_rows`.
+    partitions: how many the components are divided into; the result is the same for any number.
     """
-    from scipy.sparse import coo_array  # not needed to read a recipe, and slow to import
-    from scipy.sparse.csgraph import connected_components
-
-    if not edges.num_rows:
-        return LOSERS.empty_table()
-    ends = pa.concat_tables(
-        [edges.select([f"{end}_{name}" for name in ENDPOINT.names]).rename_columns(ENDPOINT.names) for end in "ab"]
-    )
-    place = ends["shard"].to_numpy().astype(np.int64) << 32 | ends["row"].to_numpy()
-    _, first, node = np.unique(place, return_index=True, return_inverse=True)
-    nodes = ends.take(pa.array(first))
-    # Nodes from best to worst; Arrow puts a missing score after all others.
-    by_rank = pc.sort_indices(nodes, [("score", "descending"), ("uid", "ascending")]).to_numpy()
-    nodes = nodes.take(pa.array(by_rank))
-    rank = np.empty(len(by_rank), np.int64)
-    rank[by_rank] = np.arange(len(by_rank))
-    a, b = rank[node].reshape(2, -1)
-
-    code = edges["kind"].to_numpy()
-    reason = np.full(len(nodes), -1)
-    for strongest in range(len(kinds)):
-        there = code <= strongest
-        graph = coo_array((np.ones(there.sum(), np.int8), (a[there], b[there])), shape=(len(nodes), len(nodes)))
-        # The first row of a component is its best, so all others are joined to a better one.
-        best, losers = stars(connected_components(graph, directed=False)[1])
-        reason[losers] = np.where(reason[losers] < 0, strongest, reason[losers])
-    # The components of the last iteration are those of all edges.
-    found = nodes.take(pa.array(losers)).select(["uid", "shard", "row"])
-    names = np.array([kind.name for kind in kinds], dtype=object)
-    found = found.append_column("reason", pa.array(names[reason[losers]], pa.string()))
-    found = found.append_column("survivor", nodes["uid"].take(pa.array(best)))
-    return found.cast(LOSERS).sort_by([("shard", "ascending"), ("row", "ascending")])
+    members = pa.concat_tables([MEMBERS.empty_table(), *families([edges], kinds, partitions, InProcess())])
+    return members.filter(members["reason"].is_valid()).sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
 def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
@@ -140,22 +107,21 @@ def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
 
     rows: as for `met_rows`.  The driver gets the same result over a cluster.
     """
-    kinds = kinds_of(config)
+    kinds = fitted_to(kinds_of(config.resolved(rows.schema.names)), rows)
     return survivors(found_edges(met_rows(rows, kinds=kinds), kinds=kinds), kinds=kinds)
 
 
-def _narrowed(kind: Kind, rows: pa.Table) -> pa.Table:
-    """What a kind compares of some rows.  Raises IntegrityError if it does not give a value for each."""
-    narrowed = _called(kind, lambda: kind.narrow(rows))
-    narrow = pa.table({name: narrowed[name] for name in kind.columns.names}).cast(kind.columns)
-    if len(narrow) != len(rows):
-        raise IntegrityError(f"the kind {kind.name} must compare a value of each row; {len(narrow)} of {len(rows)}")
-    return narrow
+def _rank(kind: Kind, narrow: pa.Table) -> pa.Array:
+    """A kind's rank of each row.  Raises IntegrityError for anything but a number for each."""
+    rank = called(kind, lambda: kind.rank(narrow))
+    if not isinstance(rank, pa.Array | pa.ChunkedArray) or len(rank) != len(narrow) or rank.type != pa.float64():
+        raise IntegrityError(f"the kind {kind.name} must rank each row by a float64")
+    return rank
 
 
 def _keys(kind: Kind, narrow: pa.Table) -> pa.Table:
     """A kind's keys.  Raises IntegrityError for another form than `KEYS`, and for rows that it was not given."""
-    keys = _called(kind, lambda: kind.keys(narrow))
+    keys = called(kind, lambda: kind.keys(narrow))
     found = keys.schema if isinstance(keys, pa.Table) else type(keys).__name__
     if found != KEYS:
         raise IntegrityError(f"the kind {kind.name} must give its keys as a table of schema KEYS; found: {found}")
@@ -166,21 +132,13 @@ def _keys(kind: Kind, narrow: pa.Table) -> pa.Table:
 
 def _edges(kind: Kind, rows: pa.Table) -> tuple[Indices, Indices]:
     """A kind's edges.  Raises IntegrityError for anything but two equally long arrays of positions in `rows`."""
-    found = _called(kind, lambda: kind.edges(rows))
+    found = called(kind, lambda: kind.edges(rows))
     a, b = (np.asarray(end) for end in found) if isinstance(found, list | tuple) and len(found) == 2 else (None, None)
     if a is None or b is None or a.shape != b.shape or not (_within(a, len(rows)) and _within(b, len(rows))):
         raise IntegrityError(
             f"the kind {kind.name} must give its edges as two equally long arrays of positions in the rows it was given"
         )
     return a.astype(np.int64), b.astype(np.int64)
-
-
-def _called(kind: Kind, method: Callable[[], T]) -> T:
-    """What a method of a kind returns; of one that is not ours within its time limit, or with a JobError."""
-    named = kind.config.name
-    if not is_import_path(named):
-        return method()
-    return Guard(f"deduplicate.kinds: {named}", kind.timeout_s).called(method)
 
 
 def _within(positions: npt.NDArray[Any], rows: int) -> bool:

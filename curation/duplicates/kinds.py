@@ -14,13 +14,27 @@ rows together, and which of the rows that meet are duplicates of each other:
       kinds: [duplicate_image, "my_package.my_module:DuplicateCaption"]
 
 What is read and shuffled, the edges and the reasons are derived from the active kinds.
+
+A kind may learn from a sample of the run before it gives keys: clusters, quantiles, the frequent words.
+
+    class DuplicateVector(Kind):
+        name, strength = "duplicate_vector", 5
+        columns = pa.schema([("vector", pa.binary())])
+
+        def __init__(self, config):             # `reads` and `columns` may depend on the configuration
+            super().__init__(config)
+            self.reads = (config.column,)
+
+        def sample_rows(self, rows): return 64 * max(1, rows // 1000)
+        def fit(self, sample, rows): return centroids_of(sample["vector"])
+        def keys(self, rows): ...               # with self.state, which is what `fit` returned
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -39,6 +53,9 @@ Indices = npt.NDArray[np.int64]
 #: without keys is left out.  Unequal rows that share a key only cost time.
 KEYS = pa.schema([("row", pa.int64()), ("key", pa.int64())])
 
+#: What a row of a kind takes that does not say otherwise, in bytes.
+ROW_BYTES = 128
+
 #: The score that needs no column of its own: original width × height.
 PIXELS = "pixels"
 
@@ -53,29 +70,87 @@ class Kind(ABC):
               variable size (string, binary, list) costs nothing in the rows of other kinds.
     Config:   the kind's own keys of the recipe.
     timeout_s: seconds that one call of a method may take, of a kind that is not ours.
+    seed:     another one chooses another sample.
 
-    Every method may be called any number of times, in any process, on any part of the rows.
+    `reads` and `columns` may depend on the configuration; then `__init__` sets them.
+
+    A kind that must learn from the whole run first (`sample_rows`, `fit`) has what it learnt in `state`: None before,
+    and in all calls of `keys`, `rank` and `edges` what `fit` returned.  It is pickled for every worker.
+
+    Every method but `fit` may be called any number of times, in any process, on any part of the rows.
     """
 
     name: ClassVar[str]
     strength: ClassVar[float]
-    reads: ClassVar[tuple[str, ...]]
-    columns: ClassVar[pa.Schema]
+    reads: tuple[str, ...]
+    columns: pa.Schema
     Config: ClassVar[type[NamedConfig]] = NamedConfig
     timeout_s: ClassVar[float] = 3600.0
 
     def __init__(self, config: NamedConfig) -> None:
         self.config = config
+        self.state: Any = None
+
+    @classmethod
+    def resolved(cls, config: NamedConfig, columns: Collection[str]) -> NamedConfig:
+        """The configuration, with what it leaves to the columns that there are filled in.
+
+        columns: names of those that the stages before deduplication add.  Raises RecipeError where they do not decide.
+        """
+        return config
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:  # noqa: B027 - most kinds have nothing to refuse
+        """Raise RecipeError for columns of types that the kind cannot compare.
+
+        columns: all there are, those of the list too; the kind's `reads` are among them.
+        """
 
     @property
     def keys_per_row(self) -> int:
         """About how many keys a row has at most; sizes the shuffle."""
         return 1
 
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes `columns` take for a key of a row; sizes the shuffle."""
+        return ROW_BYTES
+
+    @property
+    def seed(self) -> int:
+        """Decides which rows the sample has."""
+        return 0
+
+    @property
+    def ranks(self) -> bool:
+        """Whether `rank` decides which row of a family stays, in the place of `deduplicate.score`."""
+        return False
+
+    def sample_rows(self, rows: int) -> int:
+        """How many rows `fit` must have; 0: there is nothing to fit.
+
+        rows: of the whole run, those that were dropped too.
+        """
+        return 0
+
+    def fit(self, sample: pa.Table, rows: int) -> Any:
+        """What the kind learns from a sample, before it is asked for keys: its `state`.
+
+        sample: `columns` of at most `sample_rows` rows in an order of chance, the same for any layout of the run; rows
+        that are null in all columns are not among them.  rows: as for `sample_rows`.
+        """
+        raise NotImplementedError(f"{self.name} asks for a sample and does nothing with it; define fit")
+
+    def rank(self, rows: pa.Table) -> pa.Array:
+        """A number for each row (float64), the highest of a family stays; null is the lowest.  If `ranks`.
+
+        rows: `columns`.
+        """
+        raise NotImplementedError(f"{self.name} must rank rows and does not; define rank")
+
     def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
         """The values of `columns` for each of the rows, from those of `reads`; unchanged unless a kind overrides this.
 
-        rows: live rows of a shard.
+        rows: live rows of a shard; `uid` is always there.
         """
         return {name: rows[name] for name in self.columns.names}
 
@@ -103,8 +178,10 @@ def _check_declared(name: str, found: Any) -> None:
     def refuse(rule: str, value: object, fix: str) -> None:
         raise RecipeError(f"the kind {name} of deduplicate.kinds must {rule}", value=value, fix=fix)
 
+    # A kind with an __init__ of its own may set these two there: `_check_made`.
+    late = () if kind.__init__ is Kind.__init__ else ("reads", "columns")
     for attribute in ("name", "strength", "reads", "columns"):
-        if not hasattr(kind, attribute):
+        if not hasattr(kind, attribute) and attribute not in late:
             refuse(f"declare `{attribute}`", f"no {attribute}", f"set {attribute}")
     if not (isinstance(kind.name, str) and NAME.fullmatch(kind.name)):
         refuse(f"have a name of {NAME_RULE}", repr(kind.name), "rename it")
@@ -117,6 +194,25 @@ def _check_declared(name: str, found: Any) -> None:
         or not math.isfinite(kind.strength)
     ):
         refuse("have a number as its strength", repr(kind.strength), "write, for example, strength = 5")
+    if not late:
+        _check_columns(kind, refuse)
+
+
+def _check_made(kind: Kind) -> Kind:
+    """The kind.  Raises RecipeError if its `__init__` did not set `reads` and `columns`, or to what cannot work."""
+
+    def refuse(rule: str, value: object, fix: str) -> None:
+        raise RecipeError(f"the kind {kind.config.name} of deduplicate.kinds must {rule}", value=value, fix=fix)
+
+    for attribute in ("reads", "columns"):
+        if not hasattr(kind, attribute):
+            refuse(f"declare `{attribute}`", f"no {attribute}", f"set {attribute}, in the class or in __init__")
+    _check_columns(kind, refuse)
+    return kind
+
+
+def _check_columns(kind: Any, refuse: Callable[[str, object, str], None]) -> None:
+    """kind: a class or an instance."""
     if not isinstance(kind.reads, list | tuple) or not all(isinstance(read, str) for read in kind.reads):
         refuse("declare `reads` as a tuple of names", repr(kind.reads), 'write reads = ("caption",)')
     if not isinstance(kind.columns, pa.Schema) or not len(kind.columns) or "key" in kind.columns.names:
@@ -125,7 +221,9 @@ def _check_declared(name: str, found: Any) -> None:
             repr(kind.columns),
             'write columns = pa.schema([("caption", pa.string())])',
         )
-    if kind.narrow is Kind.narrow and (unread := [one for one in kind.columns.names if one not in kind.reads]):
+    own: Any = kind if isinstance(kind, type) else type(kind)
+    plain = own.narrow is Kind.narrow
+    if plain and (unread := [one for one in kind.columns.names if one not in kind.reads]):
         refuse("read the columns that it compares", unread[0], "add it to `reads`, or define `narrow`")
 
 
@@ -137,6 +235,7 @@ KINDS: Registry[type[Kind]] = Registry(
         "duplicate_image": f"{_HERE}.duplicate_image:DuplicateImage",
         "near_duplicate_image": f"{_HERE}.near_duplicate_image:NearDuplicateImage",
         "near_duplicate_text": f"{_HERE}.near_duplicate_text:NearDuplicateText",
+        "semantic_duplicate": f"{_HERE}.semantic_duplicate:SemanticDuplicate",
     },
     check=_check_declared,
 )
@@ -173,6 +272,16 @@ class DeduplicateConfig(Config):
             )
         return tuple(config for _, config in kinds)
 
+    def resolved(self, columns: Collection[str]) -> DeduplicateConfig:
+        """With what the kinds leave to the columns of the stages before (their names) filled in.
+
+        Raises RecipeError where these do not decide.
+        """
+        if not self.enabled:
+            return self
+        kinds = tuple(KINDS.get(config.name).resolved(config, columns) for config in self.kinds)
+        return self.model_copy(update={"kinds": kinds})
+
     def identity(self) -> dict[str, Any]:
         """The configuration, with the source of each kind that is not ours."""
         own = {config.name: source_digest(config.name) for config in self.kinds if is_import_path(config.name)}
@@ -180,10 +289,20 @@ class DeduplicateConfig(Config):
 
 
 def kinds_of(config: DeduplicateConfig) -> tuple[Kind, ...]:
-    """The active kinds, strongest first."""
+    """The active kinds, strongest first.  Raises RecipeError for kinds that cannot work, or not together."""
     if not config.enabled:
         return ()
-    return tuple(KINDS.get(chosen.name)(chosen) for chosen in config.kinds)
+    kinds = tuple(KINDS.get(chosen.name)(chosen) for chosen in config.kinds)
+    for kind in kinds:
+        if is_import_path(kind.config.name):
+            _check_made(kind)
+    if len(ranking := [kind.name for kind in kinds if kind.ranks]) > 1:
+        raise RecipeError(
+            "only one of deduplicate.kinds may decide which row stays",
+            value=", ".join(ranking),
+            fix="let the others keep the best by deduplicate.score",
+        )
+    return kinds
 
 
 def reasons() -> tuple[str, ...]:

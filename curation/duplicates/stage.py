@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
@@ -19,6 +19,7 @@ class Deduplicate(Stage):
     adds = (
         Column("keep", pa.bool_(), "whether the row is part of the selection"),
         Column("reason", pa.string(), "why it is not"),
+        Column("duplicate_group", pa.string(), "uid of the best row of its family of duplicates; null without any"),
     )
     drops = reasons()
     reads_input = True
@@ -29,6 +30,11 @@ class Deduplicate(Stage):
         self.reads = reads(config)
         #: With those of kinds that are named by their import path.
         self.drops = tuple(dict.fromkeys([*(kind.name for kind in kinds_of(config)), *reasons()]))
+
+    def see(self, columns: Collection[str]) -> None:
+        """Fill in what the kinds leave to the columns of the stages before.  Raises RecipeError."""
+        self.config = self.config.resolved(columns)
+        self.reads = reads(self.config)
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise RecipeError for a score that is no numeric column, and for a kind with unknown columns."""
@@ -47,3 +53,4 @@ class Deduplicate(Stage):
                         value=f"{kind.name} reads {name}",
                         fix=f"perhaps you mean: {nearest(name, columns)}",
                     )
+            kind.check(columns)

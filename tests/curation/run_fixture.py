@@ -255,11 +255,11 @@ def _filter(rows: pa.Table, _: object) -> pa.Table:
 
 
 def _select(rows: pa.Table, losers: Sequence[int]) -> pa.Table:
-    lost = pa.table(
-        {"row": pa.array(list(losers), pa.int32()), "reason": pa.array(["duplicate_image"] * len(losers), pa.string())}
-    )
+    reason = pa.array(["duplicate_image"] * len(losers), pa.string())
+    best = pa.array(["0" * 32] * len(losers), pa.string())
+    lost = pa.table({"row": pa.array(list(losers), pa.int32()), "reason": reason, "survivor": best})
     chosen = selection_rows(rows, lost)
-    rows = set_columns(rows, {"keep": chosen["keep"], "reason": chosen["reason"]})
+    rows = set_columns(rows, {name: chosen[name] for name in ("keep", "reason", "duplicate_group")})
     # The columns stay, to be committed; what apply_selection drops is what later steps see.
     dropped = apply_selection(rows, "deduplicate", Deduplicate.drops)
     rows = set_columns(rows, {name: dropped[name] for name in (*DROPS, "image")})

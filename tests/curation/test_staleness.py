@@ -122,6 +122,9 @@ def head(name: str, *, stale: bool = True) -> Any:
     return lambda value: Change(value, tables, given)
 
 
+#: What an entry must be given to be chosen at all.
+NEEDED = {"semantic_duplicate": {"embedding": "of_the_list"}}
+
 CHANGES: dict[str, Change] = {
     # Heads that score, each into its own table
     "score": makes("columns/score-NAME", "pairs")({"NAME": f"{__name__}:Prude"}),
@@ -199,6 +202,11 @@ CHANGES: dict[str, Change] = {
         for key in ("ngram", "dense_ngram", "bands", "rows", "seed")
     },
     **{f"deduplicate.kinds[]{{near_duplicate_text}}.{key}": selected(0.9) for key in ("threshold", "recall")},
+    **{f"deduplicate.kinds[]{{semantic_duplicate}}.{key}": selected(3) for key in ("clusters", "iterations", "probes")},
+    "deduplicate.kinds[]{semantic_duplicate}.embedding": selected("other"),
+    "deduplicate.kinds[]{semantic_duplicate}.epsilon": selected(0.02),
+    "deduplicate.kinds[]{semantic_duplicate}.keep": selected("hard"),
+    "deduplicate.kinds[]{semantic_duplicate}.seed": selected(3),
     "deduplicate.score": selected("entropy"),
     # A selection of another name is another table, and what is made from it is made from that.
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
@@ -331,7 +339,11 @@ def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRec
         if brace:
             name, _, key = rest.partition("}.")
             value = value.format(**files) if isinstance(value, str) and "{" in value else value
-            needed = {**BASE.get(at.partition(".")[0], {}).get("engine", {}), **HEAD.get(name, {})}
+            needed = {
+                **BASE.get(at.partition(".")[0], {}).get("engine", {}),
+                **HEAD.get(name, {}),
+                **NEEDED.get(name, {}),
+            }
             value = {**needed, "name": name, key: value}
             at, value = (at.removesuffix("[]"), [value]) if at.endswith("[]") else (at, value)
         value = value.format(**files) if isinstance(value, str) and "{" in value else value
@@ -344,7 +356,7 @@ def chosen(key: str) -> dict[str, Any]:
     at, brace, rest = key.partition("{")
     name = rest.partition("}")[0]
     if brace and at.endswith("[]"):
-        return {at.removesuffix("[]"): [name]}
+        return {at.removesuffix("[]"): [{"name": name, **NEEDED.get(name, {})}]}
     return {at: name} if brace and at == "recaption.engine" else {}
 
 

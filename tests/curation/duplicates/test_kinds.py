@@ -41,7 +41,9 @@ def test_what_is_read_is_what_the_kinds_that_are_on_and_the_score_need() -> None
 
 
 def test_a_registered_kind_is_among_the_reasons_and_in_the_schema() -> None:
-    ours = ("duplicate_pair", "duplicate_image", "near_duplicate_image", "near_duplicate_text")
+    ours = (
+        *("duplicate_pair", "duplicate_image", "near_duplicate_image", "near_duplicate_text", "semantic_duplicate"),
+    )
     assert reasons() == ours
     with KINDS.extended("duplicate_caption", DuplicateCaption):
         assert reasons() == (ours[0], "duplicate_caption", *ours[1:])

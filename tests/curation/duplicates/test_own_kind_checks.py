@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from curation.duplicates.deduplicate import find_losers
 from curation.duplicates.equal_values import EqualValues
-from curation.duplicates.kinds import KEYS, DeduplicateConfig, Kind
+from curation.duplicates.kinds import KEYS, DeduplicateConfig, Kind, kinds_of
 from pairmill.errors import IntegrityError, RecipeError
 
 
@@ -117,6 +118,90 @@ def test_edges_may_be_lists_join_a_row_to_itself_and_be_none(monkeypatch: pytest
     assert losers([1, 2, 2], [3, 2, 2]) == ["d"]
     assert losers([], []) == []
     assert losers(np.array([0], np.uint8), np.array([2], np.int32)) == ["c"]
+
+
+class SameInitial(Kind):
+    """One whose columns depend on its configuration, and which learns the initials of a sample."""
+
+    name, strength = "same_initial", 5
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.reads = ("caption",)
+        self.columns = pa.schema([("initial", pa.string())])
+
+    def narrow(self, rows: pa.Table) -> Any:
+        return {"initial": pc.utf8_slice_codeunits(rows["caption"], 0, 1)}
+
+    def sample_rows(self, rows: int) -> int:
+        return 3
+
+    def fit(self, sample: pa.Table, rows: int) -> Any:
+        return {"rows": rows, "sampled": sorted(sample["initial"].to_pylist())}
+
+    def keys(self, rows: pa.Table) -> pa.Table:
+        assert self.state == {"rows": 4, "sampled": ["x", "x", "y"]}
+        known = np.flatnonzero(rows["initial"].is_valid())
+        return pa.table({"row": known, "key": np.zeros(len(known), np.int64)}, schema=KEYS)
+
+    def edges(self, rows: pa.Table) -> Any:
+        assert self.state["rows"] == 4
+        return [[0], [1]] if len(rows) > 1 else [[], []]
+
+
+def test_columns_may_depend_on_the_configuration_and_a_kind_may_learn_from_a_sample() -> None:
+    made = DeduplicateConfig.checked({"kinds": [f"{__name__}:SameInitial"]}, at="deduplicate")
+    assert [kind.reads for kind in kinds_of(made)] == [("caption",)]
+    assert find_losers(with_pixels(), config=made)["uid"].to_pylist() == ["c"]
+
+
+LATE: dict[str, tuple[dict[str, Any], str]] = {
+    "no reads": ({"columns": pa.schema([("caption", pa.string())])}, "declare `reads`"),
+    "no columns": ({"reads": ("caption",)}, "declare `columns`"),
+    "reads as a text": ({"reads": "caption", "columns": pa.schema([("caption", pa.string())])}, "as a tuple"),
+    "names as columns": ({"reads": ("caption",), "columns": ("caption",)}, r"as a pyarrow\.Schema"),
+}
+
+
+@pytest.mark.parametrize("how", LATE)
+def test_what_an_init_sets_is_checked_too(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    attributes, says = LATE[how]
+
+    def init(self: Kind, given: Any) -> None:
+        Kind.__init__(self, given)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    methods = {name: getattr(SameInitial, name) for name in ("narrow", "keys", "edges")}
+    made = config(monkeypatch, Kind, name="late", strength=1, __init__=init, **methods)
+    with pytest.raises(RecipeError, match=rf"(?s){re.escape(__name__)}:Named.*{says}"):
+        kinds_of(made)
+
+
+class ByLength(SameCaption):
+    """One that decides which row stays: that of the longest caption."""
+
+    name, ranks = "by_length", True
+
+    def rank(self, rows: pa.Table) -> pa.Array:
+        return pc.utf8_length(rows["caption"]).cast(pa.float64()).combine_chunks()
+
+
+class Other(ByLength):
+    name = "other"
+
+
+def test_a_kind_may_rank_rows_and_only_one_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config(monkeypatch, ByLength, keys=given_keys([0, 1, 2, 3]), **given_edges([0, 1, 2], [1, 2, 3]))
+    # By the score it were a, whose caption is missing.
+    rows = with_pixels().set_column(4, "caption", pa.array([None, "x", "yyy", "x"]))
+    assert find_losers(rows, config=made)["survivor"].to_pylist() == ["c"] * 3
+    both = DeduplicateConfig.checked({"kinds": [f"{__name__}:ByLength", f"{__name__}:Other"]}, at="deduplicate")
+    with pytest.raises(RecipeError, match=r"only one.*\n.*by_length, other"):
+        kinds_of(both)
+    wrong = config(monkeypatch, ByLength, rank=lambda self, rows: [1.0])
+    with pytest.raises(IntegrityError, match="rank each row"):
+        find_losers(with_pixels(), config=wrong)
 
 
 def with_pixels() -> pa.Table:

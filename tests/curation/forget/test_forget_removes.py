@@ -240,7 +240,10 @@ def test_tables_that_the_recipe_does_not_name_are_cleaned_too(made: Made) -> Non
     ]
     assert others(now)["tags"].null_count == 0
     chosen = all_rows(store, "selections/other")
-    assert {r["reason"] for r in chosen.to_pylist() if r["uid"] in GONE} == {"forgotten"}
+    assert {(r["reason"], r["duplicate_group"]) for r in chosen.to_pylist() if r["uid"] in GONE} == {
+        ("forgotten", None)
+    }
+    assert all(r["duplicate_group"] == r["uid"] for r in chosen.to_pylist() if r["uid"] not in GONE)
     report = build_report(store, selection="other")  # every count of it follows from its rows
     assert report["stages"][0]["dropped"]["forgotten"] == 6
     assert report["rows_kept"] == sum(chosen["keep"].to_pylist())
@@ -260,6 +263,7 @@ def beside(store: Store) -> None:
         rows = pa.table({**{n: rows[n] for n in rows.schema.names}, **columns, **private})
         reason = rows["drop_reason"]
         rows = rows.append_column("keep", pc.is_null(reason)).append_column("reason", reason)
+        rows = rows.append_column("duplicate_group", rows["uid"])
         commit_shard(store, [tables.named("columns/filter-other"), tables.named("selections/other")], rows, run=1)
 
 

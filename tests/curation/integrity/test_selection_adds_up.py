@@ -23,7 +23,7 @@ def test_a_row_that_was_dropped_before_cannot_lose(run_upto: RunUpto) -> None:
     store = run_upto("filter")
     rows = store.load(FILTER_TABLE, shard_with(store, "nsfw"))
     at = rows["drop_reason"].to_pylist().index("nsfw")
-    losers = pa.table({"row": pa.array([at], pa.int32()), "reason": ["duplicate_image"]})
+    losers = pa.table({"row": pa.array([at], pa.int32()), "reason": ["duplicate_image"], "survivor": ["u"]})
     with pytest.raises(IntegrityError, match=r"nsfw.*duplicate_image"):
         selection_rows(rows, losers)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from curation.embedding.vectors import vector_column
-from curation.heads.fitting import FEWEST, Pairs, auc, fit, roc, save_head
+from curation.heads.learnt_filter import FEWEST, Pairs, auc, fit, roc, save_head
 from curation.heads.mlp import Mlp, MlpConfig
 from pairmill.errors import InputError
 

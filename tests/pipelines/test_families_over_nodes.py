@@ -1,0 +1,80 @@
+"""Families of duplicates over one, two and three nodes, and with a worker killed at every step: always the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import families_job
+import pyarrow as pa
+import pytest
+
+from curation.duplicates.deduplicate import find_losers
+from pipelines.doctor import project_root
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def over_nodes(folder: Path, nodes: int, faults: str = "") -> dict[int, list[dict[str, Any]]]:
+    """Shard -> its rows with duplicates, of a process that starts a cluster of its own."""
+    armed = {"PAIRMILL_FAULTS": faults, "PAIRMILL_FAULTS_DIR": str(folder)} if faults else {}
+    done = subprocess.run(
+        [sys.executable, families_job.__file__, str(folder / "run"), str(nodes)],
+        env=os.environ | armed | {"PYTHONPATH": str(project_root())},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {int(shard): members for shard, members in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[dict[str, Any]]:
+    """The losers, of all rows in one process."""
+    shards = []
+    for shard in range(families_job.SHARDS):
+        rows = families_job.rows(shard)
+        place = {"shard": [shard] * len(rows), "row": range(len(rows))}
+        rows = rows.append_column("score", rows["original_width"].cast(pa.float64()))
+        for name, values in place.items():
+            rows = rows.append_column(name, pa.array(values, pa.int32()))
+        shards.append(rows.filter(rows["drop_reason"].is_null()))
+    return list(find_losers(pa.concat_tables(shards), config=families_job.CONFIG).to_pylist())
+
+
+def check(found: dict[int, list[dict[str, Any]]], expected: list[dict[str, Any]]) -> None:
+    losers = [row for shard in sorted(found) for row in found[shard] if row["reason"]]
+    assert losers == expected
+    assert len(losers) > 200
+    assert len({row["reason"] for row in losers}) == 4
+    best = {row["uid"] for rows in found.values() for row in rows if row["reason"] is None}
+    assert best == {row["survivor"] for row in losers}
+    assert all(row["shard"] == shard for shard, rows in found.items() for row in rows)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+def test_any_number_of_nodes_gives_the_same(nodes: int, tmp_path: Path, expected: list[dict[str, Any]]) -> None:
+    check(over_nodes(tmp_path, nodes), expected)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "barrier.sample:kill@5;barrier.fit:kill@1",
+        "barrier.edges:kill@7;barrier.edges:kill@30",
+        # While edges are sent home, in the first and in a later round, and when the best rows are found.
+        "barrier.components:kill@2;barrier.components:kill@9;barrier.components:kill@25",
+        "barrier.families:kill@1;barrier.families:kill@3",
+    ],
+)
+def test_a_killed_worker_changes_nothing(faults: str, tmp_path: Path, expected: list[dict[str, Any]]) -> None:
+    check(over_nodes(tmp_path, 2, faults), expected)
+    for fault in faults.split(";"):
+        point, _, rest = fault.partition(":")
+        assert (tmp_path / f"{point}.passes").stat().st_size > int(rest.partition("@")[2])
