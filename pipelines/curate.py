@@ -4,6 +4,7 @@
     collect:  read, download, inspect, policy, filter -> images/, columns/policy/, columns/filter/
     score:    the stages that the recipe names     -> columns/<stage>/
     barrier:  deduplicate                          -> selections/<name>/
+    select:   the selections that the recipe names -> selections/<name>/ of each
     rewrite:  recaption, translate                 -> columns/recaption/, columns/translate/
     pack                                           -> pairs/
     report                                         -> report.json, report.html
@@ -87,7 +88,7 @@ def curate(
             _job(recipe, store, met, retry_failed=retry_failed, planned=planned, **given)
             retry_failed = False
             fault_point("report.write")
-            report = write_report(store, selection=recipe.deduplicate.name)
+            report = write_report(store, selection=recipe.selection)
         except DamagedError as error:
             with store.locked():
                 _heal(store, error, met, recipe, yes=yes)
@@ -146,6 +147,7 @@ def _job(
             job.collect()
             job.stream("score")
             job.deduplicate()
+            job.select()
             job.stream("rewrite")
             job.pack()
 
@@ -248,7 +250,7 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
     if (warning := without_texts.warning(store, planned, flow.of(Filter).config)) is not None:
         logger.warning("%s", warning)
-    return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
+    return Tables(flow, selection=recipe.selection, beside=beside)
 
 
 def _cause(error: BaseException, board: Any) -> PairmillError:

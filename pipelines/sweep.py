@@ -82,18 +82,22 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
                     fix="change the key in the curation recipe, and curate into another run_dir",
                 )
         curated = parse_recipe(text, kind=CurateRecipe, source=f"{run_dir}/recipe.yaml").model_dump(mode="json")
-        if name == curated["deduplicate"]["name"]:
+        if name in (curated["deduplicate"]["name"], *curated["selections"]):
             raise RecipeError(
-                "a selection must have another name than the curated run's own, which the product is made from",
+                "a selection must have another name than those of the curated run's recipe",
                 value=f"selections.{name}",
                 fix="choose another name",
             )
-        for key, value in {**settings, "run_dir": run_dir, "deduplicate.name": name}.items():
+        for key, value in {**settings, "run_dir": run_dir, "deduplicate.name": name, **_NO_OTHERS}.items():
             put(curated, key, value)
         checked = CurateRecipe.checked(curated)
         with working_in(origin_of(text)):
             kept[name] = select(checked, command=command, quiet=quiet)
     return kept
+
+
+#: A recipe that makes one selection by its filters and its deduplication alone.
+_NO_OTHERS: Mapping[str, Any] = {"selections": {}, "pack.selection": None}
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -187,8 +187,4 @@ Selection = Annotated[SelectionConfig, BeforeValidator(_mapping, json_schema_inp
 class Section(Config):
     """The section by itself, for a recipe that has nothing else."""
 
-    selections: dict[str, Selection] = Field(
-        {},
-        description="selections of the run by name: an expression over others, such as good & ~tiny, or rules; "
-        "made by `pairmill curate`, and by `pairmill select` later on; see docs/selections.md",
-    )
+    selections: dict[str, Selection] = Field({}, description="as in the curation recipe")

@@ -39,6 +39,8 @@ Wanted = Callable[[Ints, int], Ints]
 SIZES = pa.schema([("group", pa.string()), ("rows", pa.int64()), ("large", pa.bool_())])
 
 _BITS = 64
+_BUCKETS = pa.schema([(name, pa.int64()) for name in ("code", "digit", "rows")])
+_CODED = RANKED.append(pa.field("code", pa.int64()))
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,14 @@ class Limits:
 class Passes(Protocol):
     """One pass over the shards of a run; all results come to the caller, so they must be small."""
 
-    def collected(self, read: Read, apply: Callable[[pa.Table], pa.Table]) -> pa.Table:
-        """`apply` of the rows of all shards together, in one place."""
+    def collected(self, read: Read, apply: Callable[[pa.Table], pa.Table], schema: pa.Schema) -> pa.Table:
+        """`apply` of the rows of all shards together, in one place.  schema: of what `read` gives."""
 
-    def shuffled(self, read: Read, apply: Callable[[pa.Table], pa.Table]) -> pa.Table:
-        """`apply` where rows of equal `key` (int64) are brought together, its results one after the other."""
+    def shuffled(self, read: Read, apply: Callable[[pa.Table], pa.Table], schema: pa.Schema) -> pa.Table:
+        """`apply` where rows of equal `key` (int64) are brought together, without it, its results one after the other.
+
+        schema: of the results.
+        """
 
 
 class _Large(NamedTuple):
@@ -85,11 +90,11 @@ def find_cuts(
     here = partial(_sorted_cuts, wanted=wanted, always=always)
 
     def sort_all() -> pa.Table:
-        return passes.collected(read, lambda all_rows: here(all_rows, total=len(all_rows)))
+        return passes.collected(read, lambda all_rows: here(all_rows, total=len(all_rows)), RANKED)
 
     if rows <= limits.rows:
         return sort_all().sort_by("group")
-    sizes = passes.shuffled(_Counted(read), lambda some: _summed(some, limits.rows))
+    sizes = passes.shuffled(_Counted(read), partial(_summed, most=limits.rows), SIZES)
     total = int(pc.sum(sizes["rows"]).as_py() or 0)
     if total <= limits.rows:
         return sort_all().sort_by("group")
@@ -97,7 +102,7 @@ def find_cuts(
     names = large["group"].combine_chunks()
     found = [RANKED.empty_table()]
     if len(large) < len(sizes):
-        found.append(passes.shuffled(_Small(read, names), partial(here, total=total)))
+        found.append(passes.shuffled(_Small(read, names), partial(here, total=total), RANKED))
     size = large["rows"].to_numpy()
     last = wanted(size, total)
     cut = (last < size) | always
@@ -109,7 +114,7 @@ def find_cuts(
 def find_sizes(passes: Passes, read: Read) -> pa.Table:
     """How many rows each group has (group, rows), by group.  Memory is that of the groups' names."""
     return (
-        passes.shuffled(_Counted(read), partial(_summed, most=-1))
+        passes.shuffled(_Counted(read), partial(_summed, most=-1), SIZES)
         .filter(pc.field("large"))
         .select(["group", "rows"])
         .sort_by("group")
@@ -222,7 +227,7 @@ def _radix(passes: Passes, read: Read, large: _Large, words: int, limits: Limits
         known, left = _narrowed(passes, _Bucketed(read, large.names, known, width), known, width)
         if left <= limits.rows:
             candidates = _Candidates(read, large.names, known)
-            return passes.collected(candidates, partial(_nth, names=large.names, last=known.last))
+            return passes.collected(candidates, partial(_nth, names=large.names, last=known.last), _CODED)
     columns = dict(zip(WORDS, known.words, strict=True))
     return pa.table({"group": large.names, **columns}, schema=RANKED)
 
@@ -230,7 +235,7 @@ def _radix(passes: Passes, read: Read, large: _Large, words: int, limits: Limits
 def _narrowed(passes: Passes, read: Read, known: _Prefix, width: int) -> tuple[_Prefix, int]:
     """More bits of each cut, and how many rows of all groups have them."""
     take = min(width, _BITS - known.bits % _BITS)
-    counts = passes.shuffled(read, _added)
+    counts = passes.shuffled(read, _added, _BUCKETS)
     group, digit, rows = (counts[name].to_numpy() for name in ("code", "digit", "rows"))
     order = np.lexsort((digit, group))
     group, digit, rows = group[order], digit[order], rows[order]

@@ -117,7 +117,11 @@ class Rules:
         return tuple(name for name in [*found, *(key for key in (QUOTA, TOP) if getattr(self.config, key))] if name)
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a rule that does not fit the columns.  columns: by their names in expressions."""
+        """Raise RecipeError for a rule that does not fit the columns.
+
+        columns: by their names in expressions.  Pictures are none: a selection reads narrow columns.
+        """
+        columns = {name: kind for name, kind in columns.items() if name != "image"}
         schema = pa.schema(list(columns.items()))
         for key, source in self._expressions.items():
             _compiler(key)(source, schema)

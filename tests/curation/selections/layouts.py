@@ -18,16 +18,17 @@ class LocalPasses:
         self._shards, self._partitions = shards, partitions
         self.passes = 0
 
-    def collected(self, read: Read, apply: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    def collected(self, read: Read, apply: Callable[[pa.Table], pa.Table], schema: pa.Schema) -> pa.Table:
         self.passes += 1
-        return apply(pa.concat_tables([read(shard) for shard in range(self._shards)]))
+        return apply(pa.concat_tables([schema.empty_table(), *(read(shard) for shard in range(self._shards))]))
 
-    def shuffled(self, read: Read, apply: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    def shuffled(self, read: Read, apply: Callable[[pa.Table], pa.Table], schema: pa.Schema) -> pa.Table:
         self.passes += 1
         rows = pa.concat_tables([read(shard) for shard in range(self._shards)])
         part = rows["key"].to_numpy() % self._partitions
         rows = rows.drop_columns(["key"])
-        return pa.concat_tables([apply(rows.filter(pa.array(part == one))) for one in range(self._partitions)])
+        parts = [rows.filter(pa.array(part == one)) for one in range(self._partitions)]
+        return pa.concat_tables([schema.empty_table(), *map(apply, parts)])
 
 
 def divided(rows: pa.Table, shards: int, seed: int) -> list[pa.Table]:

@@ -117,10 +117,10 @@ def test_a_place_holds_no_more_rows_than_it_may() -> None:
     most = 0
 
     class Watched(LocalPasses):
-        def collected(self, read: Any, apply: Any) -> pa.Table:
+        def collected(self, read: Any, apply: Any, schema: pa.Schema) -> pa.Table:
             nonlocal most
             most = max(most, sum(len(read(shard)) for shard in range(10)))
-            return super().collected(read, apply)
+            return super().collected(read, apply, schema)
 
     find_cuts(Watched(10), reader(tables), lambda size, _: np.minimum(size, 900), rows=5000, limits=Limits(rows=300))
     assert 0 < most <= 300

@@ -17,8 +17,8 @@ from curation.schema import set_columns
 from curation.selections.chain import ordered
 from curation.selections.config import Section
 from curation.selections.cuts import Limits
-from curation.selections.whole_run import find
 from curation.selections.steps import Rules, ShardRows, reasons_of, staying
+from curation.selections.whole_run import find
 
 ROWS = some_rows(700)
 LIMITS = {"in one place": Limits(), "by every way": Limits(rows=30, buckets=256)}
