@@ -120,6 +120,10 @@ class Flow:
             raise KeyError(kind.name)
         return found
 
+    def with_rules(self, rules: Iterable[Rules]) -> Flow:
+        """The same stages with other selections."""
+        return Flow(self.stages, rules)
+
     @property
     def selecting(self) -> Deduplicate | Select:
         """The global step that says which rows go on to the product, and so the name of that selection."""
@@ -167,7 +171,7 @@ class Tables:
         lenient: a table whose key cannot be made, because a model or file is missing, gets one that no shard has.
         Raises UserError if a stage's model cannot be found, unless lenient.
         """
-        self.flow, self._keyed, self._lenient = flow, keyed, lenient
+        self.flow, self.keyed, self._lenient = flow, keyed, lenient
         self.unkeyed: dict[str, UserError] = {}  #: table -> why its key cannot be made
         self.selection = f"{SELECTIONS}/{selection}"
         self._names: dict[str, str] = {}
@@ -230,7 +234,7 @@ class Tables:
                 last_dropping = self._names[name]
 
     def _identity(self, table: str, stages: Sequence[Stage]) -> Any:
-        if not self._keyed:
+        if not self.keyed:
             return []
         try:
             return [[stage.identity(), stage.revision(), *_own_source(stage), *_version(stage)] for stage in stages]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -34,6 +34,7 @@ from curation.plan_file import Plan, restore_plan
 from curation.replan import plan_again
 from curation.results.advice import advice
 from curation.results.report import write_report
+from curation.selections.steps import Rules
 from curation.shards import listed, outstanding
 from curation.table import PLAN
 from pairmill.damage import DamagedError
@@ -52,6 +53,7 @@ from pipelines.pools import connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
 from pipelines.segments import Job
+from pipelines.selecting import require_curated
 
 logger = logging.getLogger("pairmill")
 
@@ -238,6 +240,35 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
 
         _healed(store, work, set(), board, recipe, yes=False)
     return sum(kept_rows(manifest) for manifest in store.manifests(tables.selection))
+
+
+def select_rules(recipe: CurateRecipe, rules: Sequence[Rules], *, command: str = "", quiet: bool = False) -> None:
+    """Make selections of a curated run that are missing or stale.  rules: each after those that it is made from.
+
+    Raises UserError for rules that do not fit the run, and for a run that is not curated so far.
+    """
+    store = Store(recipe.run_dir)
+    complete_pending(store)
+    forgotten = Tombstones.read(store)
+    planned = open_plan(store, recipe.shards)
+    flow = recipe.flow(recipe.deduplicate.name)
+    flow.with_rules(rules).check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    tables = Tables(flow, selection=recipe.deduplicate.name, keyed=False)
+    require_curated(store, tables, rules, planned.shard_numbers())
+    with (
+        connected(recipe) as pools,
+        Invocation(store, command, beside=True) as journal,
+        watched(planned.rows, quiet=quiet) as board,
+        job_actors() as actors,
+    ):
+        require_unchanged(store, planned, forgotten)
+        finish_rewrites(store)
+
+        def work() -> None:
+            job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True, other_code=True)
+            job.select(rules)
+
+        _healed(store, work, set(), board, recipe, yes=False)
 
 
 def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool = False) -> Tables:

@@ -88,7 +88,7 @@ class Job:
         self.plain = tables
         if isinstance(self.flow.selecting, Select):
             name = recipe.deduplicate.name
-            self.plain = Tables(recipe.flow(name), selection=name)
+            self.plain = Tables(recipe.flow(name), selection=name, keyed=tables.keyed)
         self.pools, self.board, self.journal, self.actors = pools, board, journal, actors
         self.input_type = input_type(store, planned.inputs[-1])
         name_run(store.uri)
@@ -279,8 +279,11 @@ class Job:
 
     def select(self, rules: Sequence[Rules] | None = None) -> None:
         """Make the selections that are missing or stale.  rules: each after its bases; None: those of the recipe."""
+        chosen = self.flow.rules if rules is None else rules
+        if not chosen:
+            return
         with self.journal.segment("select"):
-            for one in self.flow.rules if rules is None else rules:
+            for one in chosen:
                 self._select(one)
 
     def _select(self, rules: Rules) -> None:

@@ -9,9 +9,11 @@ duplicate, `quota` or `top`.  A step with a number over all rows is found among 
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,8 @@ class Rules:
         self.name, self.config = name, config
         self._tree = parse_names(config.source, f"selections.{name}.from")
         self._expressions = expressions_of(name, config)
+        # Workers are in other folders.
+        self._uids = None if config.uids is None else Path(os.path.abspath(config.uids))
 
     @property
     def bases(self) -> list[str]:
@@ -158,7 +162,7 @@ class Rules:
         return reasons
 
     def _from(self, given: ShardRows) -> Reasons:
-        rows, config = given.rows, self.config
+        rows = given.rows
         reasons = _objects(rows["drop_reason"])
         live = staying(reasons)
         masks = {name: np.asarray(base["keep"], np.bool_) for name, base in given.bases.items()}
@@ -168,9 +172,9 @@ class Rules:
         else:
             why = np.full(len(rows), NOT_SELECTED, object)
         reasons[live & ~chosen] = why[live & ~chosen]
-        if config.uids is not None:
+        if self._uids is not None:
             live = staying(reasons)
-            reasons[live & ~contained(rows[config.uid_column], read_uids(config.uids))] = NOT_SELECTED
+            reasons[live & ~contained(rows[self.config.uid_column], read_uids(self._uids))] = NOT_SELECTED
         return reasons
 
     def _left_out(self, step: str, given: ShardRows, found: Found, live: Mask) -> dict[str, Mask]:
