@@ -33,10 +33,10 @@ def load_selections(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
             value=f"{path}: {section!r}",
             fix="write selections: {NAME: {where: …}}",
         )
-    return {name: _from_here(given) for name, given in section.items()}
+    return {name: from_here(given) for name, given in section.items()}
 
 
-def _from_here(given: Any) -> Any:
+def from_here(given: Any) -> Any:
     """A selection, the path of its uids starting in the folder that the command is given in."""
     if isinstance(given, dict) and isinstance(path := given.get("uids"), str):
         return {**given, "uids": os.path.abspath(path)}
