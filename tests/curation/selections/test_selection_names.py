@@ -144,6 +144,15 @@ def test_a_wrong_section_is_refused(selections: dict[str, Any], rule: str, value
     assert raised.value.fix
 
 
+@pytest.mark.parametrize(
+    ("selections", "meant"), [({"a": {"form": "all"}}, "from"), ({"a": {"top": {"row": 3}}}, "rows")]
+)
+def test_an_unknown_key_is_answered_with_those_that_look_like_it(selections: dict[str, Any], meant: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        section(selections)
+    assert meant in raised.value.fix
+
+
 def test_kinds_are_called_for_short_with_keys_of_their_own() -> None:
     short = [{"name": "near_image", "max_distance": 2}, "exact"]
     checked = Section.checked({"selections": {"a": {"dedup": short}}})
