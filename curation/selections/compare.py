@@ -87,8 +87,11 @@ class TwoSelections:
         return {
             "a": a,
             "b": b,
-            "rows": {"both": self.both, a: self._total(a), b: self._total(b)},
-            "only": {name: dict(self.only[name].most_common()) for name in self.names},
+            "both": self.both,
+            "only": {
+                name: {"rows": self.only[name].total(), "reasons": dict(self.only[name].most_common())}
+                for name in self.names
+            },
             "languages": {
                 one: {
                     "both": self.common[one],
@@ -97,9 +100,6 @@ class TwoSelections:
                 for one in languages
             },
         }
-
-    def _total(self, name: str) -> int:
-        return self.only[name].total()
 
     def page(self) -> str:
         """The same as a page, with some rows that only one of the two keeps: those of smallest uid."""

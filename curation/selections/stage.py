@@ -17,7 +17,6 @@ from curation.selections.steps import NOT_SELECTED, QUOTA, TOP, WHERE, Found, Ru
 from curation.stage import Column, Stage
 from pairmill.errors import RecipeError, nearest
 from pairmill.layout import SELECTIONS
-from pairmill.registry import is_import_path
 
 _COLUMNS: tuple[Column, ...] = (
     Column("keep", pa.bool_(), "whether the row is part of the selection"),
@@ -43,10 +42,6 @@ class Select(Stage):
         self.adds = (*_COLUMNS, _WEIGHT) if rules.config.weight is not None else _COLUMNS
         own = [reason for one in (rules, *others) for reason in one.own_reasons]
         self.drops = tuple(dict.fromkeys([*type(self).drops, *own]))
-
-    def own_code(self) -> tuple[str, ...]:
-        """The kinds of duplicates that are not ours."""
-        return tuple(kind.name for kind in self.config.dedup if is_import_path(kind.name))
 
     def facts(self, rows: pa.Table) -> dict[str, Any]:
         """The sum of the weights of the rows that stay."""

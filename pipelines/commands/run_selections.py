@@ -141,10 +141,10 @@ def _show(done: dict[str, Any]) -> None:
 
 def _show_difference(found: dict[str, Any]) -> None:
     a, b = found["a"], found["b"]
-    say(f"{'both':<32} {found['rows']['both']:>12,} rows")
+    say(f"{'both':<32} {found['both']:>12,} rows")
     for name, other in ((a, b), (b, a)):
-        say(f"{name + ' alone':<32} {found['rows'][name]:>12,} rows")
-        for reason, rows in found["only"][name].items():
+        say(f"{name + ' alone':<32} {found['only'][name]['rows']:>12,} rows")
+        for reason, rows in found["only"][name]["reasons"].items():
             say(f"    {other + ': ' + str(reason):<28} {rows:>12,}")
     say(f"\n{'language':<12} {'both':>12} {a + ' alone':>20} {b + ' alone':>20}")
     for language, rows in found["languages"].items():

@@ -54,10 +54,11 @@ def test_rows_are_counted_by_who_keeps_them_why_and_language(run: Store) -> None
         "high": [uid for uid in low if high[uid][0] and not low[uid][0]],
     }
     data = TwoSelections(run, "low", "high").data()
-    assert data["rows"] == {"both": len(both), "low": len(alone["low"]), "high": len(alone["high"])}
+    assert data["both"] == len(both)
     assert len(both) and len(alone["low"]) and len(alone["high"])
-    assert data["only"]["low"] == Counter(high[uid][1] for uid in alone["low"])
-    assert data["only"]["high"] == Counter(low[uid][1] for uid in alone["high"])
+    for name, other in (("low", high), ("high", low)):
+        assert data["only"][name]["rows"] == len(alone[name])
+        assert data["only"][name]["reasons"] == Counter(other[uid][1] for uid in alone[name])
     for language in ("en", "zh"):
         assert data["languages"][language] == {
             "both": sum(low[uid][2] == language for uid in both),
@@ -68,7 +69,7 @@ def test_rows_are_counted_by_who_keeps_them_why_and_language(run: Store) -> None
 def test_the_page_shows_rows_of_each_alone_and_nothing_that_is_loaded(run: Store) -> None:
     page = TwoSelections(run, "low", "high").page()
     data = TwoSelections(run, "low", "high").data()
-    shown = sum(min(SHOWN, data["rows"][name]) for name in ("low", "high"))
+    shown = sum(min(SHOWN, data["only"][name]["rows"]) for name in ("low", "high"))
     assert page.count("<article>") == page.count('<img src="data:image/webp;base64,') == shown > 0
     assert not re.search(r"(src|href)=\"?http", page)
     assert "<script" not in page
@@ -76,8 +77,8 @@ def test_the_page_shows_rows_of_each_alone_and_nothing_that_is_loaded(run: Store
 
 def test_selections_that_agree_differ_in_nothing(run: Store) -> None:
     data = TwoSelections(run, "none", "default").data()
-    assert data["rows"]["both"] == data["rows"]["none"] == 0
-    assert data["only"] == {"none": {}, "default": {"not_selected": data["rows"]["default"]}}
+    assert data["both"] == data["only"]["none"]["rows"] == 0
+    assert data["only"]["default"]["reasons"] == {"not_selected": data["only"]["default"]["rows"]}
     assert "None." in TwoSelections(run, "none", "default").page()
 
 
