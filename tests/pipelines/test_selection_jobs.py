@@ -220,7 +220,7 @@ def test_further_selections_leave_the_product_alone(run: Selected) -> None:
 def test_a_sweep_makes_selections_of_both_forms(run: Selected, tmp_path: Path) -> None:
     sweep = SweepRecipe.model_construct(
         run_dir=str(tmp_path),
-        train={"data": {"path": run.store.uri}, "model": {"architecture": "ViT-B-32"}},
+        train={"data": {"path": run.store.uri}, "model": {"architecture": "ViT-B-32"}, "train": {"steps": 3}},
         selections={"english": {"filter.languages": ["en"]}, "some": {"from": "english", "top": {"rows": 9}}},
     )
     assert make_selections(sweep, quiet=True)["some"] == 9
