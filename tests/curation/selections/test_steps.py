@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from brute import Row, best_first, groups, host, missing, quantile, rounded_up, some_rows
-from layouts import LocalPasses, layouts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import LocalPasses, divided, layouts
 
 from curation.duplicates.deduplicate import find_losers, scores
 from curation.schema import set_columns
@@ -191,6 +194,39 @@ def test_every_row_has_a_reason_and_only_declared_ones() -> None:
     assert good < base
     assert kept(made["some"]) == good | (uids(live()) - base)
     assert kept(made["rest"]) <= base - good
+
+
+RULES = st.fixed_dictionaries(
+    {},
+    optional={
+        "where": st.sampled_from(["score > 0", "width > quantile(width, 0.4, by=language)", "language == 'en'"]),
+        "dedup": st.just(["exact"]),
+        "quota": st.sampled_from([{"per": "host", "rows": 4}, {"per": "language", "share": 0.2, "by": "score"}]),
+        "top": st.sampled_from([{"rows": 15, "by": "width"}, {"share": 0.5, "by": "score", "per": "host"}]),
+    },
+)
+SIGNS = st.sampled_from(["{}", "~{}", "{} & all", "{} | default_like", "all & ~{}", "not {} or default_like"])
+
+
+@given(st.lists(st.tuples(SIGNS, RULES), min_size=1, max_size=3), st.integers(0, 3))
+@settings(max_examples=25)
+def test_every_row_is_kept_or_has_one_reason_whatever_the_rules(drawn: list[tuple[str, Any]], seed: int) -> None:
+    rows = some_rows(120, seed)
+    section: dict[str, Any] = {"default_like": {"dedup": ["exact"]}}
+    for number, (signs, rules) in enumerate(drawn):
+        section[f"s{number}"] = {"from": signs.format(f"s{number - 1}" if number else "all"), **rules}
+    made = select(divided(rows, 4, seed), section)
+    alive = uids(live(rows))
+    chosen = [Rules(name, config) for name, config in Section.checked({"selections": section}).selections.items()]
+    for name, one in made.items():
+        assert one.keys() == set(rows["uid"].to_pylist())
+        reasons = Counter(reason for reason, _ in one.values())
+        assert len(rows) == sum(reasons.values())
+        assert kept(one) <= alive
+        assert {reason for uid, (reason, _) in one.items() if uid in alive} <= {None, *reasons_of(chosen, name)}
+        assert {reason for uid, (reason, _) in one.items() if uid not in alive} <= {"timeout"}
+        if section[name].get("top", {}).get("rows"):
+            assert reasons[None] <= 15 and (reasons[None] == 15 or not reasons["top"])
 
 
 def test_quantiles_are_over_the_rows_of_from() -> None:
