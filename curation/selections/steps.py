@@ -121,7 +121,7 @@ class Rules:
         return tuple(name for name in [*found, *(key for key in (QUOTA, TOP) if getattr(self.config, key))] if name)
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a rule that does not fit the columns.
+        """Raise RecipeError for a rule that does not fit the columns, and for a file that is none of uids.
 
         columns: by their names in expressions.  Pictures are none: a selection reads narrow columns.
         """
@@ -146,6 +146,8 @@ class Rules:
                     value=name,
                     fix=f"perhaps you mean: {nearest(name, columns)}",
                 )
+        if self._uids is not None:
+            read_uids(self._uids)
 
     # Of one shard
 
