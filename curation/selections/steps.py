@@ -147,6 +147,13 @@ class Rules:
                     fix=f"perhaps you mean: {nearest(name, columns)}",
                 )
         if self._uids is not None:
+            kind = columns[self.config.uid_column]
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise RecipeError(
+                    f"selections.{self.name}.uid_column must be a column of texts, of 32 hex digits each",
+                    value=f"{self.config.uid_column}, which is {kind}",
+                    fix="name another column; uid: the rows' own",
+                )
             read_uids(self._uids)
 
     # Of one shard

@@ -169,6 +169,8 @@ def test_the_product_is_made_from_a_selection_that_there_is(recipe: dict[str, An
         ({"dedup": ["exact"], "score": "caption"}, "selections.a.score must name a numeric column"),
         ({"weight": "language"}, "selections.a.weight, column 1: this must be a number"),
         ({"uids": "{uids}", "uid_column": "id"}, "selections.a.uid_column must read a column"),
+        ({"uids": "{uids}", "uid_column": "input.other"}, "selections.a.uid_column must be a column of texts"),
+        ({"uids": "{uids}"}, "`uids` of a selection must name a sorted file of uids"),
     ],
 )
 def test_a_rule_must_fit_the_columns(run: Store, given: dict[str, Any], rule: str) -> None:
