@@ -302,13 +302,14 @@ def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
     """
     ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
     chosen = [stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)]
-    given = next(stage for stage in ours if isinstance(stage, Deduplicate)).selection
+    deduplicate = next(stage for stage in ours if isinstance(stage, Deduplicate))
+    given = deduplicate.selection
     rules = rules_of(recipe, given)
     packed = next(stage for stage in ours if isinstance(stage, Pack)).config.selection or given
     if selection is not None and selection in (given, *(one.name for one in rules)):
         packed = selection
     if packed != given:
-        select = selecting(rules, packed, "pack.selection")
+        select = selecting(rules, packed, "pack.selection", deduplicate.drops)
         ours = [select if isinstance(stage, Deduplicate) else stage for stage in ours]
     own = [own_stage(given) for given in recipe.get("stages") or ()]
     return Flow([*ours, *chosen, *own], rules)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,14 +35,14 @@ class Select(Stage):
     reads_input = True
     Config = SelectionConfig
 
-    def __init__(self, rules: Rules, others: Sequence[Rules] = ()) -> None:
-        """others: the selections that its reasons may be taken over from."""
+    def __init__(self, rules: Rules, others: Sequence[Rules] = (), more: Sequence[str] = ()) -> None:
+        """others, more: selections, and reasons of others, that it may take reasons over from."""
         super().__init__(rules.config)
         self.rules, self.selection = rules, rules.name
         self.reads = tuple(rules.columns)
         self.adds = (*_COLUMNS, _WEIGHT) if rules.config.weight is not None else _COLUMNS
         own = [reason for one in (rules, *others) for reason in one.own_reasons]
-        self.drops = tuple(dict.fromkeys([*type(self).drops, *own]))
+        self.drops = tuple(dict.fromkeys([*type(self).drops, *own, *more]))
 
     def facts(self, rows: pa.Table) -> dict[str, Any]:
         """The sum of the weights of the rows that stay."""
@@ -56,9 +57,11 @@ def selected(stage: Select, rows: pa.Table, given: ShardRows, found: Found) -> p
     """The rows of a shard with the stage's columns, those that are not in the selection dropped.
 
     rows: with drop_stage and drop_reason.  given: the same rows as the rules take them.
-    Raises IntegrityError for a reason that the stage does not declare.
     """
     reasons = stage.rules.reasons(given, found)
+    # A base that was made by filters of its own has reasons of theirs.
+    live, known = np.asarray(pc.is_null(rows["drop_reason"]), np.bool_), {None, *stage.drops}
+    reasons[live & [reason not in known for reason in reasons]] = NOT_SELECTED
     made = {"keep": pa.array(staying(reasons)), "reason": pa.array(reasons.tolist(), pa.string())}
     if stage.rules.config.weight is not None:
         made["weight"] = stage.rules.weight(given.rows, reasons, found)
@@ -78,14 +81,16 @@ def rules_of(recipe: Mapping[str, Any], given: str) -> tuple[Rules, ...]:
     return tuple(Rules(name, selections[name]) for name in ordered(selections, [given]))
 
 
-def selecting(rules: Sequence[Rules], name: str, key: str) -> Select:
-    """The stage of one of the recipe's selections.  key: of the recipe that names it, for the message.
+def selecting(rules: Sequence[Rules], name: str, key: str, more: Sequence[str] = ()) -> Select:
+    """The stage of one of the recipe's selections.
+
+    key: of the recipe that names it, for the message.  more: the reasons of the deduplicate section.
 
     Raises RecipeError for a name that is none.
     """
     for one in rules:
         if one.name == name:
-            return Select(one, [other for other in rules if other is not one])
+            return Select(one, [other for other in rules if other is not one], more)
     known = [one.name for one in rules]
     raise RecipeError(
         f"{key} must name a selection of the recipe",

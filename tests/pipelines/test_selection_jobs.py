@@ -217,6 +217,22 @@ def test_further_selections_leave_the_product_alone(run: Selected) -> None:
         select_in(run.recipe, {"odd": {"where": "heigth > 2"}}, quiet=True)
 
 
+def test_the_command_takes_back_what_it_exports(run: Selected, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("selections: {again: {uids: few.npy}}\n")
+
+    def command(*arguments: str) -> dict[str, Any]:
+        called = [sys.executable, "-m", "pipelines", "select", run.store.uri, *arguments, "--json"]
+        done = subprocess.run(called, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    assert command("--export", "few", "--to", "few.npy")["rows"] == 20
+    assert command("more.yaml")["rows_kept"] == {"again": 20}
+    found = command("--diff", "few", "again")
+    assert found["both"] == 20 and not any(found["only"][name]["rows"] for name in ("few", "again"))
+
+
 def test_a_sweep_makes_selections_of_both_forms(run: Selected, tmp_path: Path) -> None:
     sweep = SweepRecipe.model_construct(
         run_dir=str(tmp_path),
@@ -252,7 +268,7 @@ def test_passes_of_ray_find_the_same_cuts_by_every_way(local_ray: None) -> None:
     with connected(parse_recipe("run_dir: r\ninput: {path: p}\n")):
         passes = RayPasses(range(13), len(rows))  # the last shards have no rows
         found = [
-            find_cuts(passes, read, lambda size, _: np.minimum(size, 4), rows=len(rows), limits=limits)
+            find_cuts(passes, read, lambda size, _: np.minimum(size, 2), rows=len(rows), limits=limits)
             for limits in (Limits(), Limits(rows=60), Limits(rows=10, buckets=512))
         ]
         sizes = find_sizes(passes, read)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from selected_run import select, selected_run
+from selected_run import make, select, selected_run
 
 from curation.flow import flow_of
 from curation.forget.request import request
@@ -16,8 +16,11 @@ from curation.forget.takedown import begin, complete, preview
 from curation.results.outcome import open_run, read_outcome
 from curation.results.report import build_report, write_report
 from curation.results.rows import write_rows
+from curation.selections.config import SelectionConfig
+from curation.selections.steps import Rules
 from pairmill.errors import RecipeError
 from pairmill.layout import kept_rows
+from pairmill.recipe_file import run_recipe
 from pairmill.store import Store
 
 SELECTIONS: dict[str, Any] = {
@@ -82,6 +85,26 @@ def test_reasons_come_from_the_selection_a_row_was_left_out_of(run: Store) -> No
     default = loaded(run, "default")
     assert kept["rest"] == set(default["uid"].filter(default["keep"]).to_pylist()) - kept["few"]
     assert set(rest["reason"].filter(alive).to_pylist()) == {None, "not_selected"}
+
+
+def test_a_reason_that_no_rule_of_the_recipe_gives_is_not_taken_over(tmp_path: Path) -> None:
+    store = selected_run(tmp_path, {})
+    kept: dict[str, bool] = {}
+    for shard in sorted(store.index("plan")):
+        rows = store.load("selections/default", shard)
+        low = pc.and_(pc.is_null(rows["reason"]), pc.less(rows["uid"], "8"))
+        reason = pc.if_else(low, "language_not_allowed", rows["reason"])
+        other = pa.table({"uid": rows["uid"], "keep": pc.is_null(reason), "reason": reason})
+        facts = {"stages": {"deduplicate": {"rows_kept": pc.sum(other["keep"]).as_py()}}}
+        store.commit("selections/swept", shard, "0" * 16, other, facts)
+        kept |= dict(zip(other["uid"].to_pylist(), other["keep"].to_pylist(), strict=True))
+    recipe = run_recipe(store)
+    make(store, recipe, Rules("own", SelectionConfig.checked({"from": "swept"})))
+    own = loaded(store, "own")
+    assert dict(zip(own["uid"].to_pylist(), own["keep"].to_pylist(), strict=True)) == kept
+    assert "not_selected" in own["reason"].to_pylist()
+    dropped = pa.concat_tables([store.load("columns/filter", n) for n in sorted(store.index("plan"))])["drop_reason"]
+    assert "language_not_allowed" not in own["reason"].filter(pc.is_null(dropped)).to_pylist()
 
 
 def test_weights_are_of_the_rows_that_stay(run: Store) -> None:
