@@ -12,8 +12,12 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from curation.duplicates.stage import Deduplicate
 from curation.own_stage import STREAMED, check_places, own_stage
+from curation.pack import Pack
 from curation.schema import DROPS
+from curation.selections.stage import Select, rules_of, selecting
+from curation.selections.steps import Rules
 from curation.stage import SEGMENTS, Column, NamedStage, Segment, Stage
 from curation.stages import SECTIONS, STAGES
 from curation.table import PLAN, Table
@@ -31,13 +35,16 @@ _GIVEN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 class Flow:
     """The active stages of one recipe, in the order in which a row passes them."""
 
-    def __init__(self, stages: Iterable[Stage]) -> None:
+    def __init__(self, stages: Iterable[Stage], rules: Iterable[Rules] = ()) -> None:
         """stages: ours in the order of `STAGES`, those of `SECTIONS` by name, then a user's own in the recipe's order.
+
+        rules: the selections of the recipe, each after those that it is made from.
 
         Raises RecipeError for two stages or two columns of one name, for a column that no stage before adds, and for a
         place in which a stage could not run.
         """
         self.stages = tuple(_in_order([stage for stage in stages if stage.active]))
+        self.rules = tuple(rules)
         self._by_name: dict[str, Stage] = {}
         self.owners: dict[str, str] = {}  #: column -> the table that it is committed to
         self.columns: dict[str, Column] = {}  #: every column, in flow order
@@ -84,6 +91,9 @@ class Flow:
         listed = {f"input.{name}": kind for name, kind in own.items()}
         for stage in self.stages:
             stage.check({**own, **types, **listed})
+            if stage.segment == "global":
+                for rules in self.rules:
+                    rules.check({**own, **types, **listed})
             self._check_reads(stage, {**own, **types, **listed})
             types |= {column.name: column.type for column in stage.adds}
 
@@ -110,6 +120,15 @@ class Flow:
         if not isinstance(found, kind):
             raise KeyError(kind.name)
         return found
+
+    def with_rules(self, rules: Iterable[Rules]) -> Flow:
+        """The same stages with other selections."""
+        return Flow(self.stages, rules)
+
+    @property
+    def selecting(self) -> Deduplicate | Select:
+        """The global step that says which rows go on to the product, and so the name of that selection."""
+        return next(stage for stage in self.stages if isinstance(stage, Deduplicate | Select))
 
     def segment(self, name: Segment) -> tuple[Stage, ...]:
         """The stages of a segment."""
@@ -153,7 +172,7 @@ class Tables:
         lenient: a table whose key cannot be made, because a model or file is missing, gets one that no shard has.
         Raises UserError if a stage's model cannot be found, unless lenient.
         """
-        self.flow, self._keyed, self._lenient = flow, keyed, lenient
+        self.flow, self.keyed, self._lenient = flow, keyed, lenient
         self.unkeyed: dict[str, UserError] = {}  #: table -> why its key cannot be made
         self.selection = f"{SELECTIONS}/{selection}"
         self._names: dict[str, str] = {}
@@ -216,7 +235,7 @@ class Tables:
                 last_dropping = self._names[name]
 
     def _identity(self, table: str, stages: Sequence[Stage]) -> Any:
-        if not self._keyed:
+        if not self.keyed:
             return []
         try:
             return [[stage.identity(), stage.revision(), *_own_source(stage), *_version(stage)] for stage in stages]
@@ -275,15 +294,26 @@ class Tables:
         return {t.name: tuple(dict.fromkeys(wanted[t.name])) for t in self.all if t.name in wanted}
 
 
-def flow_of(recipe: Mapping[str, Any]) -> Flow:
+def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
     """The flow of a recipe's sections: plain data, as recipe.yaml holds it, or configurations.
 
+    selection: through which the rows pass, for a recipe's own selections and the deduplicate section's; None, or
+    another one: that of the product.
     Raises RecipeError for a section that breaks a rule.
     """
     ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
     chosen = [stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)]
+    deduplicate = next(stage for stage in ours if isinstance(stage, Deduplicate))
+    given = deduplicate.selection
+    rules = rules_of(recipe, given)
+    packed = next(stage for stage in ours if isinstance(stage, Pack)).config.selection or given
+    if selection is not None and selection in (given, *(one.name for one in rules)):
+        packed = selection
+    if packed != given:
+        select = selecting(rules, packed, "pack.selection", deduplicate.drops)
+        ours = [select if isinstance(stage, Deduplicate) else stage for stage in ours]
     own = [own_stage(given) for given in recipe.get("stages") or ()]
-    return Flow([*ours, *chosen, *own])
+    return Flow([*ours, *chosen, *own], rules)
 
 
 def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
@@ -336,7 +366,8 @@ def _in_order(stages: Sequence[Stage]) -> list[Stage]:
     placed: list[Stage] = []
     for stage in stages:
         if stage.after:
-            names = [other.name for other in placed]
+            # One of the recipe's selections may stand in the place of the deduplication.
+            names = ["deduplicate" if isinstance(other, Select) else other.name for other in placed]
             if stage.after not in names:
                 raise RecipeError(
                     f"stage {stage.name} must follow a stage of the recipe",

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from curation.code import CODE_FILE, read_code_log
 from curation.common_texts import mark_file, read_mark
-from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES, read_note
 from curation.flow import Tables, flow_of
 from curation.forget.tombstones import Tombstones
@@ -273,7 +272,7 @@ def _of_recipe(store: Store) -> set[str]:
     """The tables of the run's recipe; others, of an earlier one, may lack shards that were added since."""
     try:
         flow = flow_of(run_recipe(store))
-        tables = Tables(flow, selection=flow.of(Deduplicate).config.name, keyed=False)
+        tables = Tables(flow, selection=flow.selecting.selection, keyed=False)
     except UserError:  # of a recipe that is damaged, or names code that is not here
         return set()
     return {table.name for table in tables.all}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
@@ -34,7 +34,13 @@ _FIRST = (
 
 
 class PackConfig(Config):
-    """How the product is laid out, and which text of a row is its `caption`."""
+    """Which rows the product holds, how it is laid out, and which text of a row is its `caption`."""
+
+    selection: str | None = Field(
+        None,
+        description="selection of the recipe that is captioned, translated and packed; null: deduplicate.name, which "
+        "the deduplicate section makes",
+    )
 
     rows_per_part: int = Field(10_000, ge=1, description="approximate kept rows of a part file")
     row_group_rows: int = Field(500, ge=1, description="rows of a row group; 500 images of 256 px are about 10 MB")
@@ -44,6 +50,10 @@ class PackConfig(Config):
     min_score: float | None = Field(
         None, description="least mean token log-probability of a generated text that may be the caption; null: any"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Without the selection's name: what it keeps is known by its content."""
+        return {name: value for name, value in super().identity().items() if name != "selection"}
 
 
 class Pack(Stage):

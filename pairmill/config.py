@@ -237,14 +237,23 @@ def _is_key(value: object, key: str) -> TypeGuard[str]:
 
 
 def fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The keys of the section of `model` that `path` leads to; none if it leads to no section."""
-    place = iter(path)
-    for part in place:
-        field = model.model_fields.get(part)
-        inner = field.annotation if field else None
-        if get_origin(inner) is Mapping and next(place, None) is not None:  # a key that the user chose
+    """The keys of the section of `model` that `path` leads to, names of a mapping included; none for another place."""
+    inner: Any = model
+    for part in path:
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            field = inner.model_fields.get(part)
+            inner = field.annotation if field else None
+        elif isinstance(origin := get_origin(inner), type) and issubclass(origin, Mapping):
             inner = get_args(inner)[1]
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        else:
             return []
-        model = inner
-    return list(model.model_fields)
+        inner = _of_values(inner)
+    return list(inner.model_fields) if isinstance(inner, type) and issubclass(inner, BaseModel) else []
+
+
+def _of_values(kind: Any) -> Any:
+    """A type without what is said of it, and without that it may be null."""
+    if get_origin(kind) is Annotated:
+        return _of_values(get_args(kind)[0])
+    options = [one for one in get_args(kind) if one is not type(None)]
+    return _of_values(options[0]) if type(None) in get_args(kind) and len(options) == 1 else kind

@@ -7,7 +7,7 @@ selections/<name>/                uid, keep, reason: which of those rows are in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -81,4 +81,10 @@ def row_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
 
 def kept_rows(manifest: Mapping[str, object]) -> int:
     """Rows that one shard of a selection keeps, according to its manifest."""
-    return int(manifest["stages"]["deduplicate"]["rows_kept"])  # type: ignore[index]  # plain JSON
+    stages: Mapping[str, Mapping[str, int]] = manifest["stages"]  # type: ignore[assignment]  # plain JSON
+    return int(stages[select_stage(stages)]["rows_kept"])
+
+
+def select_stage(stages: Container[str]) -> str:
+    """The stage that made a selection, of those that its manifests count: one of the recipe, or the deduplication."""
+    return "select" if "select" in stages else "deduplicate"

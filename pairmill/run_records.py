@@ -93,8 +93,8 @@ def readable_records(store: Store) -> tuple[list[Mapping[str, Any]], list[int]]:
 
 
 def last_job(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The record of the last job, which `pairmill forget` is not; None if none has run."""
-    return next((record for record in reversed([*records]) if not record.get("forgot")), None)
+    """The record of the last job, which `pairmill forget` and `pairmill select` are not; None if none has run."""
+    return next((r for r in reversed([*records]) if not (r.get("forgot") or r.get("beside"))), None)
 
 
 def ended_well(job: Mapping[str, Any] | None) -> bool:

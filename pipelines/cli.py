@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import clusters, curation_runs, model_runs
+from pipelines.commands import clusters, curation_runs, model_runs, run_selections
 from pipelines.commands.arguments import Json
 from pipelines.doctor import check_packages
 from pipelines.output import finish, show_demo, show_version
@@ -34,7 +34,7 @@ def _options(
     """Curate web image-text pairs and train dual encoders on them, on Ray."""
 
 
-for part in (curation_runs, model_runs):
+for part in (curation_runs, run_selections, model_runs):
     app.add_typer(part.app)
 
 

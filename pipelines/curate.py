@@ -4,6 +4,7 @@
     collect:  read, download, inspect, policy, filter -> images/, columns/policy/, columns/filter/
     score:    the stages that the recipe names     -> columns/<stage>/
     barrier:  deduplicate                          -> selections/<name>/
+    select:   the selections that the recipe names -> selections/<name>/ of each
     rewrite:  recaption, translate                 -> columns/recaption/, columns/translate/
     pack                                           -> pairs/
     report                                         -> report.json, report.html
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -33,6 +34,7 @@ from curation.plan_file import Plan, restore_plan
 from curation.replan import plan_again
 from curation.results.advice import advice
 from curation.results.report import write_report
+from curation.selections.steps import Rules
 from curation.shards import listed, outstanding
 from curation.table import PLAN
 from pairmill.damage import DamagedError
@@ -51,6 +53,7 @@ from pipelines.pools import connected
 from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
 from pipelines.segments import Job
+from pipelines.selecting import require_curated
 
 logger = logging.getLogger("pairmill")
 
@@ -87,7 +90,7 @@ def curate(
             _job(recipe, store, met, retry_failed=retry_failed, planned=planned, **given)
             retry_failed = False
             fault_point("report.write")
-            report = write_report(store, selection=recipe.deduplicate.name)
+            report = write_report(store, selection=recipe.selection)
         except DamagedError as error:
             with store.locked():
                 _heal(store, error, met, recipe, yes=yes)
@@ -146,6 +149,7 @@ def _job(
             job.collect()
             job.stream("score")
             job.deduplicate()
+            job.select()
             job.stream("rewrite")
             job.pack()
 
@@ -238,6 +242,35 @@ def select(recipe: CurateRecipe, *, command: str = "", quiet: bool = False) -> i
     return sum(kept_rows(manifest) for manifest in store.manifests(tables.selection))
 
 
+def select_rules(recipe: CurateRecipe, rules: Sequence[Rules], *, command: str = "", quiet: bool = False) -> None:
+    """Make selections of a curated run that are missing or stale.  rules: each after those that it is made from.
+
+    Raises UserError for rules that do not fit the run, and for a run that is not curated so far.
+    """
+    store = Store(recipe.run_dir)
+    complete_pending(store)
+    forgotten = Tombstones.read(store)
+    planned = open_plan(store, recipe.shards)
+    flow = recipe.flow(recipe.deduplicate.name)
+    flow.with_rules(rules).check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    tables = Tables(flow, selection=recipe.deduplicate.name, keyed=False)
+    require_curated(store, tables, rules, planned.shard_numbers())
+    with (
+        connected(recipe) as pools,
+        Invocation(store, command, beside=True) as journal,
+        watched(planned.rows, quiet=quiet) as board,
+        job_actors() as actors,
+    ):
+        require_unchanged(store, planned, forgotten)
+        finish_rewrites(store)
+
+        def work() -> None:
+            job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True, other_code=True)
+            job.select(rules)
+
+        _healed(store, work, set(), board, recipe, yes=False)
+
+
 def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool = False) -> Tables:
     """The tables of a planned run, after checking its recipe against the columns of the plan.
 
@@ -248,7 +281,7 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
     if (warning := without_texts.warning(store, planned, flow.of(Filter).config)) is not None:
         logger.warning("%s", warning)
-    return Tables(flow, selection=recipe.deduplicate.name, beside=beside)
+    return Tables(flow, selection=recipe.selection, beside=beside)
 
 
 def _cause(error: BaseException, board: Any) -> PairmillError:

@@ -26,8 +26,11 @@ _PACKAGES = ("pairmill", "ray", "pyarrow", "aiohttp", "simplejpeg", "torch", "tr
 class Invocation:
     """The record of this invocation, kept up to date in `runs/run-NNNN.json` while it runs."""
 
-    def __init__(self, store: Store, command: str) -> None:
-        """Raises OSError if the run directory cannot be written."""
+    def __init__(self, store: Store, command: str, *, beside: bool = False) -> None:
+        """beside: it leaves the product and all that it is made from as they are.
+
+        Raises OSError if the run directory cannot be written.
+        """
         self._store = store
         self.run = max(record_numbers(store), default=0) + 1
         self._segments: dict[str, list[float | None]] = {}
@@ -36,6 +39,7 @@ class Invocation:
             "command": redact(command),
             "started_at": time.time(),
             "finished_at": None,
+            **({"beside": True} if beside else {}),
             "segments": self._segments,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
             "cluster": {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU", "memory")},

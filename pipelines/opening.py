@@ -16,9 +16,14 @@ def selected_run(run: str) -> tuple[Any, str]:
     from pairmill.yaml_text import read_mapping
 
     store, text = _text(run)
-    # The recipe was checked when the run was made; only one name is read here.
-    section = read_mapping(text, store.path(RECIPE_FILE)).get("deduplicate")
-    return store, str(section.get("name", "default")) if isinstance(section, dict) else "default"
+    # The recipe was checked when the run was made; only two names are read here.
+    recipe = read_mapping(text, store.path(RECIPE_FILE))
+    names = [of.get(key) for section, key in _NAMING if isinstance(of := recipe.get(section), dict)]
+    return store, next((str(name) for name in names if name), "default")
+
+
+#: The keys that may name the selection of the product, the first that is set counts.
+_NAMING = (("pack", "selection"), ("deduplicate", "name"))
 
 
 def opened_run(run: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:

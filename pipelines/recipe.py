@@ -11,6 +11,7 @@ from pydantic import Field, create_model, model_validator
 
 from curation.flow import Flow, flow_of
 from curation.inputs import InputConfig
+from curation.selections.config import Selection
 from curation.stages import CHOSEN_STAGES, SECTIONS, STAGES
 from pairmill import yaml_text
 from pairmill.config import EXECUTION, Config, put
@@ -65,16 +66,26 @@ class CurateRecipe(_Sections):
     stages: tuple[Annotated[NamedConfig, ChosenBy(CHOSEN_STAGES)], ...] = Field(
         (), description="further stages, in flow order: import paths package.module:Stage, or {name: …} with their keys"
     )
+    selections: dict[str, Selection] = Field(
+        {},
+        description="selections of the run, by name: an expression over others, such as good & ~tiny, or rules; see "
+        "docs/selections.md",
+    )
     cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=EXECUTION)
+
+    @property
+    def selection(self) -> str:
+        """The selection that the product is made from."""
+        return str(self.pack.selection or self.deduplicate.name)
 
     @model_validator(mode="after")
     def _flows(self) -> CurateRecipe:
         self.flow()
         return self
 
-    def flow(self) -> Flow:
-        """The stages of this recipe in order.  Raises RecipeError if they do not fit together."""
-        return flow_of(dict(self))
+    def flow(self, selection: str | None = None) -> Flow:
+        """The stages of this recipe in order; selection: as for `flow_of`.  Raises RecipeError if they do not fit."""
+        return flow_of(dict(self), selection)
 
     def to_yaml(self) -> str:
         """The recipe with every default spelled out; `load_recipe` reads it back to an equal one."""

@@ -24,6 +24,9 @@ from curation.plan_file import Plan
 from curation.policy import Policy
 from curation.reuse import reads_for_reuse
 from curation.selection import apply_selection
+from curation.selections.selected_tables import over_all, selected_table
+from curation.selections.stage import Select
+from curation.selections.steps import Rules
 from curation.shards import ShardSink, ShardSource, Work, ahead, listed, outstanding
 from curation.stage import Segment, Stage
 from curation.table import PLAN, Table
@@ -43,6 +46,7 @@ from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
 from pipelines.stages.prepared import PrepareStage, freeing
 from pipelines.stages.reporting import name_run
 from pipelines.stages.row_stage import ActorStage, RowStage, Setting, named
+from pipelines.stages.select import SelectionOver
 
 #: Of a short task: half a core, so that a small node has room for it beside the actors; and how often it is tried again
 #: if its process ends.  Ray Data's own default is no limit.
@@ -80,6 +84,11 @@ class Job:
         self.yes, self._listed, self._accept = yes, dict(committed or {}), accept
         self.recipe, self.store, self.planned, self.tables = recipe, store, planned, tables
         self.flow = tables.flow
+        #: The tables of which the deduplicate section makes the selection, whatever the product is made from.
+        self.plain = tables
+        if isinstance(self.flow.selecting, Select):
+            name = recipe.deduplicate.name
+            self.plain = Tables(recipe.flow(name), selection=name, keyed=tables.keyed)
         self.pools, self.board, self.journal, self.actors = pools, board, journal, actors
         self.input_type = input_type(store, planned.inputs[-1])
         name_run(store.uri)
@@ -190,7 +199,7 @@ class Job:
         reads = self.tables.reads(names, segment) | self.tables.counted(segment)
         if self.tables.selection not in reads:
             return reads, None
-        made_by = self.flow.of(Deduplicate)
+        made_by = self.flow.selecting
         later = self.flow.after(made_by.name)
         return reads, partial(apply_selection, stage=made_by.name, reasons=made_by.drops, later=later)
 
@@ -250,9 +259,10 @@ class Job:
 
     def deduplicate(self) -> None:
         """The barrier: find the losers over the whole run, and write the selection."""
-        given = [table.name for table in self.tables.before("global")]
+        plain = self.plain
+        given = [table.name for table in plain.before("global")]
         contents = {name: self._contents(name) for name in given}
-        selected, stage = self.tables.selected(contents), self.flow.of(Deduplicate)
+        selected, stage = plain.selected(contents), plain.flow.of(Deduplicate)
         with self.journal.segment("deduplicate"):
             families = None
             committed = listed(self.store, [*given, selected.name])
@@ -261,23 +271,49 @@ class Job:
             for wave in _waves(work, self.recipe.cluster.wave_shards):
                 self._accept()
                 families = families or self._families()
-                rows = self._read("deduplicate", wave, self.tables.reads((), "global"))
-                select_stage = SelectStage(families, stage, self.flow.before(stage.name), self.board)
+                rows = self._read("deduplicate", wave, plain.reads((), "global"))
+                select_stage = SelectStage(families, stage, plain.flow.before(stage.name), self.board)
                 rows = rows.map_batches(select_stage, **_TASKS, **_SHARDS)
                 self._write(rows, [selected])
             self.store.sweep(selected.name)
+
+    def select(self, rules: Sequence[Rules] | None = None) -> None:
+        """Make the selections that are missing or stale.  rules: each after its bases; None: those of the recipe."""
+        chosen = self.flow.rules if rules is None else rules
+        if not chosen:
+            return
+        with self.journal.segment("select"):
+            for one in chosen:
+                self._select(one)
+
+    def _select(self, rules: Rules) -> None:
+        made = selected_table(self.plain, rules)
+        given = made.table.upstream
+        committed = listed(self.store, [*given, made.table.name])
+        contents = {name: {n: entry.content for n, entry in committed[name].items()} for name in given}
+        table = over_all(made.table, contents) if rules.of_all else made.table
+        work = outstanding(self.store, [table], self.planned.shard_numbers(), given, committed)
+        self._note_code([table], work, committed)
+        over = SelectionOver(self.store, made, rules, self.planned, self.input_type)
+        for wave in _waves(work, self.recipe.cluster.wave_shards):
+            self._accept()
+            rows = self._read("select", wave, made.reads)
+            shown = self.board if rules.name == self.recipe.selection else None
+            rows = rows.map_batches(over.stage(shown), **_TASKS, **_SHARDS)
+            self._write(rows, [table])
+        self.store.sweep(table.name)
 
     def _contents(self, table: str) -> dict[int, str]:
         return {shard: entry.content for shard, entry in self.store.index(table).items()}
 
     def _narrow_reads(self) -> Mapping[str, Sequence[str]]:
-        return self.tables.reads(self.flow.of(Deduplicate).reads, "global")
+        return self.plain.reads(self.plain.flow.of(Deduplicate).reads, "global")
 
     def _families(self) -> Families:
         """The families of duplicates of the whole run."""
         fault_point("barrier.deduplicate")
         shards, rows = self.planned.shard_numbers(), self.planned.rows
-        return losers_over(self.store, shards, rows, self._narrow_reads(), self.flow.of(Deduplicate).config)
+        return losers_over(self.store, shards, rows, self._narrow_reads(), self.plain.flow.of(Deduplicate).config)
 
     def pack(self) -> None:
         """Write the product from the committed tables."""

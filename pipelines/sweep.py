@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from curation.selections.config import SelectionConfig
 from pairmill.config import put
 from pairmill.errors import InputError, RecipeError
 from pairmill.origin import origin_of, working_in
@@ -13,6 +14,7 @@ from pairmill.recipe_file import recipe_text
 from pairmill.store import Store
 from pairmill.uris import absolute
 from pipelines.recipe import CurateRecipe, parse_override, parse_recipe, read_mapping
+from pipelines.selecting import from_here, select_in
 from tune.check import check
 from tune.recipe import SweepRecipe
 from tune.space import value_at
@@ -60,10 +62,8 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
     """Rows that each of the recipe's selections keeps, by name; nothing is fetched and no pixels are written.
 
     Raises InputError if train.data.path is not a curated run, RecipeError if a selection changes more than its filters
-    and its deduplication.
+    and its deduplication, and has no rules of its own.
     """
-    from pipelines.curate import select
-
     run_dir = absolute(str(value_at(recipe.base, "data.path")))
     text = recipe_text(Store(run_dir))
     if text is None:
@@ -72,28 +72,53 @@ def make_selections(recipe: SweepRecipe, *, command: str = "", quiet: bool = Fal
             value=run_dir,
             fix="run `pairmill curate` (or `pairmill demo`) first",
         )
+    given = {name: from_here(settings) for name, settings in recipe.selections.items() if _is_rules(settings)}
     kept = {}
     for name, settings in recipe.selections.items():
-        for key in settings:
-            if key.partition(".")[0] not in ("filter", "deduplicate") or key == "deduplicate.name":
-                raise RecipeError(
-                    "a selection must change keys of filter and deduplicate only; others would fetch or write pixels",
-                    value=f"selections.{name}: {key}",
-                    fix="change the key in the curation recipe, and curate into another run_dir",
-                )
-        curated = parse_recipe(text, kind=CurateRecipe, source=f"{run_dir}/recipe.yaml").model_dump(mode="json")
-        if name == curated["deduplicate"]["name"]:
-            raise RecipeError(
-                "a selection must have another name than the curated run's own, which the product is made from",
-                value=f"selections.{name}",
-                fix="choose another name",
-            )
-        for key, value in {**settings, "run_dir": run_dir, "deduplicate.name": name}.items():
-            put(curated, key, value)
-        checked = CurateRecipe.checked(curated)
+        if name not in given and isinstance(settings, dict):
+            kept[name] = _by_filters(name, settings, text, run_dir, command=command, quiet=quiet)
+    if given:
         with working_in(origin_of(text)):
-            kept[name] = select(checked, command=command, quiet=quiet)
-    return kept
+            of_run = parse_recipe(text, kind=CurateRecipe, source=f"{run_dir}/recipe.yaml")
+            of_run = of_run.model_copy(update={"run_dir": run_dir})
+            kept |= select_in(of_run, given, command=command, quiet=quiet)
+    return {name: kept[name] for name in recipe.selections}
+
+
+def _is_rules(settings: Any) -> bool:
+    """Whether a selection is one of rules, as in the curation recipe's own section, and not of other keys of it."""
+    rules = SelectionConfig.model_fields.keys()
+    return isinstance(settings, str) or any(key.partition(".")[0] in rules for key in settings)
+
+
+def _by_filters(name: str, settings: Mapping[str, Any], text: str, run_dir: str, *, command: str, quiet: bool) -> int:
+    """Make a selection by filters and a deduplication of its own.  text: the run's recipe."""
+    from pipelines.curate import select
+
+    for key in settings:
+        if key.partition(".")[0] not in ("filter", "deduplicate") or key == "deduplicate.name":
+            raise RecipeError(
+                "a selection must change keys of filter and deduplicate only, or have rules of its own; others would "
+                "fetch or write pixels",
+                value=f"selections.{name}: {key}",
+                fix="change the key in the curation recipe, and curate into another run_dir",
+            )
+    curated = parse_recipe(text, kind=CurateRecipe, source=f"{run_dir}/recipe.yaml").model_dump(mode="json")
+    if name in (curated["deduplicate"]["name"], *curated["selections"]):
+        raise RecipeError(
+            "a selection must have another name than those of the curated run's recipe",
+            value=f"selections.{name}",
+            fix="choose another name",
+        )
+    for key, value in {**settings, "run_dir": run_dir, "deduplicate.name": name, **_NO_OTHERS}.items():
+        put(curated, key, value)
+    checked = CurateRecipe.checked(curated)
+    with working_in(origin_of(text)):
+        return select(checked, command=command, quiet=quiet)
+
+
+#: A recipe that makes one selection by its filters and its deduplication alone.
+_NO_OTHERS: Mapping[str, Any] = {"selections": {}, "pack.selection": None}
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

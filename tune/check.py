@@ -29,8 +29,12 @@ def check(recipe: SweepRecipe) -> None:
         wanted = [recipe_at(recipe.base, point).data for point in points]
     else:
         wanted = [base.data]
+        if "data.selection" in recipe.space:
+            names = recipe.space["data.selection"].values or ()
+            wanted = [base.data.model_copy(update={"selection": name}) for name in names]
     # Selections that the sweep itself makes do not exist yet; the run they are made from does.
-    found = [d.model_copy(update={"selection": None}) if d.selection in recipe.selections else d for d in wanted]
+    none = {"selection": None, "weight": None}
+    found = [d.model_copy(update=none) if d.selection in recipe.selections else d for d in wanted]
     for data in {data.model_dump_json(): data for data in found}.values():
         open_sources(data)
     if recipe.search.method == "pbt":

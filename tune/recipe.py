@@ -71,10 +71,11 @@ class SweepRecipe(Config):
     name: str = Field("sweep", pattern=r"^[A-Za-z0-9_.-]+$", description="name of the sweep in dashboards")
     train: dict[str, Any] = Field(description="training recipe that every trial starts from, without run_dir")
     space: dict[str, Parameter] = Field(description="dotted keys of the training recipe, and what each may be")
-    selections: dict[str, dict[str, Any]] = Field(
+    selections: dict[str, dict[str, Any] | str] = Field(
         {},
-        description="selections of the curated run at train.data.path, by name: dotted keys of its curation recipe; "
-        "made before the first trial, without a fetch; the space's data.selection names them",
+        description="selections of the curated run at train.data.path, by name, made before the first trial without a "
+        "fetch: dotted keys of its curation recipe (filter and deduplicate), or rules or an expression as in its own "
+        "section selections; the space's data.selection names these and any that the run has",
     )
     search: SearchConfig = SearchConfig()
     objectives: tuple[ObjectiveConfig, ...] = Field(
@@ -142,14 +143,6 @@ class SweepRecipe(Config):
                 value=SPEED,
                 fix="put another objective before it",
             )
-        chosen = self.space["data.selection"].values if "data.selection" in self.space else None
-        for name in chosen or ():
-            if self.selections and name not in self.selections:
-                raise RecipeError(
-                    "space: data.selection must name one of `selections`",
-                    value=name,
-                    fix=f"perhaps you mean: {nearest(str(name), self.selections)}",
-                )
 
     @property
     def base(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Semantic duplicates: pictures whose embeddings point the same way (SemDeDup, Abbas et al. 2023, arXiv 2303.09540).
 
-Rows are compared only within their clusters (`curation.duplicates.vector_clusters`), so pairs that a border separates are
-missed.  Against this a row goes to further clusters too (`probes`) where it is so near to the border that a duplicate
-may lie beyond.  `benchmarks/semantic.py` measures how many pairs are found.
+Rows are compared only within their clusters (`curation.duplicates.vector_clusters`), so pairs that a border separates
+are missed.  Against this a row goes to further clusters too (`probes`) where it is so near to the border that a
+duplicate may lie beyond.  `benchmarks/semantic.py` measures how many pairs are found.
 
 Two rows are linked if the cosine of their embeddings, computed without any rounding of sums, is above 1 - epsilon.
 Equal embeddings are linked in stars, and only one of each takes part in the comparison.  A cluster is compared in

@@ -36,6 +36,11 @@ class Deduplicate(Stage):
         self.config = self.config.resolved(columns)
         self.reads = reads(self.config)
 
+    @property
+    def selection(self) -> str:
+        """The name of the selection that it makes."""
+        return str(self.config.name)
+
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise RecipeError for a score that is no numeric column, and for a kind with unknown columns."""
         known = [name for name, kind in columns.items() if pa.types.is_integer(kind) or pa.types.is_floating(kind)]

@@ -1,4 +1,4 @@
-"""The language of `filter.where` as trees of Python's own parser: what is of the language, and what each node says.
+"""The language of expressions as trees of Python's own parser: what is of the language, and what each node says.
 
 Only a closed list of nodes is accepted.  The language itself is described in `where`.
 """
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from keyword import iskeyword
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,7 +42,9 @@ TEXT_SEARCH: Mapping[str, Callable[[Any, str], Any]] = {
     "contains": pc.match_substring,
     "startswith": pc.starts_with,
 }
-_FUNCTIONS = ("len", "number", "is_null", *TEXT_SEARCH)
+_FUNCTIONS = ("len", "number", "is_null", "host", "random", *TEXT_SEARCH)
+#: Functions over all rows that an expression is about, in the expressions of selections.
+POPULATION = ("quantile", "count")
 #: The struct that holds the list's own columns.
 _INPUT = "input"
 
@@ -57,16 +59,37 @@ _BETWEEN = re.compile(
 _UNREAD_NAME = re.compile(r"(?!\d+(?:\.\d*)?(?:\s|$))[\w][\w .:#@$%-]*")
 
 
+class Source(NamedTuple):
+    """An expression, and where it stands.
+
+    key: of the recipe, for messages.  population: whether it may call the functions `POPULATION`.
+    """
+
+    text: str
+    key: str = "filter.where"
+    population: bool = False
+
+    @property
+    def shorter(self) -> str:
+        """What to do about an expression that is too long."""
+        return "use filter.callables for long rules" if self.key == "filter.where" else "divide it among selections"
+
+
+def source_of(text: str | Source) -> Source:
+    """An expression as `Source`; a bare text is that of `filter.where`."""
+    return text if isinstance(text, Source) else Source(text)
+
+
 @lru_cache(maxsize=64)
-def parse(text: str) -> tuple[ast.expr, dict[str, ast.expr]]:
+def parse(text: Source) -> tuple[ast.expr, dict[str, ast.expr]]:
     """The checked tree, and each column's name with its first occurrence, sorted by name."""
-    if len(text) > MAX_CHARACTERS:
+    if len(text.text) > MAX_CHARACTERS:
         raise RecipeError(
-            f"filter.where must have at most {MAX_CHARACTERS} characters",
-            value=f"{len(text)} characters",
-            fix="use filter.callables for long rules",
+            f"{text.key} must have at most {MAX_CHARACTERS} characters",
+            value=f"{len(text.text)} characters",
+            fix=text.shorter,
         )
-    source = text.replace("\n", " ").strip()
+    source = text.text.replace("\n", " ").strip()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # '\d' is an invalid escape in Python and just what a regex needs
@@ -87,7 +110,7 @@ def parse(text: str) -> tuple[ast.expr, dict[str, ast.expr]]:
                 text,
                 node,
                 f"it must have at most {MAX_NODES} terms, {MAX_DEPTH} levels deep",
-                "use filter.callables for long rules",
+                text.shorter,
             )
         if (name := name_of(node)) is not None:
             names.setdefault(name, node)
@@ -147,7 +170,7 @@ def nearest_columns(name: str, known: Iterable[str]) -> str:
     return ", ".join(_spelled(plain[column]) for column in close.split(", ") if column in plain)
 
 
-def _operands(text: str, node: ast.expr) -> list[ast.expr]:
+def _operands(text: Source, node: ast.expr) -> list[ast.expr]:
     """The operands of a node of the language; refuses any other node."""
     match node:
         case ast.Name() | ast.Attribute() | ast.Subscript() if name_of(node) is not None:
@@ -173,6 +196,12 @@ def _operands(text: str, node: ast.expr) -> list[ast.expr]:
             if any(isinstance(compare, ast.In | ast.NotIn) for compare in ops[:-1]):
                 refuse_part(text, node, "`in` must be the last of a chained comparison", "split it with `and`")
             return operands
+        case ast.Call(func=ast.Name(id=name)) if name in POPULATION and text.population:
+            return _of_population(text, node)
+        case ast.Call(func=ast.Name(id="random"), args=[seed], keywords=[]):
+            if not isinstance(value := literal(text, seed), int) or isinstance(value, bool):
+                refuse_part(text, seed, "the seed of random must be a whole number", "write random(0)")
+            return []
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
             wanted = 2 if name in TEXT_SEARCH else 1
             if len(args) != wanted:
@@ -185,7 +214,7 @@ def _operands(text: str, node: ast.expr) -> list[ast.expr]:
                 text,
                 node,
                 f"it must call a known function: {name} in this form is none",
-                f"use {', '.join(_FUNCTIONS)}",
+                f"use {', '.join((*_FUNCTIONS, *(POPULATION if text.population else ())))}",
             )
         case ast.Attribute() if (dotted := _dotted(node)) is not None:
             quoted = _spelled(f"{_INPUT}.{dotted.removeprefix(f'{_INPUT}.')}")
@@ -195,7 +224,26 @@ def _operands(text: str, node: ast.expr) -> list[ast.expr]:
             refuse_part(text, node, f"every part must be of the language, and {kind} is not", _SEE)
 
 
-def literal(text: str, node: ast.expr) -> str | int | float | bool:
+def _of_population(text: Source, node: ast.Call) -> list[ast.expr]:
+    """The operands of a function over all rows."""
+    name = ast.unparse(node.func)
+    by = [keyword.value for keyword in node.keywords if keyword.arg == "by"]
+    wanted = 2 if name == "quantile" else 0
+    form = "quantile(x, 0.7) or quantile(x, 0.7, by=column)" if wanted else "count() or count(by=column)"
+    if len(node.args) != wanted or len(by) != len(node.keywords) or len(by) > 1:
+        refuse_part(text, node, f"{name} must be called as {form}", f"write {form}")
+    if wanted:
+        share = literal(text, node.args[1])
+        if isinstance(share, str | bool) or not 0 <= share <= 1:
+            refuse_part(text, node.args[1], "the share of quantile must be a number from 0 to 1", f"write {form}")
+    operands = [*node.args[:1], *by]
+    for inner in (inner for operand in operands for inner in ast.walk(operand)):
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id in POPULATION:
+            refuse_part(text, node, f"{name} must not hold another function over all rows", "use two selections")
+    return operands
+
+
+def literal(text: Source, node: ast.expr) -> str | int | float | bool:
     match node:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if value is not True:
             return -value
@@ -210,7 +258,7 @@ def literal(text: str, node: ast.expr) -> str | int | float | bool:
     refuse_part(text, node, "this must be a literal text, number, True or False", _SEE)
 
 
-def members(text: str, node: ast.expr) -> list[str | int | float | bool]:
+def members(text: Source, node: ast.expr) -> list[str | int | float | bool]:
     if isinstance(node, ast.Tuple | ast.List | ast.Set) and len(node.elts) <= MAX_NODES:
         return [literal(text, element) for element in node.elts]
     refuse_part(
@@ -221,7 +269,7 @@ def members(text: str, node: ast.expr) -> list[str | int | float | bool]:
     )
 
 
-def search_text(text: str, name: str, node: ast.expr) -> str:
+def search_text(text: Source, name: str, node: ast.expr) -> str:
     value = literal(text, node)
     if not isinstance(value, str):
         refuse_part(text, node, f"the second argument of {name} must be a literal text", "put it in quotes")
@@ -238,17 +286,17 @@ def search_text(text: str, name: str, node: ast.expr) -> str:
     return value
 
 
-def refuse_part(text: str, node: ast.expr, problem: str, fix: str) -> NoReturn:
-    source = text.replace("\n", " ").strip()
+def refuse_part(text: Source, node: ast.expr, problem: str, fix: str) -> NoReturn:
+    source = text.text.replace("\n", " ").strip()
     # The parser counts bytes of UTF-8.
     at = len(source.encode()[: node.col_offset].decode(errors="ignore"))
     _point(text, source, at, problem, fix)
 
 
-def _point(text: str, source: str, at: int, problem: str, fix: str) -> NoReturn:
+def _point(text: Source, source: str, at: int, problem: str, fix: str) -> NoReturn:
     """Raise RecipeError with a window of the expression and a caret under the character `at`."""
     start = max(0, at - 60)
     window = source[start : at + 40]
     raise RecipeError(
-        f"filter.where, column {at + 1}: {problem}", value=f"{window}\n       {' ' * (at - start)}^", fix=fix
+        f"{text.key}, column {at + 1}: {problem}", value=f"{window}\n       {' ' * (at - start)}^", fix=fix
     )

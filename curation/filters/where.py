@@ -15,6 +15,16 @@ drops: where
                     matches(x, 'regex')   the RE2 expression is found in the text
                     contains(x, 'part'), startswith(x, 'start')
                     is_null(x)
+                    host(x)             the host of a URL, in lower case; '' if it has none
+                    random(0)           a number from 0 to 1 that follows from the row's uid and a seed
+
+In a selection (`curation.selections`) there are functions over all rows of its `from` too:
+
+                    quantile(x, q)      the inverted CDF: the least value of x that at least the share q of the values
+                                        do not exceed (numpy's method="inverted_cdf"), so always a value of x; null and
+                                        NaN do not count
+                    quantile(x, q, by=y)  the same among the rows with the row's own value of y
+                    count(), count(by=y)  how many rows there are, or have the row's own value of y; null is a value
 
 A null in a column makes every result from it null, except that, as in SQL, `null or True` is true and
 `null and False` is false.  A row for which the whole expression is null is dropped.
@@ -36,7 +46,9 @@ from pydantic import Field, field_validator
 from curation.filters.syntax import (
     ARITHMETIC,
     COMPARE,
+    POPULATION,
     TEXT_SEARCH,
+    Source,
     literal,
     members,
     name_of,
@@ -44,7 +56,9 @@ from curation.filters.syntax import (
     parse,
     refuse_part,
     search_text,
+    source_of,
 )
+from curation.identity import shuffle_key, url_host
 from pairmill.config import Config
 from pairmill.errors import IntegrityError
 
@@ -66,22 +80,74 @@ class WhereConfig(Config):
     @classmethod
     def _parses(cls, value: str | None) -> str | None:
         if value is not None:
-            parse(value)
+            parse(Source(value))
         return value
 
 
-def columns_of(text: str) -> list[str]:
-    """Names of the columns that the expression reads, sorted.  Raises RecipeError as `compile_where` does."""
-    return list(parse(text)[1])
+#: What a function over all rows (`syntax.POPULATION`) is for each row of a table.
+#: (the node, the table's values of `by` or None) -> a column, or a scalar.
+Population = Callable[[ast.Call, Any], Any]
 
 
-def compile_where(text: str, columns: pa.Schema | Iterable[str]) -> Callable[[pa.Table], pa.ChunkedArray]:
+def columns_of(text: str | Source) -> list[str]:
+    """Names of the columns that the expression reads, sorted.  Raises RecipeError as `compile_where` does.
+
+    `random` reads the column uid.
+    """
+    tree, names = parse(source_of(text))
+    drawn = any(isinstance(node, ast.Call) and ast.unparse(node.func) == "random" for node in ast.walk(tree))
+    return sorted({*names, "uid"} if drawn else names)
+
+
+def population_calls(text: Source) -> dict[str, ast.Call]:
+    """The calls of functions over all rows in an expression, by their own text."""
+    tree = parse(text)[0]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in POPULATION]
+    return {ast.unparse(node): node for node in calls}
+
+
+def compile_where(text: str | Source, columns: pa.Schema | Iterable[str]) -> Callable[..., pa.ChunkedArray]:
     """A function from a table to a boolean column of its rows: true, false, or null.
 
+    Its second argument is a `Population`; None: functions over all rows are null.
     columns: the table's schema, or only the names of its columns; with a schema, types are checked here too.
     Raises RecipeError, with the place in the text, for syntax outside the language and for an unknown column; the
     function it returns raises RecipeError where an operation does not fit a column's type.
     """
+    return _compiled(source_of(text), columns, _Evaluation.logic, pa.bool_())
+
+
+def compile_number(text: Source, columns: pa.Schema | Iterable[str]) -> Callable[..., pa.ChunkedArray]:
+    """As `compile_where`, for an expression whose value is a number: to a float64 column."""
+    return _compiled(text, columns, _Evaluation.number, pa.float64())
+
+
+def compile_group(text: Source, columns: pa.Schema | Iterable[str]) -> Callable[..., pa.ChunkedArray]:
+    """As `compile_where`, for an expression whose values divide rows into groups: to a column of texts."""
+    return _compiled(text, columns, _Evaluation.group, pa.string())
+
+
+def compile_operands(text: Source, call: ast.Call) -> Callable[[pa.Table], tuple[Any, Any]]:
+    """A function from a table to the operands of one of `population_calls`: x (float64) and `by` (texts).
+
+    None for an operand that the call does not have.
+    """
+    by = next((keyword.value for keyword in call.keywords), None)
+
+    def operands(rows: pa.Table) -> tuple[Any, Any]:
+        one = _Evaluation(text, rows)
+        number = _column(one.number(call.args[0]), rows, pa.float64()) if call.args else None
+        return number, None if by is None else _column(one.group(by), rows, pa.string())
+
+    return operands
+
+
+def _compiled(
+    text: Source,
+    columns: pa.Schema | Iterable[str],
+    kind: Callable[[_Evaluation, ast.expr], Any],
+    made: pa.DataType,
+) -> Callable[..., pa.ChunkedArray]:
     tree, names = parse(text)
     schema = columns if isinstance(columns, pa.Schema) else None
     known = schema.names if schema is not None else list(columns)
@@ -94,23 +160,29 @@ def compile_where(text: str, columns: pa.Schema | Iterable[str]) -> Callable[[pa
                 f"perhaps you mean: {nearest_columns(name, known)}",
             )
 
-    def evaluate(rows: pa.Table) -> pa.ChunkedArray:
-        answer = _Evaluation(text, rows).logic(tree)
-        if isinstance(answer, pa.Scalar):
-            answer = pa.chunked_array([pa.repeat(answer, len(rows))], pa.bool_())
-        return answer
+    def evaluate(rows: pa.Table, population: Population | None = None) -> pa.ChunkedArray:
+        return _column(kind(_Evaluation(text, rows, population), tree), rows, made)
 
     if schema is not None:
-        evaluate(schema.empty_table())
+        empty = schema.empty_table()
+        evaluate(empty if "uid" in schema.names else empty.append_column("uid", pa.array([], pa.string())))
     return evaluate
+
+
+def _column(found: Any, rows: pa.Table, made: pa.DataType) -> pa.ChunkedArray:
+    """What was found as a column of the rows: a scalar is that of every row."""
+    if isinstance(found, pa.Scalar):
+        return pa.chunked_array([pa.repeat(found.cast(made), len(rows))], made)
+    return found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found], made)
 
 
 class _Evaluation:
     """One walk over the tree for one table; each method returns a column, or a scalar where no column is involved."""
 
-    def __init__(self, text: str, rows: pa.Table) -> None:
-        self._text = text
+    def __init__(self, text: str | Source, rows: pa.Table, population: Population | None = None) -> None:
+        self._text = source_of(text)
         self._rows = rows
+        self._population = population
 
     def logic(self, node: ast.expr) -> Any:
         """`node` where a truth value is needed."""
@@ -137,6 +209,15 @@ class _Evaluation:
         if not (pa.types.is_string(found.type) or pa.types.is_large_string(found.type)):
             refuse_part(self._text, node, f"this must be a text, and is {found.type}", "name a text column")
         return found
+
+    def group(self, node: ast.expr) -> Any:
+        """`node` as texts, equal for equal values; null stays null."""
+        found = self.value(node)
+        if _kind(found.type) == "other" and not pa.types.is_null(found.type):
+            refuse_part(
+                self._text, node, f"this must be a text, a number or a truth value, and is {found.type}", "name another"
+            )
+        return pc.cast(found, pa.string())
 
     def value(self, node: ast.expr) -> Any:
         """`node`, whatever its type."""
@@ -170,9 +251,22 @@ class _Evaluation:
                 return self._spelled_number(argument)
             case ast.Call(func=ast.Name(id="is_null"), args=[argument]):
                 return pc.is_null(self.value(argument))
-            case ast.Call(func=ast.Name(id=name), args=[argument, sought]):
+            case ast.Call(func=ast.Name(id="host"), args=[argument]):
+                return _mapped(self.string(argument), url_host, pa.string())
+            case ast.Call(func=ast.Name(id="random"), args=[seed]):
+                number = int(literal(self._text, seed))
+                return _mapped(self._rows["uid"], lambda uid: shuffle_key(uid, number) / 2.0**64, pa.float64())
+            case ast.Call(func=ast.Name(id=name)) if name in POPULATION and self._text.population:
+                return self._of_all(node)
+            case ast.Call(func=ast.Name(id=name), args=[argument, sought]) if name in TEXT_SEARCH:
                 return TEXT_SEARCH[name](self.string(argument), search_text(self._text, name, sought))
-        raise IntegrityError(f"filter.where must be refused when it is read, if it holds a {type(node).__name__}")
+        raise IntegrityError(f"{self._text.key} must be refused when it is read, if it holds a {type(node).__name__}")
+
+    def _of_all(self, node: ast.Call) -> Any:
+        for argument in node.args[:1]:
+            self.number(argument)
+        by = self.group(node.keywords[0].value) if node.keywords else None
+        return pa.scalar(None, pa.float64()) if self._population is None else self._population(node, by)
 
     def _spelled_number(self, node: ast.expr) -> Any:
         found = self.value(node)
@@ -224,6 +318,13 @@ class _Evaluation:
             # No type of whole numbers holds both.
             left, right = (pc.cast(side, _WHOLE) for side in (left, right))
         return compare(left, right)
+
+
+def _mapped(values: Any, of_one: Callable[[str], Any], made: pa.DataType) -> Any:
+    """A Python function of each text; null stays null."""
+    if isinstance(values, pa.Scalar):
+        return pa.scalar(None if values.as_py() is None else of_one(values.as_py()), made)
+    return pa.chunked_array([pa.array([None if v is None else of_one(v) for v in values.to_pylist()], made)])
 
 
 #: Holds every signed and unsigned whole number of 64 bits.

@@ -36,7 +36,8 @@ def change_of(table: str, uids: Collection[str]) -> Callable[[pa.Table], pa.Tabl
             return blanked(rows, mask)
         if table.startswith(f"{SELECTIONS}/"):
             keep, reason = pc.if_else(mask, False, rows["keep"]), pc.if_else(mask, FORGOTTEN, rows["reason"])
-            return set_columns(_nulled(rows, mask, ["duplicate_group"]), {"keep": keep, "reason": reason})
+            rows = _nulled(rows, mask, [name for name in rows.schema.names if name != "uid"])
+            return set_columns(rows, {"keep": keep, "reason": reason})
         return _dropped(_nulled(rows, mask, [name for name in rows.schema.names if name != "uid"]), mask)
 
     return change

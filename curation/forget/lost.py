@@ -77,7 +77,8 @@ def _made(given: Any) -> tuple[str, bool]:
 def _sections(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The sections that cannot be used because they name lost code, without it; and the import paths of that."""
     found: dict[str, list[str]] = {}
-    for name in dict.fromkeys([*(STAGES.get(one).section_name() for one in STAGES.names), *SECTIONS.names]):
+    stages = [STAGES.get(one).section_name() for one in STAGES.names]
+    for name in dict.fromkeys([*stages, *SECTIONS.names, "selections"]):
         try:
             flow_of({name: recipe.get(name)})
         except UserError:

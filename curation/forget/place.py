@@ -17,17 +17,30 @@ import pyarrow.fs as pafs
 from curation.code import CODE_FILE
 from curation.common_texts import COMMON_TEXT
 from curation.dataset_card import CARD
+from curation.duplicates.kinds import DeduplicateConfig
 from curation.duplicates.stage import Deduplicate
 from curation.erase import NOTES
-from curation.flow import Tables
+from curation.flow import Flow, Tables
 from curation.forget.lost import flow_of_what_is_there
 from curation.pack import Pack, PackConfig
 from curation.parts import WantedPart, wanted_parts
 from curation.plan import Planned, open_plan
 from curation.results.report import REPORTS
 from curation.schema import DROPS
+from curation.selections.config import SelectionConfig
+from curation.selections.stage import Select
+from curation.selections.steps import Rules
 from curation.table import COLUMNS, IMAGES, PLAN, Table, tables_there
-from pairmill.layout import PAIRS, PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE, SELECTIONS, filter_table
+from pairmill.layout import (
+    PAIRS,
+    PLAN_COPY,
+    PLAN_JSON,
+    RECIPE_COPY,
+    RECIPE_FILE,
+    SELECTIONS,
+    filter_table,
+    select_stage,
+)
 from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE
 from pairmill.recipe_file import run_recipe
 from pairmill.run_records import JOURNAL, read_record, record_numbers, write_record
@@ -55,7 +68,7 @@ class Place:
         self.plan = open_plan(store)
         self.recipe: Mapping[str, Any] = run_recipe(store)
         self.flow, self.lost, changed = flow_of_what_is_there(self.recipe)
-        self.selection: str = self.flow.of(Deduplicate).config.name
+        self.selection: str = self.flow.selecting.selection
         self.tables = Tables(self.flow, selection=self.selection, lenient=True)
         unkeyed = [*self.tables.unkeyed, *(self._unowned() if self.lost else ())]
         #: Tables whose rewritten shards become stale; the selection is made again in any case.
@@ -123,7 +136,7 @@ class Place:
                 continue
             name = folder.rpartition("/")[2]
             beside = bool(self.store.index(filter_table(name)))
-            tables = Tables(self.flow, selection=name, beside=beside, keyed=False)
+            tables = Tables(self._flow_through(folder), selection=name, beside=beside, keyed=False)
             chain = [*tables.before("global"), tables.named(folder)]
             found.append((chain, [table.name for table in chain if table.name not in known]))
             known |= {table.name for table in chain}
@@ -131,6 +144,15 @@ class Place:
             if folder not in known:
                 found.append(([self._unowned_table(folder)], [folder]))
         return found
+
+    def _flow_through(self, folder: str) -> Flow:
+        """The flow as it passes another selection, which a recipe's rules or the deduplication of another one made."""
+        made: Mapping[str, Any] = next((manifest["stages"] for manifest in self.store.manifests(folder)), {})
+        by_rules = select_stage(made) == Select.name
+        stage = Select(Rules(folder, SelectionConfig())) if by_rules else Deduplicate(DeduplicateConfig())
+        if stage.name == self.flow.selecting.name:
+            return self.flow
+        return Flow([stage if one is self.flow.selecting else one for one in self.flow.stages], self.flow.rules)
 
     def files(self, shards: Iterable[int], parts: Iterable[int]) -> list[pafs.FileInfo]:
         """The existing data files of some shards, of every table, and of some parts."""

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.duplicates.stage import Deduplicate
 from curation.flow import Tables, flow_of
 from curation.pack import PackConfig
 from curation.plan import Planned, open_plan
@@ -86,8 +85,8 @@ def open_run(store: Store, selection: str = "default") -> Run:
     """The run in this directory, as seen through one of its selections.  Raises RunDirError if nothing is planned."""
     planned = open_plan(store)
     recipe = run_recipe(store)
-    flow = flow_of(recipe)
-    packs = flow.of(Deduplicate).config.name == selection
+    packs = flow_of(recipe).selecting.selection == selection
+    flow = flow_of(recipe, selection)
     # A selection beside the run's own was made by its own filters, if it has their table.
     beside = not packs and bool(store.index(filter_table(selection)))
     tables = Tables(flow, selection=selection, beside=beside, keyed=False)

@@ -70,7 +70,7 @@ def _thumbnail(encoded: bytes | None, side: int) -> str | None:
 
 def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """The page.  pictures: see `thumbnails`."""
-    filters = {"count": _count, "share": _share, "size": _size, "span": _span, "moment": _moment, "digest": _digest}
+    filters = {"count": count, "share": share, "size": _size, "span": _span, "moment": _moment, "digest": _digest}
     template = page_template(Path(__file__).with_name("report.html.j2"), filters)
     latency, texts = report["fetch"]["latency_s"], report["caption_length"]
     return template.render(
@@ -94,11 +94,13 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
 # How figures are written
 
 
-def _count(n: float | None) -> str:
+def count(n: float | None) -> str:
+    """A number with its thousands apart."""
     return "–" if n is None else f"{n:,.0f}"
 
 
-def _share(part: float, whole: float) -> str:
+def share(part: float, whole: float) -> str:
+    """A part in percent."""
     if not whole:
         return "–"
     percent = 100 * part / whole

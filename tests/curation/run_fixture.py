@@ -169,9 +169,11 @@ def shard_with(store: Store, fate: str) -> int:
     return next(n for n in numbers if any(f"/{fate}/" in url for url in store.load("plan", n)["url"].to_pylist()))
 
 
-def commit_pairs(store: Store, tables: Mapping[int, pa.Table], config: PackConfig) -> None:
+def commit_pairs(
+    store: Store, tables: Mapping[int, pa.Table], config: PackConfig, selection: str = "selections/default"
+) -> None:
     """Pack shards (of all steps before) into parts."""
-    kept = {shard: sum(store.load("selections/default", shard)["keep"].to_pylist()) for shard in tables}
+    kept = {shard: sum(store.load(selection, shard)["keep"].to_pylist()) for shard in tables}
     for part in cut_parts(kept, config.rows_per_part):
         packed = [pack_rows(tables[shard], config, "jpg", product_columns(_FLOW.carried)) for shard in part.shards]
         store.commit(PAIRS, part.number, "0" * 16, pa.concat_tables(packed), {}, row_group_rows=config.row_group_rows)

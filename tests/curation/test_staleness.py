@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic.fields import FieldInfo
@@ -19,6 +20,8 @@ from tiny_encoders import VIT
 from curation.engines.model_files import resolve
 from curation.flow import Tables
 from curation.parts import product_identity
+from curation.selections.selected_tables import selected_table
+from curation.selections.uids import DTYPE, write_uids
 from curation.stage import Column, Stage
 from pairmill.config import EXECUTION, POLICY, Config, marked, put
 from pairmill.registry import ChosenBy, NamedConfig
@@ -84,6 +87,13 @@ embeddings = makes("columns/embed-NAME")
 captions = makes("columns/recaption")
 translations = makes("columns/translate")
 product = makes("pairs")
+
+
+def one_selection(value: Any, **given: Any) -> Change:
+    """A change of a key of the selection NAME, which has these keys before and after."""
+    before = {f"selections.NAME.{key}": one for key, one in {"from": "all", **given}.items()}
+    return Change(value, frozenset({"selections/NAME"}), before)
+
 
 #: Where the work is done and with how much; of every stage with workers of its own.
 PLACEMENT = {
@@ -260,7 +270,27 @@ CHANGES: dict[str, Change] = {
     **{"translate.min_length_ratio": translations(0.1), "translate.max_length_ratio": translations(9.0)},
     **{"translate.max_repeat": translations(9), "translate.check_language": translations(False)},
     "translate.min_language_score": translations(0.9),
+    # Selections of the recipe: each key makes that selection, and nothing else.
+    "selections": makes("selections/a")({"a": {}}),
+    "selections.NAME.from": one_selection("~all"),
+    "selections.NAME.uids": one_selection("{uids}"),
+    "selections.NAME.uid_column": one_selection("sha256", uids="{uids}"),
+    "selections.NAME.where": one_selection("width > 3"),
+    "selections.NAME.dedup": one_selection(["exact"]),
+    "selections.NAME.score": one_selection("entropy", dedup=["exact"]),
+    **{
+        f"selections.NAME.{rule}.{key}": one_selection(value, **{rule: {"rows": 3, "per": "language"}})
+        for rule in ("quota", "top")
+        for key, value in {"rows": 4, "by": "width", "per": "host"}.items()
+    },
+    **{
+        f"selections.NAME.{rule}.share": one_selection(0.25, **{rule: {"share": 0.5, "per": "language"}})
+        for rule in ("quota", "top")
+    },
+    **{f"selections.NAME.{rule}": one_selection({"rows": 3, "per": "language"}) for rule in ("quota", "top")},
+    "selections.NAME.weight": one_selection("1"),
     # The product
+    "pack.selection": makes("columns/recaption", "columns/translate")("a", selections={"a": {}}),
     **{f"pack.{key}": product(7) for key in ("rows_per_part", "row_group_rows")},
     **{"pack.prefer": product(["alt"]), "pack.min_score": product(-1.0)},
     # A stage that adds columns of its own makes its table, and nothing else.
@@ -268,6 +298,14 @@ CHANGES: dict[str, Change] = {
     **{f"download.{key}": nothing(value) for key, value in PLACEMENT.items()},
     **{"cluster.address": nothing("auto"), "cluster.dashboard": nothing(True), "cluster.num_cpus": nothing(1)},
     **{"cluster.autoscaling": nothing(True), "cluster.wave_shards": nothing(1)},
+}
+
+
+# Kinds of duplicates have their keys in a selection as in the deduplicate section.
+CHANGES |= {
+    key.replace("deduplicate.kinds", "selections.NAME.dedup"): one_selection(change.value)
+    for key, change in CHANGES.items()
+    if key.startswith("deduplicate.kinds[]")
 }
 
 
@@ -322,13 +360,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "blocklist").write_text("0" * 64 + "\n")
     (folder / "words").write_text("buy now\n")
     (folder / "model").write_bytes(b"weights")
-    return {name: str(folder / name) for name in ("blocklist", "words", "model")}
+    write_uids(folder / "uids", np.zeros(1, DTYPE))
+    return {name: str(folder / name) for name in ("blocklist", "words", "model", "uids")}
 
 
 def keys_of(recipe: CurateRecipe) -> dict[str, Any]:
     """Table -> what keys its shards, beside the contents of those it is made from; `pairs` too."""
-    tables = Tables(recipe.flow(), selection=recipe.deduplicate.name)
-    found = {table.name: [table.identity, list(table.upstream)] for table in tables.all}
+    name = recipe.deduplicate.name
+    plain = Tables(recipe.flow(name), selection=name)
+    found = {table.name: [table.identity, list(table.upstream)] for table in plain.all}
+    # What follows the selection of the product follows from that one.
+    packed = Tables(recipe.flow(), selection=recipe.selection)
+    found |= {table.name: [table.identity, list(table.upstream)] for table in packed.all}
+    for rules in plain.flow.rules:
+        table = selected_table(plain, rules).table
+        found[table.name] = [table.identity, list(table.upstream)]
     return found | {"pairs": product_identity(recipe.flow())}
 
 

@@ -12,7 +12,11 @@ from product_sources import product_sources
 from pairmill import errors
 
 #: Functions that are given a rule and raise it: file:function -> the position of the rule.  Their calls are looked at.
-RELAYS = {"curation/filters/syntax.py:refuse_part": 2, "curation/filters/syntax.py:_point": 3}
+RELAYS = {
+    "curation/filters/syntax.py:refuse_part": 2,
+    "curation/filters/syntax.py:_point": 3,
+    "curation/selections/expression.py:_refuse": 1,
+}
 #: The same, where they are imported.
 IMPORTED = {"curation/filters/where.py:refuse_part": 2}
 

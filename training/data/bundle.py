@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
 from training.data.config import Slot
-from training.data.cursor import BundleSpec
+from training.data.cursor import BundleSpec, Span
 from training.data.sample import Source, hex_id, sample_id
 from training.data.text_transforms import Text
 from training.data.texts import TextChooser, kind_code, language_code, row_generator, row_texts, text_group
+from training.data.weighted import WeightedSource
 
 #: Why a row is not valid, by code: 0 is a valid row, the last is not a row but padding of the batch.
 STATUSES = ("valid", "missing_image", "corrupt_image", "no_text", "empty_text", "bad_row", "padding")
@@ -107,7 +108,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     """
     fault_point("train.read_bundle")
     source = reader.sources[spec.dataset]
-    rows = pa.concat_tables([source.read(span.piece, span.start, span.stop) for span in spec.spans])
+    rows = pa.concat_tables([_read(source, span, spec, reader.seed) for span in spec.spans])
     order = spec.order()
     if len(rows) != spec.rows + spec.skip:
         raise IntegrityError(
@@ -159,6 +160,14 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         group_id=groups,
         problems=tuple(problem for at in order if (problem := problems[at]))[:_TOLD],
     )
+
+
+def _read(source: Source, span: Span, spec: BundleSpec, seed: int) -> pa.Table:
+    """The rows of a span; of a source that is drawn by weights, those of the epoch."""
+    if isinstance(source, WeightedSource):
+        words = None if spec.seed is None else (seed, spec.dataset, spec.epoch)
+        return source.drawn(span.piece, span.start, span.stop, words=words)
+    return source.read(span.piece, span.start, span.stop)
 
 
 def _fill(into: NDArray[np.uint8], data: bytes | None, transform: Transform, rng: np.random.Generator) -> int:

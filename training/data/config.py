@@ -2,6 +2,7 @@
 
 data:
   path: runs/demo                                  # one dataset …
+  weight: weight                                   # rows of its selection drawn by their weights
   datasets: [{path: …, selection: strict, weight: 3}, {path: …, weight: 1}]     # … or several, mixed by weight
   texts: [{kind: alt, p: 0.2}, {kind: long, p: 0.8}]                            # one slot, sampled by kind
   texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, transforms: [sentences]}]]   # three slots
@@ -68,6 +69,11 @@ class DatasetConfig(Config):
         description="selection of the run directory; null: the packed pairs, or a dataset without selections",
     )
     weight: float = Field(1.0, gt=0, description="share of the rows of a batch, relative to the other datasets")
+    row_weight: str | None = Field(
+        None,
+        description="column of the selection that says how often a row is read, relative to its other rows: `weight`, "
+        "if the selection has one; null: all alike",
+    )
 
 
 class AugmentConfig(Config):
@@ -93,6 +99,9 @@ class DataConfig(Config):
 
     path: str | None = Field(None, description="the only dataset; see data.datasets[].path")
     selection: str | None = Field(None, description="selection of data.path; see data.datasets[].selection")
+    weight: str | None = Field(
+        None, description="column by which rows of data.selection are drawn; see data.datasets[].row_weight"
+    )
     datasets: tuple[DatasetConfig, ...] = Field((), description="several datasets, mixed by weight")
     image_column: str | None = Field(
         None, description="column of a foreign Parquet dataset with the encoded image; null: the usual names"
@@ -157,6 +166,10 @@ class DataConfig(Config):
             raise RecipeError(
                 "data.selection must come with data.path", value=self.selection, fix="set it in data.datasets"
             )
+        if self.weight is not None and self.datasets:
+            raise RecipeError(
+                "data.weight must come with data.path", value=self.weight, fix="set row_weight in data.datasets"
+            )
         flat = [isinstance(entry, TextSelector) for entry in self.texts]
         if any(flat) != all(flat) or not (all(flat) or all(self.texts)):
             raise RecipeError(
@@ -184,5 +197,5 @@ class DataConfig(Config):
     def mixture(self) -> tuple[DatasetConfig, ...]:
         """The datasets in order, one or several."""
         if self.path is not None:
-            return (DatasetConfig(path=self.path, selection=self.selection),)
+            return (DatasetConfig(path=self.path, selection=self.selection, row_weight=self.weight),)
         return self.datasets

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
+from numpy.typing import NDArray
 
 from pairmill.config import digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
-from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts
+from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts, select_stage
 from pairmill.pending import refuse_pending
 from pairmill.store import Entry, Store, shard_file
 from pairmill.uris import Found, filesystem_of
@@ -93,6 +95,8 @@ class SelectionSource:
         self._reads = {filters if name == FILTER_TABLE else name: columns for name, columns in _READS.items()}
         indexes = {name: self._store.index(name) for name in self._reads}
         self._check(indexes, [int(m["shard"]) for m in manifests])
+        #: Column -> its sum over the rows kept of each shard.
+        self._sums = {int(m["shard"]): _sums(m) for m in manifests}
         kept = [(int(m["shard"]), kept_rows(m)) for m in manifests]
         kept = [(shard, rows) for shard, rows in kept if rows]
         self._shards = np.array([shard for shard, _ in kept], np.int64)
@@ -128,6 +132,28 @@ class SelectionSource:
         ids = group_ids(rows["sha256"].to_pylist())
         return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
 
+    def weights(self, column: str) -> NDArray[np.float64]:
+        """The sum of a column of weights over the rows of each piece, [pieces], without reading it.
+
+        Raises RecipeError if the selection has no such column.
+        """
+        sums = [self._sums[shard] for shard in self._shards.tolist()]
+        if any(column not in found for found in sums):
+            known = sorted(set().union(*sums))
+            raise RecipeError(
+                "data.weight must name a column of weights of the selection",
+                value=f"{column}, in {self.name}",
+                fix=f"perhaps you mean: {nearest(column, known)}"
+                if known
+                else "give the selection a weight in the curation recipe, or set null",
+            )
+        return np.array([found[column] for found in sums], np.float64)
+
+    def row_weights(self, piece: int, column: str) -> NDArray[np.float64]:
+        """A column of weights of the rows of a piece, [rows]."""
+        chosen = self._store.load(self._selection, int(self._shards[piece]), ["keep", column])
+        return np.asarray(chosen[column].filter(chosen["keep"]), np.float64)
+
     def _check(self, indexes: Mapping[str, Mapping[int, Entry]], shards: list[int]) -> None:
         for name in list(self._reads)[:2]:
             missing = [shard for shard in shards if shard not in indexes[name]]
@@ -137,6 +163,11 @@ class SelectionSource:
                     value=f"{len(missing)} of {len(shards)} shards of {self.name} lack it",
                     fix="run `pairmill curate` again: it makes what is missing",
                 )
+
+
+def _sums(manifest: Mapping[str, Any]) -> dict[str, float]:
+    facts = manifest.get("facts", {}).get(select_stage(manifest["stages"]), {})
+    return {name: float(value) for name, value in facts.items()}
 
 
 def _content(index: Mapping[int, Entry], shard: int) -> str | None:

@@ -8,11 +8,12 @@ import pyarrow.fs as pafs
 
 from pairmill.errors import RecipeError
 from pairmill.uris import filesystem_of, find
-from training.data.config import DataConfig
+from training.data.config import DataConfig, DatasetConfig
 from training.data.curated import SelectionSource, is_run_directory, open_pairs
 from training.data.parquet import ParquetSource
 from training.data.sample import Source
 from training.data.webdataset import TarSource
+from training.data.weighted import WeightedSource
 
 logger = logging.getLogger("pairmill")
 
@@ -44,7 +45,20 @@ def open_source(
 
 def open_sources(config: DataConfig) -> list[Source]:
     """The datasets of the recipe, in its order.  Raises as `open_source`."""
-    return [open_source(one.path, one.selection, config) for one in config.mixture()]
+    return [_weighted(open_source(one.path, one.selection, config), one) for one in config.mixture()]
+
+
+def _weighted(source: Source, config: DatasetConfig) -> Source:
+    """The dataset with its rows drawn by their weights, if the recipe says so."""
+    if config.row_weight is None:
+        return source
+    if not isinstance(source, SelectionSource):
+        raise RecipeError(
+            "data.weight must come with a selection of a run directory",
+            value=f"{config.row_weight}, for {source.name}",
+            fix="set data.selection, or data.weight: null",
+        )
+    return WeightedSource(source, config.row_weight)
 
 
 def _open(path: str, selection: str | None, config: DataConfig | None, evaluated: bool) -> Source:

@@ -360,3 +360,30 @@ def test_a_correction_parses(text: str) -> None:
     except RecipeError as error:
         if found := error.fix.partition("['NAME']: ")[2]:
             ast.parse(found, mode="eval")
+
+
+def test_the_host_of_a_url_is_in_the_fetcher_s_form() -> None:
+    urls = ["http://WWW.Example.com:8080/a", "https://bücher.example./x", "http://[::1]/", "no url", "", None]
+    table = pa.table({"url": pa.array(urls, pa.string()), "uid": [f"{n:032x}" for n in range(len(urls))]})
+    hosts = ["www.example.com", "xn--bcher-kva.example", "::1", "", "", None]
+    for row, host in enumerate(hosts):
+        same = where(f"host(url) == {host!r}" if host is not None else "is_null(host(url))", table)
+        assert [one is True for one in same] == [other == host for other in hosts]
+        assert same[row]
+
+
+def test_chance_is_even_and_follows_from_the_uid() -> None:
+    table = pa.table({"uid": [f"{n:032x}" for n in range(2000)]})
+    assert columns_of("random(3) < 0.5") == ["uid"]
+    halves = [where(f"random({seed}) < 0.5", table) for seed in (3, 3, 4)]
+    assert halves[0] == halves[1] != halves[2]
+    assert all(900 < sum(map(bool, half)) < 1100 for half in halves)
+    assert all(where("0 <= random(0) < 1", table))
+    backwards = table.take(list(range(1999, -1, -1)))
+    assert where("random(3) < 0.5", backwards) == halves[0][::-1]
+
+
+@pytest.mark.parametrize("text", ["h > quantile(h, 0.5)", "count() > 1"])
+def test_functions_over_all_rows_are_for_selections(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"filter\.where, column \d+: it must call a known function"):
+        where(text)

@@ -176,6 +176,18 @@ def test_other_code_of_a_recipe_may_be_lost_too(section: str, given: dict[str, A
     assert found.flow.order == flow_of(recipe).order
 
 
+@pytest.mark.parametrize("packed", [None, "own"])
+def test_a_kind_of_a_selection_may_be_lost_too(packed: str | None) -> None:
+    recipe = {
+        "selections": {"own": {"dedup": ["lost_code:Kind", "exact"]}, "rest": "~own"},
+        "pack": {"selection": packed},
+    }
+    found = flow_of_what_is_there(recipe)
+    assert found.lost == ("lost_code:Kind",)
+    assert [rules.name for rules in found.flow.rules] == ["own", "rest"]
+    assert found.flow.selecting.selection == (packed or "default")
+
+
 def test_a_stage_that_reads_what_is_lost_is_left_out_with_it(
     tagged: tuple[dict[str, Any], Lose], tmp_path: Path
 ) -> None:

@@ -1,0 +1,190 @@
+"""The recipe section `selections`: name -> an expression over selections, or the rules of one.
+
+selections:
+  base: {dedup: [exact, near_image]}
+  good: {from: base, where: "score_clip > quantile(score_clip, 0.7, by=language)"}
+  mix: "good | (trusted & ~nsfw)"
+
+A selection's rules apply in this order: from, uids, where, dedup, quota, top.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
+
+from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig
+from curation.selections.uids import uids_digest
+from pairmill.config import Config
+from pairmill.errors import RecipeError
+from pairmill.registry import ChosenBy, NamedConfig, is_import_path
+
+#: The selection of every row that no stage dropped.
+ALL = "all"
+
+#: What a group of kinds of duplicates is called for short.
+KINDS_FOR_SHORT = {
+    "exact": ("duplicate_pair", "duplicate_image"),
+    "near_image": ("near_duplicate_image",),
+    "minhash": ("near_duplicate_text",),
+    "semantic": ("semantic_duplicate",),
+}
+
+
+class _Share(Config):
+    """So many rows, or such a share of them."""
+
+    rows: int | None = Field(None, ge=1, description="rows that stay; set this or share")
+    share: float | None = Field(None, gt=0, le=1, description="share of the rows that stays, rounded up")
+
+    @model_validator(mode="after")
+    def _either(self) -> _Share:
+        if (self.rows is None) == (self.share is None):
+            raise RecipeError(
+                "top and quota of a selection must have either rows or share",
+                value=f"rows: {self.rows}, share: {self.share}",
+                fix="set one of them",
+            )
+        return self
+
+
+class QuotaConfig(_Share):
+    """A cap for each group of rows; `share` is of all rows that come to this rule, whatever their group."""
+
+    per: str = Field(
+        description="what divides rows into groups: a column or an expression; host: the host of the row's url; rows "
+        "where it is null are a group too"
+    )
+    by: str | None = Field(
+        None,
+        description="number by which the best of a group stay, highest first, then the smallest uid; null and NaN come "
+        "last; null: by uid alone, which is as good as by chance",
+    )
+
+
+class TopConfig(_Share):
+    """The best rows; with `per`, of each group, and `share` is of the group's rows then."""
+
+    by: str | None = Field(
+        None, description="number by which the best stay, as in quota.by; write -x for the lowest of x"
+    )
+    per: str | None = Field(None, description="what divides rows into groups, as in quota.per; null: all together")
+
+
+if TYPE_CHECKING:
+
+    class _From(Config): ...
+
+else:
+    _From = create_model(
+        "_From",
+        __base__=Config,
+        **{
+            "from": (
+                str,
+                Field(
+                    ALL,
+                    description="expression over selections whose rows it chooses from: names, | & ~ and parentheses; "
+                    "all: every row that no stage dropped",
+                ),
+            )
+        },
+    )
+
+
+def _spelled_out(value: Any) -> Any:
+    """Kinds by their own names, for `dedup`; what is no list is left to the check."""
+    if not isinstance(value, list | tuple):
+        return value
+    found: list[Any] = []
+    for given in value:
+        name = given.get("name") if isinstance(given, dict) else given
+        names = KINDS_FOR_SHORT.get(name, ()) if isinstance(name, str) else ()
+        unknown = isinstance(name, str) and not is_import_path(name) and not names and name not in KINDS.names
+        if unknown or (names and not set(names) <= set(KINDS.names)):
+            known = [short for short, kinds in KINDS_FOR_SHORT.items() if set(kinds) <= set(KINDS.names)]
+            raise RecipeError(
+                "dedup of a selection must name kinds of duplicates",
+                value=name,
+                fix=f"choose among {', '.join([*known, *KINDS.names])}, or give an import path package.module:Class",
+            )
+        keys = given if isinstance(given, dict) else {}
+        found += [{**keys, "name": one} for one in names] if names else [given]
+    return found
+
+
+class SelectionConfig(_From):
+    """Which rows of a run are in a selection; the rules apply in the order of these keys."""
+
+    uids: Path | None = Field(
+        None,
+        description="file of uids, as DataComp writes them, of the rows that stay: .npy, dtype u8,u8; "
+        "see docs/selections.md",
+    )
+    uid_column: str = Field(
+        "uid",
+        description="column with the uids that `uids` holds, 32 hex digits each; input.uid: those of DataComp's lists",
+    )
+    where: str | None = Field(
+        None,
+        description="expression that is true for rows that stay, as filter.where, over the columns of every stage "
+        "before deduplication and of the list; also quantile(x, 0.7, by=language) and count(by=host(url)) over the "
+        "rows of `from`; rows for which it is null go",
+    )
+    dedup: Annotated[tuple[Annotated[NamedConfig, ChosenBy(KINDS)], ...], BeforeValidator(_spelled_out)] = Field(
+        (),
+        description="kinds of duplicates among the rows so far, of which the best stays: as deduplicate.kinds, or for "
+        "short exact, near_image, minhash, semantic",
+    )
+    score: str = Field(PIXELS, description="pixels, or a numeric column that ranks duplicates, as deduplicate.score")
+    quota: QuotaConfig | None = Field(None, description="cap for each group of rows; null: none")
+    top: TopConfig | None = Field(None, description="the best rows; null: all")
+    weight: str | None = Field(
+        None,
+        description="expression for a column `weight` of the rows that stay, as numbers; what is no "
+        "positive number becomes 0; functions over all rows are over those of `from`",
+    )
+
+    @field_validator("dedup")
+    @classmethod
+    def _each_once_strongest_first(cls, value: tuple[NamedConfig, ...]) -> tuple[NamedConfig, ...]:
+        return DeduplicateConfig(kinds=value).kinds
+
+    def identity(self) -> dict[str, Any]:
+        """The keys that are set, with the content of the file of uids, and the source of kinds that are not ours.
+
+        Raises RecipeError for a file that holds no uids.
+        """
+        nothing = SelectionConfig().model_dump(mode="json")
+        found = {name: value for name, value in super().identity().items() if value != nothing[name]}
+        if self.uids is not None:
+            found["uids"] = uids_digest(self.uids)
+        if self.dedup:
+            found["dedup"] = self.duplicates.identity()
+        return found
+
+    @property
+    def source(self) -> str:
+        """The expression `from`."""
+        return str(getattr(self, "from"))
+
+    @property
+    def duplicates(self) -> DeduplicateConfig:
+        """What its duplicates are, as the deduplicate section says it."""
+        return DeduplicateConfig(enabled=bool(self.dedup), kinds=self.dedup, score=self.score)
+
+
+def _mapping(value: Any) -> Any:
+    return {"from": value} if isinstance(value, str) else value
+
+
+#: A selection as a recipe may give it: an expression alone is its `from`.
+Selection = Annotated[SelectionConfig, BeforeValidator(_mapping, json_schema_input_type=str | SelectionConfig)]
+
+
+class Section(Config):
+    """The section by itself, for a recipe that has nothing else."""
+
+    selections: dict[str, Selection] = Field({}, description="as in the curation recipe")

@@ -1,0 +1,46 @@
+"""The table of a selection: what it is made from, and so when it is stale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from curation.flow import Tables
+from curation.selections.stage import Select
+from curation.selections.steps import Rules
+from curation.table import Table
+from pairmill.config import digest
+from pairmill.layout import SELECTIONS
+
+
+class SelectedTable(NamedTuple):
+    """table: as the store keys it.  reads: table -> columns, besides the plan's.  stage: that makes it."""
+
+    table: Table
+    reads: Mapping[str, tuple[str, ...]]
+    stage: Select
+
+
+def selected_table(tables: Tables, rules: Rules) -> SelectedTable:
+    """The table of a selection of the recipe, keyed by the tables of the columns that it reads and by its bases.
+
+    tables: of the run, whatever selection its product is made from.
+    """
+    flow = tables.flow
+    stage = Select(rules, [other for other in flow.rules if other is not rules], flow.selecting.drops)
+    before = flow.before(flow.selecting.name)
+    there = {column for name in before for column in flow.named(name).column_names()}
+    reads = tables.reads(there & set(rules.columns), "global")
+    upstream = [*reads, *(f"{SELECTIONS}/{name}" for name in rules.bases)]
+    columns = stage.column_names()
+    table = Table(
+        f"{SELECTIONS}/{rules.name}", columns, [rules.config.identity()], tuple(upstream), (stage.name,), before
+    )
+    return SelectedTable(replace(table, makers=(stage,)), reads, stage)
+
+
+def over_all(table: Table, contents: Mapping[str, Mapping[int, str]]) -> Table:
+    """The table of a selection in which a row depends on others: keyed by every shard of what it is made from."""
+    seen = digest([[content for _, content in sorted(contents[name].items())] for name in table.upstream])
+    return replace(table, identity=[table.identity, seen])

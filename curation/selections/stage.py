@@ -1,0 +1,99 @@
+"""A selection of the recipe, as a stage: the global step through which the product's rows pass (`pack.selection`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.duplicates.kinds import reasons
+from curation.schema import DROPS, set_columns
+from curation.selection import apply_selection
+from curation.selections.chain import ordered
+from curation.selections.config import Section, SelectionConfig
+from curation.selections.steps import NOT_SELECTED, QUOTA, TOP, WHERE, Found, Rules, ShardRows, staying
+from curation.stage import Column, Stage
+from pairmill.errors import RecipeError, nearest
+from pairmill.layout import SELECTIONS
+
+_COLUMNS: tuple[Column, ...] = (
+    Column("keep", pa.bool_(), "whether the row is part of the selection"),
+    Column("reason", pa.string(), "why it is not"),
+)
+_WEIGHT = Column("weight", pa.float32(), "how much more often than others the row is drawn; null: it is left out")
+
+
+class Select(Stage):
+    """Keep the rows of one selection."""
+
+    name, segment, table, pool = "select", "global", SELECTIONS, None
+    adds = _COLUMNS
+    drops = (NOT_SELECTED, WHERE, *reasons(), QUOTA, TOP)
+    reads_input = True
+    Config = SelectionConfig
+
+    def __init__(self, rules: Rules, others: Sequence[Rules] = (), more: Sequence[str] = ()) -> None:
+        """others, more: selections, and reasons of others, that it may take reasons over from."""
+        super().__init__(rules.config)
+        self.rules, self.selection = rules, rules.name
+        self.reads = tuple(rules.columns)
+        self.adds = (*_COLUMNS, _WEIGHT) if rules.config.weight is not None else _COLUMNS
+        own = [reason for one in (rules, *others) for reason in one.own_reasons]
+        self.drops = tuple(dict.fromkeys([*type(self).drops, *own, *more]))
+
+    def facts(self, rows: pa.Table) -> dict[str, Any]:
+        """The sum of the weights of the rows that stay."""
+        return (
+            {"weight": pc.sum(rows["weight"].cast(pa.float64())).as_py() or 0.0}
+            if "weight" in rows.schema.names
+            else {}
+        )
+
+
+def selected(stage: Select, rows: pa.Table, given: ShardRows, found: Found) -> pa.Table:
+    """The rows of a shard with the stage's columns, those that are not in the selection dropped.
+
+    rows: with drop_stage and drop_reason.  given: the same rows as the rules take them.
+    """
+    reasons = stage.rules.reasons(given, found)
+    # A base that was made by filters of its own has reasons of theirs.
+    live, known = np.asarray(pc.is_null(rows["drop_reason"]), np.bool_), {None, *stage.drops}
+    reasons[live & [reason not in known for reason in reasons]] = NOT_SELECTED
+    made = {"keep": pa.array(staying(reasons)), "reason": pa.array(reasons.tolist(), pa.string())}
+    if stage.rules.config.weight is not None:
+        made["weight"] = stage.rules.weight(given.rows, reasons, found)
+    rows = set_columns(rows, made)
+    dropped = apply_selection(rows, stage.name, stage.drops)
+    return set_columns(rows, {name: dropped[name] for name in DROPS})
+
+
+def rules_of(recipe: Mapping[str, Any], given: str) -> tuple[Rules, ...]:
+    """The selections of a recipe's sections, each after those that it is made from.
+
+    recipe: plain data, or configurations.  given: the name of the deduplicate section's selection.
+    Raises RecipeError for a section that breaks a rule.
+    """
+    section = recipe.get("selections") or {}
+    selections = Section.checked({"selections": section}).selections
+    return tuple(Rules(name, selections[name]) for name in ordered(selections, [given]))
+
+
+def selecting(rules: Sequence[Rules], name: str, key: str, more: Sequence[str] = ()) -> Select:
+    """The stage of one of the recipe's selections.
+
+    key: of the recipe that names it, for the message.  more: the reasons of the deduplicate section.
+
+    Raises RecipeError for a name that is none.
+    """
+    for one in rules:
+        if one.name == name:
+            return Select(one, [other for other in rules if other is not one], more)
+    known = [one.name for one in rules]
+    raise RecipeError(
+        f"{key} must name a selection of the recipe",
+        value=name,
+        fix=f"perhaps you mean: {nearest(name, known)}" if known else "add it to the section selections, or set null",
+    )

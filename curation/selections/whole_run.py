@@ -1,0 +1,98 @@
+"""Find what a selection needs to know over all shards: values of functions over all rows, duplicates, cuts."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+
+from curation.filters.syntax import literal
+from curation.selections.config import QuotaConfig, TopConfig
+from curation.selections.cuts import Ints, Limits, Passes, Wanted, find_cuts, find_sizes
+from curation.selections.expression import Mask
+from curation.selections.ranking import value_of
+from curation.selections.steps import QUOTA, TOP, Found, Rules, ShardRows, staying
+
+#: What reads a shard.
+Load = Callable[[int], ShardRows]
+
+#: Who takes part in which shard (mask of its rows) -> the duplicates in each shard (row, reason).
+Losers = Callable[[Callable[[int], Mask]], Callable[[int], pa.Table]]
+
+
+def find(rules: Rules, passes: Passes, load: Load, losers: Losers, *, rows: int, limits: Limits | None = None) -> Found:
+    """What `Rules.reasons` needs.
+
+    load: with the columns and bases that the rules read.  losers: finds the duplicates by `rules.config.duplicates`.
+    rows: of all shards together.
+    """
+    found = Found(values={text: _value(rules, text, passes, load, rows, limits) for text in rules.calls})
+    if rules.config.dedup:
+        so_far = found
+
+        def among(shard: int) -> Mask:
+            return staying(rules.reasons(load(shard), so_far, "dedup"))
+
+        found = replace(found, losers=losers(among))
+    if rules.config.quota is not None:
+        found = replace(found, quota=_cuts(rules, QUOTA, rules.config.quota, found, passes, load, rows, limits))
+    if rules.config.top is not None:
+        found = replace(found, top=_cuts(rules, TOP, rules.config.top, found, passes, load, rows, limits))
+    return found
+
+
+def _value(rules: Rules, text: str, passes: Passes, load: Load, rows: int, limits: Limits | None) -> pa.Table:
+    """The value of a function over all rows, for each group."""
+    source, call = rules.calls[text]
+
+    def read(shard: int) -> pa.Table:
+        return rules.counted(text, load(shard))
+
+    if ast.unparse(call.func) == "count":
+        sizes = find_sizes(passes, read)
+        return pa.table({"group": sizes["group"], "value": sizes["rows"].cast(pa.float64())})
+    share = float(literal(source, call.args[1]))
+    cuts = find_cuts(
+        passes, read, lambda size, _: _inverted(size, share), rows=rows, words=1, always=True, limits=limits
+    )
+    return pa.table({"group": cuts["group"], "value": value_of(cuts["score"].to_numpy())})
+
+
+def _inverted(size: Ints, share: float) -> Ints:
+    """Which of so many ordered values is the quantile, from 1: numpy's method="inverted_cdf", in its arithmetic."""
+    found: Ints = np.clip(np.ceil(size * share - 1).astype(np.int64), 0, size - 1) + 1
+    return found
+
+
+def _cuts(
+    rules: Rules,
+    step: str,
+    rule: QuotaConfig | TopConfig,
+    found: Found,
+    passes: Passes,
+    load: Load,
+    rows: int,
+    limits: Limits | None,
+) -> pa.Table:
+    def read(shard: int) -> pa.Table:
+        return rules.competing(step, load(shard), found)
+
+    return find_cuts(passes, read, _wanted(rule), rows=rows, limits=limits)
+
+
+def _wanted(rule: QuotaConfig | TopConfig) -> Wanted:
+    of_group = isinstance(rule, TopConfig)
+
+    def wanted(size: Ints, total: int) -> Ints:
+        if rule.share is None:
+            return np.minimum(size, rule.rows or 0)
+        # Exact: 0.3 of 10 rows are 3, which 0.3 in binary is not.
+        share = Fraction(str(rule.share))
+        whole = size.tolist() if of_group else [total] * len(size)
+        return np.minimum(size, np.array([-(-rows * share.numerator // share.denominator) for rows in whole], np.int64))
+
+    return wanted

@@ -1,0 +1,162 @@
+"""Expressions over selections, and a section as a whole: agreement with Python's own operators, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.selections.chain import ordered
+from curation.selections.config import Section
+from curation.selections.expression import evaluate, names_of, parse_names
+from pairmill.errors import RecipeError
+
+#: Every combination of three selections, one row each.
+MASKS = {
+    name: np.array(column, np.bool_)
+    for name, column in zip(
+        ("a", "b", "c-1"), zip(*itertools.product([False, True], repeat=3), strict=True), strict=True
+    )
+}
+names = st.sampled_from(sorted(MASKS))
+trees: st.SearchStrategy[Any] = st.recursive(
+    names,
+    lambda inner: (
+        st.tuples(st.just("~"), inner) | st.tuples(inner, st.just("&"), inner) | st.tuples(inner, st.just("|"), inner)
+    ),
+    max_leaves=8,
+)
+_RANK = {"|": 0, "&": 1, "~": 2}
+_WORD = {"|": "or", "&": "and", "~": "not"}
+
+
+def truth(tree: Any) -> np.ndarray[Any, Any]:
+    match tree:
+        case str():
+            return MASKS[tree]
+        case ("~", inner):
+            return ~truth(inner)
+        case (left, "&", right):
+            return truth(left) & truth(right)
+        case (left, _, right):
+            return truth(left) | truth(right)
+
+
+def written(tree: Any, rng: random.Random, least: int = 0) -> str:
+    """The tree with only the parentheses that it needs, in signs or words."""
+    if isinstance(tree, str):
+        return tree
+    sign = tree[0] if tree[0] == "~" else tree[1]
+    rank = _RANK[sign]
+    spelled = f"{_WORD[sign]} " if rng.random() < 0.5 else sign
+    if sign == "~":
+        text = f"{spelled}{written(tree[1], rng, rank)}"
+    else:
+        text = f"{written(tree[0], rng, rank)} {spelled} {written(tree[2], rng, rank)}"
+    return f"({text})" if rank < least else text
+
+
+@given(trees, st.randoms(use_true_random=False))
+@settings(max_examples=300, deadline=None)
+def test_not_binds_before_and_before_or_in_signs_and_words(tree: Any, rng: random.Random) -> None:
+    parsed = parse_names(written(tree, rng), "selections.x.from")
+    assert np.array_equal(evaluate(parsed, MASKS), truth(tree))
+
+
+def test_a_chain_of_a_thousand_is_no_deeper_than_one() -> None:
+    text = " | ".join(["a & ~~b"] * 1000)
+    assert names_of(parse_names(text, "k")) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("", 1),
+        ("a |", 4),
+        ("a b", 3),
+        ("(a", 3),
+        ("a)", 2),
+        ("a & & b", 5),
+        ("~", 2),
+        ("a $ b", 3),
+        ("a\n- b\n %", 8),
+        ("a.b", 2),
+        ("()", 2),
+        ("not", 4),
+        ("(" * 60 + "a" + ")" * 60, 51),
+        ("a | é", 5),
+    ],
+)
+def test_what_is_no_expression_is_refused_with_its_place(text: str, column: int) -> None:
+    with pytest.raises(RecipeError, match=rf"selections\.x\.from, column {column}: "):
+        parse_names(text, "selections.x.from")
+
+
+def section(selections: dict[str, Any]) -> list[str]:
+    return ordered(Section.checked({"selections": selections}).selections, ["default"])
+
+
+def test_each_comes_after_what_it_is_made_from_whatever_the_order() -> None:
+    given_ = {"d": "c & ~b", "c": {"from": "b | default"}, "b": {"from": "a"}, "a": {}}
+    for order in itertools.permutations(given_):
+        assert section({name: given_[name] for name in order}) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("selections", "rule", "value"),
+    [
+        ({"a": "b"}, "selections.a.from must name selections of the recipe", "b"),
+        ({"a": "a"}, "selections must not be made from themselves", "a -> a"),
+        ({"a": "b", "b": "c | all", "c": {"from": "~a"}}, "must not be made from themselves", "a -> b -> c -> a"),
+        ({"all": {}}, "selections.all must have another name: all is every row", "all"),
+        ({"default": {}}, "default is the deduplicate section's selection", "default"),
+        ({"not": {}}, "not is a word of expressions", "not"),
+        ({"a b": {}}, "must have names of letters", "'a b'"),
+        ({"../a": {}}, "must have names of letters", "'../a'"),
+        ({"a": {"dedup": ["fuzzy"]}}, "dedup of a selection must name kinds of duplicates", "fuzzy"),
+        ({"a": {"dedup": ["exact", "duplicate_pair"]}}, "must name each kind once", "duplicate_pair 2 times"),
+        ({"a": {"top": {"by": "x"}}}, "either rows or share", "rows: None, share: None"),
+        ({"a": {"quota": {"per": "x", "rows": 1, "share": 0.5}}}, "either rows or share", "rows: 1, share: 0.5"),
+        ({"a": {"quota": {"rows": 1}}}, r"selections.a.quota.per must be set", "nothing"),
+        ({"a": {"limit": 3}}, "selections.a.limit is not a key", "selections.a.limit"),
+        ({"a": {"where": ""}}, "selections.a.where, column 1: it must be an expression", ""),
+        ({"a": {"where": "max(x) > 1"}}, "selections.a.where, column 1: it must call a known function", "max"),
+        ({"a": {"where": "quantile(x) > 1"}}, "quantile must be called as quantile", "quantile"),
+        ({"a": {"where": "quantile(x, 1.5) > 1"}}, "the share of quantile must be a number from 0 to 1", "quantile"),
+        ({"a": {"where": "quantile(x, y) > 1"}}, "this must be a literal", "quantile"),
+        ({"a": {"where": "quantile(x, 0.5, to=y) > 1"}}, "quantile must be called as", "quantile"),
+        ({"a": {"where": "quantile(count(), 0.5) > 1"}}, "must not hold another function over all rows", "quantile"),
+        ({"a": {"where": "count(x) > 1"}}, "count must be called as", "count"),
+        ({"a": {"where": "random('x') > 1"}}, "the seed of random must be a whole number", "random"),
+        ({"a": {"top": {"by": "quantile(x, 0.5)", "rows": 1}}}, "must call a known function: quantile", "quantile"),
+    ],
+)
+def test_a_wrong_section_is_refused(selections: dict[str, Any], rule: str, value: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        section(selections)
+    assert rule in raised.value.rule
+    assert value in str(raised.value.value)
+    assert raised.value.fix
+
+
+@pytest.mark.parametrize(
+    ("selections", "meant"), [({"a": {"form": "all"}}, "from"), ({"a": {"top": {"row": 3}}}, "rows")]
+)
+def test_an_unknown_key_is_answered_with_those_that_look_like_it(selections: dict[str, Any], meant: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        section(selections)
+    assert meant in raised.value.fix
+
+
+def test_kinds_are_called_for_short_with_keys_of_their_own() -> None:
+    short = [{"name": "near_image", "max_distance": 2}, "exact"]
+    checked = Section.checked({"selections": {"a": {"dedup": short}}})
+    given_ = [config.model_dump(mode="json") for config in checked.selections["a"].dedup]
+    assert [one["name"] for one in given_] == ["duplicate_pair", "duplicate_image", "near_duplicate_image"]
+    assert given_[2]["max_distance"] == 2
+    assert Section.checked(checked.model_dump(mode="json")) == checked
