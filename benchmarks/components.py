@@ -1,6 +1,6 @@
 """Families of duplicates over partitions: time and memory by rows, in one process at a time and on Ray.
 
-    python benchmarks/components.py --rows 100000 300000 1000000 --edges-per-row 1        about five minutes
+    python benchmarks/components.py --rows 100000 300000 1000000 --edges-per-row 1        about a minute on two cores
     python benchmarks/components.py --rows 1000000 --edges-per-row 10 --name components_dense
 
 Edges are made up: half of the rows in families of 2 to 10 (by chains of two kinds), a path through a tenth of the rows

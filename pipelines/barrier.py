@@ -6,7 +6,7 @@ Nothing that grows with the rows passes through the driver: it holds references 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,26 @@ class RayTasks:
         return list(ray.get(list(references)))
 
 
+class _Padded(NamedTuple):
+    """A table that is too large for the driver to keep."""
+
+    table: pa.Table
+    padding: np.ndarray[Any, Any]
+
+
+#: Results below 100 kB are kept by the driver and not by the object store, and those that are arguments are kept for
+#: as long as what was made of them, to make it again (`max_direct_call_object_size` of Ray).
+_SMALL = 120_000
+
+
 @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
 def _called(function: Callable[..., Sequence[Any]], *args: Any) -> Any:
-    results = function(*args)
-    return tuple(results) if len(results) > 1 else results[0]
+    results = function(*(one.table if isinstance(one, _Padded) else one for one in args))
+    return tuple(_stored(one) for one in results) if len(results) > 1 else results[0]
+
+
+def _stored(result: Any) -> Any:
+    """A result of several in the form in which the driver does not get it; counts and nothing at all as they are."""
+    if not isinstance(result, pa.Table) or not len(result) or result.nbytes > _SMALL:
+        return result
+    return _Padded(result, np.zeros(_SMALL - result.nbytes, np.uint8))
