@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,19 @@ class Select(Stage):
     def __init__(self, rules: Rules, others: Sequence[Rules] = (), more: Sequence[str] = ()) -> None:
         """others, more: selections, and reasons of others, that it may take reasons over from."""
         super().__init__(rules.config)
-        self.rules, self.selection = rules, rules.name
-        self.reads = tuple(rules.columns)
+        self.selection = rules.name
+        self._take(rules)
         self.adds = (*_COLUMNS, _WEIGHT) if rules.config.weight is not None else _COLUMNS
         own = [reason for one in (rules, *others) for reason in one.own_reasons]
         self.drops = tuple(dict.fromkeys([*type(self).drops, *own, *more]))
+
+    def _take(self, rules: Rules) -> None:
+        self.rules, self.config = rules, rules.config
+        self.reads = tuple(rules.columns)
+
+    def see(self, columns: Collection[str]) -> None:
+        """Fill in what kinds of duplicates leave to the columns of the stages before.  Raises RecipeError."""
+        self._take(self.rules.seeing(columns))
 
     def facts(self, rows: pa.Table) -> dict[str, Any]:
         """The sum of the weights of the rows that stay."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +85,16 @@ class Rules:
         self._expressions = expressions_of(name, config)
         # Workers are in other folders.
         self._uids = None if config.uids is None else Path(os.path.abspath(config.uids))
+
+    def seeing(self, columns: Collection[str]) -> Rules:
+        """With what its kinds of duplicates leave to the columns of the stages (their names) filled in.
+
+        Raises RecipeError where these do not decide.
+        """
+        if not self.config.dedup:
+            return self
+        kinds = self.config.duplicates.resolved(columns).kinds
+        return Rules(self.name, self.config.model_copy(update={"dedup": kinds}))
 
     @property
     def bases(self) -> list[str]:
