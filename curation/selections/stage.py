@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from curation.duplicates.kinds import reasons
 from curation.schema import DROPS, set_columns
 from curation.selection import apply_selection
+from curation.selections.balancing import BALANCE, NO_ENTRY
 from curation.selections.chain import ordered
 from curation.selections.config import Section, SelectionConfig
 from curation.selections.steps import NOT_SELECTED, QUOTA, TOP, WHERE, Found, Rules, ShardRows, staying
@@ -31,7 +32,7 @@ class Select(Stage):
 
     name, segment, table, pool = "select", "global", SELECTIONS, None
     adds = _COLUMNS
-    drops = (NOT_SELECTED, WHERE, *reasons(), QUOTA, TOP)
+    drops = (NOT_SELECTED, WHERE, *reasons(), QUOTA, TOP, BALANCE, NO_ENTRY)
     reads_input = True
     Config = SelectionConfig
 
