@@ -44,7 +44,6 @@ class Flow:
         place in which a stage could not run.
         """
         self.stages = tuple(_in_order([stage for stage in stages if stage.active]))
-        self.rules = tuple(rules)
         self._by_name: dict[str, Stage] = {}
         self.owners: dict[str, str] = {}  #: column -> the table that it is committed to
         self.columns: dict[str, Column] = {}  #: every column, in flow order
@@ -66,6 +65,7 @@ class Flow:
                     )
                 self.columns[column.name] = column
                 self.owners[column.name] = stage.table_name
+        self.rules = tuple(one.seeing(self.columns) for one in rules)
         check_places(self.stages)
         for stage in self.stages:
             stage.inner = tuple(other for other in self.stages if other.within == stage.name)

@@ -252,7 +252,9 @@ def select_rules(recipe: CurateRecipe, rules: Sequence[Rules], *, command: str =
     forgotten = Tombstones.read(store)
     planned = open_plan(store, recipe.shards)
     flow = recipe.flow(recipe.deduplicate.name)
-    flow.with_rules(rules).check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    whole = flow.with_rules(rules)
+    whole.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    rules = whole.rules
     tables = Tables(flow, selection=recipe.deduplicate.name, keyed=False)
     require_curated(store, tables, rules, planned.shard_numbers())
     with (

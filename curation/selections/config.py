@@ -5,7 +5,7 @@ selections:
   good: {from: base, where: "score_clip > quantile(score_clip, 0.7, by=language)"}
   mix: "good | (trusted & ~nsfw)"
 
-A selection's rules apply in this order: from, uids, where, dedup, quota, top.
+A selection's rules apply in this order: from, uids, where, dedup, quota, top, balance.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig
+from curation.selections.balancing import BalanceConfig
 from curation.selections.uids import uids_digest
 from pairmill.config import Config
 from pairmill.errors import RecipeError
@@ -141,6 +142,9 @@ class SelectionConfig(_From):
     score: str = Field(PIXELS, description="pixels, or a numeric column that ranks duplicates, as deduplicate.score")
     quota: QuotaConfig | None = Field(None, description="cap for each group of rows; null: none")
     top: TopConfig | None = Field(None, description="the best rows; null: all")
+    balance: BalanceConfig | None = Field(
+        None, description="MetaCLIP's balancing of what captions name, among the rows that are left; null: none"
+    )
     weight: str | None = Field(
         None,
         description="expression for a column `weight` of the rows that stay, as numbers; what is no "
@@ -163,6 +167,8 @@ class SelectionConfig(_From):
             found["uids"] = uids_digest(self.uids)
         if self.dedup:
             found["dedup"] = self.duplicates.identity()
+        if self.balance is not None:
+            found["balance"] = self.balance.identity()
         return found
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from curation.duplicates.kinds import reasons
 from curation.schema import DROPS, set_columns
 from curation.selection import apply_selection
+from curation.selections.balancing import BALANCE, NO_ENTRY
 from curation.selections.chain import ordered
 from curation.selections.config import Section, SelectionConfig
 from curation.selections.steps import NOT_SELECTED, QUOTA, TOP, WHERE, Found, Rules, ShardRows, staying
@@ -31,18 +32,26 @@ class Select(Stage):
 
     name, segment, table, pool = "select", "global", SELECTIONS, None
     adds = _COLUMNS
-    drops = (NOT_SELECTED, WHERE, *reasons(), QUOTA, TOP)
+    drops = (NOT_SELECTED, WHERE, *reasons(), QUOTA, TOP, BALANCE, NO_ENTRY)
     reads_input = True
     Config = SelectionConfig
 
     def __init__(self, rules: Rules, others: Sequence[Rules] = (), more: Sequence[str] = ()) -> None:
         """others, more: selections, and reasons of others, that it may take reasons over from."""
         super().__init__(rules.config)
-        self.rules, self.selection = rules, rules.name
-        self.reads = tuple(rules.columns)
+        self.selection = rules.name
+        self._take(rules)
         self.adds = (*_COLUMNS, _WEIGHT) if rules.config.weight is not None else _COLUMNS
         own = [reason for one in (rules, *others) for reason in one.own_reasons]
         self.drops = tuple(dict.fromkeys([*type(self).drops, *own, *more]))
+
+    def _take(self, rules: Rules) -> None:
+        self.rules, self.config = rules, rules.config
+        self.reads = tuple(rules.columns)
+
+    def see(self, columns: Collection[str]) -> None:
+        """Fill in what kinds of duplicates leave to the columns of the stages before.  Raises RecipeError."""
+        self._take(self.rules.seeing(columns))
 
     def facts(self, rows: pa.Table) -> dict[str, Any]:
         """The sum of the weights of the rows that stay."""

@@ -1,16 +1,17 @@
 """One selection as what it does to the rows of a shard, given what was found over all shards.
 
-    from -> uids -> where -> dedup -> quota -> top            (a rule `balance` will be the last)
+    from -> uids -> where -> dedup -> quota -> top -> balance
 
 Each step leaves rows out, for a reason: that of the selection it is made from, `not_selected`, `where`, a kind of
-duplicate, `quota` or `top`.  A step with a number over all rows is found among the rows that the steps before it keep.
+duplicate, `quota`, `top`, `balance` or `no_entry`.  A step with a number over all rows is found among the rows that
+the steps before it keep.
 """
 
 from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.balancing.balance import Floats
 from curation.duplicates.kinds import PIXELS, kinds_of, reads
 from curation.filters.syntax import Source
 from curation.filters.where import (
@@ -31,6 +33,7 @@ from curation.filters.where import (
     compile_where,
     population_calls,
 )
+from curation.selections.balancing import BALANCE, NO_ENTRY, Balance
 from curation.selections.chain import expressions_of
 from curation.selections.config import ALL, SelectionConfig
 from curation.selections.cuts import kept_by
@@ -42,7 +45,7 @@ from pairmill.errors import IntegrityError, RecipeError, nearest
 NOT_SELECTED, WHERE, QUOTA, TOP = "not_selected", "where", "quota", "top"
 
 #: The steps that look at all rows, in their order; `from` and `uids` are before them.
-STEPS = ("where", "dedup", "quota", "top")
+STEPS = ("where", "dedup", "quota", "top", BALANCE)
 
 Reasons = npt.NDArray[np.object_]
 
@@ -54,12 +57,14 @@ class Found:
     values: a call of a function over all rows -> (group, value), one line for each group.
     losers: shard -> (row, reason) of the duplicates in it.
     quota, top: cuts (`curation.selections.cuts`).
+    balance: language -> the probability of each entry of the metadata.
     """
 
     values: Mapping[str, pa.Table] = field(default_factory=dict)
     losers: Callable[[int], pa.Table] | None = None
     quota: pa.Table | None = None
     top: pa.Table | None = None
+    balance: Mapping[str, Floats] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,17 @@ class Rules:
         self._expressions = expressions_of(name, config)
         # Workers are in other folders.
         self._uids = None if config.uids is None else Path(os.path.abspath(config.uids))
+        self.balance = None if config.balance is None else Balance(config.balance)
+
+    def seeing(self, columns: Collection[str]) -> Rules:
+        """With what its kinds of duplicates leave to the columns of the stages (their names) filled in.
+
+        Raises RecipeError where these do not decide.
+        """
+        if not self.config.dedup:
+            return self
+        kinds = self.config.duplicates.resolved(columns).kinds
+        return Rules(self.name, self.config.model_copy(update={"dedup": kinds}))
 
     @property
     def bases(self) -> list[str]:
@@ -96,12 +112,14 @@ class Rules:
         """The columns that its rules read, by their names in expressions, sorted."""
         found = {name for source in self._expressions.values() for name in columns_of(source)}
         found |= set(reads(self.config.duplicates))
+        found |= set(self._balanced)
         return sorted(found | ({self.config.uid_column} if self.config.uids is not None else set()))
 
     @property
     def of_all(self) -> bool:
         """Whether what becomes of a row may depend on other rows."""
-        return bool(self.config.dedup or self.config.quota or self.config.top or self.calls)
+        config = self.config
+        return bool(config.dedup or config.quota or config.top or config.balance or self.calls)
 
     @cached_property
     def calls(self) -> dict[str, tuple[Source, ast.Call]]:
@@ -118,7 +136,9 @@ class Rules:
         """Every reason for which its own steps may leave a row out."""
         kinds = [kind.name for kind in kinds_of(self.config.duplicates)]
         found = [NOT_SELECTED, WHERE if self.config.where is not None else None, *kinds]
-        return tuple(name for name in [*found, *(key for key in (QUOTA, TOP) if getattr(self.config, key))] if name)
+        found += [key for key in (QUOTA, TOP) if getattr(self.config, key)]
+        found += [BALANCE, NO_ENTRY] if self.config.balance is not None else []
+        return tuple(name for name in found if name)
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise RecipeError for a rule that does not fit the columns, and for a file that is none of uids.
@@ -139,6 +159,7 @@ class Rules:
         for key, name in [
             *(("dedup", name) for kind in kinds_of(self.config.duplicates) for name in kind.reads),
             *([("uid_column", self.config.uid_column)] if self.config.uids is not None else []),
+            *(("balance", name) for name in self._balanced),
         ]:
             if name not in columns:
                 raise RecipeError(
@@ -155,6 +176,11 @@ class Rules:
                     fix="name another column; uid: the rows' own",
                 )
             read_uids(self._uids)
+
+    @property
+    def _balanced(self) -> tuple[str, ...]:
+        """The columns that balancing reads."""
+        return () if self.config.balance is None else (self.config.balance.text, self.config.balance.language)
 
     # Of one shard
 
@@ -193,6 +219,8 @@ class Rules:
             return {WHERE: ~np.asarray(pc.fill_null(kept, False), np.bool_)}
         if step == "dedup" and found.losers is not None:
             return _lost(found.losers(given.shard), live)
+        if step == BALANCE and self.balance is not None and found.balance is not None:
+            return self.balance.left_out(rows, live, found.balance)
         if step in (QUOTA, TOP) and (cuts := getattr(found, step)) is not None:
             return {step: ~kept_by(self._ranked(step, rows), cuts)}
         return {}
@@ -215,6 +243,12 @@ class Rules:
         if numbers is None:
             numbers = pa.chunked_array([pa.repeat(0.0, len(rows))])
         return measured(group, numbers)
+
+    def mentions(self, given: ShardRows, found: Found) -> pa.Table:
+        """How many captions of the rows that come to balancing name each entry (`balancing.MENTIONS`, and key)."""
+        if self.balance is None:
+            raise IntegrityError(f"selection {self.name} has no rule balance")
+        return self.balance.counted(given.rows, staying(self.reasons(given, found, BALANCE)))
 
     def competing(self, step: str, given: ShardRows, found: Found) -> pa.Table:
         """The rows among which quota or top choose, as `ranking.RANKED`."""

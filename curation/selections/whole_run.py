@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.filters.syntax import literal
+from curation.selections.balancing import MENTIONS, added
 from curation.selections.config import QuotaConfig, TopConfig
 from curation.selections.cuts import Ints, Limits, Passes, Wanted, find_cuts, find_sizes
 from curation.selections.expression import Mask
@@ -42,6 +43,10 @@ def find(rules: Rules, passes: Passes, load: Load, losers: Losers, *, rows: int,
         found = replace(found, quota=_cuts(rules, QUOTA, rules.config.quota, found, passes, load, rows, limits))
     if rules.config.top is not None:
         found = replace(found, top=_cuts(rules, TOP, rules.config.top, found, passes, load, rows, limits))
+    if rules.balance is not None:
+        chosen = found
+        mentions = passes.shuffled(lambda shard: rules.mentions(load(shard), chosen), added, MENTIONS)
+        found = replace(found, balance=rules.balance.found(mentions))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.commands.arguments import Json, Overrides, Run
-from pipelines.opening import check_outside, local_target, opened_run, without_pandas
+from pipelines.opening import check_outside, check_suffix, local_target, opened_run, without_pandas
 from pipelines.output import counted, finish, say
 
 app = typer.Typer()
@@ -151,3 +151,38 @@ def _show_difference(found: dict[str, Any]) -> None:
         say(f"{language:<12} {rows['both']:>12,} {rows['only'][a]:>20,} {rows['only'][b]:>20,}")
     if "path" in found:
         say(f"\npage: {found['path']}")
+
+
+@app.command()
+def metadata(
+    titles: Annotated[
+        list[Path],
+        typer.Argument(help="tsv or csv with a header: title, count, and language if several", show_default=False),
+    ],
+    to: Annotated[Path, typer.Option("--to", help="the .json file to write or replace", show_default=False)],
+    least: Annotated[int, typer.Option("--least", min=0, help="least count of a title over all files")] = 70,
+    language: Annotated[str, typer.Option("--language", help="of titles without one; default: for all others")] = "",
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="leave out titles with this text; default: a colon")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the metadata of a selection's rule `balance` from titles and counts, such as Wikipedia's page views."""
+
+    def job() -> dict[str, Any]:
+        from curation.balancing.metadata import build, metadata_text
+        from pairmill.atomic import whole_file
+
+        file = local_target(to)
+        check_suffix(file, ".json")
+        found = build(titles, least=least, language=language, without=(":",) if without is None else without)
+        with whole_file(file) as stream:
+            stream.write(metadata_text(found).encode())
+        return {"path": str(file), "entries": {name or "other": len(entries) for name, entries in found.items()}}
+
+    def show(done: dict[str, Any]) -> None:
+        for name, entries in done["entries"].items():
+            say(f"{name:<6} {entries:,} entries")
+        say(f"written to {done['path']}")
+
+    finish(job, as_json, show)

@@ -30,6 +30,9 @@ from pipelines.recipe import CurateRecipe
 
 MODELS = project_root() / "samples" / "models"
 
+#: A file with a text a line.
+PHRASES = project_root() / "curation" / "data" / "boilerplate.txt"
+
 BASE: dict[str, Any] = {
     "run_dir": "run",
     "input": {"path": "urls.parquet"},
@@ -289,6 +292,12 @@ CHANGES: dict[str, Change] = {
     },
     **{f"selections.NAME.{rule}": one_selection({"rows": 3, "per": "language"}) for rule in ("quota", "top")},
     "selections.NAME.weight": one_selection("1"),
+    "selections.NAME.balance": one_selection({"metadata": str(PHRASES)}),
+    "selections.NAME.balance.metadata": one_selection("{words}", balance={"metadata": str(PHRASES)}),
+    **{
+        f"selections.NAME.balance.{key}": one_selection(value, balance={"metadata": str(PHRASES)})
+        for key, value in {"t": 7, "text": "alt", "language": "caption", "seed": 1}.items()
+    },
     # The product
     "pack.selection": makes("columns/recaption", "columns/translate")("a", selections={"a": {}}),
     **{f"pack.{key}": product(7) for key in ("rows_per_part", "row_group_rows")},

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_encoders import VIT
 
+from curation.flow import flow_of
 from curation.selections.chain import ordered
 from curation.selections.config import Section
 from curation.selections.expression import evaluate, names_of, parse_names
@@ -160,3 +162,14 @@ def test_kinds_are_called_for_short_with_keys_of_their_own() -> None:
     assert [one["name"] for one in given_] == ["duplicate_pair", "duplicate_image", "near_duplicate_image"]
     assert given_[2]["max_distance"] == 2
     assert Section.checked(checked.model_dump(mode="json")) == checked
+
+
+def test_a_semantic_kind_finds_the_only_embedding_of_the_recipe() -> None:
+    embed = {"clip": {"model": str(VIT), "pretrained": str(VIT)}}
+    flow = flow_of(
+        {"embed": embed, "selections": {"few": {"dedup": ["exact", "semantic"]}}, "pack": {"selection": "few"}}
+    )
+    assert "image_embedding_clip" in flow.rules[0].columns
+    assert "image_embedding_clip" in flow.selecting.reads
+    with pytest.raises(RecipeError, match="no column image_embedding_"):
+        flow_of({"selections": {"few": {"dedup": ["semantic"]}}})

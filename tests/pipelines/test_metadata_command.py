@@ -1,0 +1,28 @@
+"""`pairmill metadata`: titles with counts to the entries of a selection's rule `balance`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from curation.balancing.metadata import read_metadata
+from pipelines.cli import app
+
+
+def test_it_writes_what_the_rule_reads(tmp_path: Path) -> None:
+    titles = tmp_path / "views.tsv"
+    titles.write_text("title\tcount\tlanguage\nHot_dog\t90\ten\nRare\t3\ten\n桥\t80\tzh\n", encoding="utf-8")
+    done = CliRunner().invoke(app, ["metadata", str(titles), "--to", str(tmp_path / "m.json"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["entries"] == {"en": 1, "zh": 1}
+    assert read_metadata(tmp_path / "m.json") == {"en": ["Hot dog"], "zh": ["桥"]}
+
+
+def test_a_wrong_list_or_target_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "views.csv").write_text("name,count\nx,1\n")
+    for to, says in (("m.json", "a list of titles must be"), ("m.txt", "--to must end in .json")):
+        done = CliRunner().invoke(app, ["metadata", str(tmp_path / "views.csv"), "--to", str(tmp_path / to)])
+        assert done.exit_code == 2 and says in done.output
+        assert not (tmp_path / to).exists()
