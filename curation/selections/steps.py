@@ -167,6 +167,8 @@ class Rules:
                     value=name,
                     fix=f"perhaps you mean: {nearest(name, columns)}",
                 )
+        for one in kinds_of(self.config.duplicates):
+            one.check(columns)
         if self._uids is not None:
             kind = columns[self.config.uid_column]
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):

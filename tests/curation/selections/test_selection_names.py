@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from curation.flow import flow_of
 from curation.selections.chain import ordered
 from curation.selections.config import Section
 from curation.selections.expression import evaluate, names_of, parse_names
+from curation.selections.steps import Rules
 from pairmill.errors import RecipeError
 
 #: Every combination of three selections, one row each.
@@ -173,3 +175,12 @@ def test_a_semantic_kind_finds_the_only_embedding_of_the_recipe() -> None:
     assert "image_embedding_clip" in flow.selecting.reads
     with pytest.raises(RecipeError, match="no column image_embedding_"):
         flow_of({"selections": {"few": {"dedup": ["semantic"]}}})
+
+
+def test_a_kind_refuses_columns_that_it_cannot_compare() -> None:
+    config = Section.checked({"selections": {"a": {"dedup": ["exact", "semantic"]}}}).selections["a"]
+    rules = Rules("a", config).seeing(["sha256", "caption", "image_embedding_clip"])
+    columns = {name: pa.string() for name in ("sha256", "caption", "original_width", "original_height")}
+    rules.check({**columns, "image_embedding_clip": pa.list_(pa.float16(), 4)})
+    with pytest.raises(RecipeError, match="must be a column of lists of floating-point numbers"):
+        rules.check({**columns, "image_embedding_clip": pa.string()})
