@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from curation.embedding.stage import Embed
 from curation.embedding.vectors import vectors_of
 from curation.stage import Runtime
 from pairmill.store import Store
+from pipelines import output
 from pipelines.cli import app
 from pipelines.consent import ConsentError
 from pipelines.curate import curate
@@ -155,7 +157,7 @@ def test_a_job_that_is_killed_while_it_embeds_resumes_to_the_same_tables(job: Jo
 
 
 @pytest.mark.ray
-def test_the_command_fits_a_filter_to_a_selection_of_the_run(job: Job) -> None:
+def test_the_command_fits_a_filter_to_a_selection_of_the_run(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     curate(job.recipe("fitted", embed=job.embed("vit")))
     store = Store(str(job.folder / "fitted"))
     file = job.folder / "filter.safetensors"
@@ -168,9 +170,10 @@ def test_the_command_fits_a_filter_to_a_selection_of_the_run(job: Job) -> None:
     for number, row in enumerate(pairs.select(["image", "caption"]).to_pylist()):
         (examples / f"{number}.webp").write_bytes(row["image"]["bytes"])
         (examples / f"{number}.txt").write_text(row["caption"])
+    monkeypatch.setattr(output, "_stdout", said := io.StringIO())
     done = CliRunner().invoke(app, [*given, "--good", str(examples)])
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    found = json.loads(said.getvalue())
     assert found["good"]["fitted"] + found["good"]["held_out"] == len(pairs)
     assert 0 <= found["auc"] <= 1 and file.with_suffix(".md").is_file()
     score = {"good": {"name": "mlp", "embedding": "vit", "weights": str(file)}}

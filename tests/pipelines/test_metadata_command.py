@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from curation.balancing.metadata import read_metadata
+from pipelines import output
 from pipelines.cli import app
 
 
-def test_it_writes_what_the_rule_reads(tmp_path: Path) -> None:
+def test_it_writes_what_the_rule_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     titles = tmp_path / "views.tsv"
     titles.write_text("title\tcount\tlanguage\nHot_dog\t90\ten\nRare\t3\ten\n桥\t80\tzh\n", encoding="utf-8")
+    monkeypatch.setattr(output, "_stdout", said := io.StringIO())
     done = CliRunner().invoke(app, ["metadata", str(titles), "--to", str(tmp_path / "m.json"), "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["entries"] == {"en": 1, "zh": 1}
+    assert json.loads(said.getvalue())["entries"] == {"en": 1, "zh": 1}
     assert read_metadata(tmp_path / "m.json") == {"en": ["Hot dog"], "zh": ["桥"]}
 
 
