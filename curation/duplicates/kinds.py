@@ -298,7 +298,7 @@ def kinds_of(config: DeduplicateConfig) -> tuple[Kind, ...]:
             _check_made(kind)
     if len(ranking := [kind.name for kind in kinds if kind.ranks]) > 1:
         raise RecipeError(
-            "only one of deduplicate.kinds may decide which row stays",
+            "at most one of deduplicate.kinds must decide which row stays",
             value=", ".join(ranking),
             fix="let the others keep the best by deduplicate.score",
         )

@@ -36,14 +36,8 @@ class Embed(NamedStage):
     section, segment, pool = "embed", "score", "model"
     reads = ("image", "caption")
     libraries = (
-        "open-clip-torch",
-        "pillow",
-        "simplejpeg",
-        "timm",
-        "tokenizers",
-        "torch",
-        "torchvision",
-        "transformers",
+        *("ftfy", "open_clip_torch", "pillow", "regex", "safetensors", "sentencepiece", "simplejpeg", "timm"),
+        *("tokenizers", "torch", "torchvision", "transformers"),
     )
     Config = EmbedConfig
     meaning = "dual encoders that embed pictures and captions, by name: NAME adds image_embedding_NAME and score_NAME"

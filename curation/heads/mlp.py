@@ -45,7 +45,7 @@ class Mlp:
     """
 
     Config = MlpConfig
-    libraries = ("numpy", "safetensors", "torch")
+    libraries = ("numpy", "safetensors", "scipy", "torch")
     input: Literal["pixels", "embedding"] = "embedding"
     columns = pa.schema([("score", pa.float32())])
 

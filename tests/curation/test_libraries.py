@@ -11,8 +11,11 @@ import importlib.metadata
 from collections.abc import Iterator
 
 import pytest
+from tiny_encoders import VIT
 
 from curation.code import _distributions, _ours, code_of, reachable
+from curation.embedding.config import EmbedConfig
+from curation.embedding.stage import Embed
 from curation.engines import CAPTION_ENGINES, TRANSLATE_ENGINES
 from curation.filters import evidence, text
 from curation.filters.stage import FilterConfig
@@ -29,6 +32,7 @@ NEVER = {"numpy", "pyarrow", "pydantic", "pydantic_core", "ray", "typing_extensi
 _OF_THE_DAY = "what the web answers is of its day; the picture depends on the body alone"
 _EVIDENCE = "reached through the fetcher, whose evidence is read; nothing is fetched or decoded"
 _ENGINES = "each engine declares what it uses"
+_PILLOW = "imported with the decoders; Pillow and libjpeg-turbo decode, Pillow resizes"
 _FILES = "finds the files of a model; their digest or commit is the revision"
 
 #: Stage or engine -> what it reaches without values of its table depending on it.
@@ -51,6 +55,12 @@ REASONS = {
         "pillow": "Recaption declares it",
         **dict.fromkeys(("aiohttp", "torch", "transformers"), "the server runs the model"),
     },
+    "mlp head": dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
+    "onnx head": {
+        **dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
+        "opencv-python-headless": _PILLOW,
+    },
+    "embed": {"huggingface_hub": _FILES, "opencv-python-headless": _PILLOW},
     "transformers translate": {
         "huggingface_hub": _FILES,
         "pillow": "of captions",
@@ -60,6 +70,7 @@ REASONS = {
 
 
 def _makers() -> Iterator[tuple[str, object]]:
+    yield "embed", Embed(EmbedConfig(model=str(VIT), pretrained=str(VIT)), "NAME")
     for name in STAGES.names:
         kind = STAGES.get(name)
         yield name, kind(kind.Config.checked({}, at=kind.section_name()))

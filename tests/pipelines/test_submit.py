@@ -97,7 +97,7 @@ def recipe(tmp_path: Path) -> Path:
 def test_a_wrong_recipe_is_reported_before_a_cluster_is_asked(recipe: Path) -> None:
     with pytest.raises(RecipeError, match="downlaod"):
         prepare("curate", str(recipe), ["downlaod.retries=1"])
-    with pytest.raises(RecipeError, match="data"):
+    with pytest.raises(RecipeError, match="must be one of `pairmill train`"):
         prepare("train", str(recipe), [])
     with pytest.raises(RecipeError, match="batch_sise"):
         prepare("evaluate", "/runs/a", ["evaluate.batch_sise=3"])
