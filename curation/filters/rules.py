@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from curation.common_texts import COMMON_TEXT
 from curation.filters.custom import keep_mask
 from curation.filters.image_shape import geometry_masks
-from curation.filters.language import detect, language_masks
+from curation.filters.language import detect, detect_by_lid, language_masks
 from curation.filters.quality import quality_masks, score_quality
 from curation.filters.safety import safety_masks, score_nsfw
 from curation.filters.stage import FILTER_COLUMNS, FILTER_REASONS, FilterConfig
@@ -30,7 +30,7 @@ def filter_rows(rows: pa.Table, *, config: FilterConfig) -> pa.Table:
     alive = live(rows).combine_chunks()
     alts = [alt or "" for alt in rows["alt"].filter(alive).to_pylist()]
     captions = [repair(alt) for alt in alts]
-    languages, scores = detect(captions)
+    languages, scores = detect(captions) if config.language_detector == "combined" else detect_by_lid(alts)
     measures = measure(captions)
     quality = [] if config.quality_model is None else score_quality(captions, config.quality_model)
     added: dict[str, Iterable[Any]] = {

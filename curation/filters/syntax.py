@@ -42,7 +42,7 @@ TEXT_SEARCH: Mapping[str, Callable[[Any, str], Any]] = {
     "contains": pc.match_substring,
     "startswith": pc.starts_with,
 }
-_FUNCTIONS = ("len", "number", "is_null", "host", "random", *TEXT_SEARCH)
+_FUNCTIONS = ("len", "words", "number", "is_null", "host", "random", *TEXT_SEARCH)
 #: Functions over all rows that an expression is about, in the expressions of selections.
 POPULATION = ("quantile", "count")
 #: The struct that holds the list's own columns.

@@ -11,6 +11,7 @@ drops: where
     logic           and, or, not
     arithmetic      + - * / in double precision; a division by zero is null
     functions       len(x)                characters of a text
+                    words(x)              words of a text: what stands between spaces, in any script
                     number(x)             the number that a text spells, as in csv lists; null for other texts
                     matches(x, 'regex')   the RE2 expression is found in the text
                     contains(x, 'part'), startswith(x, 'start')
@@ -247,6 +248,8 @@ class _Evaluation:
                 return self._compare(node)
             case ast.Call(func=ast.Name(id="len"), args=[argument]):
                 return pc.utf8_length(self.string(argument))
+            case ast.Call(func=ast.Name(id="words"), args=[argument]):
+                return _words(self.string(argument))
             case ast.Call(func=ast.Name(id="number"), args=[argument]):
                 return self._spelled_number(argument)
             case ast.Call(func=ast.Name(id="is_null"), args=[argument]):
@@ -350,3 +353,14 @@ def _kind(type_: pa.DataType) -> str:
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
         return "text"
     return "truth value" if pa.types.is_boolean(type_) else "other"
+
+
+def _words(texts: Any) -> Any:
+    """How many words `str.split` finds in each text (int64): published rules count them so."""
+
+    def words(text: str | None) -> int | None:
+        return None if text is None else len(text.split())
+
+    if isinstance(texts, pa.Scalar):
+        return pa.scalar(words(texts.as_py()), pa.int64())
+    return pa.chunked_array([pa.array(map(words, texts.to_pylist()), pa.int64())])

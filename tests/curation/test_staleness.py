@@ -194,6 +194,7 @@ CHANGES: dict[str, Change] = {
     **{f"filter.{key}": filtered(False) for key in ("drop_url_captions", "drop_file_names", "drop_boilerplate")},
     **{"filter.boilerplate_file": filtered("{words}"), "filter.listed_words": filtered(["casino"])},
     **{"filter.languages": filtered(["en"]), "filter.nsfw_max": filtered(0.5), "filter.where": filtered("width > 3")},
+    "filter.language_detector": filtered("lid.176"),
     "filter.nsfw_head": filtered({"name": "test_staleness:Prude"}, filter__nsfw_max=0.5),
     **{
         "filter.quality_model": filtered("{model}"),

