@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,43 +32,63 @@ def with_pixels(rows: pa.Table, mask: npt.NDArray[np.bool_], wanted: Iterable[Pr
     rows: with `image`, encoded.  mask: [R].
     """
     preparations = list(dict.fromkeys(wanted))
-    images = rows["image"].combine_chunks().filter(pa.array(mask)).to_pylist()
-    made = pixels_of(images, preparations)
+    images = rows["image"].combine_chunks().filter(pa.array(mask))
     at = np.flatnonzero(mask)
-    for preparation, pixels in zip(preparations, made, strict=True):
-        placed: list[bytes | None] = [None] * len(rows)
-        for row, one in zip(at, pixels, strict=True):
-            placed[row] = None if one is None else one.tobytes()
-        # Offsets of 32 bits end at 2 GiB: 3,500 pictures of 448 px.
-        rows = set_columns(rows, {preparation.column: pa.array(placed, pa.large_binary())})
+    for preparation, (pixels, there) in zip(preparations, pixels_of(images, preparations), strict=True):
+        rows = set_columns(rows, {preparation.column: _binary(pixels, at[there], len(rows))})
     return rows
 
 
 def pixels_of(
-    images: Sequence[bytes | None], preparations: Sequence[Preparation]
-) -> list[list[npt.NDArray[np.uint8] | None]]:
-    """For each preparation, uint8 [size, size, 3] of each picture; None without one, and for a damaged one."""
+    images: Iterable[Any], preparations: Sequence[Preparation]
+) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]:
+    """For each preparation, the pixels uint8 [N, size, size, 3] of the pictures that can be decoded, and their mask.
+
+    images: [M], bytes or scalars of Arrow; None and null are no pictures.
+    """
     from pairmill.towers.eval_transform import EvalTransform, decode
 
     transforms = [
         EvalTransform(one.size, resize_mode=one.resize_mode, interpolation=one.interpolation, fill_color=one.fill_color)
         for one in preparations
     ]
-    found: list[list[npt.NDArray[np.uint8] | None]] = [[] for _ in preparations]
-    for image in images:
-        whole = None if image is None else decode(image)
-        for transform, made in zip(transforms, found, strict=True):
-            made.append(None if whole is None else transform.of_pixels(whole))
-    return found
+    given = list(images) if not isinstance(images, Sequence | pa.Array) else images
+    # A shard's pixels are hundreds of megabytes: they are written to their place, and only there.
+    found = [np.empty((len(given), one.size, one.size, 3), np.uint8) for one in preparations]
+    there = np.zeros(len(given), np.bool_)
+    decoded = 0
+    for at, image in enumerate(given):
+        data = image.as_py() if isinstance(image, pa.Scalar) else image
+        whole = None if data is None else decode(data)
+        if whole is not None:
+            for transform, pixels in zip(transforms, found, strict=True):
+                pixels[decoded] = transform.of_pixels(whole)
+            there[at], decoded = True, decoded + 1
+    return [(pixels[:decoded], there) for pixels in found]
 
 
-def stacked(column: pa.ChunkedArray, size: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def _binary(pixels: npt.NDArray[np.uint8], at: npt.NDArray[np.int64], rows: int) -> pa.Array:
+    """A column of `rows` rows: the pixels of each picture at its place, in their own memory, and nulls between."""
+    valid = np.zeros(rows, np.bool_)
+    valid[at] = True
+    each = int(np.prod(pixels.shape[1:]))
+    # Offsets of 32 bits end at 2 GiB: 3,500 pictures of 448 px.
+    offsets = np.concatenate([[0], np.cumsum(valid)]).astype(np.int64) * each
+    bits = pa.array(valid).buffers()[1]
+    buffers = [bits, pa.py_buffer(offsets), pa.py_buffer(pixels)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), rows, buffers, rows - len(at))
+
+
+def stacked(column: pa.Array | pa.ChunkedArray, size: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """The pixels uint8 [N, size, size, 3] of a column's rows that have some, without a copy, and their mask [R]."""
-    array = column.combine_chunks()
-    mask = np.asarray(array.is_valid())
-    there = array.drop_null()
-    offsets = np.frombuffer(there.buffers()[1], np.int64)[there.offset : there.offset + len(there) + 1]
-    data = there.buffers()[2]
-    values = np.frombuffer(data, np.uint8) if data is not None and len(there) else np.empty(0, np.uint8)
-    begin, end = (int(offsets[0]), int(offsets[-1])) if len(there) else (0, 0)
-    return values[begin:end].reshape(len(there), size, size, 3), mask
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    mask = np.asarray(column.is_valid())
+    if not mask.any():
+        return np.zeros((0, size, size, 3), np.uint8), mask
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+    # A null may lie over bytes, where a column was filtered.
+    if ends[-1] - ends[0] != mask.sum() * size * size * 3:
+        return stacked(column.drop_null(), size)[0], mask
+    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]].reshape(-1, size, size, 3), mask

@@ -114,9 +114,8 @@ class Embed(NamedStage):
         preparation = encoder.preparation
         if preparation.column not in rows.schema.names:
             rows = with_pixels(rows, wanted, [preparation])
-        column = pc.if_else(pa.array(wanted), rows[preparation.column], None)
-        pixels, mask = stacked(column, preparation.size)
-        return self._embedded(encoder, pixels), mask
+        pixels, there = stacked(rows[preparation.column], preparation.size)
+        return self._embedded(encoder, pixels, np.flatnonzero(wanted[there])), there & wanted
 
     def _texts(self, rows: pa.Table, live: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], Any, Any]:
         """The vectors of the captions, [N, D], the mask of their rows, and how many windows each has, 0: cut off."""
@@ -137,16 +136,18 @@ class Embed(NamedStage):
         counts[mask] = np.bincount(windows.of, minlength=len(texts))
         return sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12), mask, counts
 
-    def _embedded(self, encoder: DualEncoder, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The vectors of pictures, in batches, which are halved when memory runs out."""
+    def _embedded(
+        self, encoder: DualEncoder, pixels: npt.NDArray[np.uint8], chosen: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """The vectors of the chosen pictures, in batches, which are halved when memory runs out."""
         import torch
 
         size, at = self.config.batch_size, 0
         found = [np.zeros((0, self._size), np.float32)]
-        while at < len(pixels):
+        while at < len(chosen):
             fault_point(f"engine.{self.section}")
             try:
-                found.append(encoder.images(pixels[at : at + size]).numpy())
+                found.append(encoder.images(pixels[chosen[at : at + size]]).numpy())
             except torch.cuda.OutOfMemoryError:
                 if size == 1:
                     raise

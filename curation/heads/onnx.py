@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,14 +93,15 @@ class Onnx:
 
     def __call__(self, images: pa.Array | pa.ChunkedArray, **more: pa.Array | pa.ChunkedArray) -> pa.Table:
         """Column `score`; null for an image that cannot be decoded."""
-        scores: list[float | None] = [None] * len(images)
-        decoded = ((at, pixels_of([image.as_py()], [self._preparation])[0][0]) for at, image in enumerate(images))
-        there = ((at, pixels) for at, pixels in decoded if pixels is not None)
-        while batch := list(islice(there, self._config.batch_size)):
-            found = self._scores(np.stack([pixels for _, pixels in batch]))
-            for (at, _), score in zip(batch, found.tolist(), strict=True):
-                scores[at] = score
-        return pa.table([pa.array(scores, pa.float32())], schema=self.columns)
+        scores = np.zeros(len(images), np.float32)
+        mask = np.zeros(len(images), np.bool_)
+        size = self._config.batch_size
+        for first in range(0, len(images), size):
+            ((pixels, there),) = pixels_of(images[first : first + size], [self._preparation])
+            mask[first : first + size] = there
+            if len(pixels):
+                scores[first : first + size][there] = self._scores(pixels)
+        return pa.table([pa.array(scores, pa.float32(), mask=~mask)], schema=self.columns)
 
     def _scores(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         config = self._config

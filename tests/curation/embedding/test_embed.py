@@ -172,14 +172,22 @@ def test_one_decode_serves_several_models(monkeypatch: pytest.MonkeyPatch) -> No
     small, large = Preparation(32), Preparation(64, "squash", "bilinear")
     made = pixels_of([*images, None, b"broken"], [small, large])
     assert decoded == [*images, b"broken"]
-    assert [[None if one is None else one.shape for one in pixels] for pixels in made] == [
-        [(side, side, 3)] * 3 + [None, None] for side in (32, 64)
-    ]
+    assert [pixels.shape for pixels, _ in made] == [(3, side, side, 3) for side in (32, 64)]
+    assert [there.tolist() for _, there in made] == [[True, True, True, False, False]] * 2
     table = with_pixels(rows([None, *images], ["x"] * 4), np.array([False, True, False, True]), [small, large, small])
     assert decoded[4:] == [images[0], images[2]]
     pixels, mask = preparation.stacked(table[small.column], 32)
     assert mask.tolist() == [False, True, False, True]
-    np.testing.assert_array_equal(pixels[1], made[0][2])
+    np.testing.assert_array_equal(pixels[1], made[0][0][2])
+    assert not pixels.flags.owndata, "no copy"
+    for part in (
+        table.slice(1, 2),
+        table.filter(pa.array([False, True, True, False])),
+        table.take(pa.array([3, 0, 1])),
+    ):
+        found, there = preparation.stacked(part[small.column], 32)
+        expected = [one for one in part[small.column].to_pylist() if one is not None]
+        assert [one.tobytes() for one in found] == expected and there.sum() == len(expected)
 
 
 def test_the_stage_takes_pixels_that_are_prepared(weights: str) -> None:
