@@ -5,6 +5,7 @@ stages -> tables (columns, identity, upstream), reads of each segment, drop reas
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from curation.duplicates.stage import Deduplicate
-from curation.own_stage import STREAMED, check_places, own_stage
+from curation.own_stage import RESERVED_BEGINNINGS, RESERVED_ENDS, STREAMED, check_places, own_stage
 from curation.pack import Pack
 from curation.schema import DROPS
 from curation.selections.stage import Select, rules_of, selecting
@@ -27,6 +28,10 @@ from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS
 from pairmill.registry import NamedConfig, is_import_path, source_digest
 
 S = TypeVar("S", bound=Stage)
+
+#: What no column of a user's choice can be called: columns of tables and of steps between them, and words.
+_TAKEN = frozenset((*DROPS, "input", "shard", "row", "kind", "key", "keep", "reason", "weight", "duplicate_group"))
+_WORDS = frozenset(("all", "true", "false", "null", "score"))
 
 #: A name that the user gives to a stage of `SECTIONS`.
 _GIVEN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
@@ -344,6 +349,13 @@ def section_of(given: Any, section: str) -> Mapping[str, Any]:
                 f"the names in {section} must be letters, digits and _, beginning with a letter: columns have them",
                 value=name,
                 fix="rename it, for example b32",
+            )
+        words = keyword.iskeyword(name) or name in _WORDS
+        if words or name in _TAKEN or name.endswith(RESERVED_ENDS) or name.startswith(RESERVED_BEGINNINGS):
+            raise RecipeError(
+                f"the names in {section} must not be words that expressions or tables use",
+                value=name,
+                fix=f"rename it, for example my_{name}",
             )
     return given
 

@@ -31,8 +31,8 @@ _OWN_REASONS = "have drop reasons of its own, each once"
 
 #: Columns of every table or of the product, and beginnings and ends of columns that stages of ours add by a rule.
 _RESERVED = (*DROPS, "input")
-_RESERVED_ENDS = ("_made_from", "_verdict")
-_RESERVED_BEGINNINGS = ("would_drop_",)
+RESERVED_ENDS = ("_made_from", "_verdict")
+RESERVED_BEGINNINGS = ("would_drop_",)
 
 
 def own_stage(given: Any) -> Stage:
@@ -109,7 +109,7 @@ def _check_columns(stage: Stage) -> None:
                 f"{column.type}, which {f'becomes {kept}' if kept else 'cannot be stored'}",
                 f"declare it as {kept}" if kept else "choose another type, such as a list or a struct of numbers",
             )
-        reserved = column.name.startswith(_RESERVED_BEGINNINGS) or column.name.endswith(_RESERVED_ENDS)
+        reserved = column.name.startswith(RESERVED_BEGINNINGS) or column.name.endswith(RESERVED_ENDS)
         if column.name in ours or reserved:
             raise RecipeError(
                 "every column must be added by one stage only",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.embedding.stage import Embed
 from curation.embedding.vectors import vectors_of
@@ -17,6 +18,7 @@ from curation.flow import Tables
 from curation.heads.learnt_filter import Pairs, fit, save_head
 from curation.schema import DROPS
 from curation.stage import Runtime
+from curation.table import Table
 from pairmill.errors import InputError, RecipeError, nearest
 from pairmill.layout import SELECTIONS
 from pairmill.store import Store
@@ -40,13 +42,7 @@ def fit_filter(
     Raises RecipeError for an unknown embedding, InputError for too few examples.
     """
     stage = _embedder(recipe, embedding)
-    table = Tables(recipe.flow(), selection=recipe.deduplicate.name, keyed=False).name_of(stage)
-    if not store.index(table):
-        raise InputError(
-            "a run must have embedded its rows for a filter to be fitted",
-            value=f"{store.uri} has no {table}",
-            fix="run `pairmill curate` with the section embed first",
-        )
+    table = _up_to_date(store, recipe, stage)
     chosen = good if good in store.folders(SELECTIONS) else None
     if chosen is None:
         examples = _embedded(stage, itertools.islice(_outside(good), rows))
@@ -76,24 +72,47 @@ def _embedder(recipe: Any, name: str) -> Embed:
     return stages[name]
 
 
+def _up_to_date(store: Store, recipe: Any, stage: Embed) -> str:
+    """The table of the run's vectors.  Raises InputError unless all are of the recipe's model as it is today."""
+    tables = Tables(recipe.flow(), selection=recipe.deduplicate.name)
+    table = tables.named(tables.name_of(stage))
+    index, upstream = store.index(table.name), {name: store.index(name) for name in table.upstream}
+    contents = {
+        shard: {name: there[shard].content for name, there in upstream.items() if shard in there} for shard in index
+    }
+    stale = [shard for shard, entry in index.items() if entry.key != _key(table, contents[shard])]
+    if stale or not index:
+        raise InputError(
+            "a run must have embedded its rows by the model of its recipe for a filter to be fitted",
+            value=f"{store.uri}: {len(stale)} of {len(index)} shards of {table.name} are of another model or stale"
+            if index
+            else f"{store.uri} has no {table.name}",
+            fix="run `pairmill curate` with its recipe first",
+        )
+    return table.name
+
+
+def _key(table: Table, contents: dict[str, str]) -> str | None:
+    return table.key(contents) if contents.keys() >= set(table.upstream) else None
+
+
 def _of_run(store: Store, table: str, stage: Embed, selection: str | None, most: int) -> tuple[Pairs, Pairs]:
     """Pairs of a run that a selection keeps, and others; without a selection, all are others."""
     kinds: tuple[list[pa.Table], list[pa.Table]] = ([], [])
+    left = [most if selection is not None else 0, most]
     for shard in sorted(store.index(table)):
         rows = store.load(table, shard, ["uid", *stage.column_names()[:2]])
-        keep = np.zeros(len(rows), bool)
+        rows = rows.filter(pc.and_(rows.column(1).is_valid(), rows.column(2).is_valid()))
+        keep = pa.array([False] * len(rows))
         if selection is not None:
-            keep = np.asarray(store.load(f"{SELECTIONS}/{selection}", shard, ["keep"])["keep"])
-        for found, mask in zip(kinds, (keep, ~keep), strict=True):
-            found.append(rows.filter(pa.array(mask)))
-        wanted = kinds if selection is not None else kinds[1:]
-        if all(sum(map(_usable, found)) >= most for found in wanted):
+            chosen = store.load(f"{SELECTIONS}/{selection}", shard, ["uid", "keep"])
+            keep = pc.is_in(rows["uid"], chosen.filter(chosen["keep"])["uid"].combine_chunks())
+        for number, mask in enumerate((keep, pc.invert(keep))):
+            kinds[number].append(rows.filter(mask).slice(0, left[number]))
+            left[number] -= len(kinds[number][-1])
+        if not any(left):
             break
     return _pairs(kinds[0], most), _pairs(kinds[1], most)
-
-
-def _usable(rows: pa.Table) -> int:
-    return int(len(rows) - rows.column(1).null_count)
 
 
 def _pairs(tables: list[pa.Table], most: int) -> Pairs:

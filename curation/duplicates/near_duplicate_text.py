@@ -36,6 +36,7 @@ from pydantic import Field
 from curation.duplicates.edges import stars
 from curation.duplicates.kinds import KEYS, Indices, Kind
 from curation.duplicates.near_duplicate_image import bit_count
+from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 
 if TYPE_CHECKING:
@@ -119,7 +120,17 @@ class NearDuplicateText(Kind):
         """How many bands a signature has, and how many values a band has."""
         config = self.config
         rows = config.rows or banding(config.threshold, config.recall)[1]
-        return config.bands or min(MOST_BANDS, _bands(config.threshold, config.recall, rows)), rows
+        if config.bands is not None:
+            return config.bands, rows
+        bands = _bands(config.threshold, config.recall, rows)
+        if bands > MOST_BANDS:
+            reached = 1 - (1 - config.threshold**rows) ** MOST_BANDS
+            raise RecipeError(
+                f"{self.name} must reach its recall with {MOST_BANDS} bands at most",
+                value=f"rows: {rows}, recall: {config.recall:g}; {MOST_BANDS} bands find {reached:.3g} of the pairs",
+                fix="leave rows out, lower it, or lower recall; or set bands, which says what is found",
+            )
+        return bands, rows
 
     @property
     def keys_per_row(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from curation.engines.model_files import (
     pick_dtype,
     resolve,
 )
+from pairmill.config import digest
 from pairmill.errors import RecipeError, UserError
 from pairmill.towers.architecture import resolve_architecture, resolve_weights
 from pairmill.towers.build import build_model, image_size, image_statistics
@@ -69,8 +71,21 @@ def revision_of(config: EmbedConfig) -> str:
     weights = _as_embed(lambda: resolve_weights(model))
     if weights is None:
         raise RecipeError("embed.NAME.model must have weights", value=config.model, fix="set pretrained")
-    digest = folder_digest(weights.parent) if source.name.startswith("local-dir:") else file_digest(weights)
-    return f"sha256:{digest}"
+    # Its configuration may lie in other files than its weights, and change without them.
+    architecture = _as_embed(lambda: resolve_architecture(model))
+    model_cfg = _by_content(architecture.model_cfg)
+    return digest([file_digest(weights), model_cfg, architecture.preprocess])
+
+
+def _by_content(model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """An architecture, its files and folders replaced by digests of what they hold."""
+    text = dict(model_cfg.get("text_cfg") or {})
+    for key in ("hf_tokenizer_name", "hf_model_name"):
+        if (path := Path(str(text.get(key)))).is_dir():
+            text[key] = folder_digest(path)
+        elif path.is_file():
+            text[key] = file_digest(path)
+    return {**model_cfg, "text_cfg": text}
 
 
 def preparation_of(config: EmbedConfig) -> Preparation:
@@ -79,7 +94,7 @@ def preparation_of(config: EmbedConfig) -> Preparation:
     if source.library == "transformers":
         return _processor_of(_checkpoint(config, source))[0]
     architecture = _as_embed(lambda: resolve_architecture(_model_config(config, source)))
-    size = architecture.model_cfg["vision_cfg"].get("image_size", 224)
+    size = (architecture.model_cfg.get("vision_cfg") or {}).get("image_size", 224)
     return _preparation(size if isinstance(size, int) else size[0], architecture.preprocess)
 
 

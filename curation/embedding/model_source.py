@@ -15,6 +15,9 @@ from pairmill.packages import package_file
 #: Families of transformers whose models embed pictures and texts alike, by `model_type` of config.json.
 FAMILIES = ("clip", "metaclip_2", "siglip", "chinese_clip", "altclip")
 
+#: Numbers of a vector at most.
+_LONGEST = 65_536
+
 _OPEN_CLIP_FILE = "open_clip_config.json"
 
 
@@ -48,6 +51,13 @@ def source_of(config: EmbedConfig) -> ModelSource:
             "embed.NAME.pretrained must be null for a model that brings its own weights",
             value=f"model: {config.model}, pretrained: {config.pretrained}",
             fix="leave pretrained out",
+        )
+    ignored = "revision" if source.library == "open_clip" else "preprocess"
+    if getattr(config, ignored) is not None:
+        raise RecipeError(
+            f"embed.NAME.{ignored} must be null for a model of {source.library}, which has no such thing",
+            value=f"model: {config.model}, {ignored}: {getattr(config, ignored)}",
+            fix=f"leave {ignored} out" + (", and give a folder to pin a model" if ignored == "revision" else ""),
         )
     return source
 
@@ -87,8 +97,11 @@ def _of_transformers(name: str, config: dict[str, Any]) -> ModelSource:
             fix=f"choose another model; of open_clip perhaps {nearest(name, _names())}",
         )
     if family == "siglip":
-        return ModelSource("transformers", name, int((config.get("vision_config") or {}).get("hidden_size", 768)))
-    return ModelSource("transformers", name, int(config.get("projection_dim", 512)))
+        vision = config.get("vision_config")
+        size = vision.get("hidden_size", 768) if isinstance(vision, dict) else 768
+        return ModelSource("transformers", name, _size(size, name))
+    default = 768 if family == "altclip" else 512  # those of the families' configurations
+    return ModelSource("transformers", name, _size(config.get("projection_dim", default), name))
 
 
 def _names() -> list[str]:
@@ -96,16 +109,25 @@ def _names() -> list[str]:
 
 
 def _open_clip_size(config: dict[str, Any], model: str) -> int:
-    size = config.get("model_cfg", config).get("embed_dim")
-    if not isinstance(size, int):
-        raise RecipeError("an architecture must have embed_dim", value=model, fix="write it like open_clip's own")
-    return size
+    inner = config.get("model_cfg", config)
+    return _size(inner.get("embed_dim") if isinstance(inner, dict) else None, model)
+
+
+def _size(found: object, model: str) -> int:
+    """The length of a model's vectors.  Raises RecipeError for what is none."""
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 < found <= _LONGEST:
+        raise RecipeError(
+            "embed.NAME.model must have vectors of a length that its configuration gives",
+            value=f"{model}: {found!r}",
+            fix=f"correct embed_dim, projection_dim or hidden_size: a whole number, {_LONGEST} at most",
+        )
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(
             "embed.NAME.model must have a configuration that can be read", value=f"{path}: {error}", fix="correct it"
         ) from error

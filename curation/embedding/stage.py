@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -78,6 +78,10 @@ class Embed(NamedStage):
         from curation.embedding.encoders import preparation_of
 
         return self._there(lambda: preparation_of(self.config))
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise UserError for a model that cannot be found, and for pictures that it cannot see."""
+        self.preparation()
 
     def setup(self, runtime: Runtime) -> None:
         """Load the model.  Raises UserError if that is not possible here."""

@@ -64,7 +64,7 @@ def local_folder(model: str) -> Path | None:
 
     Raises UserError if it can only be a path, and there is no such folder.
     """
-    for candidate in (Path(model).expanduser(), PROJECT_ROOT / model):
+    for candidate in (_at_home(Path(model)), PROJECT_ROOT / model):
         if candidate.is_dir():
             return candidate.resolve()
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model):
@@ -74,6 +74,14 @@ def local_folder(model: str) -> Path | None:
             fix=f"check the path; relative ones are looked up in {Path.cwd()} and {PROJECT_ROOT}",
         )
     return None
+
+
+def _at_home(path: Path) -> Path:
+    """The path, with ~ as the home of a user there is."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def folder_digest(folder: Path) -> str:
@@ -92,15 +100,20 @@ def folder_digest(folder: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """16 hex digits of SHA-256 of a file of weights, its size and, as in `folder_digest`, its content.
+    """16 hex digits of SHA-256 of a file of weights: of all of it, whoever made it and however.
 
     Raises UserError if it cannot be read.
     """
     try:
-        return hashlib.sha256(f"{path.stat().st_size}\0{_content(path)}".encode()).hexdigest()[:16]
-    except OSError as error:
+        whole = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_EDGE_BYTES):
+                whole.update(chunk)
+        return whole.hexdigest()[:16]
+    except (OSError, ValueError) as error:  # ValueError: a character that no path has
+        why = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            "a file of weights must be readable", value=f"{path}: {error.strerror}", fix="correct the path"
+            "a file of weights must be readable", value=f"{str(path)!r}: {why}", fix="correct the path"
         ) from error
 
 

@@ -38,7 +38,8 @@ class HeadDeclaration(Protocol):
     """An entry of `HEADS`.  Its module must import model libraries only in `load`; its class may be the head itself.
 
     A head of embeddings has a key `embedding` that names an entry of the section `embed`.  One that reads further
-    columns has a method `reads(config)`, which names them.
+    columns has a method `reads(config)`, which names them.  One that can tell early that it will not work has a method
+    `check(config, columns)`, which raises UserError; columns: those before it, with their types.
     """
 
     Config: type[NamedConfig]

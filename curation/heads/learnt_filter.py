@@ -65,13 +65,13 @@ def fit(good: Pairs, ordinary: Pairs, *, hidden: int = 0, seed: int = 0) -> Fitt
     Raises InputError for fewer than `FEWEST` pairs of a kind.
     """
     for name, pairs in (("good", good), ("ordinary", ordinary)):
-        if len(pairs.keys) < FEWEST:
+        if (there := len(_distinct(pairs).keys)) < FEWEST:
             raise InputError(
-                f"there must be {FEWEST} {name} pairs or more to fit a filter to",
-                value=f"{len(pairs.keys)} with a picture and a caption that the model embeds",
+                f"there must be {FEWEST} {name} pairs or more to fit a filter to, all different",
+                value=f"{there} with a picture and a caption that the model embeds",
                 fix="give more examples",
             )
-    kinds = (good, ordinary)
+    kinds = (_distinct(good), _distinct(ordinary))
     rows, held_out = _split(kinds, [np.arange(len(pairs.keys)) for pairs in kinds], seed)
     inner, watched = _split(kinds, rows, seed + 1)
 
@@ -93,6 +93,16 @@ def fit(good: Pairs, ordinary: Pairs, *, hidden: int = 0, seed: int = 0) -> Fitt
         "roc": roc(yes, no),
     }
     return Fitted(layers, figures)
+
+
+def _distinct(pairs: Pairs) -> Pairs:
+    """The pairs of which each number is one, each once."""
+    first = {key: at for at, key in reversed(list(enumerate(pairs.keys)))}
+    at = np.array(sorted(first.values()), np.int64)
+    if not len(at):
+        return pairs
+    at = at[np.isfinite(pairs.images[at]).all(axis=1) & np.isfinite(pairs.texts[at]).all(axis=1)]
+    return Pairs(pairs.images[at], pairs.texts[at], [pairs.keys[one] for one in at])
 
 
 def auc(yes: npt.NDArray[Any], no: npt.NDArray[Any]) -> float:

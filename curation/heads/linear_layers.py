@@ -66,15 +66,20 @@ def _read(file: Path) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, Any]]:
             from safetensors import safe_open
 
             with safe_open(file, "np") as opened:
-                said = (opened.metadata() or {}).get(METADATA)
-                return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(said) if said else {}  # noqa: SIM118  no mapping
+                text = (opened.metadata() or {}).get(METADATA)
+                said = json.loads(text) if text else {}
+                if not isinstance(said, dict):
+                    raise ValueError(f"its metadata {METADATA} is no mapping")
+                return {name: opened.get_tensor(name) for name in opened.keys()}, said  # noqa: SIM118  no mapping
         import torch
 
         found = torch.load(file, map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in found.items()}, {}
+        return {str(name): tensor.float().numpy() for name, tensor in found.items()}, {}
     except Exception as error:  # pickles, archives and headers each fail in their own way
         first = (str(error).splitlines() or [""])[0]
-        raise _refused(file, f"{type(error).__name__}: {first}") from error
+        # torch's message advises to run what the file holds.
+        why = "it holds more than tensors" if "eights only" in first else f"{type(error).__name__}: {first}"
+        raise _refused(file, why) from error
 
 
 def _refused(file: Path, why: str) -> RecipeError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,14 @@ class Mlp:
         return f"sha256:{file_digest(config.weights)}"
 
     @classmethod
+    def check(cls, config: MlpConfig, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise RecipeError for a file of no layers, and for layers over another embedding."""
+        head = cls.load(config)
+        size = getattr(columns.get(f"image_embedding_{config.embedding}"), "list_size", None)
+        if size is not None:
+            head._check_size(size * (3 if head._features == "pair" else 1))
+
+    @classmethod
     def load(cls, config: MlpConfig) -> Mlp:
         """The layers."""
         return cls(config, read_layers(config.weights))
@@ -70,6 +79,13 @@ class Mlp:
         self._features = config.features or layers.said.get("features", "image")
         self._activation = config.activation or layers.said.get("activation", "none")
         self._output = config.output or layers.said.get("output", "none")
+        for key, kind in (("features", _Features), ("activation", _Activation), ("output", _Output)):
+            if (said := getattr(self, f"_{key}")) not in get_args(kind):
+                raise RecipeError(
+                    f"the {key} that a file of layers says must be one of {', '.join(get_args(kind))}",
+                    value=f"{config.weights}: {said!r}",
+                    fix=f"set score.NAME.{key}",
+                )
         if config.index >= len(layers.weights[-1]):
             raise RecipeError(
                 "score.NAME.index must be that of an output",
@@ -93,13 +109,7 @@ class Mlp:
 
     def _outputs(self, values: Floats) -> Floats:
         weights, biases = self._layers.weights, self._layers.biases
-        if values.shape[1] != weights[0].shape[1]:
-            raise RecipeError(
-                "score.NAME.weights must be of layers over the embedding that the recipe names",
-                value=f"{self._config.weights} reads {weights[0].shape[1]} numbers, and embed.{self._config.embedding} "
-                f"gives {values.shape[1]}",
-                fix="name the embedding of the model that the layers were trained on",
-            )
+        self._check_size(values.shape[1])
         for at, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             if at and self._activation != "none":
                 values = _ACTIVATIONS[self._activation](values)
@@ -111,6 +121,16 @@ class Mlp:
             raised = np.exp(values - values.max(axis=1, keepdims=True))
             chosen = np.asarray(raised[:, self._config.index] / raised.sum(axis=1), np.float32)
         return chosen
+
+    def _check_size(self, given: int) -> None:
+        wanted = self._layers.weights[0].shape[1]
+        if given != wanted:
+            raise RecipeError(
+                "score.NAME.weights must be of layers over the embedding that the recipe names",
+                value=f"{self._config.weights} reads {wanted} numbers, and embed.{self._config.embedding} "
+                f"gives {given}",
+                fix="name the embedding of the model that the layers were trained on",
+            )
 
 
 def pair_features(images: pa.Array | pa.ChunkedArray, texts: pa.Array | pa.ChunkedArray) -> tuple[Floats, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +14,16 @@ from pydantic import Field
 
 from curation.embedding.preparation import Preparation, pixels_of
 from curation.engines.model_files import file_digest
-from pairmill.config import EXECUTION, Placement
+from pairmill.config import EXECUTION, Placement, digest
 from pairmill.errors import RecipeError
 from pairmill.packages import needed
 from pairmill.registry import NamedConfig
 
 if TYPE_CHECKING:
     import onnxruntime
+
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
 class OnnxConfig(NamedConfig, Placement):
@@ -33,7 +38,7 @@ class OnnxConfig(NamedConfig, Placement):
     )
     interpolation: Literal["bilinear", "bicubic"] = Field("bicubic", description="how it is scaled")
     mean: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="subtracted from channels of 0-1")
-    std: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="what they are divided by then")
+    std: tuple[_Positive, _Positive, _Positive] = Field((1.0, 1.0, 1.0), description="what they are divided by then")
     scale: float = Field(1.0, description="what they are multiplied by then; 255 for networks that take 0-255")
     colours: Literal["RGB", "BGR"] = Field("RGB", description="order of the channels; of mean and std too")
     layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="order of the axes")
@@ -56,8 +61,14 @@ class Onnx:
 
     @classmethod
     def revision(cls, config: OnnxConfig) -> str:
-        """The content of the file."""
-        return f"sha256:{file_digest(config.model)}"
+        """The content of the file, and of the files that hold the rest of it.  Raises UserError if one is missing."""
+        return digest([file_digest(one) for one in [config.model, *_external(config.model)]])
+
+    @classmethod
+    def check(cls, config: OnnxConfig, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise RecipeError for a network that cannot be loaded, or not with these keys."""
+        head = cls.load(config)
+        head._scores(np.zeros((1, config.size, config.size, 3), np.uint8))
 
     @classmethod
     def load(cls, config: OnnxConfig) -> Onnx:
@@ -112,7 +123,14 @@ class Onnx:
         values = (values - mean) / std * np.float32(config.scale)
         if config.layout == "NCHW":
             values = values.transpose(0, 3, 1, 2)
-        out: Any = self._session.run([self._output], {self._input: np.ascontiguousarray(values, np.float32)})[0]
+        try:
+            out: Any = self._session.run([self._output], {self._input: np.ascontiguousarray(values, np.float32)})[0]
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base
+            raise RecipeError(
+                "score.NAME must prepare pictures as its network takes them: size, layout",
+                value=f"{config.model}: {(str(error).splitlines() or [''])[0]}",
+                fix="correct size or layout",
+            ) from error
         out = np.asarray(out, np.float32).reshape(len(pixels), -1)
         if config.index >= out.shape[1]:
             raise RecipeError(
@@ -125,3 +143,17 @@ class Onnx:
             out = out / out.sum(axis=1, keepdims=True)
         chosen: npt.NDArray[np.float32] = out[:, config.index]
         return 0.5 * (1 + np.tanh(0.5 * chosen)) if config.activation == "sigmoid" else chosen
+
+
+#: An entry of a tensor's external data in an ONNX file: the key `location`, and the length of its value.
+_LOCATION = re.compile(rb"\n\x08location\x12(.)", re.DOTALL)
+
+
+def _external(model: Path) -> list[Path]:
+    """The files beside a model that hold tensors of it.  Raises UserError if it cannot be read."""
+    try:
+        content = model.read_bytes()
+    except (OSError, ValueError):
+        return []  # `file_digest` says so
+    names = {content[m.end() : m.end() + m[1][0]] for m in _LOCATION.finditer(content)}
+    return [model.parent / name.decode("utf-8", "replace") for name in sorted(names)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -63,8 +63,20 @@ class Score(NamedStage):
         return (self.config.name,) if is_import_path(self.config.name) else ()
 
     def revision(self) -> str:
-        """What the head's scores depend on beside its keys.  Raises UserError if a file is missing."""
-        return self._keyed(lambda: HEADS.get(self.config.name).revision(self.config))
+        """What the head's scores depend on beside its keys.
+
+        Raises UserError if a file is missing, JobError if a user's own head fails.
+        """
+        found = self._keyed(lambda: self._guarded(lambda: HEADS.get(self.config.name).revision(self.config)))
+        if not isinstance(found, str):
+            raise IntegrityError(f"the revision of the head of score.{self.given} must be a text; found: {found!r}")
+        return found
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise UserError for a head that cannot be loaded here, or not with these columns."""
+        head: Any = HEADS.get(self.config.name)
+        if (check := getattr(head, "check", None)) is not None:
+            self._keyed(lambda: self._guarded(lambda: check(self.config, columns)))
 
     def setup(self, runtime: Runtime) -> None:
         """Load the head.  Raises UserError if that is not possible here."""

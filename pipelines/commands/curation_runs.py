@@ -124,7 +124,9 @@ def fit_filter(
     to: Annotated[Path, typer.Option("--to", help="the .safetensors file to write or replace", show_default=False)],
     rows: Annotated[int, typer.Option("--rows", min=1, help="most pairs of each kind")] = 100_000,
     hidden: Annotated[int, typer.Option("--hidden", min=0, help="hidden units; 0: logistic regression")] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="decides what is held out, and the order of steps")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**31 - 1, help="decides what is held out, and the order of steps")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Learn a head of `score` that tells good pairs from the run's ordinary ones, measured on held-out pairs."""

@@ -103,3 +103,14 @@ def test_scores_of_a_pair_without_a_caption_are_null(tmp_path: Path) -> None:
         text_embedding_x=vector_column(one.texts[:1], np.array([False, True])),
     )
     assert made["score"].is_valid().to_pylist() == [False, True] and made["score"].type == pa.float32()
+
+
+def test_examples_that_are_repeated_or_no_numbers_count_once_or_not() -> None:
+    ordinary, good = pairs(200, 2, 0.0, "o"), pairs(60, 1, 0.6, "g")
+    again = Pairs(np.repeat(good.images[:1], 80, 0), np.repeat(good.texts[:1], 80, 0), [good.keys[0]] * 80)
+    with pytest.raises(InputError, match="all different"):
+        fit(again, ordinary)
+    images = good.images.copy()
+    images[:20] = np.nan
+    with pytest.raises(InputError, match="40 with a picture"):
+        fit(Pairs(images, good.texts, good.keys), ordinary)

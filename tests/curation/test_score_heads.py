@@ -318,3 +318,46 @@ def test_a_missing_file_is_named_when_the_table_is_keyed(tmp_path: Path) -> None
         stage = Score(Score.configured(keys, at="score.good"), "good")
         with pytest.raises(UserError, match="a file of weights must be readable"):
             stage.revision()
+
+
+@pytest.mark.parametrize("name", ["row", "input", "and", "None", "caption_made_from", "would_drop_x", "keep", "score"])
+def test_names_that_tables_or_expressions_use_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="the names in score must not be words"):
+        flow_of({"score": {name: "open_nsfw"}})
+
+
+def test_what_cannot_work_is_refused_when_planned(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    def check(**keys: Any) -> None:
+        stage = Score(Score.configured(keys, at="score.good"), "good")
+        stage.check({"image_embedding_clip": vector_column(unit(1), np.ones(1, bool)).type})
+
+    save_file({"weight": np.zeros((1, D), np.float32)}, tmp_path / "fits.safetensors")
+    save_file({"weight": np.zeros((1, D + 1), np.float32)}, tmp_path / "other.safetensors")
+    said = {"pairmill_head": json.dumps({"activation": "tanh"})}
+    save_file({"weight": np.zeros((1, D), np.float32)}, tmp_path / "odd.safetensors", metadata=said)
+    (tmp_path / "page.safetensors").write_text("<html>")
+    check(name="mlp", embedding="clip", weights=str(tmp_path / "fits.safetensors"))
+    for file, says in (("other", "reads 7 numbers"), ("odd", "'tanh'"), ("page", "must be a file of linear layers")):
+        with pytest.raises(UserError, match=says):
+            check(name="mlp", embedding="clip", weights=str(tmp_path / f"{file}.safetensors"))
+    write_mean_network(tmp_path / "means.onnx", 10)
+    check(name="onnx", model=str(tmp_path / "means.onnx"), size=10)
+    with pytest.raises(UserError, match=r"score\.good must prepare pictures as its network takes them"):
+        check(name="onnx", model=str(tmp_path / "means.onnx"), size=12)
+    with pytest.raises(UserError, match=r"score\.good\.std"):
+        check(name="onnx", model=str(tmp_path / "means.onnx"), size=10, std=[0, 0, 0])
+
+
+def test_tensors_in_other_files_count(tmp_path: Path) -> None:
+    # What follows the key `location` in a tensor is the name of a file beside the model.
+    (tmp_path / "net.onnx").write_bytes(b"....\n\x08location\x12\x08ext.data....")
+    (tmp_path / "ext.data").write_bytes(b"1")
+    stage = Score(Score.configured({"name": "onnx", "model": str(tmp_path / "net.onnx"), "size": 3}, at="score.x"), "x")
+    before = stage.revision()
+    (tmp_path / "ext.data").write_bytes(b"2")
+    assert stage.revision() != before
+    (tmp_path / "ext.data").unlink()
+    with pytest.raises(UserError, match=r"ext\.data"):
+        stage.revision()

@@ -17,7 +17,7 @@ import pytest
 from pydantic.fields import FieldInfo
 from tiny_encoders import VIT
 
-from curation.engines.model_files import resolve
+from curation.engines.model_files import folder_digest, resolve
 from curation.flow import Tables
 from curation.parts import product_identity
 from curation.selections.selected_tables import selected_table
@@ -153,7 +153,7 @@ CHANGES: dict[str, Change] = {
     "embed.NAME.model": embeddings("ViT-B-16", **EMBED),
     "embed.NAME.pretrained": embeddings("{model}", **EMBED),
     "embed.NAME.preprocess": embeddings("openai", embed={"NAME": {"model": "ViT-B-32", "pretrained": str(VIT)}}),
-    "embed.NAME.revision": embeddings("sha256:0", **EMBED),
+    "embed.NAME.revision": embeddings("{clip_content}", embed__NAME__model="{clip}"),
     "embed.NAME.long_texts": embeddings("windows", **EMBED),
     "embed.NAME.dtype": embeddings("bfloat16", **EMBED),
     "embed.NAME.batch_size": nothing(7, given=EMBED),
@@ -371,7 +371,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "words").write_text("buy now\n")
     (folder / "model").write_bytes(b"weights")
     write_uids(folder / "uids", np.zeros(1, DTYPE))
-    return {name: str(folder / name) for name in ("blocklist", "words", "model", "uids")}
+    (folder / "clip").mkdir()
+    (folder / "clip" / "config.json").write_text('{"model_type": "clip"}')
+    content = f"sha256:{folder_digest(folder / 'clip')}"
+    return {name: str(folder / name) for name in ("blocklist", "words", "model", "uids", "clip")} | {
+        "clip_content": content
+    }
 
 
 def keys_of(recipe: CurateRecipe) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from curation.embedding.preparation import Preparation, pixels_of, with_pixels
 from curation.embedding.stage import Embed
 from curation.embedding.vectors import vectors_of
 from curation.embedding.windows import in_windows
+from curation.engines.model_files import file_digest
 from curation.flow import flow_of
 from curation.stage import Runtime
 from pairmill.errors import RecipeError, UserError
@@ -240,3 +243,60 @@ def test_a_run_is_read_without_its_model(tmp_path: Path) -> None:
         flow.named("embed-gone").revision()
     with pytest.raises(RecipeError, match="must be set"):
         flow_of({"embed": {"gone": {}}})
+
+
+def test_what_a_model_is_made_of_is_in_its_revision(weights: str, tmp_path: Path) -> None:
+    def revision(config: EmbedConfig) -> str:
+        return Embed(config, "a").revision()
+
+    architecture = tmp_path / "vit.json"
+    plain = json.loads(VIT.read_text())
+    architecture.write_text(json.dumps(plain))
+    own = EmbedConfig(model=str(architecture), pretrained=weights)
+    before = revision(own)
+    architecture.write_text(json.dumps({"model_cfg": plain, "preprocess_cfg": {"resize_mode": "squash"}}))
+    squashed = revision(own)
+    assert squashed != before
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(weights, folder / "open_clip_pytorch_model.bin")
+    beside = EmbedConfig(model=str(VIT), pretrained=str(folder))
+    before = revision(beside)
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": plain, "preprocess_cfg": {"resize_mode": "longest"}})
+    )
+    assert revision(beside) != before
+
+
+def test_every_byte_of_a_large_file_of_weights_counts(tmp_path: Path) -> None:
+    file = tmp_path / "large.onnx"
+    with file.open("wb") as stream:
+        stream.truncate(70 << 20)
+    before = file_digest(file)
+    with file.open("r+b") as stream:
+        stream.seek(35 << 20)
+        stream.write(b"x")
+    assert file_digest(file) != before
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": "ViT-B-32", "pretrained": "openai", "revision": "main"}, r"embed\.a\.revision must be null"),
+        ({"model": "{clip}", "preprocess": "openai"}, r"embed\.a\.preprocess must be null"),
+        ({"model": "{odd}"}, r"vectors of a length"),
+        ({"model": "~nosuchuser/model"}, "must be a folder or a hub id"),
+    ],
+)
+def test_keys_that_a_model_has_no_use_for_are_refused(given: dict[str, str], words: str, tmp_path: Path) -> None:
+    for name, config in {
+        "clip": {"model_type": "clip", "projection_dim": 40},
+        "odd": {"model_type": "clip", "projection_dim": None},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    places = {name: str(tmp_path / name) for name in ("clip", "odd")}
+    with pytest.raises(UserError, match=words):
+        flow_of({"embed": {"a": {key: value.format(**places) for key, value in given.items()}}}).named(
+            "embed-a"
+        ).revision()
