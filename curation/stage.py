@@ -189,6 +189,9 @@ class Stage:
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Raise UserError for a configuration that does not fit the columns before the stage."""
 
+    def probe(self) -> None:
+        """Raise UserError for files that will fail the work, before any is done; `check` was called before."""
+
     def setup(self, runtime: Runtime) -> None:
         """Load what the work needs, once in each worker."""
 

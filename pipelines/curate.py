@@ -281,6 +281,8 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     flow = recipe.flow()
     # The shards of the last list have the columns of all lists.
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    for stage in flow.stages:
+        stage.probe()
     if (warning := without_texts.warning(store, planned, flow.of(Filter).config)) is not None:
         logger.warning("%s", warning)
     return Tables(flow, selection=recipe.selection, beside=beside)

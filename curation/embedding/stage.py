@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -68,20 +68,20 @@ class Embed(NamedStage):
         )
 
     def revision(self) -> str:
-        """The content of the weights.  Raises UserError if they cannot be found."""
+        """The content of the model.  Raises UserError if it cannot be found."""
         from curation.embedding.encoders import revision_of
 
         return self._there(lambda: revision_of(self.config))
+
+    def probe(self) -> None:
+        """Raise UserError for a model that cannot be found, and one that pictures cannot be prepared for."""
+        self.preparation()
 
     def preparation(self) -> Preparation:
         """How its pictures are scaled.  Raises UserError if the model cannot be found."""
         from curation.embedding.encoders import preparation_of
 
         return self._there(lambda: preparation_of(self.config))
-
-    def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise UserError for a model that cannot be found, and for pictures that it cannot see."""
-        self.preparation()
 
     def setup(self, runtime: Runtime) -> None:
         """Load the model.  Raises UserError if that is not possible here."""

@@ -43,6 +43,7 @@ class Score(NamedStage):
         more = getattr(head, "reads", None)
         self._more = tuple(more(config)) if more is not None else ()
         self.reads = (self._source, *self._more)
+        self._columns: dict[str, pa.DataType] = {}
         self._names = [given if not at else f"{given}_{field.name}" for at, field in enumerate(head.columns)]
         self.adds = tuple(
             Column(name, field.type, f"{config.name}: {field.name}", carried=not pa.types.is_nested(field.type))
@@ -73,10 +74,14 @@ class Score(NamedStage):
         return found
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise UserError for a head that cannot be loaded here, or not with these columns."""
+        """Take note of the columns before, for `probe`."""
+        self._columns = dict(columns)
+
+    def probe(self) -> None:
+        """Raise UserError for a head that cannot be loaded here, or not with the columns before it."""
         head: Any = HEADS.get(self.config.name)
         if (check := getattr(head, "check", None)) is not None:
-            self._keyed(lambda: self._guarded(lambda: check(self.config, columns)))
+            self._keyed(lambda: self._guarded(lambda: check(self.config, self._columns)))
 
     def setup(self, runtime: Runtime) -> None:
         """Load the head.  Raises UserError if that is not possible here."""

@@ -15,6 +15,7 @@ from tiny_encoders import VIT
 
 from curation.embedding.vectors import vector_column
 from curation.flow import flow_of
+from curation.heads.onnx import Onnx
 from curation.heads.stage import Score
 from curation.stage import Runtime
 from pairmill.errors import IntegrityError, JobError, UserError
@@ -332,6 +333,7 @@ def test_what_cannot_work_is_refused_when_planned(tmp_path: Path) -> None:
     def check(**keys: Any) -> None:
         stage = Score(Score.configured(keys, at="score.good"), "good")
         stage.check({"image_embedding_clip": vector_column(unit(1), np.ones(1, bool)).type})
+        stage.probe()
 
     save_file({"weight": np.zeros((1, D), np.float32)}, tmp_path / "fits.safetensors")
     save_file({"weight": np.zeros((1, D + 1), np.float32)}, tmp_path / "other.safetensors")
@@ -354,10 +356,10 @@ def test_tensors_in_other_files_count(tmp_path: Path) -> None:
     # What follows the key `location` in a tensor is the name of a file beside the model.
     (tmp_path / "net.onnx").write_bytes(b"....\n\x08location\x12\x08ext.data....")
     (tmp_path / "ext.data").write_bytes(b"1")
-    stage = Score(Score.configured({"name": "onnx", "model": str(tmp_path / "net.onnx"), "size": 3}, at="score.x"), "x")
-    before = stage.revision()
+    config = Score.configured({"name": "onnx", "model": str(tmp_path / "net.onnx"), "size": 3}, at="score.x")
+    before = Onnx.revision(config)
     (tmp_path / "ext.data").write_bytes(b"2")
-    assert stage.revision() != before
+    assert Onnx.revision(config) != before
     (tmp_path / "ext.data").unlink()
     with pytest.raises(UserError, match=r"ext\.data"):
-        stage.revision()
+        Onnx.revision(config)
