@@ -29,7 +29,8 @@ def thresholds(counts: Mapping[str, Counts], t: int | Mapping[str, int]) -> dict
 
     counts: language -> how many captions name each entry.  t: one number: that of English, or of the only language;
     for other languages the count up to which entries have the same share of all mentions, as MetaCLIP 2 does.  A
-    mapping: that of each language; those that are not in it follow from English as well, if it is.
+    mapping: that of each language; those that are not in it follow from English as well, if it is.  Where no caption
+    names an entry of English, nothing tells what is common: no other language is thinned by it.
     """
     given = dict(t) if isinstance(t, Mapping) else {}
     leading = ENGLISH if ENGLISH in counts else next(iter(counts), ENGLISH)
@@ -48,9 +49,9 @@ def thresholds(counts: Mapping[str, Counts], t: int | Mapping[str, int]) -> dict
 
 
 def tail_share(counts: Counts, t: float) -> float:
-    """The share of all mentions that entries with fewer than t have."""
+    """The share of all mentions that entries with fewer than t have; 1 where nothing is mentioned."""
     total = counts.sum()
-    return float(counts[counts < t].sum() / total) if total else 0.0
+    return float(counts[counts < t].sum() / total) if total else 1.0
 
 
 def _same_tail(counts: Counts, share: float) -> float:

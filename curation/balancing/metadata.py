@@ -33,12 +33,13 @@ def read_metadata(file: Path) -> dict[str, list[str]]:
 
     Raises RecipeError for a file that cannot be read, is too large, or is in another form.
     """
-    text = _content(file).decode("utf-8", "strict") if file.suffix != ".json" else ""
+    # Spreadsheets and Windows editors put a byte-order mark before the text.
+    text = _content(file).decode("utf-8-sig")
     if file.suffix != ".json":
         found: object = text.splitlines()
     else:
         try:
-            found = json.loads(_content(file))
+            found = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise _refused(file, f"no JSON: {error}") from error
     lists = found if isinstance(found, dict) else {ANY: found}
@@ -46,12 +47,22 @@ def read_metadata(file: Path) -> dict[str, list[str]]:
     for language, given in lists.items():
         if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
             raise _refused(file, f"{language or 'the list'} is no list of texts")
-        name = ANY if language in (ANY, _OTHERS) else canonical(language)
+        name = list_name(language)
         kept = [*entries.get(name, ()), *(one.strip() for one in given)]
         entries[name] = list(dict.fromkeys(one for one in kept if one))
     if not any(entries.values()):
         raise _refused(file, "it has no entry")
     return entries
+
+
+def list_name(language: str) -> str:
+    """What a list that a file or a recipe calls `language` is called here: its canonical tag; `ANY` for `other`."""
+    return ANY if language in (ANY, _OTHERS) else canonical(language)
+
+
+def shown_name(name: str) -> str:
+    """How a user writes the name of a list."""
+    return name or _OTHERS
 
 
 def metadata_digest(file: Path) -> str:
@@ -89,8 +100,9 @@ def build(
     files: tsv or csv with a header: title, count, and language if there are several.  Underscores in titles are spaces,
     as in Wikipedia's lists of page views; titles with a text of `without` are left out, as MetaCLIP leaves out those
     with a colon (Talk:, User:).  language: of titles without one.
-    Raises InputError for a file without these columns, and for a count that is no number.
+    Raises InputError for a file without these columns, for a count that is no number, and if no title is left.
     """
+    files = list(files)
     counts: dict[str, dict[str, int]] = {}
     unwanted = tuple(without)
     for file in files:
@@ -101,22 +113,27 @@ def build(
             if title and not any(one in title for one in unwanted):
                 of_language = counts.setdefault(spoken, {})
                 of_language[title] = of_language.get(title, 0) + count
-    return {
+    entries = {
         name: [title for title, count in sorted(found.items(), key=lambda item: (-item[1], item[0])) if count >= least]
         for name, found in sorted(counts.items())
     }
+    if not any(entries.values()):
+        most = max((count for found in counts.values() for count in found.values()), default=None)
+        left = "no title" if most is None else f"a title's count is {most:,} at most, and --least {least:,}"
+        raise _bad(files[0] if len(files) == 1 else f"{len(files)} files", f"no entry is left: {left}")
+    return entries
 
 
 def metadata_text(entries: Mapping[str, list[str]]) -> str:
     """The content of a file of metadata."""
-    whole = entries[ANY] if entries.keys() == {ANY} else {name or _OTHERS: found for name, found in entries.items()}
+    whole = entries[ANY] if entries.keys() == {ANY} else {shown_name(name): found for name, found in entries.items()}
     return json.dumps(whole, ensure_ascii=False, indent=0) + "\n"
 
 
 def _titles(file: Path, language: str) -> Iterator[tuple[int, str, str, int]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             tabs = file.suffix.lower() == ".tsv"
             form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
             rows = csv.DictReader(stream, **form)
@@ -133,10 +150,10 @@ def _titles(file: Path, language: str) -> Iterator[tuple[int, str, str, int]]:
         raise _bad(file, error) from error
 
 
-def _bad(file: Path, why: object) -> InputError:
+def _bad(file: Path | str, why: object) -> InputError:
     return InputError(
         "a list of titles must be tsv or csv in UTF-8 with a header: title, count (whole, 0 or more), and language "
         "if it has several",
         value=f"{file}: {why}",
-        fix="correct the file",
+        fix="correct the file, or the options",
     )

@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from curation.balancing.balance import Counts, Floats, probabilities, staying, thresholds
 from curation.balancing.matching import Matcher, Matches
-from curation.balancing.metadata import ANY, metadata_digest, read_metadata
+from curation.balancing.metadata import ANY, list_name, metadata_digest, read_metadata, shown_name
 from pairmill.config import Config
+from pairmill.errors import RecipeError
 
 #: Why a row goes: chance was against it, or its caption names nothing of the metadata.
 BALANCE, NO_ENTRY = "balance", "no_entry"
 
 #: How many captions name an entry, with a key that brings equal entries together.
 MENTIONS = pa.schema([("language", pa.string()), ("entry", pa.int32()), ("rows", pa.int64())])
+
+
+#: A number of captions at most: as far as counts go.
+_MOST = 1 << 62
 
 
 class BalanceConfig(Config):
@@ -32,15 +37,38 @@ class BalanceConfig(Config):
         description="file of the entries that captions are looked up in: .txt, an entry a line; .json, a list, or "
         "a list for each language; `pairmill metadata` makes one"
     )
-    t: int | dict[str, int] = Field(
+    t: Annotated[int, Field(ge=1, le=_MOST)] | dict[str, int] = Field(
         20_000,
         description="captions of an entry above which they are thinned: of English, and for other languages what "
-        "leaves the same share of mentions below it, as in MetaCLIP 2; or a number for each language; MetaCLIP has "
-        "20,000 for 400 million pairs",
+        "leaves the same share of mentions below it, as in MetaCLIP 2; or a number for each list of the file, such "
+        "as en, or other; MetaCLIP has 20,000 for 400 million pairs",
     )
     text: str = Field("caption", description="column of the captions")
     language: str = Field("language", description="column of their languages, which choose among the lists")
     seed: int = Field(0, ge=0, lt=1 << 31, description="seed of chance, which with uid and entry decides")
+
+    @field_validator("t")
+    @classmethod
+    def _of_lists(cls, value: int | dict[str, int]) -> int | dict[str, int]:
+        """A number for each list, by the names that lists have when their file is read."""
+        if not isinstance(value, dict):
+            return value
+        found: dict[str, int] = {}
+        for language, t in value.items():
+            if (name := list_name(language)) in found:
+                raise RecipeError(
+                    "balance.t of a selection must name each language once",
+                    value=f"{language}: {shown_name(name)} is there already",
+                    fix="take one of them out",
+                )
+            if not 1 <= t <= _MOST:
+                raise RecipeError(
+                    f"balance.t of a selection must be a number from 1 to {_MOST} for each list",
+                    value=f"{language}: {t}",
+                    fix="correct it",
+                )
+            found[name] = t
+        return found
 
     def identity(self) -> dict[str, Any]:
         """The keys, with the content of the file.  Raises RecipeError if it cannot be read."""
@@ -61,6 +89,27 @@ class Balance:
     def __init__(self, config: BalanceConfig) -> None:
         self.config = config
         self._file = str(config.metadata.absolute())  # workers are in other folders
+
+    def check(self, columns: Mapping[str, pa.DataType], at: str) -> None:
+        """Raise RecipeError for a file that cannot be read, a `t` of a list that it lacks, and columns without texts.
+
+        columns: there must be those that are read.  at: the key of the recipe, for messages.
+        """
+        lists = _lists(self._file)
+        if isinstance(t := self.config.t, dict) and (unknown := [name for name in t if name not in lists]):
+            raise RecipeError(
+                f"{at}.t must name lists of {self.config.metadata}",
+                value=shown_name(unknown[0]),
+                fix=f"the file has {', '.join(map(shown_name, lists))}",
+            )
+        for key in ("text", "language"):
+            name = getattr(self.config, key)
+            if not _holds_texts(columns[name]):
+                raise RecipeError(
+                    f"{at}.{key} must be a column of texts",
+                    value=f"{name}, which is {columns[name]}",
+                    fix="name another",
+                )
 
     def mentioned(self, rows: pa.Table, live: npt.NDArray[np.bool_]) -> Iterator[Mentioned]:
         """What the captions of the live rows name, list by list."""
@@ -118,11 +167,36 @@ def added(mentions: pa.Table) -> pa.Table:
     return found.rename_columns([name.removesuffix("_sum") for name in found.schema.names]).select(MENTIONS.names)
 
 
-@lru_cache(maxsize=2)
+def _holds_texts(kind: pa.DataType) -> bool:
+    """A column without any value may have no type of its own."""
+    if pa.types.is_dictionary(kind):
+        return _holds_texts(kind.value_type)
+    of_texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(is_one(kind) for is_one in of_texts)
+
+
 def _lists(file: str) -> dict[str, list[str]]:
+    return _read(file, _stamp(file))
+
+
+def _matcher(file: str, language: str) -> Matcher:
+    return _built(file, language, _stamp(file))
+
+
+def _stamp(file: str) -> tuple[int, int] | None:
+    """What changes with a file; None if there is none, of which reading it says why."""
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=2)
+def _read(file: str, stamp: tuple[int, int] | None) -> dict[str, list[str]]:
     return read_metadata(Path(file))
 
 
 @lru_cache(maxsize=64)
-def _matcher(file: str, language: str) -> Matcher:
-    return Matcher(_lists(file)[language])
+def _built(file: str, language: str, stamp: tuple[int, int] | None) -> Matcher:
+    return Matcher(_read(file, stamp)[language])

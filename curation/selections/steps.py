@@ -178,6 +178,8 @@ class Rules:
                     fix="name another column; uid: the rows' own",
                 )
             read_uids(self._uids)
+        if self.balance is not None:
+            self.balance.check(columns, f"selections.{self.name}.balance")
 
     @property
     def _balanced(self) -> tuple[str, ...]:

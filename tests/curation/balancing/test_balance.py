@@ -81,6 +81,23 @@ def test_other_languages_have_the_tail_of_english() -> None:
     assert thresholds({"en": english, "zh": np.zeros(3, np.int64)}, 50)["zh"] == 1
 
 
+@pytest.mark.parametrize("english", [[0, 0, 0], []])
+def test_nothing_is_thinned_where_no_caption_names_an_english_entry(english: list[int]) -> None:
+    counts = {"en": np.array(english, np.int64), "zh": np.array([0, 3, 900]), "de": np.array([7, 7])}
+    t = thresholds(counts, 20_000)
+    assert {name: probabilities(n, t[name]).tolist() for name, n in counts.items() if name != "en"} == {
+        "zh": [1, 1, 1],
+        "de": [1, 1],
+    }
+    assert thresholds({"pt": np.zeros(2, np.int64), "zh": counts["zh"]}, 5)["zh"] == 900
+
+
+def test_a_number_larger_than_any_run_thins_nothing() -> None:
+    counts = {"en": np.array([1, 2**40]), "zh": np.array([2**50])}
+    t = thresholds(counts, 1 << 62)
+    assert [probabilities(n, t[name]).tolist() for name, n in counts.items()] == [[1, 1], [1]]
+
+
 def uids(n: int) -> list[str]:
     rng = np.random.default_rng(7)
     return [rng.bytes(16).hex() for _ in range(n)]
@@ -129,6 +146,21 @@ def test_metadata_is_read_in_its_forms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("m.txt", "dog\nhot dog\n", {ANY: ["dog", "hot dog"]}),
+        ("m.json", '["dog"]', {ANY: ["dog"]}),
+        ("m.json", '{"zh": ["狗"]}', {"zh": ["狗"]}),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_an_entry(
+    name: str, content: str, found: dict[str, list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert read_metadata(tmp_path / name) == found
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("m.json", b"{", "no JSON"),
@@ -159,6 +191,24 @@ def test_titles_with_counts_become_metadata(tmp_path: Path) -> None:
     assert read_metadata(tmp_path / "m.json") == found
     (tmp_path / "n.json").write_text(metadata_text(build([two], least=1)), encoding="utf-8")
     assert read_metadata(tmp_path / "n.json") == {ANY: ["New York", "rare"]}
+
+
+@pytest.mark.parametrize(("name", "gap"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_a_list_of_titles_may_begin_with_a_byte_order_mark(name: str, gap: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(f"title{gap}count\ndog{gap}80\n", encoding="utf-8-sig")
+    assert build([tmp_path / name], least=70) == {ANY: ["dog"]}
+
+
+def test_titles_of_which_none_is_left_are_refused_with_their_largest_count(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("title,count,language\ndog,40,en\ncat,1,en\n狗,69,zh\ndog,20,en\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no entry is left: a title's count is 69 at most, and --least 70"):
+        build([file], least=70)
+    with pytest.raises(InputError, match="no entry is left: no title"):
+        build([file], least=0, without=("o", "a", "狗"))
+    file.write_text("title,count\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no entry is left: no title"):
+        build([file], least=0)
 
 
 @pytest.mark.parametrize("content", ["name,count\na,1\n", "title,count\na,many\n", "title,count\na,-1\n", ""])

@@ -17,6 +17,7 @@ from test_steps import kept, select
 from curation.balancing.balance import staying
 from curation.balancing.matching import Matches
 from curation.selections.config import Section
+from curation.selections.steps import Rules
 from pairmill.errors import RecipeError
 
 WORDS = ["apple", "bridge", "castle", "dog", "egg", "fish"]
@@ -113,3 +114,53 @@ def test_mistakes_are_named(metadata: Path, tmp_path: Path) -> None:
         select([table], {"even": {"balance": {"metadata": str(tmp_path / "gone.json")}}})
     with pytest.raises(RecipeError, match=r"selections\.even\.balance\.t must"):
         Section.checked({"selections": {"even": {"balance": {"metadata": str(metadata), "t": "many"}}}})
+
+
+def rules(metadata: Path, **balance: Any) -> Rules:
+    section = {"even": {"balance": {"metadata": str(metadata), **balance}}}
+    return Rules("even", Section.checked({"selections": section}).selections["even"])
+
+
+COLUMNS = {"caption": pa.string(), "language": pa.string(), "width": pa.int32(), "uid": pa.string()}
+
+
+def test_the_file_is_read_when_the_recipe_is_planned(metadata: Path, tmp_path: Path) -> None:
+    rules(metadata).check(COLUMNS)
+    with pytest.raises(RecipeError, match="No such file"):
+        rules(tmp_path / "gone.json").check(COLUMNS)
+    metadata.write_text("{", encoding="utf-8")
+    with pytest.raises(RecipeError, match="no JSON"):
+        rules(metadata).check(COLUMNS)
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.bool_(), pa.list_(pa.string()), pa.dictionary(pa.int8(), pa.int64())])
+@pytest.mark.parametrize(("key", "column"), [("text", "caption"), ("language", "language")])
+def test_captions_and_languages_must_be_texts(metadata: Path, key: str, column: str, kind: pa.DataType) -> None:
+    with pytest.raises(RecipeError, match=rf"selections\.even\.balance\.{key} must be a column of texts"):
+        rules(metadata).check({**COLUMNS, column: kind})
+    for fits in (pa.large_string(), pa.string_view(), pa.null(), pa.dictionary(pa.int8(), pa.string())):
+        rules(metadata).check({**COLUMNS, column: fits})
+
+
+@pytest.mark.parametrize("t", [0, -1, 10**30, {"en": 0}, {"en": 5, "zh": -2}, {"en": 10**30}])
+def test_a_number_of_captions_is_one_or_more(metadata: Path, t: Any) -> None:
+    with pytest.raises(
+        RecipeError,
+        match=r"balance\.t (must be (greater|less) than or equal|of a selection must be a number from 1 to)",
+    ):
+        rules(metadata, t=t)
+
+
+def test_numbers_are_of_the_lists_of_the_file_however_they_are_spelled(metadata: Path) -> None:
+    table = rows(200)
+    made = [
+        select([table], {"even": {"balance": {"metadata": str(metadata), "t": t}}})["even"]
+        for t in ({"en": 5, "zh": 6, "": 3}, {"eng_Latn": 5, "zh-CN": 6, "other": 3})
+    ]
+    assert made[0] == made[1]
+    assert "balance" in {reason for reason, _ in made[0].values()}
+    with pytest.raises(RecipeError, match=r"must name lists of .*metadata\.json") as raised:
+        rules(metadata, t={"en": 5, "de": 3}).check(COLUMNS)
+    assert raised.value.value == "de" and raised.value.fix == "the file has en, zh, other"
+    with pytest.raises(RecipeError, match=r"balance\.t of a selection must name each language once"):
+        rules(metadata, t={"en": 5, "EN": 3})
