@@ -37,21 +37,39 @@ def load_selections(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]
 
 
 def from_here(given: Any) -> Any:
-    """A selection, the path of its uids starting in the folder that the command is given in."""
-    if isinstance(given, dict) and isinstance(path := given.get("uids"), str):
-        return {**given, "uids": os.path.abspath(path)}
-    return given
+    """A selection, the paths of its files starting in the folder that the command is given in."""
+    if not isinstance(given, dict):
+        return given
+    found = dict(given)
+    if isinstance(path := given.get("uids"), str):
+        found["uids"] = os.path.abspath(path)
+    if isinstance(balance := given.get("balance"), dict) and isinstance(path := balance.get("metadata"), str):
+        found["balance"] = {**balance, "metadata": os.path.abspath(path)}
+    return found
+
+
+def _absolute(config: SelectionConfig) -> SelectionConfig:
+    """The same with absolute paths, those of a run's recipe starting in its folder: the command works there."""
+    update: dict[str, Any] = {}
+    if config.uids is not None:
+        update["uids"] = Path(os.path.abspath(config.uids))
+    if config.balance is not None:
+        file = Path(os.path.abspath(config.balance.metadata))
+        update["balance"] = config.balance.model_copy(update={"metadata": file})
+    return config.model_copy(update=update)
 
 
 def rules_to_make(recipe: CurateRecipe, section: Mapping[str, Any], store: Store) -> list[Rules]:
     """The rules of a section, each after its bases, which may be selections of the run's recipe, and others there are.
+
+    This process must work where relative paths of the run's recipe start.
 
     Raises RecipeError for a rule that is none, and for a name that stands for something else in the run.
     """
     own: Mapping[str, SelectionConfig] = recipe.selections
     given = Section.checked({"selections": section}).selections
     for name, config in given.items():
-        if name in own and own[name] != config:
+        if name in own and _absolute(own[name]) != _absolute(config):
             raise RecipeError(
                 f"selections.{name} must be as in the run's own recipe, which has it too",
                 value=name,
