@@ -43,6 +43,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from curation.schema import COUNTS, NAME, NAME_RULE, Status
+from curation.selections.expression import ALL, WORDS
 from pairmill.config import Config
 from pairmill.errors import RecipeError
 from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from, is_import_path, source_digest
@@ -262,15 +263,17 @@ class DeduplicateConfig(Config):
     @field_validator("kinds")
     @classmethod
     def _each_once_strongest_first(cls, value: tuple[NamedConfig, ...]) -> tuple[NamedConfig, ...]:
-        kinds = sorted(((KINDS.get(config.name), config) for config in value), key=lambda pair: _rank(pair[0]))
-        names = [kind.name for kind, _ in kinds]
-        if twice := [name for name in names if names.count(name) > 1]:
+        return strongest_first(value, "deduplicate.kinds")
+
+    @field_validator("name")
+    @classmethod
+    def _no_word(cls, value: str) -> str:
+        if value in (ALL, *WORDS):
+            meant = "every row that no stage dropped" if value == ALL else "a word of expressions over selections"
             raise RecipeError(
-                "deduplicate.kinds must name each kind once",
-                value=f"{twice[0]} {len(twice)} times",
-                fix="keep one of them, with its keys",
+                f"deduplicate.name must be another: {value} is {meant}", value=value, fix="choose another name"
             )
-        return tuple(config for _, config in kinds)
+        return value
 
     def resolved(self, columns: Collection[str]) -> DeduplicateConfig:
         """With what the kinds leave to the columns of the stages before (their names) filled in.
@@ -286,6 +289,22 @@ class DeduplicateConfig(Config):
         """The configuration, with the source of each kind that is not ours."""
         own = {config.name: source_digest(config.name) for config in self.kinds if is_import_path(config.name)}
         return super().identity() | ({"sources": own} if own else {})
+
+
+def strongest_first(kinds: Collection[NamedConfig], key: str) -> tuple[NamedConfig, ...]:
+    """The kinds in the order of their strength.  key: of the recipe, for the message.
+
+    Raises RecipeError for one that is named twice.
+    """
+    pairs = sorted(((KINDS.get(config.name), config) for config in kinds), key=lambda pair: _rank(pair[0]))
+    names = [kind.name for kind, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise RecipeError(
+            f"{key} must name each kind once",
+            value=f"{twice[0]} {names.count(twice[0])} times",
+            fix="keep one of them, with its keys",
+        )
+    return tuple(config for _, config in pairs)
 
 
 def kinds_of(config: DeduplicateConfig) -> tuple[Kind, ...]:

@@ -246,6 +246,8 @@ def _of_population(text: Source, node: ast.Call) -> list[ast.expr]:
 def literal(text: Source, node: ast.expr) -> str | int | float | bool:
     match node:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if value is not True:
+            if isinstance(value, int) and value > 2**63:
+                refuse_part(text, node, "a whole number must be -2**63 or more", "write it as -1e20")
             return -value
         case ast.Constant(value=str() | bool() | float() as value):
             return value

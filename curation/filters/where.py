@@ -19,7 +19,7 @@ drops: where
                     host(x)             the host of a URL, in lower case; '' if it has none
                     random(0)           a number from 0 to 1 that follows from the row's uid and a seed
 
-In a selection (`curation.selections`) there are functions over all rows of its `from` too:
+In a selection (`curation.selections`) there are functions over all rows of its `from`, those that `uids` leaves, too:
 
                     quantile(x, q)      the inverted CDF: the least value of x that at least the share q of the values
                                         do not exceed (numpy's method="inverted_cdf"), so always a value of x; null and
@@ -218,6 +218,8 @@ class _Evaluation:
             refuse_part(
                 self._text, node, f"this must be a text, a number or a truth value, and is {found.type}", "name another"
             )
+        if pa.types.is_floating(found.type):
+            found = pc.if_else(pc.equal(found, pa.scalar(0, found.type)), pa.scalar(0, found.type), found)  # -0.0 too
         return pc.cast(found, pa.string())
 
     def value(self, node: ast.expr) -> Any:
@@ -337,13 +339,16 @@ _WHOLE = pa.decimal128(20, 0)
 def _simple(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column in the type that comparisons have: values instead of dictionaries, texts instead of views of texts.
 
-    Decimals, which DuckDB writes for `0.25`, are floating-point numbers.
+    Decimals, which DuckDB writes for `0.25`, are floating-point numbers; those of half precision, which Arrow compares
+    with nothing, are of single precision.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _simple(column.cast(kind.value_type))
     if pa.types.is_string_view(kind):
         return column.cast(pa.string())
+    if pa.types.is_float16(kind):
+        return column.cast(pa.float32())
     return pc.cast(column, pa.float64(), safe=False) if pa.types.is_decimal(kind) else column
 
 

@@ -183,20 +183,20 @@ def _matcher(file: str, language: str) -> Matcher:
     return _built(file, language, _stamp(file))
 
 
-def _stamp(file: str) -> tuple[int, int] | None:
+def _stamp(file: str) -> tuple[int, ...] | None:
     """What changes with a file; None if there is none, of which reading it says why."""
     try:
         found = Path(file).stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=2)
-def _read(file: str, stamp: tuple[int, int] | None) -> dict[str, list[str]]:
+def _read(file: str, stamp: tuple[int, ...] | None) -> dict[str, list[str]]:
     return read_metadata(Path(file))
 
 
 @lru_cache(maxsize=64)
-def _built(file: str, language: str, stamp: tuple[int, int] | None) -> Matcher:
+def _built(file: str, language: str, stamp: tuple[int, ...] | None) -> Matcher:
     return Matcher(_read(file, stamp)[language])

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from curation.filters.syntax import Source, parse
-from curation.selections.config import ALL, SelectionConfig
-from curation.selections.expression import NAME, WORDS, names_of, parse_names
+from curation.selections.config import SelectionConfig
+from curation.selections.expression import ALL, NAME, WORDS, names_of, parse_names
 from pairmill.errors import RecipeError, nearest
 
 
@@ -31,10 +31,11 @@ def ordered(selections: Mapping[str, SelectionConfig], given: Iterable[str]) -> 
                     value=base,
                     fix=f"perhaps you mean: {nearest(base, known)}",
                 )
-    order: list[str] = []
+    order: dict[str, None] = {}
     for name in bases:
-        _place(name, bases, order, ())
-    return order
+        if name not in order:
+            _place(name, bases, order)
+    return list(order)
 
 
 def bases_of(name: str, config: SelectionConfig) -> list[str]:
@@ -70,18 +71,23 @@ def _check_expressions(name: str, config: SelectionConfig) -> None:
         parse(source)
 
 
-def _place(name: str, bases: Mapping[str, list[str]], order: list[str], above: tuple[str, ...]) -> None:
-    """Put a selection behind those that it is made from."""
-    if name in above:
-        circle = [*above[above.index(name) :], name]
-        raise RecipeError(
-            "selections must not be made from themselves",
-            value=" -> ".join(circle),
-            fix="take one of them out of `from`",
-        )
-    if name in order:
-        return
-    for base in sorted(bases[name]):
-        if base in bases:
-            _place(base, bases, order, (*above, name))
-    order.append(name)
+def _place(name: str, bases: Mapping[str, list[str]], order: dict[str, None]) -> None:
+    """Put a selection behind those that it is made from, however long the chain of them is."""
+    # The selections above, each with those of its bases that are still to be looked at.
+    above = {name: iter(sorted(bases[name]))}
+    while above:
+        last = next(reversed(above))
+        base = next((one for one in above[last] if one in bases and one not in order), None)
+        if base is None:
+            above.popitem()
+            order[last] = None
+        elif base in above:
+            names = list(above)
+            circle = [*names[names.index(base) :], base]
+            raise RecipeError(
+                "selections must not be made from themselves",
+                value=" -> ".join(circle),
+                fix="take one of them out of `from`",
+            )
+        else:
+            above[base] = iter(sorted(bases[base]))

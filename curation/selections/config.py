@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
-from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig
+from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig, strongest_first
 from curation.selections.balancing import BalanceConfig
+from curation.selections.expression import ALL
 from curation.selections.uids import uids_digest
 from pairmill.config import Config
 from pairmill.errors import RecipeError
 from pairmill.registry import ChosenBy, NamedConfig, is_import_path
-
-#: The selection of every row that no stage dropped.
-ALL = "all"
 
 #: What a group of kinds of duplicates is called for short.
 KINDS_FOR_SHORT = {
@@ -37,7 +35,13 @@ KINDS_FOR_SHORT = {
 class _Share(Config):
     """So many rows, or such a share of them."""
 
-    rows: int | None = Field(None, ge=1, description="rows that stay; set this or share")
+    rows: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 62,
+        description="rows that stay; set this or share; rows of equal uid and `by` stay together, so a list that "
+        "repeats rows may leave more: `dedup: [exact]` comes before and leaves one of them",
+    )
     share: float | None = Field(None, gt=0, le=1, description="share of the rows that stays, rounded up")
 
     @model_validator(mode="after")
@@ -132,7 +136,7 @@ class SelectionConfig(_From):
         None,
         description="expression that is true for rows that stay, as filter.where, over the columns of every stage "
         "before deduplication and of the list; also quantile(x, 0.7, by=language) and count(by=host(url)) over the "
-        "rows of `from`; rows for which it is null go",
+        "rows of `from`, those that `uids` leaves; rows for which it is null go",
     )
     dedup: Annotated[tuple[Annotated[NamedConfig, ChosenBy(KINDS)], ...], BeforeValidator(_spelled_out)] = Field(
         (),
@@ -148,13 +152,14 @@ class SelectionConfig(_From):
     weight: str | None = Field(
         None,
         description="expression for a column `weight` of the rows that stay, as numbers; what is no "
-        "positive number becomes 0; functions over all rows are over those of `from`",
+        "positive finite number becomes 0, a positive one outside float32 (1.4e-45 to 3.4e38) the nearest in it; "
+        "functions over all rows are over those of `from` that `uids` leaves",
     )
 
     @field_validator("dedup")
     @classmethod
     def _each_once_strongest_first(cls, value: tuple[NamedConfig, ...]) -> tuple[NamedConfig, ...]:
-        return DeduplicateConfig(kinds=value).kinds
+        return strongest_first(value, "dedup of a selection")
 
     def identity(self) -> dict[str, Any]:
         """The keys that are set, with the content of the file of uids, and the source of kinds that are not ours.

@@ -24,6 +24,9 @@ Mask = npt.NDArray[np.bool_]
 NAME = r"[A-Za-z0-9_-]+"
 WORDS = ("and", "or", "not")
 
+#: The selection of every row that no stage dropped.
+ALL = "all"
+
 _SIGNS = {"and": "&", "or": "|", "not": "~"}
 _TOKEN = re.compile(rf"\s*({NAME}|[|&~()])")
 _DEEPEST = 50

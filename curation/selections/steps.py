@@ -35,17 +35,20 @@ from curation.filters.where import (
 )
 from curation.selections.balancing import BALANCE, NO_ENTRY, Balance
 from curation.selections.chain import expressions_of
-from curation.selections.config import ALL, SelectionConfig
+from curation.selections.config import SelectionConfig
 from curation.selections.cuts import kept_by
-from curation.selections.expression import Mask, Name, evaluate, names_of, parse_names
+from curation.selections.expression import ALL, Mask, Name, evaluate, names_of, parse_names
 from curation.selections.ranking import measured, ranked
-from curation.selections.uids import contained, read_uids
+from curation.selections.uids import contained, read_uids, uids_digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
 
 NOT_SELECTED, WHERE, QUOTA, TOP = "not_selected", "where", "quota", "top"
 
 #: The steps that look at all rows, in their order; `from` and `uids` are before them.
 STEPS = ("where", "dedup", "quota", "top", BALANCE)
+
+#: The positive numbers of float32, which weights are kept in.
+_LEAST_WEIGHT, _LARGEST_WEIGHT = 2.0**-149, float(np.finfo(np.float32).max)
 
 Reasons = npt.NDArray[np.object_]
 
@@ -177,7 +180,7 @@ class Rules:
                     value=f"{self.config.uid_column}, which is {kind}",
                     fix="name another column; uid: the rows' own",
                 )
-            read_uids(self._uids)
+            uids_digest(self._uids)
         if self.balance is not None:
             self.balance.check(columns, f"selections.{self.name}.balance")
 
@@ -230,11 +233,13 @@ class Rules:
         return {}
 
     def weight(self, rows: pa.Table, reasons: Reasons, found: Found) -> pa.Array:
-        """float32 [rows]: of the rows that stay; null for the others."""
+        """float32 [rows]: of the rows that stay; null for the others.
+
+        What is no positive finite number is 0; one that float32 does not reach is its largest or smallest.
+        """
         values = np.asarray(pc.fill_null(self._evaluated("weight", rows, found), 0.0), np.float64)
-        with np.errstate(over="ignore"):
-            narrow = values.astype(np.float32)
-        good = np.where(np.isfinite(narrow) & (narrow > 0), narrow, np.float32(0))
+        reached = np.clip(values, _LEAST_WEIGHT, _LARGEST_WEIGHT).astype(np.float32)
+        good = np.where(np.isfinite(values) & (values > 0), reached, np.float32(0))
         return pa.array(good, pa.float32(), mask=~staying(reasons))
 
     # What is found over all shards

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError  # which numpy lets through for a header that it cannot read
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ from pairmill.errors import RecipeError
 
 DTYPE = np.dtype("<u8,<u8")
 
+#: What every .npy file begins with.
+_MAGIC = b"\x93NUMPY"
 _DIGITS = 32
 _CHUNK = 1 << 20
 _HEX = r"^[0-9a-fA-F]{32}$"
@@ -41,10 +45,17 @@ def uids_of(column: pa.ChunkedArray | pa.Array) -> tuple[Uids, npt.NDArray[np.bo
 
 def read_uids(path: Path) -> Uids:
     """The uids of a file, sorted, mapped into memory.  Raises RecipeError for a file that is none of uids, sorted."""
+    another = "give a file of `pairmill select --export`, or of DataComp"
     try:
-        found: Uids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _refused(path, str(error), "give a file of `pairmill select --export`, or of DataComp") from error
+        with path.open("rb") as stream:
+            first = stream.read(len(_MAGIC))
+        found: Uids | None = np.load(path, mmap_mode="r", allow_pickle=False) if first == _MAGIC else None
+    except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError, MemoryError, TokenError) as error:
+        raise _refused(path, str(error), another) from error
+    if first.startswith(b"PK"):
+        raise _refused(path, "an archive, such as .npz", "save its array as .npy: np.save(path, np.sort(array))")
+    if found is None:
+        raise _refused(path, "no .npy file" if first else "an empty file", another)
     if found.dtype.names is None or found.dtype != DTYPE or found.ndim != 1:
         raise _refused(path, f"dtype {found.dtype}, {found.ndim} dimension(s)", "write it as np.dtype('u8,u8')")
     return found
@@ -52,6 +63,16 @@ def read_uids(path: Path) -> Uids:
 
 def uids_digest(path: Path) -> str:
     """Hex digest of what a file of uids holds.  Raises RecipeError as `read_uids`, and for one that is not sorted."""
+    try:
+        made = path.stat()
+    except OSError as error:
+        raise _refused(path, str(error), "give a file that is there") from error
+    return _digest(path.absolute(), (made.st_ino, made.st_mtime_ns, made.st_size))
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, stamp: tuple[int, ...]) -> str:
+    """stamp: changes with the file, whose reading may take a minute."""
     found = read_uids(path)
     digest = hashlib.blake2b(digest_size=16)
     last: tuple[int, int] | None = None

@@ -169,6 +169,10 @@ HOSTILE = [
     "w == 1j",
     "w == ...",
     f"w == {2**63}",
+    f"w > {-(10**30)}",
+    f"w in (1, {-(2**63) - 1})",
+    f"w not in ({-(10**400)},)",
+    f"random({-(10**30)}) > 0",
     "w == " + "9" * 3000,
     "len(text, text) > 1",
     "len() > 1",
@@ -295,6 +299,8 @@ ODD = pa.table(
         "price": pa.array([Decimal("0.25"), Decimal("1.50"), None], pa.decimal128(5, 2)),
         "view": pa.array(["a", "b", None], pa.string_view()),
         "none": pa.nulls(3),
+        "half": pa.array([0.5, -0.0, None], pa.float16()),
+        "least": pa.array([-(2**63), 0, None], pa.int64()),
     }
 )
 
@@ -303,6 +309,10 @@ ODD = pa.table(
     ("text", "expected"),
     [
         ("hash > 1", [True, False, None]),
+        ("half > 0.25", [True, False, None]),
+        ("half == 0", [False, True, None]),
+        ("half in (0.5, 1)", [True, False, None]),
+        (f"least in ({-(2**63)}, 5)", [True, False, None]),
         ("hash >= 9223372036854775807", [True, False, None]),
         ("hash == signed", [False, True, None]),
         ("signed < hash", [True, False, None]),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_encoders import VIT
 
+from curation.duplicates.kinds import DeduplicateConfig
 from curation.flow import flow_of
 from curation.selections.chain import ordered
 from curation.selections.config import Section
@@ -117,6 +118,7 @@ def test_each_comes_after_what_it_is_made_from_whatever_the_order() -> None:
         ({"a": "b"}, "selections.a.from must name selections of the recipe", "b"),
         ({"a": "a"}, "selections must not be made from themselves", "a -> a"),
         ({"a": "b", "b": "c | all", "c": {"from": "~a"}}, "must not be made from themselves", "a -> b -> c -> a"),
+        ({"a": "b", "b": "a", "c": "a"}, "must not be made from themselves", "a -> b -> a"),
         ({"all": {}}, "selections.all must have another name: all is every row", "all"),
         ({"default": {}}, "default is the deduplicate section's selection", "default"),
         ({"not": {}}, "not is a word of expressions", "not"),
@@ -124,6 +126,14 @@ def test_each_comes_after_what_it_is_made_from_whatever_the_order() -> None:
         ({"../a": {}}, "must have names of letters", "'../a'"),
         ({"a": {"dedup": ["fuzzy"]}}, "dedup of a selection must name kinds of duplicates", "fuzzy"),
         ({"a": {"dedup": ["exact", "duplicate_pair"]}}, "must name each kind once", "duplicate_pair 2 times"),
+        (
+            {"a": {"dedup": ["exact", "exact"]}},
+            "dedup of a selection must name each kind once",
+            "duplicate_pair 2 times",
+        ),
+        ({"a": {"dedup": ["near_image"] * 3}}, "must name each kind once", "near_duplicate_image 3 times"),
+        ({"a": {"top": {"rows": 10**24}}}, "selections.a.top.rows must be less than or equal", str(10**24)),
+        ({"a": {"quota": {"per": "x", "rows": 2**62 + 1}}}, "selections.a.quota.rows must be less", str(2**62 + 1)),
         ({"a": {"top": {"by": "x"}}}, "either rows or share", "rows: None, share: None"),
         ({"a": {"quota": {"per": "x", "rows": 1, "share": 0.5}}}, "either rows or share", "rows: 1, share: 0.5"),
         ({"a": {"quota": {"rows": 1}}}, r"selections.a.quota.per must be set", "nothing"),
@@ -146,6 +156,22 @@ def test_a_wrong_section_is_refused(selections: dict[str, Any], rule: str, value
     assert rule in raised.value.rule
     assert value in str(raised.value.value)
     assert raised.value.fix
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_chain_of_selections_may_be_long(up: bool) -> None:
+    names = [f"s{n:04}" for n in range(3000)]
+    chain = names if up else names[::-1]
+    assert section({chain[0]: {}} | {name: base for base, name in itertools.pairwise(chain)}) == chain
+    with pytest.raises(RecipeError, match="must not be made from themselves"):
+        section({chain[0]: chain[-1]} | {name: base for base, name in itertools.pairwise(chain)})
+
+
+@pytest.mark.parametrize("name", ["all", "and", "or", "not"])
+def test_the_deduplicate_section_s_selection_has_a_name_that_expressions_can_hold(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"deduplicate\.name must be another"):
+        DeduplicateConfig.checked({"name": name})
+    assert DeduplicateConfig.checked({"name": f"{name}-rows"}).name == f"{name}-rows"
 
 
 @pytest.mark.parametrize(

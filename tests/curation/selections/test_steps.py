@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -252,6 +253,54 @@ def test_weights_are_numbers_of_the_rows_that_stay(way: str) -> None:
                 assert weight == 0
             else:
                 assert weight == np.float32(row["score"] / sizes[row["language"]])
+
+
+@pytest.mark.parametrize(
+    ("weight", "kept_as"),
+    [
+        ("1e39", 3.4028234663852886e38),
+        ("3.5e38", 3.4028234663852886e38),
+        ("1e308 * 10", 0.0),
+        ("1e-50", 1.401298464324817e-45),
+        ("5e-324", 1.401298464324817e-45),
+        ("0.1", float(np.float32(0.1))),
+        ("0", 0.0),
+        ("-1e39", 0.0),
+        ("-1e-50", 0.0),
+    ],
+)
+def test_a_weight_that_float32_does_not_reach_is_the_nearest(weight: str, kept_as: float) -> None:
+    made = select([ROWS], {"a": {"weight": weight}})["a"]
+    assert {weight for reason, weight in made.values() if reason is None} == {kept_as}
+
+
+def test_functions_over_all_rows_are_over_those_that_uids_leaves(tmp_path: Path) -> None:
+    some = sorted(row["uid"] for row in live() if row["width"] > 400)
+    np.save(tmp_path / "some.npy", np.array([(int(one[:16], 16), int(one[16:], 16)) for one in some], "u8,u8"))
+    given = {"uids": str(tmp_path / "some.npy"), "weight": "count()"}
+    assert {weight for reason, weight in select([ROWS], {"a": given})["a"].values() if reason is None} == {len(some)}
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16()])
+def test_zeros_of_both_signs_are_one_group(kind: pa.DataType) -> None:
+    values = np.array([0.0, -0.0, 0.0, -0.0, 1.5, -1.5, 0.1], np.float64)
+    rows = ROWS.filter(pc.is_null(ROWS["drop_reason"])).slice(0, len(values))
+    rows = rows.append_column("zero", pa.array(values, pa.float64()).cast(kind, safe=False))
+    made = select(divided(rows, 3, 1), {"a": {"weight": "count(by=zero)"}, "b": {"top": {"per": "zero", "rows": 1}}})
+    assert [made["a"][one][1] for one in rows["uid"].to_pylist()] == [4, 4, 4, 4, 1, 1, 1]
+    best = min(rows["uid"].to_pylist()[:4])
+    assert kept(made["b"]) == {best, *rows["uid"].to_pylist()[4:]}
+
+
+@pytest.mark.parametrize(
+    "rule", [{"top": {"by": "width", "rows": 5}}, {"quota": {"per": "1", "by": "width", "rows": 5}}]
+)
+def test_repeated_rows_are_one_rank_and_stay_or_go_together(rule: dict[str, Any]) -> None:
+    once = ROWS.filter(pc.is_null(ROWS["drop_reason"])).slice(0, 40)
+    best = [row["uid"] for row in best_first(once.to_pylist(), lambda row: row["width"])]
+    assert kept(select([once], {"a": rule})["a"]) == set(best[:5])
+    # The fifth of the rows is the first copy of the third best.
+    assert kept(select([once, once], {"a": rule})["a"]) == set(best[:3])
 
 
 def test_counts_are_of_the_rows_with_the_same_value_null_too() -> None:

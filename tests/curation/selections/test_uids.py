@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.selections.config import SelectionConfig
+from curation.selections.steps import Rules
 from curation.selections.uids import contained, read_uids, uids_digest, uids_of, write_uids
 from pairmill.errors import RecipeError
 
@@ -56,6 +58,20 @@ def test_the_number_is_that_of_the_hex_digits() -> None:
     assert (int(found["f0"][0]) << 64) + int(found["f1"][0]) == int(uid, 16)
 
 
+UIDS = [("f0", "<u8"), ("f1", "<u8")]
+
+
+def archive() -> bytes:
+    made = io.BytesIO()
+    np.savez(made, np.zeros(3, "u8,u8"))
+    return made.getvalue()
+
+
+def header(text: str) -> bytes:
+    """A .npy file of this header, without values."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
 def saved(array: Any) -> Any:
     return lambda path: np.save(path, array)
 
@@ -66,6 +82,16 @@ def saved(array: Any) -> Any:
         (lambda path: None, "No such file"),
         (lambda path: path.write_text("0" * 32), ""),
         (lambda path: path.write_bytes(b""), ""),
+        (lambda path: path.write_bytes(archive()), "an archive"),
+        (lambda path: path.write_bytes(b"PK\x03\x04"), "an archive"),
+        (lambda path: path.mkdir(), "directory"),
+        (lambda path: path.write_bytes(b"\x93NUMPY"), ""),
+        (lambda path: path.write_bytes(header("{'descr': '<u8', 'fortran_order': False, 'shape': (1" + "0" * 30)), ""),
+        (
+            lambda path: path.write_bytes(header(f"{{'descr': {UIDS}, 'fortran_order': False, 'shape': ({10**30},)}}")),
+            "",
+        ),
+        (lambda path: path.write_bytes(header(f"{{'descr': {UIDS}, 'fortran_order': False, 'shape': (9,)}}")), ""),
         (saved(np.arange(4, dtype=np.uint64)), "dtype uint64"),
         (saved(np.zeros((2, 2), "u8,u8")), "2 dimension"),
         (saved(np.array([(2, 0), (1, 0)], "u8,u8")), "not sorted"),
@@ -76,9 +102,11 @@ def saved(array: Any) -> Any:
 def test_another_file_is_refused(tmp_path: Path, write: Any, why: str) -> None:
     path = tmp_path / "uids.npy"
     write(path)
-    with pytest.raises(RecipeError, match="must name a sorted file of uids") as raised:
-        SelectionConfig(uids=path).identity()
-    assert why in str(raised.value)
+    columns = {"uid": pa.string()}
+    for read in (SelectionConfig(uids=path).identity, lambda: Rules("a", SelectionConfig(uids=path)).check(columns)):
+        with pytest.raises(RecipeError, match="must name a sorted file of uids") as raised:
+            read()
+        assert why in str(raised.value)
 
 
 def test_a_file_is_known_by_what_it_holds(tmp_path: Path) -> None:
