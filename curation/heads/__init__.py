@@ -39,7 +39,7 @@ class HeadDeclaration(Protocol):
 
     A head of embeddings has a key `embedding` that names an entry of the section `embed`.  One that reads further
     columns has a method `reads(config)`, which names them.  One that can tell early that it will not work has a method
-    `check(config, columns)`, which raises UserError; columns: those before it, with their types.
+    `probe(config, columns)`, which raises UserError; columns: those before it, with their types.
     """
 
     Config: type[NamedConfig]

@@ -61,7 +61,7 @@ class Mlp:
         return f"sha256:{file_digest(config.weights)}"
 
     @classmethod
-    def check(cls, config: MlpConfig, columns: Mapping[str, pa.DataType]) -> None:
+    def probe(cls, config: MlpConfig, columns: Mapping[str, pa.DataType]) -> None:
         """Raise RecipeError for a file of no layers, and for layers over another embedding."""
         head = cls.load(config)
         size = getattr(columns.get(f"image_embedding_{config.embedding}"), "list_size", None)

@@ -65,7 +65,7 @@ class Onnx:
         return digest([file_digest(one) for one in [config.model, *_external(config.model)]])
 
     @classmethod
-    def check(cls, config: OnnxConfig, columns: Mapping[str, pa.DataType]) -> None:
+    def probe(cls, config: OnnxConfig, columns: Mapping[str, pa.DataType]) -> None:
         """Raise RecipeError for a network that cannot be loaded, or not with these keys."""
         head = cls.load(config)
         head._scores(np.zeros((1, config.size, config.size, 3), np.uint8))

@@ -80,8 +80,8 @@ class Score(NamedStage):
     def probe(self) -> None:
         """Raise UserError for a head that cannot be loaded here, or not with the columns before it."""
         head: Any = HEADS.get(self.config.name)
-        if (check := getattr(head, "check", None)) is not None:
-            self._keyed(lambda: self._guarded(lambda: check(self.config, self._columns)))
+        if (probe := getattr(head, "probe", None)) is not None:
+            self._keyed(lambda: self._guarded(lambda: probe(self.config, self._columns)))
 
     def setup(self, runtime: Runtime) -> None:
         """Load the head.  Raises UserError if that is not possible here."""

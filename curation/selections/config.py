@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig, strongest_first
-from curation.selections.balancing import BalanceConfig
+from curation.selections.balance_rule import BalanceConfig
 from curation.selections.expression import ALL
 from curation.selections.uids import uids_digest
 from pairmill.config import Config

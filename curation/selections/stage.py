@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from curation.duplicates.kinds import reasons
 from curation.schema import DROPS, set_columns
 from curation.selection import apply_selection
-from curation.selections.balancing import BALANCE, NO_ENTRY
+from curation.selections.balance_rule import BALANCE, NO_ENTRY
 from curation.selections.chain import ordered
 from curation.selections.config import Section, SelectionConfig
 from curation.selections.steps import NOT_SELECTED, QUOTA, TOP, WHERE, Found, Rules, ShardRows, staying

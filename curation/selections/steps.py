@@ -33,7 +33,7 @@ from curation.filters.where import (
     compile_where,
     population_calls,
 )
-from curation.selections.balancing import BALANCE, NO_ENTRY, Balance
+from curation.selections.balance_rule import BALANCE, NO_ENTRY, Balance
 from curation.selections.chain import expressions_of
 from curation.selections.config import SelectionConfig
 from curation.selections.cuts import kept_by
@@ -254,7 +254,7 @@ class Rules:
         return measured(group, numbers)
 
     def mentions(self, given: ShardRows, found: Found) -> pa.Table:
-        """How many captions of the rows that come to balancing name each entry (`balancing.MENTIONS`, and key)."""
+        """How many captions of the rows that come to balancing name each entry (`balance_rule.MENTIONS`, and key)."""
         if self.balance is None:
             raise IntegrityError(f"selection {self.name} has no rule balance")
         return self.balance.counted(given.rows, staying(self.reasons(given, found, BALANCE)))

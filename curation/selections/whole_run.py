@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.filters.syntax import literal
-from curation.selections.balancing import MENTIONS, added
+from curation.selections.balance_rule import MENTIONS, added
 from curation.selections.config import QuotaConfig, TopConfig
 from curation.selections.cuts import Ints, Limits, Passes, Wanted, find_cuts, find_sizes
 from curation.selections.expression import Mask
