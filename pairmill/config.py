@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -141,6 +142,12 @@ def digest(data: object, *, size: int = 8) -> str:
 def bytes_digest(data: bytes | memoryview) -> str:
     """Hex BLAKE2b (of 16 bytes) of the bytes of a file."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """What differs once a file was written again or replaced; costs no reading.  Raises OSError."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def put(data: dict[str, Any], key: str, value: Any) -> None:

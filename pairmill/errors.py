@@ -14,7 +14,9 @@ Everything else that is raised is a bug of ours.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 
 class PairmillError(Exception):
@@ -67,6 +69,27 @@ class IntegrityError(PairmillError):
 
     Raised instead of `assert`, so that `python -O` keeps every promise too.
     """
+
+
+@contextmanager
+def reworded(words: Mapping[str, str], *, value: bool = False) -> Iterator[None]:
+    """Around work whose UserErrors call things by other names than the user does.
+
+    words: as the errors call them -> as the user does; in rule and fix.
+    value: also in a value that is text, which must not be the user's own, such as a path.
+    """
+
+    def said(text: Any) -> Any:
+        for theirs, ours in words.items():
+            text = text.replace(theirs, ours) if isinstance(text, str) else text
+        return text
+
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(
+            said(error.rule), value=said(error.value) if value else error.value, fix=said(error.fix)
+        ) from error
 
 
 def said_by(error: BaseException) -> str:

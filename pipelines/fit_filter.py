@@ -17,8 +17,8 @@ from curation.embedding.vectors import vectors_of
 from curation.flow import Tables
 from curation.heads.learnt_filter import Pairs, fit, save_head
 from curation.schema import DROPS
+from curation.shards import outstanding
 from curation.stage import Runtime
-from curation.table import Table
 from pairmill.errors import InputError, RecipeError, nearest
 from pairmill.layout import SELECTIONS
 from pairmill.store import Store
@@ -76,11 +76,8 @@ def _up_to_date(store: Store, recipe: Any, stage: Embed) -> str:
     """The table of the run's vectors.  Raises InputError unless all are of the recipe's model as it is today."""
     tables = Tables(recipe.flow(), selection=recipe.deduplicate.name)
     table = tables.named(tables.name_of(stage))
-    index, upstream = store.index(table.name), {name: store.index(name) for name in table.upstream}
-    contents = {
-        shard: {name: there[shard].content for name, there in upstream.items() if shard in there} for shard in index
-    }
-    stale = [shard for shard, entry in index.items() if entry.key != _key(table, contents[shard])]
+    index = store.index(table.name)
+    stale = outstanding(store, [table], index, table.upstream)
     if stale or not index:
         raise InputError(
             "a run must have embedded its rows by the model of its recipe for a filter to be fitted",
@@ -90,10 +87,6 @@ def _up_to_date(store: Store, recipe: Any, stage: Embed) -> str:
             fix="run `pairmill curate` with its recipe first",
         )
     return table.name
-
-
-def _key(table: Table, contents: dict[str, str]) -> str | None:
-    return table.key(contents) if contents.keys() >= set(table.upstream) else None
 
 
 def _of_run(store: Store, table: str, stage: Embed, selection: str | None, most: int) -> tuple[Pairs, Pairs]:
@@ -112,15 +105,15 @@ def _of_run(store: Store, table: str, stage: Embed, selection: str | None, most:
             left[number] -= len(kinds[number][-1])
         if not any(left):
             break
-    return _pairs(kinds[0], most), _pairs(kinds[1], most)
+    return _pairs(kinds[0]), _pairs(kinds[1])
 
 
-def _pairs(tables: list[pa.Table], most: int) -> Pairs:
+def _pairs(tables: list[pa.Table]) -> Pairs:
     if not tables or not any(len(table) for table in tables):
         return Pairs(np.zeros((0, 1), np.float16), np.zeros((0, 1), np.float16), [])
     rows = pa.concat_tables(tables)
     both = np.asarray(rows.column(1).is_valid()) & np.asarray(rows.column(2).is_valid())
-    rows = rows.filter(pa.array(both)).slice(0, most)
+    rows = rows.filter(pa.array(both))
     return Pairs(vectors_of(rows.column(1))[0], vectors_of(rows.column(2))[0], rows["uid"].to_pylist())
 
 
@@ -138,7 +131,7 @@ def _embedded(stage: Embed, examples: Iterator[tuple[bytes, str]]) -> Pairs:
             }
         )
         tables.append(stage(rows).select(["uid", *stage.column_names()[:2]]))
-    return _pairs(tables, 1 << 62)
+    return _pairs(tables)
 
 
 def _name(image: bytes, text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,13 +26,19 @@ from curation.engines.model_files import (
     resolve,
 )
 from pairmill.config import digest
-from pairmill.errors import RecipeError, UserError
+from pairmill.errors import RecipeError, UserError, reworded
 from pairmill.towers.architecture import resolve_architecture, resolve_weights
 from pairmill.towers.build import build_model, image_size, image_statistics
 from pairmill.towers.config import ModelConfig
 from pairmill.towers.embed import embed_images, embed_texts
 from pairmill.towers.encode import encode_text, needs_full_length
 from pairmill.towers.tokenizer import open_tokenizer
+
+#: The keys of a training recipe, which the towers' errors name -> those of `embed`.
+_KEYS = {
+    f"model.{theirs}": f"embed.NAME.{ours}"
+    for theirs, ours in (("architecture", "model"), ("pretrained", "pretrained"), ("preprocess", "preprocess"))
+}
 
 #: What `EmbedConfig.interpolation` means in Pillow's numbers, which transformers keeps.
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}
@@ -68,11 +74,11 @@ def revision_of(config: EmbedConfig) -> str:
     if source.library == "transformers":
         return _checkpoint(config, source).revision
     model = _model_config(config, source)
-    weights = _as_embed(lambda: resolve_weights(model))
+    with reworded(_KEYS):
+        weights, architecture = resolve_weights(model), resolve_architecture(model)
     if weights is None:
         raise RecipeError("embed.NAME.model must have weights", value=config.model, fix="set pretrained")
     # Its configuration may lie in other files than its weights, and change without them.
-    architecture = _as_embed(lambda: resolve_architecture(model))
     model_cfg = _by_content(architecture.model_cfg)
     return digest([file_digest(weights), model_cfg, architecture.preprocess])
 
@@ -93,7 +99,8 @@ def preparation_of(config: EmbedConfig) -> Preparation:
     source = source_of(config)
     if source.library == "transformers":
         return _processor_of(_checkpoint(config, source))[0]
-    architecture = _as_embed(lambda: resolve_architecture(_model_config(config, source)))
+    with reworded(_KEYS):
+        architecture = resolve_architecture(_model_config(config, source))
     size = (architecture.model_cfg.get("vision_cfg") or {}).get("image_size", 224)
     return _preparation(size if isinstance(size, int) else size[0], architecture.preprocess)
 
@@ -103,8 +110,9 @@ class OpenClipEncoder:
 
     def __init__(self, config: EmbedConfig, source: ModelSource) -> None:
         model_config = _model_config(config, source)
-        model = _as_embed(lambda: build_model(model_config, temperature_init=None, bias_init=None))
-        self._tokenize = _as_embed(lambda: open_tokenizer(model_config))
+        with reworded(_KEYS):
+            model = build_model(model_config, temperature_init=None, bias_init=None)
+            self._tokenize = open_tokenizer(model_config)
         self._device = pick_device(config.device)
         self._model = model.eval().requires_grad_(False).to(self._device)
         dtype = pick_dtype(config.dtype, self._device)
@@ -249,17 +257,3 @@ def _processor_of(checkpoint: Checkpoint) -> tuple[Preparation, Sequence[float],
             fix="choose another model, or the same one of open_clip",
         )
     return preparation, tuple(found.image_mean), tuple(found.image_std)
-
-
-def _as_embed(work: Callable[[], Any]) -> Any:
-    """What the towers raise about the keys of a training recipe, about those of `embed.NAME`."""
-    try:
-        return work()
-    except UserError as error:
-        rule, fix = (
-            text.replace("model.architecture", "embed.NAME.model")
-            .replace("model.pretrained", "embed.NAME.pretrained")
-            .replace("model.preprocess", "embed.NAME.preprocess")
-            for text in (error.rule, error.fix)
-        )
-        raise type(error)(rule, value=error.value, fix=fix) from error

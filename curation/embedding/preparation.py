@@ -52,7 +52,7 @@ def pixels_of(
         EvalTransform(one.size, resize_mode=one.resize_mode, interpolation=one.interpolation, fill_color=one.fill_color)
         for one in preparations
     ]
-    given = list(images) if not isinstance(images, Sequence | pa.Array) else images
+    given = list(images)
     # A shard's pixels are hundreds of megabytes: they are written to their place, and only there.
     found = [np.empty((len(given), one.size, one.size, 3), np.uint8) for one in preparations]
     there = np.zeros(len(given), np.bool_)

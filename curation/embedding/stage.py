@@ -17,7 +17,7 @@ from curation.embedding.vectors import vector_column, vector_type
 from curation.embedding.windows import in_windows
 from curation.schema import set_columns
 from curation.stage import Column, NamedStage, Runtime, live_mask
-from pairmill.errors import IntegrityError, RecipeError, UserError
+from pairmill.errors import IntegrityError, RecipeError, UserError, reworded
 from pairmill.faults import fault_point
 
 if TYPE_CHECKING:
@@ -180,8 +180,5 @@ class Embed(NamedStage):
 
     def _named(self, work: Callable[[], T]) -> T:
         """`work`, whose errors name the key of this stage."""
-        try:
+        with reworded({"embed.NAME": f"embed.{self.given}"}):
             return work()
-        except UserError as error:
-            rule, fix = (text.replace("embed.NAME", f"embed.{self.given}") for text in (error.rule, error.fix))
-            raise type(error)(rule, value=error.value, fix=fix) from error

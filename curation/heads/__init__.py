@@ -8,8 +8,8 @@ A head is one class in one file and one line in the registry `HEADS`.  It scores
 selection read its columns.  `filter.nsfw_head` chooses among `NSFW_HEADS`, whose scores the filter reads.  Each loads
 its head once per process, with `loaded`.
 
-Read in this order: this file (the contract), stage (one entry of `score`), linear_layers and mlp, onnx, open_nsfw,
-learnt_filter.
+Read in this order: this file (the contract), stage (one entry of `score`), linear_layers, outputs and mlp, onnx,
+open_nsfw, learnt_filter.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from pydantic import Field
 from curation.embedding.vectors import vectors_of
 from curation.engines.model_files import file_digest
 from curation.heads.linear_layers import Floats, Layers, read_layers
+from curation.heads.outputs import Output, score_of
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 
 _Features = Literal["image", "text", "pair"]
 _Activation = Literal["none", "relu", "gelu"]
-_Output = Literal["none", "sigmoid", "softmax"]
 
 
 class MlpConfig(NamedConfig):
@@ -34,7 +34,7 @@ class MlpConfig(NamedConfig):
     activation: _Activation | None = Field(
         None, description="between layers; null: what the file says, else none, as in LAION's aesthetic predictors"
     )
-    output: _Output | None = Field(None, description="behind the last layer; null: what the file says, else none")
+    output: Output | None = Field(None, description="behind the last layer; null: what the file says, else none")
     index: int = Field(0, ge=0, description="which output is the score")
 
 
@@ -79,7 +79,7 @@ class Mlp:
         self._features = config.features or layers.said.get("features", "image")
         self._activation = config.activation or layers.said.get("activation", "none")
         self._output = config.output or layers.said.get("output", "none")
-        for key, kind in (("features", _Features), ("activation", _Activation), ("output", _Output)):
+        for key, kind in (("features", _Features), ("activation", _Activation), ("output", Output)):
             if (said := getattr(self, f"_{key}")) not in get_args(kind):
                 raise RecipeError(
                     f"the {key} that a file of layers says must be one of {', '.join(get_args(kind))}",
@@ -114,13 +114,7 @@ class Mlp:
             if at and self._activation != "none":
                 values = _ACTIVATIONS[self._activation](values)
             values = values @ weight.T + bias
-        chosen = np.asarray(values[:, self._config.index], np.float32)
-        if self._output == "sigmoid":
-            chosen = np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * chosen))  # without overflow
-        elif self._output == "softmax":
-            raised = np.exp(values - values.max(axis=1, keepdims=True))
-            chosen = np.asarray(raised[:, self._config.index] / raised.sum(axis=1), np.float32)
-        return chosen
+        return score_of(values, self._config.index, self._output)
 
     def _check_size(self, given: int) -> None:
         wanted = self._layers.weights[0].shape[1]

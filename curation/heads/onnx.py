@@ -14,6 +14,7 @@ from pydantic import Field
 
 from curation.embedding.preparation import Preparation, pixels_of
 from curation.engines.model_files import file_digest
+from curation.heads.outputs import Output, score_of
 from pairmill.config import EXECUTION, Placement, digest
 from pairmill.errors import RecipeError
 from pairmill.packages import needed
@@ -44,7 +45,7 @@ class OnnxConfig(NamedConfig, Placement):
     layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="order of the axes")
     output: str | None = Field(None, description="name of the output; null: the first")
     index: int = Field(0, ge=0, description="which number of the output, flattened, is the score")
-    activation: Literal["none", "sigmoid", "softmax"] = Field("none", description="what the output goes through")
+    activation: Output = Field("none", description="what the output goes through")
     batch_size: int = Field(16, ge=1, description="pictures in one call", json_schema_extra=EXECUTION)
 
 
@@ -138,11 +139,7 @@ class Onnx:
                 value=f"{config.index}; {self._output} has {out.shape[1]}",
                 fix="lower it",
             )
-        if config.activation == "softmax":
-            out = np.exp(out - out.max(axis=1, keepdims=True))
-            out = out / out.sum(axis=1, keepdims=True)
-        chosen: npt.NDArray[np.float32] = out[:, config.index]
-        return 0.5 * (1 + np.tanh(0.5 * chosen)) if config.activation == "sigmoid" else chosen
+        return score_of(out, config.index, config.activation)
 
 
 #: An entry of a tensor's external data in an ONNX file: the key `location`, and the length of its value.
@@ -150,7 +147,7 @@ _LOCATION = re.compile(rb"\n\x08location\x12(.)", re.DOTALL)
 
 
 def _external(model: Path) -> list[Path]:
-    """The files beside a model that hold tensors of it.  Raises UserError if it cannot be read."""
+    """The files beside a model that hold tensors of it; none if it cannot be read."""
     try:
         content = model.read_bytes()
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from curation.heads import HEADS, loaded
 from curation.schema import set_columns
 from curation.stage import Column, NamedStage, Runtime, live_mask
-from pairmill.errors import IntegrityError, UserError
+from pairmill.errors import IntegrityError, reworded
 from pairmill.own_code import Guard
 from pairmill.registry import ChosenBy, NamedConfig, is_import_path
 
@@ -53,7 +53,8 @@ class Score(NamedStage):
     @classmethod
     def configured(cls, given: Any, *, at: str) -> Any:
         """The configuration of the head that an entry chooses.  Raises RecipeError."""
-        return _named(at, lambda: ChosenBy(HEADS).parse(given))
+        with reworded({HEADS.key: at}, value=True):
+            return ChosenBy(HEADS).parse(given)
 
     def entries(self) -> tuple[Any, ...]:
         """The head."""
@@ -123,14 +124,6 @@ class Score(NamedStage):
         return self._guard.called(work) if is_import_path(self.config.name) else work()
 
     def _keyed(self, work: Callable[[], T]) -> T:
-        return _named(f"{self.section}.{self.given}", work)
-
-
-def _named(key: str, work: Callable[[], T]) -> T:
-    """`work`, whose errors name a key of the recipe.  key: that of the entry."""
-    try:
-        return work()
-    except UserError as error:
-        rule, fix = (text.replace("score.NAME", key) for text in (error.rule, error.fix))
-        value = error.value.replace("score.NAME", key) if isinstance(error.value, str) else error.value
-        raise type(error)(rule, value=value, fix=fix) from error
+        """`work`, whose errors name the key of this stage."""
+        with reworded({HEADS.key: f"{self.section}.{self.given}"}, value=True):
+            return work()

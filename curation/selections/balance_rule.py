@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from curation.balancing.balance import Counts, Floats, probabilities, staying, thresholds
 from curation.balancing.matching import Matcher, Matches
 from curation.balancing.metadata import ANY, list_name, metadata_digest, read_metadata, shown_name
-from pairmill.config import Config
+from pairmill.config import Config, file_stamp
 from pairmill.errors import RecipeError
 
 #: Why a row goes: chance was against it, or its caption names nothing of the metadata.
@@ -186,10 +186,9 @@ def _matcher(file: str, language: str) -> Matcher:
 def _stamp(file: str) -> tuple[int, ...] | None:
     """What changes with a file; None if there is none, of which reading it says why."""
     try:
-        found = Path(file).stat()
+        return file_stamp(Path(file))
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=2)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pairmill.atomic import whole_file
+from pairmill.config import file_stamp
 from pairmill.errors import RecipeError
 
 DTYPE = np.dtype("<u8,<u8")
@@ -64,10 +65,10 @@ def read_uids(path: Path) -> Uids:
 def uids_digest(path: Path) -> str:
     """Hex digest of what a file of uids holds.  Raises RecipeError as `read_uids`, and for one that is not sorted."""
     try:
-        made = path.stat()
+        stamp = file_stamp(path)
     except OSError as error:
         raise _refused(path, str(error), "give a file that is there") from error
-    return _digest(path.absolute(), (made.st_ino, made.st_mtime_ns, made.st_size))
+    return _digest(path.absolute(), stamp)
 
 
 @lru_cache(maxsize=64)
