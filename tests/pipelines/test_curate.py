@@ -170,7 +170,7 @@ def test_a_changed_threshold_fetches_nothing_and_captions_only_what_is_new(run: 
     asked = counts(run)
     images = run.store.index("images")
     changed = run.recipe.model_copy(
-        update={"deduplicate": run.recipe.deduplicate.model_copy(update={"enabled": False, "name": "all"})}
+        update={"deduplicate": run.recipe.deduplicate.model_copy(update={"enabled": False, "name": "every"})}
     )
     report = curate(changed)
     assert report["rows_kept"] > run.report["rows_kept"]
