@@ -23,7 +23,7 @@ error_log {work}/error.log error;
 {user}
 events {{ worker_connections 4096; }}
 http {{
-    types {{ image/jpeg jpg; }}
+    types {{ image/jpeg jpg; image/png png; image/webp webp; }}
     access_log off;
     sendfile on;
     tcp_nopush on;
@@ -76,7 +76,7 @@ def serve(root: Path, work: Path) -> Iterator[Server]:
     # The benchmark stops its server even when it is killed by a signal.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        _await_answer(process, f"{base}/{next(root.glob('*.jpg')).name}", work / "error.log")
+        _await_answer(process, f"{base}/{next(root.glob('*.*')).name}", work / "error.log")
         yield Server(base, process.pid)
     finally:
         process.terminate()
