@@ -11,7 +11,7 @@ A selection's rules apply in this order: from, uids, where, dedup, quota, top, b
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
@@ -143,6 +143,11 @@ class SelectionConfig(_From):
         description="kinds of duplicates among the rows so far, of which the best stays: as deduplicate.kinds, or for "
         "short exact, near_image, minhash, semantic",
     )
+    keep: Literal["best", "all"] = Field(
+        "best",
+        description="which rows of a family of `dedup` stay; all: every one, with a column `group_id`, as "
+        "deduplicate.keep",
+    )
     score: str = Field(PIXELS, description="pixels, or a numeric column that ranks duplicates, as deduplicate.score")
     quota: QuotaConfig | None = Field(None, description="cap for each group of rows; null: none")
     top: TopConfig | None = Field(None, description="the best rows; null: all")
@@ -184,7 +189,12 @@ class SelectionConfig(_From):
     @property
     def duplicates(self) -> DeduplicateConfig:
         """What its duplicates are, as the deduplicate section says it."""
-        return DeduplicateConfig(enabled=bool(self.dedup), kinds=self.dedup, score=self.score)
+        return DeduplicateConfig(enabled=bool(self.dedup), kinds=self.dedup, score=self.score, keep=self.keep)
+
+    @property
+    def groups(self) -> bool:
+        """Whether the duplicates that it finds stay, in groups."""
+        return bool(self.dedup) and self.keep == "all"
 
 
 def _mapping(value: Any) -> Any:

@@ -33,11 +33,12 @@ from curation.filters.where import (
     compile_where,
     population_calls,
 )
+from curation.selection import groups_of
 from curation.selections.balance_rule import BALANCE, NO_ENTRY, Balance
 from curation.selections.chain import expressions_of
 from curation.selections.config import SelectionConfig
 from curation.selections.cuts import kept_by
-from curation.selections.expression import ALL, Mask, Name, evaluate, names_of, parse_names
+from curation.selections.expression import ALL, And, Mask, Name, evaluate, names_of, parse_names
 from curation.selections.ranking import measured, ranked
 from curation.selections.uids import contained, read_uids, uids_digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
@@ -58,7 +59,7 @@ class Found:
     """What was found over all shards, so far.
 
     values: a call of a function over all rows -> (group, value), one line for each group.
-    losers: shard -> (row, reason) of the duplicates in it.
+    losers: shard -> (row, reason, survivor) of the rows in it that have duplicates; reason is null for one that stays.
     quota, top: cuts (`curation.selections.cuts`).
     balance: language -> the probability of each entry of the metadata.
     """
@@ -111,6 +112,12 @@ class Rules:
         return [name for name in names_of(self._tree) if name != ALL]
 
     @property
+    def within(self) -> list[str]:
+        """Those of its bases that hold all of its rows."""
+        parts = self._tree.parts if isinstance(self._tree, And) else (self._tree,)
+        return [part.name for part in parts if isinstance(part, Name) and part.name != ALL]
+
+    @property
     def columns(self) -> list[str]:
         """The columns that its rules read, by their names in expressions, sorted."""
         found = {name for source in self._expressions.values() for name in columns_of(source)}
@@ -137,7 +144,7 @@ class Rules:
     @property
     def own_reasons(self) -> tuple[str, ...]:
         """Every reason for which its own steps may leave a row out."""
-        kinds = [kind.name for kind in kinds_of(self.config.duplicates)]
+        kinds = [] if self.config.groups else [kind.name for kind in kinds_of(self.config.duplicates)]
         found = [NOT_SELECTED, WHERE if self.config.where is not None else None, *kinds]
         found += [key for key in (QUOTA, TOP) if getattr(self.config, key)]
         found += [BALANCE, NO_ENTRY] if self.config.balance is not None else []
@@ -224,7 +231,7 @@ class Rules:
         if step == "where" and "where" in self._expressions:
             kept = self._evaluated("where", rows, found)
             return {WHERE: ~np.asarray(pc.fill_null(kept, False), np.bool_)}
-        if step == "dedup" and found.losers is not None:
+        if step == "dedup" and found.losers is not None and not self.config.groups:
             return _lost(found.losers(given.shard), live)
         if step == BALANCE and self.balance is not None and found.balance is not None:
             return self.balance.left_out(rows, live, found.balance)
@@ -241,6 +248,11 @@ class Rules:
         reached = np.clip(values, _LEAST_WEIGHT, _LARGEST_WEIGHT).astype(np.float32)
         good = np.where(np.isfinite(values) & (values > 0), reached, np.float32(0))
         return pa.array(good, pa.float32(), mask=~staying(reasons))
+
+    def families(self, given: ShardRows, found: Found) -> pa.Array:
+        """`duplicate_group` [rows]: of the duplicates that its own rule finds."""
+        nothing = pa.nulls(len(given.rows), pa.string())
+        return nothing if found.losers is None else groups_of(found.losers(given.shard), len(given.rows))
 
     # What is found over all shards
 
@@ -293,6 +305,7 @@ def _one(values: pa.Table, at: pa.Scalar) -> pa.Scalar:
 
 def _lost(losers: pa.Table, live: Mask) -> dict[str, Mask]:
     """Mask of the duplicates by kind.  Raises IntegrityError for one that was left out before."""
+    losers = losers.filter(losers["reason"].is_valid())
     at, why = losers["row"].to_numpy(), _objects(losers["reason"])
     if not live[at].all():
         raise IntegrityError("a duplicate must be one of the rows that were compared")

@@ -21,7 +21,8 @@ from curation.selections.steps import QUOTA, TOP, Found, Rules, ShardRows, stayi
 #: What reads a shard.
 Load = Callable[[int], ShardRows]
 
-#: Who takes part in which shard (mask of its rows) -> the duplicates in each shard (row, reason).
+#: Who takes part in which shard (mask of its rows) -> the rows of each shard that have duplicates (row, reason,
+#: survivor).
 Losers = Callable[[Callable[[int], Mask]], Callable[[int], pa.Table]]
 
 

@@ -222,6 +222,7 @@ CHANGES: dict[str, Change] = {
     "deduplicate.kinds[]{semantic_duplicate}.keep": selected("hard"),
     "deduplicate.kinds[]{semantic_duplicate}.seed": selected(3),
     "deduplicate.score": selected("entropy"),
+    "deduplicate.keep": makes("selections/default", "pairs")("all"),
     # A selection of another name is another table, and what is made from it is made from that.
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
     # Captions.  A key of one engine is `engine{name}.key`.
@@ -281,6 +282,7 @@ CHANGES: dict[str, Change] = {
     "selections.NAME.uid_column": one_selection("sha256", uids="{uids}"),
     "selections.NAME.where": one_selection("width > 3"),
     "selections.NAME.dedup": one_selection(["exact"]),
+    "selections.NAME.keep": one_selection("all", dedup=["exact"]),
     "selections.NAME.score": one_selection("entropy", dedup=["exact"]),
     **{
         f"selections.NAME.{rule}.{key}": one_selection(value, **{rule: {"rows": 3, "per": "language"}})
