@@ -113,7 +113,7 @@ EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
 
 #: The keys that heads must have; their files are not read.
 HEAD: dict[str, dict[str, Any]] = {
-    "mlp": {"embedding": "NAME", "weights": str(VIT)},
+    **{name: {"embedding": "NAME", "weights": str(VIT)} for name in ("mlp", "nevlp", "capro")},
     "onnx": {"model": str(VIT), "size": 32},
 }
 
@@ -144,6 +144,10 @@ CHANGES: dict[str, Change] = {
     "score.NAME{mlp}.embedding": head("mlp")("other"),
     "score.NAME{mlp}.weights": head("mlp")("{model}"),
     **{f"score.NAME{{mlp}}.{key}": head("mlp")(value) for key, value in MLP.items()},
+    **{f"score.NAME{{{name}}}.embedding": head(name)("other") for name in ("nevlp", "capro")},
+    **{f"score.NAME{{{name}}}.weights": head(name)("{model}") for name in ("nevlp", "capro")},
+    "score.NAME{capro}.temperature": head("capro")(0.2),
+    "score.NAME{capro}.relabel": head("capro")(0.7),
     "score.NAME{onnx}.model": head("onnx")("{model}"),
     **{f"score.NAME{{onnx}}.{key}": head("onnx")(value) for key, value in ONNX.items()},
     "score.NAME{onnx}.batch_size": head("onnx", stale=False)(2),

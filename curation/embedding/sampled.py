@@ -1,0 +1,72 @@
+"""A sample of a run's embedded rows: the same rows in the same order however the run is divided into shards.
+
+They are those with the smallest keyed hashes of their uids, as any rows are as likely as any others.  Shards are read
+one after the other and only what may be in the sample is kept, so memory is that of two samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pairmill.errors import IntegrityError
+from pairmill.faults import fault_point
+from pairmill.layout import SELECTIONS
+from pairmill.store import Store
+
+_HASH = "_hash"
+
+
+def sampled(
+    store: Store,
+    table: str,
+    columns: Sequence[str],
+    *,
+    rows: int,
+    seed: int = 0,
+    selection: str | None = None,
+    beside: Mapping[str, Sequence[str]] | None = None,
+) -> pa.Table:
+    """At most so many rows of a table that have all of `columns`, by the hash of their uids; uid, columns, `beside`.
+
+    selection: of the run; only rows that it keeps.  beside: further tables -> their columns, which may be null.
+    A uid that the list repeats is in it once.
+    Raises IntegrityError if tables have other rows.
+    """
+    found: pa.Table | None = None
+    for shard in sorted(store.index(table)):
+        fault_point("fit.sample")
+        loaded = store.load(table, shard, ["uid", *columns])
+        for name, more in (beside or {}).items():
+            other = store.load(name, shard, ["uid", *more])
+            if not other["uid"].equals(loaded["uid"]):
+                raise IntegrityError(f"{name} must have the rows of {table}, in their order: shard {shard} has others")
+            for column in more:
+                loaded = loaded.append_column(column, other[column])
+        there = pc.is_valid(loaded["uid"])
+        for column in columns:
+            there = pc.and_(there, pc.is_valid(loaded[column]))
+        if selection is not None:
+            there = pc.and_(there, store.load(f"{SELECTIONS}/{selection}", shard, ["keep"])["keep"])
+        some = loaded.filter(there)
+        hashes = np.array([_hash(uid, seed) for uid in some["uid"].to_pylist()], np.uint64)
+        some = some.append_column(_HASH, pa.array(hashes, pa.uint64()))
+        found = _smallest(some if found is None else pa.concat_tables([found, some]), rows)
+    if found is None:
+        return pa.table({"uid": pa.array([], pa.string())})
+    return found.drop_columns([_HASH])
+
+
+def _smallest(rows: pa.Table, most: int) -> pa.Table:
+    """The rows with the smallest hashes, each uid once."""
+    _, first = np.unique(rows[_HASH].to_numpy(), return_index=True)
+    return rows.take(pa.array(first[:most]))
+
+
+def _hash(uid: str, seed: int) -> int:
+    key = seed.to_bytes(8, "little")
+    return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8, key=key).digest(), "little")
