@@ -33,6 +33,9 @@ PAIRS = "pairs"
 #: The folder of the selections.
 SELECTIONS = "selections"
 
+#: The folder of what probes found about a run's embeddings; like reports, they are made from the rest.
+PROBES = "probes"
+
 #: The column of a selection in which duplicates stay, and of what is packed from it: the number of a row's family.
 GROUP_ID = "group_id"
 

@@ -7,7 +7,7 @@ one after the other and only what may be in the sample is kept, so memory is tha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -29,23 +29,23 @@ def sampled(
     rows: int,
     seed: int = 0,
     selection: str | None = None,
-    beside: Mapping[str, Sequence[str]] | None = None,
+    beside: Callable[[int], pa.Table] | None = None,
 ) -> pa.Table:
     """At most so many rows of a table that have all of `columns`, by the hash of their uids; uid, columns, `beside`.
 
-    selection: of the run; only rows that it keeps.  beside: further tables -> their columns, which may be null.
+    selection: of the run; only rows that it keeps.  beside: uid and further columns of a shard, which may be null.
     A uid that the list repeats is in it once.
-    Raises IntegrityError if tables have other rows.
+    Raises IntegrityError if it gives other rows.
     """
     found: pa.Table | None = None
     for shard in sorted(store.index(table)):
         fault_point("fit.sample")
         loaded = store.load(table, shard, ["uid", *columns])
-        for name, more in (beside or {}).items():
-            other = store.load(name, shard, ["uid", *more])
+        if beside is not None:
+            other = beside(shard)
             if not other["uid"].equals(loaded["uid"]):
-                raise IntegrityError(f"{name} must have the rows of {table}, in their order: shard {shard} has others")
-            for column in more:
+                raise IntegrityError(f"what is beside {table} must have its rows, in their order: shard {shard}")
+            for column in other.drop_columns(["uid"]).schema.names:
                 loaded = loaded.append_column(column, other[column])
         there = pc.is_valid(loaded["uid"])
         for column in columns:

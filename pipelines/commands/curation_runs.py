@@ -205,6 +205,41 @@ def fit_noise(
     finish(job, as_json, show)
 
 
+@app.command("probe-source")
+def probe_source(
+    run: Run,
+    embedding: Annotated[str, typer.Option("--embedding", help="name in the section embed of the run's recipe")],
+    by: Annotated[
+        str,
+        typer.Option("--by", help="the groups: a column, an expression, or host; of the list: input.NAME"),
+    ] = "source",
+    selection: Annotated[str | None, typer.Option("--selection", help="of the run: ask about its rows alone")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="most rows of the sample")] = 50_000,
+    groups: Annotated[int, typer.Option("--groups", min=2, help="most groups: the largest are told apart")] = 10,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**31 - 2, help="decides which rows are drawn, and held out")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say whether the source of pictures can be told from their embeddings, by a linear probe on held-out rows."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.probe_source import probe_source as run_job
+
+        store, recipe = opened_run(run)
+        return run_job(store, recipe, embedding, by, selection=selection, rows=rows, groups=groups, seed=seed)
+
+    def show(done: dict[str, Any]) -> None:
+        low, high = done["accuracy_95"]
+        say(
+            f"the probe names {done['by']} of {done['accuracy']:.1%} of held-out rows ({low:.1%} to {high:.1%}); "
+            f"by chance {done['chance']:.1%}: it {'can' if done['tells'] else 'cannot'} tell"
+        )
+        say(f"written to {done['path']}")
+
+    finish(job, as_json, show)
+
+
 @app.command()
 def verify(
     run: Run,

@@ -93,7 +93,7 @@ def test_a_sample_is_of_the_smallest_hashes_without_what_lacks_a_vector_and_each
     assert all(row[COLUMNS[0]] == vectors[row["uid"]] for row in whole.to_pylist())
     even = sampled(store, TABLE, COLUMNS, rows=10_000, selection="even")
     assert set(even["uid"].to_pylist()) == {uid for uid in complete if int(uid, 16) % 2 == 0}
-    beside = sampled(store, TABLE, COLUMNS, rows=30, beside={"selections/even": ["keep"]})
+    beside = sampled(store, TABLE, COLUMNS, rows=30, beside=lambda shard: store.load("selections/even", shard))
     assert all(row["keep"] == (int(row["uid"], 16) % 2 == 0) for row in beside.to_pylist())
 
 
@@ -102,7 +102,7 @@ def test_tables_of_other_rows_are_refused(tmp_path: Path) -> None:
     other = pa.table({"uid": ["0" * 32], "keep": [True]})
     store.commit("columns/other", 0, "0" * 16, other, {})
     with pytest.raises(IntegrityError, match="in their order"):
-        sampled(store, TABLE, COLUMNS, rows=10, beside={"columns/other": ["keep"]})
+        sampled(store, TABLE, COLUMNS, rows=10, beside=lambda shard: store.load("columns/other", shard))
 
 
 @pytest.fixture
