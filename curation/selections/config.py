@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, create_model, field_validator, mode
 from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig, strongest_first
 from curation.selections.balance_rule import BalanceConfig
 from curation.selections.expression import ALL
+from curation.selections.skew_rule import SkewConfig
 from curation.selections.uids import uids_digest
 from pairmill.config import Config
 from pairmill.errors import RecipeError
@@ -120,6 +121,11 @@ def _spelled_out(value: Any) -> Any:
     return found
 
 
+def _rule_of_weights(value: Any) -> Any:
+    """A mapping as the rule that it must be, so that a mistake is one of its keys."""
+    return SkewConfig.checked(value, at="selections.NAME.weight") if isinstance(value, dict) else value
+
+
 class SelectionConfig(_From):
     """Which rows of a run are in a selection; the rules apply in the order of these keys."""
 
@@ -154,11 +160,11 @@ class SelectionConfig(_From):
     balance: BalanceConfig | None = Field(
         None, description="MetaCLIP's balancing of what captions name, among the rows that are left; null: none"
     )
-    weight: str | None = Field(
+    weight: Annotated[str | SkewConfig | None, BeforeValidator(_rule_of_weights)] = Field(
         None,
-        description="expression for a column `weight` of the rows that stay, as numbers; what is no "
-        "positive finite number becomes 0, a positive one outside float32 (1.4e-45 to 3.4e38) the nearest in it; "
-        "functions over all rows are over those of `from` that `uids` leaves",
+        description="expression, or a rule against skew, for a column `weight` of the rows that stay, as numbers; "
+        "what is no positive finite number becomes 0, a positive one outside float32 (1.4e-45 to 3.4e38) the nearest "
+        "in it; functions over all rows are over those of `from` that `uids` leaves",
     )
 
     @field_validator("dedup")
@@ -190,6 +196,11 @@ class SelectionConfig(_From):
     def duplicates(self) -> DeduplicateConfig:
         """What its duplicates are, as the deduplicate section says it."""
         return DeduplicateConfig(enabled=bool(self.dedup), kinds=self.dedup, score=self.score, keep=self.keep)
+
+    @property
+    def skew(self) -> SkewConfig | None:
+        """The rule against skew, if its weights follow one."""
+        return self.weight if isinstance(self.weight, SkewConfig) else None
 
     @property
     def groups(self) -> bool:

@@ -40,6 +40,7 @@ from curation.selections.config import SelectionConfig
 from curation.selections.cuts import kept_by
 from curation.selections.expression import ALL, And, Mask, Name, evaluate, names_of, parse_names
 from curation.selections.ranking import measured, ranked
+from curation.selections.skew_rule import pair_of, weighed
 from curation.selections.uids import contained, read_uids, uids_digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
 
@@ -62,6 +63,7 @@ class Found:
     losers: shard -> (row, reason, survivor) of the rows in it that have duplicates; reason is null for one that stays.
     quota, top: cuts (`curation.selections.cuts`).
     balance: language -> the probability of each entry of the metadata.
+    skew: the weight of each concept and attribute (`curation.selections.skew_rule`).
     """
 
     values: Mapping[str, pa.Table] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class Found:
     quota: pa.Table | None = None
     top: pa.Table | None = None
     balance: Mapping[str, Floats] | None = None
+    skew: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Rules:
     def of_all(self) -> bool:
         """Whether what becomes of a row may depend on other rows."""
         config = self.config
-        return bool(config.dedup or config.quota or config.top or config.balance or self.calls)
+        return bool(config.dedup or config.quota or config.top or config.balance or config.skew or self.calls)
 
     @cached_property
     def calls(self) -> dict[str, tuple[Source, ast.Call]]:
@@ -244,7 +247,10 @@ class Rules:
 
         What is no positive finite number is 0; one that float32 does not reach is its largest or smallest.
         """
-        values = np.asarray(pc.fill_null(self._evaluated("weight", rows, found), 0.0), np.float64)
+        if found.skew is not None:
+            values = weighed(self._pairs(rows), found.skew)
+        else:
+            values = np.asarray(pc.fill_null(self._evaluated("weight", rows, found), 0.0), np.float64)
         reached = np.clip(values, _LEAST_WEIGHT, _LARGEST_WEIGHT).astype(np.float32)
         good = np.where(np.isfinite(values) & (values > 0), reached, np.float32(0))
         return pa.array(good, pa.float32(), mask=~staying(reasons))
@@ -271,6 +277,30 @@ class Rules:
             raise IntegrityError(f"selection {self.name} has no rule balance")
         return self.balance.counted(given.rows, staying(self.reasons(given, found, BALANCE)))
 
+    def skewed(self, given: ShardRows, found: Found, cuts: pa.Table | None = None) -> pa.Table:
+        """The rows that stay and count for the rule against skew, as `RANKED`, their group that of `pair_of`.
+
+        cuts: only the first rows of each concept.
+        """
+        rows = given.rows.filter(pa.array(staying(self.reasons(given, found))))
+        pairs = self._pairs(rows)
+        rows = rows.filter(pairs.is_valid())
+        if cuts is not None:
+            first = pa.array(kept_by(self._ranked("weight", rows), cuts))
+            rows = rows.filter(first)
+        return ranked(pa.chunked_array([self._pairs(rows)]), None, rows["uid"])
+
+    def of_concepts(self, given: ShardRows, found: Found) -> pa.Table:
+        """The same rows as `RANKED`, their group their concept, the first by the rule's `by`."""
+        rows = given.rows.filter(pa.array(staying(self.reasons(given, found))))
+        return self._ranked("weight", rows.filter(self._pairs(rows).is_valid()))
+
+    def _pairs(self, rows: pa.Table) -> pa.Array:
+        if self.config.skew is None:
+            raise IntegrityError(f"selection {self.name} has no rule against skew")
+        concept = self._evaluated("weight.per", rows, Found()) if "weight.per" in self._expressions else None
+        return pair_of(concept, self._evaluated("weight.of", rows, Found()), self.config.skew.desired)
+
     def competing(self, step: str, given: ShardRows, found: Found) -> pa.Table:
         """The rows among which quota or top choose, as `ranking.RANKED`."""
         here = staying(self.reasons(given, found, step))
@@ -295,7 +325,7 @@ class Rules:
 def _compiler(key: str) -> Callable[..., Callable[..., pa.ChunkedArray]]:
     if key == "where":
         return compile_where
-    return compile_group if key.endswith(".per") else compile_number
+    return compile_group if key.endswith((".per", ".of")) else compile_number
 
 
 def _one(values: pa.Table, at: pa.Scalar) -> pa.Scalar:

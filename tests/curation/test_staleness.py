@@ -299,6 +299,11 @@ CHANGES: dict[str, Change] = {
     },
     **{f"selections.NAME.{rule}": one_selection({"rows": 3, "per": "language"}) for rule in ("quota", "top")},
     "selections.NAME.weight": one_selection("1"),
+    **{
+        f"selections.NAME.weight.{key}": one_selection(value, weight={"of": "language", "rows": 9})
+        for key, value in {"of": "width", "per": "host", "by": "width", "rows": 7, "strength": 0.5, "most": 3.0}.items()
+    },
+    "selections.NAME.weight.desired": one_selection("overall", weight={"of": "language"}),
     "selections.NAME.balance": one_selection({"metadata": str(PHRASES)}),
     "selections.NAME.balance.metadata": one_selection("{words}", balance={"metadata": str(PHRASES)}),
     **{
