@@ -205,6 +205,59 @@ def fit_noise(
     finish(job, as_json, show)
 
 
+@app.command("fit-clusters")
+def fit_clusters(
+    run: Run,
+    embedding: Annotated[str, typer.Option("--embedding", help="name in the section embed of the run's recipe")],
+    to: Annotated[Path, typer.Option("--to", help="the .safetensors file to write or replace", show_default=False)],
+    clusters: Annotated[
+        int | None, typer.Option("--clusters", min=1, help="find about so many centroids in the run")
+    ] = None,
+    centroids: Annotated[
+        Path | None, typer.Option("--centroids", help="take these instead: .npy, [clusters, numbers of a vector]")
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            "--references",
+            help="embeddings of a reference set, which makes clusters near: .npy, Parquet, a run's columns/embed-NAME",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="most rows of the sample; 64 a cluster, 262,144 at most")
+    ] = None,
+    selection: Annotated[str | None, typer.Option("--selection", help="of the run: draw from its rows alone")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="decides which rows are drawn")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit a head of `score` that gives a picture's cluster, and whether a reference set is near to it."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.fit_clusters import fit_clusters_of
+
+        file = local_target(to).absolute()
+        check_suffix(file, ".safetensors")
+        taken, near = (None if one is None else one.absolute() for one in (centroids, references))
+        store, _ = selected_run(run)
+        check_outside(store, file)
+        store, recipe = opened_run(run)
+        return fit_clusters_of(
+            *(store, recipe, embedding, file),
+            clusters=clusters,
+            centroids=taken,
+            references=near,
+            rows=rows,
+            seed=seed,
+            selection=selection,
+        )
+
+    def show(done: dict[str, Any]) -> None:
+        near = f", {done['near']:,} of them near to {counted(done['references'], 'reference')}"
+        say(f"{counted(done['clusters'], 'cluster')}{near if done['references'] else ''}: {done['path']}")
+
+    finish(job, as_json, show)
+
+
 @app.command("probe-source")
 def probe_source(
     run: Run,

@@ -60,7 +60,7 @@ REASONS = {
             **dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
             **dict.fromkeys(("scipy", "torch"), "fits heads; the content of the file is part of the key"),
         }
-        for name in ("capro", "nevlp")
+        for name in ("capro", "clusters", "nevlp")
     },
     "mlp head": dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
     "onnx head": {

@@ -113,7 +113,7 @@ EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
 
 #: The keys that heads must have; their files are not read.
 HEAD: dict[str, dict[str, Any]] = {
-    **{name: {"embedding": "NAME", "weights": str(VIT)} for name in ("mlp", "nevlp", "capro")},
+    **{name: {"embedding": "NAME", "weights": str(VIT)} for name in ("mlp", "nevlp", "capro", "clusters")},
     "onnx": {"model": str(VIT), "size": 32},
 }
 
@@ -144,8 +144,8 @@ CHANGES: dict[str, Change] = {
     "score.NAME{mlp}.embedding": head("mlp")("other"),
     "score.NAME{mlp}.weights": head("mlp")("{model}"),
     **{f"score.NAME{{mlp}}.{key}": head("mlp")(value) for key, value in MLP.items()},
-    **{f"score.NAME{{{name}}}.embedding": head(name)("other") for name in ("nevlp", "capro")},
-    **{f"score.NAME{{{name}}}.weights": head(name)("{model}") for name in ("nevlp", "capro")},
+    **{f"score.NAME{{{name}}}.embedding": head(name)("other") for name in ("nevlp", "capro", "clusters")},
+    **{f"score.NAME{{{name}}}.weights": head(name)("{model}") for name in ("nevlp", "capro", "clusters")},
     "score.NAME{capro}.temperature": head("capro")(0.2),
     "score.NAME{capro}.relabel": head("capro")(0.7),
     "score.NAME{onnx}.model": head("onnx")("{model}"),
