@@ -1,7 +1,7 @@
 """A sample of a run's embedded rows: the same rows in the same order however the run is divided into shards.
 
 They are those with the smallest keyed hashes of their uids, as any rows are as likely as any others.  Shards are read
-one after the other and only what may be in the sample is kept, so memory is that of two samples.
+one after the other and only what may be in the sample is kept, so memory is that of three samples.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def sampled(
     A uid that the list repeats is in it once.
     Raises IntegrityError if it gives other rows.
     """
-    found: pa.Table | None = None
+    found: list[pa.Table] = []
+    last = np.uint64(2**64 - 1)  # the largest hash that may be in the sample
     for shard in sorted(store.index(table)):
         fault_point("fit.sample")
         loaded = store.load(table, shard, ["uid", *columns])
@@ -54,11 +55,14 @@ def sampled(
             there = pc.and_(there, store.load(f"{SELECTIONS}/{selection}", shard, ["keep"])["keep"])
         some = loaded.filter(there)
         hashes = np.array([_hash(uid, seed) for uid in some["uid"].to_pylist()], np.uint64)
-        some = some.append_column(_HASH, pa.array(hashes, pa.uint64()))
-        found = _smallest(some if found is None else pa.concat_tables([found, some]), rows)
-    if found is None:
+        found.append(some.append_column(_HASH, pa.array(hashes, pa.uint64())).filter(pa.array(hashes <= last)))
+        if sum(map(len, found)) > 2 * rows:
+            found = [_smallest(pa.concat_tables(found), rows)]
+            if len(found[0]) == rows:  # less where the list repeats rows
+                last = found[0][_HASH].to_numpy()[-1]
+    if not found:
         return pa.table({"uid": pa.array([], pa.string())})
-    return found.drop_columns([_HASH])
+    return _smallest(pa.concat_tables(found), rows).drop_columns([_HASH])
 
 
 def _smallest(rows: pa.Table, most: int) -> pa.Table:

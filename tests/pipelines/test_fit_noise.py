@@ -97,6 +97,17 @@ def test_a_sample_is_of_the_smallest_hashes_without_what_lacks_a_vector_and_each
     assert all(row["keep"] == (int(row["uid"], 16) % 2 == 0) for row in beside.to_pylist())
 
 
+def test_a_list_that_repeats_rows_gives_each_uid_once_and_as_many_as_asked_for(tmp_path: Path) -> None:
+    store, once = run(tmp_path / "run", []), run(tmp_path / "once", [])
+    for shard in range(1, 8):
+        some = store.load(TABLE, 0).slice(0, 30) if shard % 2 else store.load(TABLE, 0).slice(100, 90)
+        store.commit(TABLE, shard, "0" * 16, some, {})
+    for wanted in (5, 25, 60, 200):
+        found = sampled(store, TABLE, COLUMNS, rows=wanted)
+        assert found["uid"].to_pylist() == sampled(once, TABLE, COLUMNS, rows=wanted)["uid"].to_pylist()
+        assert len(found) == wanted
+
+
 def test_tables_of_other_rows_are_refused(tmp_path: Path) -> None:
     store = run(tmp_path, [])
     other = pa.table({"uid": ["0" * 32], "keep": [True]})
