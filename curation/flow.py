@@ -30,7 +30,9 @@ from pairmill.registry import NamedConfig, is_import_path, source_digest
 S = TypeVar("S", bound=Stage)
 
 #: What no column of a user's choice can be called: columns of tables and of steps between them, and words.
-_TAKEN = frozenset((*DROPS, "input", "shard", "row", "kind", "key", "keep", "reason", "weight", "duplicate_group"))
+_TAKEN = frozenset(
+    (*DROPS, "input", "shard", "row", "kind", "key", "keep", "reason", "weight", "duplicate_group", "group_id")
+)
 _WORDS = frozenset(("all", "true", "false", "null", "score"))
 
 #: A name that the user gives to a stage of `SECTIONS`.
@@ -315,7 +317,7 @@ def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
     if selection is not None and selection in (given, *(one.name for one in rules)):
         packed = selection
     if packed != given:
-        select = selecting(rules, packed, "pack.selection", deduplicate.drops)
+        select = selecting(rules, packed, "pack.selection", deduplicate)
         ours = [select if isinstance(stage, Deduplicate) else stage for stage in ours]
     own = [own_stage(given) for given in recipe.get("stages") or ()]
     return Flow([*ours, *chosen, *own], rules)

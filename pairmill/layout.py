@@ -2,7 +2,8 @@
 
 pairs/part-*.parquet              the product
 images/, columns/<stage>/         pixels and narrow columns, row-aligned, one file per shard
-selections/<name>/                uid, keep, reason: which of those rows are in a dataset
+selections/<name>/                uid, keep, reason: which of those rows are in a dataset; group_id: rows of one
+                                  number are no negatives of each other
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ PAIRS = "pairs"
 
 #: The folder of the selections.
 SELECTIONS = "selections"
+
+#: The folder of what probes found about a run's embeddings; like reports, they are made from the rest.
+PROBES = "probes"
+
+#: The column of a selection in which duplicates stay, and of what is packed from it: the number of a row's family.
+GROUP_ID = "group_id"
 
 #: The verdicts of the filters of a run's own recipe on every row.
 FILTER_TABLE = "columns/filter"

@@ -41,8 +41,8 @@ def fit_filter(
     each kind; of the run, the first ones: their order is random (`curation.plan`).
     Raises RecipeError for an unknown embedding, InputError for too few examples.
     """
-    stage = _embedder(recipe, embedding)
-    table = _up_to_date(store, recipe, stage)
+    stage = embedder(recipe, embedding)
+    table = up_to_date(store, recipe, stage)
     chosen = good if good in store.folders(SELECTIONS) else None
     if chosen is None:
         examples = _embedded(stage, itertools.islice(_outside(good), rows))
@@ -61,7 +61,7 @@ def fit_filter(
     return {"path": str(file), **about, **fitted.figures}
 
 
-def _embedder(recipe: Any, name: str) -> Embed:
+def embedder(recipe: Any, name: str) -> Embed:
     stages = {s.given: s for s in recipe.flow().segment("score") if isinstance(s, Embed)}
     if name not in stages:
         raise RecipeError(
@@ -72,7 +72,7 @@ def _embedder(recipe: Any, name: str) -> Embed:
     return stages[name]
 
 
-def _up_to_date(store: Store, recipe: Any, stage: Embed) -> str:
+def up_to_date(store: Store, recipe: Any, stage: Embed) -> str:
     """The table of the run's vectors.  Raises InputError unless all are of the recipe's model as it is today."""
     tables = Tables(recipe.flow(), selection=recipe.deduplicate.name)
     table = tables.named(tables.name_of(stage))

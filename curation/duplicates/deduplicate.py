@@ -107,8 +107,20 @@ def find_losers(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
 
     rows: as for `met_rows`.  The driver gets the same result over a cluster.
     """
+    members = find_members(rows, config=config)
+    return members.filter(members["reason"].is_valid())
+
+
+def find_members(rows: pa.Table, *, config: DeduplicateConfig) -> pa.Table:
+    """Every row that has duplicates, the best of each family too, ordered by shard and row; schema `MEMBERS`.
+
+    rows: as for `met_rows`.
+    """
     kinds = fitted_to(kinds_of(config.resolved(rows.schema.names)), rows)
-    return survivors(found_edges(met_rows(rows, kinds=kinds), kinds=kinds), kinds=kinds)
+    edges = found_edges(met_rows(rows, kinds=kinds), kinds=kinds)
+    return pa.concat_tables([MEMBERS.empty_table(), *families([edges], kinds, 1, InProcess())]).sort_by(
+        [("shard", "ascending"), ("row", "ascending")]
+    )
 
 
 def _rank(kind: Kind, narrow: pa.Table) -> pa.Array:

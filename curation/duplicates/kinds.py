@@ -35,7 +35,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,9 @@ KEYS = pa.schema([("row", pa.int64()), ("key", pa.int64())])
 
 #: What a row of a kind takes that does not say otherwise, in bytes.
 ROW_BYTES = 128
+
+#: The kind of pictures of equal bytes.
+EQUAL_IMAGES = "duplicate_image"
 
 #: The score that needs no column of its own: original width × height.
 PIXELS = "pixels"
@@ -258,6 +261,12 @@ class DeduplicateConfig(Config):
     score: str = Field(
         PIXELS, description="numeric column that ranks duplicates: the highest stays, then the smallest uid"
     )
+    keep: Literal["best", "all"] = Field(
+        "best",
+        description="which rows of a family stay; all: every one, with a column `group_id`, by which training takes "
+        "rows of one family as no negatives of each other; pictures of equal bytes are one family then, whatever kinds "
+        "there are",
+    )
     name: str = Field("default", pattern=r"^[A-Za-z0-9_-]+$", description="name of the selection")
 
     @field_validator("kinds")
@@ -311,7 +320,11 @@ def kinds_of(config: DeduplicateConfig) -> tuple[Kind, ...]:
     """The active kinds, strongest first.  Raises RecipeError for kinds that cannot work, or not together."""
     if not config.enabled:
         return ()
-    kinds = tuple(KINDS.get(chosen.name)(chosen) for chosen in config.kinds)
+    given = config.kinds
+    if config.keep == "all" and all(one.name != EQUAL_IMAGES for one in given):
+        # A group takes the place of the picture's digest in training, so it must not be narrower.
+        given = strongest_first([*given, KINDS.get(EQUAL_IMAGES).Config(name=EQUAL_IMAGES)], "deduplicate.kinds")
+    kinds = tuple(KINDS.get(chosen.name)(chosen) for chosen in given)
     for kind in kinds:
         if is_import_path(kind.config.name):
             _check_made(kind)

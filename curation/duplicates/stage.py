@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 
 from curation.duplicates.kinds import PIXELS, DeduplicateConfig, kinds_of, reads, reasons
+from curation.selection import GROUP, GROUP_ID
 from curation.stage import Column, Stage
 from pairmill.errors import RecipeError, nearest
 from pairmill.layout import SELECTIONS
@@ -16,10 +17,10 @@ class Deduplicate(Stage):
     """Keep the best row, by (score, uid), of each family of duplicates of all active kinds."""
 
     name, segment, table, pool = "deduplicate", "global", SELECTIONS, None
-    adds = (
+    adds: tuple[Column, ...] = (
         Column("keep", pa.bool_(), "whether the row is part of the selection"),
         Column("reason", pa.string(), "why it is not"),
-        Column("duplicate_group", pa.string(), "uid of the best row of its family of duplicates; null without any"),
+        GROUP,
     )
     drops = reasons()
     reads_input = True
@@ -30,11 +31,18 @@ class Deduplicate(Stage):
         self.reads = reads(config)
         #: With those of kinds that are named by their import path.
         self.drops = tuple(dict.fromkeys([*(kind.name for kind in kinds_of(config)), *reasons()]))
+        if self.keeps_all:
+            self.adds = (*type(self).adds, GROUP_ID)
 
     def see(self, columns: Collection[str]) -> None:
         """Fill in what the kinds leave to the columns of the stages before.  Raises RecipeError."""
         self.config = self.config.resolved(columns)
         self.reads = reads(self.config)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether duplicates stay, in groups."""
+        return bool(self.config.enabled and self.config.keep == "all")
 
     @property
     def selection(self) -> str:

@@ -2,5 +2,6 @@
 
 Read in this order: config (what a recipe says), model_source (what its names mean), encoders (open_clip and
 transformers), windows (texts longer than a model's context), vectors (vectors as columns), preparation (one decode for
-several models), stage.
+several models), stage, sampled (a
+sample of a run's vectors), source_probe (can they tell where a picture comes from?).
 """

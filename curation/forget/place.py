@@ -35,6 +35,7 @@ from pairmill.layout import (
     PAIRS,
     PLAN_COPY,
     PLAN_JSON,
+    PROBES,
     RECIPE_COPY,
     RECIPE_FILE,
     SELECTIONS,
@@ -55,6 +56,7 @@ _KNOWN = frozenset(
         *(PLAN, IMAGES, COLUMNS, SELECTIONS, PAIRS, NOTES, JOURNAL, FORGOTTEN_FILE, FORGOTTEN_COPY),
         *(RECIPE_FILE, RECIPE_COPY, CARD, CODE_FILE, MANIFESTS, ".lock"),
         *REPORTS,
+        PROBES,
     }
 )
 

@@ -36,7 +36,7 @@ from curation.results.report import REPORTS, write_report
 from pairmill.damage import DamagedError
 from pairmill.errors import IntegrityError, UserError
 from pairmill.faults import fault_point
-from pairmill.layout import PAIRS
+from pairmill.layout import PAIRS, PROBES
 from pairmill.pending import restore_forgotten
 from pairmill.run_records import read_records
 from pairmill.store import Entry, Store, shard_file
@@ -171,6 +171,9 @@ def complete(store: Store) -> Completed | None:
     began = time.time()
     for name in work["reports"]:
         store.remove(name)
+    # They name groups of rows, such as hosts; the command makes them again.
+    for name in store.names(PROBES):
+        store.remove(f"{PROBES}/{name}")
     fault_point("forget.reports_removed")
     store.sweep(".")
     store.clear_scratch()

@@ -9,7 +9,8 @@ selection read its columns.  `filter.nsfw_head` chooses among `NSFW_HEADS`, whos
 its head once per process, with `loaded`.
 
 Read in this order: this file (the contract), stage (one entry of `score`), linear_layers, outputs and mlp, onnx,
-open_nsfw, learnt_filter.
+open_nsfw, learnt_filter; fitted_tensors, loss_mixture, visual_graph and concept_prototypes (noise scores);
+nearest_clusters.
 """
 
 from __future__ import annotations
@@ -76,6 +77,9 @@ HEADS: Registry[HeadDeclaration] = Registry(
         "mlp": "curation.heads.mlp:Mlp",
         "onnx": "curation.heads.onnx:Onnx",
         "open_nsfw": "curation.heads.open_nsfw:OpenNsfw",
+        "capro": "curation.heads.concept_prototypes:CleanByPrototype",
+        "clusters": "curation.heads.nearest_clusters:NearestClusters",
+        "nevlp": "curation.heads.loss_mixture:NoiseByLoss",
     },
     check=partial(_check_head, "score.NAME"),
 )

@@ -30,7 +30,7 @@ from curation.forget.tombstones import copying
 from curation.results.export_card import features_of, write_export_card
 from pairmill.atomic import unfinished_folder, whole_file
 from pairmill.errors import RunDirError
-from pairmill.layout import PAIRS
+from pairmill.layout import GROUP_ID, PAIRS
 from pairmill.store import Store, shard_file
 
 _BATCH_ROWS = 500
@@ -95,9 +95,9 @@ def export_webdataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_
 def export_img2dataset(store: Store, to: Path | str, *, rows_per_shard: int = 10_000) -> list[Path]:
     """Write 00000.parquet, … into `to`, with the columns of img2dataset's parquet output.
 
-    First the input's own columns, `uid`, `caption` (the best text) and `url`; then `IMG2DATASET`; then the encoded
-    image, in a column named by its format (`jpg`; that of the first picture, if earlier recipes had others).  An input
-    column with one of these names gets the prefix `input_`.
+    First the input's own columns, `uid`, `caption` (the best text), `url`, and `group_id` if the product has it; then
+    `IMG2DATASET`; then the encoded image, in a column named by its format (`jpg`; that of the first picture, if earlier
+    recipes had others).  An input column with one of these names gets the prefix `input_`.
     Returns the files written.  Raises RunDirError if nothing is packed yet or rows are being forgotten, UserError if
     `to` holds something; then nothing is written.
     """
@@ -232,7 +232,8 @@ def _format_of(piece: pa.Table) -> str:
 
 
 def _img2dataset_rows(piece: pa.Table, keys: Sequence[str], image_column: str) -> pa.Table:
-    taken = {"uid", "caption", "url", image_column, *IMG2DATASET.names}
+    own = [name for name in ("uid", "caption", "url", GROUP_ID) if name in piece.schema.names]
+    taken = {*own, image_column, *IMG2DATASET.names}
     columns: dict[str, Any] = {}
     if "input" in piece.schema.names:
         inner = list(piece.schema.field("input").type)
@@ -242,7 +243,7 @@ def _img2dataset_rows(piece: pa.Table, keys: Sequence[str], image_column: str) -
                 name = f"input_{name}"
             taken.add(name)
             columns[name] = pc.struct_field(piece["input"], at)
-    columns |= {name: piece[name] for name in ("uid", "caption", "url")}
+    columns |= {name: piece[name] for name in own}
     made = {"key": pa.array(keys), "status": pa.repeat("success", len(piece))}
     for field in IMG2DATASET:
         values = made.get(field.name, piece[field.name] if field.name in piece.schema.names else None)

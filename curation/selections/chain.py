@@ -46,11 +46,14 @@ def bases_of(name: str, config: SelectionConfig) -> list[str]:
 def expressions_of(name: str, config: SelectionConfig) -> dict[str, Source]:
     """The expressions over columns of a selection, by their key within it."""
     at = f"selections.{name}"
-    over_all = {"where": config.where, "weight": config.weight}
+    over_all = {"where": config.where, "weight": config.weight if isinstance(config.weight, str) else None}
     of_one: dict[str, str | None] = {}
     for key, rule in (("quota", config.quota), ("top", config.top)):
         if rule is not None:
-            of_one |= {f"{key}.per": "host(url)" if rule.per == "host" else rule.per, f"{key}.by": rule.by}
+            of_one |= {f"{key}.per": rule.per, f"{key}.by": rule.by}
+    if config.skew is not None:
+        of_one |= {f"weight.{key}": getattr(config.skew, key) for key in ("of", "per", "by")}
+    of_one = {key: "host(url)" if key.endswith(".per") and text == "host" else text for key, text in of_one.items()}
     found = {key: Source(text, f"{at}.{key}", population=True) for key, text in over_all.items() if text is not None}
     return found | {key: Source(text, f"{at}.{key}") for key, text in of_one.items() if text is not None}
 

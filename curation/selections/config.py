@@ -11,13 +11,14 @@ A selection's rules apply in this order: from, uids, where, dedup, quota, top, b
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig, strongest_first
 from curation.selections.balance_rule import BalanceConfig
 from curation.selections.expression import ALL
+from curation.selections.skew_rule import SkewConfig
 from curation.selections.uids import uids_digest
 from pairmill.config import Config
 from pairmill.errors import RecipeError
@@ -120,6 +121,11 @@ def _spelled_out(value: Any) -> Any:
     return found
 
 
+def _rule_of_weights(value: Any) -> Any:
+    """A mapping as the rule that it must be, so that a mistake is one of its keys."""
+    return SkewConfig.checked(value, at="selections.NAME.weight") if isinstance(value, dict) else value
+
+
 class SelectionConfig(_From):
     """Which rows of a run are in a selection; the rules apply in the order of these keys."""
 
@@ -143,17 +149,22 @@ class SelectionConfig(_From):
         description="kinds of duplicates among the rows so far, of which the best stays: as deduplicate.kinds, or for "
         "short exact, near_image, minhash, semantic",
     )
+    keep: Literal["best", "all"] = Field(
+        "best",
+        description="which rows of a family of `dedup` stay; all: every one, with a column `group_id`, as "
+        "deduplicate.keep",
+    )
     score: str = Field(PIXELS, description="pixels, or a numeric column that ranks duplicates, as deduplicate.score")
     quota: QuotaConfig | None = Field(None, description="cap for each group of rows; null: none")
     top: TopConfig | None = Field(None, description="the best rows; null: all")
     balance: BalanceConfig | None = Field(
         None, description="MetaCLIP's balancing of what captions name, among the rows that are left; null: none"
     )
-    weight: str | None = Field(
+    weight: Annotated[str | SkewConfig | None, BeforeValidator(_rule_of_weights)] = Field(
         None,
-        description="expression for a column `weight` of the rows that stay, as numbers; what is no "
-        "positive finite number becomes 0, a positive one outside float32 (1.4e-45 to 3.4e38) the nearest in it; "
-        "functions over all rows are over those of `from` that `uids` leaves",
+        description="expression, or a rule against skew, for a column `weight` of the rows that stay, as numbers; "
+        "what is no positive finite number becomes 0, a positive one outside float32 (1.4e-45 to 3.4e38) the nearest "
+        "in it; functions over all rows are over those of `from` that `uids` leaves",
     )
 
     @field_validator("dedup")
@@ -184,7 +195,17 @@ class SelectionConfig(_From):
     @property
     def duplicates(self) -> DeduplicateConfig:
         """What its duplicates are, as the deduplicate section says it."""
-        return DeduplicateConfig(enabled=bool(self.dedup), kinds=self.dedup, score=self.score)
+        return DeduplicateConfig(enabled=bool(self.dedup), kinds=self.dedup, score=self.score, keep=self.keep)
+
+    @property
+    def skew(self) -> SkewConfig | None:
+        """The rule against skew, if its weights follow one."""
+        return self.weight if isinstance(self.weight, SkewConfig) else None
+
+    @property
+    def groups(self) -> bool:
+        """Whether the duplicates that it finds stay, in groups."""
+        return bool(self.dedup) and self.keep == "all"
 
 
 def _mapping(value: Any) -> Any:

@@ -28,7 +28,7 @@ def selected_table(tables: Tables, rules: Rules) -> SelectedTable:
     tables: of the run, whatever selection its product is made from.
     """
     flow = tables.flow
-    stage = Select(rules, [other for other in flow.rules if other is not rules], flow.selecting.drops)
+    stage = Select(rules, [other for other in flow.rules if other is not rules], flow.selecting)
     before = flow.before(flow.selecting.name)
     there = {column for name in before for column in flow.named(name).column_names()}
     reads = tables.reads(there & set(rules.columns), "global")

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.duplicates.kinds import reasons
+from curation.duplicates.stage import Deduplicate
 from curation.schema import DROPS, set_columns
-from curation.selection import apply_selection
+from curation.selection import GROUP, GROUP_ID, apply_selection, group_ids_of
 from curation.selections.balance_rule import BALANCE, NO_ENTRY
 from curation.selections.chain import ordered
 from curation.selections.config import Section, SelectionConfig
@@ -36,14 +37,18 @@ class Select(Stage):
     reads_input = True
     Config = SelectionConfig
 
-    def __init__(self, rules: Rules, others: Sequence[Rules] = (), more: Sequence[str] = ()) -> None:
-        """others, more: selections, and reasons of others, that it may take reasons over from."""
+    def __init__(self, rules: Rules, others: Sequence[Rules] = (), given: Deduplicate | Select | None = None) -> None:
+        """others: selections that it may take reasons and groups over from.  given: what makes one more of these."""
         super().__init__(rules.config)
         self.selection = rules.name
         self._take(rules)
-        self.adds = (*_COLUMNS, _WEIGHT) if rules.config.weight is not None else _COLUMNS
+        #: Columns that it takes over from bases that hold all of its rows, with the base.
+        self.taken_over = _taken_over(rules, others, given)
+        own_groups = [GROUP] * bool(rules.config.dedup) + [GROUP_ID] * rules.config.groups
+        groups = [one for one in (GROUP, GROUP_ID) if one in own_groups or one.name in self.taken_over]
+        self.adds = (*_COLUMNS, *groups, *([_WEIGHT] if rules.config.weight is not None else []))
         own = [reason for one in (rules, *others) for reason in one.own_reasons]
-        self.drops = tuple(dict.fromkeys([*type(self).drops, *own, *more]))
+        self.drops = tuple(dict.fromkeys([*type(self).drops, *own, *(given.drops if given is not None else ())]))
 
     def _take(self, rules: Rules) -> None:
         self.rules, self.config = rules, rules.config
@@ -72,6 +77,13 @@ def selected(stage: Select, rows: pa.Table, given: ShardRows, found: Found) -> p
     live, known = np.asarray(pc.is_null(rows["drop_reason"]), np.bool_), {None, *stage.drops}
     reasons[live & [reason not in known for reason in reasons]] = NOT_SELECTED
     made = {"keep": pa.array(staying(reasons)), "reason": pa.array(reasons.tolist(), pa.string())}
+    for name, base in stage.taken_over.items():
+        there = given.bases[base][name].combine_chunks()
+        made[name] = pc.if_else(made["keep"], there, pa.scalar(None, there.type)) if name == GROUP_ID.name else there
+    if stage.rules.config.dedup:
+        made[GROUP.name] = stage.rules.families(given, found)
+    if stage.rules.config.groups:
+        made[GROUP_ID.name] = group_ids_of(rows["uid"], made[GROUP.name], made["keep"])
     if stage.rules.config.weight is not None:
         made["weight"] = stage.rules.weight(given.rows, reasons, found)
     rows = set_columns(rows, made)
@@ -90,16 +102,36 @@ def rules_of(recipe: Mapping[str, Any], given: str) -> tuple[Rules, ...]:
     return tuple(Rules(name, selections[name]) for name in ordered(selections, [given]))
 
 
-def selecting(rules: Sequence[Rules], name: str, key: str, more: Sequence[str] = ()) -> Select:
+def _taken_over(rules: Rules, others: Sequence[Rules], given: Deduplicate | Select | None) -> dict[str, str]:
+    """The columns of groups that a selection does not make itself -> the base that has them."""
+    known = {one.name: one for one in others}
+    made = {GROUP.name: bool(rules.config.dedup), GROUP_ID.name: rules.config.groups}
+    found: dict[str, str] = {}
+    for name in (name for name, own in made.items() if not own):
+        pending = [(base, base) for base in reversed(rules.within)]
+        while pending and name not in found:
+            base, at = pending.pop()
+            if at not in known:
+                has = given is not None and given.selection == at and name in given.column_names()
+            else:
+                config = known[at].config
+                has = bool(config.dedup) if name == GROUP.name else config.groups
+                pending += [(base, one) for one in reversed(known[at].within)] if not has else []
+            if has:
+                found[name] = base
+    return found
+
+
+def selecting(rules: Sequence[Rules], name: str, key: str, given: Deduplicate | None = None) -> Select:
     """The stage of one of the recipe's selections.
 
-    key: of the recipe that names it, for the message.  more: the reasons of the deduplicate section.
+    key: of the recipe that names it, for the message.  given: the deduplicate section.
 
     Raises RecipeError for a name that is none.
     """
     for one in rules:
         if one.name == name:
-            return Select(one, [other for other in rules if other is not one], more)
+            return Select(one, [other for other in rules if other is not one], given)
     known = [one.name for one in rules]
     raise RecipeError(
         f"{key} must name a selection of the recipe",

@@ -33,12 +33,14 @@ from curation.filters.where import (
     compile_where,
     population_calls,
 )
+from curation.selection import groups_of
 from curation.selections.balance_rule import BALANCE, NO_ENTRY, Balance
 from curation.selections.chain import expressions_of
 from curation.selections.config import SelectionConfig
 from curation.selections.cuts import kept_by
-from curation.selections.expression import ALL, Mask, Name, evaluate, names_of, parse_names
+from curation.selections.expression import ALL, And, Mask, Name, evaluate, names_of, parse_names
 from curation.selections.ranking import measured, ranked
+from curation.selections.skew_rule import pair_of, weighed
 from curation.selections.uids import contained, read_uids, uids_digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
 
@@ -58,9 +60,10 @@ class Found:
     """What was found over all shards, so far.
 
     values: a call of a function over all rows -> (group, value), one line for each group.
-    losers: shard -> (row, reason) of the duplicates in it.
+    losers: shard -> (row, reason, survivor) of the rows in it that have duplicates; reason is null for one that stays.
     quota, top: cuts (`curation.selections.cuts`).
     balance: language -> the probability of each entry of the metadata.
+    skew: the weight of each concept and attribute (`curation.selections.skew_rule`).
     """
 
     values: Mapping[str, pa.Table] = field(default_factory=dict)
@@ -68,6 +71,7 @@ class Found:
     quota: pa.Table | None = None
     top: pa.Table | None = None
     balance: Mapping[str, Floats] | None = None
+    skew: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,12 @@ class Rules:
         return [name for name in names_of(self._tree) if name != ALL]
 
     @property
+    def within(self) -> list[str]:
+        """Those of its bases that hold all of its rows."""
+        parts = self._tree.parts if isinstance(self._tree, And) else (self._tree,)
+        return [part.name for part in parts if isinstance(part, Name) and part.name != ALL]
+
+    @property
     def columns(self) -> list[str]:
         """The columns that its rules read, by their names in expressions, sorted."""
         found = {name for source in self._expressions.values() for name in columns_of(source)}
@@ -122,7 +132,7 @@ class Rules:
     def of_all(self) -> bool:
         """Whether what becomes of a row may depend on other rows."""
         config = self.config
-        return bool(config.dedup or config.quota or config.top or config.balance or self.calls)
+        return bool(config.dedup or config.quota or config.top or config.balance or config.skew or self.calls)
 
     @cached_property
     def calls(self) -> dict[str, tuple[Source, ast.Call]]:
@@ -137,7 +147,7 @@ class Rules:
     @property
     def own_reasons(self) -> tuple[str, ...]:
         """Every reason for which its own steps may leave a row out."""
-        kinds = [kind.name for kind in kinds_of(self.config.duplicates)]
+        kinds = [] if self.config.groups else [kind.name for kind in kinds_of(self.config.duplicates)]
         found = [NOT_SELECTED, WHERE if self.config.where is not None else None, *kinds]
         found += [key for key in (QUOTA, TOP) if getattr(self.config, key)]
         found += [BALANCE, NO_ENTRY] if self.config.balance is not None else []
@@ -224,7 +234,7 @@ class Rules:
         if step == "where" and "where" in self._expressions:
             kept = self._evaluated("where", rows, found)
             return {WHERE: ~np.asarray(pc.fill_null(kept, False), np.bool_)}
-        if step == "dedup" and found.losers is not None:
+        if step == "dedup" and found.losers is not None and not self.config.groups:
             return _lost(found.losers(given.shard), live)
         if step == BALANCE and self.balance is not None and found.balance is not None:
             return self.balance.left_out(rows, live, found.balance)
@@ -237,10 +247,18 @@ class Rules:
 
         What is no positive finite number is 0; one that float32 does not reach is its largest or smallest.
         """
-        values = np.asarray(pc.fill_null(self._evaluated("weight", rows, found), 0.0), np.float64)
+        if found.skew is not None:
+            values = weighed(self._pairs(rows), found.skew)
+        else:
+            values = np.asarray(pc.fill_null(self._evaluated("weight", rows, found), 0.0), np.float64)
         reached = np.clip(values, _LEAST_WEIGHT, _LARGEST_WEIGHT).astype(np.float32)
         good = np.where(np.isfinite(values) & (values > 0), reached, np.float32(0))
         return pa.array(good, pa.float32(), mask=~staying(reasons))
+
+    def families(self, given: ShardRows, found: Found) -> pa.Array:
+        """`duplicate_group` [rows]: of the duplicates that its own rule finds."""
+        nothing = pa.nulls(len(given.rows), pa.string())
+        return nothing if found.losers is None else groups_of(found.losers(given.shard), len(given.rows))
 
     # What is found over all shards
 
@@ -258,6 +276,30 @@ class Rules:
         if self.balance is None:
             raise IntegrityError(f"selection {self.name} has no rule balance")
         return self.balance.counted(given.rows, staying(self.reasons(given, found, BALANCE)))
+
+    def skewed(self, given: ShardRows, found: Found, cuts: pa.Table | None = None) -> pa.Table:
+        """The rows that stay and count for the rule against skew, as `RANKED`, their group that of `pair_of`.
+
+        cuts: only the first rows of each concept.
+        """
+        rows = given.rows.filter(pa.array(staying(self.reasons(given, found))))
+        pairs = self._pairs(rows)
+        rows = rows.filter(pairs.is_valid())
+        if cuts is not None:
+            first = pa.array(kept_by(self._ranked("weight", rows), cuts))
+            rows = rows.filter(first)
+        return ranked(pa.chunked_array([self._pairs(rows)]), None, rows["uid"])
+
+    def of_concepts(self, given: ShardRows, found: Found) -> pa.Table:
+        """The same rows as `RANKED`, their group their concept, the first by the rule's `by`."""
+        rows = given.rows.filter(pa.array(staying(self.reasons(given, found))))
+        return self._ranked("weight", rows.filter(self._pairs(rows).is_valid()))
+
+    def _pairs(self, rows: pa.Table) -> pa.Array:
+        if self.config.skew is None:
+            raise IntegrityError(f"selection {self.name} has no rule against skew")
+        concept = self._evaluated("weight.per", rows, Found()) if "weight.per" in self._expressions else None
+        return pair_of(concept, self._evaluated("weight.of", rows, Found()), self.config.skew.desired)
 
     def competing(self, step: str, given: ShardRows, found: Found) -> pa.Table:
         """The rows among which quota or top choose, as `ranking.RANKED`."""
@@ -283,7 +325,7 @@ class Rules:
 def _compiler(key: str) -> Callable[..., Callable[..., pa.ChunkedArray]]:
     if key == "where":
         return compile_where
-    return compile_group if key.endswith(".per") else compile_number
+    return compile_group if key.endswith((".per", ".of")) else compile_number
 
 
 def _one(values: pa.Table, at: pa.Scalar) -> pa.Scalar:
@@ -293,6 +335,7 @@ def _one(values: pa.Table, at: pa.Scalar) -> pa.Scalar:
 
 def _lost(losers: pa.Table, live: Mask) -> dict[str, Mask]:
     """Mask of the duplicates by kind.  Raises IntegrityError for one that was left out before."""
+    losers = losers.filter(losers["reason"].is_valid())
     at, why = losers["row"].to_numpy(), _objects(losers["reason"])
     if not live[at].all():
         raise IntegrityError("a duplicate must be one of the rows that were compared")

@@ -16,12 +16,14 @@ from curation.selections.config import QuotaConfig, TopConfig
 from curation.selections.cuts import Ints, Limits, Passes, Wanted, find_cuts, find_sizes
 from curation.selections.expression import Mask
 from curation.selections.ranking import value_of
+from curation.selections.skew_rule import SkewConfig, weights_of
 from curation.selections.steps import QUOTA, TOP, Found, Rules, ShardRows, staying
 
 #: What reads a shard.
 Load = Callable[[int], ShardRows]
 
-#: Who takes part in which shard (mask of its rows) -> the duplicates in each shard (row, reason).
+#: Who takes part in which shard (mask of its rows) -> the rows of each shard that have duplicates (row, reason,
+#: survivor).
 Losers = Callable[[Callable[[int], Mask]], Callable[[int], pa.Table]]
 
 
@@ -47,7 +49,25 @@ def find(rules: Rules, passes: Passes, load: Load, losers: Losers, *, rows: int,
         chosen = found
         mentions = passes.shuffled(lambda shard: rules.mentions(load(shard), chosen), added, MENTIONS)
         found = replace(found, balance=rules.balance.found(mentions))
+    if rules.config.skew is not None:
+        found = replace(found, skew=_skew(rules, rules.config.skew, found, passes, load, rows, limits))
     return found
+
+
+def _skew(
+    rules: Rules, rule: SkewConfig, found: Found, passes: Passes, load: Load, rows: int, limits: Limits | None
+) -> pa.Table:
+    """The weight of each concept and attribute."""
+    everywhere = find_sizes(passes, lambda shard: rules.skewed(load(shard), found))
+    first = everywhere
+    if (k := rule.rows) is not None:
+
+        def wanted(size: Ints, _: int) -> Ints:
+            return np.minimum(size, k)
+
+        cuts = find_cuts(passes, lambda shard: rules.of_concepts(load(shard), found), wanted, rows=rows, limits=limits)
+        first = find_sizes(passes, lambda shard: rules.skewed(load(shard), found, cuts))
+    return weights_of(first, everywhere, rule)
 
 
 def _value(rules: Rules, text: str, passes: Passes, load: Load, rows: int, limits: Limits | None) -> pa.Table:

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -147,6 +147,148 @@ def fit_filter(
         low, high = done["auc_95"]
         say(f"area under the ROC curve {done['auc']:.3f} ({low:.3f} to {high:.3f}) on held-out pairs")
         say(f"cosine alone {done['cosine_auc']:.3f}; head: {done['path']}, card beside it")
+
+    finish(job, as_json, show)
+
+
+@app.command("fit-noise")
+def fit_noise(
+    run: Run,
+    embedding: Annotated[str, typer.Option("--embedding", help="name in the section embed of the run's recipe")],
+    score: Annotated[
+        Literal["nevlp", "capro"],
+        typer.Option("--score", help="nevlp: by the contrastive loss; capro: by prototypes of what captions are about"),
+    ],
+    to: Annotated[Path, typer.Option("--to", help="the .safetensors file to write or replace", show_default=False)],
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="most pairs of the sample; nevlp: 100,000; capro: 16,384")
+    ] = None,
+    selection: Annotated[str | None, typer.Option("--selection", help="of the run: draw from its rows alone")] = None,
+    references: Annotated[
+        int | None, typer.Option("--references", min=1, help="nevlp: pairs in every softmax (1,024)")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=1e-4, help="nevlp: of the softmax (0.01, CLIP's)")
+    ] = None,
+    concepts: Annotated[
+        int | None, typer.Option("--concepts", min=2, help="capro: clusters of captions (one for each 256 pairs)")
+    ] = None,
+    neighbours: Annotated[
+        int | None, typer.Option("--neighbours", min=1, help="capro: pictures that complete a caption (5)")
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="capro: pairs that make a prototype (50)")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="decides which pairs are drawn")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit a head of `score` that says how likely a pair is noise, to a sample of the run."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.fit_noise import fit_noise as run_job
+
+        file = local_target(to).absolute()
+        check_suffix(file, ".safetensors")
+        store, _ = selected_run(run)
+        check_outside(store, file)
+        store, recipe = opened_run(run)
+        keys = {"references": references, "temperature": temperature}
+        keys |= {"concepts": concepts, "neighbours": neighbours, "top": top}
+        return run_job(store, recipe, embedding, score, file, rows=rows, seed=seed, selection=selection, **keys)
+
+    def show(done: dict[str, Any]) -> None:
+        if done["score"] == "nevlp":
+            low, high = done["mean_loss"]
+            say(f"mean loss of clean pairs {low:.3f} and of noise {high:.3f}; {done['share'][1]:.1%} are noise")
+        else:
+            say(f"prototypes of {counted(done['concepts'], 'concept')} from {counted(done['pairs'], 'pair')}")
+        say(f"head: {done['path']}; use it as score: {{NAME: {{name: {done['score']}, weights: {done['path']}}}}}")
+
+    finish(job, as_json, show)
+
+
+@app.command("fit-clusters")
+def fit_clusters(
+    run: Run,
+    embedding: Annotated[str, typer.Option("--embedding", help="name in the section embed of the run's recipe")],
+    to: Annotated[Path, typer.Option("--to", help="the .safetensors file to write or replace", show_default=False)],
+    clusters: Annotated[
+        int | None, typer.Option("--clusters", min=1, help="find about so many centroids in the run")
+    ] = None,
+    centroids: Annotated[
+        Path | None, typer.Option("--centroids", help="take these instead: .npy, [clusters, numbers of a vector]")
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            "--references",
+            help="embeddings of a reference set, which makes clusters near: .npy, Parquet, a run's columns/embed-NAME",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="most rows of the sample; 64 a cluster, 262,144 at most")
+    ] = None,
+    selection: Annotated[str | None, typer.Option("--selection", help="of the run: draw from its rows alone")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="decides which rows are drawn")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit a head of `score` that gives a picture's cluster, and whether a reference set is near to it."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.fit_clusters import fit_clusters_of
+
+        file = local_target(to).absolute()
+        check_suffix(file, ".safetensors")
+        taken, near = (None if one is None else one.absolute() for one in (centroids, references))
+        store, _ = selected_run(run)
+        check_outside(store, file)
+        store, recipe = opened_run(run)
+        return fit_clusters_of(
+            *(store, recipe, embedding, file),
+            clusters=clusters,
+            centroids=taken,
+            references=near,
+            rows=rows,
+            seed=seed,
+            selection=selection,
+        )
+
+    def show(done: dict[str, Any]) -> None:
+        near = f", {done['near']:,} of them near to {counted(done['references'], 'reference')}"
+        say(f"{counted(done['clusters'], 'cluster')}{near if done['references'] else ''}: {done['path']}")
+
+    finish(job, as_json, show)
+
+
+@app.command("probe-source")
+def probe_source(
+    run: Run,
+    embedding: Annotated[str, typer.Option("--embedding", help="name in the section embed of the run's recipe")],
+    by: Annotated[
+        str,
+        typer.Option("--by", help="the groups: a column, an expression, or host; of the list: input.NAME"),
+    ] = "source",
+    selection: Annotated[str | None, typer.Option("--selection", help="of the run: ask about its rows alone")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="most rows of the sample")] = 50_000,
+    groups: Annotated[int, typer.Option("--groups", min=2, help="most groups: the largest are told apart")] = 10,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**31 - 2, help="decides which rows are drawn, and held out")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say whether the source of pictures can be told from their embeddings, by a linear probe on held-out rows."""
+
+    def job() -> dict[str, Any]:
+        from pipelines.probe_source import probe_source as run_job
+
+        store, recipe = opened_run(run)
+        return run_job(store, recipe, embedding, by, selection=selection, rows=rows, groups=groups, seed=seed)
+
+    def show(done: dict[str, Any]) -> None:
+        low, high = done["accuracy_95"]
+        say(
+            f"the probe names {done['by']} of {done['accuracy']:.1%} of held-out rows ({low:.1%} to {high:.1%}); "
+            f"by chance {done['chance']:.1%}: it {'can' if done['tells'] else 'cannot'} tell"
+        )
+        say(f"written to {done['path']}")
 
     finish(job, as_json, show)
 

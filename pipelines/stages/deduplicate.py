@@ -139,7 +139,8 @@ class SelectStage:
     def __call__(self, rows: pa.Table) -> pa.Table:
         began = self._reporter.begin()
         fault_point("barrier.select")
-        chosen = selection_rows(rows, self._families.of(rows["_shard"][0].as_py()))
+        keep = "all" if self._stage.keeps_all else "best"
+        chosen = selection_rows(rows, self._families.of(rows["_shard"][0].as_py()), keep=keep)
         rows = set_columns(rows, {name: chosen[name] for name in self._stage.column_names()})
         dropped = apply_selection(rows, self._stage.name, self._stage.drops)
         rows = set_columns(rows, {name: dropped[name] for name in DROPS})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from curation.filters.stage import input_columns
@@ -26,7 +25,7 @@ from pairmill.faults import fault_point
 from pairmill.layout import SELECTIONS
 from pairmill.store import Store, shard_file
 from pipelines.barrier import PARTITION_ROWS, brought_together, over_shards
-from pipelines.stages.deduplicate import Families, losers_over
+from pipelines.stages.deduplicate import losers_over
 from pipelines.stages.reporting import Reporter
 
 _KEPT = ("keep", "reason")
@@ -96,31 +95,24 @@ class SelectionOver:
                 *(store, shards, rows, made.reads, rules.config.duplicates),
                 taking_part=lambda shard: pa.array(among(shard)),
             )
-            return _Lost(families)
+            return families.of
 
         return ray.put(find(rules, RayPasses(shards, rows), load, losers, rows=rows))
 
 
-class _Lost:
-    """The rows of each shard that better duplicates replace."""
+def shard_rows(
+    store: Store, rules: Rules, shard: int, rows: pa.Table, taken_over: Mapping[str, str] | None = None
+) -> ShardRows:
+    """The rows of a shard as rules take them.
 
-    def __init__(self, families: Families) -> None:
-        self._families = families
-
-    def __call__(self, shard: int) -> pa.Table:
-        members = self._families.of(shard)
-        return members.filter(pc.is_valid(members["reason"])).select(["row", "reason"])
-
-
-def shard_rows(store: Store, rules: Rules, shard: int, rows: pa.Table) -> ShardRows:
-    """The rows of a shard as rules take them.  rows: of the plan, with the columns that the rules read.
-
+    rows: of the plan, with the columns that the rules read.  taken_over: further columns -> the base that has them.
     Raises DamagedError for a base that holds other rows than the plan.
     """
     bases = {}
     for name in rules.bases:
         table = f"{SELECTIONS}/{name}"
-        loaded = store.load(table, shard, ["uid", *_KEPT])
+        more = [column for column, base in (taken_over or {}).items() if base == name]
+        loaded = store.load(table, shard, ["uid", *_KEPT, *more])
         if not loaded["uid"].equals(rows["uid"]):
             raise damaged(store.path(shard_file(table, shard)), "it holds other rows than the plan")
         bases[name] = loaded
@@ -139,7 +131,8 @@ class SelectionStage:
         fault_point("select.shard")
         began = time.perf_counter() if self._reporter is None else self._reporter.begin()
         found: Found = ray.get(self._found)
-        given = shard_rows(self._store, self._stage.rules, rows["_shard"][0].as_py(), rows)
+        shard = rows["_shard"][0].as_py()
+        given = shard_rows(self._store, self._stage.rules, shard, rows, self._stage.taken_over)
         rows = selected(self._stage, rows, given, found)
         rows = add_seconds(rows, self._stage.name, time.perf_counter() - began)
         return rows if self._reporter is None else self._reporter.end(rows)

@@ -170,12 +170,16 @@ def shard_with(store: Store, fate: str) -> int:
 
 
 def commit_pairs(
-    store: Store, tables: Mapping[int, pa.Table], config: PackConfig, selection: str = "selections/default"
+    store: Store,
+    tables: Mapping[int, pa.Table],
+    config: PackConfig,
+    selection: str = "selections/default",
+    carried: Mapping[str, Column] = _FLOW.carried,
 ) -> None:
-    """Pack shards (of all steps before) into parts."""
+    """Pack shards (of all steps before) into parts.  carried: the columns that stages carry into them."""
     kept = {shard: sum(store.load(selection, shard)["keep"].to_pylist()) for shard in tables}
     for part in cut_parts(kept, config.rows_per_part):
-        packed = [pack_rows(tables[shard], config, "jpg", product_columns(_FLOW.carried)) for shard in part.shards]
+        packed = [pack_rows(tables[shard], config, "jpg", product_columns(carried)) for shard in part.shards]
         store.commit(PAIRS, part.number, "0" * 16, pa.concat_tables(packed), {}, row_group_rows=config.row_group_rows)
 
 

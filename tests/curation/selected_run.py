@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import yaml
 from run_fixture import commit_pairs, make_run, write_record
 
-from curation.duplicates.deduplicate import find_losers, scores
+from curation.duplicates.deduplicate import find_members, scores
 from curation.filters.stage import input_columns
 from curation.flow import Tables, flow_of
 from curation.pack import PackConfig
@@ -58,7 +58,7 @@ def selected_run(folder: Path, selections: Mapping[str, Any], packed: str | None
         found = read_shard(store, Work(shard, dict.fromkeys(reads, "")), reads)
         made_by = flow.selecting
         rows[shard] = apply_selection(found, made_by.name, made_by.drops, flow.after(made_by.name))
-    commit_pairs(store, rows, PackConfig(rows_per_part=9, row_group_rows=4), tables.selection)
+    commit_pairs(store, rows, PackConfig(rows_per_part=9, row_group_rows=4), tables.selection, flow.carried)
     write_record(store, finished=True)
     return store
 
@@ -94,8 +94,8 @@ def make(store: Store, recipe: Mapping[str, Any], rules: Rules) -> list[int]:
             here.append(set_columns(rows, {**places, "score": scores(rows, rules.config.score)}))
             here[-1] = here[-1].select(["uid", "shard", "row", "score", "sha256", "caption"])
             here[-1] = here[-1].filter(pa.array(np.asarray(among(shard))))
-        lost = find_losers(pa.concat_tables(here), config=rules.config.duplicates)
-        return lambda shard: lost.filter(pc.equal(lost["shard"], shard)).select(["row", "reason"])
+        lost = find_members(pa.concat_tables(here), config=rules.config.duplicates)
+        return lambda shard: lost.filter(pc.equal(lost["shard"], shard))
 
     work = outstanding(store, [table], shards, given)
     found = find(rules, StorePasses(shards), load, losers, rows=10_000)

@@ -55,6 +55,13 @@ REASONS = {
         "pillow": "Recaption declares it",
         **dict.fromkeys(("aiohttp", "torch", "transformers"), "the server runs the model"),
     },
+    **{
+        f"{name} head": {
+            **dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
+            **dict.fromkeys(("scipy", "torch"), "fits heads; the content of the file is part of the key"),
+        }
+        for name in ("capro", "clusters", "nevlp")
+    },
     "mlp head": dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
     "onnx head": {
         **dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),

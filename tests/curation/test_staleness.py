@@ -113,7 +113,7 @@ EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
 
 #: The keys that heads must have; their files are not read.
 HEAD: dict[str, dict[str, Any]] = {
-    "mlp": {"embedding": "NAME", "weights": str(VIT)},
+    **{name: {"embedding": "NAME", "weights": str(VIT)} for name in ("mlp", "nevlp", "capro", "clusters")},
     "onnx": {"model": str(VIT), "size": 32},
 }
 
@@ -144,6 +144,10 @@ CHANGES: dict[str, Change] = {
     "score.NAME{mlp}.embedding": head("mlp")("other"),
     "score.NAME{mlp}.weights": head("mlp")("{model}"),
     **{f"score.NAME{{mlp}}.{key}": head("mlp")(value) for key, value in MLP.items()},
+    **{f"score.NAME{{{name}}}.embedding": head(name)("other") for name in ("nevlp", "capro", "clusters")},
+    **{f"score.NAME{{{name}}}.weights": head(name)("{model}") for name in ("nevlp", "capro", "clusters")},
+    "score.NAME{capro}.temperature": head("capro")(0.2),
+    "score.NAME{capro}.relabel": head("capro")(0.7),
     "score.NAME{onnx}.model": head("onnx")("{model}"),
     **{f"score.NAME{{onnx}}.{key}": head("onnx")(value) for key, value in ONNX.items()},
     "score.NAME{onnx}.batch_size": head("onnx", stale=False)(2),
@@ -222,6 +226,7 @@ CHANGES: dict[str, Change] = {
     "deduplicate.kinds[]{semantic_duplicate}.keep": selected("hard"),
     "deduplicate.kinds[]{semantic_duplicate}.seed": selected(3),
     "deduplicate.score": selected("entropy"),
+    "deduplicate.keep": makes("selections/default", "pairs")("all"),
     # A selection of another name is another table, and what is made from it is made from that.
     "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
     # Captions.  A key of one engine is `engine{name}.key`.
@@ -281,6 +286,7 @@ CHANGES: dict[str, Change] = {
     "selections.NAME.uid_column": one_selection("sha256", uids="{uids}"),
     "selections.NAME.where": one_selection("width > 3"),
     "selections.NAME.dedup": one_selection(["exact"]),
+    "selections.NAME.keep": one_selection("all", dedup=["exact"]),
     "selections.NAME.score": one_selection("entropy", dedup=["exact"]),
     **{
         f"selections.NAME.{rule}.{key}": one_selection(value, **{rule: {"rows": 3, "per": "language"}})
@@ -293,6 +299,11 @@ CHANGES: dict[str, Change] = {
     },
     **{f"selections.NAME.{rule}": one_selection({"rows": 3, "per": "language"}) for rule in ("quota", "top")},
     "selections.NAME.weight": one_selection("1"),
+    **{
+        f"selections.NAME.weight.{key}": one_selection(value, weight={"of": "language", "rows": 9})
+        for key, value in {"of": "width", "per": "host", "by": "width", "rows": 7, "strength": 0.5, "most": 3.0}.items()
+    },
+    "selections.NAME.weight.desired": one_selection("overall", weight={"of": "language"}),
     "selections.NAME.balance": one_selection({"metadata": str(PHRASES)}),
     "selections.NAME.balance.metadata": one_selection("{words}", balance={"metadata": str(PHRASES)}),
     **{

@@ -181,3 +181,37 @@ def test_the_command_fits_a_filter_to_a_selection_of_the_run(job: Job, monkeypat
     assert report["complete"]
     scored = pq.read_table(sorted((job.folder / "fitted" / "pairs").glob("part-*.parquet")))["good"]
     assert scored.null_count == 0 and pc.max(scored).as_py() <= 1
+
+
+@pytest.mark.ray
+def test_commands_fit_noise_and_clusters_and_probe_the_source(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = job.embed("vit")
+    curate(job.recipe("noise", embed=embed))
+    store = Store(str(job.folder / "noise"))
+
+    def command(*given: str) -> dict[str, Any]:
+        monkeypatch.setattr(output, "_stdout", said := io.StringIO())
+        done = CliRunner().invoke(app, [given[0], store.uri, "--embedding", "vit", *given[1:], "--json"])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(said.getvalue())
+        return found
+
+    files = {name: str(job.folder / f"{name}.safetensors") for name in ("nevlp", "capro", "clusters")}
+    rows = command("fit-noise", "--score", "nevlp", "--to", files["nevlp"])["pairs"]
+    assert rows >= 50
+    assert command("fit-noise", "--score", "capro", "--concepts", "3", "--to", files["capro"])["pairs"] == rows
+    references = str(job.folder / "noise" / "columns" / "embed-vit")
+    given = ("fit-clusters", "--clusters", "7", "--references", references, "--to", files["clusters"])
+    assert command(*given)["references"] == rows
+    probe = command("probe-source", "--by", "width > 0 and contains(caption, 'a')")
+    assert {one["name"] for one in probe["groups"]} == {"true", "false"} and 0 <= probe["accuracy"] <= 1
+    assert (job.folder / "noise" / "probes" / "source-vit.json").is_file()
+
+    before = tables(store)
+    score = {name: {"name": name, "embedding": "vit", "weights": file} for name, file in files.items()}
+    assert curate(job.recipe("noise", embed=embed, score=score))["complete"]
+    assert changed(before, tables(store)) == {*(f"columns/score-{name}" for name in files), "pairs"}
+    pairs = pq.read_table(sorted((job.folder / "noise" / "pairs").glob("part-*.parquet")))
+    assert all(pairs[name].null_count == 0 for name in ("nevlp", "nevlp_loss", "capro", "capro_concept", "clusters"))
+    assert pc.all(pairs["clusters_near"]).as_py()  # the references are the run itself
+    assert 0 <= pc.min(pairs["nevlp"]).as_py() <= pc.max(pairs["capro"]).as_py() <= 1

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import fasttext
+import fasttext_new
 import numpy as np
 import pyarrow as pa
 import pytest
 from layouts import LocalPasses
 
+from curation.duplicates.families import MEMBERS
 from curation.filters.rules import filter_rows
+from curation.filters.where import compile_where
 from curation.selections.steps import Found, Rules, ShardRows, staying
 from curation.selections.whole_run import find
 from pairmill.packages import package_file
@@ -112,17 +115,86 @@ def test_datacomp_clip30_keeps_the_pairs_of_datacomps_threshold() -> None:
     assert staying(rules.reasons(given, found)).tolist() == (scores >= threshold).tolist()
 
 
+def in_run(name: str, rows: pa.Table) -> dict[str, pa.Table]:
+    """What a recipe's filter leaves, and each of its selections: uid, keep, reason and weight."""
+    recipe = load_recipe(FOLDER / f"{name}.yaml")
+    made = filter_rows(rows, config=recipe.filter)
+    found: dict[str, pa.Table] = {"": made}
+    for rules in recipe.flow().rules:
+        given = ShardRows(0, made, {base: found[base] for base in rules.bases})
+
+        def nobody(among: Any) -> Any:
+            return lambda shard: MEMBERS.empty_table()
+
+        cuts = find(rules, LocalPasses(1), lambda shard, given=given: given, nobody, rows=len(made))  # type: ignore[misc]
+        reasons = rules.reasons(given, cuts)
+        columns: dict[str, Any] = {"uid": made["uid"], "keep": staying(reasons)}
+        columns["reason"] = pa.array(reasons.tolist(), pa.string())
+        if rules.config.weight is not None:
+            columns["weight"] = rules.weight(made, reasons, cuts)
+        found[rules.name] = pa.table(columns)
+    return found
+
+
+def uids(table: pa.Table) -> set[str]:
+    return set(table.filter(table["keep"])["uid"].to_pylist())
+
+
+def test_datacomp_image_based(rows: pa.Table) -> None:
+    rng = np.random.default_rng(7)
+    scores, near = rng.normal(0.25, 0.05, ROWS).astype(np.float32), rng.random(ROWS) < 0.4
+    given = rows.append_column("score_l14", pa.array(scores)).append_column("cluster_near", pa.array(near))
+    threshold = -np.sort(-scores)[int(ROWS * 0.3)]
+    image_based, best = set(), set()
+    for row in given.to_pylist():
+        text = row["alt"]
+        if english(text) and len(fasttext_new.tokenize(text)) > 1 and len(text) > 5 and row["cluster_near"]:
+            image_based.add(row["uid"])
+        if row["score_l14"] >= threshold:
+            best.add(row["uid"])
+    made = in_run("datacomp-image-based", given)
+    assert ROWS / 50 < len(image_based) < ROWS / 2
+    assert uids(made["image_based"]) == image_based
+    assert uids(made["clip30"]) == best
+    assert uids(made["datacomp1b"]) == image_based & best
+
+
+def test_tokens_are_counted_as_fasttext_does() -> None:
+    words = load_recipe(FOLDER / "datacomp-image-based.yaml").selections["captions"].where or ""
+    draw = random.Random(2)
+    alphabet = ["a", "b", " ", "\n", "\t", "\v", "\f", "\r", "\u00a0", "\u2003", "\x1f", "\x85", "好"]
+    given = ["".join(draw.choices(alphabet, k=draw.randint(6, 9))) for _ in range(4000)]
+    given += [f"{space}{word}{other}" for word in ("abcdef", "ab好def") for space in alphabet for other in alphabet]
+    made = pa.table({"alt": given, "language": ["en"] * len(given)})
+    found = compile_where(words, made.schema)(made).to_pylist()
+    assert found == [len(text) > 5 and len(fasttext_new.tokenize(text)) > 1 for text in given]
+
+
+def test_m2_encoder(rows: pa.Table) -> None:
+    made = in_run("m2-encoder", rows.append_column("score_clip", rows["score_b32"]))
+    language = dict(zip(made[""]["uid"].to_pylist(), made[""]["language"].to_pylist(), strict=True))
+    expected = set()
+    for row in rows.to_pylist():
+        sides = row["original_width"], row["original_height"]
+        if len(row["alt"]) >= 5 and max(sides) / min(sides) <= 3.0 and row["score_b32"] >= 0.25:
+            expected |= {row["uid"]} if language[row["uid"]] in ("en", "zh") else set()
+    assert ROWS / 50 < len(expected) < ROWS
+    assert uids(made["m2"]) == expected
+    sums = {"en": 0.0, "zh": 0.0}
+    for row in made["m2"].filter(made["m2"]["keep"]).to_pylist():
+        sums[language[row["uid"]]] += row["weight"]
+    assert sums["en"] == pytest.approx(sums["zh"], rel=1e-5) and min(sums.values()) > 0
+
+
 def test_every_published_recipe_says_what_it_cannot_reproduce() -> None:
     files = sorted(FOLDER.glob("*.yaml"))
-    assert len(files) == 8
+    assert len(files) == 10
     for file in files:
         assert "What cannot be reproduced:" in file.read_text(encoding="utf-8")
         assert load_recipe(file).flow().order[0] == "plan"
 
 
 def test_words_are_what_str_split_finds(tmp_path: Path) -> None:
-    from curation.filters.where import compile_where
-
     given = pa.table({"alt": pa.array(["a b", "", " ", "a\u00a0b\x1fc\x85d", None, "x"])})
     found = compile_where("words(alt) > 1", given.schema)(given).to_pylist()
     assert found == [True, False, False, True, None, False]

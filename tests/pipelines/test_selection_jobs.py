@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from pipelines.recipe import CurateRecipe, load_recipe, parse_recipe
 from pipelines.selecting import select_in
 from pipelines.stages.select import RayPasses
 from pipelines.sweep import make_selections
+from training.data.source import open_source
 from tune.recipe import SweepRecipe
 
 pytestmark = pytest.mark.ray
@@ -47,6 +48,12 @@ SELECTIONS: dict[str, Any] = {
         "weight": "1 / count(by=language)",
     },
     "rest": "default & ~few",
+    "together": {"dedup": ["exact", {"name": "near_image", "max_distance": 3}], "keep": "all"},
+    "within": {
+        "from": "together",
+        "where": "sharpness > quantile(sharpness, 0.2)",
+        "weight": {"of": "input.group", "per": "language", "by": "entropy", "rows": 60, "most": 3.0},
+    },
 }
 
 
@@ -148,6 +155,47 @@ def test_the_rows_are_those_of_the_rules(run: Selected) -> None:
     weights = dict(zip(few["uid"].to_pylist(), few["weight"].to_pylist(), strict=True))
     assert all(weights[row["uid"]] == np.float32(1 / sizes[row["language"]]) for row in chosen)
     assert kept["rest"] == [d and not f for d, f in zip(kept["default"], kept["few"], strict=True)]
+
+
+def test_duplicates_that_stay_are_in_groups_that_training_reads(run: Selected) -> None:
+    store = run.store
+    base, together, within = (loaded(store, name) for name in ("base", "together", "within"))
+    planned = pa.concat_tables([store.load("columns/filter", n, ["drop_reason"]) for n in sorted(store.index("plan"))])
+    assert together["keep"].to_pylist() == planned["drop_reason"].is_null().to_pylist()
+    assert together["duplicate_group"].equals(base["duplicate_group"]) and base["duplicate_group"].null_count < 240
+    families: dict[int, list[bool]] = defaultdict(list)
+    for row, stays in zip(together.to_pylist(), base["keep"].to_pylist(), strict=True):
+        if row["keep"]:
+            families[row["group_id"]].append(stays)
+    # One row of each is what the selection without duplicates keeps.
+    assert {sum(kept) for kept in families.values()} == {1} and max(map(len, families.values())) > 1
+    known = {row["uid"]: row["group_id"] for row in together.to_pylist() if row["keep"]}
+    source = open_source(store.uri, "within")
+    rows = pa.concat_tables([source.read(piece) for piece in range(source.pieces)])
+    kept = within.filter(within["keep"])
+    assert rows["uid"].to_pylist() == kept["uid"].to_pylist()
+    expected = [known[uid] for uid in kept["uid"].to_pylist()]
+    assert rows["group_id"].to_pylist() == kept["group_id"].to_pylist() == expected
+
+
+def test_weights_against_skew_are_those_of_the_definition(run: Selected) -> None:
+    store = run.store
+    within = loaded(store, "within")
+    rows = [row for row, keep in zip(columns(store), within["keep"].to_pylist(), strict=True) if keep]
+    weights = within["weight"].drop_null().to_pylist()
+    values = {row["group"] for row in rows}
+    by_language: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_language[row["language"]].append(row)
+    share = {}
+    for language, some in by_language.items():
+        first = sorted(some, key=lambda row: (-row["entropy"], row["uid"]))[:60]
+        share |= {(language, value): sum(r["group"] == value for r in first) / len(first) for value in values}
+    expected = []
+    for row in rows:
+        odds = 1 / len(values) / max(share[row["language"], row["group"]], 1e-9)
+        expected.append(min(3.0, max(1 / 3, odds)))
+    assert weights == pytest.approx(expected, rel=1e-6) and len(set(weights)) > 2
 
 
 def selection_files(store: Store) -> dict[str, tuple[int, bytes]]:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from pairmill.config import digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
-from pairmill.layout import FILTER_TABLE, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts, select_stage
+from pairmill.layout import FILTER_TABLE, GROUP_ID, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts, select_stage
 from pairmill.pending import refuse_pending
 from pairmill.store import Entry, Store, shard_file
 from pairmill.uris import Found, filesystem_of
+from training.data import column_forms
 from training.data.parquet import ParquetSource
 from training.data.sample import group_ids, samples
 
@@ -115,9 +116,10 @@ class SelectionSource:
     def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
         """Rows [start, stop) of the rows kept of a shard, as SAMPLE columns."""
         shard = int(self._shards[piece])
-        chosen = self._store.load(self._selection, shard, ["uid", "keep"])
+        grouped = GROUP_ID in self._store.schema(shard_file(self._selection, shard)).names
+        chosen = self._store.load(self._selection, shard, ["uid", "keep", *([GROUP_ID] if grouped else [])])
         kept = pc.indices_nonzero(chosen["keep"]).slice(start, None if stop is None else stop - start)
-        rows = chosen.select(["uid"]).take(kept)
+        rows = chosen.drop_columns(["keep"]).take(kept)
         for name, there in self._tables.items():
             if there[piece]:
                 loaded = self._store.load(name, shard, ["uid", *self._reads[name]]).take(kept)
@@ -129,7 +131,7 @@ class SelectionSource:
                     rows = rows.append_column(column, loaded[column])
         sources = [name for name in ("caption", "language", "recaptions", "translations") if name in rows.schema.names]
         texts = [row_texts(row) for row in rows.select(sources).to_pylist()]
-        ids = group_ids(rows["sha256"].to_pylist())
+        ids = column_forms.groups(rows[GROUP_ID]) if grouped else group_ids(rows["sha256"].to_pylist())
         return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
 
     def weights(self, column: str) -> NDArray[np.float64]:

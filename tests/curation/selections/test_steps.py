@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import LocalPasses, divided, layouts
 
-from curation.duplicates.deduplicate import find_losers, scores
+from curation.duplicates.deduplicate import find_members, scores
 from curation.schema import set_columns
 from curation.selections.chain import ordered
 from curation.selections.config import Section
@@ -49,8 +49,8 @@ def select(shards: Sequence[pa.Table], section: dict[str, Any], limits: Limits |
                 }
                 score = {"score": scores(rows, rules.config.score)}
                 here.append(set_columns(rows, {**places, **score}).filter(pa.array(among(shard))))
-            lost = find_losers(pa.concat_tables(here), config=rules.config.duplicates)
-            return lambda shard: lost.filter(pc.equal(lost["shard"], shard)).select(["row", "reason"])
+            lost = find_members(pa.concat_tables(here), config=rules.config.duplicates)
+            return lambda shard: lost.filter(pc.equal(lost["shard"], shard))
 
         found = find(rules, LocalPasses(len(shards)), load, losers, rows=sum(map(len, shards)), limits=limits)
         made[name], out[name] = [], {}

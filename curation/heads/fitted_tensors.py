@@ -1,0 +1,76 @@
+"""Files of heads that are fitted to a sample of a run: tensors, and what they are, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pairmill.atomic import whole_file
+from pairmill.errors import RecipeError
+
+#: The key of the file's metadata that says what head it is of, and how it was fitted.
+_METADATA = "pairmill_fitted"
+
+
+class Tensors(NamedTuple):
+    """arrays: by name.  about: how they were fitted, as plain data."""
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    about: Mapping[str, Any]
+
+
+def save_tensors(file: Path, head: str, arrays: Mapping[str, npt.NDArray[Any]], about: Mapping[str, Any]) -> None:
+    """Write what a head of this name loads, whole or not at all; equal contents are equal files.  Raises OSError."""
+    from safetensors.numpy import save
+
+    said = json.dumps({"head": head, **about}, sort_keys=True)
+    content = save({name: np.ascontiguousarray(one) for name, one in arrays.items()}, metadata={_METADATA: said})
+    with whole_file(file, fault="fit.file") as stream:
+        stream.write(content)
+
+
+def load_tensors(file: Path, head: str, shapes: Mapping[str, tuple[int | str, ...]]) -> Tensors:
+    """What `save_tensors` wrote.
+
+    shapes: of each array; a word stands for any length, and for the same one everywhere.
+    Raises RecipeError for a file of another head, or of none.
+    """
+    try:
+        from safetensors import safe_open
+
+        with safe_open(file, "np") as opened:
+            about = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
+    except Exception as error:  # headers and paths each fail in their own way
+        first = (str(error).splitlines() or [""])[0]
+        raise _refused(file, head, f"{type(error).__name__}: {first}") from error
+    if not isinstance(about, dict) or about.get("head") != head:
+        raise _refused(file, head, f"it is of the head {about.get('head') if isinstance(about, dict) else None!r}")
+    _check_shapes(file, head, arrays, shapes)
+    return Tensors(arrays, about)
+
+
+def _check_shapes(
+    file: Path, head: str, arrays: Mapping[str, npt.NDArray[Any]], shapes: Mapping[str, Sequence[int | str]]
+) -> None:
+    lengths: dict[str, int] = {}
+    for name, shape in shapes.items():
+        found = arrays.get(name)
+        good = found is not None and found.ndim == len(shape) and bool(np.isfinite(found).all())
+        for wanted, length in zip(shape, found.shape if found is not None and good else (), strict=False):
+            good &= length > 0 and length == (lengths.setdefault(wanted, length) if isinstance(wanted, str) else wanted)
+        if not good:
+            raise _refused(file, head, f"{name} is {'missing' if found is None else f'{found.dtype} {found.shape}'}")
+
+
+def _refused(file: Path, head: str, why: str) -> RecipeError:
+    return RecipeError(
+        f"score.NAME.weights of a head {head} must be a file of `pairmill fit-noise --score {head}`",
+        value=f"{file}: {why}",
+        fix="correct the path, or fit it again",
+    )
