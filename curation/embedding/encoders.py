@@ -31,7 +31,6 @@ from pairmill.towers.architecture import resolve_architecture, resolve_weights
 from pairmill.towers.build import build_model, image_size, image_statistics
 from pairmill.towers.config import ModelConfig
 from pairmill.towers.embed import embed_images, embed_texts
-from pairmill.towers.encode import encode_text, needs_full_length
 from pairmill.towers.tokenizer import open_tokenizer
 
 #: The keys of a training recipe, which the towers' errors name -> those of `embed`.
@@ -130,16 +129,8 @@ class OpenClipEncoder:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """As `DualEncoder.texts`."""
-        return embed_texts(
-            lambda tokens_BL: encode_text(self._model, tokens_BL),
-            self._tokenize,
-            texts,
-            pad_id=self._tokenize.pad_id,
-            pad_to=self._tokenize.context_length if needs_full_length(self._model) else None,
-            batch_size=self._batch_size,
-            device=self._device,
-            autocast=self._autocast,
-        ).cpu()
+        how: dict[str, Any] = {"batch_size": self._batch_size, "device": self._device, "autocast": self._autocast}
+        return embed_texts(self._model, self._tokenize, texts, **how).cpu()
 
     def too_long(self, texts: list[str]) -> list[bool]:
         """As `DualEncoder.too_long`."""
