@@ -168,19 +168,29 @@ class Tables:
     """The tables of a flow, in the order in which rows pass them, as the store keys them."""
 
     def __init__(
-        self, flow: Flow, *, selection: str, beside: bool = False, keyed: bool = True, lenient: bool = False
+        self,
+        flow: Flow,
+        *,
+        selection: str,
+        beside: bool = False,
+        keyed: bool = True,
+        lenient: bool = False,
+        identified: Mapping[str, Any] | None = None,
     ) -> None:
         """selection: its name.
 
         beside: the selection has its own narrow tables (`columns/filter-NAME`), so that the run's stay unchanged.
         keyed: whether shards get keys, for which models are looked up; reading needs no keys.
         lenient: a table whose key cannot be made, because a model or file is missing, gets one that no shard has.
+        identified: the `identities` of stages that are known already.
         Raises UserError if a stage's model cannot be found, unless lenient.
         """
         self.flow, self.keyed, self._lenient = flow, keyed, lenient
         self.unkeyed: dict[str, UserError] = {}  #: table -> why its key cannot be made
         self.selection = f"{SELECTIONS}/{selection}"
         self._names: dict[str, str] = {}
+        #: Stage -> plain data that decides what it makes, with its model's revision, for which files are read whole.
+        self.identities: dict[str, Any] = dict(identified or {})
         #: Stage -> digest of its identity and of its model's revision.
         self.made_by: dict[str, str] = {}
         for stage in flow.stages:
@@ -243,12 +253,25 @@ class Tables:
         if not self.keyed:
             return []
         try:
-            return [[stage.identity(), stage.revision(), *_own_source(stage), *_version(stage)] for stage in stages]
+            return [self._identified(stage) for stage in stages]
         except UserError as error:
             if not self._lenient:
                 raise
             self.unkeyed[table] = error
             return None
+
+    def _identified(self, stage: Stage) -> Any:
+        if stage.name not in self.identities:
+            found = [stage.identity(), stage.revision(), *_own_source(stage), *_version(stage)]
+            self.identities[stage.name] = found
+        return self.identities[stage.name]
+
+    def through(self, flow: Flow, selection: str) -> Tables:
+        """The tables where rows pass through another selection of the same recipe; what is keyed is not keyed again.
+
+        flow: of the recipe with that selection.
+        """
+        return Tables(flow, selection=selection, keyed=self.keyed, identified=self.identities)
 
     def of(self, segment: Segment) -> tuple[Table, ...]:
         """The tables that a segment writes."""

@@ -88,7 +88,7 @@ class Job:
         self.plain = tables
         if isinstance(self.flow.selecting, Select):
             name = recipe.deduplicate.name
-            self.plain = Tables(recipe.flow(name), selection=name, keyed=tables.keyed)
+            self.plain = tables.through(recipe.flow(name), name)
         self.pools, self.board, self.journal, self.actors = pools, board, journal, actors
         self.input_type = input_type(store, planned.inputs[-1])
         name_run(store.uri)
