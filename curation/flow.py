@@ -48,7 +48,7 @@ class Flow:
         Raises RecipeError for two stages or two columns of one name, for a column that no stage before adds, and for a
         place in which a stage could not run.
         """
-        self.stages = tuple(_in_order([stage for stage in stages if stage.active]))
+        self.stages = tuple(_in_order(_active(stages)))
         self._by_name: dict[str, Stage] = {}
         self.owners: dict[str, str] = {}  #: column -> the table that it is committed to
         self.columns: dict[str, Column] = {}  #: every column, in flow order
@@ -394,6 +394,12 @@ def _own_source(stage: Stage) -> list[Any]:
 def _version(stage: Stage) -> list[int]:
     """The version of a stage that was corrected since its first one."""
     return [stage.version] if stage.version > 1 else []
+
+
+def _active(stages: Iterable[Stage]) -> list[Stage]:
+    active = [stage for stage in stages if stage.active]
+    there = {stage.name for stage in active}
+    return [stage for stage in active if not stage.only_with or there & {*stage.only_with}]
 
 
 def _in_order(stages: Sequence[Stage]) -> list[Stage]:

@@ -205,7 +205,8 @@ class Job:
 
     def _run(self, segment: Segment, tables: Sequence[Table], work: list[Work]) -> None:
         """Run the stages of some tables of a segment over outstanding shards, and sweep what killed writers left."""
-        names = {table.name for table in tables}
+        # What is committed everywhere needs nothing to be read for it: pictures, for new captions.
+        names = {table.name for table in tables if any(table.name not in one.fresh for one in work)}
         stages = [s for s in self.flow.segment(segment) if self.tables.name_of(s) in names and not s.within]
         wanted = [name for s in stages for name in (*s.reads, *s.optional, *reads_for_reuse(s))]
         reads, prepare = self._reads(wanted, segment)
