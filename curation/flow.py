@@ -17,6 +17,7 @@ from curation.duplicates.stage import Deduplicate
 from curation.own_stage import RESERVED_BEGINNINGS, RESERVED_ENDS, STREAMED, check_places, own_stage
 from curation.pack import Pack
 from curation.schema import DROPS
+from curation.selections.late import late_selections, require_early
 from curation.selections.stage import Select, rules_of, selecting
 from curation.selections.steps import Rules
 from curation.stage import SEGMENTS, Column, NamedStage, Segment, Stage
@@ -71,6 +72,11 @@ class Flow:
                 self.columns[column.name] = column
                 self.owners[column.name] = stage.table_name
         self.rules = tuple(one.seeing(self.columns) for one in rules)
+        written = [stage for stage in self.stages if stage.segment == "rewrite"]
+        #: Column -> the stage that makes it for the rows of the product's selection alone.
+        self.made_later = {column: stage.name for stage in written for column in stage.column_names()}
+        #: The selections that read such columns, which are made after them.
+        self.late = late_selections(self.rules, self.made_later)
         check_places(self.stages)
         for stage in self.stages:
             stage.inner = tuple(other for other in self.stages if other.within == stage.name)
@@ -98,9 +104,13 @@ class Flow:
             stage.check({**own, **types, **listed})
             if stage.segment == "global":
                 for rules in self.rules:
-                    rules.check({**own, **types, **listed})
+                    if rules.name not in self.late:
+                        rules.check({**own, **types, **listed})
             self._check_reads(stage, {**own, **types, **listed})
             types |= {column.name: column.type for column in stage.adds}
+        for rules in self.rules:
+            if rules.name in self.late:
+                rules.check({**own, **types, **listed})
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -341,7 +351,10 @@ def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
         select = selecting(rules, packed, "pack.selection", deduplicate.drops)
         ours = [select if isinstance(stage, Deduplicate) else stage for stage in ours]
     own = [own_stage(given) for given in recipe.get("stages") or ()]
-    return Flow([*ours, *chosen, *own], rules)
+    flow = Flow([*ours, *chosen, *own], rules)
+    if selection is None:
+        require_early(flow.selecting.selection, rules, flow.made_later)
+    return flow
 
 
 def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:

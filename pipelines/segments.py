@@ -278,13 +278,20 @@ class Job:
                 self._write(rows, [selected])
             self.store.sweep(selected.name)
 
-    def select(self, rules: Sequence[Rules] | None = None) -> None:
-        """Make the selections that are missing or stale.  rules: each after its bases; None: those of the recipe."""
-        chosen = self.flow.rules if rules is None else rules
-        if not chosen:
+    def select(self, *, late: bool = False) -> None:
+        """Make the recipe's selections that are missing or stale.
+
+        late: those that read what is made after the barrier (`curation.selections.late`); else the others.
+        """
+        chosen = [one for one in self.flow.rules if (one.name in self.flow.late) == late]
+        self.select_by(chosen, "select-late" if late else "select")
+
+    def select_by(self, rules: Sequence[Rules], segment: str = "select") -> None:
+        """Make selections that are missing or stale.  rules: each after its bases.  segment: for the journal."""
+        if not rules:
             return
-        with self.journal.segment("select"):
-            for one in chosen:
+        with self.journal.segment(segment):
+            for one in rules:
                 self._select(one)
 
     def _select(self, rules: Rules) -> None:

@@ -181,3 +181,57 @@ def test_the_command_fits_a_filter_to_a_selection_of_the_run(job: Job, monkeypat
     assert report["complete"]
     scored = pq.read_table(sorted((job.folder / "fitted" / "pairs").glob("part-*.parquet")))["good"]
     assert scored.null_count == 0 and pc.max(scored).as_py() <= 1
+
+
+@pytest.mark.ray
+def test_texts_that_models_write_are_scored_beside_and_again_when_they_change(job: Job) -> None:
+    written = {"recaption.enabled": True, "translate.enabled": True}
+    embed = job.embed("vit", "clip")
+    report = curate(job.recipe("written", embed=embed, **written))
+    assert report["complete"]
+    names = [s["name"] for s in report["stages"]]
+    assert names[-5:] == ["recaption", "translate", "embed_texts-clip", "embed_texts-vit", "pack"]
+    assert all(s["rows_in"] == s["rows_kept"] for s in report["stages"][-4:]), "no row is dropped"
+    store = Store(str(job.folder / "written"))
+    first, asked = tables(store), job.asked()
+    files = {p: p.stat().st_mtime_ns for p in (job.folder / "written" / "images").rglob("*.parquet")}
+    pairs = pq.read_table(sorted((job.folder / "written" / "pairs").glob("part-*.parquet")))
+    rows = pairs.select(["texts", "score_vit", "score_vit_texts", "score_vit_recaption"]).to_pylist()
+    for row in rows:
+        assert len(row["texts"]) == len(row["score_vit_texts"]) and row["score_vit_texts"][0] == row["score_vit"]
+        by_model = [
+            s for t, s in zip(row["texts"], row["score_vit_texts"], strict=True) if t["kind"] in ("short", "long")
+        ]
+        assert row["score_vit_recaption"] == max(by_model, default=None)
+    assert any(len(row["texts"]) > 2 for row in rows)
+    for shard in store.index("columns/embed_texts-vit"):
+        pictures = store.load("columns/embed-vit", shard)["image_embedding_vit"].to_pylist()
+        found = store.load("columns/embed_texts-vit", shard).to_pylist()
+        for picture, row in zip(pictures, found, strict=True):
+            for vector, score in zip(
+                row["written_embedding_vit"] or (), (row["score_vit_texts"] or ())[1:], strict=True
+            ):
+                one, other = (np.array(each, np.float64) for each in (picture, vector))
+                cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+                assert score == pytest.approx(cosine, abs=2e-3)
+
+    # A selection over what was written later is made after it; nothing else is.
+    median = {"from": "default", "where": "score_vit_recaption > quantile(score_vit_recaption, 0.5)"}
+    curate(job.recipe("written", embed=embed, selections={"fits": median}, **written))
+    assert changed(first, tables(store)) == set()
+    there = sorted(row["score_vit_recaption"] for row in rows if row["score_vit_recaption"] is not None)
+    kept = [m["stages"]["select"]["rows_kept"] for m in store.manifests("selections/fits")]
+    assert sum(kept) == sum(one > there[-(-len(there) // 2) - 1] for one in there) > 0
+
+    prompts = {"short": "Say what it is."}
+    other = {**written, "recaption.prompts": prompts, "selections": {"fits": median}}
+    curate(job.recipe("written", embed=embed, **other), yes=True)
+    second = tables(store)
+    assert changed(first, second) == {
+        *("columns/recaption", "columns/translate", "columns/embed_texts-clip", "columns/embed_texts-vit", "pairs"),
+    }
+    swapped = {**job.embed("clip"), "vit": job.embed("other")["other"]}
+    curate(job.recipe("written", embed=swapped, **other), yes=True)
+    assert changed(second, tables(store)) == {"columns/embed-vit", "columns/embed_texts-vit", "pairs"}
+    assert job.asked() == asked, "nothing was fetched"
+    assert files == {p: p.stat().st_mtime_ns for p in (job.folder / "written" / "images").rglob("*.parquet")}
