@@ -17,6 +17,7 @@ from curation.duplicates.stage import Deduplicate
 from curation.own_stage import RESERVED_BEGINNINGS, RESERVED_ENDS, STREAMED, check_places, own_stage
 from curation.pack import Pack
 from curation.schema import DROPS
+from curation.selections.late import late_selections, require_early
 from curation.selections.stage import Select, rules_of, selecting
 from curation.selections.steps import Rules
 from curation.stage import SEGMENTS, Column, NamedStage, Segment, Stage
@@ -50,7 +51,7 @@ class Flow:
         Raises RecipeError for two stages or two columns of one name, for a column that no stage before adds, and for a
         place in which a stage could not run.
         """
-        self.stages = tuple(_in_order([stage for stage in stages if stage.active]))
+        self.stages = tuple(_in_order(_active(stages)))
         self._by_name: dict[str, Stage] = {}
         self.owners: dict[str, str] = {}  #: column -> the table that it is committed to
         self.columns: dict[str, Column] = {}  #: every column, in flow order
@@ -73,6 +74,11 @@ class Flow:
                 self.columns[column.name] = column
                 self.owners[column.name] = stage.table_name
         self.rules = tuple(one.seeing(self.columns) for one in rules)
+        written = [stage for stage in self.stages if stage.segment == "rewrite"]
+        #: Column -> the stage that makes it for the rows of the product's selection alone.
+        self.made_later = {column: stage.name for stage in written for column in stage.column_names()}
+        #: The selections that read such columns, which are made after them.
+        self.late = late_selections(self.rules, self.made_later)
         check_places(self.stages)
         for stage in self.stages:
             stage.inner = tuple(other for other in self.stages if other.within == stage.name)
@@ -100,9 +106,13 @@ class Flow:
             stage.check({**own, **types, **listed})
             if stage.segment == "global":
                 for rules in self.rules:
-                    rules.check({**own, **types, **listed})
+                    if rules.name not in self.late:
+                        rules.check({**own, **types, **listed})
             self._check_reads(stage, {**own, **types, **listed})
             types |= {column.name: column.type for column in stage.adds}
+        for rules in self.rules:
+            if rules.name in self.late:
+                rules.check({**own, **types, **listed})
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -170,19 +180,29 @@ class Tables:
     """The tables of a flow, in the order in which rows pass them, as the store keys them."""
 
     def __init__(
-        self, flow: Flow, *, selection: str, beside: bool = False, keyed: bool = True, lenient: bool = False
+        self,
+        flow: Flow,
+        *,
+        selection: str,
+        beside: bool = False,
+        keyed: bool = True,
+        lenient: bool = False,
+        identified: Mapping[str, Any] | None = None,
     ) -> None:
         """selection: its name.
 
         beside: the selection has its own narrow tables (`columns/filter-NAME`), so that the run's stay unchanged.
         keyed: whether shards get keys, for which models are looked up; reading needs no keys.
         lenient: a table whose key cannot be made, because a model or file is missing, gets one that no shard has.
+        identified: the `identities` of stages that are known already.
         Raises UserError if a stage's model cannot be found, unless lenient.
         """
         self.flow, self.keyed, self._lenient = flow, keyed, lenient
         self.unkeyed: dict[str, UserError] = {}  #: table -> why its key cannot be made
         self.selection = f"{SELECTIONS}/{selection}"
         self._names: dict[str, str] = {}
+        #: Stage -> plain data that decides what it makes, with its model's revision, for which files are read whole.
+        self.identities: dict[str, Any] = dict(identified or {})
         #: Stage -> digest of its identity and of its model's revision.
         self.made_by: dict[str, str] = {}
         for stage in flow.stages:
@@ -245,12 +265,25 @@ class Tables:
         if not self.keyed:
             return []
         try:
-            return [[stage.identity(), stage.revision(), *_own_source(stage), *_version(stage)] for stage in stages]
+            return [self._identified(stage) for stage in stages]
         except UserError as error:
             if not self._lenient:
                 raise
             self.unkeyed[table] = error
             return None
+
+    def _identified(self, stage: Stage) -> Any:
+        if stage.name not in self.identities:
+            found = [stage.identity(), stage.revision(), *_own_source(stage), *_version(stage)]
+            self.identities[stage.name] = found
+        return self.identities[stage.name]
+
+    def through(self, flow: Flow, selection: str) -> Tables:
+        """The tables where rows pass through another selection of the same recipe; what is keyed is not keyed again.
+
+        flow: of the recipe with that selection.
+        """
+        return Tables(flow, selection=selection, keyed=self.keyed, identified=self.identities)
 
     def of(self, segment: Segment) -> tuple[Table, ...]:
         """The tables that a segment writes."""
@@ -320,7 +353,10 @@ def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
         select = selecting(rules, packed, "pack.selection", deduplicate)
         ours = [select if isinstance(stage, Deduplicate) else stage for stage in ours]
     own = [own_stage(given) for given in recipe.get("stages") or ()]
-    return Flow([*ours, *chosen, *own], rules)
+    flow = Flow([*ours, *chosen, *own], rules)
+    if selection is None:
+        require_early(flow.selecting.selection, rules, flow.made_later)
+    return flow
 
 
 def _configured(kind: type[Stage], recipe: Mapping[str, Any]) -> Stage:
@@ -373,6 +409,12 @@ def _own_source(stage: Stage) -> list[Any]:
 def _version(stage: Stage) -> list[int]:
     """The version of a stage that was corrected since its first one."""
     return [stage.version] if stage.version > 1 else []
+
+
+def _active(stages: Iterable[Stage]) -> list[Stage]:
+    active = [stage for stage in stages if stage.active]
+    there = {stage.name for stage in active}
+    return [stage for stage in active if not stage.only_with or there & {*stage.only_with}]
 
 
 def _in_order(stages: Sequence[Stage]) -> list[Stage]:

@@ -39,7 +39,7 @@ def was_there(table: str) -> str:
 
 def decided_by(stage: Stage) -> tuple[str, ...]:
     """The columns that decide a stage's result for a row."""
-    names = [*stage.reads, *stage.optional]
+    names = stage.decided_by if stage.decided_by is not None else (*stage.reads, *stage.optional)
     return tuple(dict.fromkeys(name for n in names for name in (PICTURE if n == "image" else (n,))))
 
 

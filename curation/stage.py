@@ -128,6 +128,10 @@ class Stage:
     shards_at_once: ClassVar[int] = 1
     #: Stages before it whose configuration it needs; the flow puts them into `others`.
     looks_at: ClassVar[tuple[str, ...]] = ()
+    #: Stages of which one at least must be in the recipe for it to be there too; none: it does not depend on others.
+    only_with: ClassVar[tuple[str, ...]] = ()
+    #: What decides a row's result, if that is less than what it reads; `image` stands for what a picture follows from.
+    decided_by: ClassVar[tuple[str, ...] | None] = None
     #: Whether `reads` may also name columns of the input list, which only `check` can know.
     reads_input: ClassVar[bool] = False
     #: Raised when the code is corrected so that what earlier versions made must be made again; it is part of the key.
@@ -300,13 +304,20 @@ class NamedStage(Stage):
     Entry: ClassVar[Any] = None
     #: The section in words.
     meaning: ClassVar[str]
+    #: What the names of its stages begin with; default: the section.
+    prefix: ClassVar[str] = ""
 
     def __init__(self, config: Any, given: str) -> None:
         """given: the name in the recipe."""
         super().__init__(config)
         #: The name that the user gave it, which its columns have.
         self.given = given
-        self.name = f"{self.section_name()}-{given}"
+        self.name = self.stage_name(given)
+
+    @classmethod
+    def stage_name(cls, given: str) -> str:
+        """The name of the stage of an entry."""
+        return f"{cls.prefix or cls.section_name()}-{given}"
 
     @classmethod
     def configured(cls, given: Any, *, at: str) -> Any:

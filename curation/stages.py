@@ -23,10 +23,12 @@ STAGES: Registry[type[Stage]] = Registry(
 
 
 #: Sections of any number of stages, by names that the recipe chooses; their stages come after ours of their segment.
+#: An entry of `embed` makes two stages.
 SECTIONS: Registry[type[NamedStage]] = Registry(
     "stages",
     {
         "embed": "curation.embedding.stage:Embed",
+        "embed_texts": "curation.embedding.generated_texts:EmbedTexts",
         "score": "curation.heads.stage:Score",
     },
 )

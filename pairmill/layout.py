@@ -48,6 +48,26 @@ def filter_table(selection: str) -> str:
     return f"{FILTER_TABLE}-{selection}"
 
 
+def text_scores_column(encoder: str) -> str:
+    """The column of how well a dual encoder of the recipe finds that each of a row's texts fits: as `row_texts`."""
+    return f"{score_column(encoder)}_texts"
+
+
+def score_column(encoder: str) -> str:
+    """The column of how well a dual encoder of the recipe finds that a row's caption, its first text, fits."""
+    return f"score_{encoder}"
+
+
+def text_scores_table(encoder: str) -> str:
+    """The table of the scores of texts that models wrote."""
+    return f"columns/embed_texts-{encoder}"
+
+
+def score_table(encoder: str) -> str:
+    """The table of the scores of captions."""
+    return f"columns/embed-{encoder}"
+
+
 #: Where a text comes from.
 TEXT_KINDS = ("alt", "short", "long", "rewritten", "translated")
 

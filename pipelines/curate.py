@@ -5,7 +5,8 @@
     score:    the stages that the recipe names     -> columns/<stage>/
     barrier:  deduplicate                          -> selections/<name>/
     select:   the selections that the recipe names -> selections/<name>/ of each
-    rewrite:  recaption, translate                 -> columns/recaption/, columns/translate/
+    rewrite:  recaption, translate, embed_texts    -> columns/<stage>/
+    select:   those that read what is rewritten    -> selections/<name>/ of each
     pack                                           -> pairs/
     report                                         -> report.json, report.html
 
@@ -151,6 +152,7 @@ def _job(
             job.deduplicate()
             job.select()
             job.stream("rewrite")
+            job.select(late=True)
             job.pack()
 
         try:
@@ -268,7 +270,7 @@ def select_rules(recipe: CurateRecipe, rules: Sequence[Rules], *, command: str =
 
         def work() -> None:
             job = Job(recipe, store, planned, tables, pools, board, journal, actors, yes=True, other_code=True)
-            job.select(rules)
+            job.select_by(rules)
 
         _healed(store, work, set(), board, recipe, yes=False)
 

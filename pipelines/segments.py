@@ -88,7 +88,7 @@ class Job:
         self.plain = tables
         if isinstance(self.flow.selecting, Select):
             name = recipe.deduplicate.name
-            self.plain = Tables(recipe.flow(name), selection=name, keyed=tables.keyed)
+            self.plain = tables.through(recipe.flow(name), name)
         self.pools, self.board, self.journal, self.actors = pools, board, journal, actors
         self.input_type = input_type(store, planned.inputs[-1])
         name_run(store.uri)
@@ -205,7 +205,8 @@ class Job:
 
     def _run(self, segment: Segment, tables: Sequence[Table], work: list[Work]) -> None:
         """Run the stages of some tables of a segment over outstanding shards, and sweep what killed writers left."""
-        names = {table.name for table in tables}
+        # What is committed everywhere needs nothing to be read for it: pictures, for new captions.
+        names = {table.name for table in tables if any(table.name not in one.fresh for one in work)}
         stages = [s for s in self.flow.segment(segment) if self.tables.name_of(s) in names and not s.within]
         wanted = [name for s in stages for name in (*s.reads, *s.optional, *reads_for_reuse(s))]
         reads, prepare = self._reads(wanted, segment)
@@ -277,13 +278,20 @@ class Job:
                 self._write(rows, [selected])
             self.store.sweep(selected.name)
 
-    def select(self, rules: Sequence[Rules] | None = None) -> None:
-        """Make the selections that are missing or stale.  rules: each after its bases; None: those of the recipe."""
-        chosen = self.flow.rules if rules is None else rules
-        if not chosen:
+    def select(self, *, late: bool = False) -> None:
+        """Make the recipe's selections that are missing or stale.
+
+        late: those that read what is made after the barrier (`curation.selections.late`); else the others.
+        """
+        chosen = [one for one in self.flow.rules if (one.name in self.flow.late) == late]
+        self.select_by(chosen, "select-late" if late else "select")
+
+    def select_by(self, rules: Sequence[Rules], segment: str = "select") -> None:
+        """Make selections that are missing or stale.  rules: each after its bases.  segment: for the journal."""
+        if not rules:
             return
-        with self.journal.segment("select"):
-            for one in chosen:
+        with self.journal.segment(segment):
+            for one in rules:
                 self._select(one)
 
     def _select(self, rules: Rules) -> None:

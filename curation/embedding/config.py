@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,11 @@ class EmbedConfig(Placement):
         description="hub branch, tag or commit of a model of transformers; for its folder, the digest of the content "
         "that it must have; null: main, or any content",
     )
+    texts: Literal["all", "caption"] = Field(
+        "all",
+        description="which texts are embedded and scored; all: the caption and, once they are written, captions and "
+        "translations of models, in a table of their own; caption: the caption alone",
+    )
     long_texts: Literal["truncate", "windows"] = Field(
         "truncate",
         description="texts longer than the model's context; truncate: the rest is cut off, as the published thresholds "
@@ -51,3 +56,7 @@ class EmbedConfig(Placement):
         description="torch device; auto: the GPU that Ray gave the actor, or else the CPU",
         json_schema_extra=EXECUTION,
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Without `texts`, which says whether there is a second table and nothing about what either holds."""
+        return {name: value for name, value in super().identity().items() if name != "texts"}

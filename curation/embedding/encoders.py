@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +31,6 @@ from pairmill.towers.architecture import resolve_architecture, resolve_weights
 from pairmill.towers.build import build_model, image_size, image_statistics
 from pairmill.towers.config import ModelConfig
 from pairmill.towers.embed import embed_images, embed_texts
-from pairmill.towers.encode import encode_text, needs_full_length
 from pairmill.towers.tokenizer import open_tokenizer
 
 #: The keys of a training recipe, which the towers' errors name -> those of `embed`.
@@ -130,16 +129,10 @@ class OpenClipEncoder:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """As `DualEncoder.texts`."""
-        return embed_texts(
-            lambda tokens_BL: encode_text(self._model, tokens_BL),
-            self._tokenize,
-            texts,
-            pad_id=self._tokenize.pad_id,
-            pad_to=self._tokenize.context_length if needs_full_length(self._model) else None,
-            batch_size=self._batch_size,
-            device=self._device,
-            autocast=self._autocast,
-        ).cpu()
+        how: dict[str, Any] = {"device": self._device, "autocast": self._autocast}
+        return _halved(
+            self._batch_size, lambda size: embed_texts(self._model, self._tokenize, texts, batch_size=size, **how).cpu()
+        )
 
     def too_long(self, texts: list[str]) -> list[bool]:
         """As `DualEncoder.too_long`."""
@@ -186,12 +179,15 @@ class TransformersEncoder:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """As `DualEncoder.texts`."""
+        return _halved(self._batch_size, lambda size: self._in_batches(texts, size))
+
+    def _in_batches(self, texts: Sequence[str], batch_size: int) -> Tensor:
         order = sorted(range(len(texts)), key=lambda at: (len(texts[at]), at))
         found = []
         with torch.inference_mode():
-            for first in range(0, len(order), self._batch_size):
+            for first in range(0, len(order), batch_size):
                 made = self._tokenizer(
-                    [texts[at] for at in order[first : first + self._batch_size]],
+                    [texts[at] for at in order[first : first + batch_size]],
                     truncation=True,
                     max_length=self._context,
                     padding="max_length" if self._whole else True,
@@ -205,6 +201,18 @@ class TransformersEncoder:
         """As `DualEncoder.too_long`."""
         made = self._tokenizer(texts, truncation=True, max_length=self._context, padding=False)["input_ids"]
         return [len(ids) >= self._context for ids in made]
+
+
+def _halved(size: int, work: Callable[[int], Tensor]) -> Tensor:
+    """What `work` makes with batches of a size, which is halved when memory runs out."""
+    while True:
+        try:
+            return work(size)
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+            torch.cuda.empty_cache()
+            size = max(1, size // 2)
 
 
 def _unit(found: Any) -> Tensor:

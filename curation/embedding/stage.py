@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,67 +10,42 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.embedding.config import EmbedConfig
-from curation.embedding.model_source import source_of
+from curation.embedding.encoder_stage import EncoderStage
 from curation.embedding.preparation import Preparation, stacked, with_pixels
-from curation.embedding.vectors import vector_column, vector_type
-from curation.embedding.windows import in_windows
+from curation.embedding.text_vectors import text_vectors
+from curation.embedding.vectors import vector_column
 from curation.schema import set_columns
-from curation.stage import Column, NamedStage, Runtime, live_mask
-from pairmill.errors import IntegrityError, RecipeError, UserError, reworded
+from curation.stage import Column, live_mask
 from pairmill.faults import fault_point
+from pairmill.layout import score_column
 
 if TYPE_CHECKING:
     from curation.embedding.encoders import DualEncoder
 
-T = TypeVar("T")
 
-
-class Embed(NamedStage):
+class Embed(EncoderStage):
     """Embed every picture and its caption with a dual encoder, and score how well they fit.
 
     The score is the cosine of the two unit vectors.  Vectors are stored as float16, the score is computed before.  A
     row without a picture, without a caption, or with a picture that cannot be decoded has nulls.
     """
 
-    section, segment, pool = "embed", "score", "model"
+    segment = "score"
     reads = ("image", "caption")
-    libraries = (
-        *("ftfy", "open_clip_torch", "pillow", "regex", "safetensors", "sentencepiece", "simplejpeg", "timm"),
-        *("tokenizers", "torch", "torchvision", "transformers"),
-    )
-    Config = EmbedConfig
-    meaning = "dual encoders that embed pictures and captions, by name: NAME adds image_embedding_NAME and score_NAME"
 
     def __init__(self, config: EmbedConfig, given: str, *, encoder: DualEncoder | None = None) -> None:
-        """encoder: to be used instead of the configured one."""
-        super().__init__(config, given)
-        self._encoder = encoder
-        #: Why the model cannot be found here: a run is read without it too.
-        self._missing: UserError | None = None
-        dimensions = None
-        try:
-            dimensions = self._named(lambda: source_of(config)).dimensions
-        except RecipeError:
-            raise
-        except UserError as error:
-            self._missing = error
-        vector = vector_type(dimensions)
+        """encoder: as for `EncoderStage`."""
+        super().__init__(config, given, encoder=encoder)
         self.adds = (
-            Column(f"image_embedding_{given}", vector, "unit vector of the picture"),
-            Column(f"text_embedding_{given}", vector, "unit vector of the caption"),
+            Column(f"image_embedding_{given}", self.vector, "unit vector of the picture"),
+            Column(f"text_embedding_{given}", self.vector, "unit vector of the caption"),
             Column(
                 f"text_windows_{given}",
                 pa.int16(),
                 "windows of the caption that were embedded: 1 the whole of it; 0 its beginning, as the context ends",
             ),
-            Column(f"score_{given}", pa.float32(), "cosine of picture and caption", carried=True),
+            Column(score_column(given), pa.float32(), "cosine of picture and caption", carried=True),
         )
-
-    def revision(self) -> str:
-        """The content of the model.  Raises UserError if it cannot be found."""
-        from curation.embedding.encoders import revision_of
-
-        return self._there(lambda: revision_of(self.config))
 
     def probe(self) -> None:
         """Raise UserError for a model that cannot be found, and one that pictures cannot be prepared for."""
@@ -81,19 +55,7 @@ class Embed(NamedStage):
         """How its pictures are scaled.  Raises UserError if the model cannot be found."""
         from curation.embedding.encoders import preparation_of
 
-        return self._there(lambda: preparation_of(self.config))
-
-    def setup(self, runtime: Runtime) -> None:
-        """Load the model.  Raises UserError if that is not possible here."""
-        from curation.embedding.encoders import load_encoder
-
-        if runtime.threads is not None:
-            # Ray leaves one thread to an actor that reserves less than two cores.
-            import torch
-
-            torch.set_num_threads(runtime.threads)
-        if self._encoder is None:
-            self._encoder = self._there(lambda: load_encoder(self.config))
+        return self.there(lambda: preparation_of(self.config))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """rows: with the column of `preparation`, if another stage has made it."""
@@ -114,7 +76,7 @@ class Embed(NamedStage):
 
     def _images(self, rows: pa.Table, wanted: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], Any]:
         """The vectors of the pictures that can be decoded, [N, D], and the mask of their rows."""
-        encoder = self._loaded
+        encoder = self.encoder
         preparation = encoder.preparation
         if preparation.column not in rows.schema.names:
             rows = with_pixels(rows, wanted, [preparation])
@@ -125,20 +87,12 @@ class Embed(NamedStage):
         """The vectors of the captions, [N, D], the mask of their rows, and how many windows each has, 0: cut off."""
         captions = rows["caption"].to_pylist()
         mask = live & np.array([bool(text and text.strip()) for text in captions], bool)
-        texts = [captions[at] for at in np.flatnonzero(mask)]
         counts = np.zeros(len(rows), np.int16)
-        encoder = self._loaded
+        texts = [captions[at] for at in np.flatnonzero(mask)]
         if not texts:
-            return np.zeros((0, self._size), np.float32), mask, counts
-        if self.config.long_texts == "truncate":
-            counts[mask] = np.where(encoder.too_long(texts), 0, 1)
-            return encoder.texts(texts).numpy(), mask, counts
-        windows = in_windows(texts, encoder.too_long)
-        vectors = encoder.texts(windows.texts).numpy()
-        sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
-        np.add.at(sums, windows.of, vectors)
-        counts[mask] = np.bincount(windows.of, minlength=len(texts))
-        return sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12), mask, counts
+            return np.zeros((0, self.size), np.float32), mask, counts
+        vectors, counts[mask] = text_vectors(self.encoder, texts, self.config.long_texts)
+        return vectors, mask, counts
 
     def _embedded(
         self, encoder: DualEncoder, pixels: npt.NDArray[np.uint8], chosen: npt.NDArray[np.int64]
@@ -147,7 +101,7 @@ class Embed(NamedStage):
         import torch
 
         size, at = self.config.batch_size, 0
-        found = [np.zeros((0, self._size), np.float32)]
+        found = [np.zeros((0, self.size), np.float32)]
         while at < len(chosen):
             fault_point(f"engine.{self.section}")
             try:
@@ -160,25 +114,3 @@ class Embed(NamedStage):
                 continue
             at += size
         return np.concatenate(found)
-
-    @property
-    def _loaded(self) -> DualEncoder:
-        if self._encoder is None:
-            raise IntegrityError(f"stage {self.name} must be set up before it is called")
-        return self._encoder
-
-    @property
-    def _size(self) -> int:
-        size: int = self.adds[0].type.list_size
-        return size
-
-    def _there(self, work: Callable[[], T]) -> T:
-        """`work`, unless the model was not found.  Raises UserError."""
-        if self._missing is not None:
-            raise self._missing
-        return self._named(work)
-
-    def _named(self, work: Callable[[], T]) -> T:
-        """`work`, whose errors name the key of this stage."""
-        with reworded({"embed.NAME": f"embed.{self.given}"}):
-            return work()

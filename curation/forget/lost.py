@@ -59,9 +59,11 @@ def _tables_without(recipe: Mapping[str, Any], sections: Mapping[str, Any]) -> I
     for name in STAGES.names:
         if STAGES.get(name).section_name() in sections:
             yield default_table(STAGES.get(name))
-    for section in SECTIONS.names:
+    for kind in map(SECTIONS.get, SECTIONS.names):
+        section = kind.section_name()
         if section in sections:
-            yield from (f"columns/{section}-{given}" for given in recipe[section] if given not in sections[section])
+            gone = (given for given in recipe[section] if given not in sections[section])
+            yield from (f"columns/{kind.stage_name(given)}" for given in gone)
 
 
 def _made(given: Any) -> tuple[str, bool]:
@@ -78,7 +80,8 @@ def _sections(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The sections that cannot be used because they name lost code, without it; and the import paths of that."""
     found: dict[str, list[str]] = {}
     stages = [STAGES.get(one).section_name() for one in STAGES.names]
-    for name in dict.fromkeys([*stages, *SECTIONS.names, "selections"]):
+    chosen = [SECTIONS.get(one).section_name() for one in SECTIONS.names]
+    for name in dict.fromkeys([*stages, *chosen, "selections"]):
         try:
             flow_of({name: recipe.get(name)})
         except UserError:

@@ -15,11 +15,15 @@ from pairmill.layout import SELECTIONS
 
 
 class SelectedTable(NamedTuple):
-    """table: as the store keys it.  reads: table -> columns, besides the plan's.  stage: that makes it."""
+    """table: as the store keys it.  reads: table -> columns, besides the plan's.  stage: that makes it.
+
+    later: those of `reads` in which dropped rows may have values of an earlier recipe (`late.without_unused`).
+    """
 
     table: Table
     reads: Mapping[str, tuple[str, ...]]
     stage: Select
+    later: Mapping[str, tuple[str, ...]] = {}
 
 
 def selected_table(tables: Tables, rules: Rules) -> SelectedTable:
@@ -30,14 +34,16 @@ def selected_table(tables: Tables, rules: Rules) -> SelectedTable:
     flow = tables.flow
     stage = Select(rules, [other for other in flow.rules if other is not rules], flow.selecting)
     before = flow.before(flow.selecting.name)
-    there = {column for name in before for column in flow.named(name).column_names()}
+    there = {column for name in before for column in flow.named(name).column_names()} | flow.made_later.keys()
     reads = tables.reads(there & set(rules.columns), "global")
     upstream = [*reads, *(f"{SELECTIONS}/{name}" for name in rules.bases)]
     columns = stage.column_names()
     table = Table(
         f"{SELECTIONS}/{rules.name}", columns, [rules.config.identity()], tuple(upstream), (stage.name,), before
     )
-    return SelectedTable(replace(table, makers=(stage,)), reads, stage)
+    written = {tables.name_of(flow.named(name)) for name in flow.made_later.values()}
+    later = {name: columns for name, columns in reads.items() if name in written and tables.named(name).drops}
+    return SelectedTable(replace(table, makers=(stage,)), reads, stage, later)
 
 
 def over_all(table: Table, contents: Mapping[str, Mapping[int, str]]) -> Table:

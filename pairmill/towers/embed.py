@@ -6,8 +6,8 @@ Shapes: B images or texts of a batch, H×W pixels, L tokens, N all of them, D em
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,8 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-#: Text to unpadded token ids (int, 1-d each), start and end tokens included.
-Tokenize = Callable[[list[str]], Sequence[NDArray[np.integer[Any]]]]
+from pairmill.towers.encode import encode_text, needs_full_length
+
+
+class AnyTokenizer(Protocol):
+    """What embedding texts needs of a tokenizer; `pairmill.towers.tokenizer.Tokenizer` is one."""
+
+    pad_id: int
+    context_length: int
+
+    def __call__(self, texts: list[str]) -> Sequence[NDArray[np.integer[Any]]]:
+        """Unpadded token ids (int, 1-d each), start and end tokens included."""
+        ...
 
 
 @torch.inference_mode()
@@ -47,34 +57,33 @@ def embed_images(
 
 @torch.inference_mode()
 def embed_texts(
-    encode_text: Callable[[Tensor], Tensor],
-    tokenize: Tokenize,
+    model: nn.Module,
+    tokenize: AnyTokenizer,
     texts: Sequence[str],
     *,
-    pad_id: int,
-    pad_to: int | None = None,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
 ) -> Tensor:
     """Texts to unit embeddings, float32 [N, D] on `device`, in the order given.
 
-    encode_text: tokens int64 [B, L] to features [B, D].  Batches hold texts of similar length, each padded to its
-    longest with `pad_id`; pad_to: to this length instead, for a tower that needs its full context.
+    Batches hold texts of similar length, each padded to its longest, or to the context where the tower needs that.
+    Raises ValueError without any text.
     """
     device = torch.device(device)
     if not len(texts):
         raise ValueError("texts must not be empty")
     ids = [row for first in range(0, len(texts), 4096) for row in tokenize(list(texts[first : first + 4096]))]
     order = np.argsort([len(row) for row in ids], kind="stable")
+    pad_to = tokenize.context_length if needs_full_length(model) else None
     features = []
     for first in range(0, len(order), batch_size):
         rows = [ids[i] for i in order[first : first + batch_size]]
-        tokens_BL = np.full((len(rows), pad_to or max(1, *map(len, rows))), pad_id, dtype=np.int64)
+        tokens_BL = np.full((len(rows), pad_to or max(1, *map(len, rows))), tokenize.pad_id, dtype=np.int64)
         for b, row in enumerate(rows):
             tokens_BL[b, : len(row)] = row
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            features_BD = encode_text(torch.from_numpy(tokens_BL).to(device))
+            features_BD = encode_text(model, torch.from_numpy(tokens_BL).to(device))
         features.append(normalize(features_BD.float(), dim=-1))
     in_order = torch.empty(len(order), dtype=torch.int64, device=device)
     in_order[torch.from_numpy(order).to(device)] = torch.arange(len(order), device=device)

@@ -55,11 +55,13 @@ def losers_over(
     config: DeduplicateConfig,
     *,
     taking_part: Callable[[int], pa.Array] | None = None,
+    prepare: Callable[[int, pa.Table], pa.Table] = lambda shard, rows: rows,
 ) -> Families:
     """The families of duplicates: their edges and rows stay in the object store, away from the driver.
 
     rows: their number in all shards.  reads: table -> columns that the kinds and the score need.
     taking_part: mask of the rows of a shard that are compared; a dropped row never is.  None: all.
+    prepare: applied to the rows of a shard as they are read.
     """
     # A worker lacks what was registered only on the driver, so it gets the kinds themselves.
     kinds = kinds_of(config.resolved([name for names in reads.values() for name in names]))
@@ -68,7 +70,8 @@ def losers_over(
     tasks = RayTasks()
 
     def read(shard: int) -> pa.Table:
-        return _live_rows(store, shard, reads, config, taking_part)
+        rows = prepare(shard, read_shard(store, Work(shard, dict.fromkeys(reads, "")), reads))
+        return _live_rows(rows, shard, config, taking_part)
 
     kinds = tuple(_fitted(kind, shards, read, rows, tasks) if kind.sample_rows(rows) else kind for kind in kinds)
     partitions = (1 + rows // PARTITION_ROWS) * sum(
@@ -117,13 +120,8 @@ def _rows(table: pa.Table) -> list[int]:
 
 
 def _live_rows(
-    store: Store,
-    shard: int,
-    reads: Mapping[str, Sequence[str]],
-    config: DeduplicateConfig,
-    taking_part: Callable[[int], pa.Array] | None,
+    rows: pa.Table, shard: int, config: DeduplicateConfig, taking_part: Callable[[int], pa.Array] | None
 ) -> pa.Table:
-    rows = read_shard(store, Work(shard, dict.fromkeys(reads, "")), reads)
     rows = set_columns(rows, {"shard": rows["_shard"], "row": pa.array(range(len(rows)), pa.int32())})
     mask = live(rows)
     rows = rows.filter(mask if taking_part is None else pc.and_(mask, taking_part(shard)))

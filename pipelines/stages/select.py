@@ -15,6 +15,7 @@ from curation.plan_file import Plan
 from curation.schema import add_seconds, set_columns
 from curation.selections.cuts import Read
 from curation.selections.expression import Mask
+from curation.selections.late import without_unused
 from curation.selections.selected_tables import SelectedTable
 from curation.selections.stage import selected
 from curation.selections.steps import Found, Rules, ShardRows
@@ -88,12 +89,13 @@ class SelectionOver:
 
         def load(shard: int) -> ShardRows:
             given = read_shard(store, Work(shard, dict.fromkeys(made.reads, "")), made.reads, input_type)
-            return shard_rows(store, rules, shard, given)
+            return shard_rows(store, made, shard, given)
 
         def losers(among: Callable[[int], Mask]) -> Callable[[int], pa.Table]:
             families = losers_over(
                 *(store, shards, rows, made.reads, rules.config.duplicates),
                 taking_part=lambda shard: pa.array(among(shard)),
+                prepare=lambda shard, given: without_unused(store, made.later, shard, given),
             )
             return families.of
 
@@ -101,7 +103,7 @@ class SelectionOver:
 
 
 def shard_rows(
-    store: Store, rules: Rules, shard: int, rows: pa.Table, taken_over: Mapping[str, str] | None = None
+    store: Store, made: SelectedTable, shard: int, rows: pa.Table, taken_over: Mapping[str, str] | None = None
 ) -> ShardRows:
     """The rows of a shard as rules take them.
 
@@ -109,13 +111,14 @@ def shard_rows(
     Raises DamagedError for a base that holds other rows than the plan.
     """
     bases = {}
-    for name in rules.bases:
+    for name in made.stage.rules.bases:
         table = f"{SELECTIONS}/{name}"
         more = [column for column, base in (taken_over or {}).items() if base == name]
         loaded = store.load(table, shard, ["uid", *_KEPT, *more])
         if not loaded["uid"].equals(rows["uid"]):
             raise damaged(store.path(shard_file(table, shard)), "it holds other rows than the plan")
         bases[name] = loaded
+    rows = without_unused(store, made.later, shard, rows)
     return ShardRows(shard, set_columns(rows, input_columns(rows)), bases)
 
 
@@ -124,15 +127,14 @@ class SelectionStage:
 
     def __init__(self, store: Store, made: SelectedTable, found: Any, board: Any) -> None:
         """found: a reference to what was found over all shards."""
-        self._store, self._stage, self._found = store, made.stage, found
+        self._store, self._made, self._stage, self._found = store, made, made.stage, found
         self._reporter = None if board is None else Reporter(board, [made.stage], made.table.before)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         fault_point("select.shard")
         began = time.perf_counter() if self._reporter is None else self._reporter.begin()
         found: Found = ray.get(self._found)
-        shard = rows["_shard"][0].as_py()
-        given = shard_rows(self._store, self._stage.rules, shard, rows, self._stage.taken_over)
+        given = shard_rows(self._store, self._made, rows["_shard"][0].as_py(), rows, self._stage.taken_over)
         rows = selected(self._stage, rows, given, found)
         rows = add_seconds(rows, self._stage.name, time.perf_counter() - began)
         return rows if self._reporter is None else self._reporter.end(rows)

@@ -18,6 +18,7 @@ from curation.flow import Tables, flow_of
 from curation.pack import PackConfig
 from curation.schema import add_seconds, set_columns
 from curation.selection import apply_selection
+from curation.selections.late import without_unused
 from curation.selections.selected_tables import over_all, selected_table
 from curation.selections.stage import selected
 from curation.selections.steps import Rules, ShardRows
@@ -84,6 +85,7 @@ def make(store: Store, recipe: Mapping[str, Any], rules: Rules) -> list[int]:
 
     def as_given(rows: pa.Table, shard: int) -> ShardRows:
         bases = {name: store.load(f"{SELECTIONS}/{name}", shard) for name in rules.bases}
+        rows = without_unused(store, made.later, shard, rows)
         return ShardRows(shard, set_columns(rows, input_columns(rows)), bases)
 
     def losers(among: Callable[[int], Any]) -> Callable[[int], pa.Table]:

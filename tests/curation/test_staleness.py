@@ -86,7 +86,7 @@ policy = makes("columns/policy")
 pictures = makes("images")
 filtered = makes("columns/filter")
 selected = makes("selections/default")
-embeddings = makes("columns/embed-NAME")
+embeddings = makes("columns/embed-NAME", "columns/embed_texts-NAME")
 captions = makes("columns/recaption")
 translations = makes("columns/translate")
 product = makes("pairs")
@@ -153,11 +153,12 @@ CHANGES: dict[str, Change] = {
     "score.NAME{onnx}.batch_size": head("onnx", stale=False)(2),
     **{f"score.NAME{{onnx}}.{key}": head("onnx", stale=False)(value) for key, value in PLACEMENT.items()},
     # Which models embed, each into its own table
-    "embed": makes("columns/embed-NAME", "pairs")(EMBED["embed"]),
+    "embed": makes("columns/embed-NAME", "columns/embed_texts-NAME", "pairs")(EMBED["embed"]),
     "embed.NAME.model": embeddings("ViT-B-16", **EMBED),
     "embed.NAME.pretrained": embeddings("{model}", **EMBED),
     "embed.NAME.preprocess": embeddings("openai", embed={"NAME": {"model": "ViT-B-32", "pretrained": str(VIT)}}),
     "embed.NAME.revision": embeddings("{clip_content}", embed__NAME__model="{clip}"),
+    "embed.NAME.texts": makes("columns/embed_texts-NAME", "pairs")("caption", **EMBED),
     "embed.NAME.long_texts": embeddings("windows", **EMBED),
     "embed.NAME.dtype": embeddings("bfloat16", **EMBED),
     "embed.NAME.batch_size": nothing(7, given=EMBED),

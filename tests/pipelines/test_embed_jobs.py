@@ -133,27 +133,35 @@ def test_models_heads_and_their_changes_make_their_own_tables(job: Job) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    "point", ["engine.embed:kill@3", "commit.columns/embed-vit.manifest.before_rename:kill-driver@2"]
+    ("point", "table"),
+    [
+        ("engine.embed:kill@3", "embed-vit"),
+        ("commit.columns/embed-vit.manifest.before_rename:kill-driver@2", "embed-vit"),
+        ("engine.embed_texts:kill@2", "embed_texts-vit"),
+    ],
 )
-def test_a_job_that_is_killed_while_it_embeds_resumes_to_the_same_tables(job: Job, point: str) -> None:
+def test_a_job_that_is_killed_while_it_embeds_resumes_to_the_same_tables(job: Job, point: str, table: str) -> None:
+    # Texts that models write are there only where a model writes some.
+    sections = {"recaption.enabled": table == "embed_texts-vit"}
     name = f"killed-{point.partition(':')[2]}"
     embed, faults = job.embed("vit"), job.folder / f"{name}-faults"
     faults.mkdir()
     recipe = job.folder / f"{name}.yaml"
-    recipe.write_text(job.recipe(name, embed=embed).to_yaml())
+    recipe.write_text(job.recipe(name, embed=embed, **sections).to_yaml())
     armed = {"PAIRMILL_FAULTS": point, "PAIRMILL_FAULTS_DIR": str(faults)}
     command = [sys.executable, "-m", "pipelines", "curate", str(recipe), "--json"]
     # In a session of its own: Ray ends the whole process group of a worker that was killed.
     done = subprocess.run(command, env=os.environ | armed, capture_output=True, check=False, start_new_session=True)
     assert done.returncode in (0, -9), done.stderr[-2000:]
     assert list(faults.glob("*.passes"))
-    curate(job.recipe(name, embed=embed))
-    curate(job.recipe("whole", embed=embed))
-    store, whole = Store(str(job.folder / name)), Store(str(job.folder / "whole"))
-    for table in ("columns/embed-vit", "pairs"):
-        assert {n: e.content for n, e in store.index(table).items()} == {
-            n: e.content for n, e in whole.index(table).items()
+    curate(job.recipe(name, embed=embed, **sections))
+    curate(job.recipe(f"whole-{table}", embed=embed, **sections))
+    store, whole = Store(str(job.folder / name)), Store(str(job.folder / f"whole-{table}"))
+    for made in (f"columns/{table}", "pairs"):
+        assert {n: e.content for n, e in store.index(made).items()} == {
+            n: e.content for n, e in whole.index(made).items()
         }
+        assert store.index(made)
 
 
 @pytest.mark.ray
@@ -215,3 +223,57 @@ def test_commands_fit_noise_and_clusters_and_probe_the_source(job: Job, monkeypa
     assert all(pairs[name].null_count == 0 for name in ("nevlp", "nevlp_loss", "capro", "capro_concept", "clusters"))
     assert pc.all(pairs["clusters_near"]).as_py()  # the references are the run itself
     assert 0 <= pc.min(pairs["nevlp"]).as_py() <= pc.max(pairs["capro"]).as_py() <= 1
+
+
+@pytest.mark.ray
+def test_texts_that_models_write_are_scored_beside_and_again_when_they_change(job: Job) -> None:
+    written: dict[str, Any] = {"recaption.enabled": True, "translate.enabled": True}
+    embed = job.embed("vit", "clip")
+    written["selections"] = {
+        "fits": {"from": "default", "where": "score_vit_recaption > quantile(score_vit_recaption, 0.5)"}
+    }
+    report = curate(job.recipe("written", embed=embed, **written))
+    assert report["complete"]
+    names = [s["name"] for s in report["stages"]]
+    assert names[-5:] == ["recaption", "translate", "embed_texts-clip", "embed_texts-vit", "pack"]
+    assert all(s["rows_in"] == s["rows_kept"] for s in report["stages"][-4:]), "no row is dropped"
+    store = Store(str(job.folder / "written"))
+    first, asked = tables(store), job.asked()
+    files = {p: p.stat().st_mtime_ns for p in (job.folder / "written" / "images").rglob("*.parquet")}
+    pairs = pq.read_table(sorted((job.folder / "written" / "pairs").glob("part-*.parquet")))
+    rows = pairs.select(["texts", "score_vit", "score_vit_texts", "score_vit_recaption"]).to_pylist()
+    for row in rows:
+        assert len(row["texts"]) == len(row["score_vit_texts"]) and row["score_vit_texts"][0] == row["score_vit"]
+        by_model = [
+            s for t, s in zip(row["texts"], row["score_vit_texts"], strict=True) if t["kind"] in ("short", "long")
+        ]
+        assert row["score_vit_recaption"] == max(by_model, default=None)
+    assert any(len(row["texts"]) > 2 for row in rows)
+    for shard in store.index("columns/embed_texts-vit"):
+        pictures = store.load("columns/embed-vit", shard)["image_embedding_vit"].to_pylist()
+        found = store.load("columns/embed_texts-vit", shard).to_pylist()
+        for picture, row in zip(pictures, found, strict=True):
+            for vector, score in zip(
+                row["written_embedding_vit"] or (), (row["score_vit_texts"] or ())[1:], strict=True
+            ):
+                one, other = (np.array(each, np.float64) for each in (picture, vector))
+                cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+                assert score == pytest.approx(cosine, abs=2e-3)
+
+    # A selection over what is written late is made after it.
+    there = sorted(row["score_vit_recaption"] for row in rows if row["score_vit_recaption"] is not None)
+    kept = [m["stages"]["select"]["rows_kept"] for m in store.manifests("selections/fits")]
+    assert sum(kept) == sum(one > there[-(-len(there) // 2) - 1] for one in there) > 0
+
+    prompts = {"short": "Say what it is."}
+    other = {**written, "recaption.prompts": prompts}
+    curate(job.recipe("written", embed=embed, **other), yes=True)
+    second = tables(store)
+    assert changed(first, second) == {
+        *("columns/recaption", "columns/translate", "columns/embed_texts-clip", "columns/embed_texts-vit", "pairs"),
+    }
+    swapped = {**job.embed("clip"), "vit": job.embed("other")["other"]}
+    curate(job.recipe("written", embed=swapped, **other), yes=True)
+    assert changed(second, tables(store)) == {"columns/embed-vit", "columns/embed_texts-vit", "pairs"}
+    assert job.asked() == asked, "nothing was fetched"
+    assert files == {p: p.stat().st_mtime_ns for p in (job.folder / "written" / "images").rglob("*.parquet")}

@@ -115,8 +115,8 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
             f"{source.name} must hold the rows that were counted when the run began: {len(rows)} in place of "
             f"{spec.rows + spec.skip}; restore its files, or start another run"
         )
-    rows = rows.select(["uid", "texts", "group_id", "image", "problem"])
-    uids, all_texts = rows["uid"].to_pylist(), rows["texts"].to_pylist()
+    rows = rows.select(["uid", "texts", "scores", "group_id", "image", "problem"])
+    uids, all_texts, all_scores = (rows[name].to_pylist() for name in ("uid", "texts", "scores"))
     image_column, problems = rows["image"], rows["problem"].to_pylist()
     groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
 
@@ -128,7 +128,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     chosen: list[list[Text | None]] = []
     for row, at in enumerate(order.tolist()):
         identity = int(sample_ids[row])
-        texts = row_texts(all_texts[at])
+        texts = row_texts(all_texts[at], all_scores[at])
         picked = choose(texts, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
         if not any(picked):
             empty = EMPTY_TEXT if all_texts[at] and not texts else NO_TEXT

@@ -6,11 +6,13 @@ data:
   datasets: [{path: …, selection: strict, weight: 3}, {path: …, weight: 1}]     # … or several, mixed by weight
   texts: [{kind: alt, p: 0.2}, {kind: long, p: 0.8}]                            # one slot, sampled by kind
   texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, transforms: [sentences]}]]   # three slots
+  texts: [{kind: alt}, {kind: short, min_score: {clip: 0.25}}]                  # captions that fit their picture
   slots: 8                                         # the last slot six times: six different sentences
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -32,6 +34,11 @@ class TextSelector(Config):
         ANY, description="language (ISO 639), or any; `zh` takes `zh-Hant` too, `zh-Hant` only traditional Chinese"
     )
     p: float = Field(1.0, gt=0, description="probability, normalised over the selectors that a row has texts for")
+    min_score: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        {},
+        description="NAME of the curation recipe's `embed` -> least cosine of picture and text by that model, from the "
+        "columns score_NAME and score_NAME_texts; texts without such a score are left out",
+    )
     transforms: tuple[Annotated[NamedConfig, ChosenBy(TEXT_TRANSFORMS)], ...] = Field(
         (),
         description="transforms of each text before one is drawn, in this order; sentences: each sentence is a text "
@@ -39,8 +46,9 @@ class TextSelector(Config):
     )
 
     def identity(self) -> dict[str, Any]:
-        """As for every configuration, without `transforms` where there are none."""
-        return {name: value for name, value in super().identity().items() if name != "transforms" or value}
+        """As for every configuration, without `transforms` and `min_score` where there are none."""
+        added = ("transforms", "min_score")
+        return {name: value for name, value in super().identity().items() if name not in added or value}
 
     @model_validator(mode="after")
     def _known_kind(self) -> TextSelector:
@@ -193,6 +201,10 @@ class DataConfig(Config):
         """The K slots in order."""
         listed = self._listed()
         return (*listed, *[listed[-1]] * ((self.slots or 0) - len(listed)))
+
+    def scored_by(self) -> tuple[str, ...]:
+        """The dual encoders whose scores decide which texts are used, sorted."""
+        return tuple(sorted({name for slot in self.text_slots() for one in slot for name in one.min_score}))
 
     def mixture(self) -> tuple[DatasetConfig, ...]:
         """The datasets in order, one or several."""

@@ -8,7 +8,7 @@ A selection needs no packing: training on it writes no pixel again.  Rows are co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,13 +20,27 @@ from numpy.typing import NDArray
 
 from pairmill.config import digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
-from pairmill.layout import FILTER_TABLE, GROUP_ID, PAIRS, SELECTIONS, filter_table, kept_rows, row_texts, select_stage
+from pairmill.layout import (
+    FILTER_TABLE,
+    GROUP_ID,
+    PAIRS,
+    SELECTIONS,
+    filter_table,
+    kept_rows,
+    row_texts,
+    score_column,
+    score_table,
+    select_stage,
+    text_scores_column,
+    text_scores_table,
+)
 from pairmill.pending import refuse_pending
 from pairmill.store import Entry, Store, shard_file
 from pairmill.uris import Found, filesystem_of
 from training.data import column_forms
 from training.data.parquet import ParquetSource
 from training.data.sample import group_ids, samples
+from training.data.text_scores import no_scores, with_scores
 
 #: What is read of each table beside the selection; the last two may be missing.  A selection made by its own filters
 #: has their table in place of the run's.
@@ -45,10 +59,10 @@ def is_run_directory(path: str) -> bool:
     return any(info.type == pafs.FileType.Directory for info in infos)
 
 
-def open_pairs(path: str) -> ParquetSource:
-    """The packed pairs of a run directory.
+def open_pairs(path: str, scored_by: Sequence[str] = ()) -> ParquetSource:
+    """The packed pairs of a run directory.  scored_by: as for `ParquetSource`.
 
-    Raises RecipeError if nothing is packed yet, RunDirError while rows are being taken out.
+    Raises RecipeError if nothing is packed yet, or a score is missing, RunDirError while rows are being taken out.
     """
     store = Store(path)
     refuse_pending(store)
@@ -64,7 +78,9 @@ def open_pairs(path: str) -> ParquetSource:
     names = tuple(shard_file(PAIRS, part) for part in parts)
     found = Found(store.filesystem, paths, names, (0,) * len(parts))
     contents = [index[part].content for part in parts]
-    return ParquetSource(found, name=path, image_column="image", text_column="texts", contents=contents)
+    return ParquetSource(
+        found, name=path, image_column="image", text_column="texts", contents=contents, scored_by=scored_by
+    )
 
 
 class SelectionSource:
@@ -73,8 +89,10 @@ class SelectionSource:
     labelled = False
     left_out: Mapping[str, int] = {}
 
-    def __init__(self, path: str, selection: str) -> None:
-        """Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet, and
+    def __init__(self, path: str, selection: str, scored_by: Sequence[str] = ()) -> None:
+        """scored_by: as for `ParquetSource`.
+
+        Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet, and
         RunDirError while rows are being taken out.
         """
         self.name = f"{path} (selection {selection})"
@@ -94,6 +112,9 @@ class SelectionSource:
         own = filter_table(selection)
         filters = own if self._store.index(own) else FILTER_TABLE
         self._reads = {filters if name == FILTER_TABLE else name: columns for name, columns in _READS.items()}
+        self._scored_by = tuple(scored_by)
+        for name in self._scored_by:
+            self._reads |= self._of_scores(name, selection)
         indexes = {name: self._store.index(name) for name in self._reads}
         self._check(indexes, [int(m["shard"]) for m in manifests])
         #: Column -> its sum over the rows kept of each shard.
@@ -130,9 +151,30 @@ class SelectionSource:
                 for column in self._reads[name]:
                     rows = rows.append_column(column, loaded[column])
         sources = [name for name in ("caption", "language", "recaptions", "translations") if name in rows.schema.names]
-        texts = [row_texts(row) for row in rows.select(sources).to_pylist()]
+        texts: list[Any] = [row_texts(row) for row in rows.select(sources).to_pylist()]
+        if self._scored_by:
+            numbers = [self._scores(rows, name) for name in self._scored_by]
+            scores = [dict(zip(self._scored_by, row, strict=True)) for row in zip(*numbers, strict=True)]
+            texts = [with_scores(row, found) for row, found in zip(texts, scores, strict=True)]
         ids = column_forms.groups(rows[GROUP_ID]) if grouped else group_ids(rows["sha256"].to_pylist())
         return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
+
+    def _of_scores(self, name: str, selection: str) -> dict[str, tuple[str, ...]]:
+        """The tables of an encoder's scores; one of captions must be there.  Raises RecipeError if there is none."""
+        # A selection made by its own filters has its own table.
+        found = next(filter(self._store.index, (f"{score_table(name)}-{selection}", score_table(name))), None)
+        if found is None:
+            raise no_scores(name, self.name)
+        return {found: (score_column(name),), text_scores_table(name): (text_scores_column(name),)}
+
+    @staticmethod
+    def _scores(rows: pa.Table, name: str) -> list[Any]:
+        """For each row, the scores of its texts, or that of its caption, where no model wrote any for it."""
+        captions, texts = (
+            rows[column].to_pylist() if column in rows.schema.names else [None] * len(rows)
+            for column in (score_column(name), text_scores_column(name))
+        )
+        return [caption if of_texts is None else of_texts for caption, of_texts in zip(captions, texts, strict=True)]
 
     def weights(self, column: str) -> NDArray[np.float64]:
         """The sum of a column of weights over the rows of each piece, [pieces], without reading it.

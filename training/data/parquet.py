@@ -21,6 +21,7 @@ from pairmill.uris import Found
 from training.data import column_forms
 from training.data.row_groups import RowGroups
 from training.data.sample import samples
+from training.data.text_scores import columns_of, with_scores
 
 #: The usual names, most specific first: ours, Hugging Face's, img2dataset's.
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
@@ -44,11 +45,13 @@ class ParquetSource:
         text_column: str | None = None,
         contents: Sequence[str] | None = None,
         evaluated: bool = False,
+        scored_by: Sequence[str] = (),
     ) -> None:
         """contents: digest of each file, where they are known (committed parts); else sizes stand for them.
         evaluated: the rows may have a class by number in place of texts, in the text column or one of LABEL_COLUMNS.
+        scored_by: dual encoders whose scores are read too (`training.data.text_scores`).
 
-        Raises RecipeError if a file is not Parquet or lacks the image or the text column, ValueError without any file.
+        Raises RecipeError if a file is not Parquet or lacks image, text or a score, ValueError without any file.
         """
         if not found.paths:
             raise ValueError(f"a source must have files: {name}")
@@ -64,7 +67,8 @@ class ParquetSource:
         if not self.labelled or (text_column is None and any(c in schema.names for c in TEXT_COLUMNS)):
             self._text = _column(schema, text_column, TEXT_COLUMNS, "text", column_forms.is_text, name)
         extra = [c for c in _EXTRA if c in schema.names]
-        self._columns = [self._image, *filter(None, (self._text, self._label)), *extra]
+        self._scores = columns_of(schema, scored_by, dataset=name)
+        self._columns = [self._image, *filter(None, (self._text, self._label)), *extra, *self._scores.values()]
         fits = dict(_EXTRA) | {self._image: (column_forms.is_image, _TYPES["image"])}
         if self._text is not None:
             fits[self._text] = column_forms.is_text, _TYPES["text"]
@@ -113,11 +117,15 @@ class ParquetSource:
             texts, wrong = (
                 map(list, zip(*column_forms.values(rows[self._text]), strict=True)) if len(rows) else ([], [])
             )
+        texts = [column_forms.listed(text) for text in texts]
+        if self._scores:
+            numbers = {name: rows[column].to_pylist() for name, column in self._scores.items()}
+            texts = [with_scores(one, {name: numbers[name][at] for name in numbers}) for at, one in enumerate(texts)]
         labels = rows[self._label].to_pylist() if self._label is not None else None
         return samples(
             named,
             column_forms.image_bytes(rows[self._image]),
-            map(column_forms.listed, texts),
+            texts,
             self._group_ids(rows),
             labels,
             places=[f"{self._names[at]}, row {first + row}" for row in range(len(rows))],

@@ -3,6 +3,7 @@
 uid       string  names the row for good; from the dataset, else made from the row's position
 image     binary  the encoded picture; null if there is none
 texts     list of {text, language, kind}
+scores    list of a map from name to number for each of the texts; null if none were asked for
 group_id  int64   rows with equal ids show the same image and are no negatives of each other; -1: unknown
 label     int64   number of the row's class, for evaluation; null if there is none
 problem   string  where the row is and what of it cannot be used; null if all can
@@ -25,11 +26,16 @@ SAMPLE = pa.schema(
         ("uid", pa.string()),
         ("image", pa.binary()),
         ("texts", pa.list_(SAMPLE_TEXT)),
+        ("scores", pa.list_(pa.map_(pa.string(), pa.float32()))),
         ("group_id", pa.int64()),
         ("label", pa.int64()),
         ("problem", pa.string()),
     ]
 )
+
+
+class TextScores(tuple[tuple[str, float], ...]):
+    """Name and number of each score of a text, as `training.data.text_scores` puts it beside the text."""
 
 
 class Source(Protocol):
@@ -81,6 +87,7 @@ def samples(
         pa.array(uids, pa.string()),
         images.cast(pa.binary()) if isinstance(images, pa.Array | pa.ChunkedArray) else pa.array(images, pa.binary()),
         pa.array(taken, SAMPLE.field("texts").type),
+        pa.array([_scores(texts) for texts in taken], SAMPLE.field("scores").type),
         pa.array(group_ids, pa.int64()),
         pa.nulls(len(uids), pa.int64()) if labels is None else pa.array(labels, pa.int64()),
         pa.array(problems, pa.string()),
@@ -104,7 +111,10 @@ def as_texts(value: object) -> tuple[list[dict[str, object]], str | None]:
             left += reversed(one)
             continue
         fields = {"language": None, "kind": "alt"}
+        scores: object = None
         if isinstance(one, Mapping):
+            # A foreign dataset may have a field of this name for something else.
+            scores = one["scores"] if isinstance(one.get("scores"), TextScores) else None
             fields |= {name: one[name] for name in ("language", "kind") if name in one}
             one = one.get("text")
             if one is None:
@@ -114,9 +124,14 @@ def as_texts(value: object) -> tuple[list[dict[str, object]], str | None]:
             for name, word in fields.items():
                 if word is not None and (wrong := _odd(name, word)):
                     odd, fields[name] = wrong, None
-            found.append({"text": one, **fields})
+            found.append({"text": one, **fields} if scores is None else {"text": one, **fields, "scores": scores})
         problem = problem or odd
     return found, problem
+
+
+def _scores(texts: Sequence[Mapping[str, object]]) -> list[object] | None:
+    """The scores of each text; None if no text has any."""
+    return [one.get("scores", ()) for one in texts] if any("scores" in one for one in texts) else None
 
 
 def _odd(name: str, value: object) -> str | None:

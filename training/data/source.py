@@ -12,6 +12,7 @@ from training.data.config import DataConfig, DatasetConfig
 from training.data.curated import SelectionSource, is_run_directory, open_pairs
 from training.data.parquet import ParquetSource
 from training.data.sample import Source
+from training.data.text_scores import no_scores
 from training.data.webdataset import TarSource
 from training.data.weighted import WeightedSource
 
@@ -25,7 +26,7 @@ def open_source(
 
     path:      local, s3://, gs://: see `DatasetConfig.path`.
     selection: of a run directory only.
-    config:    gives image_column and text_column of foreign datasets.
+    config:    gives image_column and text_column of foreign datasets, and whose scores of texts are read.
     evaluated: read as CLIP_benchmark reads: each line of a `.txt` is a text, and a class may be given by number.
     Reads footers, manifests and tar headers, no data.  Raises RecipeError if there is no dataset, it is empty, or it
     lacks a column or the selection.
@@ -64,8 +65,9 @@ def _weighted(source: Source, config: DatasetConfig) -> Source:
 def _open(path: str, selection: str | None, config: DataConfig | None, evaluated: bool) -> Source:
     image_column = config.image_column if config else None
     text_column = config.text_column if config else None
+    scored_by = config.scored_by() if config else ()
     if is_run_directory(path):
-        return open_pairs(path) if selection is None else SelectionSource(path, selection)
+        return open_pairs(path, scored_by) if selection is None else SelectionSource(path, selection, scored_by)
     if selection is not None:
         raise RecipeError(
             "data.selection must come with a data.path that leads to a run directory of `pairmill curate`",
@@ -75,9 +77,16 @@ def _open(path: str, selection: str | None, config: DataConfig | None, evaluated
     found = find(path)
     if (parquet := found.ending_in(".parquet")).paths:
         return ParquetSource(
-            parquet, name=path, image_column=image_column, text_column=text_column, evaluated=evaluated
+            parquet,
+            name=path,
+            image_column=image_column,
+            text_column=text_column,
+            evaluated=evaluated,
+            scored_by=scored_by,
         )
     if (tars := found.ending_in(".tar")).paths:
+        if scored_by:
+            raise no_scores(scored_by[0], f"{path}, which is of tars")
         return TarSource(tars, name=path, text_column=text_column, evaluated=evaluated)
     filesystem, root = filesystem_of(path)
     exists = filesystem.get_file_info(root).type != pafs.FileType.NotFound

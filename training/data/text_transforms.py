@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 
 
 class Text(NamedTuple):
-    """A text of a row.  language: as the dataset has it, or None."""
+    """A text of a row.  language: as the dataset has it, or None.
+
+    scores: how well dual encoders find that it fits the picture, by their names in the curation recipe; those asked for
+    (`data.texts[].min_score`).
+    """
 
     text: str
     language: str | None
     kind: str | None
+    scores: tuple[tuple[str, float], ...] = ()
 
 
 class TextTransform(ABC):

@@ -30,13 +30,16 @@ def row_generator(seed: int, sample_id: int, epoch: int, purpose: int) -> np.ran
     return np.random.Generator(np.random.Philox(key=[seed, sample_id], counter=[0, 0, purpose, epoch]))
 
 
-def row_texts(texts: Iterable[Mapping[str, object]] | None) -> list[Text]:
-    """The texts of a SAMPLE row, stripped; blank ones are left out."""
+def row_texts(
+    texts: Iterable[Mapping[str, object]] | None, scores: Sequence[Sequence[tuple[str, float]]] | None = None
+) -> list[Text]:
+    """The texts of a SAMPLE row, stripped; blank ones are left out.  scores: of the same row."""
     found = []
-    for one in texts or ():
+    for at, one in enumerate(texts or ()):
         text = str(one["text"]).strip() if one.get("text") is not None else ""
         if text:
-            found.append(Text(text, _word(one.get("language")), _word(one.get("kind"))))
+            own = tuple(scores[at]) if scores is not None else ()
+            found.append(Text(text, _word(one.get("language")), _word(one.get("kind")), own))
     return found
 
 
@@ -93,6 +96,10 @@ def _select(
 def _matches(text: Text, selector: TextSelector) -> bool:
     if selector.kind not in (ANY, text.kind):
         return False
+    if selector.min_score:
+        scores = dict(text.scores)
+        if not all(name in scores and scores[name] >= least for name, least in selector.min_score.items()):
+            return False
     return selector.language == ANY or matches(text.language, selector.language)
 
 

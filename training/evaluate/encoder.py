@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,20 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pairmill.towers.build import image_statistics
-from pairmill.towers.embed import embed_images, embed_texts
-from pairmill.towers.encode import encode_text, needs_full_length
+from pairmill.towers.embed import AnyTokenizer, embed_images, embed_texts
 from training.evaluate.evaluated_rows import EvaluatedRow
 from training.evaluate.merged_pictures import Picture, Pictures
-
-
-class AnyTokenizer(Protocol):
-    """What evaluation needs of a tokenizer; `pairmill.towers.tokenizer.Tokenizer` is one."""
-
-    pad_id: int
-    context_length: int
-
-    def __call__(self, texts: list[str]) -> Sequence[NDArray[np.integer[Any]]]: ...
-
 
 #: Encoded image to uint8 RGB [H, W, 3] of the model's size; None if it cannot be decoded.
 Transform = Callable[[bytes], NDArray[np.uint8] | None]
@@ -59,16 +48,8 @@ class Encoder:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings, float32 [len(texts), D]."""
-        return embed_texts(
-            lambda tokens_BL: encode_text(self.model, tokens_BL),
-            self.tokenize,
-            texts,
-            pad_id=self.tokenize.pad_id,
-            pad_to=self.tokenize.context_length if needs_full_length(self.model) else None,
-            batch_size=self.batch_size,
-            device=self.device,
-            autocast=self.autocast,
-        )
+        how: dict[str, Any] = {"batch_size": self.batch_size, "device": self.device, "autocast": self.autocast}
+        return embed_texts(self.model, self.tokenize, texts, **how)
 
     def rows(
         self,

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from pairmill.errors import RecipeError
-from pairmill.towers.embed import evaluating
+from pairmill.towers.embed import AnyTokenizer, evaluating
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.datasets import datasets_of, metrics_of
-from training.evaluate.encoder import AnyTokenizer, Encoder, Transform
+from training.evaluate.encoder import Encoder, Transform
 from training.evaluate.metrics import Metric
 from training.evaluate.results import Record
 

@@ -33,7 +33,7 @@ space:
 ```
 
 An objective of your own is one class: `training/objectives/declaration.py` says what it may declare, and
-`tests/training/test_own_objective.py` has one with a queue, a teacher, and parameters of its own.  Installed where the
+`tests/training/remembering.py` is one with a queue, a teacher, and parameters of its own.  Installed where the
 job runs, it is named by its import path.  To add one here:
 
 1. Write a subclass of `Objective` and its config in a file of its own in `training/objectives/`.  The file must not
@@ -42,7 +42,7 @@ job runs, it is named by its import path.  To add one here:
 2. Add a line to `OBJECTIVES` in `training/objectives/config.py`, and make this page again.
 3. For a contrastive objective, write the equation again, naively, in `tests/training/losses/naive.py`; its tests
    compare the two over ranks, modes and tiles.  For one with state, teacher or parameters, test its gradients over
-   ranks, micro-batches and ZeRO stages, and kill and resume its run, as in `test_own_objective.py`.
+   ranks, micro-batches and ZeRO stages, and kill and resume its run, as `tests/training/test_own_objective*.py` do.
 """
 
 _KEPT = """\

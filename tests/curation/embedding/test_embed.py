@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -163,6 +164,39 @@ def test_windows_hold_all_words_of_a_text_in_order_and_fit(text: str) -> None:
     assert found.of == [0] * (len(found.texts) - 1) + [1] and found.texts[-1] == "other"
     assert all(len(one) <= 20 for one in found.texts)
     assert "".join(found.texts[:-1]).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("library", ["open_clip", "transformers"])
+def test_batches_of_texts_are_halved_when_memory_runs_out(
+    library: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from curation.embedding import encoders
+
+    model = (
+        {"model": str(VIT), "pretrained": weights} if library == "open_clip" else {"model": str(write_clip(tmp_path))}
+    )
+    encoder = encoders.load_encoder(EmbedConfig(**model, batch_size=256))
+    texts = [f"{at} {CAPTIONS[at % 5]}" for at in range(9)]
+    expected, sizes = encoder.texts(texts), list[int]()
+
+    def full_above_two(work: Any, place: int) -> Any:
+        def called(*given: Any, **keys: Any) -> Any:
+            size = keys.get("batch_size", len(given[place]) if place < len(given) else 0)
+            sizes.append(size)
+            if size > 2:
+                raise torch.cuda.OutOfMemoryError("full")
+            return work(*given, **keys)
+
+        return called
+
+    if library == "open_clip":
+        monkeypatch.setattr(encoders, "embed_texts", full_above_two(encoders.embed_texts, 9))
+    else:
+        monkeypatch.setattr(encoder, "_tokenizer", full_above_two(encoder._tokenizer, 0))  # type: ignore[attr-defined]
+    torch.testing.assert_close(encoder.texts(texts), expected, atol=1e-5, rtol=0)
+    assert sizes[0] > 2 and sizes.count(2) > 0
 
 
 def test_one_decode_serves_several_models(monkeypatch: pytest.MonkeyPatch) -> None:
