@@ -6,10 +6,12 @@ dropped rows.  Every stage declares its reasons (`curation.stage`); any other ra
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -150,6 +152,15 @@ def set_columns(rows: pa.Table, columns: Mapping[str, pa.Array | pa.ChunkedArray
 def add_seconds(rows: pa.Table, stage: str, seconds: float) -> pa.Table:
     """Record how long a stage took for this shard (seconds of one worker)."""
     return set_columns(rows, {f"_seconds_{stage}": pa.repeat(pa.scalar(seconds, pa.float64()), len(rows))})
+
+
+def add_found(rows: pa.Table, stage: str, found: Mapping[str, Any]) -> pa.Table:
+    """Record what a stage was told of all rows of the run, plain data, for the manifest of this shard; {}: nothing."""
+    if not found:
+        return rows
+    once = pa.array([json.dumps(found, ensure_ascii=False, sort_keys=True)], pa.string())
+    column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(rows)), once)
+    return set_columns(rows, {f"_found_{stage}": column})
 
 
 def add_worked(rows: pa.Table, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:

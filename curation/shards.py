@@ -2,11 +2,13 @@
 
 A block carries the row table plus private columns that never reach a file.  Constant within the block: `_shard` (its
 number), `_content_<table>` (the table is committed with this content), `_earlier_<table>` (the table is stale, and the
-block holds its content), `_seconds_<stage>` and `_worked_<stage>`.  One value per row: `_was_<drop column>`.
+block holds its content), `_seconds_<stage>`, `_worked_<stage>` and `_found_<stage>` (JSON).  One value per row:
+`_was_<drop column>`.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -232,6 +234,8 @@ def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int
             "worked": {stage: _constant(rows, f"_worked_{stage}", {}) for stage in table.stages},
             "facts": {stage.name: stage.facts(kept) for stage in table.makers},
         }
+        if found := {stage: text for stage in table.stages if (text := _constant(rows, f"_found_{stage}", None))}:
+            facts["found"] = {stage: json.loads(text) for stage, text in found.items()}
         done[table.name] = store.commit(table.name, shard, table.key(contents), kept, facts, volatile=table.volatile)
         contents[table.name] = done[table.name].content
     return done

@@ -111,6 +111,15 @@ class Balance:
                     fix="name another",
                 )
 
+    @property
+    def digest(self) -> str:
+        """What names the content of the file.  Raises RecipeError if it cannot be read."""
+        return _digest(self._file, _stamp(self._file))
+
+    def entries(self) -> dict[str, list[str]]:
+        """List -> its entries, in the order of their numbers.  Raises RecipeError for a file that cannot be read."""
+        return _lists(self._file)
+
     def mentioned(self, rows: pa.Table, live: npt.NDArray[np.bool_]) -> Iterator[Mentioned]:
         """What the captions of the live rows name, list by list."""
         texts, languages = rows[self.config.text].to_pylist(), rows[self.config.language].to_pylist()
@@ -173,6 +182,11 @@ def _holds_texts(kind: pa.DataType) -> bool:
         return _holds_texts(kind.value_type)
     of_texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
     return any(is_one(kind) for is_one in of_texts)
+
+
+@lru_cache(maxsize=16)
+def _digest(file: str, stamp: tuple[int, ...] | None) -> str:
+    return metadata_digest(Path(file))
 
 
 def _lists(file: str) -> dict[str, list[str]]:

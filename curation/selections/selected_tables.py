@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from curation.flow import Tables
 from curation.selections.stage import Select
@@ -12,6 +12,7 @@ from curation.selections.steps import Rules
 from curation.table import Table
 from pairmill.config import digest
 from pairmill.layout import SELECTIONS
+from pairmill.store import Store
 
 
 class SelectedTable(NamedTuple):
@@ -50,3 +51,14 @@ def over_all(table: Table, contents: Mapping[str, Mapping[int, str]]) -> Table:
     """The table of a selection in which a row depends on others: keyed by every shard of what it is made from."""
     seen = digest([[content for _, content in sorted(contents[name].items())] for name in table.upstream])
     return replace(table, identity=[table.identity, seen])
+
+
+def facts_in(store: Store, name: str) -> dict[str, Any]:
+    """What the manifests of a selection record of all rows (`curation.selections.thresholds.facts_of`); {}: nothing."""
+    index = store.index(f"{SELECTIONS}/{name}")
+    if not index:
+        return {}
+    first = min(index)
+    manifest = store.manifest(f"{SELECTIONS}/{name}", first, index[first]) or {}
+    found: dict[str, Any] = manifest.get("found", {}).get("select", {})
+    return found

@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 
 from curation.duplicates.kinds import reasons
 from curation.duplicates.stage import Deduplicate
-from curation.schema import DROPS, set_columns
+from curation.schema import DROPS, add_found, set_columns
 from curation.selection import GROUP, GROUP_ID, apply_selection, group_ids_of
 from curation.selections.balance_rule import BALANCE, NO_ENTRY
 from curation.selections.chain import ordered
 from curation.selections.config import Section, SelectionConfig
 from curation.selections.steps import NOT_SELECTED, QUOTA, TOP, WHERE, Found, Rules, ShardRows, staying
+from curation.selections.thresholds import facts_of
 from curation.stage import Column, Stage
 from pairmill.errors import RecipeError, nearest
 from pairmill.layout import SELECTIONS
@@ -88,7 +89,9 @@ def selected(stage: Select, rows: pa.Table, given: ShardRows, found: Found) -> p
         made["weight"] = stage.rules.weight(given.rows, reasons, found)
     rows = set_columns(rows, made)
     dropped = apply_selection(rows, stage.name, stage.drops)
-    return set_columns(rows, {name: dropped[name] for name in DROPS})
+    return add_found(
+        set_columns(rows, {name: dropped[name] for name in DROPS}), stage.name, facts_of(stage.rules, found)
+    )
 
 
 def rules_of(recipe: Mapping[str, Any], given: str) -> tuple[Rules, ...]:
