@@ -41,7 +41,7 @@ def axis(values: Iterable[float], word: Word, *, log: bool = False, zero: bool =
     if log:
         marks = _log_marks(low, high)
     else:
-        step = _step((high - low) / 5)
+        step = round_step((high - low) / 5)
         if not snug:
             low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -55,8 +55,8 @@ def _way(low: float, high: float, log: bool, value: float) -> float:
     return (value - low) / (high - low)
 
 
-def _step(least: float) -> float:
-    """The first of …, 1, 2, 2.5, 5, 10, … that is not below `least`."""
+def round_step(least: float) -> float:
+    """The first of …, 1, 2, 2.5, 5, 10, … that is not below `least`, which is positive."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(power * part for part in (1, 2, 2.5, 5, 10) if power * part >= least * (1 - 1e-9))
 
