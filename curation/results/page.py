@@ -2,75 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from PIL import (
-    Image,
-    WebPImagePlugin,  # noqa: F401  else the first picture loads every plugin there is
-)
-
 from curation.results.figures import funnel, pace
+from curation.results.insight_figures import balance_curve, number, score_chart
+from curation.results.score_tally import SHOWN
+from curation.results.shown_rows import MOST_SHARDS
+from curation.results.thumbnails import WITHHELD, place
 from pairmill.charts import compared, distribution
 from pairmill.layout import TEXT_KINDS
 from pairmill.pages import page_template
-from pairmill.store import Store
 
-#: Pictures of rows dropped for these reasons must not be on a page that people share.
-WITHHELD = frozenset({"nsfw"})
-
-_LONGER_SIDE = {"kept": 288, "dropped": 176}  # pixels of a thumbnail
-_QUALITY = 78
-
-
-def thumbnails(store: Store, entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Small pictures of the rows that have one, as data URIs, by `place` of the row."""
-    wanted: dict[int, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        if entry["width"] and entry["drop_reason"] not in WITHHELD:
-            wanted.setdefault(entry["shard"], []).append(entry)
-    found = {}
-    # Pillow's codecs let other threads run.
-    with ThreadPoolExecutor() as pool:
-        for shard, shown in sorted(wanted.items()):
-            images = store.load("images", shard, ["image"])["image"]
-            encoded = images.take(pa.array([entry["row"] for entry in shown])).to_pylist()
-            sides = [_LONGER_SIDE["kept" if entry["drop_reason"] is None else "dropped"] for entry in shown]
-            for entry, uri in zip(shown, pool.map(_thumbnail, encoded, sides), strict=True):
-                if uri is not None:
-                    found[place(entry)] = uri
-    return found
-
-
-def place(entry: Mapping[str, Any]) -> str:
-    """The name of a row's place in the run."""
-    return f"{entry['shard']}/{entry['row']}"
-
-
-def _thumbnail(encoded: bytes | None, side: int) -> str | None:
-    """A WebP of at most `side` pixels; None if there is no picture, or it cannot be read."""
-    if encoded is None:
-        return None
-    file = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            small = image.convert("RGBA" if "A" in image.getbands() else "RGB")
-        small.thumbnail((side, side))
-        small.save(file, "WEBP", quality=_QUALITY, method=2)
-    except Exception:  # Pillow's codecs raise OSError, ValueError, SyntaxError, struct.error, …
-        return None
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+#: How signs are written.
+_SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥"}
 
 
 def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    """The page.  pictures: see `thumbnails`."""
+    """The page.  pictures: see `curation.results.thumbnails`."""
     filters = {"count": count, "share": share, "size": _size, "span": _span, "moment": _moment, "digest": _digest}
+    filters |= {"number": number, "words_of_sign": _SIGNS.__getitem__}
     template = page_template(Path(__file__).with_name("report.html.j2"), filters)
     latency, texts = report["fetch"]["latency_s"], report["caption_length"]
     return template.render(
@@ -79,6 +32,13 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         place=place,
         withheld=WITHHELD,
         text_kinds=TEXT_KINDS,
+        at_thresholds=SHOWN,
+        pictured_shards=MOST_SHARDS,
+        score_charts={score["name"]: score_chart(score, report["thresholds"]) for score in report["scores"]},
+        curves={
+            name: [balance_curve(one["curve"]) for one in found.get("lists", ())]
+            for name, found in report["balance"].items()
+        },
         funnel=funnel(report["stages"], report["rows_in"]),
         figures={
             "throughput": pace(report["throughput"]),

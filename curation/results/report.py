@@ -20,9 +20,13 @@ from curation.forget.tombstones import Tombstones
 from curation.pack import Pack, cut_parts
 from curation.parts import sizes
 from curation.results.data import READS, Tally, read_gallery
+from curation.results.insights import Insights, shown_in
 from curation.results.outcome import Outcome, Run, open_run, read_outcome
-from curation.results.page import render, thumbnails
+from curation.results.page import render
+from curation.results.shown_rows import read_shown
 from curation.results.throughput import throughput
+from curation.results.thumbnails import thumbnails
+from curation.results.withheld import Withheld
 from pairmill.errors import IntegrityError, PairmillError
 from pairmill.faults import fault_point
 from pairmill.layout import PAIRS
@@ -56,7 +60,11 @@ def _written(store: Store, selection: str) -> dict[str, Any] | None:
     before = Tombstones.read(store)
     try:
         report = build_report(store, selection=selection)
-        shown = [*report["gallery"]["kept"], *(e for group in report["gallery"]["dropped"] for e in group["rows"])]
+        shown = [
+            *report["gallery"]["kept"],
+            *(entry for group in report["gallery"]["dropped"] for entry in group["rows"]),
+            *shown_in(report),
+        ]
         page = render(report, thumbnails(store, shown))
         fault_point("report.built")
         store.write_json(REPORTS[0], report)
@@ -83,14 +91,16 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
     Raises RunDirError if nothing is planned; IntegrityError, naming the shard, if two counts disagree.
     """
     run = open_run(store, selection)
-    tally = Tally(run.pack_config, run.tables.flow)
+    tally, insights = Tally(run.pack_config, run.tables.flow), Insights(run)
+    columns = tuple(dict.fromkeys([*READS, *insights.columns]))
     counted: dict[str, Counter[str]] = {}
     seconds: dict[str, float] = defaultdict(float)
     worked: Counter[str] = Counter()  # rows on which those seconds were spent
     kept: dict[int, _Kept] = {}
     for shard in run.plan.shard_numbers():
-        outcome = read_outcome(run, shard, READS)
+        outcome = read_outcome(run, shard, columns)
         tally.add(outcome)
+        insights.add(outcome)
         for name, counts in outcome.counts.items():
             counted.setdefault(name, Counter()).update(counts)
         for table in outcome.tables:
@@ -129,7 +139,8 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
             **{table: sum(m["bytes"] for m in found.values()) for table, found in run.manifests.items()},
         },
         **tally.data(),
-        "gallery": _gallery(run, tally),
+        **insights.data(),
+        "gallery": _gallery(run, tally, insights.withheld),
         "runs": [dict(record) for record in run.records],
         "runs_lost": list(run.lost),
     }
@@ -240,10 +251,15 @@ def _pack_seconds(run: Run) -> float:
     return float(sum(end - start for start, end in spans if end is not None))
 
 
-def _gallery(run: Run, tally: Tally) -> dict[str, Any]:
+def _gallery(run: Run, tally: Tally, withheld: Withheld) -> dict[str, Any]:
     order = {name: at for at, name in enumerate(run.tables.flow.order)}
     groups = sorted(tally.dropped.items(), key=lambda item: (order[item[0][0]], item[0][1]))
-    entries = iter(read_gallery(run, [*tally.kept, *(pick for _, picks in groups for pick in picks)]))
+    picks = [*tally.kept, *(pick for _, picks in groups for pick in picks)]
+    hidden = read_shown(run, picks, withheld) if withheld.columns else {}
+    found = read_gallery(run, picks)
+    for pick, entry in zip(picks, found, strict=True):
+        entry["withheld"] = pick in hidden and hidden[pick]["withheld"]
+    entries = iter(found)
     return {
         "kept": [next(entries) for _ in tally.kept],
         "dropped": [

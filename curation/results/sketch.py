@@ -115,9 +115,10 @@ class Sketch:
     def counts(self, edges: Sequence[float]) -> list[int]:
         """The numbers below the first edge, between each two, and from the last on: one more than there are edges.
 
-        A number is counted in the bin that the one nearest to zero of its own bin is in.
+        All numbers of the bin that an edge is in count as the edge does, so none equal to it is on the wrong side.
         """
-        at = np.searchsorted(np.asarray(edges, np.float64), self._values, "right")
+        words = rising(pa.chunked_array([pa.array(edges, pa.float64())]))
+        at = np.searchsorted(words >> self._cut, self._bins, "right")
         found = np.zeros(len(edges) + 1, np.int64)
         np.add.at(found, at, self._counts)
         return [int(n) for n in found]

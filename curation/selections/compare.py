@@ -17,20 +17,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.plan import open_plan
-from curation.results.page import count, place, share, thumbnails
+from curation.results.data import Pick
+from curation.results.outcome import open_run
+from curation.results.page import count, share
+from curation.results.score_tally import thresholds_in
+from curation.results.shown_rows import read_shown
+from curation.results.thumbnails import place, thumbnails
+from curation.results.withheld import Withheld
 from curation.selections.uids import Uids, uids_of
 from curation.table import PLAN
 from pairmill.damage import damaged
 from pairmill.errors import RunDirError, UserError, nearest
 from pairmill.layout import FILTER_TABLE, SELECTIONS, filter_table
 from pairmill.pages import page_template
-from pairmill.redaction import redact
 from pairmill.store import Entry, Store, shard_file
 
 #: Rows shown of those that only one of the two keeps.
 SHOWN = 12
-
-_TEXT_CHARACTERS = 300
 
 
 class TwoSelections:
@@ -48,7 +51,7 @@ class TwoSelections:
         self.only: dict[str, Counter[str]] = {name: Counter() for name in self.names}  # reason of the other -> rows
         self.kept: dict[str, Counter[str]] = {name: Counter() for name in self.names}  # language -> rows
         self.common: Counter[str] = Counter()
-        self._picks: dict[str, list[tuple[str, int, int]]] = {name: [] for name in self.names}
+        self._picks: dict[str, list[Pick]] = {name: [] for name in self.names}
         for shard in self._shards:
             self._count(shard)
 
@@ -71,7 +74,7 @@ class TwoSelections:
         for name, other in ((a, b), (b, a)):
             here = kept[name] & ~kept[other]
             self.only[name].update(reasons[other].filter(pa.array(here)).to_pylist())
-            found = [(known[at], shard, int(at)) for at in np.flatnonzero(here)]
+            found = [Pick(known[at], shard, int(at)) for at in np.flatnonzero(here)]
             self._picks[name] = heapq.nsmallest(SHOWN, self._picks[name] + found)
 
     def _languages(self, name: str, shard: int, rows: int) -> pa.ChunkedArray:
@@ -103,23 +106,23 @@ class TwoSelections:
 
     def page(self) -> str:
         """The same as a page, with some rows that only one of the two keeps: those of smallest uid."""
-        shown = {name: [self._entry(name, *pick) for pick in sorted(picks)] for name, picks in self._picks.items()}
+        run = open_run(self._store)
+        withheld = Withheld(thresholds_in(self._store), run.tables.flow.columns)
+        found = read_shown(run, (pick for picks in self._picks.values() for pick in picks), withheld)
+        shown = {
+            name: [{**found[pick], **self._entry(name, pick)} for pick in sorted(picks)]
+            for name, picks in self._picks.items()
+        }
         pictures = thumbnails(self._store, [entry for entries in shown.values() for entry in entries])
         template = page_template(Path(__file__).with_name("compare.html.j2"), {"count": count, "share": share})
         return template.render(found=self.data(), shown=shown, pictures=pictures, place=place, run_dir=self._store.uri)
 
-    def _entry(self, name: str, uid: str, shard: int, row: int) -> dict[str, Any]:
-        planned = self._store.load(PLAN, shard, ["url", "alt"]).slice(row, 1).to_pylist()[0]
-        image = self._store.load("images", shard, ["width", "height"]).slice(row, 1).to_pylist()[0]
+    def _entry(self, name: str, pick: Pick) -> dict[str, Any]:
         other = self.names[1 - self.names.index(name)]
-        reason = self._store.load(f"{SELECTIONS}/{other}", shard, ["reason"])["reason"][row].as_py()
-        language = self._languages(name, shard, row + 1)[row].as_py()
-        return {
-            **{"uid": uid, "shard": shard, "row": row, "url": redact(planned["url"])[:_TEXT_CHARACTERS]},
-            **{"alt": planned["alt"][:_TEXT_CHARACTERS], "language": language, "reason": reason},
-            # By which `thumbnails` withholds a picture.
-            **{"width": image["width"], "height": image["height"], "drop_reason": reason},
-        }
+        reason = self._store.load(f"{SELECTIONS}/{other}", pick.shard, ["reason"])["reason"][pick.row].as_py()
+        language = self._languages(name, pick.shard, pick.row + 1)[pick.row].as_py()
+        # `thumbnails` withholds pictures by the reason, too.
+        return {"language": language, "reason": reason, "drop_reason": reason}
 
 
 def selection_uids(store: Store, name: str, column: str = "uid") -> Uids:

@@ -46,9 +46,16 @@ class StorePasses:
         return found
 
 
-def selected_run(folder: Path, selections: Mapping[str, Any], packed: str | None = None) -> Store:
+def selected_run(
+    folder: Path,
+    selections: Mapping[str, Any],
+    packed: str | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    rows_per_shard: int = 7,
+) -> Store:
     """`make_run` with these selections in its recipe; it is packed from one of them, without captions of models."""
-    store = make_run(folder, upto="select", recaption=False, translate=False)
+    given = {"rows_per_shard": rows_per_shard, "recaption": False, "translate": False}
+    store = make_run(folder, rows, upto="select", **given)
     select(store, selections, packed)
     recipe = run_recipe(store)
     flow = flow_of(recipe)

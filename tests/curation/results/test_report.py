@@ -287,8 +287,8 @@ def test_the_page_stands_alone(finished: Store) -> None:
     html = Path(finished.path("report.html")).read_text(encoding="utf-8")
     page = Page(html)
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
-    # 20 kept and 2 + 6 dropped after they were decoded; the picture of the nsfw row is withheld.
-    assert len(pictures) == 20 + 2 + 6
+    # 20 kept and 2 + 6 dropped after they were decoded, and the 2 duplicates again; that of the nsfw row is withheld.
+    assert len(pictures) == 20 + 2 + 6 + 2
     assert all(a["src"].startswith("data:image/webp;base64,") and a["alt"] for a in pictures if a["src"])
     assert "default-src 'none'" in html
     # The first characters of a folder's digest and of a hub's commit.

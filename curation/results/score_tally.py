@@ -1,0 +1,242 @@
+"""Scores of a run and the thresholds that its selections have for them, in one pass over narrow columns.
+
+A score is a column of the segment `score` that is one number a row, and every number that a rule of a selection
+compares (`curation.selections.thresholds`).  It is counted over the rows that come to the selections: those that no
+stage before them dropped.  Beside each threshold are the rows nearest to it on either side, ties by uid.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curation.embedding.stage import Embed
+from curation.flow import Flow
+from curation.results.data import Pick
+from curation.results.outcome import Outcome, Run
+from curation.results.shown_rows import alive_before, columns_to_read, pictured, with_own
+from curation.results.sketch import Sketch
+from curation.results.tallies import Frequent
+from curation.selections.selected_tables import facts_in
+from curation.selections.thresholds import Threshold, thresholds_of
+from pairmill.damage import damaged
+from pairmill.layout import SELECTIONS
+from pairmill.store import Store, shard_file
+
+#: Rows shown on each side of a threshold, thresholds that have such rows, and groups whose own thresholds are listed.
+SHOWN, MOST_GALLERIES, GROUPS_SHOWN = 6, 24, 8
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+
+class Near(NamedTuple):
+    """A row near a threshold; the nearest are the smallest."""
+
+    distance: float
+    pick: Pick
+    value: float
+    limit: float
+    group: str | None
+
+
+class ScoreTally:
+    """What is counted of each score, and of each threshold."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, flow = run, run.tables.flow
+        self.thresholds = thresholds_in(run.store, [one.name for one in flow.rules])
+        self._owners = _score_columns(flow)
+        self._compared = {one.subject: one for one in self.thresholds}
+        names = dict.fromkeys([*self._owners, *self._compared])
+        self._sketches = {name: (Sketch(), Sketch()) for name in names}
+        self._missing = dict.fromkeys(names, 0)
+        self._sides = [_Sides(one) for one in self.thresholds]
+        self._pictured = pictured(run)
+        self.columns = columns_to_read(
+            run, ["width", *self._owners, *(name for one in self.thresholds for name in one.columns)]
+        )
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one shard, as far as it is processed."""
+        rows = with_own(outcome.rows)
+        alive = alive_before(self._run.tables.flow, rows)
+        kept = alive & np.asarray(rows["drop_reason"].is_null(), np.bool_)
+        for name, (everything, of_kept) in self._sketches.items():
+            values = self._numbers(name, rows)
+            if values is not None:
+                everything.add(values[alive])
+                of_kept.add(values[kept])
+                self._missing[name] += int(np.isnan(values[alive]).sum())
+        chosen: dict[str, pa.Table | None] = {}
+        for sides in self._sides:
+            name = sides.threshold.selection
+            if name not in chosen:
+                chosen[name] = _chosen(self._run.store, name, outcome)
+            if (selection := chosen[name]) is not None and set(sides.threshold.columns) <= set(rows.schema.names):
+                sides.add(outcome.shard, rows, alive, selection, outcome.shard in self._pictured)
+
+    def _numbers(self, name: str, rows: pa.Table) -> Floats | None:
+        if name in rows.schema.names:
+            return np.asarray(rows[name].cast(pa.float64()).fill_null(np.nan), np.float64)
+        one = self._compared.get(name)
+        there = one is not None and set(one.columns) <= set(rows.schema.names)
+        return one.numbers(rows) if one is not None and there else None
+
+    def picks(self) -> list[Pick]:
+        """The rows that are shown."""
+        return [near.pick for sides in self._sides[:MOST_GALLERIES] for side in sides.near for near in side]
+
+    def data(self, shown: Mapping[Pick, Mapping[str, Any]]) -> dict[str, Any]:
+        """Plain data: `scores` and `thresholds`.  shown: what is shown of each of `picks`."""
+        thresholds = [
+            sides.data(shown if at < MOST_GALLERIES else {}) for at, sides in enumerate(self._sides) if sides.rows
+        ]
+        return {
+            "scores": [
+                self._score(name, [one for one in thresholds if one["subject"] == name])
+                for name, (everything, _) in self._sketches.items()
+                if len(everything)
+            ],
+            "thresholds": thresholds,
+        }
+
+    def _score(self, name: str, thresholds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        everything, kept = self._sketches[name]
+        edges = everything.edges([limit["value"] for one in thresholds for limit in one["limits"]])
+        found = {f"p{round(100 * share)}": _short(everything.quantile(share)) for share in _QUANTILES}
+        return {
+            "name": name,
+            "stage": self._owners.get(name),
+            "rows": len(everything),
+            "missing": self._missing[name],
+            "min": _short(everything.least),
+            **found,
+            "max": _short(everything.largest),
+            "error": everything.error,
+            "edges": edges,
+            "all": everything.counts(edges),
+            "kept": kept.counts(edges),
+        }
+
+
+class _Sides:
+    """The rows on both sides of a threshold."""
+
+    def __init__(self, threshold: Threshold) -> None:
+        self.threshold = threshold
+        self.limits: Frequent[tuple[str, float]] = Frequent()
+        #: Rows that pass and that the selection keeps; rows that do not, and that this rule leaves out.
+        self.rows, self.counts = 0, [0, 0]
+        self.near: list[list[Near]] = [[], []]
+
+    def add(self, shard: int, rows: pa.Table, alive: Mask, selection: pa.Table, pictured: bool) -> None:
+        """selection: keep and reason of the same rows.  pictured: whether rows of this shard may be shown."""
+        one = self.threshold
+        numbers, limits = one.numbers(rows), one.limits(rows)
+        there = alive & np.isfinite(numbers) & np.isfinite(limits)
+        passes = one.passes(numbers, limits)
+        keep = np.asarray(selection["keep"], np.bool_)
+        here = np.array([reason == one.rule for reason in selection["reason"].to_pylist()], np.bool_)
+        groups = one.groups(rows)
+        at_all = np.flatnonzero(there)
+        if one.by is None:
+            values = np.unique(limits[at_all], return_counts=True)
+            self.limits.add({("", float(value)): int(n) for value, n in zip(*values, strict=True)})
+        else:
+            self.limits.add(Counter((groups[at] or "", float(limits[at])) for at in at_all.tolist()))
+        self.rows += int(there.sum())
+        image = np.asarray(rows["width"].is_valid(), np.bool_) if "width" in rows.schema.names else np.zeros(len(rows))
+        distance = np.abs(numbers - limits)
+        for side, mask in enumerate((there & passes & keep, there & ~passes & here)):
+            self.counts[side] += int(mask.sum())
+            if pictured:
+                self._take(side, mask & (image > 0), distance, shard, rows["uid"], (numbers, limits, groups))
+
+    def _take(
+        self,
+        side: int,
+        mask: Mask,
+        distance: Floats,
+        shard: int,
+        uids: pa.ChunkedArray,
+        of_row: tuple[Floats, Floats, Sequence[str | None]],
+    ) -> None:
+        at = np.flatnonzero(mask)
+        if len(at) > SHOWN:
+            # All that are as near as the last of the nearest: uids decide among them.
+            at = at[distance[at] <= np.partition(distance[at], SHOWN - 1)[SHOWN - 1]]
+        numbers, limits, groups = of_row
+        found = [
+            Near(float(distance[n]), Pick(uids[n].as_py(), shard, n), float(numbers[n]), float(limits[n]), groups[n])
+            for n in at.tolist()
+        ]
+        self.near[side] = heapq.nsmallest(SHOWN, [*self.near[side], *found], key=lambda near: near[:2])
+
+    def data(self, shown: Mapping[Pick, Mapping[str, Any]]) -> dict[str, Any]:
+        """Plain data."""
+        one = self.threshold
+        limits = self.limits.most_common(GROUPS_SHOWN)
+        sides = {
+            name: {
+                "rows": self.counts[side],
+                "shown": [
+                    {**shown[near.pick], "value": _short(near.value), "limit": _short(near.limit), "group": near.group}
+                    for near in self.near[side]
+                    if near.pick in shown
+                ],
+            }
+            for side, name in enumerate(("passing", "failing"))
+        }
+        return {
+            **{"selection": one.selection, "rule": one.rule, "subject": one.subject, "sign": one.sign},
+            **{"against": one.against, "by": one.by, "groups": len(self.limits.counts)},
+            "limits": [
+                {"group": group or None, "value": _short(value), "rows": n} for (group, value), n in limits.items()
+            ],
+            **sides,
+        }
+
+
+def thresholds_in(store: Store, first: Sequence[str] = ()) -> list[Threshold]:
+    """The thresholds of all selections of a run, as their manifests have them.  first: names that come first."""
+    there = store.folders(SELECTIONS)
+    names = [*(one for one in first if one in there), *(one for one in there if one not in first)]
+    return [one for name in names for one in thresholds_of(name, facts_in(store, name))]
+
+
+def _chosen(store: Store, name: str, outcome: Outcome) -> pa.Table | None:
+    """keep and reason of a shard's rows in a selection; None while it has none.
+
+    Raises DamagedError if it holds other rows.
+    """
+    table = f"{SELECTIONS}/{name}"
+    if store.entry(table, outcome.shard) is None:
+        return None
+    rows = store.load(table, outcome.shard, ["uid", "keep", "reason"])
+    if not rows["uid"].equals(outcome.rows["uid"]):
+        raise damaged(store.path(shard_file(table, outcome.shard)), "it holds other rows than the plan")
+    return rows
+
+
+def _score_columns(flow: Flow) -> dict[str, str]:
+    """The columns of the segment `score` that are one number a row, with the stage of each."""
+    found = {}
+    for stage in flow.segment("score"):
+        for column in stage.adds:
+            counted = pa.types.is_integer(column.type) and not isinstance(stage, Embed)
+            if pa.types.is_floating(column.type) or counted:
+                found[column.name] = stage.name
+    return found
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")

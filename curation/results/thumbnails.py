@@ -1,0 +1,83 @@
+"""Small pictures of rows, for pages that people share: bounded in number, size and what they show."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+from PIL import (
+    Image,
+    WebPImagePlugin,  # noqa: F401  else the first picture loads every plugin there is
+)
+
+from pairmill.store import Store
+
+#: Pictures of rows dropped for these reasons must not be on a page that people share.
+WITHHELD = frozenset({"nsfw"})
+
+#: Characters of all pictures of a page together, as data URIs; what comes after them has none.
+MOST_CHARACTERS = 16 << 20
+
+_LONGER_SIDE = {"kept": 288, "dropped": 176}  # pixels of a thumbnail
+_QUALITY = 78
+
+
+def thumbnails(store: Store, entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Small pictures of the rows that have one, as data URIs, by `place` of the row.
+
+    entries: in the order of the page: shard, row, width, drop_reason; `withheld`, if true, and `side`, pixels of the
+    longer side, where there is room for so many.  A row that is there twice has the larger of its sides.
+    """
+    wanted: dict[str, Mapping[str, Any]] = {}
+    uses: dict[str, int] = {}
+    for entry in entries:
+        if entry["width"] and entry["drop_reason"] not in WITHHELD and not entry.get("withheld"):
+            name = place(entry)
+            uses[name] = uses.get(name, 0) + 1
+            if name not in wanted or _side(entry) > _side(wanted[name]):
+                wanted[name] = entry
+    shards: dict[int, list[Mapping[str, Any]]] = {}
+    for entry in wanted.values():
+        shards.setdefault(entry["shard"], []).append(entry)
+    found = {}
+    # Pillow's codecs let other threads run.
+    with ThreadPoolExecutor() as pool:
+        for shard, shown in sorted(shards.items()):
+            images = store.load("images", shard, ["image"])["image"]
+            encoded = images.take(pa.array([entry["row"] for entry in shown])).to_pylist()
+            for entry, uri in zip(shown, pool.map(_thumbnail, encoded, map(_side, shown)), strict=True):
+                if uri is not None:
+                    found[place(entry)] = uri
+    left, kept = MOST_CHARACTERS, {}
+    for name in wanted:
+        if name in found and (left := left - uses[name] * len(found[name])) >= 0:
+            kept[name] = found[name]
+    return kept
+
+
+def place(entry: Mapping[str, Any]) -> str:
+    """The name of a row's place in the run."""
+    return f"{entry['shard']}/{entry['row']}"
+
+
+def _side(entry: Mapping[str, Any]) -> int:
+    return int(entry.get("side") or _LONGER_SIDE["kept" if entry["drop_reason"] is None else "dropped"])
+
+
+def _thumbnail(encoded: bytes | None, side: int) -> str | None:
+    """A WebP of at most `side` pixels; None if there is no picture, or it cannot be read."""
+    if encoded is None:
+        return None
+    file = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            small = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+        small.thumbnail((side, side))
+        small.save(file, "WEBP", quality=_QUALITY, method=2)
+    except Exception:  # Pillow's codecs raise OSError, ValueError, SyntaxError, struct.error, …
+        return None
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
