@@ -7,6 +7,7 @@ there.  The counts are those of these shards.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ import pyarrow.compute as pc
 from curation.balancing.metadata import shown_name
 from curation.results.outcome import Outcome, Run
 from curation.results.shown_rows import columns_to_read, with_own
-from curation.selections.balance_rule import BALANCE, NO_ENTRY, Balance
+from curation.selections.balance_rule import BALANCE, NO_ENTRY, Balance, BalanceConfig
 from curation.selections.expression import ALL, Mask, evaluate, parse_names
 from curation.selections.selected_tables import facts_in
 from curation.selections.steps import Rules
 from pairmill.errors import RecipeError
-from pairmill.layout import SELECTIONS
+from pairmill.layout import RECIPE_FILE, SELECTIONS
+from pairmill.origin import origin_of
+from pairmill.store import Store
 
 #: Rows whose captions are looked up, about so many at most.
 MOST_ROWS = 1_000_000
@@ -40,9 +43,9 @@ class BalanceTally:
         self._run = run
         self._step = -(-run.plan.rows // MOST_ROWS) or 1
         self._balanced = [
-            _Balanced(rules, rules.balance, facts_in(run.store, rules.name))
+            _Balanced(rules, Balance(_placed(run.store, rules.config.balance)), facts_in(run.store, rules.name))
             for rules in run.tables.flow.rules
-            if rules.balance is not None
+            if rules.config.balance is not None
         ]
         self.columns = columns_to_read(run, [name for one in self._balanced for name in one.columns])
 
@@ -56,6 +59,12 @@ class BalanceTally:
     def data(self) -> dict[str, Any]:
         """Selection -> plain data; `missing` says why there is none."""
         return {one.name: {"one_shard_in": self._step, **one.data()} for one in self._balanced}
+
+
+def _placed(store: Store, config: BalanceConfig) -> BalanceConfig:
+    """With the place of the metadata as the run's recipe means it, wherever the report is asked for."""
+    origin = origin_of(store.read_text(RECIPE_FILE) or "") or ""
+    return config.model_copy(update={"metadata": Path(origin) / config.metadata})
 
 
 class _Balanced:

@@ -31,7 +31,7 @@ from pairmill.errors import RecipeError
 
 Floats = npt.NDArray[np.float64]
 
-#: Groups of rows that a manifest has the values of: those of the first names.
+#: Groups of rows that a manifest has the values of: those of the first names, and rows without one.
 GROUPS = 64
 
 _LAST = np.uint64(2**64 - 1)
@@ -56,29 +56,26 @@ def facts_of(rules: Rules, found: Found) -> dict[str, Any]:
         called = [text for text, (source, _) in rules.calls.items() if source.key.endswith(".where")]
         facts[WHERE] = {
             "expression": where,
-            "values": {
-                text: _by_group(found.values[text], found.values[text]["value"].to_numpy(zero_copy_only=False))
-                for text in called
-                if text in found.values
-            },
+            "values": {text: _by_group(found.values[text]) for text in called},
         }
     top = rules.config.top
     if top is not None and top.by is not None and found.top is not None:
         words = found.top["score"].to_numpy()
         scored = found.top.filter(pa.array(words != _LAST))
-        facts[TOP] = {"by": top.by, "per": top.per, **_by_group(scored, value_of(~scored["score"].to_numpy()))}
+        last = pa.table({"group": scored["group"], "value": value_of(~scored["score"].to_numpy())})
+        facts[TOP] = {"by": top.by, "per": top.per, **_by_group(last)}
     if rules.balance is not None:
         facts[BALANCE] = {"metadata": rules.balance.digest}
     return facts
 
 
-def _by_group(table: pa.Table, values: npt.ArrayLike) -> dict[str, Any]:
-    """table: with a column `group`; its values, [rows]."""
-    pairs = zip(table["group"].to_pylist(), np.asarray(values, np.float64).tolist(), strict=True)
-    known = sorted(
-        ((group, value) for group, value in pairs if np.isfinite(value)), key=lambda one: (one[0] or "", one)
-    )
-    return {"groups": len(table), "of": [[group, value] for group, value in known[:GROUPS]]}
+def _by_group(table: pa.Table) -> dict[str, Any]:
+    """table: group and value, by group, null last."""
+    rows = table.slice(0, GROUPS)
+    if len(table) > GROUPS and not table["group"][len(table) - 1].is_valid:
+        rows = pa.concat_tables([rows.slice(0, GROUPS - 1), table.slice(len(table) - 1)])
+    pairs = zip(rows["group"].to_pylist(), rows["value"].to_pylist(), strict=True)
+    return {"groups": len(table), "of": [[group, value] for group, value in pairs if np.isfinite(value)]}
 
 
 @dataclass(frozen=True)

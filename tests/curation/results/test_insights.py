@@ -14,6 +14,9 @@ from curation.results import shown_rows, thumbnails
 from curation.results.report import build_report, write_report
 from curation.results.score_tally import SHOWN
 from curation.selections.compare import TwoSelections
+from pairmill.layout import RECIPE_FILE
+from pairmill.origin import with_origin, working_in
+from pairmill.recipe_file import write_recipe
 from pairmill.store import Store
 
 HOSTILE = "<script>alert(1)</script>"
@@ -228,6 +231,15 @@ def test_metadata_that_is_another_now_is_not_counted(tmp_path: Path) -> None:
     assert build_report(store)["balance"]["even"]["missing"] == "the metadata is another now"
     (tmp_path / "of" / "metadata.json").unlink()
     assert "cannot be read here" in build_report(store)["balance"]["even"]["missing"]
+
+
+def test_metadata_lies_where_the_recipe_was_given(tmp_path: Path) -> None:
+    store = made_in(tmp_path / "of")
+    recipe = (store.read_text(RECIPE_FILE) or "").replace(f"{tmp_path / 'of'}/metadata.json", "metadata.json")
+    assert "metadata: metadata.json" in recipe
+    with working_in(str(tmp_path / "of")):
+        write_recipe(store, with_origin(recipe))
+    assert build_report(store)["balance"]["even"]["captions"]["before"] > 0
 
 
 def test_a_selection_that_is_not_made_yet_has_no_thresholds(tmp_path: Path) -> None:
