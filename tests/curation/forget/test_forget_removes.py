@@ -34,9 +34,9 @@ from curation.forget.takedown import begin, complete_pending, preview
 from curation.forget.tombstones import Tombstones
 from curation.identity import row_uid
 from curation.plan import open_plan
-from curation.results.page import thumbnails
 from curation.results.report import build_report
 from curation.results.rows import write_rows
+from curation.results.thumbnails import thumbnails
 from curation.schema import set_columns
 from curation.shards import commit_shard, outstanding
 from curation.table import PLAN
