@@ -126,14 +126,18 @@ def _left_out(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def _take(found: dict[Family, list[tuple[bool, Pick]]], some: Sequence[Family], shard: int, rows: pa.Table) -> None:
-    at = pc.is_in(rows["duplicate_group"], value_set=pa.array([family.uid for family in some]))
-    for place in np.flatnonzero(np.asarray(at, np.bool_)).tolist():
-        row = {name: rows[name][place].as_py() for name in _READ}
-        other = row["uid"] != row["duplicate_group"]
-        for family in some:
-            if row["duplicate_group"] == family.uid and (not other or row["reason"] == family.kind):
-                picks = [*found[family], (other, Pick(row["uid"], shard, place))]
-                found[family] = heapq.nsmallest(SHOWN, picks)
+    for family in some:
+        best = pc.equal(rows["uid"], family.uid)
+        mask = pc.and_(
+            pc.equal(rows["duplicate_group"], family.uid), pc.or_(best, pc.equal(rows["reason"], family.kind))
+        )
+        places = np.flatnonzero(np.asarray(pc.fill_null(mask, False), np.bool_))
+        uids = rows["uid"].take(pa.array(places))
+        # The best row may be of any uid.
+        order = pc.sort_indices(pc.if_else(pc.equal(uids, family.uid), "", uids))[:SHOWN].to_numpy()
+        picks = [Pick(uids[at].as_py(), shard, int(places[at])) for at in order]
+        here = [(pick.uid != family.uid, pick) for pick in picks]
+        found[family] = heapq.nsmallest(SHOWN, [*found[family], *here])
 
 
 class _Counted(NamedTuple):
