@@ -79,12 +79,13 @@ class ClusterSample:
         """The rows that are shown."""
         return [pick for one in self._clusters for pick in one["shown"]]
 
-    def data(self, shown: Mapping[Pick, Mapping[str, Any]]) -> dict[str, Any]:
-        """Plain data; {} without clusters.  shown: what is shown of each of `picks`."""
+    def data(self, shown: Mapping[Pick, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Plain data, as `ClusterColumns.data`; [] without clusters.  shown: what is shown of each of `picks`."""
         if not self._clusters:
-            return {}
-        clusters = [{**one, "shown": [shown[pick] for pick in one["shown"]]} for one in self._clusters]
-        return {"embedding": self._embedding, "sampled": self._rows, "clusters": clusters}
+            return []
+        clusters = [{**one, "name": None, "shown": [shown[pick] for pick in one["shown"]]} for one in self._clusters]
+        of = {"embedding": self._embedding, "column": None, "rows": self._rows, "groups": len(clusters)}
+        return [{**of, "clusters": clusters}]
 
 
 def _sampled(run: Run) -> list[int]:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from curation.results.balance_counts import BalanceTally
+from curation.results.cluster_columns import ClusterColumns
 from curation.results.cluster_sample import ClusterSample
+from curation.results.contamination import ContaminationTally
 from curation.results.data import Pick
 from curation.results.duplicate_groups import Family, GroupTally
 from curation.results.outcome import Outcome, Run
@@ -27,24 +29,29 @@ class Insights:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._scores, self._groups, self._balance = ScoreTally(run), GroupTally(run), BalanceTally(run)
+        self._contamination, self._clusters = ContaminationTally(run), ClusterColumns(run)
         self.withheld = Withheld(self._scores.thresholds, run.tables.flow.columns)
         #: What `read_outcome` must be asked for.
-        self.columns = tuple(dict.fromkeys([*self._scores.columns, *self._balance.columns]))
+        parts = (self._scores, self._balance, self._contamination, self._clusters)
+        self.columns = tuple(dict.fromkeys(name for part in parts for name in part.columns))
 
     def add(self, outcome: Outcome) -> None:
         """Count one shard, as far as it is processed."""
         self._scores.add(outcome)
         self._groups.add(outcome.shard, outcome.rows["uid"])
         self._balance.add(outcome)
+        self._contamination.add(outcome)
+        self._clusters.add(outcome)
 
     def data(self) -> dict[str, Any]:
-        """Plain data, for report.json: `scores`, `thresholds`, `duplicates`, `clusters`, `balance`."""
+        """Plain data, for report.json: `scores`, `thresholds`, `duplicates`, `clusters`, `balance`,
+        `contamination`."""
         counted = self._groups.families()
         families = [family for one in counted.values() for family in one["largest"]]
         members = self._groups.members(families, list(self._run.plan.shard_numbers())) if families else {}
-        clusters = ClusterSample(self._run)
+        clusters = self._clusters if self._clusters.columns else ClusterSample(self._run)
         picks = [*self._scores.picks(), *(pick for some in members.values() for pick in some), *clusters.picks()]
-        shown = read_shown(self._run, picks, self.withheld)
+        shown = read_shown(self._run, [*picks, *self._contamination.picks()], self.withheld)
         return {
             **self._scores.data(shown),
             "duplicates": _merged(
@@ -56,6 +63,7 @@ class Insights:
             ),
             "clusters": clusters.data(shown),
             "balance": self._balance.data(),
+            "contamination": self._contamination.data(self._run.store, shown),
         }
 
 
@@ -88,5 +96,9 @@ def shown_in(report: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for kind in report["duplicates"]:
         for family in kind["largest"]:
             yield from family["shown"]
-    for cluster in report["clusters"].get("clusters", ()):
-        yield from cluster["shown"]
+    for evaluation in report["contamination"]:
+        for kind in evaluation["kinds"]:
+            yield from (pair["row"] for pair in kind["pairs"])
+    for found in report["clusters"]:
+        for cluster in found["clusters"]:
+            yield from cluster["shown"]

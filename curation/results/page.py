@@ -20,8 +20,8 @@ from pairmill.pages import page_template
 _SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥"}
 
 
-def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    """The page.  pictures: see `curation.results.thumbnails`."""
+def render(report: Mapping[str, Any], pictures: Mapping[str, str], references: Mapping[str, str]) -> str:
+    """The page.  pictures: see `curation.results.thumbnails`.  references: see `reference_pictures`."""
     filters = {"count": count, "share": share, "size": _size, "span": _span, "moment": _moment, "digest": _digest}
     filters |= {"number": number, "words_of_sign": _SIGNS.__getitem__}
     template = page_template(Path(__file__).with_name("report.html.j2"), filters)
@@ -29,6 +29,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     return template.render(
         report=report,
         pictures=pictures,
+        references=references,
         place=place,
         withheld=WITHHELD,
         text_kinds=TEXT_KINDS,

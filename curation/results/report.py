@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from curation.forget.tombstones import Tombstones
 from curation.pack import Pack, cut_parts
 from curation.parts import sizes
+from curation.results.contamination import reference_pictures
 from curation.results.data import READS, Tally, read_gallery
 from curation.results.insights import Insights, shown_in
 from curation.results.outcome import Outcome, Run, open_run, read_outcome
@@ -65,7 +66,7 @@ def _written(store: Store, selection: str) -> dict[str, Any] | None:
             *(entry for group in report["gallery"]["dropped"] for entry in group["rows"]),
             *shown_in(report),
         ]
-        page = render(report, thumbnails(store, shown))
+        page = render(report, thumbnails(store, shown), reference_pictures(store, report))
         fault_point("report.built")
         store.write_json(REPORTS[0], report)
         store.write_bytes(REPORTS[1], page.encode())

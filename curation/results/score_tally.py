@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curation.embedding.stage import Embed
 from curation.flow import Flow
+from curation.heads.stage import Score
+from curation.results.cluster_columns import is_category
 from curation.results.data import Pick
 from curation.results.outcome import Outcome, Run
 from curation.results.shown_rows import alive_before, columns_to_read, pictured, with_own
@@ -232,7 +233,7 @@ def _score_columns(flow: Flow) -> dict[str, str]:
     found = {}
     for stage in flow.segment("score"):
         for column in stage.adds:
-            counted = pa.types.is_integer(column.type) and not isinstance(stage, Embed)
+            counted = pa.types.is_integer(column.type) and isinstance(stage, Score) and not is_category(column)
             if pa.types.is_floating(column.type) or counted:
                 found[column.name] = stage.name
     return found

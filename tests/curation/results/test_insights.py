@@ -221,7 +221,7 @@ def test_a_page_has_no_more_of_pictures_than_its_bound(run: Store, monkeypatch: 
 def test_a_run_without_scores_and_selections_shows_none(tmp_path: Path) -> None:
     store = selected_run(tmp_path, {})
     report = write_report(store)
-    assert (report["scores"], report["thresholds"], report["balance"], report["clusters"]) == ([], [], {}, {})
+    assert (report["scores"], report["thresholds"], report["balance"], report["clusters"]) == ([], [], {}, [])
     assert "At the thresholds" not in (store.read_text("report.html") or "")
 
 
