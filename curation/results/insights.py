@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from curation.embedding.source_probe import source_probes
 from curation.results.balance_counts import BalanceTally
 from curation.results.cluster_columns import ClusterColumns
 from curation.results.cluster_sample import ClusterSample
@@ -21,6 +22,7 @@ from curation.results.outcome import Outcome, Run
 from curation.results.score_tally import ScoreTally
 from curation.results.shown_rows import read_shown
 from curation.results.withheld import Withheld
+from pairmill.config import digest
 
 
 class Insights:
@@ -44,8 +46,7 @@ class Insights:
         self._clusters.add(outcome)
 
     def data(self) -> dict[str, Any]:
-        """Plain data, for report.json: `scores`, `thresholds`, `duplicates`, `clusters`, `balance`,
-        `contamination`."""
+        """Plain data, for report.json: scores, thresholds, duplicates, clusters, balance, contamination, probes."""
         counted = self._groups.families()
         families = [family for one in counted.values() for family in one["largest"]]
         members = self._groups.members(families, list(self._run.plan.shard_numbers())) if families else {}
@@ -64,7 +65,15 @@ class Insights:
             "clusters": clusters.data(shown),
             "balance": self._balance.data(),
             "contamination": self._contamination.data(self._run.store, shown),
+            "probes": [
+                {**one, "outdated": one["content"] != self._content(one)} for one in source_probes(self._run.store)
+            ],
         }
+
+    def _content(self, probe: Mapping[str, Any]) -> str:
+        """The digest of the vectors' table that a probe is of, as they are now."""
+        index = self._run.store.index(f"columns/embed-{probe['embedding']}")
+        return digest([entry.content for _, entry in sorted(index.items())])
 
 
 def _merged(kinds: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ _SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥"}
 def render(report: Mapping[str, Any], pictures: Mapping[str, str], references: Mapping[str, str]) -> str:
     """The page.  pictures: see `curation.results.thumbnails`.  references: see `reference_pictures`."""
     filters = {"count": count, "share": share, "size": _size, "span": _span, "moment": _moment, "digest": _digest}
-    filters |= {"number": number, "words_of_sign": _SIGNS.__getitem__}
+    filters |= {"number": number, "words_of_sign": _SIGNS.__getitem__, "percent": _percent}
     template = page_template(Path(__file__).with_name("report.html.j2"), filters)
     latency, texts = report["fetch"]["latency_s"], report["caption_length"]
     return template.render(
@@ -66,6 +66,10 @@ def share(part: float, whole: float) -> str:
         return "–"
     percent = 100 * part / whole
     return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %" if percent >= 0.1 else "< 0.1 %"
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.1f} %"
 
 
 def _size(n: float) -> str:
