@@ -1,8 +1,9 @@
 """Scores of a run and the thresholds that its selections have for them, in one pass over narrow columns.
 
-A score is a column of the segment `score` that is one number a row, and every number that a rule of a selection
-compares (`curation.selections.thresholds`).  It is counted over the rows that come to the selections: those that no
-stage before them dropped.  Beside each threshold are the rows nearest to it on either side, ties by uid.
+A score is a column of the segment `score`, or of embedded texts, that is one number a row, and every number that a
+rule of a selection compares (`curation.selections.thresholds`).  It is counted over the rows that come to the
+selections: those that no stage before them dropped.  Beside each threshold are the rows nearest to it on either side,
+ties by uid.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.embedding.encoder_stage import EncoderStage
 from curation.flow import Flow
 from curation.heads.stage import Score
 from curation.results.cluster_columns import is_category
@@ -229,9 +231,11 @@ def _chosen(store: Store, name: str, outcome: Outcome) -> pa.Table | None:
 
 
 def _score_columns(flow: Flow) -> dict[str, str]:
-    """The columns of the segment `score` that are one number a row, with the stage of each."""
+    """The columns of scores that are one number a row, those of texts that models write too, with the stage of each."""
     found = {}
-    for stage in flow.segment("score"):
+    for stage in flow.stages:
+        if stage.segment != "score" and not isinstance(stage, EncoderStage):
+            continue
         for column in stage.adds:
             counted = pa.types.is_integer(column.type) and isinstance(stage, Score) and not is_category(column)
             if pa.types.is_floating(column.type) or counted:
