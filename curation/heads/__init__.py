@@ -8,8 +8,8 @@ A head is one class in one file and one line in the registry `HEADS`.  It scores
 selection read its columns.  `filter.nsfw_head` chooses among `NSFW_HEADS`, whose scores the filter reads.  Each loads
 its head once per process, with `loaded`.
 
-Read in this order: this file (the contract), stage (one entry of `score`), linear_layers, outputs and mlp, onnx,
-open_nsfw, learnt_filter.
+Read in this order: this file (the contract), stage (one entry of `score`), linear_layers, outputs and mlp,
+onnx_files and onnx, open_nsfw, boxes and faces, learnt_filter.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def _check_head(key: str, name: str, found: Any) -> None:
 HEADS: Registry[HeadDeclaration] = Registry(
     "score.NAME",
     {
+        "faces": "curation.heads.faces:Faces",
         "mlp": "curation.heads.mlp:Mlp",
         "onnx": "curation.heads.onnx:Onnx",
         "open_nsfw": "curation.heads.open_nsfw:OpenNsfw",

@@ -55,6 +55,7 @@ REASONS = {
         "pillow": "Recaption declares it",
         **dict.fromkeys(("aiohttp", "torch", "transformers"), "the server runs the model"),
     },
+    "faces head": dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
     "mlp head": dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
     "onnx head": {
         **dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),

@@ -113,6 +113,7 @@ EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
 
 #: The keys that heads must have; their files are not read.
 HEAD: dict[str, dict[str, Any]] = {
+    "faces": {"model": str(VIT)},
     "mlp": {"embedding": "NAME", "weights": str(VIT)},
     "onnx": {"model": str(VIT), "size": 32},
 }
@@ -120,6 +121,7 @@ HEAD: dict[str, dict[str, Any]] = {
 #: `recaption.prompts` that keys of one prompt are changed in.
 PROMPT = {"NAME": {"text": "say"}}
 
+FACES = {"size": 256, "threshold": 0.5, "overlap": 0.5}
 MLP = {"features": "pair", "activation": "relu", "output": "sigmoid", "index": 1}
 ONNX = {
     **{"size": 16, "resize": "longest", "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
@@ -141,6 +143,9 @@ NEEDED = {"semantic_duplicate": {"embedding": "of_the_list"}}
 CHANGES: dict[str, Change] = {
     # Heads that score, each into its own table
     "score": makes("columns/score-NAME", "pairs")({"NAME": f"{__name__}:Prude"}),
+    "score.NAME{faces}.model": head("faces")("{model}"),
+    **{f"score.NAME{{faces}}.{key}": head("faces")(value) for key, value in FACES.items()},
+    **{f"score.NAME{{faces}}.{key}": head("faces", stale=False)(value) for key, value in PLACEMENT.items()},
     "score.NAME{mlp}.embedding": head("mlp")("other"),
     "score.NAME{mlp}.weights": head("mlp")("{model}"),
     **{f"score.NAME{{mlp}}.{key}": head("mlp")(value) for key, value in MLP.items()},
