@@ -337,7 +337,7 @@ class Job:
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
                 columns = product_columns(self.flow.carried)
-                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, self.input_type)
+                packing = Packing(self.recipe.pack, self.recipe.image, columns, self.input_type)
                 stage = PackStage(packing, self.store, reads, prepare, self.board)
                 rows.map_batches(stage, max_retries=RESTARTS, **_SHARDS).materialize()
             self.store.sweep(PAIRS)

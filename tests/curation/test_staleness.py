@@ -307,6 +307,7 @@ CHANGES: dict[str, Change] = {
     # The product
     "pack.selection": makes("columns/recaption", "columns/translate")("a", selections={"a": {}}),
     **{f"pack.{key}": product(7) for key in ("rows_per_part", "row_group_rows")},
+    "pack.blur_faces": product("crowd", score={"crowd": {"name": "faces", "model": str(VIT)}}),
     **{"pack.prefer": product(["alt"]), "pack.min_score": product(-1.0)},
     # A stage that adds columns of its own makes its table, and nothing else.
     "stages": makes("columns/darkness")(["test_staleness:Darkness"]),
