@@ -9,7 +9,7 @@ selection read its columns.  `filter.nsfw_head` chooses among `NSFW_HEADS`, whos
 its head once per process, with `loaded`.
 
 Read in this order: this file (the contract), stage (one entry of `score`), linear_layers, outputs and mlp,
-onnx_files and onnx, open_nsfw, boxes and faces, learnt_filter.
+onnx_files and onnx, open_nsfw, boxes and faces, overlap and ocr, learnt_filter.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ HEADS: Registry[HeadDeclaration] = Registry(
     {
         "faces": "curation.heads.faces:Faces",
         "mlp": "curation.heads.mlp:Mlp",
+        "ocr": "curation.heads.ocr:Ocr",
         "onnx": "curation.heads.onnx:Onnx",
         "open_nsfw": "curation.heads.open_nsfw:OpenNsfw",
     },

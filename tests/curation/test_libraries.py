@@ -58,6 +58,7 @@ REASONS = {
     },
     "faces head": dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
     "mlp head": dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
+    "ocr head": dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
     "onnx head": {
         **dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
         "opencv-python-headless": _PILLOW,

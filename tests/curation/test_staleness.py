@@ -115,6 +115,7 @@ EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
 HEAD: dict[str, dict[str, Any]] = {
     "faces": {"model": str(VIT)},
     "mlp": {"embedding": "NAME", "weights": str(VIT)},
+    "ocr": {"detector": str(VIT), "reader": str(VIT)},
     "onnx": {"model": str(VIT), "size": 32},
 }
 
@@ -149,6 +150,10 @@ CHANGES: dict[str, Change] = {
     "score.NAME{mlp}.embedding": head("mlp")("other"),
     "score.NAME{mlp}.weights": head("mlp")("{model}"),
     **{f"score.NAME{{mlp}}.{key}": head("mlp")(value) for key, value in MLP.items()},
+    **{f"score.NAME{{ocr}}.{key}": head("ocr")("{model}") for key in ("detector", "reader")},
+    "score.NAME{ocr}.size": head("ocr")(320),
+    "score.NAME{ocr}.min_score": head("ocr")(0.25),
+    **{f"score.NAME{{ocr}}.{key}": head("ocr", stale=False)(value) for key, value in PLACEMENT.items()},
     "score.NAME{onnx}.model": head("onnx")("{model}"),
     **{f"score.NAME{{onnx}}.{key}": head("onnx")(value) for key, value in ONNX.items()},
     "score.NAME{onnx}.batch_size": head("onnx", stale=False)(2),
