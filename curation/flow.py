@@ -307,7 +307,7 @@ def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
     Raises RecipeError for a section that breaks a rule.
     """
     ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
-    chosen = [stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)]
+    chosen = _readers_last([stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)])
     deduplicate = next(stage for stage in ours if isinstance(stage, Deduplicate))
     given = deduplicate.selection
     rules = rules_of(recipe, given)
@@ -333,6 +333,24 @@ def _chosen(kind: type[NamedStage], recipe: Mapping[str, Any]) -> Iterator[Named
     section = kind.section_name()
     for name, given in sorted(section_of(recipe.get(section), section).items()):
         yield kind(kind.configured(given, at=f"{section}.{name}"), name)
+
+
+def _readers_last(stages: Sequence[NamedStage]) -> list[NamedStage]:
+    """The same stages, each after those of them whose columns it reads; otherwise in their order."""
+    makers = {column.name: stage for stage in stages for column in stage.adds}
+    placed: dict[str, NamedStage] = {}
+
+    def place(stage: NamedStage, above: tuple[NamedStage, ...]) -> None:
+        for name in stage.reads:
+            maker = makers.get(name)
+            # Of stages that need each other, the flow refuses the first.
+            if maker is not None and maker not in above and maker.name not in placed:
+                place(maker, (*above, stage))
+        placed.setdefault(stage.name, stage)
+
+    for stage in stages:
+        place(stage, (stage,))
+    return list(placed.values())
 
 
 def section_of(given: Any, section: str) -> Mapping[str, Any]:

@@ -22,7 +22,8 @@ STAGES: Registry[type[Stage]] = Registry(
 )
 
 
-#: Sections of any number of stages, by names that the recipe chooses; their stages come after ours of their segment.
+#: Sections of any number of stages, by names that the recipe chooses; their stages come after ours of their segment,
+#: and after those of them whose columns they read.
 SECTIONS: Registry[type[NamedStage]] = Registry(
     "stages",
     {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,11 @@ class EmbedConfig(Placement):
         description="texts longer than the model's context; truncate: the rest is cut off, as the published thresholds "
         "assume; windows: cut at words into windows that fit, whose unit vectors are averaged",
     )
+    mask_text: str | None = Field(
+        None,
+        description="entry of `score` whose boxes (an `ocr`'s lines of text) are painted over with the colour around "
+        "them before the picture is embedded, as T-MARS scores; null: none",
+    )
     dtype: DType = Field("auto", description="computing precision; auto: bfloat16 on a GPU, float32 on a CPU")
     batch_size: int = Field(
         256,
@@ -51,3 +56,8 @@ class EmbedConfig(Placement):
         description="torch device; auto: the GPU that Ray gave the actor, or else the CPU",
         json_schema_extra=EXECUTION,
     )
+
+    def identity(self) -> dict[str, Any]:
+        """As that of every configuration."""
+        # Vectors of whole pictures are not made again because text could be painted over.
+        return {name: one for name, one in super().identity().items() if name != "mask_text" or one is not None}

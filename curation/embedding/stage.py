@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,9 +15,10 @@ from curation.embedding.model_source import source_of
 from curation.embedding.preparation import Preparation, stacked, with_pixels
 from curation.embedding.vectors import vector_column, vector_type
 from curation.embedding.windows import in_windows
+from curation.heads.boxes import BOXES, LINES
 from curation.schema import set_columns
 from curation.stage import Column, NamedStage, Runtime, live_mask
-from pairmill.errors import IntegrityError, RecipeError, UserError, reworded
+from pairmill.errors import IntegrityError, RecipeError, UserError, nearest, reworded
 from pairmill.faults import fault_point
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ class Embed(NamedStage):
     """Embed every picture and its caption with a dual encoder, and score how well they fit.
 
     The score is the cosine of the two unit vectors.  Vectors are stored as float16, the score is computed before.  A
-    row without a picture, without a caption, or with a picture that cannot be decoded has nulls.
+    row without a picture, without a caption, or with a picture that cannot be decoded has nulls.  With `mask_text`, the
+    model sees pictures whose text is painted over.
     """
 
     section, segment, pool = "embed", "score", "model"
-    reads = ("image", "caption")
+    reads: tuple[str, ...] = ("image", "caption")
     libraries = (
         *("ftfy", "open_clip_torch", "pillow", "regex", "safetensors", "sentencepiece", "simplejpeg", "timm"),
         *("tokenizers", "torch", "torchvision", "transformers"),
@@ -45,6 +47,9 @@ class Embed(NamedStage):
     def __init__(self, config: EmbedConfig, given: str, *, encoder: DualEncoder | None = None) -> None:
         """encoder: to be used instead of the configured one."""
         super().__init__(config, given)
+        self._boxes = "" if config.mask_text is None else f"{config.mask_text}_boxes"
+        if self._boxes:
+            self.reads = (*self.reads, self._boxes)
         self._encoder = encoder
         #: Why the model cannot be found here: a run is read without it too.
         self._missing: UserError | None = None
@@ -67,6 +72,26 @@ class Embed(NamedStage):
             Column(f"score_{given}", pa.float32(), "cosine of picture and caption", carried=True),
         )
 
+    def see(self, columns: Collection[str]) -> None:
+        """Raise RecipeError for boxes to be painted over that no stage before finds."""
+        if self._boxes and self._boxes not in columns:
+            raise self._no_boxes(columns)
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise RecipeError for something to be painted over that is no place in a picture."""
+        if self._boxes and columns.get(self._boxes) not in (BOXES, LINES):
+            raise self._no_boxes([name for name, kind in columns.items() if kind in (BOXES, LINES)])
+
+    def _no_boxes(self, columns: Collection[str]) -> RecipeError:
+        known = [name.removesuffix("_boxes") for name in columns if name.endswith("_boxes")]
+        return RecipeError(
+            f"embed.{self.given}.mask_text must name an entry of `score` that finds boxes, such as one of the head ocr",
+            value=self.config.mask_text,
+            fix=f"perhaps you mean: {nearest(str(self.config.mask_text), known)}"
+            if known
+            else f"add score: {{{self.config.mask_text}: ocr}}",
+        )
+
     def revision(self) -> str:
         """The content of the model.  Raises UserError if it cannot be found."""
         from curation.embedding.encoders import revision_of
@@ -81,7 +106,7 @@ class Embed(NamedStage):
         """How its pictures are scaled.  Raises UserError if the model cannot be found."""
         from curation.embedding.encoders import preparation_of
 
-        return self._there(lambda: preparation_of(self.config))
+        return self._there(lambda: preparation_of(self.config))._replace(boxes=self._boxes)
 
     def setup(self, runtime: Runtime) -> None:
         """Load the model.  Raises UserError if that is not possible here."""
@@ -115,7 +140,9 @@ class Embed(NamedStage):
     def _images(self, rows: pa.Table, wanted: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], Any]:
         """The vectors of the pictures that can be decoded, [N, D], and the mask of their rows."""
         encoder = self._loaded
-        preparation = encoder.preparation
+        preparation = encoder.preparation._replace(boxes=self._boxes)
+        if self._boxes:
+            wanted = wanted & np.asarray(pc.is_valid(rows[self._boxes]))
         if preparation.column not in rows.schema.names:
             rows = with_pixels(rows, wanted, [preparation])
         pixels, there = stacked(rows[preparation.column], preparation.size)

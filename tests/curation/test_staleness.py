@@ -165,6 +165,7 @@ CHANGES: dict[str, Change] = {
     "embed.NAME.preprocess": embeddings("openai", embed={"NAME": {"model": "ViT-B-32", "pretrained": str(VIT)}}),
     "embed.NAME.revision": embeddings("{clip_content}", embed__NAME__model="{clip}"),
     "embed.NAME.long_texts": embeddings("windows", **EMBED),
+    "embed.NAME.mask_text": embeddings("words", **EMBED, score={"words": {"name": "ocr", **HEAD["ocr"]}}),
     "embed.NAME.dtype": embeddings("bfloat16", **EMBED),
     "embed.NAME.batch_size": nothing(7, given=EMBED),
     "embed.NAME.device": nothing("cpu", given=EMBED),
