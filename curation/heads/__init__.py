@@ -93,5 +93,8 @@ NSFW_HEADS: Registry[HeadDeclaration] = Registry(
 @cache
 def loaded(config: NamedConfig) -> ImageHead:
     """The head of a configuration, loaded once per process.  Raises RecipeError if there is none, or as `load`."""
-    known = HEADS if config.name in HEADS.names else NSFW_HEADS
-    return known.get(config.name).load(config)
+    try:
+        head = HEADS.get(config.name)
+    except RecipeError:  # what a script adds to a registry is among the names of that process alone
+        head = NSFW_HEADS.get(config.name)
+    return head.load(config)
