@@ -20,6 +20,7 @@ from curation.schema import DROPS
 from curation.selections.stage import Select, rules_of, selecting
 from curation.selections.steps import Rules
 from curation.stage import SEGMENTS, Column, NamedStage, Segment, Stage
+from curation.stage_order import in_order, readers_last
 from curation.stages import SECTIONS, STAGES
 from curation.table import PLAN, Table
 from pairmill.config import digest
@@ -48,7 +49,7 @@ class Flow:
         Raises RecipeError for two stages or two columns of one name, for a column that no stage before adds, and for a
         place in which a stage could not run.
         """
-        self.stages = tuple(_in_order([stage for stage in stages if stage.active]))
+        self.stages = tuple(in_order([stage for stage in stages if stage.active]))
         self._by_name: dict[str, Stage] = {}
         self.owners: dict[str, str] = {}  #: column -> the table that it is committed to
         self.columns: dict[str, Column] = {}  #: every column, in flow order
@@ -307,7 +308,7 @@ def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
     Raises RecipeError for a section that breaks a rule.
     """
     ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
-    chosen = _readers_last([stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)])
+    chosen = readers_last([stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)])
     deduplicate = next(stage for stage in ours if isinstance(stage, Deduplicate))
     given = deduplicate.selection
     rules = rules_of(recipe, given)
@@ -333,24 +334,6 @@ def _chosen(kind: type[NamedStage], recipe: Mapping[str, Any]) -> Iterator[Named
     section = kind.section_name()
     for name, given in sorted(section_of(recipe.get(section), section).items()):
         yield kind(kind.configured(given, at=f"{section}.{name}"), name)
-
-
-def _readers_last(stages: Sequence[NamedStage]) -> list[NamedStage]:
-    """The same stages, each after those of them whose columns it reads; otherwise in their order."""
-    makers = {column.name: stage for stage in stages for column in stage.adds}
-    placed: dict[str, NamedStage] = {}
-
-    def place(stage: NamedStage, above: tuple[NamedStage, ...]) -> None:
-        for name in stage.reads:
-            maker = makers.get(name)
-            # Of stages that need each other, the flow refuses the first.
-            if maker is not None and maker not in above and maker.name not in placed:
-                place(maker, (*above, stage))
-        placed.setdefault(stage.name, stage)
-
-    for stage in stages:
-        place(stage, (stage,))
-    return list(placed.values())
 
 
 def section_of(given: Any, section: str) -> Mapping[str, Any]:
@@ -389,24 +372,3 @@ def _own_source(stage: Stage) -> list[Any]:
 def _version(stage: Stage) -> list[int]:
     """The version of a stage that was corrected since its first one."""
     return [stage.version] if stage.version > 1 else []
-
-
-def _in_order(stages: Sequence[Stage]) -> list[Stage]:
-    """Each after the stage that it follows; the others after the last one of their segment or an earlier one."""
-    placed: list[Stage] = []
-    for stage in stages:
-        if stage.after:
-            # One of the recipe's selections may stand in the place of the deduplication.
-            names = ["deduplicate" if isinstance(other, Select) else other.name for other in placed]
-            if stage.after not in names:
-                raise RecipeError(
-                    f"stage {stage.name} must follow a stage of the recipe",
-                    value=f"after = {stage.after}",
-                    fix=f"perhaps you mean: {nearest(stage.after, names)}",
-                )
-            placed.insert(names.index(stage.after) + 1, stage)
-            continue
-        rank = SEGMENTS.index(stage.segment)
-        at = max((n + 1 for n, other in enumerate(placed) if SEGMENTS.index(other.segment) <= rank), default=0)
-        placed.insert(at, stage)
-    return placed
