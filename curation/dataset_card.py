@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from curation.blurring import BLURRED
 from curation.pack import product_columns
 from curation.stage import Column
 from pairmill.layout import PAIRS, TEXT_FIELDS
@@ -69,6 +70,8 @@ def _described(recipe: Mapping[str, Any], carried: Mapping[str, Column]) -> Iter
     yield "caption", f"the best text (kinds in the order {prefer})"
     fields = ", ".join(f"`{name}`" for name in TEXT_FIELDS)
     yield "texts", f"every text: {fields}; `source_index` is the place of the text it was made from"
+    if recipe["pack"]["blur_faces"]:
+        yield BLURRED.name, BLURRED.description
     for name in product_columns(carried):
         yield name, carried[name].description
     yield "input", "the other columns of the input list, if it has any"

@@ -21,6 +21,7 @@ from curation.selections.late import late_selections, require_early
 from curation.selections.stage import Select, rules_of, selecting
 from curation.selections.steps import Rules
 from curation.stage import SEGMENTS, Column, NamedStage, Segment, Stage
+from curation.stage_order import active, in_order, readers_last
 from curation.stages import SECTIONS, STAGES
 from curation.table import PLAN, Table
 from pairmill.config import digest
@@ -51,7 +52,7 @@ class Flow:
         Raises RecipeError for two stages or two columns of one name, for a column that no stage before adds, and for a
         place in which a stage could not run.
         """
-        self.stages = tuple(_in_order(_active(stages)))
+        self.stages = tuple(in_order(active(stages)))
         self._by_name: dict[str, Stage] = {}
         self.owners: dict[str, str] = {}  #: column -> the table that it is committed to
         self.columns: dict[str, Column] = {}  #: every column, in flow order
@@ -342,7 +343,7 @@ def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
     Raises RecipeError for a section that breaks a rule.
     """
     ours = [_configured(STAGES.get(name), recipe) for name in STAGES.names]
-    chosen = [stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)]
+    chosen = readers_last([stage for name in SECTIONS.names for stage in _chosen(SECTIONS.get(name), recipe)])
     deduplicate = next(stage for stage in ours if isinstance(stage, Deduplicate))
     given = deduplicate.selection
     rules = rules_of(recipe, given)
@@ -409,30 +410,3 @@ def _own_source(stage: Stage) -> list[Any]:
 def _version(stage: Stage) -> list[int]:
     """The version of a stage that was corrected since its first one."""
     return [stage.version] if stage.version > 1 else []
-
-
-def _active(stages: Iterable[Stage]) -> list[Stage]:
-    active = [stage for stage in stages if stage.active]
-    there = {stage.name for stage in active}
-    return [stage for stage in active if not stage.only_with or there & {*stage.only_with}]
-
-
-def _in_order(stages: Sequence[Stage]) -> list[Stage]:
-    """Each after the stage that it follows; the others after the last one of their segment or an earlier one."""
-    placed: list[Stage] = []
-    for stage in stages:
-        if stage.after:
-            # One of the recipe's selections may stand in the place of the deduplication.
-            names = ["deduplicate" if isinstance(other, Select) else other.name for other in placed]
-            if stage.after not in names:
-                raise RecipeError(
-                    f"stage {stage.name} must follow a stage of the recipe",
-                    value=f"after = {stage.after}",
-                    fix=f"perhaps you mean: {nearest(stage.after, names)}",
-                )
-            placed.insert(names.index(stage.after) + 1, stage)
-            continue
-        rank = SEGMENTS.index(stage.segment)
-        at = max((n + 1 for n, other in enumerate(placed) if SEGMENTS.index(other.segment) <= rank), default=0)
-        placed.insert(at, stage)
-    return placed

@@ -7,13 +7,15 @@ the committed tables, so two runs over equal tables write equal files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
 
+from curation.blurring import BLURRED, boxes_column, no_boxes
+from curation.heads.boxes import BOXES
 from curation.images.header import sniff
 from curation.schema import live
 from curation.stage import Column, Stage
@@ -50,20 +52,48 @@ class PackConfig(Config):
     min_score: float | None = Field(
         None, description="least mean token log-probability of a generated text that may be the caption; null: any"
     )
+    blur_faces: str | None = Field(
+        None,
+        description="entry of `score` whose boxes are blurred in the pictures of the product, for example one of the "
+        "head faces; the run's own pictures stay as they are, so `data.selection` of it is refused; null: none",
+    )
 
     def identity(self) -> dict[str, Any]:
         """Without the selection's name: what it keeps is known by its content."""
-        return {name: value for name, value in super().identity().items() if name != "selection"}
+        # A run whose faces are not blurred needs no new product because they could be.
+        left_out = {"selection"} if self.blur_faces else {"selection", "blur_faces"}
+        return {name: value for name, value in super().identity().items() if name not in left_out}
 
 
 class Pack(Stage):
     """Write the product: one row per image, with its best caption and every text with its provenance."""
 
     name, segment, table, pool = "pack", "pack", PAIRS, None
-    reads = ("image", "caption", "language")
+    reads: tuple[str, ...] = ("image", "caption", "language")
     optional = ("recaptions", "translations")
-    adds = (Column("texts", pa.list_(TEXT), "every text with its provenance, `source_index` is that of its source"),)
+    adds: tuple[Column, ...] = (
+        Column("texts", pa.list_(TEXT), "every text with its provenance, `source_index` is that of its source"),
+    )
     Config = PackConfig
+
+    def __init__(self, config: PackConfig) -> None:
+        super().__init__(config)
+        if config.blur_faces is not None:
+            self.reads = (*self.reads, boxes_column(config.blur_faces))
+            self.adds = (*self.adds, BLURRED)
+            self.libraries = ("numpy", "opencv-python-headless", "pillow", "simplejpeg")
+
+    def see(self, columns: Collection[str]) -> None:
+        """Raise RecipeError for faces to be blurred that no stage finds."""
+        head = self.config.blur_faces
+        if head is not None and boxes_column(head) not in columns:
+            raise no_boxes(head, columns)
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise RecipeError for faces to be blurred whose column is none of boxes."""
+        head = self.config.blur_faces
+        if head is not None and columns.get(boxes_column(head)) != BOXES:
+            raise no_boxes(head, [name for name, kind in columns.items() if kind == BOXES])
 
     def columns_read(self, carried: Iterable[str]) -> tuple[str, ...]:
         """The columns that the product is made from.  carried: those that stages carry into it."""
@@ -105,7 +135,7 @@ def cut_parts(kept: Mapping[int, int], rows_per_part: int) -> list[Part]:
 
 
 def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mapping[str, pa.DataType]) -> pa.Table:
-    """The kept rows of a shard: image, caption, texts, then `columns`, and `input` if the list had other columns.
+    """The kept rows of a shard: image, caption, texts, `columns`, and what else there is of faces_blurred and `input`.
 
     extension: of the recipe's image format; a picture that is still in an earlier one has that of its own.
     columns: as `product_columns` gives them; null where a stage was off.
@@ -125,6 +155,8 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
         "caption": pa.array([best_text(t, config) for t in texts], pa.string()),
         "texts": pa.array(texts, pa.list_(TEXT)),
     }
+    if BLURRED.name in kept.schema.names:
+        packed[BLURRED.name] = kept[BLURRED.name]
     for name, kind in columns.items():
         packed[name] = kept[name].cast(kind) if name in kept.schema.names else pa.nulls(len(kept), kind)
     if "input" in kept.schema.names:

@@ -27,7 +27,10 @@ class WantedPart(NamedTuple):
 def product_identity(flow: Flow) -> object:
     """Plain data that, with the contents of the tables, decides what the product holds."""
     image: ImageConfig = flow.of(Inspect).config
-    return [flow.of(Pack).config.identity(), image.format, list(product_columns(flow.carried))]
+    pack: PackConfig = flow.of(Pack).config
+    # Pictures whose faces are blurred are encoded again.
+    encoding = image.format if pack.blur_faces is None else [image.format, image.quality, image.chroma]
+    return [pack.identity(), encoding, list(product_columns(flow.carried))]
 
 
 def wanted_parts(store: Store, tables: Tables, planned: Plan) -> list[WantedPart]:

@@ -22,8 +22,8 @@ STAGES: Registry[type[Stage]] = Registry(
 )
 
 
-#: Sections of any number of stages, by names that the recipe chooses; their stages come after ours of their segment.
-#: An entry of `embed` makes two stages.
+#: Sections of any number of stages, by names that the recipe chooses; their stages come after ours of their segment,
+#: and after those of them whose columns they read.  An entry of `embed` makes two stages.
 SECTIONS: Registry[type[NamedStage]] = Registry(
     "stages",
     {

@@ -43,7 +43,7 @@ from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import Families, SelectStage, losers_over
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
-from pipelines.stages.prepared import PrepareStage, freeing
+from pipelines.stages.prepared import PrepareStage, freeing, seeing_alike
 from pipelines.stages.reporting import name_run
 from pipelines.stages.row_stage import ActorStage, RowStage, Setting, named
 from pipelines.stages.select import SelectionOver
@@ -218,12 +218,16 @@ class Job:
             rows = self._read(segment, wave, reads, prepare, tables)
             working = [s for s in stages if any(self.tables.name_of(s) not in one.fresh for one in wave)]
             kinds: dict[str, type[RowStage]] = {Policy.name: ErasingStage}
-            if embedding := [stage for stage in working if isinstance(stage, Embed)]:
-                prepared = PrepareStage(embedding, self.tables)
-                kinds |= {name: freeing(spent) for name, spent in prepared.last_uses().items()}
+            # Before the first of those that see the same pictures: what others paint over is found in between.
+            prepared = {
+                group[0].name: PrepareStage(group, self.tables)
+                for group in seeing_alike([stage for stage in working if isinstance(stage, Embed)])
+            }
+            for prepare in prepared.values():
+                kinds |= {name: freeing(spent) for name, spent in prepare.last_uses().items()}
             for stage in working:
-                if stage in embedding[:1]:
-                    rows = rows.map_batches(prepared, **_TASKS, **_SHARDS)
+                if stage.name in prepared:
+                    rows = rows.map_batches(prepared[stage.name], **_TASKS, **_SHARDS)
                 rows = self._staged(rows, stage, len(wave), kinds.get(stage.name))
             self._write(rows, tables)
         for table in tables:
@@ -345,7 +349,7 @@ class Job:
                 rows = from_items(parts, override_num_blocks=len(parts))
                 rows.set_name("pack")
                 columns = product_columns(self.flow.carried)
-                packing = Packing(self.recipe.pack, self.recipe.image.format, columns, self.input_type)
+                packing = Packing(self.recipe.pack, self.recipe.image, columns, self.input_type)
                 stage = PackStage(packing, self.store, reads, prepare, self.board)
                 rows.map_batches(stage, max_retries=RESTARTS, **_SHARDS).materialize()
             self.store.sweep(PAIRS)

@@ -43,6 +43,11 @@ class EmbedConfig(Placement):
         description="texts longer than the model's context; truncate: the rest is cut off, as the published thresholds "
         "assume; windows: cut at words into windows that fit, whose unit vectors are averaged",
     )
+    mask_text: str | None = Field(
+        None,
+        description="entry of `score` whose boxes (an `ocr`'s lines of text) are painted over with the colour around "
+        "them before the picture is embedded, as T-MARS scores; null: none",
+    )
     dtype: DType = Field("auto", description="computing precision; auto: bfloat16 on a GPU, float32 on a CPU")
     batch_size: int = Field(
         256,
@@ -58,5 +63,9 @@ class EmbedConfig(Placement):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Without `texts`, which says whether there is a second table and nothing about what either holds."""
-        return {name: value for name, value in super().identity().items() if name != "texts"}
+        """Without `texts`, which says whether there is a second table and nothing about what either holds.
+
+        Vectors of whole pictures are not made again because text could be painted over.
+        """
+        found = {name: value for name, value in super().identity().items() if name != "texts"}
+        return {name: value for name, value in found.items() if name != "mask_text" or value is not None}

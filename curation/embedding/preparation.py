@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,39 +13,48 @@ from curation.schema import set_columns
 
 
 class Preparation(NamedTuple):
-    """How a model's pictures are scaled: the arguments of `pairmill.towers.eval_transform.EvalTransform`."""
+    """How a model's pictures are scaled: the arguments of `pairmill.towers.eval_transform.EvalTransform`.
+
+    boxes: the column of what is painted over before that; "": nothing.
+    """
 
     size: int
     resize_mode: str = "shortest"
     interpolation: str = "bicubic"
     fill_color: int = 0
+    boxes: str = ""
 
     @property
     def column(self) -> str:
         """The private column of a block that holds such pixels: `size` x `size` x 3 bytes a row, null without any."""
-        return f"_pixels_{self.size}_{self.resize_mode}_{self.interpolation}_{self.fill_color}"
+        return f"_pixels_{self.size}_{self.resize_mode}_{self.interpolation}_{self.fill_color}_{self.boxes}"
 
 
 def with_pixels(rows: pa.Table, mask: npt.NDArray[np.bool_], wanted: Iterable[Preparation]) -> pa.Table:
     """The rows with a column of pixels for each preparation; null outside of `mask` and for damaged pictures.
 
-    rows: with `image`, encoded.  mask: [R].
+    rows: with `image`, encoded, and the columns of `boxes`.  mask: [R]; true only where those are not null.
     """
     preparations = list(dict.fromkeys(wanted))
-    images = rows["image"].combine_chunks().filter(pa.array(mask))
+    some = rows.filter(pa.array(mask))
+    images = some["image"].combine_chunks()
+    boxes = {one.boxes: some[one.boxes].to_pylist() for one in preparations if one.boxes}
     at = np.flatnonzero(mask)
-    for preparation, (pixels, there) in zip(preparations, pixels_of(images, preparations), strict=True):
+    for preparation, (pixels, there) in zip(preparations, pixels_of(images, preparations, boxes), strict=True):
         rows = set_columns(rows, {preparation.column: _binary(pixels, at[there], len(rows))})
     return rows
 
 
 def pixels_of(
-    images: Iterable[Any], preparations: Sequence[Preparation]
+    images: Iterable[Any], preparations: Sequence[Preparation], boxes: Mapping[str, Sequence[Any]] | None = None
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]:
     """For each preparation, the pixels uint8 [N, size, size, 3] of the pictures that can be decoded, and their mask.
 
-    images: [M], bytes or scalars of Arrow; None and null are no pictures.
+    images: [M], bytes or scalars of Arrow; None and null are no pictures.  boxes: the columns that preparations name,
+    a value of each picture in each.
     """
+    from curation.embedding.painting import paint_over
+    from curation.heads.boxes import outlines
     from pairmill.towers.eval_transform import EvalTransform, decode
 
     transforms = [
@@ -61,8 +70,12 @@ def pixels_of(
         data = image.as_py() if isinstance(image, pa.Scalar) else image
         whole = None if data is None else decode(data)
         if whole is not None:
-            for transform, pixels in zip(transforms, found, strict=True):
-                pixels[decoded] = transform.of_pixels(whole)
+            seen = {"": whole}
+            for preparation, transform, pixels in zip(preparations, transforms, found, strict=True):
+                if preparation.boxes not in seen:
+                    over = (boxes or {})[preparation.boxes][at]
+                    seen[preparation.boxes] = paint_over(whole, outlines(over))
+                pixels[decoded] = transform.of_pixels(seen[preparation.boxes])
             there[at], decoded = True, decoded + 1
     return [(pixels[:decoded], there) for pixels in found]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from curation.embedding.encoder_stage import EncoderStage
 from curation.embedding.preparation import Preparation, stacked, with_pixels
 from curation.embedding.text_vectors import text_vectors
 from curation.embedding.vectors import vector_column
+from curation.heads.boxes import BOXES, LINES
 from curation.schema import set_columns
 from curation.stage import Column, live_mask
+from pairmill.errors import RecipeError, nearest
 from pairmill.faults import fault_point
 from pairmill.layout import score_column
 
@@ -27,15 +30,19 @@ class Embed(EncoderStage):
     """Embed every picture and its caption with a dual encoder, and score how well they fit.
 
     The score is the cosine of the two unit vectors.  Vectors are stored as float16, the score is computed before.  A
-    row without a picture, without a caption, or with a picture that cannot be decoded has nulls.
+    row without a picture, without a caption, or with a picture that cannot be decoded has nulls.  With `mask_text`, the
+    model sees pictures whose text is painted over.
     """
 
     segment = "score"
-    reads = ("image", "caption")
+    reads: tuple[str, ...] = ("image", "caption")
 
     def __init__(self, config: EmbedConfig, given: str, *, encoder: DualEncoder | None = None) -> None:
         """encoder: as for `EncoderStage`."""
         super().__init__(config, given, encoder=encoder)
+        self._boxes = "" if config.mask_text is None else f"{config.mask_text}_boxes"
+        if self._boxes:
+            self.reads = (*self.reads, self._boxes)
         self.adds = (
             Column(f"image_embedding_{given}", self.vector, "unit vector of the picture"),
             Column(f"text_embedding_{given}", self.vector, "unit vector of the caption"),
@@ -47,6 +54,26 @@ class Embed(EncoderStage):
             Column(score_column(given), pa.float32(), "cosine of picture and caption", carried=True),
         )
 
+    def see(self, columns: Collection[str]) -> None:
+        """Raise RecipeError for boxes to be painted over that no stage before finds."""
+        if self._boxes and self._boxes not in columns:
+            raise self._no_boxes(columns)
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise RecipeError for something to be painted over that is no place in a picture."""
+        if self._boxes and columns.get(self._boxes) not in (BOXES, LINES):
+            raise self._no_boxes([name for name, kind in columns.items() if kind in (BOXES, LINES)])
+
+    def _no_boxes(self, columns: Collection[str]) -> RecipeError:
+        known = [name.removesuffix("_boxes") for name in columns if name.endswith("_boxes")]
+        return RecipeError(
+            f"embed.{self.given}.mask_text must name an entry of `score` that finds boxes, such as one of the head ocr",
+            value=self.config.mask_text,
+            fix=f"perhaps you mean: {nearest(str(self.config.mask_text), known)}"
+            if known
+            else f"add score: {{{self.config.mask_text}: ocr}}",
+        )
+
     def probe(self) -> None:
         """Raise UserError for a model that cannot be found, and one that pictures cannot be prepared for."""
         self.preparation()
@@ -55,7 +82,7 @@ class Embed(EncoderStage):
         """How its pictures are scaled.  Raises UserError if the model cannot be found."""
         from curation.embedding.encoders import preparation_of
 
-        return self.there(lambda: preparation_of(self.config))
+        return self.there(lambda: preparation_of(self.config))._replace(boxes=self._boxes)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """rows: with the column of `preparation`, if another stage has made it."""
@@ -77,7 +104,9 @@ class Embed(EncoderStage):
     def _images(self, rows: pa.Table, wanted: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], Any]:
         """The vectors of the pictures that can be decoded, [N, D], and the mask of their rows."""
         encoder = self.encoder
-        preparation = encoder.preparation
+        preparation = encoder.preparation._replace(boxes=self._boxes)
+        if self._boxes:
+            wanted = wanted & np.asarray(pc.is_valid(rows[self._boxes]))
         if preparation.column not in rows.schema.names:
             rows = with_pixels(rows, wanted, [preparation])
         pixels, there = stacked(rows[preparation.column], preparation.size)

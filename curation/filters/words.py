@@ -15,6 +15,11 @@ from pairmill.regex import compile_later
 _TOKEN = compile_later(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text, folded; in scripts without spaces, its characters."""
+    return list(_TOKEN.findall(fold(text)))
+
+
 class WordList:
     """Entries indexed by their first word, so that a text is scanned once however long the list is.
 
@@ -24,7 +29,7 @@ class WordList:
     def __init__(self, entries: Iterable[str]) -> None:
         phrases: dict[str, set[tuple[str, ...]]] = defaultdict(set)
         for entry in entries:
-            if words := tuple(_TOKEN.findall(fold(entry))):
+            if words := tuple(words_of(entry)):
                 phrases[words[0]].add(words)
         self._phrases = {first: tuple(found) for first, found in phrases.items()}
 
@@ -38,7 +43,7 @@ class WordList:
 
     def found_in(self, text: str) -> bool:
         """Whether an entry occurs in `text`, whatever the case, width and punctuation."""
-        words = _TOKEN.findall(fold(text))
+        words = words_of(text)
         return any(
             tuple(words[at : at + len(phrase)]) == phrase
             for at, word in enumerate(words)

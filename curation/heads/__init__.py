@@ -8,9 +8,9 @@ A head is one class in one file and one line in the registry `HEADS`.  It scores
 selection read its columns.  `filter.nsfw_head` chooses among `NSFW_HEADS`, whose scores the filter reads.  Each loads
 its head once per process, with `loaded`.
 
-Read in this order: this file (the contract), stage (one entry of `score`), linear_layers, outputs and mlp, onnx,
-open_nsfw, learnt_filter; fitted_tensors, loss_mixture, visual_graph and concept_prototypes (noise scores);
-nearest_clusters.
+Read in this order: this file (the contract), stage (one entry of `score`), linear_layers, outputs and mlp,
+onnx_files and onnx, open_nsfw, boxes and faces, overlap and ocr, learnt_filter; fitted_tensors, loss_mixture,
+visual_graph and concept_prototypes (noise scores); nearest_clusters.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def _check_head(key: str, name: str, found: Any) -> None:
 HEADS: Registry[HeadDeclaration] = Registry(
     "score.NAME",
     {
+        "faces": "curation.heads.faces:Faces",
         "mlp": "curation.heads.mlp:Mlp",
+        "ocr": "curation.heads.ocr:Ocr",
         "onnx": "curation.heads.onnx:Onnx",
         "open_nsfw": "curation.heads.open_nsfw:OpenNsfw",
         "capro": "curation.heads.concept_prototypes:CleanByPrototype",
@@ -95,5 +97,8 @@ NSFW_HEADS: Registry[HeadDeclaration] = Registry(
 @cache
 def loaded(config: NamedConfig) -> ImageHead:
     """The head of a configuration, loaded once per process.  Raises RecipeError if there is none, or as `load`."""
-    known = HEADS if config.name in HEADS.names else NSFW_HEADS
-    return known.get(config.name).load(config)
+    try:
+        head = HEADS.get(config.name)
+    except RecipeError:  # what a script adds to a registry is among the names of that process alone
+        head = NSFW_HEADS.get(config.name)
+    return head.load(config)

@@ -14,10 +14,10 @@ from pydantic import Field
 
 from curation.embedding.preparation import Preparation, pixels_of
 from curation.engines.model_files import file_digest
+from curation.heads.onnx_files import open_network
 from curation.heads.outputs import Output, score_of
 from pairmill.config import EXECUTION, Placement, digest
 from pairmill.errors import RecipeError
-from pairmill.packages import needed
 from pairmill.registry import NamedConfig
 
 if TYPE_CHECKING:
@@ -74,21 +74,7 @@ class Onnx:
     @classmethod
     def load(cls, config: OnnxConfig) -> Onnx:
         """The network.  Raises RecipeError for a file that onnxruntime does not load, and for an unknown output."""
-        with needed("onnxruntime"):
-            import onnxruntime
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        there = onnxruntime.get_available_providers()
-        providers = [one for one in ("CUDAExecutionProvider", "CPUExecutionProvider") if one in there]
-        try:
-            session = onnxruntime.InferenceSession(str(config.model), options, providers=providers)
-        except Exception as error:  # onnxruntime raises classes of its own, without a common base
-            raise RecipeError(
-                "score.NAME.model must be an ONNX file that onnxruntime loads",
-                value=f"{config.model}: {(str(error).splitlines() or [''])[0]}",
-                fix="correct the path, or export the network again",
-            ) from error
-        return cls(config, session)
+        return cls(config, open_network(config.model))
 
     def __init__(self, config: OnnxConfig, session: onnxruntime.InferenceSession) -> None:
         self._config, self._session = config, session

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from curation.blurring import with_blurred
+from curation.images.config import ImageConfig
 from curation.pack import Pack, PackConfig, pack_rows
 from curation.shards import Work, read_shard
 from curation.telemetry import count_rows
@@ -43,17 +45,20 @@ class PackStage:
 
     def _packed(self, shard: int) -> pa.Table:
         rows = read_shard(self._store, Work(shard, dict.fromkeys(self._reads, "")), self._reads, self._pack.input_type)
-        return pack_rows(self._prepare(rows), self._pack.config, self._pack.extension, self._pack.columns)
+        rows, config, image = self._prepare(rows), self._pack.config, self._pack.image
+        if config.blur_faces is not None:
+            rows = with_blurred(rows, config.blur_faces, image)
+        return pack_rows(rows, config, image.format, self._pack.columns)
 
 
 class Packing(NamedTuple):
     """How the product is made.
 
-    extension: of its images' format.  columns: carried over, with their types.
+    image: how its images are encoded.  columns: carried over, with their types.
     input_type: of the column `input` over all lists; None if they had no other columns.
     """
 
     config: PackConfig
-    extension: str
+    image: ImageConfig
     columns: Mapping[str, pa.DataType]
     input_type: pa.StructType | None

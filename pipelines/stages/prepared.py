@@ -39,13 +39,24 @@ class PrepareStage:
             waiting[preparation] = mask if earlier is None else pc.or_(earlier, mask)
         there = np.asarray(rows["image"].is_valid())
         for preparation, mask in waiting.items():
-            rows = with_pixels(rows, np.asarray(pc.fill_null(mask, False)) & there, [preparation])
+            wanted = np.asarray(pc.fill_null(mask, False)) & there
+            if preparation.boxes:
+                wanted &= np.asarray(rows[preparation.boxes].is_valid())
+            rows = with_pixels(rows, wanted, [preparation])
         return rows
 
     def last_uses(self) -> dict[str, tuple[str, ...]]:
         """Stage -> the columns of pixels that no later stage needs."""
         last = {preparation.column: stage.name for stage, preparation in self._wanted}
         return {stage.name: tuple(c for c, name in last.items() if name == stage.name) for stage, _ in self._wanted}
+
+
+def seeing_alike(stages: Sequence[Embed]) -> list[list[Embed]]:
+    """The stages in groups of those that see the same pictures, before they are scaled; each in order."""
+    groups: dict[str | None, list[Embed]] = {}
+    for stage in stages:
+        groups.setdefault(stage.config.mask_text, []).append(stage)
+    return list(groups.values())
 
 
 class EmbedStage(ActorStage):

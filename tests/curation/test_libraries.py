@@ -46,6 +46,7 @@ REASONS = {
         "fasttext-new": "trains a model, of which the content is part of the key; scores nothing",
         "idna": "reached through what is forgotten; the filter looks at no address",
     },
+    "pack": dict.fromkeys(("opencv-python-headless", "pillow", "simplejpeg"), "declared where faces are blurred"),
     "recaption": {"huggingface_hub": _FILES, "torch": _ENGINES, "transformers": _ENGINES},
     "translate": {"huggingface_hub": _FILES, "torch": _ENGINES, "transformers": _ENGINES, "pillow": _ENGINES},
     "transformers caption": {"huggingface_hub": _FILES, "pillow": "Recaption declares it"},
@@ -62,7 +63,9 @@ REASONS = {
         }
         for name in ("capro", "clusters", "nevlp")
     },
+    "faces head": dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
     "mlp head": dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
+    "ocr head": dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
     "onnx head": {
         **dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
         "opencv-python-headless": _PILLOW,

@@ -114,12 +114,15 @@ EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
 #: The keys that heads must have; their files are not read.
 HEAD: dict[str, dict[str, Any]] = {
     **{name: {"embedding": "NAME", "weights": str(VIT)} for name in ("mlp", "nevlp", "capro", "clusters")},
+    "faces": {"model": str(VIT)},
+    "ocr": {"detector": str(VIT), "reader": str(VIT)},
     "onnx": {"model": str(VIT), "size": 32},
 }
 
 #: `recaption.prompts` that keys of one prompt are changed in.
 PROMPT = {"NAME": {"text": "say"}}
 
+FACES = {"size": 256, "threshold": 0.5, "overlap": 0.5}
 MLP = {"features": "pair", "activation": "relu", "output": "sigmoid", "index": 1}
 ONNX = {
     **{"size": 16, "resize": "longest", "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
@@ -141,6 +144,9 @@ NEEDED = {"semantic_duplicate": {"embedding": "of_the_list"}}
 CHANGES: dict[str, Change] = {
     # Heads that score, each into its own table
     "score": makes("columns/score-NAME", "pairs")({"NAME": f"{__name__}:Prude"}),
+    "score.NAME{faces}.model": head("faces")("{model}"),
+    **{f"score.NAME{{faces}}.{key}": head("faces")(value) for key, value in FACES.items()},
+    **{f"score.NAME{{faces}}.{key}": head("faces", stale=False)(value) for key, value in PLACEMENT.items()},
     "score.NAME{mlp}.embedding": head("mlp")("other"),
     "score.NAME{mlp}.weights": head("mlp")("{model}"),
     **{f"score.NAME{{mlp}}.{key}": head("mlp")(value) for key, value in MLP.items()},
@@ -148,6 +154,10 @@ CHANGES: dict[str, Change] = {
     **{f"score.NAME{{{name}}}.weights": head(name)("{model}") for name in ("nevlp", "capro", "clusters")},
     "score.NAME{capro}.temperature": head("capro")(0.2),
     "score.NAME{capro}.relabel": head("capro")(0.7),
+    **{f"score.NAME{{ocr}}.{key}": head("ocr")("{model}") for key in ("detector", "reader")},
+    "score.NAME{ocr}.size": head("ocr")(320),
+    "score.NAME{ocr}.min_score": head("ocr")(0.25),
+    **{f"score.NAME{{ocr}}.{key}": head("ocr", stale=False)(value) for key, value in PLACEMENT.items()},
     "score.NAME{onnx}.model": head("onnx")("{model}"),
     **{f"score.NAME{{onnx}}.{key}": head("onnx")(value) for key, value in ONNX.items()},
     "score.NAME{onnx}.batch_size": head("onnx", stale=False)(2),
@@ -160,6 +170,7 @@ CHANGES: dict[str, Change] = {
     "embed.NAME.revision": embeddings("{clip_content}", embed__NAME__model="{clip}"),
     "embed.NAME.texts": makes("columns/embed_texts-NAME", "pairs")("caption", **EMBED),
     "embed.NAME.long_texts": embeddings("windows", **EMBED),
+    "embed.NAME.mask_text": embeddings("words", **EMBED, score={"words": {"name": "ocr", **HEAD["ocr"]}}),
     "embed.NAME.dtype": embeddings("bfloat16", **EMBED),
     "embed.NAME.batch_size": nothing(7, given=EMBED),
     "embed.NAME.device": nothing("cpu", given=EMBED),
@@ -314,6 +325,7 @@ CHANGES: dict[str, Change] = {
     # The product
     "pack.selection": makes("columns/recaption", "columns/translate")("a", selections={"a": {}}),
     **{f"pack.{key}": product(7) for key in ("rows_per_part", "row_group_rows")},
+    "pack.blur_faces": product("crowd", score={"crowd": {"name": "faces", "model": str(VIT)}}),
     **{"pack.prefer": product(["alt"]), "pack.min_score": product(-1.0)},
     # A stage that adds columns of its own makes its table, and nothing else.
     "stages": makes("columns/darkness")(["test_staleness:Darkness"]),

@@ -103,16 +103,37 @@ def test_laion400m(rows: pa.Table) -> None:
     assert kept("laion400m", rows) == expected
 
 
+def selected(name: str, column: str, scores: np.ndarray) -> list[bool]:
+    """Which rows the selection that a recipe packs keeps, of rows with these scores."""
+    recipe = load_recipe(FOLDER / f"{name}.yaml")
+    selection = str(recipe.pack.selection)
+    rules = Rules(selection, recipe.selections[selection])
+    nothing = pa.nulls(len(scores), pa.string())
+    rows = pa.table({"uid": [f"{n:032x}" for n in range(len(scores))], column: scores, "drop_reason": nothing})
+    given = ShardRows(0, rows)
+    found = find(rules, LocalPasses(1), lambda shard: given, lambda among: lambda shard: None, rows=len(rows))  # type: ignore[arg-type,return-value]  # no duplicates are looked for
+    return [bool(one) for one in staying(rules.reasons(given, found))]
+
+
 def test_datacomp_clip30_keeps_the_pairs_of_datacomps_threshold() -> None:
     scores = np.random.default_rng(3).normal(0.25, 0.05, 9_999).astype(np.float32)
     threshold = -np.sort(-scores)[int(len(scores) * 0.3)]
-    recipe = load_recipe(FOLDER / "datacomp-clip30.yaml")
-    rules = Rules("clip30", recipe.selections["clip30"])
-    nothing = pa.nulls(len(scores), pa.string())
-    rows = pa.table({"uid": [f"{n:032x}" for n in range(len(scores))], "score_l14": scores, "drop_reason": nothing})
-    given = ShardRows(0, rows)
-    found = find(rules, LocalPasses(1), lambda shard: given, lambda among: lambda shard: None, rows=len(rows))  # type: ignore[arg-type,return-value]  # no duplicates are looked for
-    assert staying(rules.reasons(given, found)).tolist() == (scores >= threshold).tolist()
+    assert selected("datacomp-clip30", "score_l14", scores) == (scores >= threshold).tolist()
+
+
+@pytest.mark.parametrize("rows", [9_999, 10_000])
+def test_t_mars_keeps_the_better_half_by_the_score_of_masked_pictures(rows: int) -> None:
+    scores = np.random.default_rng(4).normal(0.25, 0.05, rows).astype(np.float32)
+    places = (-scores).argsort().argsort()  # 0 is the best
+    found = selected("t-mars", "score_masked", scores)
+    assert sum(found) == rows // 2 + 1
+    assert all(places[at] <= rows // 2 for at in range(rows) if found[at])
+
+
+def test_t_mars_scores_pictures_whose_text_is_painted_over() -> None:
+    flow = load_recipe(FOLDER / "t-mars.yaml").flow()
+    assert [stage.name for stage in flow.segment("score")] == ["score-ocr", "embed-masked"]
+    assert "ocr_boxes" in flow.named("embed-masked").reads
 
 
 def in_run(name: str, rows: pa.Table) -> dict[str, pa.Table]:
@@ -188,7 +209,7 @@ def test_m2_encoder(rows: pa.Table) -> None:
 
 def test_every_published_recipe_says_what_it_cannot_reproduce() -> None:
     files = sorted(FOLDER.glob("*.yaml"))
-    assert len(files) == 10
+    assert len(files) == 11
     for file in files:
         assert "What cannot be reproduced:" in file.read_text(encoding="utf-8")
         assert load_recipe(file).flow().order[0] == "plan"

@@ -35,6 +35,7 @@ from pairmill.layout import (
     text_scores_table,
 )
 from pairmill.pending import refuse_pending
+from pairmill.recipe_file import run_recipe
 from pairmill.store import Entry, Store, shard_file
 from pairmill.uris import Found, filesystem_of
 from training.data import column_forms
@@ -92,12 +93,13 @@ class SelectionSource:
     def __init__(self, path: str, selection: str, scored_by: Sequence[str] = ()) -> None:
         """scored_by: as for `ParquetSource`.
 
-        Raises RecipeError if there is no such selection, or the run does not have the tables it needs yet, and
-        RunDirError while rows are being taken out.
+        Raises RecipeError if there is no such selection, the run does not have the tables it needs yet, or its faces
+        are to be blurred, and RunDirError while rows are being taken out.
         """
         self.name = f"{path} (selection {selection})"
         self._store = Store(path)
         refuse_pending(self._store)
+        _refuse_blurred(self._store, path)
         self._selection = f"{SELECTIONS}/{selection}"
         manifests = self._store.manifests(self._selection)
         if not manifests:
@@ -207,6 +209,18 @@ class SelectionSource:
                     value=f"{len(missing)} of {len(shards)} shards of {self.name} lack it",
                     fix="run `pairmill curate` again: it makes what is missing",
                 )
+
+
+def _refuse_blurred(store: Store, path: str) -> None:
+    """Raise RecipeError for a run whose product has blurred faces: the store's, which selections read, do not."""
+    pack = run_recipe(store).get("pack")
+    head = pack.get("blur_faces") if isinstance(pack, Mapping) else None
+    if head is not None:
+        raise RecipeError(
+            "data.selection must be null for a run that blurs faces: they are blurred in its packed pairs only",
+            value=f"pack.blur_faces: {head}, in the recipe of {path}",
+            fix="set data.selection: null, to train on pairs/; pack.selection of the run's recipe says what they are",
+        )
 
 
 def _sums(manifest: Mapping[str, Any]) -> dict[str, float]:
