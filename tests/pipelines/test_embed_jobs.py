@@ -74,6 +74,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[J
         rows = demo_rows(base_url)
         plain = rows.filter(pc.equal(rows["case"], "plain")).slice(0, 110)
         pq.write_table(plain, folder / "urls.parquet")
+        pq.write_table(plain.slice(0, 45), folder / "few.parquet")
         yield Job(folder, base_url)
 
 
@@ -194,6 +195,7 @@ def test_the_command_fits_a_filter_to_a_selection_of_the_run(job: Job, monkeypat
 @pytest.mark.ray
 def test_texts_that_models_write_are_scored_beside_and_again_when_they_change(job: Job) -> None:
     written: dict[str, Any] = {"recaption.enabled": True, "translate.enabled": True}
+    written["input.path"] = str(job.folder / "few.parquet")
     embed = job.embed("vit", "clip")
     written["selections"] = {
         "fits": {"from": "default", "where": "score_vit_recaption > quantile(score_vit_recaption, 0.5)"}
