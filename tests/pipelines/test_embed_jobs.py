@@ -74,6 +74,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[J
         rows = demo_rows(base_url)
         plain = rows.filter(pc.equal(rows["case"], "plain")).slice(0, 110)
         pq.write_table(plain, folder / "urls.parquet")
+        pq.write_table(plain.slice(0, 45), folder / "few.parquet")
         yield Job(folder, base_url)
 
 
@@ -228,6 +229,7 @@ def test_commands_fit_noise_and_clusters_and_probe_the_source(job: Job, monkeypa
 @pytest.mark.ray
 def test_texts_that_models_write_are_scored_beside_and_again_when_they_change(job: Job) -> None:
     written: dict[str, Any] = {"recaption.enabled": True, "translate.enabled": True}
+    written["input.path"] = str(job.folder / "few.parquet")
     embed = job.embed("vit", "clip")
     written["selections"] = {
         "fits": {"from": "default", "where": "score_vit_recaption > quantile(score_vit_recaption, 0.5)"}
