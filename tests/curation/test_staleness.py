@@ -170,7 +170,10 @@ CHANGES: dict[str, Change] = {
     "embed.NAME.revision": embeddings("{clip_content}", embed__NAME__model="{clip}"),
     "embed.NAME.texts": makes("columns/embed_texts-NAME", "pairs")("caption", **EMBED),
     "embed.NAME.long_texts": embeddings("windows", **EMBED),
-    "embed.NAME.mask_text": embeddings("words", **EMBED, score={"words": {"name": "ocr", **HEAD["ocr"]}}),
+    # The head comes before the encoder then, and so do its columns in the product.
+    "embed.NAME.mask_text": makes("columns/embed-NAME", "columns/embed_texts-NAME", "pairs")(
+        "words", **EMBED, score={"words": {"name": "ocr", **HEAD["ocr"]}}
+    ),
     "embed.NAME.dtype": embeddings("bfloat16", **EMBED),
     "embed.NAME.batch_size": nothing(7, given=EMBED),
     "embed.NAME.device": nothing("cpu", given=EMBED),
