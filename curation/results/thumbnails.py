@@ -14,6 +14,9 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401  else the first picture loads every plugin there is
 )
 
+from curation.blurring import boxes_column
+from curation.table import COLUMNS
+from pairmill.recipe_file import run_recipe
 from pairmill.store import Store
 
 #: Pictures of rows dropped for these reasons must not be on a page that people share.
@@ -21,6 +24,9 @@ WITHHELD = frozenset({"nsfw"})
 
 #: Characters of all pictures of a page together, as data URIs; what comes after them has none.
 MOST_CHARACTERS = 16 << 20
+
+#: Faces of a picture, as `curation.heads.boxes.BOXES`.
+Boxes = list[dict[str, Any]] | None
 
 _LONGER_SIDE = {"kept": 288, "dropped": 176}  # pixels of a thumbnail
 _QUALITY = 78
@@ -31,7 +37,10 @@ def thumbnails(store: Store, entries: Iterable[Mapping[str, Any]]) -> dict[str, 
 
     entries: in the order of the page: shard, row, width, drop_reason; `withheld`, if true, and `side`, pixels of the
     longer side, where there is room for so many.  A row that is there twice has the larger of its sides.
+    Where the product's faces are blurred (`pack.blur_faces`), they are here too; a picture of which it is not known
+    where its faces are is left out.
     """
+    head = (run_recipe(store).get("pack") or {}).get("blur_faces")
     wanted: dict[str, Mapping[str, Any]] = {}
     uses: dict[str, int] = {}
     for entry in entries:
@@ -48,8 +57,10 @@ def thumbnails(store: Store, entries: Iterable[Mapping[str, Any]]) -> dict[str, 
     with ThreadPoolExecutor() as pool:
         for shard, shown in sorted(shards.items()):
             images = store.load("images", shard, ["image"])["image"]
-            encoded = images.take(pa.array([entry["row"] for entry in shown])).to_pylist()
-            for entry, uri in zip(shown, pool.map(_thumbnail, encoded, map(_side, shown)), strict=True):
+            places = pa.array([entry["row"] for entry in shown])
+            encoded = images.take(places).to_pylist()
+            boxes = [[]] * len(shown) if head is None else _boxes(store, str(head), shard, places)
+            for entry, uri in zip(shown, pool.map(_thumbnail, encoded, map(_side, shown), boxes), strict=True):
                 if uri is not None:
                     found[place(entry)] = uri
     left, kept = MOST_CHARACTERS, {}
@@ -68,14 +79,37 @@ def _side(entry: Mapping[str, Any]) -> int:
     return int(entry.get("side") or _LONGER_SIDE["kept" if entry["drop_reason"] is None else "dropped"])
 
 
-def _thumbnail(encoded: bytes | None, side: int) -> str | None:
-    """A WebP of at most `side` pixels; None if there is no picture, or it cannot be read."""
-    if encoded is None:
+def _boxes(store: Store, head: str, shard: int, places: pa.Array) -> list[Boxes]:
+    """The boxes of faces of some rows; None of a row that the head did not look at."""
+    table = f"{COLUMNS}/score-{head}"
+    if store.entry(table, shard) is None:
+        return [None] * len(places)
+    name = boxes_column(head)
+    found: list[Boxes] = store.load(table, shard, [name])[name].take(places).to_pylist()
+    return found
+
+
+def _blurred(encoded: bytes, boxes: list[dict[str, Any]]) -> Image.Image | None:
+    from curation.images.blur import blur_boxes
+    from pairmill.towers.eval_transform import decode
+
+    pixels = decode(encoded)
+    return None if pixels is None else Image.fromarray(blur_boxes(pixels, boxes))
+
+
+def _thumbnail(encoded: bytes | None, side: int, boxes: Boxes) -> str | None:
+    """A WebP of at most `side` pixels; None if there is no picture, or it cannot be read or shown."""
+    if encoded is None or boxes is None:
         return None
     file = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            small = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+        if boxes:
+            small = _blurred(encoded, boxes)
+            if small is None:
+                return None
+        else:
+            with Image.open(io.BytesIO(encoded)) as image:
+                small = image.convert("RGBA" if "A" in image.getbands() else "RGB")
         small.thumbnail((side, side))
         small.save(file, "WEBP", quality=_QUALITY, method=2)
     except Exception:  # Pillow's codecs raise OSError, ValueError, SyntaxError, struct.error, …
