@@ -4,5 +4,5 @@
                      rows of a shard (narrow columns) ──────────┴-> matches (columns/decontaminate-NAME/)
 
 Read in this order: evaluation_set, match_kinds, same_image, picture_difference, near_image, caption_overlap,
-embedding_cosine, reference, stage.
+embedding_cosine, item_fingerprints, stage.
 """

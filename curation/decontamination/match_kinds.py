@@ -67,7 +67,7 @@ class MatchKind(ABC):
 
     name:    that matches have in the table.
     reads:   columns of the run's rows that are compared.
-    columns: what is kept of each item beside `curation.decontamination.reference.REFERENCE`.
+    columns: what is kept of each item beside `curation.decontamination.item_fingerprints.REFERENCE`.
     models:  names in `embed` of encoders that it needs for `fingerprints`.
     Config:  the kind's own keys of the recipe.
     timeout_s: seconds that one call of a method may take, of a kind that is not ours.

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation.decontamination.evaluation_set import EvaluationSet, evaluation_set
+from curation.decontamination.item_fingerprints import called, indexed, make_piece, report_unread, stale_pieces
 from curation.decontamination.match_kinds import KINDS, DecontaminateConfig, Matches, MatchKind, Pictures, Places
-from curation.decontamination.reference import called, indexed, make_piece, report_unread, stale_pieces
 from curation.images.config import ImageConfig
 from curation.schema import set_columns
 from curation.stage import Column, NamedStage, Runtime, live_mask

@@ -15,8 +15,8 @@ from PIL import Image
 from tiny_encoders import ROOT, VIT, write_open_clip_weights
 
 from curation.decontamination import evaluation_set as sets
+from curation.decontamination.item_fingerprints import load_reference
 from curation.decontamination.match_kinds import KINDS, Matches, MatchKind, Pictures
-from curation.decontamination.reference import load_reference
 from curation.decontamination.stage import MOST_LISTED, Decontaminate
 from curation.flow import flow_of
 from curation.images.config import ImageConfig

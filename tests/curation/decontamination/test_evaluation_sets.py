@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from run_fixture import make_run
 
 from curation.decontamination.evaluation_set import EvaluationSet, Item, evaluation_set
 from pairmill.errors import RecipeError
@@ -100,6 +101,14 @@ def test_parquet_has_captions_of_any_form(
     assert [one.captions for one in found] == captions
     assert [(one.image is not None, one.status) for one in found] == [(True, ""), (False, "no_picture")]
     assert [one.name for one in found] == ["p.parquet#0", "p.parquet#1"]
+
+
+def test_the_product_of_a_run_is_a_set_too(tmp_path: Path) -> None:
+    store = make_run(tmp_path, recaption=False, translate=False)
+    packed = pa.concat_tables([store.load("pairs", part) for part in sorted(store.index("pairs"))])
+    found = items(evaluation_set(store.path("pairs")))
+    assert [one.image for one in found] == [picture["bytes"] for picture in packed["image"].to_pylist()]
+    assert [one.captions for one in found] == [(text,) for text in packed["caption"].to_pylist()]
 
 
 def test_columns_may_be_named(tmp_path: Path) -> None:
