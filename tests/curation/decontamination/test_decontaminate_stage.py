@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from run_fixture import make_run
 from tiny_encoders import ROOT, VIT, write_open_clip_weights
 
 from curation.decontamination import evaluation_set as sets
@@ -19,9 +20,11 @@ from curation.decontamination.item_fingerprints import load_reference
 from curation.decontamination.match_kinds import KINDS, Matches, MatchKind, Pictures
 from curation.decontamination.stage import MOST_LISTED, Decontaminate
 from curation.flow import flow_of
+from curation.healing import examine, heal
 from curation.images.config import ImageConfig
 from curation.images.inspect import inspect_image
 from curation.stage import Runtime
+from pairmill.damage import damaged
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from pairmill.store import Store
@@ -247,3 +250,21 @@ def test_a_kind_of_ones_own_needs_its_import_path_alone(tmp_path: Path) -> None:
 def test_a_kind_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="must name each kind once"):
         flow_of({"decontaminate": {"t": {"path": "x", "kinds": ["caption", {"name": "caption", "words": 5}]}}})
+
+
+def test_a_damaged_file_of_a_set_is_found_and_made_again(tmp_path: Path) -> None:
+    store = make_run(tmp_path / "made", upto="filter")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.webp").write_bytes(EMOJI[0].read_bytes())
+    stage = stage_of(folder, store)
+    assert not examine(store).damaged
+    file = Path(store.path("references/tiny/shard-000000.parquet"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    (found,) = examine(store).damaged
+    assert found.name == "references/tiny/shard-000000.parquet"
+    heal(store, damaged(store.path(found.name), found.why), yes=False)
+    assert stage.outstanding_pieces(store) == [0]
+    assert not examine(store).damaged and made(stage, store).outstanding_pieces(store) == []
