@@ -25,7 +25,7 @@ from pairmill.aside import keep_aside
 from pairmill.config import bytes_digest
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import UserError
-from pairmill.layout import ASIDE, PAIRS, PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE
+from pairmill.layout import ASIDE, PAIRS, PLAN_COPY, PLAN_JSON, RECIPE_COPY, RECIPE_FILE, REFERENCES
 from pairmill.pending import FORGOTTEN_COPY, FORGOTTEN_FILE, damaged_forgotten, restore_forgotten
 from pairmill.recipe_file import read_recipe_file, recipe_text, restore_recipe, run_recipe
 from pairmill.run_records import JOURNAL, ended_well, last_job, read_record, read_records, record_file, record_numbers
@@ -207,7 +207,7 @@ def _damages(store: Store, read: list[int]) -> Iterator[tuple[str, str]]:
             yield name, error.why
     settled = _ended_well(store)
     expected = _of_recipe(store) if settled else set()
-    for table in tables_there(store):
+    for table in (*tables_there(store), *(f"{REFERENCES}/{name}" for name in store.folders(REFERENCES))):
         index = store.index(table)
         if table == PLAN and plan is not None:
             for shard in sorted(set(plan.shard_numbers()) - index.keys()):

@@ -37,7 +37,8 @@ def page() -> str:
     models = {name: {"model": "any"} for name in ("recaption", "translate")}
     embed = {"NAME": {"model": "ViT-B-32", "pretrained": "openai"}}
     score = {"NAME": {"name": "mlp", "embedding": "NAME", "weights": "FILE"}}
-    return render_flow(flow_of({**models, "embed": embed, "score": score}))
+    decontaminate = {"NAME": {"path": "FOLDER"}}
+    return render_flow(flow_of({**models, "embed": embed, "score": score, "decontaminate": decontaminate}))
 
 
 def render_flow(flow: Flow) -> str:

@@ -30,6 +30,7 @@ SECTIONS: Registry[type[NamedStage]] = Registry(
         "embed": "curation.embedding.stage:Embed",
         "embed_texts": "curation.embedding.generated_texts:EmbedTexts",
         "score": "curation.heads.stage:Score",
+        "decontaminate": "curation.decontamination.stage:Decontaminate",
     },
 )
 

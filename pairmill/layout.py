@@ -39,6 +39,9 @@ PROBES = "probes"
 #: The column of a selection in which duplicates stay, and of what is packed from it: the number of a row's family.
 GROUP_ID = "group_id"
 
+#: The folder of what is kept of evaluation sets.
+REFERENCES = "references"
+
 #: The verdicts of the filters of a run's own recipe on every row.
 FILTER_TABLE = "columns/filter"
 

@@ -14,6 +14,7 @@ PAGE = project_root() / "docs" / "registries.md"
 #: Title and import path of each registry, in the order of the page.  Stages have a page of their own.
 REGISTRIES = (
     ("Kinds of duplicates", "curation.duplicates.kinds:KINDS"),
+    ("Kinds of matches with an evaluation set", "curation.decontamination.match_kinds:KINDS"),
     ("Caption engines", "curation.engines:CAPTION_ENGINES"),
     ("Translation engines", "curation.engines:TRANSLATE_ENGINES"),
     ("Image heads", "curation.heads:HEADS"),

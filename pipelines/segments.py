@@ -12,6 +12,7 @@ from ray.data import ActorPoolStrategy, Dataset, from_items, read_datasource
 from curation.code import CodeLog
 from curation.common_texts import mark_common_texts
 from curation.dataset_card import write_card
+from curation.decontamination.stage import Decontaminate
 from curation.download import Download
 from curation.duplicates.stage import Deduplicate
 from curation.embedding.stage import Embed
@@ -41,6 +42,7 @@ from pipelines.invocations import Invocation
 from pipelines.pools import Pools
 from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import Families, SelectStage, losers_over
+from pipelines.stages.evaluation_sets import make_evaluation_sets
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
 from pipelines.stages.prepared import PrepareStage, freeing, seeing_alike
@@ -213,6 +215,10 @@ class Job:
         if any(stage.pool == "fetch" for stage in stages):
             makes = {self.tables.name_of(stage) for stage in stages if stage.pool == "fetch"}
             self._may_fetch(sum(not makes <= one.fresh.keys() for one in work))
+        sets = [s for s in stages if isinstance(s, Decontaminate)]
+        missing = {self.tables.name_of(stage) for stage in sets}
+        if any(not missing <= one.fresh.keys() for one in work):
+            make_evaluation_sets(sets, self.store, self.pools, self.actors)
         for wave in _waves(work, self.recipe.cluster.wave_shards):
             self._accept()
             rows = self._read(segment, wave, reads, prepare, tables)

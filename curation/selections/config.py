@@ -5,7 +5,7 @@ selections:
   good: {from: base, where: "score_clip > quantile(score_clip, 0.7, by=language)"}
   mix: "good | (trusted & ~nsfw)"
 
-A selection's rules apply in this order: from, uids, where, dedup, quota, top, balance.
+A selection's rules apply in this order: from, uids, where, decontaminate, dedup, quota, top, balance.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, create_model, field_validator, mode
 
 from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig, strongest_first
 from curation.selections.balance_rule import BalanceConfig
+from curation.selections.decontaminate_rule import DecontaminateBy
 from curation.selections.expression import ALL
 from curation.selections.skew_rule import SkewConfig
 from curation.selections.uids import uids_digest
@@ -143,6 +144,11 @@ class SelectionConfig(_From):
         description="expression that is true for rows that stay, as filter.where, over the columns of every stage "
         "before deduplication and of the list; also quantile(x, 0.7, by=language) and count(by=host(url)) over the "
         "rows of `from`, those that `uids` leaves; rows for which it is null go",
+    )
+    decontaminate: DecontaminateBy | None = Field(
+        None,
+        description="evaluation sets of the section `decontaminate`, whose matches go: a name, names, or a mapping of "
+        "`against` and `kinds`; null: none",
     )
     dedup: Annotated[tuple[Annotated[NamedConfig, ChosenBy(KINDS)], ...], BeforeValidator(_spelled_out)] = Field(
         (),

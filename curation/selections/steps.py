@@ -1,10 +1,10 @@
 """One selection as what it does to the rows of a shard, given what was found over all shards.
 
-    from -> uids -> where -> dedup -> quota -> top -> balance
+    from -> uids -> where -> decontaminate -> dedup -> quota -> top -> balance
 
-Each step leaves rows out, for a reason: that of the selection it is made from, `not_selected`, `where`, a kind of
-duplicate, `quota`, `top`, `balance` or `no_entry`.  A step with a number over all rows is found among the rows that
-the steps before it keep.
+Each step leaves rows out, for a reason: that of the selection it is made from, `not_selected`, `where`,
+`contaminated_NAME`, a kind of duplicate, `quota`, `top`, `balance` or `no_entry`.  A step with a number over all rows
+is found among the rows that the steps before it keep.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from curation.selections.balance_rule import BALANCE, NO_ENTRY, Balance
 from curation.selections.chain import expressions_of
 from curation.selections.config import SelectionConfig
 from curation.selections.cuts import kept_by
+from curation.selections.decontaminate_rule import DECONTAMINATE
 from curation.selections.expression import ALL, And, Mask, Name, evaluate, names_of, parse_names
 from curation.selections.ranking import measured, ranked
 from curation.selections.skew_rule import pair_of, weighed
@@ -46,8 +47,8 @@ from pairmill.errors import IntegrityError, RecipeError, nearest
 
 NOT_SELECTED, WHERE, QUOTA, TOP = "not_selected", "where", "quota", "top"
 
-#: The steps that look at all rows, in their order; `from` and `uids` are before them.
-STEPS = ("where", "dedup", "quota", "top", BALANCE)
+#: The steps in their order; `from` and `uids` are before them.
+STEPS = ("where", DECONTAMINATE, "dedup", "quota", "top", BALANCE)
 
 #: The positive numbers of float32, which weights are kept in.
 _LEAST_WEIGHT, _LARGEST_WEIGHT = 2.0**-149, float(np.finfo(np.float32).max)
@@ -125,7 +126,7 @@ class Rules:
         """The columns that its rules read, by their names in expressions, sorted."""
         found = {name for source in self._expressions.values() for name in columns_of(source)}
         found |= set(reads(self.config.duplicates))
-        found |= set(self._balanced)
+        found |= {*self._balanced, *self._matched}
         return sorted(found | ({self.config.uid_column} if self.config.uids is not None else set()))
 
     @property
@@ -148,7 +149,9 @@ class Rules:
     def own_reasons(self) -> tuple[str, ...]:
         """Every reason for which its own steps may leave a row out."""
         kinds = [] if self.config.groups else [kind.name for kind in kinds_of(self.config.duplicates)]
-        found = [NOT_SELECTED, WHERE if self.config.where is not None else None, *kinds]
+        found = [NOT_SELECTED, WHERE if self.config.where is not None else None]
+        found += [] if self.config.decontaminate is None else self.config.decontaminate.reasons
+        found += kinds
         found += [key for key in (QUOTA, TOP) if getattr(self.config, key)]
         found += [BALANCE, NO_ENTRY] if self.config.balance is not None else []
         return tuple(name for name in found if name)
@@ -182,6 +185,8 @@ class Rules:
                 )
         for one in kinds_of(self.config.duplicates):
             one.check(columns)
+        if self.config.decontaminate is not None:
+            self.config.decontaminate.check(columns, f"selections.{self.name}.decontaminate")
         if self._uids is not None:
             kind = columns[self.config.uid_column]
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -193,6 +198,11 @@ class Rules:
             uids_digest(self._uids)
         if self.balance is not None:
             self.balance.check(columns, f"selections.{self.name}.balance")
+
+    @property
+    def _matched(self) -> tuple[str, ...]:
+        """The columns of matches with evaluation sets."""
+        return () if self.config.decontaminate is None else self.config.decontaminate.reads
 
     @property
     def _balanced(self) -> tuple[str, ...]:
@@ -234,6 +244,8 @@ class Rules:
         if step == "where" and "where" in self._expressions:
             kept = self._evaluated("where", rows, found)
             return {WHERE: ~np.asarray(pc.fill_null(kept, False), np.bool_)}
+        if step == DECONTAMINATE and self.config.decontaminate is not None:
+            return self.config.decontaminate.left_out(rows)
         if step == "dedup" and found.losers is not None and not self.config.groups:
             return _lost(found.losers(given.shard), live)
         if step == BALANCE and self.balance is not None and found.balance is not None:

@@ -111,6 +111,10 @@ PLACEMENT = {
 #: The section of a dual encoder; its weights are not read.
 EMBED = {"embed": {"NAME": {"model": str(VIT), "pretrained": str(VIT)}}}
 
+#: An evaluation set of one picture, and another.
+PICTURES = sorted((project_root() / "samples" / "emoji" / "images").glob("*.webp"))[:2]
+SETS = {"NAME": {"path": str(PICTURES[0])}}
+
 #: The keys that heads must have; their files are not read.
 HEAD: dict[str, dict[str, Any]] = {
     **{name: {"embedding": "NAME", "weights": str(VIT)} for name in ("mlp", "nevlp", "capro", "clusters")},
@@ -138,8 +142,21 @@ def head(name: str, *, stale: bool = True) -> Any:
     return lambda value: Change(value, tables, given)
 
 
+def of_set(value: Any, **given: Any) -> Change:
+    """A change of a key of the evaluation set NAME.  given: sections of the recipe, before and after."""
+    return Change(
+        value, frozenset({"columns/decontaminate-NAME"}), {"decontaminate.NAME.path": str(PICTURES[0]), **given}
+    )
+
+
+def decontaminating(value: Any, rule: Any = None) -> Change:
+    """A change of the rule `decontaminate` of the selection NAME, or of one of its keys."""
+    before = {"selections.NAME.from": "all"} | ({"selections.NAME.decontaminate": rule} if rule else {})
+    return Change(value, frozenset({"selections/NAME"}), {"decontaminate": {**SETS, "b": SETS["NAME"]}, **before})
+
+
 #: What an entry must be given to be chosen at all.
-NEEDED = {"semantic_duplicate": {"embedding": "of_the_list"}}
+NEEDED = {"semantic_duplicate": {"embedding": "of_the_list"}, "embedding": {"embedding": "NAME"}}
 
 CHANGES: dict[str, Change] = {
     # Heads that score, each into its own table
@@ -162,6 +179,22 @@ CHANGES: dict[str, Change] = {
     **{f"score.NAME{{onnx}}.{key}": head("onnx")(value) for key, value in ONNX.items()},
     "score.NAME{onnx}.batch_size": head("onnx", stale=False)(2),
     **{f"score.NAME{{onnx}}.{key}": head("onnx", stale=False)(value) for key, value in PLACEMENT.items()},
+    # Evaluation sets, each with its own table
+    "decontaminate": makes("columns/decontaminate-NAME")(SETS),
+    "decontaminate.NAME.path": of_set(str(PICTURES[1])),
+    **{f"decontaminate.NAME.{key}": of_set("other") for key in ("image_column", "text_column")},
+    "decontaminate.NAME.kinds": of_set(["near_image"]),
+    **{
+        f"decontaminate.NAME.kinds[]{{near_image}}.{key}": of_set(3)
+        for key in ("max_distance", "min_bits", "max_colour")
+    },
+    "decontaminate.NAME.kinds[]{near_image}.crop": of_set(0.1),
+    "decontaminate.NAME.kinds[]{near_image}.max_difference": of_set(30.0),
+    **{f"decontaminate.NAME.kinds[]{{caption}}.{key}": of_set(7) for key in ("words", "characters", "least")},
+    "decontaminate.NAME.kinds[]{embedding}.cosine": of_set(0.9, **EMBED),
+    "decontaminate.NAME.kinds[]{embedding}.embedding": of_set(
+        "other", embed={"NAME": EMBED["embed"]["NAME"], "other": EMBED["embed"]["NAME"]}
+    ),
     # Which models embed, each into its own table
     "embed": makes("columns/embed-NAME", "columns/embed_texts-NAME", "pairs")(EMBED["embed"]),
     "embed.NAME.model": embeddings("ViT-B-16", **EMBED),
@@ -300,6 +333,9 @@ CHANGES: dict[str, Change] = {
     "selections.NAME.uids": one_selection("{uids}"),
     "selections.NAME.uid_column": one_selection("sha256", uids="{uids}"),
     "selections.NAME.where": one_selection("width > 3"),
+    "selections.NAME.decontaminate": decontaminating("NAME"),
+    "selections.NAME.decontaminate.against": decontaminating(["b"], {"against": ["NAME"]}),
+    "selections.NAME.decontaminate.kinds": decontaminating(["caption"], {"against": ["NAME"]}),
     "selections.NAME.dedup": one_selection(["exact"]),
     "selections.NAME.keep": one_selection("all", dedup=["exact"]),
     "selections.NAME.score": one_selection("entropy", dedup=["exact"]),
