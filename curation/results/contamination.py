@@ -21,13 +21,13 @@ from curation.flow import Flow
 from curation.results.data import Pick
 from curation.results.outcome import Outcome, Run
 from curation.results.shown_rows import alive_before
+from pairmill.layout import REFERENCES
 from pairmill.store import Store
 
 #: Pairs shown of each kind, evaluation sets, and characters of a caption.
 SHOWN, MOST_SETS, _CHARACTERS = 8, 12, 200
 
-#: The folder of what a run keeps of evaluation sets.
-_REFERENCES = "references"
+#: How the columns of a set begin.
 _STRONGEST, _MATCHES = "contaminated_", "matches_"
 
 
@@ -140,7 +140,7 @@ def _items(
 ) -> Iterator[tuple[str, list[str], bytes | None]]:
     """Name, captions and, if asked for, picture of some items of a set."""
     wanted = pa.array(sorted(set(items)), pa.string())
-    table = f"{_REFERENCES}/{name}"
+    table = f"{REFERENCES}/{name}"
     for number in sorted(store.index(table)) if len(wanted) else ():
         here = pc.is_in(store.load(table, number, ["item"])["item"], value_set=wanted)
         if not pc.any(here, min_count=0).as_py():
