@@ -183,7 +183,7 @@ def trained(
             "optim": {"warmup_steps": 30},
             "checkpoint": {"every_steps": 100000, "keep_last": 1},
             "compute": {"workers": 1, "cpus_per_worker": 1, "threads": 1},
-            "evaluate": {"datasets": {name: {"path": path} for name, path in held_out.items()}},
+            "evaluate": {"datasets": {"google": None, **{name: {"path": path} for name, path in held_out.items()}}},
         },
         "selections": {f"{name}_{seed}": rule for name, rule in random.items()},
         "space": {"data.selection": {"grid": [*RULES, *(f"{name}_{seed}" for name in random)]}},
@@ -195,6 +195,8 @@ def trained(
     file = FOLDER / f"sweep-{seed}.yaml"
     file.write_text(json.dumps(base))  # JSON is YAML
     report = run("sweep", str(file))
+    if not report["finished"]:
+        raise SystemExit("stopped; run the same command again to resume")
     results = {
         trial["point"]["data.selection"].removesuffix(f"_{seed}"): {k: trial["metrics"][m] for k, m in METRICS.items()}
         for trial in report["trials"]
