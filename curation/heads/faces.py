@@ -138,7 +138,7 @@ def _file(config: FacesConfig) -> Path:
         return config.model
     if find_spec(_PACKAGE) is None:
         raise UserError(
-            f"a head `faces` without `model` needs the weights of the package {_PACKAGE} on every node",
+            f"every node must have the package {_PACKAGE} for a head `faces` without `model`",
             value=f"no package {_PACKAGE}",
             fix=f"run {_INSTALL}, or set model to an ONNX file of CenterFace",
         )

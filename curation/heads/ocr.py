@@ -178,7 +178,9 @@ def _files(config: OcrConfig) -> tuple[Path, Path]:
     """The files of the detector and of the reader.  Raises UserError if one is not given and the package is missing."""
     if find_spec(_PACKAGE) is None:
         raise UserError(
-            f"a head `ocr` needs the package {_PACKAGE} on every node", value=f"no package {_PACKAGE}", fix=_INSTALL
+            f"every node must have the package {_PACKAGE} for a head `ocr`",
+            value=f"no package {_PACKAGE}",
+            fix=_INSTALL,
         )
     folder = package_file(_PACKAGE, "models")
     found = []
@@ -186,8 +188,8 @@ def _files(config: OcrConfig) -> tuple[Path, Path]:
         carried = sorted(folder.glob(f"*_{kind}_*.onnx"))
         if given is None and not carried:
             raise UserError(
-                f"a head `ocr` without {'detector' if kind == 'det' else 'reader'} needs a release of {_PACKAGE} that "
-                "carries it",
+                f"a head `ocr` without {'detector' if kind == 'det' else 'reader'} must have a release of {_PACKAGE} "
+                "that carries it",
                 value=f"no *_{kind}_*.onnx in {folder}",
                 fix=f"install {_PACKAGE} 3.10, or name the file",
             )

@@ -84,7 +84,8 @@ class Remember(Objective):
         self.state["filled"] = (self.state["filled"] + len(new)).clamp(max=self.config.size)
 
     def taught(self, features: Features) -> Tensor:
-        assert features.teacher is not None
+        if features.teacher is None:
+            raise RuntimeError("this objective must have a teacher")
         return features.teacher.own.rows["text"]
 
 
