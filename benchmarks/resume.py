@@ -3,7 +3,8 @@
     python benchmarks/resume.py              all points, about 25 minutes on 2 idle cores
     python benchmarks/resume.py --only commit.images
 
-There are points in planning, fetching, decoding and each model, and in the commit of each table but `columns/policy`.
+There are points in planning, fetching, decoding, the captioner and the translator, and in the commit of the plan,
+images, filter, the default selection, recaption, translate and pairs.
 For each fault point the job starts as its own process with that point armed.  The point kills its own process (a worker
 or an actor) or the driver (`kill-driver`).  Then the job is run again until it ends.  The benchmark shows whether
 `pairs/` equals that of an uninterrupted run byte for byte, and how many URLs of shards that were committed at the kill

@@ -142,7 +142,7 @@ class SelectionConfig(_From):
     where: str | None = Field(
         None,
         description="expression that is true for rows that stay, as filter.where, over the columns of every stage "
-        "before deduplication and of the list; also quantile(x, 0.7, by=language) and count(by=host(url)) over the "
+        "and of the list; also quantile(x, 0.7, by=language) and count(by=host(url)) over the "
         "rows of `from`, those that `uids` leaves; rows for which it is null go",
     )
     decontaminate: DecontaminateBy | None = Field(

@@ -179,7 +179,7 @@ class Rules:
         ]:
             if name not in columns:
                 raise RecipeError(
-                    f"selections.{self.name}.{key} must read a column of the list or of a stage before deduplication",
+                    f"selections.{self.name}.{key} must read a column of the list or of a stage",
                     value=name,
                     fix=f"perhaps you mean: {nearest(name, columns)}",
                 )
