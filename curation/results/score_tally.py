@@ -88,11 +88,12 @@ class ScoreTally:
                 sides.add(outcome.shard, rows, alive, selection, outcome.shard in self._pictured)
 
     def _numbers(self, name: str, rows: pa.Table) -> Floats | None:
-        if name in rows.schema.names:
-            return np.asarray(rows[name].cast(pa.float64()).fill_null(np.nan), np.float64)
-        one = self._compared.get(name)
-        there = one is not None and set(one.columns) <= set(rows.schema.names)
-        return one.numbers(rows) if one is not None and there else None
+        if (one := self._compared.get(name)) is not None:
+            return one.numbers(rows) if set(one.columns) <= set(rows.schema.names) else None
+        if name not in rows.schema.names:
+            return None
+        # As in expressions, a long whole number, such as an id, is the nearest that float64 has.
+        return np.asarray(rows[name].cast(pa.float64(), safe=False).fill_null(np.nan), np.float64)
 
     def picks(self) -> list[Pick]:
         """The rows that are shown."""

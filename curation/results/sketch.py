@@ -27,6 +27,9 @@ _CUT = np.uint64(40)
 #: Columns of a chart, about so many.
 _COLUMNS = 48
 
+#: Numbers that are drawn at most: twice so many are still finite.
+_LARGEST = 8e307
+
 #: What lies beyond these shares of the numbers is counted in the first and in the last column of a chart.
 _ENDS = (0.005, 0.995)
 
@@ -107,7 +110,7 @@ class Sketch:
             low, high = self.least, self.largest
         span = high - low
         near = [mark for mark in marks if low - span <= mark <= high + span]
-        low, high = min([low, *near]), max([high, *near])
+        low, high = np.clip([min([low, *near]), max([high, *near])], -_LARGEST, _LARGEST).tolist()
         step = round_step(max(high - low, abs(low) * 1e-6, 1e-12) / _COLUMNS)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         return [float(f"{step * number:.10g}") for number in range(first, max(last, first + 1) + 1)]
