@@ -22,6 +22,7 @@ from curation.results.data import Pick
 from curation.results.outcome import Outcome, Run
 from curation.results.shown_rows import alive_before
 from pairmill.layout import REFERENCES
+from pairmill.recipe_file import run_recipe
 from pairmill.store import Store
 
 #: Pairs shown of each kind, evaluation sets, and characters of a caption.
@@ -125,10 +126,18 @@ def _of_kinds(store: Store, name: str, found: _Set, shown: Mapping[Pick, Mapping
 
 
 def reference_pictures(store: Store, report: Mapping[str, Any]) -> dict[str, str]:
-    """The small pictures of the items that a report shows, as data URIs, by `NAME/item`."""
+    """The small pictures of the items that a report shows, as data URIs, by `NAME/item`.
+
+    An item shows what a row shows that it matches: where that is withheld, the item is too.  Nobody has looked for
+    faces in items, so there are none where the product's faces are blurred.
+    """
+    if (run_recipe(store).get("pack") or {}).get("blur_faces") is not None:
+        return {}
     found = {}
     for one in report["contamination"]:
-        items = [pair["item"] for kind in one["kinds"] for pair in kind["pairs"]]
+        pairs = [pair for kind in one["kinds"] for pair in kind["pairs"]]
+        hidden = {pair["item"] for pair in pairs if pair["row"]["withheld"]}
+        items = {pair["item"] for pair in pairs} - hidden
         for item, _, picture in _items(store, one["set"], items, pictures=True):
             if picture is not None:
                 found[f"{one['set']}/{item}"] = "data:image/webp;base64," + base64.b64encode(picture).decode()

@@ -65,7 +65,10 @@ class GroupTally:
     def __init__(self, run: Run) -> None:
         self._store, flow = run.store, run.tables.flow
         kinds = [kind for one in flow.rules for kind in kinds_of(one.config.duplicates)]
-        self._kinds = {*reasons(), *flow.selecting.drops, *(kind.name for kind in kinds)} - _NO_KINDS
+        others = _NO_KINDS.union(
+            *(one.config.decontaminate.reasons for one in flow.rules if one.config.decontaminate is not None)
+        )
+        self._kinds = {*reasons(), *flow.selecting.drops, *(kind.name for kind in kinds)} - others
         names = [flow.selecting.selection, *(one.name for one in flow.rules if one.config.dedup)]
         names.append(str((run.recipe.get("deduplicate") or {}).get("name") or "default"))
         self.selections = [name for name in dict.fromkeys(names) if self._has_groups(name)][:MOST_SELECTIONS]
