@@ -38,6 +38,7 @@ from pairmill.layout import (
     PROBES,
     RECIPE_COPY,
     RECIPE_FILE,
+    REFERENCES,
     SELECTIONS,
     filter_table,
     select_stage,
@@ -57,6 +58,7 @@ _KNOWN = frozenset(
         *(RECIPE_FILE, RECIPE_COPY, CARD, CODE_FILE, MANIFESTS, ".lock"),
         *REPORTS,
         PROBES,
+        REFERENCES,
     }
 )
 

@@ -33,10 +33,12 @@ from curation.forget.tombstones import Tombstones
 from curation.healing import require_sound
 from curation.plan import remove_unplanned
 from curation.results.report import REPORTS, write_report
+from curation.selections.thresholds import without_groups
+from curation.table import tables_there
 from pairmill.damage import DamagedError
 from pairmill.errors import IntegrityError, UserError
 from pairmill.faults import fault_point
-from pairmill.layout import PAIRS, PROBES
+from pairmill.layout import PAIRS, PROBES, SELECTIONS
 from pairmill.pending import restore_forgotten
 from pairmill.run_records import read_records
 from pairmill.store import Entry, Store, shard_file
@@ -180,6 +182,9 @@ def complete(store: Store) -> Completed | None:
     remove_unplanned(store, here.plan.shards)
     finish_rewrites(store)
     _rewrite_tables(here, stones)
+    if work["rows"]:
+        _forget_groups(store)
+    fault_point("forget.tables_rewritten")
     _rewrite_parts(here, stones)
     if store.exists(CARD) and not here.lost:
         write_card(store, here.recipe, here.flow.carried)
@@ -233,6 +238,23 @@ def _rewrite_tables(here: Place, stones: Tombstones) -> None:
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         list(pool.map(rewrite, sorted(set(pending["shard"].to_pylist()))))
+
+
+def _forget_groups(store: Store) -> None:
+    """Take the names of groups of rows, such as hosts, out of what selections record of their thresholds.
+
+    Which of them only forgotten rows had, nobody knows any more.  What makes a selection again records them again.
+    """
+    for table in tables_there(store, SELECTIONS):
+        for shard, entry in store.index(table).items():
+            try:
+                manifest = store.manifest(table, shard, entry) or {}
+            except DamagedError:
+                continue  # the next job makes the shard again
+            found = manifest.get("found", {})
+            left = {stage: without_groups(facts) for stage, facts in found.items()}
+            if left != found:
+                store.write_manifest(table, shard, {**manifest, "found": left}, "forget.groups")
 
 
 def _holding(here: Place, uids: Collection[str]) -> dict[int, int]:

@@ -94,7 +94,9 @@ def _but_names(kind: Mapping[str, Any]) -> dict[str, Any]:
 
 def _family(family: Family, members: list[Pick], shown: Mapping[Pick, Mapping[str, Any]]) -> dict[str, Any]:
     rows = [{**shown[pick], "best": pick.uid == family.uid} for pick in members]
-    return {"uid": family.uid, "size": family.size, "shown": rows}
+    # A best row that was forgotten is named nowhere.
+    best = family.uid if any(row["best"] for row in rows) else None
+    return {"uid": best, "size": family.size, "shown": rows}
 
 
 def shown_in(report: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -78,6 +78,20 @@ def _by_group(table: pa.Table) -> dict[str, Any]:
     return {"groups": len(table), "of": [[group, value] for group, value in pairs if np.isfinite(value)]}
 
 
+def without_groups(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest records (see `facts_of`) without the names of groups, such as hosts, and their values."""
+    found = dict(facts)
+    if (where := found.get(WHERE)) is not None:
+        found[WHERE] = {**where, "values": {text: _unnamed(one) for text, one in where["values"].items()}}
+    if (top := found.get(TOP)) is not None:
+        found[TOP] = _unnamed(top)
+    return found
+
+
+def _unnamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**values, "of": [[group, value] for group, value in values["of"] if not group]}
+
+
 @dataclass(frozen=True)
 class Threshold:
     """A comparison of a number of the row with a number of the rule.

@@ -51,6 +51,7 @@ POINTS = [
     "rewrite.selections/default.data.after_rename",
     "rewrite.images.manifest.before_write",
     "forget.shard_rewritten",
+    "forget.tables_rewritten",
     "commit.pairs.data.before_rename",
     "commit.pairs.manifest.before_write",
     "forget.parts_rewritten",
