@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -78,6 +78,16 @@ class Decontaminate(NamedStage):
                     f"decontaminate.{self.given}.kinds must name an embedding of the section embed",
                     value=given,
                     fix=f"perhaps you mean: {nearest(given, known)}" if known else "add it to `embed`",
+                )
+
+    def check(self, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise RecipeError for an embedding of pictures whose text is painted over: nobody looks for it in items."""
+        for name in self.models:
+            if self.others[name].config.mask_text is not None:
+                raise RecipeError(
+                    f"decontaminate.{self.given}.kinds must name an embedding of whole pictures",
+                    value=f"embed.{name.removeprefix('embed-')} has mask_text",
+                    fix="add the model to `embed` once more, under another name and without mask_text, and name that",
                 )
 
     @cached_property

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curation.blurring import boxes_column
 from curation.embedding.config import EmbedConfig
 from curation.embedding.encoder_stage import EncoderStage
 from curation.embedding.text_vectors import text_vectors
@@ -36,14 +37,16 @@ class EmbedTexts(EncoderStage):
     segment, prefix = "rewrite", "embed_texts"
     only_with = ("recaption", "translate")
     optional = tuple(_SOURCES)
-    # The picture's vector follows from the picture and the model: its numbers need not be compared.
-    decided_by = ("image", "caption", *_SOURCES)
 
     def __init__(self, config: EmbedConfig, given: str, *, encoder: DualEncoder | None = None) -> None:
         """encoder: as for `EncoderStage`."""
         super().__init__(config, given, encoder=encoder)
         self._picture, self._score = f"image_embedding_{given}", score_column(given)
         self.reads = (self._picture, self._score, "caption")
+        # The picture's vector follows from the picture, what is painted over, and the model: its numbers need not be
+        # compared.
+        painted = () if config.mask_text is None else (boxes_column(config.mask_text),)
+        self.decided_by = ("image", "caption", *_SOURCES, *painted)  # type: ignore[misc]  # by the configuration
         written = "of each text that a model wrote, in the order of `texts`"
         self._each = (
             Column(f"written_embedding_{given}", _list(self.vector), f"unit vector {written}"),

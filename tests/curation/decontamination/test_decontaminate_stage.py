@@ -219,6 +219,14 @@ def test_embeddings_are_those_of_the_runs_own_model(tmp_path: Path) -> None:
         flow_of({"decontaminate": {"t": {"path": str(folder), "kinds": [{"name": "embedding", "embedding": "vti"}]}}})
 
 
+def test_an_embedding_of_painted_pictures_is_refused(tmp_path: Path) -> None:
+    embed = {"vit": {"model": str(VIT), "pretrained": str(VIT), "mask_text": "text"}}
+    given = {"path": str(tmp_path), "kinds": ["embedding"]}
+    flow = flow_of({"score": {"text": "ocr"}, "embed": embed, "decontaminate": {"t": given}})
+    with pytest.raises(RecipeError, match="must name an embedding of whole pictures"):
+        flow.named("decontaminate-t").check({})
+
+
 class SameWidth(MatchKind):
     """A user's own kind."""
 

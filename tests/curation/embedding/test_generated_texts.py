@@ -20,6 +20,7 @@ from curation.embedding.preparation import Preparation
 from curation.embedding.stage import Embed
 from curation.embedding.vectors import vector_column, vectors_of
 from curation.flow import Flow, flow_of
+from curation.heads.boxes import BOXES
 from curation.recaption import RECAPTION
 from curation.reuse import decided_by, restored, to_be_made, with_made_from, work_again
 from curation.schema import set_columns
@@ -221,6 +222,23 @@ def test_only_rows_whose_texts_or_picture_changed_are_embedded_again() -> None:
     assert done.select(stage.column_names()).equals(whole.select(stage.column_names()))
     assert to_be_made(stage, block, "another model").to_pylist() == [False, True, True, True]
     assert not {"image", "image_embedding_tiny"} & set(decided_by(stage))
+
+
+def test_scores_are_made_again_where_other_places_of_a_picture_are_painted_over() -> None:
+    encoder = Letters()
+
+    def rows(least: float) -> pa.Table:
+        given = with_pictures(written([["ab"], ["cd"]]), np.eye(2, 48), [0.5] * 2)
+        box = {"left": least, "top": 0.0, "right": 1.0, "bottom": 1.0, "score": 0.9}
+        return set_columns(given, {"text_boxes": pa.array([[box], []], BOXES)})
+
+    first = rows(0.25)
+    stage = stage_of(first.schema.names, encoder=encoder, keys={"mask_text": "text"})
+    had = with_made_from(stage, stage(first), "model")
+    kept = {name: had[name] for name in (*stage.column_names(), "embed_texts-tiny_made_from")}
+    for least, expected in ((0.25, [False, False]), (0.5, [True, False])):
+        block = restored(stage, set_columns(rows(least), kept))
+        assert to_be_made(stage, block, "model").to_pylist() == expected
 
 
 def flow_with(**sections: Any) -> Flow:
