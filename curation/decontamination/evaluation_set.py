@@ -74,7 +74,8 @@ class _File(NamedTuple):
     path: str
     size: int
     modified_ns: int | None
-    caption: str | None = None
+    #: Path, size and time of the file of its captions.
+    caption: tuple[str, int, int | None] | None = None
 
 
 class Piece(NamedTuple):
@@ -131,7 +132,7 @@ class EvaluationSet(NamedTuple):
         captions: tuple[str, ...] = ()
         try:
             if file.caption is not None:
-                captions = _lines(self._bytes(file.caption).decode("utf-8", "replace"))
+                captions = _lines(self._bytes(file.caption[0]).decode("utf-8", "replace"))
             return Item(file.name, self._bytes(file.path), captions)
         except OSError as error:
             return Item(file.name, None, captions, UNREADABLE_FILE, _said(error))
@@ -143,17 +144,26 @@ class EvaluationSet(NamedTuple):
     def _columns(self, schema: pa.Schema, name: str) -> tuple[str | None, str | None]:
         """The columns of pictures and of captions."""
         found = []
-        for key, given, usual in (
-            ("image_column", self.image_column, IMAGE_COLUMNS),
-            ("text_column", self.text_column, TEXT_COLUMNS),
+        for key, given, usual, fits, what in (
+            ("image_column", self.image_column, IMAGE_COLUMNS, _holds_pictures, "encoded pictures"),
+            ("text_column", self.text_column, TEXT_COLUMNS, _holds_texts, "texts"),
         ):
+            fitting = [one.name for one in schema if fits(one.type)]
             if given is not None and given not in schema.names:
                 raise RecipeError(
                     f"{key} of an evaluation set must be a column of its Parquet files",
                     value=f"{given}; {name} has {', '.join(schema.names)}",
                     fix="name another column, or leave it out",
                 )
-            found.append(given or next((one for one in usual if one in schema.names), None))
+            if given is not None and given not in fitting:
+                raise RecipeError(
+                    f"{key} of an evaluation set must be a column of {what}",
+                    value=f"{given}, which is {schema.field(given).type} in {name}",
+                    fix=f"name another column: {', '.join(fitting)}"
+                    if fitting
+                    else "leave it out, or convert the file",
+                )
+            found.append(given or next((one for one in usual if one in fitting), None))
         if found == [None, None]:
             raise RecipeError(
                 "an evaluation set of Parquet files must have pictures or captions",
@@ -211,9 +221,10 @@ def evaluation_set(path: str, image_column: str | None = None, text_column: str 
         elif file.name.lower().endswith(_TARS):
             pieces.append(Piece("tar", (file,)))
         elif ending in tars.IMAGE_ENDINGS or _is_picture(found.filesystem, file, ending):
-            caption = by_name.get(f"{file.name.rpartition('.')[0]}.txt")
+            folder, slash, name = file.name.rpartition("/")
+            caption = by_name.get(f"{folder}{slash}{name.rpartition('.')[0] or name}.txt")
             captions.add(caption and caption.name)
-            pictures.append(file._replace(caption=caption and caption.path))
+            pictures.append(file._replace(caption=caption and caption[1:4]))
         else:
             others[ending] += 1
     others["txt"] -= len(captions - {None})
@@ -243,14 +254,13 @@ def _is_picture(filesystem: pafs.FileSystem, file: _File, ending: str) -> bool:
 def _contents(file: _File, local: bool) -> Iterator[object]:
     """What stands for the bytes of a file and of its caption."""
     if not local:
-        yield from (file.size, file.modified_ns)
+        yield from (file.size, file.modified_ns, *(file.caption or ())[1:])
         return
-    for path in (file.path, file.caption):
-        if path is not None:
-            try:
-                yield _digest_of(path, file_stamp(Path(path)))
-            except OSError as error:
-                yield _said(error)
+    for path in (file.path, *(file.caption or ())[:1]):
+        try:
+            yield _digest_of(path, file_stamp(Path(path)))
+        except OSError as error:
+            yield _said(error)
 
 
 @lru_cache(maxsize=1 << 17)
@@ -260,6 +270,24 @@ def _digest_of(path: str, stamp: tuple[int, ...]) -> str:
         while chunk := stream.read(1 << 20):
             whole.update(chunk)
         return whole.hexdigest()
+
+
+def _holds_pictures(kind: pa.DataType) -> bool:
+    """Whether a column of this type may be one of pictures: bytes, or Hugging Face's struct."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_pictures(kind.field("bytes").type)
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return pa.types.is_null(kind) or any(check(kind) for check in binary)
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    """Whether a column of this type may be one of captions: a text, texts, or structs with a text."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("text") >= 0 and _holds_texts(kind.field("text").type)
+    if pa.types.is_dictionary(kind) or isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        return _holds_texts(kind.value_type)
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return pa.types.is_null(kind) or any(check(kind) for check in texts)
 
 
 def _encoded(value: Any) -> bytes | None:

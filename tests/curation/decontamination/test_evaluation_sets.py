@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -120,6 +121,39 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
         evaluation_set(str(tmp_path)).check()
     with pytest.raises(RecipeError, match="image_column of an evaluation set must be a column"):
         evaluation_set(str(tmp_path), "photo").check()
+
+
+def test_columns_of_a_usual_name_must_hold_what_they_are_called(tmp_path: Path) -> None:
+    columns = {"image": [7], "jpg": [png("red")], "captions": [[3]], "caption": [1.5], "text": ["x"], "id": ["y"]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    (one,) = items(evaluation_set(str(tmp_path)))
+    assert one.image == png("red") and one.captions == ("x",)
+    for image, text in (("image", None), ("id", None), (None, "caption"), (None, "jpg")):
+        with pytest.raises(RecipeError, match=r"must be a column of (encoded pictures|texts)"):
+            evaluation_set(str(tmp_path), image, text).check()
+
+
+def test_a_caption_has_the_whole_name_of_its_picture(tmp_path: Path) -> None:
+    (tmp_path / "v.1").mkdir()
+    for name in ("v.1/bare", "v.1/other.png", "v.1/two.tones.png"):
+        (tmp_path / name).write_bytes(png("red"))
+    for name in ("v", "v.1/bare", "v.1/two.tones", "v.1/two"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    captions = {one.name: one.captions for one in items(evaluation_set(str(tmp_path)))}
+    assert captions == {"v.1/bare": ("v.1/bare",), "v.1/other.png": (), "v.1/two.tones.png": ("v.1/two.tones",)}
+
+
+def test_captions_that_change_far_away_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png("red"))
+    (tmp_path / "a.txt").write_text("x")
+
+    def far() -> EvaluationSet:
+        return evaluation_set(str(tmp_path))._replace(filesystem=pafs.SubTreeFileSystem("/", pafs.LocalFileSystem()))
+
+    before = far().content(0)
+    assert far().content(0) == before and items(far())[0].captions == ("x",)
+    (tmp_path / "a.txt").write_text("another caption")
+    assert far().content(0) != before
 
 
 def test_a_set_without_anything_is_refused(tmp_path: Path) -> None:
