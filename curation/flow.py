@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from curation.decontamination.stage import Decontaminate
 from curation.duplicates.stage import Deduplicate
 from curation.own_stage import RESERVED_BEGINNINGS, RESERVED_ENDS, STREAMED, check_places, own_stage
 from curation.pack import Pack
@@ -111,9 +112,14 @@ class Flow:
                         rules.check({**own, **types, **listed})
             self._check_reads(stage, {**own, **types, **listed})
             types |= {column.name: column.type for column in stage.adds}
+        compared = {
+            one.given: [kind.name for kind in one.kinds] for one in self.stages if isinstance(one, Decontaminate)
+        }
         for rules in self.rules:
             if rules.name in self.late:
                 rules.check({**own, **types, **listed})
+            if rules.config.decontaminate is not None:
+                rules.config.decontaminate.check_kinds(compared, f"selections.{rules.name}.decontaminate")
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ reads: matches_NAME of each set
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -62,6 +62,20 @@ class DecontaminateRule(Config):
                     f"{key}.kinds must name kinds of matches",
                     value=kind,
                     fix=f"perhaps you mean: {nearest(kind, KINDS.names)}",
+                )
+
+    def check_kinds(self, compared: Mapping[str, Collection[str]], key: str) -> None:
+        """Raise RecipeError for a kind that none of the sets is compared by: nothing would go for it.
+
+        compared: the kinds of each set of the recipe, by name.
+        """
+        known = sorted({kind for name in self.against for kind in compared.get(name, ())})
+        for kind in self.kinds or ():
+            if known and KINDS.get(kind).name not in known:
+                raise RecipeError(
+                    f"{key}.kinds must name kinds of matches that its sets are compared by",
+                    value=f"{kind}; {', '.join(self.against)}: {', '.join(known)}",
+                    fix=f"add it to decontaminate.{self.against[0]}.kinds, or leave it out",
                 )
 
     def left_out(self, rows: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:

@@ -107,3 +107,17 @@ def test_the_product_may_be_made_of_it() -> None:
     (rules,) = rules_of({"selections": {"clean": {"decontaminate": "coco"}}}, "default")
     assert rules.columns == ["matches_coco"] and not rules.of_all
     assert flow.owners["matches_coco"] == "columns/decontaminate-coco"
+
+
+def test_a_kind_that_no_set_is_compared_by_is_refused() -> None:
+    planned = pa.schema([("uid", pa.string()), ("url", pa.string()), ("alt", pa.string())])
+    sets = {"a": {"path": "A", "kinds": ["caption"]}, "b": {"path": "B", "kinds": ["caption", "near_image"]}}
+
+    def checked(against: list[str], *kinds: str) -> None:
+        rule = {"against": against, "kinds": list(kinds)}
+        flow_of({"decontaminate": sets, "selections": {"one": {"decontaminate": rule}}}).check(planned)
+
+    checked(["a", "b"], "near_image", "caption")
+    with pytest.raises(RecipeError, match="that its sets are compared by") as raised:
+        checked(["a"], "caption", "near_image")
+    assert raised.value.value == "near_image; a: caption"
