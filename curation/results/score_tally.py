@@ -2,8 +2,8 @@
 
 A score is a column of the segment `score`, or of embedded texts, that is one number a row, and every number that a
 rule of a selection compares (`curation.selections.thresholds`).  It is counted over the rows that come to the
-selections: those that no stage before them dropped.  Beside each threshold are the rows nearest to it on either side,
-ties by uid.
+selections: those that no stage before them dropped; a score of texts that models write over those that texts were
+written for.  Beside each threshold are the rows nearest to it on either side, ties by uid.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ class ScoreTally:
         names = dict.fromkeys([*self._owners, *self._compared])
         self._sketches = {name: (Sketch(), Sketch()) for name in names}
         self._missing = dict.fromkeys(names, 0)
+        #: Those of texts that models write: rows that the selection leaves out may have some of an earlier recipe.
+        later = flow.made_later.keys()
+        self._late = {name for name in names if later & {name, *self._columns_of(name)}}
         self._sides = [_Sides(one) for one in self.thresholds]
         self._pictured = pictured(run)
         self.columns = columns_to_read(
@@ -73,19 +76,25 @@ class ScoreTally:
         rows = with_own(outcome.rows)
         alive = alive_before(self._run.tables.flow, rows)
         kept = alive & np.asarray(rows["drop_reason"].is_null(), np.bool_)
+        written = alive & ~_dropped_by(self._run.tables.flow.selecting.name, rows)
         for name, (everything, of_kept) in self._sketches.items():
             values = self._numbers(name, rows)
             if values is not None:
-                everything.add(values[alive])
+                come = written if name in self._late else alive
+                everything.add(values[come])
                 of_kept.add(values[kept])
-                self._missing[name] += int(np.isnan(values[alive]).sum())
+                self._missing[name] += int(np.isnan(values[come]).sum())
         chosen: dict[str, pa.Table | None] = {}
         for sides in self._sides:
             name = sides.threshold.selection
             if name not in chosen:
                 chosen[name] = _chosen(self._run.store, name, outcome)
             if (selection := chosen[name]) is not None and set(sides.threshold.columns) <= set(rows.schema.names):
-                sides.add(outcome.shard, rows, alive, selection, outcome.shard in self._pictured)
+                come = written if sides.threshold.subject in self._late else alive
+                sides.add(outcome.shard, rows, come, selection, outcome.shard in self._pictured)
+
+    def _columns_of(self, name: str) -> list[str]:
+        return self._compared[name].columns if name in self._compared else []
 
     def _numbers(self, name: str, rows: pa.Table) -> Floats | None:
         if (one := self._compared.get(name)) is not None:
@@ -229,6 +238,10 @@ def _chosen(store: Store, name: str, outcome: Outcome) -> pa.Table | None:
     if not rows["uid"].equals(outcome.rows["uid"]):
         raise damaged(store.path(shard_file(table, outcome.shard)), "it holds other rows than the plan")
     return rows
+
+
+def _dropped_by(stage: str, rows: pa.Table) -> Mask:
+    return np.array([name == stage for name in rows["drop_stage"].to_pylist()], np.bool_)
 
 
 def _score_columns(flow: Flow) -> dict[str, str]:
