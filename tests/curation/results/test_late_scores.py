@@ -24,7 +24,7 @@ from pairmill.store import Store
 
 
 def scored_run(folder: Path) -> tuple[Store, int]:
-    """A run whose texts have the score 0.75; rows that an earlier recipe kept have 0.25, unused.  How many have texts."""
+    """A run whose texts have the score 0.75, unused ones of an earlier recipe 0.25; and how many rows have texts."""
     store = make_run(folder, upto="recaption", translate=False)
     embed = {"clip": {"model": str(VIT), "pretrained": str(VIT)}}
     recipe = {**run_recipe(store), "recaption": {"model": "m", "enabled": True}}
