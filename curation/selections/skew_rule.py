@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,17 @@ class SkewConfig(Config):
     )
     strength: float = Field(1.0, gt=0, le=10, description="1: weights undo the skew; less: only some of it")
     most: float = Field(10.0, ge=1, description="largest weight, and one over the smallest")
+
+    @field_validator("desired", mode="before")
+    @classmethod
+    def _as_texts(cls, value: Any) -> Any:
+        """Values of a column of numbers or truth values as they are compared: YAML reads `true` and `1` as such."""
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            pa.scalar(one).cast(pa.string()).as_py() if isinstance(one, int | float) else one: share
+            for one, share in value.items()
+        }
 
     @field_validator("desired")
     @classmethod

@@ -29,6 +29,7 @@ RULES: dict[str, dict[str, Any]] = {
     "overall": {"of": "language", "per": "host", "desired": "overall", "most": 100.0},
     "some of it": {"of": "language", "per": "width > 300", "strength": 0.5},
     "given": {"of": "language", "per": "host", "desired": {"en": 2, "zh": 1}, "most": 5.0},
+    "truth values": {"of": "width > 400", "desired": {True: 3, False: 1}},
     "what comes first": {"of": "language", "per": "host", "by": "score", "rows": 6, "most": 7.0},
     "lowest first": {"of": "width > 400", "per": "language", "by": "-score", "rows": 20, "desired": "overall"},
 }
@@ -157,6 +158,11 @@ def test_training_draws_by_them(tmp_path: Path) -> None:
     for weight, times in by_weight.items():
         assert times / total == pytest.approx(rows_of[weight] * weight / weights, abs=0.03)
     assert max(by_weight.values()) - min(by_weight.values()) < 0.1 * total  # both sides are read as often
+
+
+def test_desired_values_are_texts_as_they_are_compared() -> None:
+    given = SkewConfig.checked({"of": "x", "desired": {True: 1, 7: 2, 0.5: 3, "a": 4}}, at="weight")
+    assert given.desired == {"true": 1, "7": 2, "0.5": 3, "a": 4}
 
 
 def test_a_rule_has_defaults_that_need_no_more_than_an_attribute() -> None:
