@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.embedding.encoder_stage import EncoderStage
 from curation.flow import Flow
@@ -26,7 +27,10 @@ from curation.results.outcome import Outcome, Run
 from curation.results.shown_rows import alive_before, columns_to_read, pictured, with_own
 from curation.results.sketch import Sketch
 from curation.results.tallies import Frequent
+from curation.schema import set_columns
+from curation.selections.expression import ALL, evaluate, names_of, parse_names
 from curation.selections.selected_tables import facts_in
+from curation.selections.steps import TOP
 from curation.selections.thresholds import Threshold, thresholds_of
 from pairmill.damage import damaged
 from pairmill.layout import SELECTIONS
@@ -88,7 +92,7 @@ class ScoreTally:
         for sides in self._sides:
             name = sides.threshold.selection
             if name not in chosen:
-                chosen[name] = _chosen(self._run.store, name, outcome)
+                chosen[name] = _chosen(self._run.store, sides.threshold, outcome)
             if (selection := chosen[name]) is not None and set(sides.threshold.columns) <= set(rows.schema.names):
                 come = written if sides.threshold.subject in self._late else alive
                 sides.add(outcome.shard, rows, come, selection, outcome.shard in self._pictured)
@@ -169,7 +173,9 @@ class _Sides:
         self.rows += int(there.sum())
         image = np.asarray(rows["width"].is_valid(), np.bool_) if "width" in rows.schema.names else np.zeros(len(rows))
         distance = np.abs(numbers - limits)
-        for side, mask in enumerate((there & passes & keep, there & ~passes & here)):
+        # Of equal scores, some are among the best and some are not.
+        fails = there & here if one.rule == TOP else there & ~passes & here
+        for side, mask in enumerate((there & passes & keep, fails)):
             self.counts[side] += int(mask.sum())
             if pictured:
                 self._take(side, mask & (image > 0), distance, shard, rows["uid"], (numbers, limits, groups))
@@ -226,11 +232,23 @@ def thresholds_in(store: Store, first: Sequence[str] = ()) -> list[Threshold]:
     return [one for name in names for one in thresholds_of(name, facts_in(store, name))]
 
 
-def _chosen(store: Store, name: str, outcome: Outcome) -> pa.Table | None:
-    """keep and reason of a shard's rows in a selection; None while it has none.
+def _chosen(store: Store, one: Threshold, outcome: Outcome) -> pa.Table | None:
+    """keep and reason of a shard's rows in a threshold's selection, no reason for rows that it does not choose from.
 
-    Raises DamagedError if it holds other rows.
+    None while it has none.  Raises DamagedError if it holds other rows.
     """
+    if (rows := _selected(store, one.selection, outcome)) is None:
+        return None
+    tree = parse_names(one.source, f"selections.{one.selection}.from")
+    masks: dict[str, Mask] = {ALL: np.ones(len(rows), np.bool_)}
+    for name in names_of(tree):
+        if name != ALL:
+            base = _selected(store, name, outcome)
+            masks[name] = masks[ALL] if base is None else np.asarray(base["keep"], np.bool_)
+    return set_columns(rows, {"reason": pc.if_else(pa.array(evaluate(tree, masks)), rows["reason"], None)})
+
+
+def _selected(store: Store, name: str, outcome: Outcome) -> pa.Table | None:
     table = f"{SELECTIONS}/{name}"
     if store.entry(table, outcome.shard) is None:
         return None

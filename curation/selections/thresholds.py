@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from curation.filters.syntax import POPULATION, Source, name_of, parse
 from curation.filters.where import columns_of, compile_group, compile_number
 from curation.selections.balance_rule import BALANCE
+from curation.selections.expression import ALL
 from curation.selections.ranking import value_of
 from curation.selections.steps import TOP, WHERE, Found, Rules
 from pairmill.errors import RecipeError
@@ -48,7 +49,7 @@ def facts_of(rules: Rules, found: Found) -> dict[str, Any]:
 
     values: a call of a function over all rows -> its value in each group.  top: the last score that stays in each.
     Of more than `GROUPS` groups only the first are there; `groups` is how many there are.
-    balance: the digest of its metadata.
+    balance: the digest of its metadata.  from: the selections whose rows it chooses from, if there is anything else.
     """
     facts: dict[str, Any] = {}
     where = rules.config.where
@@ -66,7 +67,7 @@ def facts_of(rules: Rules, found: Found) -> dict[str, Any]:
         facts[TOP] = {"by": top.by, "per": top.per, **_by_group(last)}
     if rules.balance is not None:
         facts[BALANCE] = {"metadata": rules.balance.digest}
-    return facts
+    return facts | ({"from": rules.config.source} if facts else {})
 
 
 def _by_group(table: pa.Table) -> dict[str, Any]:
@@ -100,6 +101,7 @@ class Threshold:
     sign: how the row's number must compare, <, <=, > or >=.  against: what it is compared with, as it is written.
     by: the expression that divides rows into groups, of which each has a number; None: all rows have one.
     values: a call of a function over all rows, or `top` -> its value in each group.
+    source: the expression `from` of the selection.
     """
 
     selection: str
@@ -109,6 +111,7 @@ class Threshold:
     against: str
     by: str | None
     values: Mapping[str, Mapping[str | None, float]]
+    source: str = ALL
 
     @property
     def columns(self) -> list[str]:
@@ -152,6 +155,7 @@ class Threshold:
 def thresholds_of(selection: str, facts: Mapping[str, Any]) -> list[Threshold]:
     """The thresholds of a selection, in the order in which its rules have them.  facts: see `facts_of`."""
     found = []
+    source = facts.get("from", ALL)
     if (where := facts.get(WHERE)) is not None:
         values = {text: dict(one["of"]) for text, one in where["values"].items()}
         try:
@@ -160,11 +164,11 @@ def thresholds_of(selection: str, facts: Mapping[str, Any]) -> list[Threshold]:
             return []
         for subject, sign, against in comparisons(tree):
             written = (ast.unparse(subject), sign, ast.unparse(against))
-            found.append(Threshold(selection, WHERE, *written, _divided(against), values))
+            found.append(Threshold(selection, WHERE, *written, _divided(against), values, source))
     if (top := facts.get(TOP)) is not None and "random" not in _called(parse(Source(top["by"]))[0]):
         last = {TOP: {group if top["per"] is not None else None: value for group, value in top["of"]}}
         per = "host(url)" if top["per"] == "host" else top["per"]
-        found.append(Threshold(selection, TOP, top["by"], ">=", "the last that stays", per, last))
+        found.append(Threshold(selection, TOP, top["by"], ">=", "the last that stays", per, last, source))
     return _once(found)
 
 
