@@ -33,11 +33,18 @@ class Section(NamedTuple):
     """One table of the page: the keys directly under `key`.
 
     rows: (key, type, default, meaning), in the recipe's order.
+    entry: whose keys these are, of several that `key` may name; '' where there is no choice.
     """
 
     key: str
     meaning: str
     rows: list[tuple[str, str, str, str]]
+    entry: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Unlike that of any other section, so that each has an anchor of its own."""
+        return f"{self.key} ({self.entry})" if self.entry else self.key
 
 
 def recipe_page(recipes: Mapping[str, type[Config]]) -> str:
@@ -48,7 +55,7 @@ def recipe_page(recipes: Mapping[str, type[Config]]) -> str:
         for section in sections(recipe.model_json_schema()):
             if not section.rows:
                 continue
-            heading = f"### {section.key}\n\n{section.meaning}\n\n" if section.key else ""
+            heading = f"### {section.heading}\n\n{section.meaning}\n\n" if section.key else ""
             table = "\n".join(row(*cells) for cells in section.rows)
             parts.append(f"{heading}| key | type | default | meaning |\n|---|---|---|---|\n{table}\n")
     return "\n".join(parts)
@@ -56,26 +63,35 @@ def recipe_page(recipes: Mapping[str, type[Config]]) -> str:
 
 def sections(schema: Schema) -> Iterator[Section]:
     """The tables of a recipe's schema, outer before inner."""
-    yield from _sections("", "", schema, schema.get("$defs", {}), False)
+    yield from _sections(_Object("", schema, ""), schema.get("$defs", {}), False)
 
 
-def _sections(key: str, meaning: str, schema: Schema, defs: Schema, execution: bool) -> Iterator[Section]:
+class _Object(NamedTuple):
+    """An object with keys of its own: where it may stand, what it means, and the name that chooses it."""
+
+    path: str
+    schema: Schema
+    meaning: str
+    entry: str = ""
+
+
+def _sections(given: _Object, defs: Schema, execution: bool) -> Iterator[Section]:
     """The keys of an object as one table, then a table for each object that they hold."""
     rows, inner = [], []
-    required = schema.get("required", ())
-    for name, field in schema.get("properties", {}).items():
-        path = f"{key}.{name}" if key else name
+    required = given.schema.get("required", ())
+    for name, field in given.schema.get("properties", {}).items():
+        path = f"{given.path}.{name}" if given.path else name
         marked = execution or bool(field.get("execution"))
         objects = list(_objects(path, field, defs))
-        inner += [(*found, marked) for found in objects]
+        inner += [(found, marked) for found in objects]
         # A plain section has its own table, and no line.
         if not (objects and "$ref" in field):
-            given = _default(field, defs, required=name in required)
+            value = _default(field, defs, required=name in required)
             shown = f"`{path}`{' ○' if marked else ' ◇' if field.get('policy') else ''}"
-            rows.append((shown, values(field, defs), given, _text(field.get("description", ""))))
-    yield Section(key, meaning, rows)
-    for path, found, described, marked in inner:
-        yield from _sections(path, described, found, defs, marked)
+            rows.append((shown, values(field, defs), value, _text(field.get("description", ""))))
+    yield Section(given.path, given.meaning, rows, given.entry)
+    for found, marked in inner:
+        yield from _sections(found, defs, marked)
 
 
 def _default(field: Schema, defs: Schema, *, required: bool) -> str:
@@ -86,24 +102,21 @@ def _default(field: Schema, defs: Schema, *, required: bool) -> str:
     return f"`{given['name']}`" if "name" in given else "(below)"
 
 
-def _objects(path: str, field: Schema, defs: Schema) -> Iterator[tuple[str, Schema, str]]:
-    """The objects with keys of their own that a field can hold: path, schema, meaning."""
+def _objects(path: str, field: Schema, defs: Schema) -> Iterator[_Object]:
+    """The objects with keys of their own that a field can hold."""
     target = resolved(field, defs)
     if "properties" in target:
         described = field.get("description") or target.get("description", "")
-        yield path, target, _NAME_ALONE if described == inspect.getdoc(NamedConfig) else _text(described)
+        yield _Object(path, target, _NAME_ALONE if described == inspect.getdoc(NamedConfig) else _text(described))
         return
     options = target.get("anyOf", [])
     # A choice by name: the names, then the keys of each (`pairmill.registry.ChosenBy`).
     names = options[0].get("enum", []) if options else []
-    prefixes = (
-        [f"With `name: {name}`: " for name in names]
-        if names and len(names) == len(options) - 1
-        else [""] * len(options)
-    )
-    for prefix, option in zip(prefixes, options[len(options) - len(prefixes) :], strict=True):
-        for where, found, meaning in _objects(path, option, defs):
-            yield where, found, (prefix if where == path else "") + meaning
+    entries = names if names and len(names) == len(options) - 1 else [""] * len(options)
+    for entry, option in zip(entries, options[len(options) - len(entries) :], strict=True):
+        for found in _objects(path, option, defs):
+            chosen = entry and found.path == path
+            yield found._replace(meaning=f"With `name: {entry}`: {found.meaning}", entry=entry) if chosen else found
     if isinstance(more := target.get("additionalProperties"), dict):
         yield from _objects(f"{path}.NAME", more, defs)
     for item in (target.get("items"), *target.get("prefixItems", ())):

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 #: Pairs that share a block and are compared at once.
 _PAIRS = 1 << 21
 _LAYOUT = 48
+#: Whole numbers of 8, 16, 32 or 64 bits, none negative.
+_Narrow = npt.NDArray[np.unsignedinteger[Any]]
 #: Frames of an item that a picture is compared with, those of the nearest hashes.
 _FRAMES = 8
 
@@ -78,17 +80,19 @@ class NearImageConfig(NamedConfig):
 
 
 class _Index(NamedTuple):
-    """hash: uint64 [n]; item: int64 [n]; colours: uint8 [n, 16, 3], of every frame of every picture.
+    """hash: uint64 [n]; item [n]; colours: uint8 [n, 16, 3], of every frame of every picture.
 
     order, values: for each block of bits, the places by its value, and these values.
     hashes, thumbnails: of every item, as the reference has them.
+
+    An item has 35 frames, so places and values are of the smallest type that holds them (`_narrow`).
     """
 
     hash: Hashes
-    item: Places
+    item: _Narrow
     colours: Layouts
-    order: list[Places]
-    values: list[Hashes]
+    order: list[_Narrow]
+    values: list[_Narrow]
     hashes: pa.ChunkedArray
     thumbnails: pa.ChunkedArray
 
@@ -124,14 +128,14 @@ class NearImage(MatchKind):
         joined = [hashes[at].as_py() for at in there]
         sizes = np.array([len(data) // 8 for data in joined], np.int64)
         hash_ = np.frombuffer(b"".join(joined), np.uint64)
-        item = np.repeat(np.array(there, np.int64), sizes)
+        item = np.repeat(_narrow(np.array(there, np.int64), len(hashes)), sizes)
         layout = np.frombuffer(b"".join(colours[at].as_py() for at in there), np.uint8).reshape(-1, _LAYOUT // 3, 3)
         informative = self._informative(hash_)
         hash_, item, layout = hash_[informative], item[informative], layout[informative]
         order, values = [], []
         for shift, mask in blocks(self.config.max_distance):
-            value = hash_ >> np.uint64(shift) & np.uint64(mask)
-            order.append(np.argsort(value, kind="stable"))
+            value = _narrow(hash_ >> np.uint64(shift) & np.uint64(mask), mask)
+            order.append(_narrow(np.argsort(value, kind="stable"), len(value)))
             values.append(value[order[-1]])
         return _Index(hash_, item, layout, order, values, hashes, reference["thumbnail"])
 
@@ -184,7 +188,7 @@ class NearImage(MatchKind):
         for (shift, mask), order, values in zip(
             blocks(self.config.max_distance), index.order, index.values, strict=True
         ):
-            value = hash_ >> np.uint64(shift) & np.uint64(mask)
+            value = _narrow(hash_ >> np.uint64(shift) & np.uint64(mask), mask)
             first, last = np.searchsorted(values, value, "left"), np.searchsorted(values, value, "right")
             for here in _portions(last - first):
                 size = last[here] - first[here]
@@ -236,6 +240,11 @@ def _framed(pixels: npt.NDArray[np.uint8], crop: float) -> tuple[bytes, bytes]:
         hashes.append(perceptual_hash(grey_copy(frame)))
         colours.append(colour_layout(frame))
     return np.array(hashes, np.uint64).tobytes(), b"".join(colours)
+
+
+def _narrow(numbers: npt.NDArray[Any], largest: int) -> _Narrow:
+    """The numbers, of the smallest type that holds all from 0 to `largest`."""
+    return numbers.astype(np.min_scalar_type(largest))
 
 
 def _portions(sizes: Places) -> list[slice]:

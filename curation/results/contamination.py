@@ -21,12 +21,15 @@ from curation.flow import Flow
 from curation.results.data import Pick
 from curation.results.outcome import Outcome, Run
 from curation.results.shown_rows import alive_before
+from curation.results.thumbnails import place, with_faces
 from pairmill.layout import REFERENCES
-from pairmill.recipe_file import run_recipe
 from pairmill.store import Store
 
 #: Pairs shown of each kind, evaluation sets, and characters of a caption.
 SHOWN, MOST_SETS, _CHARACTERS = 8, 12, 200
+
+#: Kinds of matches whose row and item are one picture.
+_SAME_PICTURE = frozenset({"same_image", "near_image"})
 
 #: How the columns of a set begin.
 _STRONGEST, _MATCHES = "contaminated_", "matches_"
@@ -125,23 +128,36 @@ def _of_kinds(store: Store, name: str, found: _Set, shown: Mapping[Pick, Mapping
     ]
 
 
-def reference_pictures(store: Store, report: Mapping[str, Any]) -> dict[str, str]:
+def reference_pictures(
+    store: Store, report: Mapping[str, Any], pictures: Mapping[str, str], left: int
+) -> dict[str, str]:
     """The small pictures of the items that a report shows, as data URIs, by `NAME/item`.
 
-    An item shows what a row shows that it matches: where that is withheld, the item is too.  Nobody has looked for
-    faces in items, so there are none where the product's faces are blurred.
+    An item shows what the row beside it shows, in the clear: beside a row without a thumbnail, as one that is withheld,
+    it has none either, and then nowhere.  Where faces are blurred, an item has one only beside rows of the same picture
+    in which no face was found.
+    pictures: the thumbnails of the page's rows.  left: characters that the page may still have.
     """
-    if (run_recipe(store).get("pack") or {}).get("blur_faces") is not None:
-        return {}
+    uses: Counter[str] = Counter()
+    hidden = set()
+    for one in report["contamination"]:
+        pairs = [(kind["kind"], pair) for kind in one["kinds"] for pair in kind["pairs"]]
+        faces = with_faces(store, [pair["row"] for _, pair in pairs])
+        for kind, pair in pairs:
+            uses[name := f"{one['set']}/{pair['item']}"] += 1
+            at = place(pair["row"])
+            clear = faces is None or (kind in _SAME_PICTURE and at not in faces)
+            if at not in pictures or not clear:
+                hidden.add(name)
     found = {}
     for one in report["contamination"]:
-        pairs = [pair for kind in one["kinds"] for pair in kind["pairs"]]
-        hidden = {pair["item"] for pair in pairs if pair["row"]["withheld"]}
-        items = {pair["item"] for pair in pairs} - hidden
-        for item, _, picture in _items(store, one["set"], items, pictures=True):
+        shown = {f"{one['set']}/{pair['item']}": pair["item"] for kind in one["kinds"] for pair in kind["pairs"]}
+        wanted = [item for name, item in shown.items() if name not in hidden]
+        for item, _, picture in _items(store, one["set"], wanted, pictures=True):
             if picture is not None:
                 found[f"{one['set']}/{item}"] = "data:image/webp;base64," + base64.b64encode(picture).decode()
-    return found
+    # In the order of the page.
+    return {name: found[name] for name in uses if name in found and (left := left - uses[name] * len(found[name])) >= 0}
 
 
 def _items(

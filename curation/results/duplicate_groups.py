@@ -1,9 +1,10 @@
 """Families of duplicates: how many rows one stands for, by kind, and the largest with their pictures.
 
 A family of a kind is the best row and all rows that are left out for that kind in favour of it, or, where duplicates
-stay (`keep: all`), that are in one group with it.  What is counted
-is 17 bytes for each row that is left out.  They are kept in this process while they are few, and then divided among
-files by family, each of which is counted by itself: memory does not grow with the rows.
+stay (`keep: all`), that are in one group with it, whether or not another rule leaves some of these out.
+
+What is counted is 17 bytes for each row that is left out.  They are kept in this process while they are few, and then
+divided among files by family, each of which is counted by itself: memory does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from curation.schema import set_columns
 from curation.selections.balance_rule import BALANCE, NO_ENTRY
 from curation.selections.steps import NOT_SELECTED, QUOTA, TOP, WHERE
 from curation.selections.uids import uids_of
+from pairmill import layout
 from pairmill.damage import damaged
 from pairmill.layout import SELECTIONS
 from pairmill.store import shard_file
@@ -37,7 +39,10 @@ LARGEST, SHOWN, MOST_SELECTIONS = 3, 8, 4
 #: The kind of duplicates that stay, each family a group.
 KEPT = "group"
 
-#: What other rules of a selection leave rows out for.
+#: In place of a kind: a selection that takes families over does not say for which the row was left out.
+_UNKNOWN = ""
+
+#: What other rules of a selection leave rows out for; `decontaminate` has reasons of its own.
 _NO_KINDS = {NOT_SELECTED, WHERE, QUOTA, TOP, BALANCE, NO_ENTRY}
 
 #: Rows that are left out, in this process before they go to files, and the files.
@@ -72,12 +77,15 @@ class GroupTally:
         names = [flow.selecting.selection, *(one.name for one in flow.rules if one.config.dedup)]
         names.append(str((run.recipe.get("deduplicate") or {}).get("name") or "default"))
         self.selections = [name for name in dict.fromkeys(names) if self._has_groups(name)][:MOST_SELECTIONS]
+        self._grouped = {name for name in self.selections if layout.GROUP_ID in self._columns(name)}
         self._left_out = {name: _Rows() for name in self.selections}
 
     def _has_groups(self, name: str) -> bool:
+        return "duplicate_group" in self._columns(name)
+
+    def _columns(self, name: str) -> list[str]:
         index = self._store.index(f"{SELECTIONS}/{name}")
-        file = shard_file(f"{SELECTIONS}/{name}", min(index)) if index else ""
-        return bool(index) and "duplicate_group" in self._store.schema(file).names
+        return list(self._store.schema(shard_file(f"{SELECTIONS}/{name}", min(index))).names) if index else []
 
     def add(self, shard: int, uids: pa.ChunkedArray) -> None:
         """Count one shard.  uids: of its rows."""
@@ -87,11 +95,16 @@ class GroupTally:
                     raise damaged(
                         self._store.path(shard_file(f"{SELECTIONS}/{name}", shard)), "it holds other rows than the plan"
                     )
-                self._left_out[name].add(self._of_kinds(rows.filter(_left_out(rows))))
+                of_kinds = self._of_kinds(name, rows.filter(_left_out(rows)))
+                self._left_out[name].add(of_kinds.filter(pc.not_equal(of_kinds["reason"], _UNKNOWN)))
 
-    def _of_kinds(self, rows: pa.Table) -> pa.Table:
-        """With `KEPT` for rows that no kind leaves out, and which stay in groups."""
-        found = [reason if reason in self._kinds else KEPT for reason in rows["reason"].to_pylist()]
+    def _of_kinds(self, name: str, rows: pa.Table) -> pa.Table:
+        """With `KEPT` for rows of groups that stay, and which no kind leaves out."""
+        other = KEPT if name in self._grouped else _UNKNOWN
+        found = [
+            reason if reason in self._kinds else KEPT if reason is None else other
+            for reason in rows["reason"].to_pylist()
+        ]
         return set_columns(rows, {"reason": pa.array(found, pa.string())})
 
     def _rows(self, name: str, shard: int) -> pa.Table | None:
@@ -119,7 +132,7 @@ class GroupTally:
         for shard in shards:
             for name, some in wanted.items():
                 if (rows := self._rows(name, shard)) is not None:
-                    _take(found, some, shard, self._of_kinds(rows))
+                    _take(found, some, shard, self._of_kinds(name, rows))
         return {family: [pick for _, pick in sorted(picks)] for family, picks in found.items()}
 
 

@@ -26,7 +26,7 @@ from curation.results.outcome import Outcome, Run, open_run, read_outcome
 from curation.results.page import render
 from curation.results.shown_rows import read_shown
 from curation.results.throughput import throughput
-from curation.results.thumbnails import thumbnails
+from curation.results.thumbnails import characters_left, thumbnails
 from curation.results.withheld import Withheld
 from pairmill.errors import IntegrityError, PairmillError
 from pairmill.faults import fault_point
@@ -66,7 +66,9 @@ def _written(store: Store, selection: str) -> dict[str, Any] | None:
             *(entry for group in report["gallery"]["dropped"] for entry in group["rows"]),
             *shown_in(report),
         ]
-        page = render(report, thumbnails(store, shown), reference_pictures(store, report))
+        pictures = thumbnails(store, shown)
+        references = reference_pictures(store, report, pictures, characters_left(shown, pictures))
+        page = render(report, pictures, references)
         fault_point("report.built")
         store.write_json(REPORTS[0], report)
         store.write_bytes(REPORTS[1], page.encode())

@@ -70,6 +70,30 @@ def thumbnails(store: Store, entries: Iterable[Mapping[str, Any]]) -> dict[str, 
     return kept
 
 
+def characters_left(entries: Iterable[Mapping[str, Any]], pictures: Mapping[str, str]) -> int:
+    """How many of `MOST_CHARACTERS` are left beside what `thumbnails` returned for these entries."""
+    return MOST_CHARACTERS - sum(len(pictures.get(place(entry), "")) for entry in entries)
+
+
+def with_faces(store: Store, entries: Iterable[Mapping[str, Any]]) -> set[str] | None:
+    """`place` of the rows whose picture has faces that are blurred, or was not looked at; None: none are blurred.
+
+    entries: shard, row.
+    """
+    head = (run_recipe(store).get("pack") or {}).get("blur_faces")
+    if head is None:
+        return None
+    shards: dict[int, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        shards.setdefault(entry["shard"], []).append(entry)
+    found = set()
+    for shard, some in shards.items():
+        boxes = _boxes(store, str(head), shard, pa.array([entry["row"] for entry in some]))
+        # Without faces a row has an empty list.
+        found |= {place(entry) for entry, faces in zip(some, boxes, strict=True) if faces is None or faces}
+    return found
+
+
 def place(entry: Mapping[str, Any]) -> str:
     """The name of a row's place in the run."""
     return f"{entry['shard']}/{entry['row']}"

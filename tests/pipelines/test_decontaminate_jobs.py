@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,16 +25,18 @@ from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server
 from pipelines.recipe import CurateRecipe, load_recipe
 
+pytestmark = pytest.mark.ray
+
 
 class Held(NamedTuple):
     folder: Path
     base_url: str
 
-    def recipe(self, **sections: Any) -> CurateRecipe:
+    def recipe(self, run: str = "run", **sections: Any) -> CurateRecipe:
         return load_recipe(
             RECIPE,
             [
-                *(f"run_dir={self.folder / 'run'}", f"input.path={self.folder / 'urls.parquet'}"),
+                *(f"run_dir={self.folder / run}", f"input.path={self.folder / 'urls.parquet'}"),
                 *("shards.rows_per_shard=40", "recaption.enabled=false", "translate.enabled=false"),
                 *(f"{name}={json.dumps(value)}" for name, value in sections.items()),
             ],
@@ -104,3 +109,49 @@ def test_rows_of_a_set_are_found_without_a_fetch_and_dropped_by_a_selection(run:
     after = contents(run, *names)
     assert run.asked() == asked
     assert [name for name in names if after[name] != before[name]] == ["columns/decontaminate-small"]
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "evaluation_set.piece:kill@1",
+        "commit.references/held.data.before_rename:kill@1",
+        "commit.references/held.manifest.before_rename:kill-driver@1",
+        "commit.columns/decontaminate-held.manifest.before_rename:kill-driver@2",
+    ],
+)
+def test_a_job_that_is_killed_while_it_compares_resumes_to_the_same_tables(run: Held, point: str) -> None:
+    images = run.rows("images", "image")["image"].drop_null()
+    if not (held := run.folder / "held").is_dir():
+        held.mkdir()
+        for number in (3, 30):
+            (held / f"{number}.jpg").write_bytes(images[number].as_py())
+    sections: dict[str, Any] = {
+        "decontaminate": {"held": {"path": str(held)}},
+        "selections": {"unseen": {"decontaminate": "held"}},
+        "pack": {"selection": "unseen"},
+    }
+    name = f"killed-{point.replace('/', '-')}"
+    for one in (name, "whole"):
+        if not (run.folder / one).is_dir():
+            shutil.copytree(run.folder / "run", run.folder / one)
+    (faults := run.folder / f"{name}-faults").mkdir()
+    recipe = run.folder / f"{name}.yaml"
+    recipe.write_text(run.recipe(name, **sections).to_yaml())
+    armed = {"PAIRMILL_FAULTS": point, "PAIRMILL_FAULTS_DIR": str(faults)}
+    command = [sys.executable, "-m", "pipelines", "curate", str(recipe), "--json"]
+    # In a session of its own: Ray ends the whole process group of a worker that was killed.
+    done = subprocess.run(command, env=os.environ | armed, capture_output=True, check=False, start_new_session=True)
+    assert done.returncode == (-9 if "kill-driver" in point else 0), done.stderr[-2000:]
+    [passes] = faults.glob("*.passes")
+    assert passes.stat().st_size >= int(point.partition("@")[2])
+    asked = run.asked()
+    assert curate(run.recipe(name, **sections), yes=True)["complete"]
+    curate(run.recipe("whole", **sections), yes=True)
+    assert run.asked() == asked
+    store, whole = Store(str(run.folder / name)), Store(str(run.folder / "whole"))
+    for made in ("references/held", "columns/decontaminate-held", "selections/unseen", "pairs"):
+        contents = [{number: entry.content for number, entry in one.index(made).items()} for one in (store, whole)]
+        assert contents[0] == contents[1] and contents[0]
+    found = store.load("columns/decontaminate-held", 0, ["contaminated_held"])["contaminated_held"]
+    assert "same_image" in found.to_pylist()

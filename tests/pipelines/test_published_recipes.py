@@ -207,9 +207,28 @@ def test_m2_encoder(rows: pa.Table) -> None:
     assert sums["en"] == pytest.approx(sums["zh"], rel=1e-5) and min(sums.values()) > 0
 
 
+def test_laion5b(rows: pa.Table) -> None:
+    rng = np.random.default_rng(8)
+    multilingual = rng.normal(0.26, 0.05, ROWS).astype(np.float32)
+    # Of every URL in seven rows the smallest uid stays, of those that are long and large enough.
+    urls = [f"http://a.example/{at % (ROWS // 7)}" for at in rng.permutation(ROWS)]
+    given = rows.append_column("url", pa.array(urls)).append_column("score_multilingual", pa.array(multilingual))
+    expected, seen = set(), set()
+    for row in sorted(given.to_pylist(), key=lambda row: row["uid"]):
+        if len(row["alt"]) < 5 or row["original_bytes"] < 5000 or row["url"] in seen:
+            continue
+        seen.add(row["url"])
+        if row["score_b32"] >= 0.28 if english(row["alt"]) else row["score_multilingual"] >= 0.26:
+            expected.add(row["uid"])
+    assert 0 < len(seen) < ROWS / 2
+    languages = [english(row["alt"]) for row in given.to_pylist() if row["uid"] in expected]
+    assert min(sum(languages), len(languages) - sum(languages)) > 100
+    assert uids(in_run("laion5b", given)["laion5b"]) == expected
+
+
 def test_every_published_recipe_says_what_it_cannot_reproduce() -> None:
     files = sorted(FOLDER.glob("*.yaml"))
-    assert len(files) == 11
+    assert len(files) == 12
     for file in files:
         assert "What cannot be reproduced:" in file.read_text(encoding="utf-8")
         assert load_recipe(file).flow().order[0] == "plan"

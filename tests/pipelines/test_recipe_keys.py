@@ -102,6 +102,15 @@ def test_every_key_has_a_line_with_type_default_and_meaning() -> None:
     assert short.meaning == "With `name: short`: It has no keys of its own."
 
 
+def test_every_section_of_the_page_has_a_heading_of_its_own() -> None:
+    page = recipe_page({"pairmill make": Outer})
+    assert "### writer (long)\n" in page and "### writer (short)\n" in page
+    for recipes in ({"pairmill make": Outer}, all_recipes()):
+        headings = [line for line in recipe_page(recipes).splitlines() if line.startswith("#")]
+        assert len(headings) == len(set(headings))
+    assert "### score.NAME (faces)" in headings and "### embed.NAME" in headings
+
+
 def test_nothing_is_left_empty() -> None:
     for recipe in all_recipes().values():
         for section in sections(recipe.model_json_schema()):

@@ -236,3 +236,29 @@ def test_a_long_list_of_captions_takes_little_time_each() -> None:
     reference = pa.table({"captions": pa.array([[text] for text in texts], pa.list_(pa.string()))})
     rows = pa.table({"caption": [*texts[::-1], "nothing of them"]})
     assert pairs(kind, rows, reference) == {(row, 2999 - row): 1.0 for row in range(3000)}
+
+
+@pytest.mark.parametrize("items", [7, 8, 300, 1900])
+def test_an_index_of_frames_is_small_and_finds_each_item_of_a_set_of_any_size(items: int) -> None:
+    """35 frames an item: 245 frames and 280, beyond a byte; 10,500; 66,500, beyond two bytes."""
+    rng = np.random.default_rng(items)
+    framed = rng.integers(0, 2**64, (items, len(frames(0.05))), dtype=np.uint64)
+    reference = pa.table(
+        {
+            "frame_hashes": pa.array([one.tobytes() for one in framed], pa.binary()),
+            "frame_colours": pa.array([bytes(48 * framed.shape[1])] * items, pa.binary()),
+            "thumbnail": pa.nulls(items, pa.binary()),
+        }
+    )
+    kind = NearImage(NearImageConfig(name="near_image", max_difference=255))
+    at = np.unique([*rng.integers(0, items, 60).tolist(), 0, items - 1])
+    hashes = [int(framed[item][rng.integers(framed.shape[1])]) ^ 0b1011 for item in at]
+    rows = pa.table({"phash": pa.array(hashes, pa.uint64()), "colours": pa.array([bytes(48)] * len(at), pa.binary())})
+    found = pairs(kind, rows, reference)
+    assert {(row, int(item)) for row, item in enumerate(at)} <= found.keys()
+    for (row, item), similarity in found.items():
+        closest = min(int(hashes[row] ^ int(one)).bit_count() for one in framed[item])
+        assert closest <= 8 and similarity == pytest.approx(1 - closest / 64)
+    index = kind.index(reference)
+    arrays = [index.hash, index.item, index.colours, *index.order, *index.values]
+    assert sum(one.nbytes for one in arrays) <= framed.size * (8 + 48 + 4 + 9 * (4 + 1))

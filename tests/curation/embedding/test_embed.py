@@ -56,7 +56,26 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_open_clip_weights(tmp_path_factory.mktemp("weights") / "tiny.pt"))
 
 
-def test_vectors_and_scores_are_those_of_plain_open_clip(weights: str) -> None:
+def write_checkpoint(folder: Path, weights: str) -> Path:
+    """A checkpoint as `pairmill train` leaves it, of a model with these weights."""
+    import torch
+
+    from pairmill.towers.build import build_model, model_description
+    from pairmill.towers.config import ModelConfig
+    from pairmill.towers.tokenizer import open_tokenizer
+    from training.checkpoint import Describe, Parts, Progress, write
+
+    config = ModelConfig(architecture=str(VIT), pretrained=weights)
+    model = build_model(config, temperature_init=None, bias_init=None)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = {"step": 1, "exp_avg": {name: torch.ones_like(value) for name, value in state.items()}}
+    describe = Describe(model_description(config, model), open_tokenizer(config))
+    write(folder, Parts(state, optimizer, None, None), Progress(1, "plan", {}, None), describe)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["architecture", "checkpoint", "moved checkpoint"])
+def test_vectors_and_scores_are_those_of_plain_open_clip(form: str, weights: str, tmp_path: Path) -> None:
     import open_clip
     import torch
 
@@ -69,7 +88,14 @@ def test_vectors_and_scores_are_those_of_plain_open_clip(weights: str) -> None:
         image = model.eval().encode_image(pictures, normalize=True).numpy()
         text = model.encode_text(tokenize(CAPTIONS), normalize=True).numpy()
 
-    made = embedded(EmbedConfig(model=str(VIT), pretrained=weights, batch_size=2), rows(images, CAPTIONS))  # type: ignore[arg-type]
+    if form == "architecture":
+        config = EmbedConfig(model=str(VIT), pretrained=weights, batch_size=2)
+    else:
+        folder = write_checkpoint(tmp_path / "step-000000001-0123abcd", weights)
+        if form == "moved checkpoint":
+            folder = folder.rename(tmp_path / "moved")
+        config = EmbedConfig(model=str(folder), batch_size=2)
+    made = embedded(config, rows(images, CAPTIONS))  # type: ignore[arg-type]
     found, mask = vectors_of(made["image_embedding_tiny"])
     assert mask.all() and found.dtype == np.float16
     np.testing.assert_allclose(found, image, atol=1e-3)

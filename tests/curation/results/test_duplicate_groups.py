@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from compared_stage import MATCH
 from run_fixture import make_run
+from score_tables import add_table
+from selected_run import select
 
 from curation.results import duplicate_groups as module
 from curation.results.data import Pick
@@ -48,6 +51,7 @@ def run_with_families(folder: Path, seed: int = 0, rows: int = 400) -> Run:
         reasons = pa.array([reason[uid] for uid in here], pa.string())
         changed = pa.table(
             {
+                "group_id": pa.nulls(len(here), pa.int64()),
                 "uid": rows_here["uid"],
                 "keep": reasons.is_null(),
                 "reason": reasons,
@@ -121,6 +125,39 @@ def test_the_best_row_comes_first_and_then_those_of_smallest_uid(tmp_path: Path)
     for family, picks in made.members(families, list(run.plan.shard_numbers())).items():
         others = sorted(row["at"] for row in expected[family.kind][family.uid])
         assert picks == [places[family.uid], *others][:SHOWN]
+
+
+SECTIONS: dict[str, Any] = {
+    "families": {"dedup": ["exact"], "keep": "all"},
+    "thinned": {"dedup": ["exact"]},
+    "few": {"where": "width > 0"},
+    # What matches a set is left out of a group that stays, and of nothing else.
+    "good": {"from": "families", "decontaminate": "flowers"},
+    # It takes the families of `thinned` over, but not for which kind a row was left out.
+    "both": {"from": "thinned & few", "decontaminate": "flowers"},
+}
+
+
+@pytest.mark.parametrize(("packed", "expected"), [("good", KEPT), ("both", None)])
+def test_what_matches_an_evaluation_set_is_no_kind_of_duplicate(
+    tmp_path: Path, packed: str, expected: str | None
+) -> None:
+    listed = [{"url": f"http://a.example/same-{n // 3}/{n}", "text": "a ball"} for n in range(45)]
+    store = make_run(tmp_path, listed, upto="select", rows_per_shard=11, recaption=False, translate=False)
+
+    def compared(plan: pa.Table, alive: Any) -> dict[str, Any]:
+        found = [[{"kind": "caption", "item": "x", "similarity": 1.0}] if at % 2 else None for at in range(len(plan))]
+        return {"matches_flowers": pa.array(found, pa.list_(MATCH))}
+
+    add_table(store, {"stages": ["compared_stage:Compared"]}, "compared", compared)
+    select(store, SECTIONS, packed)
+    rows = [row for shard in store.index("plan") for row in store.load(f"selections/{packed}", shard).to_pylist()]
+    losers = [row for row in rows if row["duplicate_group"] not in (None, row["uid"])]
+    assert {row["reason"] for row in losers} & {"contaminated_flowers", "not_selected"}
+    found = {kind: one for (name, kind), one in tally(open_run(store, packed)).families().items() if name == packed}
+    assert set(found) == {expected} - {None}
+    if expected:
+        assert found[expected]["rows"] == len(losers)
 
 
 def test_a_selection_of_other_rows_is_damaged(tmp_path: Path) -> None:
