@@ -8,19 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from run_fixture import make_run, picture
 from score_tables import add_table
 from selected_run import select
 
 from curation.decontamination.stage import Decontaminate
 from curation.flow import flow_of
-from curation.results.contamination import reference_pictures
 from curation.results.report import build_report, write_report
 from curation.schema import DROPS, set_columns
 from curation.stage import Runtime
-from pairmill.recipe_file import run_recipe
-from pairmill.recipe_file import write_recipe as write_run_recipe
 from pairmill.store import Store
 
 URLS = [f"http://a.example/ok/{number}" for number in range(40)]
@@ -79,16 +75,6 @@ def test_an_item_that_shows_what_is_withheld_of_a_row_is_withheld_too(tmp_path: 
     report = write_report(store)
     assert len(report["contamination"][0]["kinds"][0]["pairs"]) == 2
     assert "<img" not in shown_matches(store) and shown_matches(store).count("withheld") >= 2
-
-
-def test_items_are_not_shown_where_faces_are_blurred(tmp_path: Path) -> None:
-    store = planted(tmp_path)
-    report = build_report(store)
-    assert len(reference_pictures(store, report)) == 2
-    recipe = dict(run_recipe(store))
-    recipe["pack"] = {**recipe["pack"], "blur_faces": "face"}
-    write_run_recipe(store, yaml.safe_dump(recipe))
-    assert reference_pictures(store, report) == {}
 
 
 def test_rows_that_match_are_no_kind_of_duplicates(tmp_path: Path) -> None:
