@@ -79,7 +79,7 @@ class Sketch:
 
     @property
     def error(self) -> float:
-        """By how much a quantile may differ from the true one, as a share of it."""
+        """By how much a quantile may differ from the true one, as a share of it; below 2^-1022, as a share of that."""
         return float(2.0 ** (float(self._cut) - 52))
 
     @property
