@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import html
-import io
 import json
 import random
 import re
 import shutil
-import subprocess
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from drawings import FOLDER, PACKAGES, encoded, fetch, on_white, plain
 from PIL import Image
 from record import WORK, machine, record, table
 
@@ -45,15 +43,12 @@ from curation.schema import Status
 from curation.stage import Runtime
 from pairmill.store import Store
 
-DRAWINGS = WORK / "drawings"
 EMOJI = {
     "@lobehub/fluent-emoji-3d": ("1.1.0", "package/assets"),
     "emoji-datasource-google": ("16.0.0", "package/img/google/64"),
     "emoji-datasource-twitter": ("16.0.0", "package/img/twitter/64"),
     "emoji-datasource-facebook": ("16.0.0", "package/img/facebook/64"),
 }
-LABELS = ("emojibase-data", "17.0.0")
-CLIP_ART = ("openclipart-svg", "openclipart-png")
 OF_CLIP_ART, OF_EMOJI = 300, 200
 #: What was measured of drawings as they are, for another round.
 MEASURED = WORK / "drawings-measured.json"
@@ -77,42 +72,20 @@ class Row(NamedTuple):
     planted: tuple[int, str] | None
 
 
-def fetch() -> None:
-    DRAWINGS.mkdir(parents=True, exist_ok=True)
-    for name, version in [*((name, version) for name, (version, _) in EMOJI.items()), LABELS]:
-        if not (folder := DRAWINGS / name.rpartition("/")[2]).is_dir():
-            command = ["npm", "pack", "--silent", f"{name}@{version}"]
-            said = subprocess.run(command, cwd=DRAWINGS, check=True, capture_output=True, text=True)
-            archive = DRAWINGS / said.stdout.split()[-1]
-            with tarfile.open(archive) as packed:
-                packed.extractall(folder, filter="data")
-            archive.unlink()
-    for name in CLIP_ART:
-        if not (folder := DRAWINGS / name).is_dir():
-            subprocess.run(["apt-get", "download", "-q", name], cwd=DRAWINGS, check=True, capture_output=True)
-            (archive,) = DRAWINGS.glob(f"{name}_*.deb")
-            subprocess.run(["dpkg", "-x", str(archive), str(folder)], check=True, capture_output=True)
-            archive.unlink()
-
-
 def drawings() -> Iterator[Drawing]:
-    entries = json.loads((DRAWINGS / "emojibase-data/package/en/data.json").read_text())
+    entries = json.loads((FOLDER / "emojibase-data/package/en/data.json").read_text())
     labels = {}
     for entry in entries:
         for one in (entry, *entry.get("skins", [])):
             labels[plain(one["hexcode"])] = ", ".join([one["label"], *(entry.get("tags") or [])[:4]])
     for name, (_, inside) in EMOJI.items():
         artist = name.rpartition("/")[2]
-        for file in sorted((DRAWINGS / artist / inside).iterdir()):
+        for file in sorted((FOLDER / artist / inside).iterdir()):
             yield Drawing(file, labels.get(plain(file.stem), ""), artist)
-    below, svg = (DRAWINGS / f"openclipart-{kind}/usr/share/openclipart/{kind}" for kind in ("png", "svg"))
+    below, svg = (FOLDER / f"openclipart-{kind}/usr/share/openclipart/{kind}" for kind in ("png", "svg"))
     for file in sorted(below.rglob("*.png")):
         described = svg / file.relative_to(below).with_suffix(".svg")
         yield Drawing(file, caption_of(described) if described.is_file() else "", "clip art")
-
-
-def plain(code: str) -> str:
-    return "-".join(part for part in code.lower().split("-") if part != "fe0f")
 
 
 def caption_of(file: Path) -> str:
@@ -122,17 +95,6 @@ def caption_of(file: Path) -> str:
     ]
     texts = [" ".join(html.unescape(one[1]).split()) for one in said if one]
     return ". ".join(text for text in texts if text and "HASH(" not in text and "<" not in text)
-
-
-def white(data: bytes) -> Image.Image:
-    layer = Image.open(io.BytesIO(data)).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
 
 
 def copies(image: Image.Image, chance: random.Random) -> Iterator[tuple[str, bytes]]:
@@ -201,7 +163,7 @@ def rows_of(found: list[Drawing], items: list[Drawing], chance: random.Random) -
     for one in others:
         yield Row(one.file.read_bytes(), one.caption, None)
     for number, item in enumerate(items):
-        for way, data in copies(white(item.file.read_bytes()), chance):
+        for way, data in copies(on_white(item.file.read_bytes()), chance):
             yield Row(data, "", (number, way))
         if words(item.caption) >= 5:
             other = chance.choice(others).file.read_bytes()
@@ -242,12 +204,12 @@ def known(found: list[Drawing], pool: ProcessPoolExecutor) -> dict[str, tuple[st
 
 @cache
 def small(data: bytes) -> Any:
-    return np.asarray(white(data).resize((64, 64), Image.Resampling.BOX), np.float32)
+    return np.asarray(on_white(data).resize((64, 64), Image.Resampling.BOX), np.float32)
 
 
 def main() -> None:
     began, chance = machine(), random.Random(0)
-    fetch()
+    fetch(PACKAGES | {name: version for name, (version, _) in EMOJI.items()})
     found = list(drawings())
     items = chosen(found, chance)
     folder = WORK / "decontamination"

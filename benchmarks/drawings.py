@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import io
 import json
 import random
 import re
@@ -23,10 +24,11 @@ import shutil
 import subprocess
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from PIL import Image
 from record import WORK
 
 FOLDER = WORK / "drawings"
@@ -53,9 +55,9 @@ class Drawing(NamedTuple):
     part: str
 
 
-def fetch() -> None:
-    """Download and unpack the packages, once."""
-    for name, version in PACKAGES.items():
+def fetch(packages: Mapping[str, str] = PACKAGES) -> None:
+    """Download and unpack npm packages of these versions, and the clip art, once."""
+    for name, version in packages.items():
         if not (folder := FOLDER / name.rpartition("/")[2]).is_dir():
             FOLDER.mkdir(parents=True, exist_ok=True)
             command = ["npm", "pack", "--silent", f"{name}@{version}"]
@@ -101,12 +103,26 @@ def flat(folder: Path, chosen: list[Drawing]) -> list[str]:
     return names
 
 
+def on_white(data: bytes) -> Image.Image:
+    """A picture of any form as RGB, what is transparent white."""
+    with Image.open(io.BytesIO(data)) as opened:
+        layer = opened.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    """The bytes of a file.  options: of Pillow's encoder."""
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
 def _emoji(tones: bool) -> Iterator[Drawing]:
     entries = json.loads((FOLDER / "emojibase-data/package/en/data.json").read_text())
     known = {}
     for entry in entries:
         for one in (entry, *entry.get("skins", [])):
-            known[_plain(one["hexcode"])] = (one["label"], entry.get("tags") or [])
+            known[plain(one["hexcode"])] = (one["label"], entry.get("tags") or [])
     artists = {
         "held out": FOLDER / "emoji-datasource-google/package/img/google/64",
         "trusted": FOLDER / "emoji-datasource-twitter/package/img/twitter/64",
@@ -114,7 +130,7 @@ def _emoji(tones: bool) -> Iterator[Drawing]:
     }
     for part, folder in artists.items():
         for file in sorted(folder.iterdir()):
-            code = _plain(file.stem)
+            code = plain(file.stem)
             if code not in known or (not tones and part != "listed" and _TONE.search(f"-{code}")):
                 continue
             label, tags = known[code]
@@ -176,7 +192,7 @@ def _named(file: Path) -> str:
     return " ".join(re.sub(r"[\d_\W]+", " ", file.stem).split())
 
 
-def _plain(code: str) -> str:
+def plain(code: str) -> str:
     """A code point's name without the selector of variants, which artists write or leave out."""
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
 

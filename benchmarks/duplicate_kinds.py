@@ -20,7 +20,6 @@ products of unit vectors in float64, intersections of sets of n-grams as product
 from __future__ import annotations
 
 import argparse
-import io
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from caption_texts import edited
-from drawings import drawings
+from drawings import drawings, encoded, on_white
 from PIL import Image
 from record import WORK, machine, record, table
 from scipy import sparse
@@ -67,26 +66,18 @@ Pairs = npt.NDArray[np.int64]
 
 def copies(data: bytes, text: str, chance: random.Random) -> Iterator[tuple[str, bytes, str]]:
     """The ways of one drawing: name, file, caption."""
-    with Image.open(io.BytesIO(data)) as opened:
-        layer = opened.convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    image = on_white(data)
     width, height = image.size
-    yield "smaller", saved(image.resize((max(32, round(0.6 * width)), max(32, round(0.6 * height)))), "PNG"), text
-    yield "jpeg", saved(image, "JPEG", quality=75), text
-    yield "webp", saved(image, "WEBP", quality=60), text
+    yield "smaller", encoded(image.resize((max(32, round(0.6 * width)), max(32, round(0.6 * height)))), "PNG"), text
+    yield "jpeg", encoded(image, "JPEG", quality=75), text
+    yield "webp", encoded(image, "WEBP", quality=60), text
     left, top = round(0.025 * width), round(0.025 * height)
-    yield "cropped", saved(image.crop((left, top, width - left, height - top)), "PNG"), text
+    yield "cropped", encoded(image.crop((left, top, width - left, height - top)), "PNG"), text
     yield "caption", data, edited(text, chance, text.split())
     hue, saturation, value = image.convert("HSV").split()
     if np.mean(np.asarray(saturation) > 100) > 0.1:
         turned = hue.point(lambda h: (h + 85) % 256)
-        yield "recoloured", saved(Image.merge("HSV", (turned, saturation, value)).convert("RGB"), "PNG"), text
-
-
-def saved(image: Image.Image, format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
+        yield "recoloured", encoded(Image.merge("HSV", (turned, saturation, value)).convert("RGB"), "PNG"), text
 
 
 def all_rows() -> pa.Table:

@@ -11,7 +11,6 @@ is by default, and once by hash alone.
 
 from __future__ import annotations
 
-import io
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from drawings import encoded, on_white
 from PIL import Image, ImageDraw
 from record import machine, record, table
 
@@ -33,12 +33,6 @@ KINDS = {
     "hash alone": NearDuplicateImage(NearDuplicateImageConfig(name="near_duplicate_image", max_colour=400)),
 }
 COLOURS = ("red", "blue", "green", "orange", "purple", "teal", "pink", "brown", "black", "gray", "white", "navy")
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
 
 
 def inspected(data: bytes) -> Inspected:
@@ -71,8 +65,7 @@ def product(colour: str, shape: int) -> Image.Image:
 
 def originals(chance: random.Random) -> Iterator[Image.Image]:
     for path in chance.sample(sorted(SAMPLES.glob("*.webp")), 200):
-        layer = Image.open(path).convert("RGBA")
-        yield Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        yield on_white(path.read_bytes())
     yield from (product(colour, shape) for shape in range(4) for colour in COLOURS[:4])
     for seed in range(40):
         rng = np.random.default_rng(seed)

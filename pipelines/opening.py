@@ -91,6 +91,19 @@ def check_outside(store: Any, to: Path) -> None:
         raise UserError("--to must lead outside the run", value=to, fix="give a path outside of it")
 
 
+def run_to_fit(run: str, to: Path) -> tuple[Any, Any, Path]:
+    """What `opened_run` gives, and the .safetensors file that a head fitted to the run is written to, absolute.
+
+    Raises RunDirError if there is no run, and UserError for a file of another ending or inside the run.
+    """
+    file = local_target(to).absolute()
+    check_suffix(file, ".safetensors")
+    store, _ = selected_run(run)
+    check_outside(store, file)
+    store, recipe = opened_run(run)
+    return store, recipe, file
+
+
 def given_recipe(recipe: Path | None, example: str) -> Path:
     """The recipe's file, which is not needed for a schema.  Raises RecipeError if there is none."""
     from pairmill.errors import RecipeError

@@ -18,10 +18,9 @@ Shapes: N pairs, C concepts, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +29,9 @@ from pydantic import Field
 
 from curation.duplicates.exact_products import exact, nearest
 from curation.duplicates.vector_clusters import k_means
-from curation.engines.model_files import file_digest
-from curation.heads.fitted_tensors import load_tensors
+from curation.heads.fitted_tensors import FittedHead, load_tensors
 from curation.heads.learnt_filter import Pairs
-from curation.heads.loss_mixture import Doubles, both_vectors, check_dimensions, check_enough
+from curation.heads.loss_mixture import Doubles, both_vectors, check_enough
 from curation.heads.visual_graph import smoothed
 from pairmill.registry import NamedConfig
 
@@ -54,7 +52,7 @@ class ConceptPrototypesConfig(NamedConfig):
     )
 
 
-class CleanByPrototype:
+class CleanByPrototype(FittedHead):
     """The probability that a picture shows the concept of its caption (CAPro), of a file of `pairmill fit-noise`.
 
     Columns: NAME, the probability; NAME_concept, that of the caption; NAME_label, the corrected one, null for a pair
@@ -62,8 +60,6 @@ class CleanByPrototype:
     """
 
     Config = ConceptPrototypesConfig
-    libraries = ("numpy", "safetensors")
-    input: Literal["pixels", "embedding"] = "embedding"
     columns = pa.schema([("clean", pa.float32()), ("concept", pa.int32()), ("label", pa.int32())])
 
     @classmethod
@@ -71,26 +67,12 @@ class CleanByPrototype:
         """The vectors of captions."""
         return (f"text_embedding_{config.embedding}",)
 
-    @classmethod
-    def revision(cls, config: ConceptPrototypesConfig) -> str:
-        """The content of the file."""
-        return f"sha256:{file_digest(config.weights)}"
-
-    @classmethod
-    def probe(cls, config: ConceptPrototypesConfig, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a file of another head, and of another embedding."""
-        check_dimensions(config, columns, cls.load(config)._visual.shape[1])
-
-    @classmethod
-    def load(cls, config: ConceptPrototypesConfig) -> CleanByPrototype:
-        """The prototypes.  Raises RecipeError for a file that has none."""
-        return cls(config)
-
     def __init__(self, config: ConceptPrototypesConfig) -> None:
         shapes = {"textual": ("concepts", "D"), "visual": ("concepts", "D")}
         found = load_tensors(config.weights, "capro", shapes).arrays
         self._config = config
         self._textual, self._visual = (found[name].astype(np.float16) for name in ("textual", "visual"))
+        self.size = self._visual.shape[1]
 
     def __call__(self, images: pa.Array | pa.ChunkedArray, **more: pa.Array | pa.ChunkedArray) -> pa.Table:
         """Its columns; null without the vector of the picture or of the caption."""

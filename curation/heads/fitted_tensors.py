@@ -5,16 +5,58 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from curation.engines.model_files import file_digest
 from pairmill.atomic import whole_file
 from pairmill.errors import RecipeError
 
 #: The key of the file's metadata that says what head it is of, and how it was fitted.
 _METADATA = "pairmill_fitted"
+
+
+H = TypeVar("H", bound="FittedHead")
+
+
+class FittedHead:
+    """Base of the heads of such files, whose configuration names the file (`weights`) and the `embedding`.
+
+    `__init__` loads the file, and raises RecipeError for one of another head or of none.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "safetensors")
+    input: Literal["pixels", "embedding"] = "embedding"
+    #: Numbers of the vectors that it was fitted to.
+    size: int
+
+    def __init__(self, config: Any) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must load its file")
+
+    @classmethod
+    def revision(cls, config: Any) -> str:
+        """The content of the file."""
+        return f"sha256:{file_digest(config.weights)}"
+
+    @classmethod
+    def probe(cls, config: Any, columns: Mapping[str, pa.DataType]) -> None:
+        """Raise RecipeError for a file of another head, and of another embedding."""
+        wanted = cls.load(config).size
+        size = getattr(columns.get(f"image_embedding_{config.embedding}"), "list_size", None)
+        if size is not None and size != wanted:
+            raise RecipeError(
+                "score.NAME.weights must be fitted to the embedding that the recipe names",
+                value=f"{config.weights} is of vectors of {wanted} numbers, and embed.{config.embedding} gives {size}",
+                fix="name the embedding that it was fitted to, or fit it again",
+            )
+
+    @classmethod
+    def load(cls: type[H], config: Any) -> H:
+        """The head with its file.  Raises RecipeError for a file that is none of its."""
+        return cls(config)
 
 
 class Tensors(NamedTuple):

@@ -12,9 +12,8 @@ Shapes: N pairs, R reference pairs, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,9 @@ from pydantic import Field
 
 from curation.duplicates.exact_products import by_value, exact, exact_pairs
 from curation.embedding.vectors import vectors_of
-from curation.engines.model_files import file_digest
-from curation.heads.fitted_tensors import load_tensors
+from curation.heads.fitted_tensors import FittedHead, load_tensors
 from curation.heads.learnt_filter import FEWEST, Pairs
-from pairmill.errors import InputError, RecipeError
+from pairmill.errors import InputError
 from pairmill.registry import NamedConfig
 
 Doubles = npt.NDArray[np.float64]
@@ -61,15 +59,13 @@ class Mixture(NamedTuple):
         return 1 / (1 + np.exp(np.clip(densities[:, 0] - densities[:, 1], -700, 700)))
 
 
-class NoiseByLoss:
+class NoiseByLoss(FittedHead):
     """The probability that a pair is noise, by its contrastive loss (NEVLP), of a file of `pairmill fit-noise`.
 
     Columns: NAME, the probability; NAME_loss, the loss in nats.
     """
 
     Config = LossMixtureConfig
-    libraries = ("numpy", "safetensors")
-    input: Literal["pixels", "embedding"] = "embedding"
     columns = pa.schema([("noise", pa.float32()), ("loss", pa.float32())])
 
     @classmethod
@@ -77,27 +73,13 @@ class NoiseByLoss:
         """The vectors of captions."""
         return (f"text_embedding_{config.embedding}",)
 
-    @classmethod
-    def revision(cls, config: LossMixtureConfig) -> str:
-        """The content of the file."""
-        return f"sha256:{file_digest(config.weights)}"
-
-    @classmethod
-    def probe(cls, config: LossMixtureConfig, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a file of another head, and of another embedding."""
-        check_dimensions(config, columns, cls.load(config)._against.images.shape[1])
-
-    @classmethod
-    def load(cls, config: LossMixtureConfig) -> NoiseByLoss:
-        """The references and the mixture.  Raises RecipeError for a file that has none."""
-        return cls(config)
-
     def __init__(self, config: LossMixtureConfig) -> None:
         of_pairs: dict[str, tuple[int | str, ...]] = {"images": ("pairs", "D"), "texts": ("pairs", "D")}
         shapes = of_pairs | {"mixture": (3, 2), "temperature": (1,)}
         found = load_tensors(config.weights, "nevlp", shapes).arrays
         self._embedding = config.embedding
         self._against = Pairs(found["images"].astype(np.float16), found["texts"].astype(np.float16), [])
+        self.size = self._against.images.shape[1]
         self._mixture = Mixture(*found["mixture"].astype(np.float64))
         self._temperature = float(found["temperature"][0])
 
@@ -204,15 +186,4 @@ def check_enough(sample: Pairs) -> None:
             f"there must be {FEWEST} embedded pairs or more to fit a noise score to",
             value=f"{len(sample.images)}",
             fix="curate more rows, or name another embedding or selection",
-        )
-
-
-def check_dimensions(config: Any, columns: Mapping[str, pa.DataType], wanted: int) -> None:
-    """Raise RecipeError where a file was fitted to vectors of another length than those of the embedding."""
-    size = getattr(columns.get(f"image_embedding_{config.embedding}"), "list_size", None)
-    if size is not None and size != wanted:
-        raise RecipeError(
-            "score.NAME.weights must be fitted to the embedding that the recipe names",
-            value=f"{config.weights} is of vectors of {wanted} numbers, and embed.{config.embedding} gives {size}",
-            fix="name the embedding that it was fitted to, or fit it again",
         )

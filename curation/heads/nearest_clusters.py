@@ -12,9 +12,9 @@ Shapes: N pictures, K centroids, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,7 @@ from pydantic import Field
 from curation.duplicates.exact_products import Vectors, margin, widened
 from curation.duplicates.vector_clusters import clusters_of
 from curation.embedding.vectors import vectors_of
-from curation.engines.model_files import file_digest
-from curation.heads.fitted_tensors import load_tensors
-from curation.heads.loss_mixture import check_dimensions
+from curation.heads.fitted_tensors import FittedHead, load_tensors
 from pairmill.errors import InputError
 from pairmill.registry import NamedConfig
 
@@ -49,35 +47,19 @@ class NearestClustersConfig(NamedConfig):
     weights: Path = Field(description="file of `pairmill fit-clusters`, of that embedding")
 
 
-class NearestClusters:
+class NearestClusters(FittedHead):
     """The nearest centroid of a picture, of a file of `pairmill fit-clusters`.
 
     Columns: NAME, its number; NAME_near, whether it is the nearest of some reference, null if there were none.
     """
 
     Config = NearestClustersConfig
-    libraries = ("numpy", "safetensors")
-    input: Literal["pixels", "embedding"] = "embedding"
     columns = pa.schema([("cluster", pa.int32()), ("near", pa.bool_())])
-
-    @classmethod
-    def revision(cls, config: NearestClustersConfig) -> str:
-        """The content of the file."""
-        return f"sha256:{file_digest(config.weights)}"
-
-    @classmethod
-    def probe(cls, config: NearestClustersConfig, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a file of another head, and of another embedding."""
-        check_dimensions(config, columns, cls.load(config)._centroids.shape[1])
-
-    @classmethod
-    def load(cls, config: NearestClustersConfig) -> NearestClusters:
-        """The centroids.  Raises RecipeError for a file that has none."""
-        return cls(config)
 
     def __init__(self, config: NearestClustersConfig) -> None:
         found = load_tensors(config.weights, "clusters", {"centroids": ("clusters", "D"), "near": ("clusters",)})
         self._centroids = found.arrays["centroids"].astype(np.float32)
+        self.size = self._centroids.shape[1]
         self._near = found.arrays["near"].astype(np.bool_)
         self._referred = bool(found.about.get("references"))
 

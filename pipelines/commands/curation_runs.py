@@ -18,6 +18,7 @@ from pipelines.opening import (
     given_recipe,
     local_target,
     opened_run,
+    run_to_fit,
     selected_run,
     without_pandas,
 )
@@ -135,12 +136,9 @@ def fit_filter(
         from pairmill.uris import absolute
         from pipelines.fit_filter import fit_filter as run_job
 
-        file = local_target(to).absolute()
-        check_suffix(file, ".safetensors")
-        store, _ = selected_run(run)
-        examples = good if good in store.folders("selections") else absolute(good)
-        check_outside(store, file)
-        store, recipe = opened_run(run)
+        elsewhere = absolute(good)
+        store, recipe, file = run_to_fit(run, to)
+        examples = good if good in store.folders("selections") else elsewhere
         return run_job(store, recipe, embedding, examples, file, rows=rows, hidden=hidden, seed=seed)
 
     def show(done: dict[str, Any]) -> None:
@@ -185,11 +183,7 @@ def fit_noise(
     def job() -> dict[str, Any]:
         from pipelines.fit_noise import fit_noise as run_job
 
-        file = local_target(to).absolute()
-        check_suffix(file, ".safetensors")
-        store, _ = selected_run(run)
-        check_outside(store, file)
-        store, recipe = opened_run(run)
+        store, recipe, file = run_to_fit(run, to)
         keys = {"references": references, "temperature": temperature}
         keys |= {"concepts": concepts, "neighbours": neighbours, "top": top}
         return run_job(store, recipe, embedding, score, file, rows=rows, seed=seed, selection=selection, **keys)
@@ -235,12 +229,8 @@ def fit_clusters(
     def job() -> dict[str, Any]:
         from pipelines.fit_clusters import fit_clusters_of
 
-        file = local_target(to).absolute()
-        check_suffix(file, ".safetensors")
         taken, near = (None if one is None else one.absolute() for one in (centroids, references))
-        store, _ = selected_run(run)
-        check_outside(store, file)
-        store, recipe = opened_run(run)
+        store, recipe, file = run_to_fit(run, to)
         return fit_clusters_of(
             *(store, recipe, embedding, file),
             clusters=clusters,

@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from demo_job import DemoJob
 
 from curation.decontamination.item_fingerprints import load_reference
 from pairmill.store import Store
 from pipelines.curate import curate
-from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server
-from pipelines.recipe import CurateRecipe, load_recipe
 
 pytestmark = pytest.mark.ray
 
 
-class Held(NamedTuple):
-    folder: Path
-    base_url: str
-
-    def recipe(self, run: str = "run", **sections: Any) -> CurateRecipe:
-        return load_recipe(
-            RECIPE,
-            [
-                *(f"run_dir={self.folder / run}", f"input.path={self.folder / 'urls.parquet'}"),
-                *("shards.rows_per_shard=40", "recaption.enabled=false", "translate.enabled=false"),
-                *(f"{name}={json.dumps(value)}" for name, value in sections.items()),
-            ],
-        )
-
-    def asked(self) -> dict[str, int]:
-        with urllib.request.urlopen(f"{self.base_url}/_count") as answer:
-            return dict(json.load(answer))
-
+class Held(DemoJob):
     def rows(self, table: str, *columns: str) -> pa.Table:
         store = Store(str(self.folder / "run"))
         return pa.concat_tables([store.load(table, n, ["uid", *columns]) for n in sorted(store.index("plan"))])

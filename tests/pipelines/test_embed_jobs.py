@@ -7,16 +7,15 @@ import json
 import os
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from demo_job import DemoJob
 from safetensors.numpy import save_file
 from tiny_encoders import VIT, write_clip, write_open_clip_weights
 from typer.testing import CliRunner
@@ -30,30 +29,11 @@ from pipelines import output
 from pipelines.cli import app
 from pipelines.consent import ConsentError
 from pipelines.curate import curate
-from pipelines.demo import RECIPE
 from pipelines.demo_rows import demo_rows
 from pipelines.demo_server import demo_server
-from pipelines.recipe import CurateRecipe, load_recipe
 
 
-class Job(NamedTuple):
-    folder: Path
-    base_url: str
-
-    def recipe(self, run: str = "run", **sections: Any) -> CurateRecipe:
-        return load_recipe(
-            RECIPE,
-            [
-                *(f"run_dir={self.folder / run}", f"input.path={self.folder / 'urls.parquet'}"),
-                *("shards.rows_per_shard=40", "recaption.enabled=false", "translate.enabled=false"),
-                *(f"{name}={json.dumps(value)}" for name, value in sections.items()),
-            ],
-        )
-
-    def asked(self) -> dict[str, int]:
-        with urllib.request.urlopen(f"{self.base_url}/_count") as answer:
-            return dict(json.load(answer))
-
+class Job(DemoJob):
     def embed(self, *names: str) -> dict[str, Any]:
         models = {
             "vit": {"model": str(VIT), "pretrained": str(self.folder / "vit.pt"), "batch_size": 16},
