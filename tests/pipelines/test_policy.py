@@ -208,8 +208,13 @@ def test_running_again_changes_nothing(gone: Site) -> None:
 
 
 def blocked(gone: Site, run: str) -> tuple[Path, list[dict[str, Any]]]:
-    """A block list of two kept pictures, and their rows."""
-    rows = pairs(Store(str(gone.folder / run))).slice(10, 2).to_pylist()
+    """A block list of two kept pictures that no other row has or resembles, and their rows."""
+    store = Store(str(gone.folder / run))
+    selection = pa.concat_tables([store.load("selections/default", shard) for shard in sorted(store.index("images"))])
+    alone = selection.filter(pc.and_(selection["keep"], selection["duplicate_group"].is_null()))["uid"]
+    times = Counter(images(store)["sha256"].to_pylist())
+    rows = pairs(store)
+    rows = [row for row in rows.filter(pc.is_in(rows["uid"], alone)).to_pylist() if times[row["sha256"]] == 1][10:12]
     path = gone.folder / f"{run}-blocklist.txt"
     path.write_text("".join(f"{row['sha256']}\n" for row in rows))
     return path, rows
