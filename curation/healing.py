@@ -92,9 +92,11 @@ def heal(store: Store, error: DamagedError, *, yes: bool, replan: Callable[[int]
 
     yes: the pixels of a damaged shard may be fetched again.  replan: makes a shard of the plan again, if it can.
     The caller must hold the run's lock.
-    Raises `error` for a file that only the user can restore; UserError for pixels without `yes`.
+    Raises `error` for a file that only the user can restore, or of another run; UserError for pixels without `yes`.
     """
     name = error.path.removeprefix(store.path(""))
+    if name == error.path:
+        raise error
     if name in _THE_OTHER:
         return _restored(store, name, error)
     if error.why == NO_COMMIT:

@@ -25,6 +25,7 @@ from curation.reuse import WAS, earlier_columns, earlier_drops, was_there
 from curation.schema import count_drops, set_columns, undrop_after
 from curation.stage import as_mask
 from curation.table import PLAN, Table
+from pairmill.config import digest
 from pairmill.damage import damaged
 from pairmill.errors import IntegrityError
 from pairmill.store import MANIFESTS, Entry, Store, shard_file
@@ -233,12 +234,19 @@ def commit_shard(store: Store, tables: Sequence[Table], rows: pa.Table, run: int
             "seconds": {stage: _constant(rows, f"_seconds_{stage}", 0.0) for stage in table.stages},
             "worked": {stage: _constant(rows, f"_worked_{stage}", {}) for stage in table.stages},
             "facts": {stage.name: stage.facts(kept) for stage in table.makers},
+            "made_by": made_by(table),
         }
         if found := {stage: text for stage in table.stages if (text := _constant(rows, f"_found_{stage}", None))}:
             facts["found"] = {stage: json.loads(text) for stage, text in found.items()}
         done[table.name] = store.commit(table.name, shard, table.key(contents), kept, facts, volatile=table.volatile)
         contents[table.name] = done[table.name].content
     return done
+
+
+def made_by(table: Table) -> dict[str, str]:
+    """Stage -> digest of what decides what it computes: configuration, model, source.  {}: the table is not keyed."""
+    identity = table.identity if isinstance(table.identity, list) else []
+    return {stage.name: digest(one) for stage, one in zip(table.makers, identity, strict=False)}
 
 
 def _constant(rows: pa.Table, name: str, default: Any) -> Any:

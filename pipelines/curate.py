@@ -55,6 +55,7 @@ from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
 from pipelines.segments import Job
 from pipelines.selecting import require_curated
+from pipelines.stages.other_runs import check_other_runs
 
 logger = logging.getLogger("pairmill")
 
@@ -257,6 +258,7 @@ def select_rules(recipe: CurateRecipe, rules: Sequence[Rules], *, command: str =
     whole = flow.with_rules(rules)
     whole.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
     rules = whole.rules
+    check_other_runs(rules, store)
     tables = Tables(flow, selection=recipe.deduplicate.name, keyed=False)
     require_curated(store, tables, rules, planned.shard_numbers())
     with (
@@ -283,6 +285,7 @@ def tables_of(recipe: CurateRecipe, planned: Plan, store: Store, *, beside: bool
     flow = recipe.flow()
     # The shards of the last list have the columns of all lists.
     flow.check(store.schema(shard_file(PLAN, planned.inputs[-1].first_shard)))
+    check_other_runs(flow.rules, store)
     for stage in flow.stages:
         stage.probe()
     if (warning := without_texts.warning(store, planned, flow.of(Filter).config)) is not None:

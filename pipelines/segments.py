@@ -43,6 +43,7 @@ from pipelines.pools import Pools
 from pipelines.recipe import CurateRecipe
 from pipelines.stages.deduplicate import Families, SelectStage, losers_over
 from pipelines.stages.evaluation_sets import make_evaluation_sets
+from pipelines.stages.other_runs import runs_to_compare
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
 from pipelines.stages.prepared import PrepareStage, freeing, seeing_alike
@@ -309,10 +310,14 @@ class Job:
         given = made.table.upstream
         committed = listed(self.store, [*given, made.table.name])
         contents = {name: {n: entry.content for n, entry in committed[name].items()} for name in given}
-        table = over_all(made.table, contents) if rules.of_all else made.table
+        others = runs_to_compare(rules, self.plain, made.reads)
+        seen = {other.name: other.content for other in others}
+        table = over_all(made.table, contents, seen) if rules.of_all else made.table
         work = outstanding(self.store, [table], self.planned.shard_numbers(), given, committed)
         self._note_code([table], work, committed)
-        over = SelectionOver(self.store, made, rules, self.planned, self.input_type)
+        for other in others if work else ():
+            other.check_made_alike(self.store)
+        over = SelectionOver(self.store, made, rules, self.planned, self.input_type, others)
         for wave in _waves(work, self.recipe.cluster.wave_shards):
             self._accept()
             rows = self._read("select", wave, made.reads)

@@ -14,6 +14,7 @@ from curation.selections.steps import Rules
 from pairmill.errors import RecipeError, RunDirError
 from pairmill.layout import SELECTIONS, filter_table, kept_rows
 from pairmill.store import Store
+from pairmill.uris import absolute
 from pipelines.recipe import CurateRecipe, parse_override, read_mapping
 
 
@@ -45,7 +46,16 @@ def from_here(given: Any) -> Any:
         found["uids"] = os.path.abspath(path)
     if isinstance(balance := given.get("balance"), dict) and isinstance(path := balance.get("metadata"), str):
         found["balance"] = {**balance, "metadata": os.path.abspath(path)}
+    if isinstance(against := given.get("against"), dict):
+        found["against"] = {name: _run_from_here(one) for name, one in against.items()}
     return found
+
+
+def _run_from_here(given: Any) -> Any:
+    if isinstance(given, str):
+        return absolute(given)
+    run = given.get("run") if isinstance(given, dict) else None
+    return {**given, "run": absolute(run)} if isinstance(run, str) else given
 
 
 def _absolute(config: SelectionConfig) -> SelectionConfig:
@@ -56,6 +66,10 @@ def _absolute(config: SelectionConfig) -> SelectionConfig:
     if config.balance is not None:
         file = Path(os.path.abspath(config.balance.metadata))
         update["balance"] = config.balance.model_copy(update={"metadata": file})
+    if config.against:
+        update["against"] = {
+            name: one.model_copy(update={"run": absolute(one.run)}) for name, one in config.against.items()
+        }
     return config.model_copy(update=update)
 
 

@@ -10,8 +10,8 @@ A global step on narrow tables.  The driver brings rows together and these pure 
     rows of a shard -> met_rows -> (bring equal `key` together) -> found_edges -> families -> the losers
 
 Duplicates are transitive: A like B and B like C makes one family.  Its row with the highest score stays, and among
-equal scores the one with the smallest uid.  So the result does not depend on the order of the rows, on how they are
-divided, or on the number of machines.
+equal scores the one with the smallest uid; a row of another run (`curation.duplicates.other_runs`) is above all of this
+one.  So the result does not depend on the order of the rows, on how they are divided, or on the number of machines.
 
 The reason of a dropped row is the strongest kind that joins it to a better row: the first kind, starting from the
 strongest, for which the edges of this kind and of all stronger ones connect the row to one of higher rank.
@@ -32,6 +32,7 @@ from curation.duplicates.families import MEMBERS, InProcess, families
 from curation.duplicates.fitting import fitted_to
 from curation.duplicates.kinds import KEYS, PIXELS, DeduplicateConfig, Indices, Kind, kinds_of
 from curation.duplicates.narrowing import called, narrowed
+from curation.duplicates.other_runs import best_elsewhere
 from curation.schema import set_columns
 from pairmill.errors import IntegrityError
 
@@ -64,6 +65,7 @@ def met_rows(rows: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     for kind, narrow in zip(kinds, narrows, strict=True):
         if kind.ranks:
             rows = set_columns(rows, {"score": _rank(kind, narrow)})
+    rows = best_elsewhere(rows)
     for code, (kind, narrow) in enumerate(zip(kinds, narrows, strict=True)):
         keys = _keys(kind, narrow)
         picked = rows.select(ENDPOINT.names).take(keys["row"])

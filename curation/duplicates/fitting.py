@@ -25,21 +25,23 @@ _HASH = "_hash"
 _SPARE = 4
 
 
-def sample_of(rows: pa.Table, kind: Kind, run_rows: int) -> pa.Table:
+def sample_of(rows: pa.Table, kind: Kind, run_rows: int, compared: int | None = None) -> pa.Table:
     """What some rows may add to the sample of a kind: its `columns` and their hash, in the order of the hash.
 
-    rows: with uid and what the kind reads.  run_rows: of the whole run.
+    rows: with uid and what the kind reads.  run_rows: of the whole run.  compared: with those of other runs; None: as
+    many.
     """
-    wanted = kind.sample_rows(run_rows)
+    compared = run_rows if compared is None else compared
+    wanted = kind.sample_rows(compared)
     uids = rows["uid"].to_pylist()
     hashes = np.array([_hash(uid, kind.seed) for uid in uids], np.uint64)
     share = min(1.0, _SPARE * wanted / max(1, run_rows))
     low = np.flatnonzero(hashes <= np.uint64(min(2**64 - 1, int(share * 2**64))))
     narrow = narrowed(kind, rows.take(pa.array(low)))
-    return smallest([narrow.append_column(_HASH, pa.array(hashes[low]))], kind, run_rows)
+    return smallest([narrow.append_column(_HASH, pa.array(hashes[low]))], kind, compared)
 
 
-def smallest(samples: Sequence[pa.Table], kind: Kind, run_rows: int) -> pa.Table:
+def smallest(samples: Sequence[pa.Table], kind: Kind, compared: int) -> pa.Table:
     """The rows with the smallest hashes of several samples, as many as the kind asks for, without empty ones."""
     rows = pa.concat_tables(samples)
     there = np.zeros(len(rows), np.bool_)
@@ -47,14 +49,14 @@ def smallest(samples: Sequence[pa.Table], kind: Kind, run_rows: int) -> pa.Table
         there |= rows[name].is_valid().to_numpy()
     hashes: npt.NDArray[np.uint64] = rows[_HASH].to_numpy()
     order = np.argsort(hashes, kind="stable")
-    order = order[there[order]][: kind.sample_rows(run_rows)]
+    order = order[there[order]][: kind.sample_rows(compared)]
     return rows.take(pa.array(order))
 
 
-def fitted(kind: Kind, sample: pa.Table, run_rows: int) -> Kind:
-    """The kind with what it learns from its sample (`smallest` of all parts)."""
+def fitted(kind: Kind, sample: pa.Table, compared: int) -> Kind:
+    """The kind with what it learns from its sample (`smallest` of all parts).  compared: rows, of other runs too."""
     learnt = copy.copy(kind)
-    learnt.state = called(kind, lambda: kind.fit(sample.drop_columns([_HASH]), run_rows))
+    learnt.state = called(kind, lambda: kind.fit(sample.drop_columns([_HASH]), compared))
     return learnt
 
 

@@ -42,6 +42,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from curation.duplicates.other_runs import ELSEWHERE
 from curation.schema import COUNTS, NAME, NAME_RULE, Status
 from curation.selections.expression import ALL, WORDS
 from pairmill.config import Config
@@ -132,7 +133,7 @@ class Kind(ABC):
     def sample_rows(self, rows: int) -> int:
         """How many rows `fit` must have; 0: there is nothing to fit.
 
-        rows: of the whole run, those that were dropped too.
+        rows: of all runs that are compared, those that were dropped too.
         """
         return 0
 
@@ -154,7 +155,7 @@ class Kind(ABC):
     def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
         """The values of `columns` for each of the rows, from those of `reads`; unchanged unless a kind overrides this.
 
-        rows: live rows of a shard; `uid` is always there.
+        rows: live rows of a shard, of another run too; `uid` is always there, and begins with NAME: in another run.
         """
         return {name: rows[name] for name in self.columns.names}
 
@@ -192,6 +193,10 @@ def _check_declared(name: str, found: Any) -> None:
     taken = {*COUNTS, *(status.value for status in Status), *(one for one in KINDS.names if KINDS.get(one) is not kind)}
     if kind.name in taken:
         refuse("have a drop reason of its own as its name", kind.name, "rename it")
+    if kind.name.endswith(ELSEWHERE):
+        refuse(
+            f"have a name that does not end in {ELSEWHERE}, as rows that go for another run's", kind.name, "rename it"
+        )
     if (
         isinstance(kind.strength, bool)
         or not isinstance(kind.strength, int | float)

@@ -1,7 +1,8 @@
 """Families of duplicates: how many rows one stands for, by kind, and the largest with their pictures.
 
 A family of a kind is the best row and all rows that are left out for that kind in favour of it, or, where duplicates
-stay (`keep: all`), that are in one group with it, whether or not another rule leaves some of these out.
+stay (`keep: all`), that are in one group with it, whether or not another rule leaves some of these out.  The best row
+may be one of another run (`against`), which counts and cannot be shown.
 
 What is counted is 17 bytes for each row that is left out.  They are kept in this process while they are few, and then
 divided among files by family, each of which is counted by itself: memory does not grow with the rows.
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.duplicates.kinds import kinds_of, reasons
+from curation.duplicates.other_runs import ELSEWHERE, of_other_runs, own_uids
 from curation.results.data import Pick
 from curation.results.outcome import Run
 from curation.schema import set_columns
@@ -63,6 +65,11 @@ class Family(NamedTuple):
     uid: str
     size: int
 
+    @property
+    def here(self) -> bool:
+        """Whether the row that stays is one of this run.  That of another may have the uid of a row here."""
+        return not self.kind.endswith(ELSEWHERE)
+
 
 class GroupTally:
     """The families of the selections of a run that look for duplicates."""
@@ -73,7 +80,8 @@ class GroupTally:
         others = _NO_KINDS.union(
             *(one.config.decontaminate.reasons for one in flow.rules if one.config.decontaminate is not None)
         )
-        self._kinds = {*reasons(), *flow.selecting.drops, *(kind.name for kind in kinds)} - others
+        elsewhere = {f"{kind.name}{ELSEWHERE}" for kind in kinds}
+        self._kinds = {*reasons(), *flow.selecting.drops, *(kind.name for kind in kinds), *elsewhere} - others
         names = [flow.selecting.selection, *(one.name for one in flow.rules if one.config.dedup)]
         names.append(str((run.recipe.get("deduplicate") or {}).get("name") or "default"))
         self.selections = [name for name in dict.fromkeys(names) if self._has_groups(name)][:MOST_SELECTIONS]
@@ -138,21 +146,23 @@ class GroupTally:
 
 def _left_out(rows: pa.Table) -> pa.ChunkedArray:
     """Mask of the rows that another row of their family stands for."""
-    return pc.fill_null(pc.not_equal(rows["duplicate_group"], rows["uid"]), False)
+    group = rows["duplicate_group"]
+    return pc.fill_null(pc.or_(pc.not_equal(own_uids(group), rows["uid"]), of_other_runs(group)), False)
 
 
 def _take(found: dict[Family, list[tuple[bool, Pick]]], some: Sequence[Family], shard: int, rows: pa.Table) -> None:
     for family in some:
-        best = pc.equal(rows["uid"], family.uid)
+        best = pc.and_(pc.equal(rows["uid"], family.uid), family.here)
         mask = pc.and_(
-            pc.equal(rows["duplicate_group"], family.uid), pc.or_(best, pc.equal(rows["reason"], family.kind))
+            pc.equal(own_uids(rows["duplicate_group"]), family.uid),
+            pc.or_(best, pc.equal(rows["reason"], family.kind)),
         )
         places = np.flatnonzero(np.asarray(pc.fill_null(mask, False), np.bool_))
         uids = rows["uid"].take(pa.array(places))
         # The best row may be of any uid.
-        order = pc.sort_indices(pc.if_else(pc.equal(uids, family.uid), "", uids))[:SHOWN].to_numpy()
+        order = pc.sort_indices(pc.if_else(best.take(pa.array(places)), "", uids))[:SHOWN].to_numpy()
         picks = [Pick(uids[at].as_py(), shard, int(places[at])) for at in order]
-        here = [(pick.uid != family.uid, pick) for pick in picks]
+        here = [(pick.uid != family.uid or not family.here, pick) for pick in picks]
         found[family] = heapq.nsmallest(SHOWN, [*found[family], *here])
 
 
@@ -175,7 +185,7 @@ class _Rows:
 
     def add(self, rows: pa.Table) -> None:
         made = np.empty(len(rows), _LEFT_OUT)
-        uids, _ = uids_of(rows["duplicate_group"])
+        uids, _ = uids_of(own_uids(rows["duplicate_group"]))
         made["high"], made["low"] = uids["f0"], uids["f1"]
         made["kind"] = [self._kinds.setdefault(kind, len(self._kinds)) for kind in rows["reason"].to_pylist()]
         self._here.append(made)

@@ -93,7 +93,7 @@ def _but_names(kind: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _family(family: Family, members: list[Pick], shown: Mapping[Pick, Mapping[str, Any]]) -> dict[str, Any]:
-    rows = [{**shown[pick], "best": pick.uid == family.uid} for pick in members]
+    rows = [{**shown[pick], "best": family.here and pick.uid == family.uid} for pick in members]
     # A best row that was forgotten is named nowhere.
     best = family.uid if any(row["best"] for row in rows) else None
     return {"uid": best, "size": family.size, "shown": rows}

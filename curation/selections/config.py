@@ -10,12 +10,14 @@ A selection's rules apply in this order: from, uids, where, decontaminate, dedup
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
 from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig, strongest_first
+from curation.duplicates.other_runs import OtherRun, OtherRunConfig
 from curation.selections.balance_rule import BalanceConfig
 from curation.selections.decontaminate_rule import DecontaminateBy
 from curation.selections.expression import ALL
@@ -155,6 +157,12 @@ class SelectionConfig(_From):
         description="kinds of duplicates among the rows so far, of which the best stays: as deduplicate.kinds, or for "
         "short exact, near_image, minhash, semantic",
     )
+    against: dict[str, OtherRun] = Field(
+        {},
+        description="names of your own -> curated runs whose rows take part in `dedup` and are better than any row "
+        "here, so that none stays that is a duplicate of one of them: each a run directory, or a mapping of `run` and "
+        "`selection`; the columns compared must be there, embeddings by the same model",
+    )
     keep: Literal["best", "all"] = Field(
         "best",
         description="which rows of a family of `dedup` stay; all: every one, with a column `group_id`, as "
@@ -178,6 +186,36 @@ class SelectionConfig(_From):
     def _each_once_strongest_first(cls, value: tuple[NamedConfig, ...]) -> tuple[NamedConfig, ...]:
         return strongest_first(value, "dedup of a selection")
 
+    @field_validator("against")
+    @classmethod
+    def _named(cls, value: dict[str, OtherRunConfig]) -> dict[str, OtherRunConfig]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise RecipeError("a name in against must be of letters, digits, _ and -", value=name, fix="rename it")
+        return value
+
+    @model_validator(mode="after")
+    def _duplicates_that_are_looked_for(self) -> SelectionConfig:
+        if self.keep == "all" and not self.dedup:
+            raise RecipeError(
+                "a selection with keep: all must say by dedup what counts as a duplicate",
+                value="keep: all; no dedup",
+                fix="add, for example, dedup: [exact, near_image]; without dedup every row stays anyway",
+            )
+        if self.against and not self.dedup:
+            raise RecipeError(
+                "a selection with against must say by dedup what counts as a duplicate",
+                value=f"against: {', '.join(self.against)}; no dedup",
+                fix="add, for example, dedup: [exact, near_image]",
+            )
+        if self.against and self.keep == "all":
+            raise RecipeError(
+                "a selection with against must keep the best of each family: that is the other run's row",
+                value="keep: all",
+                fix="leave keep out, or make a selection with against first, and one with keep: all from it",
+            )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """The keys that are set, with the content of the file of uids, and the source of kinds that are not ours.
 
@@ -189,6 +227,9 @@ class SelectionConfig(_From):
             found["uids"] = uids_digest(self.uids)
         if self.dedup:
             found["dedup"] = self.duplicates.identity()
+        if self.against:
+            # What the runs hold counts, and not where they are (`selected_tables.over_all`).
+            found["against"] = {name: one.selection for name, one in self.against.items()}
         if self.balance is not None:
             found["balance"] = self.balance.identity()
         return found

@@ -47,10 +47,13 @@ def selected_table(tables: Tables, rules: Rules) -> SelectedTable:
     return SelectedTable(replace(table, makers=(stage,)), reads, stage, later)
 
 
-def over_all(table: Table, contents: Mapping[str, Mapping[int, str]]) -> Table:
-    """The table of a selection in which a row depends on others: keyed by every shard of what it is made from."""
+def over_all(table: Table, contents: Mapping[str, Mapping[int, str]], others: Mapping[str, str] | None = None) -> Table:
+    """The table of a selection in which a row depends on others: keyed by every shard of what it is made from.
+
+    others: name -> digest of what is compared of another run.
+    """
     seen = digest([[content for _, content in sorted(contents[name].items())] for name in table.upstream])
-    return replace(table, identity=[table.identity, seen])
+    return replace(table, identity=[table.identity, seen, *([dict(others)] if others else [])])
 
 
 def facts_in(store: Store, name: str) -> dict[str, Any]:

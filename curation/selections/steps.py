@@ -3,8 +3,8 @@
     from -> uids -> where -> decontaminate -> dedup -> quota -> top -> balance
 
 Each step leaves rows out, for a reason: that of the selection it is made from, `not_selected`, `where`,
-`contaminated_NAME`, a kind of duplicate, `quota`, `top`, `balance` or `no_entry`.  A step with a number over all rows
-is found among the rows that the steps before it keep.
+`contaminated_NAME`, a kind of duplicate (with `_elsewhere` if a row of another run stays instead), `quota`, `top`,
+`balance` or `no_entry`.  A step with a number over all rows is found among the rows that the steps before it keep.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from curation.balancing.balance import Floats
 from curation.duplicates.kinds import PIXELS, kinds_of, reads
+from curation.duplicates.other_runs import ELSEWHERE, reasons_elsewhere
 from curation.filters.syntax import Source
 from curation.filters.where import (
     columns_of,
@@ -149,6 +150,7 @@ class Rules:
     def own_reasons(self) -> tuple[str, ...]:
         """Every reason for which its own steps may leave a row out."""
         kinds = [] if self.config.groups else [kind.name for kind in kinds_of(self.config.duplicates)]
+        kinds += [f"{kind}{ELSEWHERE}" for kind in kinds if self.config.against]
         found = [NOT_SELECTED, WHERE if self.config.where is not None else None]
         found += [] if self.config.decontaminate is None else self.config.decontaminate.reasons
         found += kinds
@@ -347,7 +349,7 @@ def _one(values: pa.Table, at: pa.Scalar) -> pa.Scalar:
 
 def _lost(losers: pa.Table, live: Mask) -> dict[str, Mask]:
     """Mask of the duplicates by kind.  Raises IntegrityError for one that was left out before."""
-    losers = losers.filter(losers["reason"].is_valid())
+    losers = reasons_elsewhere(losers.filter(losers["reason"].is_valid()))
     at, why = losers["row"].to_numpy(), _objects(losers["reason"])
     if not live[at].all():
         raise IntegrityError("a duplicate must be one of the rows that were compared")

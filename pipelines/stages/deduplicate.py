@@ -24,6 +24,7 @@ from curation.shards import Work, read_shard
 from pairmill.faults import fault_point
 from pairmill.store import Store
 from pipelines.barrier import PARTITION_ROWS, RayTasks, brought_together, over_shards
+from pipelines.stages.other_runs import RunToCompare
 from pipelines.stages.reporting import Reporter
 
 #: Samples that are merged at once.
@@ -56,12 +57,14 @@ def losers_over(
     *,
     taking_part: Callable[[int], pa.Array] | None = None,
     prepare: Callable[[int, pa.Table], pa.Table] = lambda shard, rows: rows,
+    others: Sequence[RunToCompare] = (),
 ) -> Families:
     """The families of duplicates: their edges and rows stay in the object store, away from the driver.
 
     rows: their number in all shards.  reads: table -> columns that the kinds and the score need.
     taking_part: mask of the rows of a shard that are compared; a dropped row never is.  None: all.
     prepare: applied to the rows of a shard as they are read.
+    others: runs whose rows take part too, and are better than any of this one.
     """
     # A worker lacks what was registered only on the driver, so it gets the kinds themselves.
     kinds = kinds_of(config.resolved([name for names in reads.values() for name in names]))
@@ -73,8 +76,15 @@ def losers_over(
         rows = prepare(shard, read_shard(store, Work(shard, dict.fromkeys(reads, "")), reads))
         return _live_rows(rows, shard, config, taking_part)
 
-    kinds = tuple(_fitted(kind, shards, read, rows, tasks) if kind.sample_rows(rows) else kind for kind in kinds)
-    partitions = (1 + rows // PARTITION_ROWS) * sum(
+    compared = rows + sum(other.rows for other in others)
+    # The sample is of this run alone, so that what is learnt does not depend on what others hold, but for their sizes.
+    kinds = tuple(
+        _fitted(kind, shards, read, rows, compared, tasks) if kind.sample_rows(compared) else kind for kind in kinds
+    )
+    # The shards of other runs are numbered after its own.
+    first = 1 + max(shards, default=-1)
+    elsewhere = [(other, shard) for other in others for shard in other.shards]
+    partitions = (1 + compared // PARTITION_ROWS) * sum(
         kind.keys_per_row * max(1, kind.row_bytes // ROW_BYTES) for kind in kinds
     )
     # What kinds have learnt may be large: each worker fetches it once.
@@ -82,27 +92,37 @@ def losers_over(
 
     def met(shard: int) -> pa.Table:
         fault_point("barrier.edges")
-        return met_rows(read(shard), kinds=ray.get(shared))
+        if shard < first:
+            return met_rows(read(shard), kinds=ray.get(shared))
+        other, at = elsewhere[shard - first]
+        return met_rows(other.rows_of(at, as_shard=shard), kinds=ray.get(shared))
 
     edges = brought_together(
-        over_shards(shards, met, name="edges"), partitions, lambda part: found_edges(part, kinds=ray.get(shared))
+        over_shards([*shards, *range(first, first + len(elsewhere))], met, name="edges"),
+        partitions,
+        lambda part: found_edges(part, kinds=ray.get(shared)),
     )
     found = sum(tasks.values([tasks.call(_rows, one, returns=1)[0] for one in edges]))
     return Families(families(edges, kinds, 1 + found // PARTITION_EDGES, tasks))
 
 
-def _fitted(kind: Kind, shards: Sequence[int], read: Callable[[int], pa.Table], rows: int, tasks: RayTasks) -> Kind:
-    """The kind with what it learns from a sample of the run, which meets in one task."""
+def _fitted(
+    kind: Kind, shards: Sequence[int], read: Callable[[int], pa.Table], rows: int, compared: int, tasks: RayTasks
+) -> Kind:
+    """The kind with what it learns from a sample of the run, which meets in one task.
+
+    rows: of the run.  compared: with those of other runs.
+    """
 
     def sample(shard: int) -> pa.Table:
         fault_point("barrier.sample")
-        return sample_of(read(shard), kind, rows)
+        return sample_of(read(shard), kind, rows, compared)
 
     found = over_shards(shards, sample, name=f"sample for {kind.name}").materialize().to_arrow_refs()
     while len(found) > 1:
         groups = [found[at : at + _MERGED] for at in range(0, len(found), _MERGED)]
-        found = [tasks.call(_smallest, kind, rows, *group, returns=1)[0] for group in groups]
-    learnt: Kind = tasks.values([tasks.call(_fit, kind, rows, *found, returns=1)[0]])[0]
+        found = [tasks.call(_smallest, kind, compared, *group, returns=1)[0] for group in groups]
+    learnt: Kind = tasks.values([tasks.call(_fit, kind, compared, *found, returns=1)[0]])[0]
     return learnt
 
 

@@ -27,6 +27,7 @@ from pairmill.layout import SELECTIONS
 from pairmill.store import Store, shard_file
 from pipelines.barrier import PARTITION_ROWS, brought_together, over_shards
 from pipelines.stages.deduplicate import losers_over
+from pipelines.stages.other_runs import RunToCompare
 from pipelines.stages.reporting import Reporter
 
 _KEPT = ("keep", "reason")
@@ -71,10 +72,17 @@ class SelectionOver:
     """A selection over a whole run: finds what it needs to know once, when it is first asked for its stage."""
 
     def __init__(
-        self, store: Store, made: SelectedTable, rules: Rules, planned: Plan, input_type: pa.StructType | None
+        self,
+        store: Store,
+        made: SelectedTable,
+        rules: Rules,
+        planned: Plan,
+        input_type: pa.StructType | None,
+        others: Sequence[RunToCompare] = (),
     ) -> None:
+        """others: runs whose rows take part in looking for duplicates."""
         self._store, self._made, self._rules = store, made, rules
-        self._planned, self._input_type = planned, input_type
+        self._planned, self._input_type, self._others = planned, input_type, others
 
     def stage(self, board: Any) -> SelectionStage:
         """What records for each row of a shard whether it stays.  board: of the job; None: it is not shown."""
@@ -85,7 +93,7 @@ class SelectionOver:
         """A reference to what was found over all shards."""
         fault_point("barrier.selections")
         store, made, rules, input_type = self._store, self._made, self._rules, self._input_type
-        shards, rows = self._planned.shard_numbers(), self._planned.rows
+        shards, rows, others = self._planned.shard_numbers(), self._planned.rows, self._others
 
         def load(shard: int) -> ShardRows:
             given = read_shard(store, Work(shard, dict.fromkeys(made.reads, "")), made.reads, input_type)
@@ -96,6 +104,7 @@ class SelectionOver:
                 *(store, shards, rows, made.reads, rules.config.duplicates),
                 taking_part=lambda shard: pa.array(among(shard)),
                 prepare=lambda shard, given: without_unused(store, made.later, shard, given),
+                others=others,
             )
             return families.of
 

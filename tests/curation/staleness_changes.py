@@ -83,6 +83,9 @@ def one_selection(value: Any, **given: Any) -> Change:
     return Change(value, frozenset({"selections/NAME"}), before)
 
 
+#: A selection that is compared with another run.
+AGAINST = {"selections.NAME.dedup": ["exact"], "selections.NAME.against": {"NAME": {"run": "one/run"}}}
+
 #: Where the work is done and with how much; of every stage with workers of its own.
 PLACEMENT = {
     "actors": 3,
@@ -322,6 +325,10 @@ CHANGES: dict[str, Change] = {
     "selections.NAME.decontaminate.against": decontaminating(["b"], {"against": ["NAME"]}),
     "selections.NAME.decontaminate.kinds": decontaminating(["caption"], {"against": ["NAME"]}),
     "selections.NAME.dedup": one_selection(["exact"]),
+    "selections.NAME.against": one_selection({"first": "one/run"}, dedup=["exact"]),
+    # What is compared of a run counts, and not where it is.
+    "selections.NAME.against.NAME.run": nothing("moved/run", given=AGAINST),
+    "selections.NAME.against.NAME.selection": Change("few", frozenset({"selections/NAME"}), AGAINST),
     "selections.NAME.keep": one_selection("all", dedup=["exact"]),
     "selections.NAME.score": one_selection("entropy", dedup=["exact"]),
     **{

@@ -265,6 +265,53 @@ def test_further_selections_leave_the_product_alone(run: Selected) -> None:
         select_in(run.recipe, {"odd": {"where": "heigth > 2"}}, quiet=True)
 
 
+def test_no_row_stays_that_another_run_has(run: Selected, tmp_path: Path) -> None:
+    shutil.copytree(run.plain, tmp_path / "run")
+    shutil.copytree(run.store.path(""), tmp_path / "other")
+    store, other = Store(str(tmp_path / "run")), Store(str(tmp_path / "other"))
+    recipe = run.recipe.model_copy(update={"run_dir": store.uri, "selections": {}})
+    rules = {"dedup": ["exact"], "against": {"there": {"run": other.uri, "selection": "few"}}}
+    before = selection_files(other)
+
+    def hashes(of: Store, name: str) -> dict[str, str]:
+        """uid -> digest of the picture, of the rows of a selection."""
+        images = pa.concat_tables([of.load("images", shard, ["uid", "sha256"]) for shard in sorted(of.index("plan"))])
+        kept = images.filter(loaded(of, name)["keep"])
+        return dict(zip(kept["uid"].to_pylist(), kept["sha256"].to_pylist(), strict=True))
+
+    select_in(recipe, {"alone": {"dedup": ["exact"]}, "new": rules}, quiet=True)
+    there = set(hashes(other, "few").values())
+    alone = hashes(store, "alone")
+    assert hashes(store, "new") == {uid: digest for uid, digest in alone.items() if digest not in there}
+    assert 0 < len(there) < len(alone)
+    new = [row for row in loaded(store, "new").to_pylist() if str(row["duplicate_group"]).startswith("there:")]
+    assert len(new) >= len(there)
+    assert {row["reason"] for row in new} <= {"duplicate_pair_elsewhere", "duplicate_image_elsewhere"}
+    assert {row["duplicate_group"].partition(":")[2] for row in new} == set(hashes(other, "few"))
+    assert selection_files(other) == before
+    # As long as that run is as it was, so is the selection; and if less is there, more is new.
+    made = selection_files(store)
+    select_in(recipe, {"new": rules}, quiet=True)
+    assert selection_files(store) == made
+    shard = next(n for n in sorted(other.index("plan")) if pc.any(other.load("selections/few", n)["keep"]).as_py())
+    rows = other.load("selections/few", shard)
+    nothing = rows.set_column(rows.schema.get_field_index("keep"), "keep", pa.array([False] * len(rows)))
+    other.commit("selections/few", shard, "0" * 16, nothing, {})
+    select_in(recipe, {"new": rules}, quiet=True)
+    there = set(hashes(other, "few").values())
+    assert hashes(store, "new") == {uid: digest for uid, digest in alone.items() if digest not in there}
+    for keys, message in (
+        ({"run": str(tmp_path / "nowhere")}, "there is no run"),
+        ({"run": other.uri, "selection": "fewer"}, "perhaps you mean: few"),
+        ({"run": store.uri}, "must be others"),
+    ):
+        with pytest.raises(RunDirError, match=message):
+            select_in(recipe, {"bad": {"dedup": ["exact"], "against": {"there": keys}}}, quiet=True)
+    other.remove_shard("selections/few", shard)
+    with pytest.raises(RunDirError, match="selections/few lacks 1 of"):
+        select_in(recipe, {"new": rules}, quiet=True)
+
+
 def test_the_command_takes_back_what_it_exports(run: Selected, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("selections: {again: {uids: few.npy}}\n")
 

@@ -17,7 +17,9 @@ from selected_run import select
 from curation.results import duplicate_groups as module
 from curation.results.data import Pick
 from curation.results.duplicate_groups import KEPT, LARGEST, SHOWN, GroupTally
-from curation.results.outcome import Run, open_run
+from curation.results.insights import Insights
+from curation.results.outcome import Run, open_run, read_outcome
+from curation.schema import set_columns
 from pairmill.damage import DamagedError
 from pairmill.store import Store
 
@@ -158,6 +160,40 @@ def test_what_matches_an_evaluation_set_is_no_kind_of_duplicate(
     assert set(found) == {expected} - {None}
     if expected:
         assert found[expected]["rows"] == len(losers)
+
+
+def test_the_best_row_of_a_family_may_be_one_of_another_run(tmp_path: Path) -> None:
+    listed = [{"url": f"http://a.example/same-{n // 3}/{n}", "text": "a ball"} for n in range(12)]
+    store = make_run(tmp_path, listed, upto="select", rows_per_shard=12, recaption=False, translate=False)
+    select(store, {"new": {"dedup": ["exact"], "against": {"first": "elsewhere"}}})
+    rows = store.load("selections/new", 0)
+    # The first run has the URL and caption of the first row here, and a row that is like another three.
+    uids = sorted(rows["uid"].to_pylist())
+    group = {uid: f"first:{uids[0] if at < 3 else 'f' * 32}" for at, uid in enumerate(uids[:6])}
+    columns = {
+        "keep": pa.array([uid not in group for uid in rows["uid"].to_pylist()]),
+        "reason": pa.array(["duplicate_image_elsewhere" if u in group else None for u in rows["uid"].to_pylist()]),
+        "duplicate_group": pa.array([group.get(uid) for uid in rows["uid"].to_pylist()], pa.string()),
+    }
+    entry = store.entry("selections/new", 0)
+    assert entry is not None
+    manifest = store.manifest("selections/new", 0, entry) or {}
+    store.commit("selections/new", 0, entry.key, set_columns(rows, columns), manifest)
+    run = open_run(store)
+    made = tally(run)
+    found = made.families()["new", "duplicate_image_elsewhere"]
+    assert (found["groups"], found["rows"], found["sizes"]["4"]) == (2, 6, 2)
+    members = made.members(found["largest"], [0])
+    assert {family.uid: [pick.uid for pick in picks] for family, picks in members.items()} == {
+        uids[0]: uids[:3],
+        "f" * 32: uids[3:6],
+    }
+    assert not any(family.here for family in members)
+    insights = Insights(run)
+    insights.add(read_outcome(run, 0, insights.columns))
+    [kind] = [one for one in insights.data()["duplicates"] if one["kind"] == "duplicate_image_elsewhere"]
+    assert not any(row["best"] for family in kind["largest"] for row in family["shown"])
+    assert {family["uid"] for family in kind["largest"]} == {None}
 
 
 def test_a_selection_of_other_rows_is_damaged(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from curation.flow import flow_of
 from curation.results.export import export_img2dataset, export_webdataset
 from curation.schema import set_columns
 from curation.selection import selection_rows
+from curation.selections.config import Section
 from pairmill.errors import RecipeError
 from pairmill.store import Store
 from training.data.source import open_source
@@ -141,3 +142,8 @@ def test_the_product_has_groups_only_where_duplicates_stay(section: dict[str, An
 def test_a_rule_for_families_must_be_known() -> None:
     with pytest.raises(RecipeError, match="keep"):
         DeduplicateConfig.checked({"keep": "none"}, at="deduplicate")
+
+
+def test_groups_of_nothing_are_refused() -> None:
+    with pytest.raises(RecipeError, match="keep: all must say by dedup"):
+        Section.checked({"selections": {"a": {"keep": "all"}}})
