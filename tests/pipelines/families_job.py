@@ -1,6 +1,6 @@
 """What `test_families_over_nodes` runs as a process: the families of a small run, over a cluster of several nodes.
 
-python families_job.py FOLDER NODES      prints the members of each shard as JSON
+python families_job.py FOLDER NODES      prints the members of each shard, and what becomes of its rows, as JSON
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.cluster_utils import Cluster
 
 from curation.duplicates.kinds import DeduplicateConfig
+from curation.duplicates.stage import Deduplicate
 from curation.table import PLAN
 from pairmill.store import Store
 from pipelines.stages import deduplicate
 
 SHARDS, ROWS = 40, 30
-#: The three default kinds, and one that learns from a sample of a part of the rows.
+#: The three default kinds, one on captions, and one that learns from a sample of a part of the rows.
 CONFIG = DeduplicateConfig(
     kinds=[
         *("duplicate_pair", "duplicate_image", "near_duplicate_image"),
+        "near_duplicate_text",
         {"name": "semantic_duplicate", "clusters": 8, "embedding": "embedding"},
     ]
 )
@@ -36,25 +39,33 @@ READS = {
 def rows(shard: int) -> pa.Table:
     """Rows of which many share bytes, captions or hashes with rows of other shards, and some are dropped."""
     chance = random.Random(shard)
+    pictures = [chance.randrange(900) for _ in range(ROWS)]
     made = [
         {
             "uid": f"{chance.getrandbits(128):032x}",
             "url": "http://a.example/",
             "alt": "",
-            "sha256": f"{chance.randrange(900):064x}",
+            "sha256": f"{picture:064x}",
             "phash": random.Random(chance.randrange(500)).getrandbits(64) ^ 1 << chance.randrange(64),
             "colours": bytes(48),
-            "caption": f"caption {chance.randrange(2)}",
+            # That of another picture in one row of five, and one of two endings.
+            "caption": f"{words(picture if chance.random() > 0.2 else chance.randrange(900))} {chance.randrange(2)}",
             "original_width": chance.randrange(1, 5),
             "original_height": 1,
             "drop_reason": chance.choice([None] * 9 + ["too_small"]),
         }
-        for _ in range(ROWS)
+        for picture in pictures
     ]
     hashes = pa.array([row.pop("phash") for row in made], pa.uint64())
     nothing = pa.array([row.pop("drop_reason") for row in made], pa.string())
     table = pa.Table.from_pylist(made).append_column("embedding", embeddings(shard))
     return table.append_column("phash", hashes).append_column("drop_reason", nothing)
+
+
+def words(picture: int) -> str:
+    """A caption of a picture, that shares no more than a few letters with those of others."""
+    chance = random.Random(picture)
+    return " ".join("".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(6))
 
 
 def embeddings(shard: int) -> pa.Array:
@@ -78,6 +89,35 @@ def store_at(folder: str) -> Store:
     return store
 
 
+@ray.remote
+class Board:
+    """Takes what a stage reports."""
+
+    def begin(self, *given: Any) -> None:
+        """A shard is started."""
+
+    def add(self, *given: Any) -> None:
+        """A shard is done."""
+
+
+def chosen(found: deduplicate.Families) -> dict[int, list[dict[str, Any]]]:
+    """Shard -> uid, keep, reason and duplicate_group of its rows, as the stage records them."""
+    select = deduplicate.SelectStage(found, Deduplicate(CONFIG), ["filter"], Board.remote())
+
+    def of_shard(shard: int) -> pa.Table:
+        some = rows(shard).select(["uid", "drop_reason"])
+        stage = pc.if_else(some["drop_reason"].is_valid(), "filter", pa.scalar(None, pa.string()))
+        some = some.append_column("drop_stage", stage)
+        return select(some.append_column("_shard", pa.repeat(pa.scalar(shard, pa.int32()), len(some))))
+
+    parts = deduplicate.over_shards(range(SHARDS), of_shard, name="select").materialize().to_arrow_refs()
+    lines: dict[int, list[dict[str, Any]]] = {}
+    for part in ray.get(parts):
+        for row in part.select(["_shard", "uid", "keep", "reason", "duplicate_group"]).to_pylist():
+            lines.setdefault(row.pop("_shard"), []).append(row)
+    return lines
+
+
 def main() -> None:
     folder, nodes = sys.argv[1], int(sys.argv[2])
     store = store_at(folder)
@@ -90,10 +130,11 @@ def main() -> None:
     try:
         found = deduplicate.losers_over(store, range(SHARDS), SHARDS * ROWS, READS, CONFIG)
         members: dict[int, Any] = {shard: found.of(shard).to_pylist() for shard in range(SHARDS)}
+        lines = chosen(found)
     finally:
         ray.shutdown()
         cluster.shutdown()
-    print(json.dumps(members))
+    print(json.dumps({"members": members, "chosen": lines}))
 
 
 if __name__ == "__main__":

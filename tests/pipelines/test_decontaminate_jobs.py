@@ -96,6 +96,7 @@ def test_rows_of_a_set_are_found_without_a_fetch_and_dropped_by_a_selection(run:
         "evaluation_set.piece:kill@1",
         "commit.references/held.data.before_rename:kill@1",
         "commit.references/held.manifest.before_rename:kill-driver@1",
+        "commit.columns/decontaminate-held.manifest.before_rename:kill-driver@2",
     ],
 )
 def test_a_job_that_is_killed_while_it_compares_resumes_to_the_same_tables(run: Held, point: str) -> None:

@@ -119,24 +119,36 @@ def test_models_heads_and_their_changes_make_their_own_tables(job: Job) -> None:
         ("engine.embed:kill@3", "embed-vit"),
         ("commit.columns/embed-vit.manifest.before_rename:kill-driver@2", "embed-vit"),
         ("engine.embed_texts:kill@2", "embed_texts-vit"),
+        ("commit.columns/embed_texts-vit.manifest.before_rename:kill-driver@1", "embed_texts-vit"),
+        ("commit.columns/score-sum.data.before_rename:kill@1", "score-sum"),
+        ("commit.columns/score-sum.manifest.before_rename:kill-driver@2", "score-sum"),
     ],
 )
-def test_a_job_that_is_killed_while_it_embeds_resumes_to_the_same_tables(job: Job, point: str, table: str) -> None:
-    # Texts that models write are there only where a model writes some.
-    sections = {"recaption.enabled": table == "embed_texts-vit"}
-    name = f"killed-{point.partition(':')[2]}"
-    embed, faults = job.embed("vit"), job.folder / f"{name}-faults"
+def test_a_job_that_is_killed_while_it_embeds_or_scores_resumes_to_the_same_tables(
+    job: Job, point: str, table: str
+) -> None:
+    head = {"sum": {"name": "mlp", "embedding": "vit", "weights": str(job.folder / "head.safetensors")}}
+    sections: dict[str, Any] = {
+        # Texts that models write are there only where a model writes some.
+        "recaption.enabled": table == "embed_texts-vit",
+        "input.path": str(job.folder / "few.parquet"),
+        "embed": job.embed("vit"),
+        "score": head if table == "score-sum" else {},
+    }
+    name = f"killed-{table}-{point.partition(':')[2]}"
+    faults = job.folder / f"{name}-faults"
     faults.mkdir()
     recipe = job.folder / f"{name}.yaml"
-    recipe.write_text(job.recipe(name, embed=embed, **sections).to_yaml())
+    recipe.write_text(job.recipe(name, **sections).to_yaml())
     armed = {"PAIRMILL_FAULTS": point, "PAIRMILL_FAULTS_DIR": str(faults)}
     command = [sys.executable, "-m", "pipelines", "curate", str(recipe), "--json"]
     # In a session of its own: Ray ends the whole process group of a worker that was killed.
     done = subprocess.run(command, env=os.environ | armed, capture_output=True, check=False, start_new_session=True)
     assert done.returncode in (0, -9), done.stderr[-2000:]
-    assert list(faults.glob("*.passes"))
-    curate(job.recipe(name, embed=embed, **sections))
-    curate(job.recipe(f"whole-{table}", embed=embed, **sections))
+    [passes] = faults.glob("*.passes")
+    assert passes.stat().st_size >= int(point.partition("@")[2])
+    curate(job.recipe(name, **sections))
+    curate(job.recipe(f"whole-{table}", **sections))
     store, whole = Store(str(job.folder / name)), Store(str(job.folder / f"whole-{table}"))
     for made in (f"columns/{table}", "pairs"):
         assert {n: e.content for n, e in store.index(made).items()} == {

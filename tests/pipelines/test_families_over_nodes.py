@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import families_job
 import pyarrow as pa
@@ -19,8 +19,15 @@ from pipelines.doctor import project_root
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def over_nodes(folder: Path, nodes: int, faults: str = "") -> dict[int, list[dict[str, Any]]]:
-    """Shard -> its rows with duplicates, of a process that starts a cluster of its own."""
+class Found(NamedTuple):
+    """Shard -> its rows with duplicates (`MEMBERS`), and what becomes of each of its rows."""
+
+    members: dict[int, list[dict[str, Any]]]
+    chosen: dict[int, list[dict[str, Any]]]
+
+
+def over_nodes(folder: Path, nodes: int, faults: str = "") -> Found:
+    """What a process finds that starts a cluster of its own."""
     armed = {"PAIRMILL_FAULTS": faults, "PAIRMILL_FAULTS_DIR": str(folder)} if faults else {}
     done = subprocess.run(
         [sys.executable, families_job.__file__, str(folder / "run"), str(nodes)],
@@ -31,7 +38,8 @@ def over_nodes(folder: Path, nodes: int, faults: str = "") -> dict[int, list[dic
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return {int(shard): members for shard, members in json.loads(done.stdout.splitlines()[-1]).items()}
+    made = json.loads(done.stdout.splitlines()[-1])
+    return Found(*({int(shard): rows for shard, rows in made[name].items()} for name in Found._fields))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +56,24 @@ def expected() -> list[dict[str, Any]]:
     return list(find_losers(pa.concat_tables(shards), config=families_job.CONFIG).to_pylist())
 
 
-def check(found: dict[int, list[dict[str, Any]]], expected: list[dict[str, Any]]) -> None:
+def check(made: Found, expected: list[dict[str, Any]]) -> None:
+    found = made.members
     losers = [row for shard in sorted(found) for row in found[shard] if row["reason"]]
     assert losers == expected
     assert len(losers) > 200
-    assert len({row["reason"] for row in losers}) == 4
+    assert len({row["reason"] for row in losers}) == 5
     best = {row["uid"] for rows in found.values() for row in rows if row["reason"] is None}
     assert best == {row["survivor"] for row in losers}
     assert all(row["shard"] == shard for shard, rows in found.items() for row in rows)
+    lost = {row["uid"]: row for row in losers}
+    for shard in range(families_job.SHARDS):
+        given = families_job.rows(shard).to_pylist()
+        reasons = [row["drop_reason"] or lost.get(row["uid"], {}).get("reason") for row in given]
+        groups = [row["uid"] if row["uid"] in best else lost.get(row["uid"], {}).get("survivor") for row in given]
+        assert made.chosen[shard] == [
+            {"uid": row["uid"], "keep": reason is None, "reason": reason, "duplicate_group": group}
+            for row, reason, group in zip(given, reasons, groups, strict=True)
+        ]
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3])
@@ -71,6 +89,7 @@ def test_any_number_of_nodes_gives_the_same(nodes: int, tmp_path: Path, expected
         # While edges are sent home, in the first and in a later round, and when the best rows are found.
         "barrier.components:kill@2;barrier.components:kill@9;barrier.components:kill@25",
         "barrier.families:kill@1;barrier.families:kill@3",
+        "barrier.select:kill@1;barrier.select:kill@17",
     ],
 )
 def test_a_killed_worker_changes_nothing(faults: str, tmp_path: Path, expected: list[dict[str, Any]]) -> None:
