@@ -183,7 +183,7 @@ def trained(
             "optim": {"warmup_steps": 30},
             "checkpoint": {"every_steps": 100000, "keep_last": 1},
             "compute": {"workers": 1, "cpus_per_worker": 1, "threads": 1},
-            "evaluate": {"datasets": {"google": None, **{name: {"path": path} for name, path in held_out.items()}}},
+            "evaluate": {"datasets": {name: {"path": path} for name, path in held_out.items()}},
         },
         "selections": {f"{name}_{seed}": rule for name, rule in random.items()},
         "space": {"data.selection": {"grid": [*RULES, *(f"{name}_{seed}" for name in random)]}},

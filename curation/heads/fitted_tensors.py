@@ -19,6 +19,9 @@ from pairmill.errors import RecipeError
 _METADATA = "pairmill_fitted"
 
 
+#: The commands that write such files, of heads that `fit-noise` does not fit.
+_COMMANDS = {"clusters": "fit-clusters"}
+
 H = TypeVar("H", bound="FittedHead")
 
 
@@ -111,8 +114,9 @@ def _check_shapes(
 
 
 def _refused(file: Path, head: str, why: str) -> RecipeError:
+    command = _COMMANDS.get(head, f"fit-noise --score {head}")
     return RecipeError(
-        f"score.NAME.weights of a head {head} must be a file of `pairmill fit-noise --score {head}`",
+        f"score.NAME.weights of a head {head} must be a file of `pairmill {command}`",
         value=f"{file}: {why}",
         fix="correct the path, or fit it again",
     )

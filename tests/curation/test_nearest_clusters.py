@@ -94,6 +94,13 @@ def test_a_file_of_another_embedding_is_refused(tmp_path: Path) -> None:
         type(config).probe(given, {"image_embedding_x": pa.list_(pa.float16(), 3)})
 
 
+def test_a_file_that_is_none_names_the_command_that_writes_one(tmp_path: Path) -> None:
+    (tmp_path / "clusters.safetensors").write_bytes(b"nothing")
+    given = NearestClustersConfig(name="clusters", embedding="x", weights=tmp_path / "clusters.safetensors")
+    with pytest.raises(RecipeError, match="must be a file of `pairmill fit-clusters`"):
+        NearestClusters(given)
+
+
 def test_centroids_of_a_sample_divide_it() -> None:
     things = unit(9, 8).astype(np.float64)
     which = np.random.default_rng(1).integers(9, size=900)
