@@ -47,13 +47,13 @@ def write_checked(store: Store, name: str, data: Mapping[str, Any], fault: str =
     store.write_json(name, checked(data), fault)
 
 
-def write_as(store: Store, name: str, data: Mapping[str, Any], what: str, kind: object, fault: str = "write") -> None:
+def write_as(store: Store, name: str, data: Mapping[str, Any], what: str, kind: Hashable, fault: str = "write") -> None:
     """Write an object that `read_as` reads again as `kind`.  what: as there.
 
     Raises IntegrityError for one that it would take for damage; nothing is written then.
     """
     try:
-        _adapter(cast(Hashable, kind)).validate_python(json.loads(json.dumps(data)))
+        _adapter(kind).validate_python(json.loads(json.dumps(data)))
     except ValidationError as error:
         raise IntegrityError(f"{store.path(name)} must be written as it is read: {_first(error, what)}") from error
     write_checked(store, name, data, fault)
