@@ -81,6 +81,14 @@ bench: install
 	$(BIN)/python benchmarks/odd_answers.py
 	$(BIN)/python benchmarks/minhash.py
 	$(BIN)/python benchmarks/hamming.py
+	$(BIN)/python benchmarks/semantic.py
+	$(BIN)/python benchmarks/components.py
+	$(BIN)/python benchmarks/duplicate_kinds.py
+	$(BIN)/python benchmarks/near_duplicates.py
+	$(BIN)/python benchmarks/decontamination.py
+	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/worth_it.py
+	$(BIN)/python benchmarks/added.py
 	$(BIN)/python benchmarks/readme.py
 
 clean:

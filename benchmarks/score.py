@@ -16,6 +16,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -76,7 +77,11 @@ def bare(architecture: str, folder: Path, workers: int, results: Any) -> None:
         if workers:
             data = [*pairs]
             loader = torch.utils.data.DataLoader(
-                _Prepared(data, prepared), batch_size=BATCH, num_workers=workers, collate_fn=together
+                _Prepared(data, prepared),
+                batch_size=BATCH,
+                num_workers=workers,
+                collate_fn=together,
+                multiprocessing_context="fork",  # the default of Linux, which a process that was spawned has not
             )
             yield from loader
             return
@@ -126,6 +131,7 @@ def ours(architecture: str, recipe: list[str], folder: Path) -> float:
 def curated(images: int) -> tuple[list[str], Path]:
     """The recipe's command line and the run, with its pictures and filters committed."""
     run = WORK / "score-run"
+    shutil.rmtree(run, ignore_errors=True)  # of another port of the server
     files = photos(WORK / "photos", min(2000, images))
     with serve(WORK / "photos", WORK / "nginx") as server:
         urls = server.urls(files, images)

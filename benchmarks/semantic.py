@@ -10,7 +10,7 @@ of them that end in one family.
 Both sides are processes of their own, use the same cores, clusters and iterations, start from one file of float16 and
 end with pairs in memory; ours reads in shards of 2,000 rows, writes the rows of each partition to a file as a shuffle
 does, and works on one partition at a time.  Theirs (`faiss_peer.py`) runs in a virtual environment that this makes in
-`runs/benchmarks`.  Peaks are `ru_maxrss` of the processes.  CPU
+`runs/benchmarks`.  Peaks are `VmHWM` of the processes.  CPU
 seconds count too, as other processes of a shared machine do not lengthen them.
 """
 
@@ -165,8 +165,9 @@ def ours(path: Path, rows: int, probes: int, to: Path) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    """The highest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    """The highest resident size of this process so far; `ru_maxrss` would begin with that of the parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
 
 
 def recall(path: Path, rows: int, pairs: Path) -> tuple[float, int]:

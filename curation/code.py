@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel
 
 from curation.stage import Stage
-from pairmill.checked_json import read_as, write_checked
+from pairmill.checked_json import read_as, write_as
 from pairmill.config import Config, bytes_digest
 from pairmill.errors import RunDirError
 from pairmill.registry import ChosenBy, NamedConfig, Registry, is_import_path, load_object
@@ -45,6 +45,10 @@ class _Recorded(Config):
 
     sources: dict[str, str]
     libraries: dict[str, str]
+
+
+#: What `CODE_FILE` is, and its type: table -> the codes that made rows of it.
+_WHAT, _LOG = "record of code", dict[str, list[_Recorded]]
 
 
 class Code(NamedTuple):
@@ -139,12 +143,12 @@ class CodeLog:
         if not there or mine not in known:
             log[table] = [*known, mine]
             plain = {name: [one._asdict() for one in codes] for name, codes in log.items()}
-            write_checked(self._store, CODE_FILE, plain, "code.log")
+            write_as(self._store, CODE_FILE, plain, _WHAT, _LOG, "code.log")
 
 
 def read_code_log(store: Store) -> dict[str, list[Code]]:
     """Table -> the codes that made rows of it, the first one first.  Raises DamagedError."""
-    tables = read_as(store, CODE_FILE, "record of code", dict[str, list[_Recorded]]) or {}
+    tables = read_as(store, CODE_FILE, _WHAT, _LOG) or {}
     return {name: [Code(dict(one.sources), dict(one.libraries)) for one in codes] for name, codes in tables.items()}
 
 

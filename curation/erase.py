@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from curation.schema import DROPS, count_drops
 from curation.table import Table
-from pairmill.checked_json import read_as, write_checked
+from pairmill.checked_json import read_as, write_as
 from pairmill.config import Config, bytes_digest
 from pairmill.errors import IntegrityError
 from pairmill.store import Entry, Store, shard_file
@@ -29,6 +29,8 @@ Change = Callable[[pa.Table], pa.Table]
 
 #: Notes of started rewritings: which manifest belongs to which data.
 NOTES = "rewriting"
+
+_WHAT = "note of a rewriting"
 
 
 class Note(Config):
@@ -147,7 +149,7 @@ def _replace(store: Store, step: _Step, shard: int) -> None:
         manifest |= data_facts(data)
     file = None if data is None else manifest["file"]
     noted = {"table": name, "shard": shard, "manifest": manifest, "file": file}
-    write_checked(store, note, noted, "rewrite.note")
+    write_as(store, note, noted, _WHAT, Note, "rewrite.note")
     if data is not None:
         store.write_bytes(shard_file(name, shard), data, f"rewrite.{name}.data")
     _finish(store, note)
@@ -166,7 +168,7 @@ def _finish(store: Store, note: str) -> None:
 
 def read_note(store: Store, name: str) -> Note | None:
     """A note; None if there is none of this name.  Raises DamagedError."""
-    return read_as(store, name, "note of a rewriting", Note)
+    return read_as(store, name, _WHAT, Note)
 
 
 def _file_digest(store: Store, name: str) -> str | None:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pairmill.config import digest
 from pairmill.damage import damaged, undamaged
+from pairmill.errors import IntegrityError
 
 if TYPE_CHECKING:
     from pairmill.store import Store
@@ -46,6 +47,18 @@ def write_checked(store: Store, name: str, data: Mapping[str, Any], fault: str =
     store.write_json(name, checked(data), fault)
 
 
+def write_as(store: Store, name: str, data: Mapping[str, Any], what: str, kind: Hashable, fault: str = "write") -> None:
+    """Write an object that `read_as` reads again as `kind`.  what: as there.
+
+    Raises IntegrityError for one that it would take for damage; nothing is written then.
+    """
+    try:
+        _adapter(kind).validate_python(json.loads(json.dumps(data)))
+    except ValidationError as error:
+        raise IntegrityError(f"{store.path(name)} must be written as it is read: {_first(error, what)}") from error
+    write_checked(store, name, data, fault)
+
+
 def read_checked(store: Store, name: str, what: str) -> dict[str, Any] | None:
     """The object that `write_checked` wrote; None if there is no such file.  Raises DamagedError as `require_check`."""
     data = store.read_json(name)
@@ -66,9 +79,13 @@ def validated(path: str, data: object, what: str, kind: type[T]) -> T:
     try:
         return cast(T, _adapter(cast(Hashable, kind)).validate_python(data))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise damaged(path, f"it is no {what}: {where} {first['msg']}".replace(":  ", ": ")) from error
+        raise damaged(path, _first(error, what)) from error
+
+
+def _first(error: ValidationError, what: str) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"it is no {what}: {where} {first['msg']}".replace(":  ", ": ")
 
 
 @cache

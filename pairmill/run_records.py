@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pairmill.checked_json import read_as, write_checked
+from pairmill.checked_json import read_as, write_as
 from pairmill.config import Config
 from pairmill.damage import DamagedError, damaged
 from pairmill.store import Store
@@ -33,7 +33,10 @@ class _Forgot(Config):
 
 
 class _Record(Config):
-    """A record.  Times are seconds since the epoch; a segment has that of its begin and of its end."""
+    """A record.  Times are seconds since the epoch; a segment has that of its begin and of its end.
+
+    beside: `pairmill select`, which leaves the product and all that it is made from as they are.
+    """
 
     run: int = Field(ge=1)
     command: str
@@ -44,6 +47,10 @@ class _Record(Config):
     versions: dict[str, str]
     cluster: dict[str, float]
     forgot: _Forgot | None = None
+    beside: bool = False
+
+
+_WHAT = "record of an invocation"
 
 
 def record_file(number: int) -> str:
@@ -57,14 +64,14 @@ def record_numbers(store: Store) -> list[int]:
 
 
 def write_record(store: Store, record: Mapping[str, Any], fault: str = "write") -> None:
-    """Write the record of the invocation `record["run"]`."""
-    write_checked(store, record_file(record["run"]), record, fault)
+    """Write the record of the invocation `record["run"]`.  Raises IntegrityError if it could not be read again."""
+    write_as(store, record_file(record["run"]), record, _WHAT, _Record, fault)
 
 
 def read_record(store: Store, number: int) -> dict[str, Any]:
     """The record of an invocation.  Raises DamagedError if it is none."""
     name = record_file(number)
-    record = read_as(store, name, "record of an invocation", _Record)
+    record = read_as(store, name, _WHAT, _Record)
     if record is None:
         raise damaged(store.path(name), "it is gone")
     if record.run != number:

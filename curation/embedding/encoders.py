@@ -39,7 +39,7 @@ _KEYS = {
     for theirs, ours in (("architecture", "model"), ("pretrained", "pretrained"), ("preprocess", "preprocess"))
 }
 
-#: What `EmbedConfig.interpolation` means in Pillow's numbers, which transformers keeps.
+#: The interpolation of a preparation in Pillow's numbers, which transformers keeps.
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}
 
 

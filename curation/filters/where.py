@@ -37,6 +37,7 @@ call on whole columns.
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -105,6 +106,37 @@ def population_calls(text: Source) -> dict[str, ast.Call]:
     tree = parse(text)[0]
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in POPULATION]
     return {ast.unparse(node): node for node in calls}
+
+
+def indifferent_up_to(text: Source, called: str) -> float:
+    """The largest count up to which every count from 1 means the same where an expression calls `count`; 0: none.
+
+    called: the call, as `population_calls` names it.  It is known where each call is compared with numbers alone: to
+    `count(by=x) <= 1000` all counts from 1 to 1000 are alike, to `count(by=x) < 1000` those from 1 to 999.
+    """
+    tree = parse(text)[0]
+    calls = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node) == called}
+    compared: dict[int, float] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            for at, side in enumerate(sides):
+                if id(side) in calls:
+                    found = [_alike(node.ops[at - 1], sides[at - 1], mirrored=True)] if at else []
+                    found += [_alike(node.ops[at], sides[at + 1])] if at + 1 < len(sides) else []
+                    compared[id(side)] = min(found)
+    return max(0.0, min(compared.values())) if compared.keys() == calls and calls else 0.0
+
+
+def _alike(sign: ast.cmpop, other: ast.expr, *, mirrored: bool = False) -> float:
+    """The largest count up to which all compare alike with a number; 0 for what is no number."""
+    number = other.value if isinstance(other, ast.Constant) else None
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return 0.0
+    number = min(max(number, 0), 1 << 62)  # infinity is beyond any count
+    # A count of the number itself is alike with those below it for <= and >, and with those above for < and >=.
+    with_those_below = (ast.GtE, ast.Lt) if mirrored else (ast.LtE, ast.Gt)
+    return float(math.floor(number) if isinstance(sign, with_those_below) else math.ceil(number) - 1)
 
 
 def compile_where(text: str | Source, columns: pa.Schema | Iterable[str]) -> Callable[..., pa.ChunkedArray]:

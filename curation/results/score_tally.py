@@ -1,16 +1,17 @@
-"""Scores of a run and the thresholds that its selections have for them, in one pass over narrow columns.
+"""Scores of a run and the thresholds that its filter and its selections have for them, in one pass over narrow columns.
 
 A score is a column of the segment `score`, or of embedded texts, that is one number a row, and every number that a
-rule of a selection compares (`curation.selections.thresholds`).  It is counted over the rows that come to the
-selections: those that no stage before them dropped; a score of texts that models write over those that texts were
-written for.  Beside each threshold are the rows nearest to it on either side, ties by uid.
+rule of the filter or of a selection compares (`curation.selections.thresholds`).  It is counted over the rows that come
+to the selections: those that no stage before them dropped; one that the filter compares over those that come to the
+filter; a score of texts that models write over those that texts were written for.  Beside each threshold are the rows
+nearest to it on either side, ties by uid.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.embedding.encoder_stage import EncoderStage
+from curation.filters.stage import Filter
 from curation.flow import Flow
 from curation.heads.stage import Score
 from curation.results.cluster_columns import is_category
 from curation.results.data import Pick
+from curation.results.filter_thresholds import filter_thresholds
 from curation.results.outcome import Outcome, Run
 from curation.results.shown_rows import alive_before, columns_to_read, pictured, with_own
 from curation.results.sketch import Sketch
@@ -60,7 +63,9 @@ class ScoreTally:
 
     def __init__(self, run: Run) -> None:
         self._run, flow = run, run.tables.flow
-        self.thresholds = thresholds_in(run.store, [one.name for one in flow.rules])
+        filtering = filter_thresholds(flow)
+        selecting = thresholds_in(run.store, [one.name for one in flow.rules])
+        self.thresholds = [*selecting, *(one.threshold for one in filtering)]
         self._owners = _score_columns(flow)
         self._compared = {one.subject: one for one in self.thresholds}
         names = dict.fromkeys([*self._owners, *self._compared])
@@ -69,7 +74,10 @@ class ScoreTally:
         #: Those of texts that models write: rows that the selection leaves out may have some of an earlier recipe.
         later = flow.made_later.keys()
         self._late = {name for name in names if later & {name, *self._columns_of(name)}}
-        self._sides = [_Sides(one) for one in self.thresholds]
+        #: Those that the filter compares: rows that it drops have them too.
+        self._early = {one.threshold.subject for one in filtering}
+        self._sides = [_Sides(one, one.rule) for one in selecting]
+        self._filter_sides = [_Sides(one.threshold, one.reason) for one in filtering]
         self._pictured = pictured(run)
         self.columns = columns_to_read(
             run, ["width", *self._owners, *(name for one in self.thresholds for name in one.columns)]
@@ -80,11 +88,12 @@ class ScoreTally:
         rows = with_own(outcome.rows)
         alive = alive_before(self._run.tables.flow, rows)
         kept = alive & np.asarray(rows["drop_reason"].is_null(), np.bool_)
-        written = alive & ~_dropped_by(self._run.tables.flow.selecting.name, rows)
+        written = alive & ~_dropped_by([self._run.tables.flow.selecting.name], rows)
+        filtered = self._filtered(rows)
         for name, (everything, of_kept) in self._sketches.items():
             values = self._numbers(name, rows)
             if values is not None:
-                come = written if name in self._late else alive
+                come = written if name in self._late else filtered if name in self._early else alive
                 everything.add(values[come])
                 of_kept.add(values[kept])
                 self._missing[name] += int(np.isnan(values[come]).sum())
@@ -96,6 +105,16 @@ class ScoreTally:
             if (selection := chosen[name]) is not None and set(sides.threshold.columns) <= set(rows.schema.names):
                 come = written if sides.threshold.subject in self._late else alive
                 sides.add(outcome.shard, rows, come, selection, outcome.shard in self._pictured)
+
+        verdict = _verdict_of_filter(rows)
+        for sides in self._filter_sides:
+            if set(sides.threshold.columns) <= set(rows.schema.names):
+                sides.add(outcome.shard, rows, filtered, verdict, outcome.shard in self._pictured)
+
+    def _filtered(self, rows: pa.Table) -> Mask:
+        """The rows that come to the filter."""
+        flow = self._run.tables.flow
+        return ~_dropped_by(flow.before(Filter.name) if Filter.name in flow else (), rows)
 
     def _columns_of(self, name: str) -> list[str]:
         return self._compared[name].columns if name in self._compared else []
@@ -110,12 +129,16 @@ class ScoreTally:
 
     def picks(self) -> list[Pick]:
         """The rows that are shown."""
-        return [near.pick for sides in self._sides[:MOST_GALLERIES] for side in sides.near for near in side]
+        return [near.pick for sides in self._all_sides[:MOST_GALLERIES] for side in sides.near for near in side]
+
+    @property
+    def _all_sides(self) -> list[_Sides]:
+        return [*self._sides, *self._filter_sides]
 
     def data(self, shown: Mapping[Pick, Mapping[str, Any]]) -> dict[str, Any]:
         """Plain data: `scores` and `thresholds`.  shown: what is shown of each of `picks`."""
         thresholds = [
-            sides.data(shown if at < MOST_GALLERIES else {}) for at, sides in enumerate(self._sides) if sides.rows
+            sides.data(shown if at < MOST_GALLERIES else {}) for at, sides in enumerate(self._all_sides) if sides.rows
         ]
         return {
             "scores": [
@@ -148,8 +171,9 @@ class ScoreTally:
 class _Sides:
     """The rows on both sides of a threshold."""
 
-    def __init__(self, threshold: Threshold) -> None:
-        self.threshold = threshold
+    def __init__(self, threshold: Threshold, reason: str) -> None:
+        """reason: of the rows that the rule leaves out."""
+        self.threshold, self._reason = threshold, reason
         self.limits: Frequent[tuple[str, float]] = Frequent()
         #: Rows that pass and that the selection keeps; rows that do not, and that this rule leaves out.
         self.rows, self.counts = 0, [0, 0]
@@ -162,7 +186,7 @@ class _Sides:
         there = alive & np.isfinite(numbers) & np.isfinite(limits)
         passes = one.passes(numbers, limits)
         keep = np.asarray(selection["keep"], np.bool_)
-        here = np.array([reason == one.rule for reason in selection["reason"].to_pylist()], np.bool_)
+        here = np.array([reason == self._reason for reason in selection["reason"].to_pylist()], np.bool_)
         groups = one.groups(rows)
         at_all = np.flatnonzero(there)
         if one.by is None:
@@ -258,8 +282,14 @@ def _selected(store: Store, name: str, outcome: Outcome) -> pa.Table | None:
     return rows
 
 
-def _dropped_by(stage: str, rows: pa.Table) -> Mask:
-    return np.array([name == stage for name in rows["drop_stage"].to_pylist()], np.bool_)
+def _dropped_by(stages: Collection[str], rows: pa.Table) -> Mask:
+    return np.array([name in stages for name in rows["drop_stage"].to_pylist()], np.bool_)
+
+
+def _verdict_of_filter(rows: pa.Table) -> pa.Table:
+    """keep and reason of the rows that come to the filter, as a selection has them."""
+    dropped = pa.array(_dropped_by([Filter.name], rows))
+    return pa.table({"keep": pc.invert(dropped), "reason": pc.if_else(dropped, rows["drop_reason"], None)})
 
 
 def _score_columns(flow: Flow) -> dict[str, str]:

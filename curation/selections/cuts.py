@@ -111,10 +111,13 @@ def find_cuts(
     return pa.concat_tables(found).sort_by("group")
 
 
-def find_sizes(passes: Passes, read: Read) -> pa.Table:
-    """How many rows each group has (group, rows), by group.  Memory is that of the groups' names."""
+def find_sizes(passes: Passes, read: Read, *, above: int = -1) -> pa.Table:
+    """How many rows each group with more than `above` rows has (group, rows), by group.
+
+    Memory is that of these groups' names.
+    """
     return (
-        passes.shuffled(_Counted(read), partial(_summed, most=-1), SIZES)
+        passes.shuffled(_Counted(read), partial(_summed, most=above), SIZES)
         .filter(pc.field("large"))
         .select(["group", "rows"])
         .sort_by("group")

@@ -78,7 +78,7 @@ def _value(rules: Rules, text: str, passes: Passes, load: Load, rows: int, limit
         return rules.counted(text, load(shard))
 
     if ast.unparse(call.func) == "count":
-        sizes = find_sizes(passes, read)
+        sizes = find_sizes(passes, read, above=rules.alike(text))
         return pa.table({"group": sizes["group"], "value": sizes["rows"].cast(pa.float64())})
     share = float(literal(source, call.args[1]))
     cuts = find_cuts(

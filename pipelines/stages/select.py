@@ -42,24 +42,37 @@ class RayPasses:
 
     def collected(self, read: Read, apply: Callable[[pa.Table], pa.Table], schema: pa.Schema) -> pa.Table:
         """See `Passes`."""
-        rows = over_shards(self._shards, read, name="select").materialize().to_arrow_refs()
+        rows = over_shards(self._shards, _Pass(read), name="select").materialize().to_arrow_refs()
         return ray.get(_applied.remote(apply, schema, *rows))
 
     def shuffled(self, read: Read, apply: Callable[[pa.Table], pa.Table], schema: pa.Schema) -> pa.Table:
         """See `Passes`."""
-        rows = over_shards(self._shards, read, name="select")
+        rows = over_shards(self._shards, _Pass(read), name="select")
         found = [
             ray.get(one) for one in brought_together(rows, self._partitions, lambda part: _applied_to(apply, part))
         ]
         return _together(schema, found)
 
 
+class _Pass:
+    """What reads a shard, in a worker."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+
+    def __call__(self, shard: int) -> pa.Table:
+        fault_point("barrier.pass")
+        return self._read(shard)
+
+
 def _applied_to(apply: Callable[[pa.Table], pa.Table], part: pa.Table) -> pa.Table:
+    fault_point("barrier.cuts")
     return apply(part.drop_columns(["key"]))
 
 
 @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
 def _applied(apply: Callable[[pa.Table], pa.Table], schema: pa.Schema, *rows: pa.Table) -> pa.Table:
+    fault_point("barrier.cuts")
     return apply(_together(schema, rows))
 
 

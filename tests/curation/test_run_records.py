@@ -14,6 +14,7 @@ from run_fixture import make_run
 from curation.results.report import build_report
 from pairmill.checked_json import write_checked
 from pairmill.damage import DamagedError
+from pairmill.errors import IntegrityError
 from pairmill.run_records import ended_well, read_record, read_records, record_file, write_record
 from pairmill.store import Store
 
@@ -35,6 +36,21 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     write_record(store, RECORD)
     assert read_records(store) == [RECORD]
     assert ended_well(RECORD)
+
+
+@pytest.mark.parametrize("more", [{"beside": True}, {"forgot": None}, {"failed": "JobError"}])
+def test_all_that_a_command_notes_is_read_again(tmp_path: Path, more: dict[str, Any]) -> None:
+    store = Store(str(tmp_path))
+    write_record(store, {**RECORD, **more})
+    assert read_records(store) == [{**RECORD, **more}]
+
+
+@pytest.mark.parametrize("more", [{"note": "x"}, {"run": 0}, {"segments": {"collect": [1.0]}}])
+def test_what_would_be_read_as_damage_is_not_written(tmp_path: Path, more: dict[str, Any]) -> None:
+    store = Store(str(tmp_path))
+    with pytest.raises(IntegrityError, match="must be written as it is read"):
+        write_record(store, {**RECORD, **more})
+    assert not list(tmp_path.rglob("*.json"))
 
 
 @SAME_FOLDER

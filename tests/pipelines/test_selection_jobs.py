@@ -23,6 +23,7 @@ import ray
 from curation.selections.cuts import SIZES, Limits, find_cuts, find_sizes
 from curation.selections.ranking import ranked
 from pairmill.errors import RecipeError, RunDirError
+from pairmill.run_records import read_records
 from pairmill.store import Store
 from pipelines.curate import curate
 from pipelines.demo import RECIPE
@@ -259,6 +260,7 @@ def test_further_selections_leave_the_product_alone(run: Selected) -> None:
     assert {name: selection_files(run.store)[name] for name in files} == files
     report = json.loads((Path(run.store.path("")) / "report.json").read_text())
     assert report["complete"]
+    assert any(record.get("beside") for record in read_records(run.store))
     with pytest.raises(RecipeError, match=r"selections\.few must be as in the run's own recipe"):
         select_in(run.recipe, {"few": {"where": "True"}}, quiet=True)
     with pytest.raises(RecipeError, match=r"selections\.odd\.where, column 1: every name must be a column"):

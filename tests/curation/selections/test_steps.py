@@ -324,3 +324,54 @@ def test_chance_follows_from_uid_and_seed() -> None:
     assert first == again != other
     assert 0.4 < len(first) / len(live()) < 0.6
     assert len(first & other) < 0.35 * len(live())
+
+
+#: Comparisons of a count c with numbers, as Python reads them too.
+COMPARED = (
+    *("{c} <= {n}", "{c} < {n}", "{c} > {n}", "{c} >= {n}", "{c} == {n}", "{c} != {n}"),
+    *("{n} >= {c}", "{n} > {c}", "{n} < {c}", "{n} <= {c}", "{n} == {c}", "not {c} <= {n}"),
+    *("2 < {c} <= {n}", "{n} >= {c} > 1", "{c} <= {n} or {c} > 40", "{c} / 2 <= {n}", "{c} <= {n} + 1"),
+)
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(COMPARED), st.sampled_from([0, 1, 2, 3, 3.5, 10, 52, 1000, 1e400]), st.sampled_from(["host", ""])
+)
+def test_a_count_that_is_compared_means_what_it_says(comparison: str, number: float, by: str) -> None:
+    call = "count(by=host(url))" if by else "count()"
+    where = comparison.format(c=call, n="1e400" if number == float("inf") else number)
+    sizes = Counter(host(row) if by else "" for row in live())
+    expected = {
+        row["uid"]
+        for row in live()
+        if eval(comparison.format(c=sizes[host(row) if by else ""], n=f"float('{number}')"))
+    }
+    assert kept(select([ROWS], {"a": {"where": where}})["a"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "listed"),
+    [
+        ("count(by=uid) <= 1000", 0),
+        ("1 < count(by=uid)", 0),
+        ("count(by=uid) <= 1000 and count(by=uid) != 1", None),
+        ("count(by=uid) <= 1000 or score > count(by=uid)", None),
+        ("count(by=uid) < 2", 0),
+        ("count(by=uid) < 1", None),
+    ],
+)
+def test_groups_whose_count_decides_nothing_have_no_line(where: str, listed: int | None) -> None:
+    config = Section.checked({"selections": {"a": {"where": where}}}).selections["a"]
+    rules = Rules("a", config)
+    found = find(
+        rules, LocalPasses(1), lambda shard: ShardRows(shard, ROWS), lambda among: lambda shard: ROWS, rows=700
+    )
+    (values,) = found.values.values()
+    assert len(values) == (len(live()) if listed is None else listed)
+
+
+def test_a_weight_by_a_count_that_is_also_compared_has_the_count() -> None:
+    made = select([ROWS], {"a": {"where": "count(by=host(url)) <= 1000", "weight": "count(by=host(url))"}})["a"]
+    sizes = Counter(host(row) for row in live())
+    assert {uid: weight for uid, (_, weight) in made.items() if weight} == {r["uid"]: sizes[host(r)] for r in live()}
