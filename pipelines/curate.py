@@ -55,7 +55,7 @@ from pipelines.progress import watched
 from pipelines.recipe import CurateRecipe
 from pipelines.segments import Job
 from pipelines.selecting import require_curated
-from pipelines.stages.other_runs import check_other_runs
+from pipelines.stages.compared_runs import check_other_runs
 
 logger = logging.getLogger("pairmill")
 

@@ -41,9 +41,9 @@ from pipelines.consent import CountAgain, ask, model_again, refuse_to_fetch
 from pipelines.invocations import Invocation
 from pipelines.pools import Pools
 from pipelines.recipe import CurateRecipe
+from pipelines.stages.compared_runs import runs_to_compare
 from pipelines.stages.deduplicate import Families, SelectStage, losers_over
 from pipelines.stages.evaluation_sets import make_evaluation_sets
-from pipelines.stages.other_runs import runs_to_compare
 from pipelines.stages.pack import Packing, PackStage
 from pipelines.stages.pictures import ErasingStage, ForRetry, RetryStage
 from pipelines.stages.prepared import PrepareStage, freeing, seeing_alike

@@ -38,7 +38,11 @@ class OtherRunConfig(Config):
         try:
             absolute(value)
         except UserError as error:
-            raise RecipeError(f"against of a selection: {error.rule}", value=error.value, fix=error.fix) from None
+            raise RecipeError(
+                "against of a selection must name run directories that can be reached",
+                value=f"{error.value}: {error.rule}",
+                fix=error.fix,
+            ) from None
         return value
 
 

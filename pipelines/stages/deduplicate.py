@@ -24,7 +24,7 @@ from curation.shards import Work, read_shard
 from pairmill.faults import fault_point
 from pairmill.store import Store
 from pipelines.barrier import PARTITION_ROWS, RayTasks, brought_together, over_shards
-from pipelines.stages.other_runs import RunToCompare
+from pipelines.stages.compared_runs import RunToCompare
 from pipelines.stages.reporting import Reporter
 
 #: Samples that are merged at once.

@@ -26,8 +26,8 @@ from pairmill.faults import fault_point
 from pairmill.layout import SELECTIONS
 from pairmill.store import Store, shard_file
 from pipelines.barrier import PARTITION_ROWS, brought_together, over_shards
+from pipelines.stages.compared_runs import RunToCompare
 from pipelines.stages.deduplicate import losers_over
-from pipelines.stages.other_runs import RunToCompare
 from pipelines.stages.reporting import Reporter
 
 _KEPT = ("keep", "reason")

@@ -19,7 +19,7 @@ from curation.selections.steps import Rules
 from pairmill.damage import DamagedError, damaged
 from pairmill.errors import RecipeError, RunDirError
 from pairmill.store import Store
-from pipelines.stages.other_runs import RunToCompare, check_other_runs, runs_to_compare
+from pipelines.stages.compared_runs import RunToCompare, check_other_runs, runs_to_compare
 
 COLUMNS = {"images": ("sha256",)}
 
