@@ -101,7 +101,8 @@ def find_cuts(
     large = sizes.filter(sizes["large"]).sort_by("group")
     names = large["group"].combine_chunks()
     found = [RANKED.empty_table()]
-    if len(large) < len(sizes):
+    # Where every group is large there is nothing to bring together, and Ray Data's shuffle fails on no rows at all.
+    if total > int(pc.sum(large["rows"]).as_py() or 0):
         found.append(passes.shuffled(_Small(read, names), partial(here, total=total), RANKED))
     size = large["rows"].to_numpy()
     last = wanted(size, total)

@@ -1,6 +1,6 @@
 """What `test_families_over_nodes` runs as a process: the families of a small run, over a cluster of several nodes.
 
-python families_job.py FOLDER NODES      prints what becomes of the rows of each shard, as JSON
+python families_job.py FOLDER NODES      prints the members of each shard, and what becomes of its rows, as JSON
 """
 
 from __future__ import annotations
@@ -18,14 +18,9 @@ from ray.cluster_utils import Cluster
 
 from curation.duplicates.kinds import DeduplicateConfig
 from curation.duplicates.stage import Deduplicate
-from curation.selections.config import Section
-from curation.selections.cuts import Limits
-from curation.selections.steps import Rules, ShardRows
-from curation.selections.whole_run import find
 from curation.table import PLAN
 from pairmill.store import Store
 from pipelines.stages import deduplicate
-from pipelines.stages.select import RayPasses
 
 SHARDS, ROWS = 40, 30
 #: The three default kinds, one on captions, and one that learns from a sample of a part of the rows.
@@ -123,42 +118,6 @@ def chosen(found: deduplicate.Families) -> dict[int, list[dict[str, Any]]]:
     return lines
 
 
-#: A selection with every rule that needs numbers over all rows.
-RULES: dict[str, Any] = {
-    "where": "original_width >= quantile(original_width, 0.3, by=language) and count(by=sha256) <= 3",
-    "quota": {"per": "sha256", "rows": 1, "by": "original_width"},
-    "top": {"per": "language", "by": "original_width", "rows": 100},
-    "weight": {"of": "original_width", "per": "language", "by": "uid_number", "rows": 50},
-}
-
-
-def shard_rows(shard: int) -> ShardRows:
-    """The rows of a shard, with a language, and a number that no other row has."""
-    table = rows(shard)
-    uids = table["uid"].to_pylist()
-    table = table.append_column("language", pa.array([("en", "zh", None)[int(uid[:2], 16) % 3] for uid in uids]))
-    return ShardRows(shard, table.append_column("uid_number", pa.array([float(int(uid[:8], 16)) for uid in uids])))
-
-
-def selected() -> dict[int, list[list[Any]]]:
-    """Shard -> why each row is left out of the selection, and its weight; found by way of every kind of pass."""
-    rules = Rules("some", Section.checked({"selections": {"some": RULES}}).selections["some"])
-    passes, limits = RayPasses(range(SHARDS), SHARDS * ROWS), Limits(rows=60, buckets=512)
-    found = find(rules, passes, shard_rows, no_duplicates, rows=SHARDS * ROWS, limits=limits)
-    made = {}
-    for shard in range(SHARDS):
-        given = shard_rows(shard)
-        reasons = rules.reasons(given, found)
-        made[shard] = [
-            [*one] for one in zip(reasons, rules.weight(given.rows, reasons, found).to_pylist(), strict=True)
-        ]
-    return made
-
-
-def no_duplicates(among: Any) -> Any:
-    raise NotImplementedError("the selection looks for none")
-
-
 def main() -> None:
     folder, nodes = sys.argv[1], int(sys.argv[2])
     store = store_at(folder)
@@ -171,11 +130,11 @@ def main() -> None:
     try:
         found = deduplicate.losers_over(store, range(SHARDS), SHARDS * ROWS, READS, CONFIG)
         members: dict[int, Any] = {shard: found.of(shard).to_pylist() for shard in range(SHARDS)}
-        lines, more = chosen(found), selected()
+        lines = chosen(found)
     finally:
         ray.shutdown()
         cluster.shutdown()
-    print(json.dumps({"members": members, "chosen": lines, "selected": more}))
+    print(json.dumps({"members": members, "chosen": lines}))
 
 
 if __name__ == "__main__":

@@ -144,3 +144,22 @@ def test_words_have_the_order_of_the_numbers(values: list[float | None]) -> None
                 assert (up[a] == up[b]) == (values[a] == values[b]) == (down[a] == down[b])
     back = value_of(rising(column))
     assert all(missing[n] or back[n] == values[n] for n in range(len(values)))
+
+
+@pytest.mark.parametrize("groups", [["a"] * 300 + ["b"] * 200, [""] * 500, ["a"] * 300 + ["b"] * 190 + ["c"] * 10])
+def test_no_rows_are_brought_together_where_every_group_is_large(groups: list[str | None]) -> None:
+    class NeverEmpty(LocalPasses):
+        """As Ray Data's shuffle, which fails on no rows at all."""
+
+        def shuffled(self, read: Any, apply: Any, schema: pa.Schema) -> pa.Table:
+            assert sum(len(read(shard)) for shard in range(4))
+            return super().shuffled(read, apply, schema)
+
+    rows = table([float(n * 37 % 101) for n in range(len(groups))], groups)
+    ranks = ranked(rows["group"], rows["score"], rows["uid"])
+    parts = [ranks.slice(125 * n, 125) for n in range(4)]
+    found, expected = (
+        find_cuts(passes, parts.__getitem__, lambda size, _: size // 3, rows=10_000, limits=limits)
+        for passes, limits in ((NeverEmpty(4), Limits(rows=60, buckets=512)), (LocalPasses(4), Limits()))
+    )
+    assert found.equals(expected) and len(found) == len(set(groups))
