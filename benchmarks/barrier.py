@@ -2,8 +2,8 @@
 
     python benchmarks/barrier.py --rows 100000 300000 1000000        about fifteen minutes on two free cores
 
-Rows are made up, with captions of ten words on average: one in ten has a copy of another row's picture, up to three
-bits of its hash apart, and one in ten a caption with one word replaced.  Two things are done with them as a job does:
+Rows are made up, with captions of ten words: one in ten has another row's picture, the same bytes or a hash that is one
+bit apart, and one in ten another row's caption with one word replaced.  Two things are done with them as a job does:
 the families of duplicates by bytes, perceptual hash and MinHash (`losers_over`), and the cuts of a selection with a
 quantile and a top by language, a count and a quota by picture.  Every size is a process with a Ray of its own; peaks
 are resident memory without what is shared.  The driver must hold nothing that grows with the rows.

@@ -339,7 +339,7 @@ class Rules:
         def population(call: ast.Call, by: Any) -> Any:
             values = found.values[ast.unparse(call)]
             # Groups that are no larger than what is alike have no line.
-            small = pa.scalar(1.0 if _is_count(call) and self.alike(ast.unparse(call)) else None, pa.float64())
+            small = pa.scalar(1.0 if is_count(call) and self.alike(ast.unparse(call)) else None, pa.float64())
             if by is None:
                 return values["value"][0] if len(values) else small
             at = pc.index_in(by, value_set=values["group"].combine_chunks())
@@ -355,7 +355,8 @@ def _compiler(key: str) -> Callable[..., Callable[..., pa.ChunkedArray]]:
     return compile_group if key.endswith((".per", ".of")) else compile_number
 
 
-def _is_count(call: ast.Call) -> bool:
+def is_count(call: ast.Call) -> bool:
+    """Whether a call of a function over all rows counts them."""
     return ast.unparse(call.func) == "count"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +16,7 @@ from curation.selections.cuts import Ints, Limits, Passes, Wanted, find_cuts, fi
 from curation.selections.expression import Mask
 from curation.selections.ranking import value_of
 from curation.selections.skew_rule import SkewConfig, weights_of
-from curation.selections.steps import QUOTA, TOP, Found, Rules, ShardRows, staying
+from curation.selections.steps import QUOTA, TOP, Found, Rules, ShardRows, is_count, staying
 
 #: What reads a shard.
 Load = Callable[[int], ShardRows]
@@ -77,7 +76,7 @@ def _value(rules: Rules, text: str, passes: Passes, load: Load, rows: int, limit
     def read(shard: int) -> pa.Table:
         return rules.counted(text, load(shard))
 
-    if ast.unparse(call.func) == "count":
+    if is_count(call):
         sizes = find_sizes(passes, read, above=rules.alike(text))
         return pa.table({"group": sizes["group"], "value": sizes["rows"].cast(pa.float64())})
     share = float(literal(source, call.args[1]))
