@@ -7,10 +7,11 @@ B rows of this rank, K text slots, L tokens of the longest text, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor, nn
@@ -44,25 +45,32 @@ class Features(NamedTuple):
     bias: Tensor | None
     own: Own = Own({}, {})
     teacher: Features | None = None  #: of the need `teacher`; without gradient
+    frozen: Features | None = None  #: of the need `frozen_teacher`; without gradient
+    asked: Mapping[str, Tensor] = {}  #: [B, …] each, the tensors of `declaration.NEEDS`
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Features:
-        """The same with every tensor changed, except the teacher's."""
+        """The same with every tensor changed, except the teachers'."""
         rows, shared = ({name: change(value) for name, value in values.items()} for values in self.own)
-        bias = None if self.bias is None else change(self.bias)
-        own = Own(rows, shared)
-        return Features(change(self.image_BD), change(self.text_BKD), change(self.scale), bias, own, self.teacher)
+        return self._replace(
+            image_BD=change(self.image_BD),
+            text_BKD=change(self.text_BKD),
+            scale=change(self.scale),
+            bias=None if self.bias is None else change(self.bias),
+            own=Own(rows, shared),
+            asked={name: change(value) for name, value in self.asked.items()},
+        )
 
     def by_row(self) -> list[Tensor]:
-        """The tensors that have B rows, without the teacher's."""
-        return [self.image_BD, self.text_BKD, *self.own.rows.values()]
+        """The tensors that have B rows, without the teachers'."""
+        return [self.image_BD, self.text_BKD, *self.own.rows.values(), *self.asked.values()]
 
     def common(self) -> list[Tensor]:
-        """The tensors that all rows share, without the teacher's."""
+        """The tensors that all rows share, without the teachers'."""
         return [self.scale, *([] if self.bias is None else [self.bias]), *self.own.shared.values()]
 
     @staticmethod
     def joined(parts: Sequence[Features]) -> Features:
-        """Of all micro-batches, without teacher; what rows share is the first one's."""
+        """Of all micro-batches, without teachers; what rows share is the first one's."""
         first = parts[0]
         rows = {name: torch.cat([part.own.rows[name] for part in parts]) for name in first.own.rows}
         return Features(
@@ -71,6 +79,7 @@ class Features(NamedTuple):
             first.scale,
             first.bias,
             Own(rows, dict(first.own.shared)),
+            asked={name: torch.cat([part.asked[name] for part in parts]) for name in first.asked},
         )
 
 
@@ -84,34 +93,52 @@ class Rows(NamedTuple):
     kind_BK: Tensor  #: int8, `training.data.texts.kind_code`; -1 for unknown
     language_BK: Tensor  #: int16, `training.data.texts.language_code`; -1 for unknown
     sample_id_B: Tensor  #: int64, names the row in the data for ever; -1 in padding
+    asked: Mapping[str, Tensor] = {}  #: [B, …] each, the columns of `declaration.COLUMNS`
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
-        return Rows(*(values[here] for values in self))
+        return Rows(
+            self.images_BHWC[here],
+            self.tokens_BKL[here],
+            self.text_mask_BK[here],
+            self.group_B[here],
+            self.kind_BK[here],
+            self.language_BK[here],
+            self.sample_id_B[here],
+            {name: values[here] for name, values in self.asked.items()},
+        )
 
 
 def to_device(batch: Batch, device: torch.device) -> Rows:
     """The batch on the device; a row that is not valid has no text."""
     mask = batch.text_mask_BK & batch.row_valid_B[:, None]
-    arrays = (
-        batch.images_BHWC,
-        batch.tokens_BKL,
-        mask,
-        batch.group_id_B,
-        batch.kind_BK,
-        batch.language_BK,
-        batch.sample_id_B,
+
+    def there(array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    return Rows(
+        there(batch.images_BHWC),
+        there(batch.tokens_BKL),
+        there(mask),
+        there(batch.group_id_B),
+        there(batch.kind_BK),
+        there(batch.language_BK),
+        there(batch.sample_id_B),
     )
-    return Rows(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
 
 
 class DualEncoder(nn.Module):
     """Both towers of an open_clip model, from pixels and tokens to features, and the objective's heads."""
 
     def __init__(
-        self, model: nn.Module, precision: str, heads: nn.Module | None = None, undecayed: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        precision: str,
+        heads: nn.Module | None = None,
+        undecayed: Sequence[str] = (),
+        needs: Sequence[str] = (),
     ) -> None:
-        """model: an open_clip model.  precision: the recipe's.  heads, undecayed: the objective's.
+        """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs: the objective's.
 
         Raises RecipeError for a parameter of the heads without dimensions.
         """
@@ -131,6 +158,7 @@ class DualEncoder(nn.Module):
         self.model = model
         self.heads = heads
         self.undecayed = tuple(undecayed)
+        self._raw = "raw" in needs
         self._autocast = AUTOCAST.get(precision)
         self._half = precision == "fp16"
         mean, std = image_statistics(model)
@@ -147,19 +175,22 @@ class DualEncoder(nn.Module):
         with self._precision(pixels.device):
             image = model.encode_image(pixels.half() if self._half else pixels)
             text = encode_text(model, rows.tokens_BKL.flatten(0, 1))
+        shape = (*rows.tokens_BKL.shape[:2], -1)
         image_BD = F.normalize(image.float(), dim=-1)
-        text_BKD = F.normalize(text.float(), dim=-1).view(*rows.tokens_BKL.shape[:2], -1)
+        text_BKD = F.normalize(text.float(), dim=-1).view(shape)
+        asked = {"raw_image": image.float(), "raw_text": text.float().view(shape)} if self._raw else {}
         bias = getattr(model, "logit_bias", None)
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
         bias = None if bias is None else bias.float().sum()
-        return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD))
+        return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=asked)
 
-    def _own(self, image_BD: Tensor, text_BKD: Tensor) -> Own:
+    def _own(self, image_BD: Tensor, text_BKD: Tensor, asked: Mapping[str, Tensor]) -> Own:
         if self.heads is None:
             return Own({}, {})
         dtype = torch.float16 if self._half else torch.float32  # DeepSpeed halves all weights that it gets
-        made: Own = self.heads(image_BD.to(dtype), text_BKD.to(dtype))
+        given = [{name: v.to(dtype) if v.is_floating_point() else v for name, v in asked.items()}] if asked else []
+        made: Own = self.heads(image_BD.to(dtype), text_BKD.to(dtype), *given)
         for name, value in {**made.rows, **made.shared}.items():
             if isinstance(value, nn.Parameter):
                 raise RecipeError(

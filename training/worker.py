@@ -89,7 +89,7 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
     # What all ranks draw alike, from a seed of its own: the model's architecture does not change it.
     torch.manual_seed(recipe.train.seed)
     objective.begin(setup)
-    module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed)
+    module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed, objective.needs)
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
     teacher = Teacher(module, objective.teacher_decay) if "teacher" in objective.needs else None

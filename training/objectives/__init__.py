@@ -1,8 +1,14 @@
 """What is learnt from a batch: one declaration an objective.
 
-Read in this order: declaration (what an objective says of itself), contrastive and the four built on it, config (the
-recipe's section `loss` and the registry), saved (an objective in a checkpoint), reference (docs/objectives.md).
+Read in this order: declaration (what an objective says of itself), contrastive and the four built on it, composite
+and composite_heads (an objective with terms added to it), config (the recipe's section `loss` and the registry), saved
+(an objective in a checkpoint), by_name (`loss_by_name`: any objective on plain tensors), reference
+(docs/objectives.md).
 
-No module here imports torch when it is imported: a recipe is checked before anything that takes seconds to load.  What
-computes is in `training/losses/`.
+No module here imports torch when it is imported, composite_heads excepted: a recipe is checked before anything that
+takes seconds to load.  What computes is in `training/losses/`.
 """
+
+from training.objectives.by_name import loss_by_name
+
+__all__ = ["loss_by_name"]

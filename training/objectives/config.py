@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pairmill.config import Config
+from pairmill.errors import RecipeError
 from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from
 from training.objectives.clip import ClipConfig
-from training.objectives.declaration import Objective, opened
+from training.objectives.composite import Composite, Term
+from training.objectives.declaration import Objective, check_delivered, opened
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
@@ -23,6 +27,17 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
 )
 
 
+class TermConfig(Config):
+    """An objective that is added to another one."""
+
+    objective: Annotated[NamedConfig, ChosenBy(OBJECTIVES)] = Field(
+        description="what is added, as in loss.objective; null or left out: the objective that the term is called after"
+    )
+    weight: float = Field(1.0, ge=0, description="what it is multiplied by")
+    start: float = Field(0.0, ge=0, le=1, description="share of the run before it counts")
+    ramp: float = Field(0.0, ge=0, le=1, description="share of the run, after start, over which its weight grows")
+
+
 class LossConfig(Config):
     """`loss`: what is learnt from a batch, and whose texts are the negatives."""
 
@@ -30,6 +45,11 @@ class LossConfig(Config):
         ClipConfig(name="clip"),
         description="objective to learn: a name of docs/objectives.md, or the import path of your own; with keys of "
         "its own, a mapping of them and `name`",
+    )
+    terms: dict[str, TermConfig] = Field(
+        {},
+        description="what is added to the objective, by a label: other objectives of docs/objectives.md; the label is "
+        "the objective's name unless the term has a key objective",
     )
     mode: Literal["gather", "group", "ring", "local"] = Field(
         "gather",
@@ -42,11 +62,44 @@ class LossConfig(Config):
         description="rows and columns of the logits held at a time; takes 12 bytes times their product",
     )
 
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _called_after(cls, terms: object) -> object:
+        if not isinstance(terms, Mapping):
+            return terms
+        for label in terms:
+            if not re.fullmatch("[a-z][a-z0-9_]*", str(label)):
+                raise RecipeError(
+                    "the label of a term must be lower-case letters, digits and _, a letter first",
+                    value=label,
+                    fix="rename it, and name what it is in its key objective",
+                )
+        found = {label: {} if term is None else term for label, term in terms.items()}
+        return {
+            label: {**term, "objective": label} if isinstance(term, Mapping) and term.get("objective") is None else term
+            for label, term in found.items()
+        }
+
     @model_validator(mode="after")
     def _deliverable(self) -> LossConfig:
-        self.opened()
+        objective = self.opened()
+        check_delivered(objective)
+        if self.mode not in objective.modes:
+            raise RecipeError(
+                f"loss.mode must be one in which loss.objective {objective.config.name} is exact "
+                f"({', '.join(objective.modes)})",
+                value=self.mode,
+                fix=f"set loss.mode to {objective.modes[0]}",
+            )
         return self
 
     def opened(self) -> Objective:
-        """The objective, which `Objective.begin` readies for a run.  Raises RecipeError as `opened` does."""
-        return opened(OBJECTIVES.get(self.objective.name), self.objective)
+        """The objective with its terms, which `Objective.begin` readies for a run.  Raises RecipeError as `opened`."""
+        base = opened(OBJECTIVES.get(self.objective.name), self.objective)
+        if not self.terms:
+            return base
+        found = {
+            label: Term(opened(OBJECTIVES.get(one.objective.name), one.objective), one.weight, one.start, one.ramp)
+            for label, one in self.terms.items()
+        }
+        return Composite(base, found)

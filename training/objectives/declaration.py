@@ -43,16 +43,32 @@ class Need(NamedTuple):
 
     what: str
     delivered: bool  #: by today's loop
+    tensors: tuple[str, ...] = ()  #: of `features.asked`, [B, …] each
 
 
 #: All that an objective may ask for beyond the embeddings, masks, kinds, languages and ids of its rows.
+#: P patches, L tokens, V views, N negatives of a row; Dt width of a token.
 NEEDS: Mapping[str, Need] = {
     "teacher": Need("embeddings of the same rows by a moving average of the model: `features.teacher`", True),
-    "frozen_teacher": Need("embeddings of the same rows by another model, which does not learn", False),
-    "negatives": Need("texts that were written to be wrong", False),
-    "raw": Need("embeddings before normalisation", False),
-    "tokens": Need("embeddings of image patches and of text tokens", False),
-    "views": Need("a second crop of each image and a second draw of its texts", False),
+    "frozen_teacher": Need("embeddings of the same rows by a model that does not learn: `features.frozen`", False),
+    "negatives": Need("texts [B, N, D] that were written to be wrong", False, ("neg_text", "neg_mask")),
+    "raw": Need("embeddings before normalisation, [B, D] and [B, K, D]", True, ("raw_image", "raw_text")),
+    "tokens": Need(
+        "unit vectors of image patches [B, P, Dt] and of text tokens [B, K, L, Dt]",
+        False,
+        ("image_tokens", "text_tokens", "text_token_mask"),
+    ),
+    "views": Need(
+        "more crops of each image and more draws of its texts, [B, V, D] each", False, ("image_views", "text_views")
+    ),
+    "columns": Need("columns of the data, in `rows.asked`", False),
+}
+
+#: Columns of the data that an objective may ask for by the need `columns`, in `rows.asked`.
+COLUMNS: Mapping[str, str] = {
+    "noise_prob": "[B, K] probability that a text does not belong to its image",
+    "sample_weight": "[B] weight of a row",
+    "tags": "[B, T] int64, ids of what is in a picture; -1 for none",
 }
 
 
@@ -100,12 +116,20 @@ class Objective:
 
     #: Its own keys of the recipe.  The module that defines it must not import torch.
     Config: ClassVar[type[NamedConfig]] = NamedConfig
+    #: Where its equation is from, as `Name, Authors Year`.
+    paper: ClassVar[str] = ""
+    #: released: `form` may be that, for what the official code computes where it differs from the paper.
+    forms: ClassVar[tuple[str, ...]] = ("paper",)
+    #: The values of `loss.mode` in which it is exact.
+    modes: tuple[str, ...] = ("gather", "group", "ring", "local")
     #: Names of NEEDS.  An objective made of others sets this and the following in its constructor.
     needs: tuple[str, ...] = ()
     #: The tensors of `state`, and where each lives.
     keeps: tuple[Kept, ...] = ()
     #: Used where temperature.init is null and no checkpoint brings a temperature.  0.07: CLIP's.
     temperature_init: float = 0.07
+    #: Names of the parameters of `heads`, for `loss_by_name`.
+    parameters: tuple[str, ...] = ()
     #: Names of parameters of `heads` without weight decay: codebooks, prototypes.  Vectors and biases have none anyway.
     undecayed: tuple[str, ...] = ()
 
@@ -113,6 +137,8 @@ class Objective:
     setup: Setup
     #: Set before each step.
     when: When
+    #: One of `forms`.  A recipe always trains the paper's.
+    form: str = "paper"
     #: The tensors of `keeps`, by name.
     state: dict[str, Tensor]
 
@@ -153,6 +179,11 @@ class Objective:
             )
 
     @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of `features.asked` that its needs bring."""
+        return tuple(name for need in self.needs for name in NEEDS[need].tensors)
+
+    @property
     def bias_init(self) -> float | None:
         """Initial value of open_clip's `logit_bias`, which is added to the logits; None: the model gets none.
 
@@ -178,6 +209,7 @@ class Objective:
         """Parameters of the objective's own, which learn as those of the model do; None: it has none.
 
         (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `features.teacher.own`.
+        With needs that have tensors, these are its third argument, by name.
         After each step, all workers have the first one's buffers (running statistics).
         """
         return None
@@ -225,8 +257,7 @@ def _spelled(forms: Mapping[str, _Form]) -> str:
 def opened(kind: type[Objective], config: NamedConfig) -> Objective:
     """The objective that a name or an import path led to, which `begin` readies for a run.
 
-    Raises RecipeError if it declares its state wrongly, has a need that is unknown or not delivered by the loop, or no
-    loss.
+    Raises RecipeError if it declares its state wrongly, has a need that is unknown, or no loss.
     """
     name = config.name
     objective = kind(config)
@@ -244,13 +275,6 @@ def opened(kind: type[Objective], config: NamedConfig) -> Objective:
                 value=need,
                 fix=f"perhaps you mean: {nearest(need, NEEDS)}",
             )
-        if not NEEDS[need].delivered:
-            delivered = ", ".join(known for known, one in NEEDS.items() if one.delivered)
-            raise RecipeError(
-                f"loss.objective {name}: needs must only name what the training loop delivers ({delivered})",
-                value=f"{need} ({NEEDS[need].what}), not delivered yet",
-                fix="choose another objective",
-            )
     if kind.__call__ is Objective.__call__:
         raise RecipeError(
             f"loss.objective {name} must define __call__",
@@ -258,6 +282,19 @@ def opened(kind: type[Objective], config: NamedConfig) -> Objective:
             fix="write def __call__(self, features, rows, exchange): …",
         )
     return objective
+
+
+def check_delivered(objective: Objective) -> None:
+    """Raise RecipeError for a need that the training loop does not deliver."""
+    for need in objective.needs:
+        if not NEEDS[need].delivered:
+            delivered = ", ".join(known for known, one in NEEDS.items() if one.delivered)
+            raise RecipeError(
+                f"loss.objective {objective.config.name}: needs must only name what the training loop delivers "
+                f"({delivered})",
+                value=f"{need} ({NEEDS[need].what}), not delivered yet",
+                fix="choose another objective",
+            )
 
 
 def _check_keeps(name: str, keeps: object) -> None:

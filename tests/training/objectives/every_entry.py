@@ -1,0 +1,8 @@
+"""The entries of all objectives, from the modules of their references."""
+
+from __future__ import annotations
+
+import naive_contrastive
+
+ENTRIES = [*naive_contrastive.ENTRIES]
+BY_NAME = {entry.name: entry for entry in ENTRIES}

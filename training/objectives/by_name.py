@@ -1,0 +1,192 @@
+"""Any objective on plain tensors, for tools outside a training run, and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pairmill.errors import RecipeError, nearest
+from pairmill.registry import ChosenBy
+from training.objectives.config import OBJECTIVES
+from training.objectives.declaration import COLUMNS, NEEDS, Objective, Setup, When, opened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.gather import Exchange
+    from training.losses.loss_inputs import LossOutput
+    from training.model import Features, Rows
+
+#: Tensors that every objective takes.  B rows, K text slots, D embedding; features are L2-normalised.
+BASIC: Mapping[str, str] = {
+    "image": "[B, D]",
+    "text": "[B, K, D]",
+    "text_mask": "[B, K] bool: the slot holds a text; left out: all do",
+    "text_role": "[B, K] integer: `training.data.texts.kind_code`; left out: unknown, -1",
+    "text_lang": "[B, K] integer: `training.data.texts.language_code`; left out: unknown, -1",
+    "group_id": "[B] integer: rows of one group are no negatives of each other; left out or -1: none",
+    "sample_id": "[B] integer: names the row in the data; left out: its number",
+    "logit_scale": "scalar, 1/temperature; left out: of the objective's temperature",
+    "logit_bias": "scalar; left out: the objective's",
+}
+#: The same rows as a teacher sees them: an average of the model, or a model that does not learn.
+TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", "teacher_raw_image", "teacher_raw_text")
+#: Where the run stands, integers; left out: the last step of a run of one epoch.
+WHEN = ("step", "steps", "steps_per_epoch")
+
+
+def loss_by_name(
+    name: str, tensors: Mapping[str, Any], settings: Mapping[str, Any] | None = None, form: str = "paper"
+) -> LossOutput:
+    """The loss of one process's rows by an objective's name, differentiable in every floating tensor.
+
+    tensors: by the names of BASIC, TEACHER, WHEN, NEEDS and COLUMNS; the objective's own state and the parameters of
+    its heads by their names.  float64 tensors give a float64 loss.  settings: the objective's own keys.
+    form: released: what the official code computes, where the objective says that it differs from the paper.
+    Raises RecipeError for an unknown name, setting, tensor or form, and for a tensor that the objective lacks.
+    """
+    from training.gather import Exchange
+
+    return computed(name, tensors, settings or {}, form, Exchange())[0]
+
+
+def computed(
+    name: str,
+    tensors: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    form: str,
+    exchange: Exchange,
+    tile: tuple[int, int] = (1024, 2048),
+) -> tuple[LossOutput, Objective]:
+    """As `loss_by_name`, of one rank's rows over any exchange; the objective, whose state has changed by one step."""
+    objective = _opened(name, settings, form)
+    _check_tensors(name, objective, tensors)
+    features, rows = _features(objective, tensors), _rows(tensors)
+    image, text = features.image_BD, features.text_BKD
+    objective.begin(
+        Setup(image.shape[1], text.shape[1], len(image), exchange.rank, exchange.world, tile, 0, image.device)
+    )
+    objective.state |= {
+        kept.name: tensors[kept.name].detach().clone() for kept in objective.keeps if kept.name in tensors
+    }
+    features = _with_own(objective, features, tensors)
+    steps = int(tensors.get("steps", 1))
+    objective.when = When(int(tensors.get("step", steps - 1)), steps, int(tensors.get("steps_per_epoch", steps)))
+    output = objective(features, rows, exchange)
+    objective.after_step(_without_gradient(features), rows, exchange)
+    return output, objective
+
+
+def _opened(name: str, settings: Mapping[str, Any], form: str) -> Objective:
+    config = ChosenBy(OBJECTIVES).parse({"name": name, **settings})
+    objective = opened(OBJECTIVES.get(name), config)
+    if form not in ("paper", "released"):
+        raise RecipeError("form must be paper or released", value=form, fix="leave it out for the paper's")
+    # Code and paper agree where an objective names no other form.
+    objective.form = form if form in objective.forms else "paper"
+    return objective
+
+
+def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) -> None:
+    required = ["image", "text", *(t for t in objective.tensors if t not in ("neg_mask", "text_token_mask"))]
+    if {"teacher", "frozen_teacher"} & set(objective.needs):
+        required += ["teacher_image", "teacher_text"]
+    if missing := [one for one in required if one not in tensors]:
+        raise RecipeError(
+            f"loss.objective {name} must be given the tensors {', '.join(required)}",
+            value=f"without {', '.join(missing)}",
+            fix="add what is missing",
+        )
+    known = [*BASIC, *TEACHER, *WHEN, *COLUMNS, *(t for need in NEEDS.values() for t in need.tensors)]
+    own = [*(kept.name for kept in objective.keeps), *objective.parameters]
+    for one in tensors:
+        if one not in known and one not in own:
+            raise RecipeError(
+                f"the tensors of loss.objective {name} must be named as docs/objectives.md says",
+                value=one,
+                fix=f"perhaps you mean: {nearest(one, [*known, *own])}",
+            )
+
+
+def _features(objective: Objective, tensors: Mapping[str, Any]) -> Features:
+    from training.model import Features
+
+    image, text = tensors["image"], tensors["text"]
+    if image.ndim != 2 or text.ndim != 3 or len(image) != len(text) or image.shape[1] != text.shape[2]:
+        raise RecipeError(
+            "image must be [B, D] and text [B, K, D]",
+            value=f"{list(image.shape)} and {list(text.shape)}",
+            fix="give a text of each row as text[:, None], [B, 1, D]",
+        )
+    scale = tensors.get("logit_scale")
+    bias = tensors.get("logit_bias", objective.bias_init)
+    features = Features(
+        image,
+        text,
+        image.new_tensor(1 / objective.temperature_init) if scale is None else scale,
+        image.new_tensor(bias) if isinstance(bias, float | int) else bias,
+        asked={one: tensors[one] for one in objective.tensors if one in tensors},
+    )
+    if "teacher_image" not in tensors:
+        return features
+    raw = ("teacher_raw_image", "teacher_raw_text")
+    taught = Features(
+        tensors["teacher_image"].detach(),
+        tensors["teacher_text"].detach(),
+        tensors.get("teacher_logit_scale", features.scale).detach(),
+        None,
+        asked={one.removeprefix("teacher_"): tensors[one].detach() for one in raw if one in tensors},
+    )
+    return features._replace(teacher=taught, frozen=taught)
+
+
+def _rows(tensors: Mapping[str, Any]) -> Rows:
+    import torch
+
+    from training.model import Rows
+
+    image, text = tensors["image"], tensors["text"]
+    rows, slots = text.shape[:2]
+
+    def given(name: str, otherwise: Tensor) -> Tensor:
+        found: Tensor = tensors.get(name, otherwise)
+        return found
+
+    unknown = torch.full((rows, slots), -1, device=image.device)
+    number = torch.arange(rows, device=image.device)
+    return Rows(
+        image.new_zeros((rows, 1, 1, 3), dtype=torch.uint8),
+        number.new_zeros((rows, slots, 1)),
+        given("text_mask", torch.ones((rows, slots), dtype=torch.bool, device=image.device)),
+        given("group_id", torch.full_like(number, -1)),
+        given("text_role", unknown),
+        given("text_lang", unknown),
+        given("sample_id", number),
+        {name: tensors[name] for name in COLUMNS if name in tensors},
+    )
+
+
+def _with_own(objective: Objective, features: Features, tensors: Mapping[str, Any]) -> Features:
+    """With what the heads make, of parameters that are among the tensors or drawn by seed 0."""
+    import torch
+    from torch.func import functional_call
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        heads = objective.heads(objective.setup)
+    if heads is None:
+        return features
+    heads = heads.to(features.image_BD)
+    parameters = {name: tensors[name] for name, _ in heads.named_parameters() if name in tensors}
+
+    def made(of: Features) -> Features:
+        given = (of.image_BD, of.text_BKD, *([of.asked] if of.asked else []))
+        return of._replace(own=functional_call(heads, parameters, given))
+
+    with torch.no_grad():
+        teacher, frozen = (None if of is None else made(of) for of in (features.teacher, features.frozen))
+    return made(features)._replace(teacher=teacher, frozen=frozen)
+
+
+def _without_gradient(features: Features) -> Features:
+    return features.map(lambda value: value.detach())
