@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import ray
 from ray import cloudpickle
+from ray.exceptions import RayError
 
 from pipelines.barrier import brought_together, over_shards
 from pipelines.pools import connected
@@ -61,6 +62,17 @@ def test_apply_sees_a_partition_whole_and_partitions_are_of_about_one_size() -> 
     assert all(part["whole"] and part["keys"] < 3 * len(KEYS) / 7 for part in parts)
 
 
-def test_no_rows_at_all() -> None:
-    read = over_shards(range(3), lambda shard: rows(shard, []), name="test")
+@pytest.mark.parametrize("shards", [0, 3, 40])  # 40: more than one task reads
+def test_no_rows_at_all(shards: int) -> None:
+    read = over_shards(range(shards), lambda shard: rows(shard, []), name="test")
     assert sum(len(ray.get(ref)) for ref in brought_together(read, 7, lambda part: part)) == 0
+
+
+def test_what_fails_in_a_partition_is_raised() -> None:
+    read = over_shards(range(3), lambda shard: rows(shard, KEYS), name="test")
+    with pytest.raises(RayError, match="no number"):
+        brought_together(read, 7, _refused)
+
+
+def _refused(part: pa.Table) -> pa.Table:
+    raise ValueError("no number")
