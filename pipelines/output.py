@@ -139,6 +139,21 @@ def show_sweep(result: dict[str, Any]) -> None:
     say(f"report: {result['run_dir']}/sweep.html    best recipe: {result['run_dir']}/best-recipe.yaml")
 
 
+def show_losses(result: dict[str, Any]) -> None:
+    for one in result["losses"]:
+        say(f"{one['name']}    {one['paper']}")
+        say(f"    {one['what']}")
+        facts = [f"needs {', '.join(one['needs'])}"] if one["needs"] else []
+        if not one["trains"]:
+            facts.append("on plain tensors only: the training loop does not deliver that yet")
+        if one["keys"]:
+            facts.append(f"keys {', '.join(one['keys'])}")
+        if one["cost"] is not None:
+            facts.append(f"a step takes {one['cost']['time']:.2f} of clip's time")
+        if facts:
+            say(f"    {'; '.join(facts)}")
+
+
 def show_records(result: dict[str, Any]) -> None:
     from rich.console import Console
 

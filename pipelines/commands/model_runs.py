@@ -12,7 +12,7 @@ import typer
 
 from pipelines.commands.arguments import Average, Json, Overrides
 from pipelines.opening import MODEL_FORMATS, check_format, check_outside, given_recipe, local_target, opened_run
-from pipelines.output import counted, finish, say, show_records, show_sweep, show_training
+from pipelines.output import counted, finish, say, show_losses, show_records, show_sweep, show_training
 
 app = typer.Typer()
 
@@ -129,3 +129,15 @@ def export(
                 say(f"not as in training: {what_differs}; see README.md")
 
     finish(job, as_json, told)
+
+
+@app.command()
+def losses(as_json: Json = False) -> None:
+    """List the objectives that a recipe's `loss.objective` and `loss.terms` can name."""
+
+    def job() -> dict[str, Any]:
+        from training.objectives.reference import losses as known
+
+        return {"losses": known()}
+
+    finish(job, as_json, show_losses)

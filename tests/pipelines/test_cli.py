@@ -78,6 +78,12 @@ def test_schema_is_json() -> None:
     assert {"run_dir", "input", "download", "filter"} <= json.loads(done.stdout)["properties"].keys()
 
 
+def test_losses_are_listed_with_what_they_need() -> None:
+    listed = {one["name"]: one for one in json.loads(pairmill("losses", "--json").stdout)["losses"]}
+    assert listed["clip"]["needs"] == [] and listed["siglip"]["keys"] == ["bias_init"]
+    assert "Zhai et al. 2023" in pairmill("losses").stdout
+
+
 @pytest.mark.slow
 def test_doctor_is_content_here(tmp_path: Path) -> None:
     done = pairmill("doctor", "--run-dir", str(tmp_path), "--json")

@@ -19,9 +19,12 @@ class ClipConfig(NamedConfig):
 class Clip(Contrastive):
     """The first text of an image is its one positive (CLIP, Radford et al. 2021).
 
-    Softmax over texts and over images, mean over rows.
+        L = ½ [CE(s X Tᵀ) + CE(s T Xᵀ)]
+
+    Softmax over texts and over images, mean over rows; rows of one group are no negatives of each other.
     """
 
+    paper = "CLIP, Radford et al. 2021"
     Config = ClipConfig
 
     def contrasts(self, text_mask_BK: Tensor) -> list[Contrast]:

@@ -26,6 +26,7 @@ class OneToK(Contrastive):
     The released code divides text-to-image by K once more; this is the symmetric form of the paper.
     """
 
+    paper = "CCRK, Nie et al. 2024"
     Config = OneToKConfig
 
     def contrasts(self, text_mask_BK: Tensor) -> list[Contrast]:

@@ -24,6 +24,7 @@ class PerSlot(Contrastive):
     T: slots with a text in any row.  A row without a text in slot k takes no part in that slot.
     """
 
+    paper = "DreamLIP, Zheng et al. 2024"
     Config = PerSlotConfig
 
     def contrasts(self, text_mask_BK: Tensor) -> list[Contrast]:

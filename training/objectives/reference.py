@@ -5,11 +5,19 @@ python -m training.objectives.reference > docs/objectives.md
 
 from __future__ import annotations
 
+import inspect
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from pairmill.registry_docs import render
+from training.objectives.by_name import BASIC, TEACHER, WHEN
 from training.objectives.config import OBJECTIVES
-from training.objectives.declaration import NEEDS, Objective
+from training.objectives.declaration import COLUMNS, NEEDS, Objective
+
+#: What `benchmarks/losses.py` measured: name -> time and memory of a training step, as multiples of those of clip.
+COSTS = Path(__file__).with_name("costs.json")
 
 _TOP = """\
 <!-- Made by `python -m training.objectives.reference > docs/objectives.md`; a test compares it with the code. -->
@@ -24,13 +32,25 @@ loss:
   mode: gather                                 # whose texts are the negatives
 ```
 
-A sweep names it the same way, with its keys below it:
+Other objectives can be added to it, each with a weight of its own:
+
+```yaml
+loss:
+  objective: clip
+  terms:
+    per_slot: {weight: 0.5, start: 0.1, ramp: 0.2}        # counts from a tenth of the run on, whole after two more
+    far: {objective: {name: siglip, bias_init: -10}}      # under a label of its own
+```
+
+A sweep names them the same way, with their keys below them:
 
 ```yaml
 space:
   loss.objective: {grid: [clip, siglip]}
   loss.objective.bias_init: {choice: [-10, -5], when: {loss.objective: siglip}}
 ```
+
+`pairmill losses` lists all of them.
 
 An objective of your own is one class: `training/objectives/declaration.py` says what it may declare, and
 `tests/training/remembering.py` is one with a queue, a teacher, and parameters of its own.  Installed where the
@@ -40,9 +60,26 @@ job runs, it is named by its import path.  To add one here:
    import torch when it is imported: a recipe is checked without it.  An objective that contrasts images with texts
    derives from `Contrastive` and returns its contrasts; it knows nothing of ranks.
 2. Add a line to `OBJECTIVES` in `training/objectives/config.py`, and make this page again.
-3. For a contrastive objective, write the equation again, naively, in `tests/training/losses/naive.py`; its tests
-   compare the two over ranks, modes and tiles.  For one with state, teacher or parameters, test its gradients over
-   ranks, micro-batches and ZeRO stages, and kill and resume its run, as `tests/training/test_own_objective*.py` do.
+3. Write the equation again, naively and in float64, as an entry of `tests/training/objectives/every_entry.py`: the
+   tests of all objectives compare the two in value and gradients, over tiles, ranks and modes, and fail for an
+   objective without an entry.  For one with state, teacher or parameters, test what is its own about them, as
+   `tests/training/test_own_objective*.py` do.
+"""
+
+_BY_NAME = """\
+## On plain tensors
+
+`training.objectives.loss_by_name` computes any of them for tools outside a training run, in one process:
+
+```python
+from training.objectives import loss_by_name
+
+output = loss_by_name("one_to_k", {"image": image, "text": text, "logit_scale": scale}, {"text_to_image_weight": 0.5})
+output.total.backward()                                  # scalar; output.parts adds up to it
+```
+
+It is differentiable in every floating tensor, and float64 tensors give a float64 loss.  `form="released"` gives what an
+objective's official code computes where the objective says that it differs from the paper.  The tensors:
 """
 
 _KEPT = """\
@@ -57,16 +94,59 @@ def objectives_page() -> str:
     for name, need in NEEDS.items():
         needs.append(f"| `{name}` | {need.what} | {'yes' if need.delivered else 'not yet'} |")
     asked = "## What an objective can ask for\n\nBeyond the embeddings, masks, kinds, languages and ids of its rows:\n"
-    return "\n".join([_TOP, asked, *needs, "", _KEPT, render(OBJECTIVES, "The objectives", _facts)])
+    return "\n".join([_TOP, asked, *needs, "", _KEPT, _by_name(), render(OBJECTIVES, "The objectives", _facts)])
+
+
+def losses() -> list[dict[str, Any]]:
+    """Every objective as plain data: name, paper, what it is, equation, needs, modes, forms, keys, measured cost."""
+    costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
+    found = []
+    for name in OBJECTIVES.names:
+        objective = OBJECTIVES.get(name)
+        text = inspect.getdoc(objective) or ""
+        found.append(
+            {
+                "name": name,
+                "paper": objective.paper,
+                "what": " ".join(text.split("\n\n")[0].split()),
+                "equation": "\n".join(line.strip() for line in text.splitlines() if line.startswith("    ")),
+                "needs": list(objective.needs),
+                "trains": all(NEEDS[need].delivered for need in objective.needs),
+                "modes": list(objective.modes),
+                "forms": list(objective.forms),
+                "keys": [key for key in objective.Config.model_fields if key != "name"],
+                "cost": costs.get(name),
+            }
+        )
+    return found
+
+
+def _by_name() -> str:
+    of_needs = {tensor: f"of the need `{name}`" for name, need in NEEDS.items() for tensor in need.tensors}
+    tensors = {
+        **BASIC,
+        **dict.fromkeys(TEACHER, "of the same rows by a teacher, as those without `teacher_`"),
+        **of_needs,
+        **COLUMNS,
+        **dict.fromkeys(WHEN, "integer: where the run stands; left out: at the last step of one epoch"),
+    }
+    lines = [f"| `{name}` | {what} |" for name, what in tensors.items()]
+    own = "State and the parameters of an objective's own are tensors too, by the names that it gives them.\n"
+    return "\n".join([_BY_NAME, "| tensor | what it is |", "|---|---|", *lines, "", own])
 
 
 def _facts(objective: type[Objective]) -> str:
     needs = ", ".join(f"`{need}`" for need in objective.needs) or "nothing"
-    facts = f"Needs {needs}.  Temperature at the start: {objective.temperature_init:g}."
+    facts = [f"Paper: {objective.paper}."] if objective.paper else []
+    facts += [f"Needs {needs}.", f"Temperature at the start: {objective.temperature_init:g}."]
+    if objective.modes != Objective.modes:
+        facts.append(f"Exact in `loss.mode` {', '.join(objective.modes)}.")
+    if "released" in objective.forms:
+        facts.append('`form="released"` is what the official code computes.')
     if not objective.keeps:
-        return f"{facts}  Keeps no state."
+        return "  ".join([*facts, "Keeps no state."])
     rows = [f"| `{kept.name}` | {kept.where.replace('_', ' ')} | {kept.what} |" for kept in objective.keeps]
-    return "\n".join([f"{facts}  Keeps:", "", "| state | where | what it is |", "|---|---|---|", *rows])
+    return "\n".join(["  ".join([*facts, "Keeps:"]), "", "| state | where | what it is |", "|---|---|---|", *rows])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Siglip(Contrastive):
     The bias b is open_clip's `logit_bias`, and is exported with the model.  The temperature begins at 0.1.
     """
 
+    paper = "SigLIP, Zhai et al. 2023"
     Config = SiglipConfig
     config: SiglipConfig
     temperature_init = 0.1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from training.objectives.reference import objectives_page
+from training.objectives.config import OBJECTIVES
+from training.objectives.reference import losses, objectives_page
 
 
 def test_the_page_is_current() -> None:
@@ -26,3 +28,14 @@ def test_a_recipe_is_checked_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_objective_names_its_paper_and_equation() -> None:
+    found = losses()
+    assert [one["name"] for one in found] == OBJECTIVES.names
+    for one in found:
+        assert re.search(r", .+ \d{4}$", one["paper"]), one["name"]
+        assert "L" in one["equation"] and "=" in one["equation"], one["name"]
+        assert one["what"] and one["modes"] and one["forms"][0] == "paper"
+    by_name = {one["name"]: one for one in found}
+    assert by_name["siglip"]["keys"] == ["bias_init"] and by_name["siglip"]["trains"]
