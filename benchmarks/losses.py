@@ -1,0 +1,273 @@
+"""What every objective costs: time and memory of a training step, as multiples of those of clip.
+
+    python benchmarks/losses.py              about 20 minutes on 2 free cores; a CUDA device is used where there is one
+    python benchmarks/losses.py --dry-run    every objective once, with few rows; nothing is recorded
+
+A process for each objective and model holds two learners, one with clip and one with the objective alone, and lets
+them take steps in turn, on the same made-up rows of two texts.  So whatever else the machine does slows both.  Time is
+the median of the ratios of neighbouring steps; memory is the peak of a step over what was held before it, without the
+weights and moments that both have.  The third column is the loss alone, without towers: forward and backward on
+embeddings.  What the training loop does not deliver has that column only.
+
+The limit is the step of clip: an objective cannot take less than the towers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812  torch's own name for it
+from record import machine, record, table
+from torch import Tensor
+
+from training.gather import Exchange, open_exchange
+from training.losses.loss_inputs import LossOutput
+from training.model import Rows
+from training.objectives.config import OBJECTIVES
+from training.objectives.declaration import NEEDS, Setup, When
+from training.objectives.reference import COSTS
+from training.recipe import TrainRecipe
+from training.step import train_step
+from training.worker import build, start_learner, step_seed
+
+ROOT = Path(__file__).resolve().parent.parent
+SLOTS, LENGTH = 2, 32
+#: Model -> architecture, rows of a step, side of its pictures.
+MODELS: dict[str, tuple[str, int, int]] = {
+    "small ViT": (str(ROOT / "pipelines" / "recipes" / "models" / "emoji.json"), 128, 64),
+    "ViT-B-32": ("ViT-B-32", 32, 224),
+}
+#: Rows and width of the loss alone.
+ROWS, WIDTH = 2048, 512
+
+
+def recipe(architecture: str, rows: int, objective: str) -> TrainRecipe:
+    """A recipe of one worker, which names no data."""
+    return TrainRecipe.checked(
+        {
+            "run_dir": "unused",
+            "data": {"path": "unused", "batch_size": rows, "texts": [[{}], [{}]]},
+            "model": {"architecture": architecture},
+            "loss": {"objective": objective},
+            "optim": {"warmup_steps": 0},
+            "train": {"steps": 1000, "precision": "bf16" if torch.cuda.is_available() else "fp32"},
+            "deepspeed": {"stage": 0},
+        }
+    )
+
+
+def batch(rows: int, side: int, vocabulary: int, length: int, device: torch.device) -> Rows:
+    """Made-up rows, all with both texts."""
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, vocabulary - 2, (rows, SLOTS, length), generator=random)
+    tokens[..., -1] = vocabulary - 1  # where CLIP's text tower ends
+    unknown = torch.full((rows, SLOTS), -1)
+    made = Rows(
+        torch.randint(0, 256, (rows, side, side, 3), generator=random, dtype=torch.uint8),
+        tokens,
+        torch.ones(rows, SLOTS, dtype=torch.bool),
+        torch.full((rows,), -1),
+        unknown,
+        unknown,
+        torch.arange(rows),
+    )
+    return Rows(*(value.to(device) for value in made[:-1]))
+
+
+def stepper(architecture: str, rows: int, side: int, objective: str, device: torch.device) -> Callable[[], None]:
+    """A function that takes one training step with the objective."""
+    used = recipe(architecture, rows, objective)
+    model: Any = build(used)
+    vocabulary, length = model.vocab_size, min(LENGTH, model.context_length)
+    setup = Setup(int(model.text_projection.shape[-1]), SLOTS, rows, 0, 1, used.loss.tile, 0, device)
+    learner = start_learner(model, used, setup)
+    exchange, given, taken = open_exchange("gather")(0), batch(rows, side, vocabulary, length, device), 0
+
+    def step() -> None:
+        nonlocal taken
+        learner.objective.when = When(taken, 1000, 100)
+        train_step(
+            learner.engine,
+            given,
+            learner.objective,
+            exchange,
+            accumulate=1,
+            seed=step_seed(0, taken, 0),
+            teacher=learner.teacher,
+        )
+        taken += 1
+
+    return step
+
+
+def in_turn(steps: list[Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Medians over rounds of the ratios of time and memory of the second to the first."""
+    time_ratios, memory_ratios = [], []
+    for number in range(rounds + 1):
+        seconds, peaks = [], []
+        for step in steps:
+            before = _reset_peak(device)
+            began = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
+            peaks.append(max(_peak(device) - before, 1e6))
+        if number:  # the first one makes moments, threads and compiled code
+            time_ratios.append(seconds[1] / seconds[0])
+            memory_ratios.append(peaks[1] / peaks[0])
+    return {"time": round(median(time_ratios), 3), "memory": round(median(memory_ratios), 3)}
+
+
+def _reset_peak(device: torch.device) -> float:
+    """Bytes held now, from which on the peak is counted."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return float(torch.cuda.memory_allocated())
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> float:
+    return float(torch.cuda.max_memory_allocated()) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+
+
+def case(objective: str, model: str, rounds: int, share: float) -> dict[str, float]:
+    """An objective against clip in this process.  model: of MODELS; `loss`: on embeddings alone."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(os.cpu_count() or 1)
+    if model == "loss":
+        made = [alone(name, int(ROWS * share), device) for name in ("clip", objective)]
+        return in_turn(made, rounds, device)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    architecture, rows, side = MODELS[model]
+    made = [stepper(architecture, max(4, int(rows * share)), side, name, device) for name in ("clip", objective)]
+    try:
+        return in_turn(made, rounds, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def alone(objective: str, rows: int, device: torch.device) -> Callable[[], None]:
+    """A function that computes the loss of embeddings and its gradients."""
+    from training.objectives.by_name import computed
+
+    random = torch.Generator().manual_seed(0)
+
+    def units(*shape: int) -> Tensor:
+        made = F.normalize(torch.randn(*shape, generator=random), dim=-1)
+        return made.to(device).requires_grad_()
+
+    tensors: dict[str, Any] = {
+        "image": units(rows, WIDTH),
+        "text": units(rows, SLOTS, WIDTH),
+        "logit_scale": torch.tensor(14.3, device=device, requires_grad=True),
+        "logit_bias": torch.tensor(-10.0, device=device, requires_grad=True),
+        **tensors_of_needs(objective, rows, units, device),
+    }
+    leaves = [value for value in tensors.values() if isinstance(value, Tensor) and value.requires_grad]
+
+    def step() -> None:
+        output: LossOutput = computed(objective, tensors, {}, "paper", Exchange())[0]
+        torch.autograd.grad(output.total, leaves, allow_unused=True)
+
+    return step
+
+
+def tensors_of_needs(objective: str, rows: int, units: Callable[..., Tensor], device: torch.device) -> dict[str, Any]:
+    """The tensors that the needs of an objective bring."""
+    needs, found = set(OBJECTIVES.get(objective).needs), {}
+    taught = needs & {"teacher", "frozen_teacher"}
+    if "raw" in needs:
+        found |= {"raw_image": units(rows, WIDTH), "raw_text": units(rows, SLOTS, WIDTH)}
+    if taught:
+        found |= {"teacher_image": units(rows, WIDTH), "teacher_text": units(rows, SLOTS, WIDTH)}
+        found |= {f"teacher_{name}": value for name, value in found.items() if name.startswith("raw")}
+    if "views" in needs:
+        found |= {"image_views": units(rows, 2, WIDTH), "text_views": units(rows, 2, WIDTH)}
+    if "negatives" in needs:
+        found |= {"neg_text": units(rows, 4, WIDTH)}
+    if "columns" in needs:
+        found |= {"tags": torch.randint(0, 50, (rows, 5), device=device)}
+    return {name: value.detach() if name.startswith("teacher") else value for name, value in found.items()}
+
+
+def measured(objective: str, model: str, rounds: int, share: float) -> dict[str, float]:
+    """`case` in a process of its own."""
+    command = [sys.executable, __file__, "--case", objective, model, str(rounds), str(share)]
+    environment = os.environ | ({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def models_of(objective: str) -> list[str]:
+    """Where an objective can be measured: with the models only if the loop delivers what it needs."""
+    needs = OBJECTIVES.get(objective).needs
+    with_towers = list(MODELS) if all(NEEDS[need].delivered for need in needs) else []
+    # Tokens are a memory question of its own, and come from towers.
+    return [*with_towers, *(["loss"] if "tokens" not in needs else [])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each, in turn (default 5)")
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES.names, help="only these")
+    parser.add_argument("--dry-run", action="store_true", help="few rows, one round; nothing is recorded")
+    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        objective, model, rounds, share = options.case
+        print(json.dumps(case(objective, model, int(rounds), float(share))))
+        return
+    began = machine()
+    rounds, share = (1, 0.1) if options.dry_run else (options.rounds, 1.0)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for objective in options.objectives:
+        found[objective] = {model: measured(objective, model, rounds, share) for model in models_of(objective)}
+        print(objective, found[objective], flush=True)
+    columns = [*MODELS, "loss"]
+    table(
+        ["objective", *(f"{model}: {kind}" for model in columns for kind in ("time", "memory"))],
+        [
+            [name, *(of.get(model, {}).get(kind, "—") for model in columns for kind in ("time", "memory"))]
+            for name, of in found.items()
+        ],
+    )
+    if options.dry_run:
+        return
+    figures = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "models": {name: {"rows": rows, "side": side} for name, (_, rows, side) in MODELS.items()},
+        "loss": {"rows": ROWS, "width": WIDTH},
+        "slots": SLOTS,
+        "objectives": found,
+    }
+    record("losses", figures, began)
+    costs = {name: of["small ViT"] for name, of in found.items() if "small ViT" in of}
+    COSTS.write_text(json.dumps(costs, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
