@@ -22,6 +22,10 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "one_to_k": "training.objectives.one_to_k:OneToK",
         "per_slot": "training.objectives.per_slot:PerSlot",
         "siglip": "training.objectives.siglip:Siglip",
+        "label_smoothing": "training.objectives.label_smoothing:LabelSmoothing",
+        "distill": "training.objectives.distill:Distill",
+        "cwcl": "training.objectives.cwcl:Cwcl",
+        "jaccard": "training.objectives.jaccard:Jaccard",
     },
     check=derived_from(Objective, key="loss.objective"),
 )
