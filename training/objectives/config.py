@@ -25,7 +25,11 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "label_smoothing": "training.objectives.label_smoothing:LabelSmoothing",
         "distill": "training.objectives.distill:Distill",
         "cwcl": "training.objectives.cwcl:Cwcl",
+        "sdm": "training.objectives.sdm:Sdm",
         "jaccard": "training.objectives.jaccard:Jaccard",
+        "circle": "training.objectives.circle:Circle",
+        "momentum": "training.objectives.momentum:Momentum",
+        "noise_adaptive": "training.objectives.noise_adaptive:NoiseAdaptive",
     },
     check=derived_from(Objective, key="loss.objective"),
 )

@@ -30,7 +30,7 @@ class Cwcl(Contrastive):
     """The texts of an image are as positive as their image is like it, to a tower that does not learn.
 
         w_ij = max(0, ½ + ½ u_i·u_j - w0)^γ         u: the frozen tower's embeddings of images
-        L    = mean_i -Σ_jk (w_ij / Σ_jl w_ij) log softmax_jk(s x_i·t_jk)  +  mean_ik -log softmax_j(s x_j·t_ik) at j = i
+        L    = mean_i -Σ_jk (w_ij / Σ_jl w_ij) log softmax_jk(s x_i·t_jk) + mean_ik -log softmax_j(s x_j·t_ik) at j = i
 
     Sums over the texts that take part; other rows of a row's group are no candidates, whatever their likeness.
     w0: `threshold`, γ: `power`; both are ours: without them, weights of unrelated images near ½ make targets very flat.

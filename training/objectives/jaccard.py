@@ -22,7 +22,7 @@ class Jaccard(Contrastive):
     """The texts of an image are as positive as the tags of their image agree with its own.
 
         w_ij = |A_i ∩ A_j| / |A_i ∪ A_j|         A: the tags of a picture (column `tags`)
-        L    = mean_i -Σ_jk (w_ij / Σ_jl w_ij) log softmax_jk(s x_i·t_jk)  +  mean_ik -log softmax_j(s x_j·t_ik) at j = i
+        L    = mean_i -Σ_jk (w_ij / Σ_jl w_ij) log softmax_jk(s x_i·t_jk) + mean_ik -log softmax_j(s x_j·t_ik) at j = i
 
     The form of `cwcl`, with labels for a tower (soft positives from structured labels: SPACE-2, He et al. 2022).  An
     image without tags has its own texts as target.  Other rows of a row's group are no candidates.

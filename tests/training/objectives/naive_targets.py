@@ -74,6 +74,94 @@ def jaccard(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
     return sum(cross_entropies(logits, shares(weight, 1), own.double()))  # type: ignore[return-value]
 
 
+def sdm(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
+    text, of_row, rows = texts_of(tensors)
+    label = [group if group >= 0 else f"row {row}" for row, group in enumerate(tensors["group_id"].tolist())]
+    logits = tensors["logit_scale"] * tensors["image"][rows] @ text.T
+    positive = [[float(label[row] == label[other]) for other in of_row.tolist()] for row in rows.tolist()]
+    total = torch.zeros((), dtype=torch.float64)
+    for dim in (1, 0):
+        target = shares(torch.tensor(positive, dtype=torch.float64), dim) + settings.get("epsilon", 1e-8)
+        total = total + (logits.softmax(dim) * (logits.log_softmax(dim) - target.log())).sum(dim).mean()
+    return total
+
+
+def circle(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
+    text, _, rows = texts_of(tensors)
+    _, own, excluded = logits_of(tensors)
+    cosine = tensors["image"][rows] @ text.T
+    gamma, margin = settings.get("gamma", 32.0), settings.get("margin", 0.25)
+    each = []
+    for s, mine, out in zip(cosine, own, excluded, strict=True):
+        s_p, s_n = s[mine], s[~mine & ~out]
+        alpha_p, alpha_n = (1 + margin - s_p).detach().clamp(min=0), (s_n + margin).detach().clamp(min=0)
+        positives = torch.exp(-gamma * alpha_p * (s_p - (1 - margin))).sum()
+        negatives = torch.exp(gamma * alpha_n * (s_n - margin)).sum()
+        each.append(torch.log1p(positives * negatives))
+    return torch.stack(each).mean() / (10 if form == "released" else 1)
+
+
+def momentum(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
+    text, _, rows = texts_of(tensors)
+    taught, _, _ = texts_of({**tensors, "text": tensors["teacher_text"]})
+    _, own, excluded = logits_of(tensors)
+    seen, scale = tensors["teacher_image"], tensors["logit_scale"]
+    alpha = settings.get("alpha", 0.4)
+    queue_text = [t for row in tensors["queue_text"] for t in row if t.any()]
+    queue_image = [x for x in tensors["queue_image"] if x.any()]
+
+    def one_way(student: Tensor, teacher: Tensor, keys: Tensor, queue: list[Tensor], pairs: list[Tensor]) -> Tensor:
+        keys = torch.cat([keys, torch.stack(queue)])
+        hard, out = (F.pad(pair, (0, len(queue))) for pair in pairs)
+        soft = (scale * teacher @ keys.T).masked_fill(out, -torch.inf).softmax(1).detach()
+        target = (1 - alpha) * shares(hard.double(), 1) + alpha * soft
+        logits = (scale * student @ keys.T).masked_fill(out, -torch.inf)
+        return -(target * logits.log_softmax(1).masked_fill(out, 0)).sum(1).mean()
+
+    image_to_text = one_way(tensors["image"][rows], seen[rows], taught, queue_text, [own, excluded])
+    text_to_image = one_way(text, taught, seen[rows], queue_image, [own.T, excluded.T])
+    return (image_to_text + text_to_image) / 2
+
+
+def noise_adaptive(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
+    logits, own, excluded = logits_of(tensors)
+    mask = tensors["text_mask"]
+    given = tensors["noise_prob"][mask.nonzero(as_tuple=True)]
+    wrong = settings.get("strength", 0.5) * torch.where(given >= 0, given, 0)
+    over_texts, over_images = torch.zeros_like(logits), torch.zeros_like(logits)
+    for i, mine in enumerate(own):
+        others = ~mine & ~excluded[i]
+        over_texts[i] = torch.where(mine, (1 - wrong) / mine.sum(), 0)
+        missing = (wrong * mine).sum() / mine.sum()
+        over_texts[i][others if others.any() else mine] += missing / max(1, int(others.sum() or mine.sum()))
+    for c, mine in enumerate(own.T):
+        others = ~mine & ~excluded[:, c]
+        over_images[:, c] = torch.where(mine, 1 - wrong[c], 0)
+        over_images[others if others.any() else mine, c] += wrong[c] / max(1, int(others.sum() or mine.sum()))
+    return sum(cross_entropies(logits, over_texts, over_images)) / 2  # type: ignore[return-value]
+
+
+def with_queue(tensors: dict[str, Any], random: torch.Generator) -> dict[str, Any]:
+    """A moving average's embeddings, and queues of five rows, one of them without a second text."""
+    rows, slots, width = tensors["text"].shape
+    queue = units(5, slots, width, random=random).detach()
+    queue[3, 1:] = 0
+    return {
+        "teacher_image": units(rows, width, random=random).detach(),
+        "teacher_text": units(rows, slots, width, random=random).detach(),
+        "queue_image": units(5, width, random=random).detach(),
+        "queue_text": queue,
+    }
+
+
+def with_noise(tensors: dict[str, Any], random: torch.Generator) -> dict[str, Any]:
+    """A probability of noise for most texts."""
+    given = torch.rand(tensors["text_mask"].shape, generator=random, dtype=torch.float64)
+    given[2:3] = torch.nan
+    given[3:4] = -1
+    return {"noise_prob": given}
+
+
 def with_teacher(tensors: dict[str, Any], random: torch.Generator) -> dict[str, Any]:
     """A teacher that knows the pairs a little."""
     rows, slots = tensors["text_mask"].shape
@@ -113,6 +201,18 @@ ENTRIES = [
         more=with_teacher,
         at_chance=lambda rows, slots: math.log(rows * slots) + math.log(rows),
     ),
+    # An image near a text of the teacher is not the nearer to those of the queue: nothing is known of its optimum.
+    Entry("momentum", momentum, settings=({"queue": 5}, {"queue": 5, "alpha": 0.0}), more=with_queue, aligns=False),
+    Entry(
+        "noise_adaptive",
+        noise_adaptive,
+        settings=({"table": 64}, {"table": 64, "strength": 1.0}),
+        more=with_noise,
+        at_chance=lambda rows, slots: (math.log(rows * slots) + math.log(rows)) / 2,
+        slots_alike=False,
+    ),
+    Entry("sdm", sdm, settings=({}, {"epsilon": 1e-3})),
+    Entry("circle", circle, settings=({}, {"gamma": 8.0, "margin": 0.4}), forms=("paper", "released")),
     Entry(
         "jaccard",
         jaccard,
