@@ -18,7 +18,7 @@ n rows of this rank, m columns of this rank, D embedding.  Every rank must have 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Columns:
 
     key:    [m, D] floating.  valid: [m] bool, false for padding.  weight: [m] floating, of the column's own loss.
     row:    [m] int64, number of the column's row over all ranks.  group: [m] int64, rows of one group are no negatives
-            of each other; -1 for none.  extra: [m, E] floating or None, for soft targets.
+            of each other; -1 for none.  extra: [m, …] each, of soft targets.
     """
 
     key: Tensor
@@ -50,11 +50,12 @@ class Columns:
     weight: Tensor
     row: Tensor
     group: Tensor
-    extra: Tensor | None = None
+    extra: tuple[Tensor, ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Columns:
         """The same columns with every tensor changed."""
-        return replace(self, **{f.name: change(t) for f in fields(self) if (t := getattr(self, f.name)) is not None})
+        plain = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "extra"}
+        return Columns(**plain, extra=tuple(change(t) for t in self.extra))
 
 
 class Exchange:

@@ -6,16 +6,17 @@ B rows of this rank, K text slots, k slots of one contrast, D embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pairmill.errors import RecipeError
 from training.gather import Columns, Exchange
-from training.losses.contrast import Contrast
+from training.losses.contrast import Contrast, Likeness
 from training.losses.loss_inputs import LossInputs
 from training.losses.sigmoid import sigmoid_value
-from training.losses.softmax import softmax_value
+from training.losses.softmax import SoftTarget, finite, log_sums, weighted
 from training.losses.tiles import Queries, wide
 from training.precision import full_precision
 
@@ -29,10 +30,10 @@ def compute_loss(
     A collective call where the mode is not local.  A batch without a single text gives 0.
     """
     with full_precision(inputs.image_BD.device):
-        return _compute(_without_what_is_missing(inputs), contrasts, exchange, tile)
+        return _compute(without_what_is_missing(inputs), contrasts, exchange, tile)
 
 
-def _without_what_is_missing(inputs: LossInputs) -> LossInputs:
+def without_what_is_missing(inputs: LossInputs) -> LossInputs:
     """The features of missing texts and of rows without any are zeros: they may hold anything, nan too."""
     mask = inputs.text_mask_BK
     return inputs._replace(
@@ -65,37 +66,88 @@ def _contrast_loss(
     exchange: Exchange,
     tile: tuple[int, int],
 ) -> Tensor:
-    text_BkD = inputs.text_BKD[:, contrast.slots]
-    image_BD, kept = wide(inputs.image_BD), contrast.mask_Bk
+    image_BD, text_BkD = wide(inputs.image_BD), wide(inputs.text_BKD[:, contrast.slots])
     dtype = image_BD.dtype
-    row_weight = contrast.image_weight_B.to(dtype) * (share / sums[0])
-    text_weight = contrast.text_weight_Bk.to(dtype) * (share / sums[1])
-    number = torch.arange(len(image_BD), device=image_BD.device) + exchange.rank * len(image_BD)
-    slots = kept.shape[1]
-    half = 0.5 if contrast.kind == "softmax" else 1.0
-    rows = Queries(inputs.image_BD, kept.any(1), half * row_weight, number, inputs.group_B)
-    columns = Columns(
-        text_BkD.flatten(0, 1),
-        kept.flatten(),
-        half * text_weight.flatten(),
-        number.repeat_interleave(slots),
-        inputs.group_B.repeat_interleave(slots),
-    )
+    row_weight_B = contrast.image_weight_B.to(dtype) * (share / sums[0]).to(dtype)
+    text_weight_Bk = contrast.text_weight_Bk.to(dtype) * (share / sums[1]).to(dtype)
     positive_Bk = contrast.positive_Bk.to(dtype)
-    scale = wide(inputs.scale)
+    rows, columns = sides(inputs, contrast.slots, contrast.mask_Bk, exchange)
+    scale = wide(inputs.scale) * contrast.sharpness if contrast.sharpness != 1 else wide(inputs.scale)
     # What is at the targets: own texts only, so a [B, k] product.
-    at_own_Bk = scale * torch.einsum("bd,bkd->bk", image_BD, wide(text_BkD))
+    at_own_Bk = scale * torch.einsum("bd,bkd->bk", image_BD, text_BkD)
     if contrast.kind == "softmax":
-        weight_Bk = half * (row_weight[:, None] * positive_Bk + text_weight)
-        value = softmax_value(rows, columns, inputs.scale, exchange=exchange, tile=tile)
-    else:
-        if inputs.bias is None:
-            raise RecipeError(
-                "an objective with sigmoid contrasts must have a bias_init, for the logit bias of its model",
-                value="bias_init: None",
-                fix="give the objective one (SigLIP: -10)",
-            )
-        at_own_Bk = at_own_Bk + wide(inputs.bias)
-        weight_Bk = row_weight[:, None] * positive_Bk
-        value = sigmoid_value(rows, columns, inputs.scale, inputs.bias, exchange=exchange, tile=tile)
-    return value - exchange.world * (weight_Bk * at_own_Bk).sum()
+        row_weight_B, text_weight_Bk = 0.5 * row_weight_B, 0.5 * contrast.text_to_image * text_weight_Bk
+        entropy: Tensor | float = 0.0
+        own_Bk = text_weight_Bk if contrast.own_image_Bk is None else text_weight_Bk * contrast.own_image_Bk.to(dtype)
+        weight_Bk = row_weight_B[:, None] * positive_Bk + own_Bk
+        soft = None
+        if contrast.soft is not None:
+            ready = _ready(contrast, contrast.soft, rows, columns, row_weight_B, text_weight_Bk, exchange, tile)
+            soft, columns, entropy, more_Bk = ready
+            weight_Bk = weight_Bk + more_Bk
+        found = log_sums(rows, columns, scale, exchange=exchange, tile=tile, soft=soft)
+        value = weighted(row_weight_B, found.row) + weighted(text_weight_Bk.flatten(), found.column) - found.at_soft
+        return exchange.world * (value - entropy - (weight_Bk * at_own_Bk).sum())
+    if inputs.bias is None:
+        raise RecipeError(
+            "an objective with sigmoid contrasts must have a bias_init, for the logit bias of its model",
+            value="bias_init: None",
+            fix="give the objective one (SigLIP: -10)",
+        )
+    rows = rows._replace(weight=row_weight_B)
+    value = sigmoid_value(rows, columns, scale, inputs.bias, exchange=exchange, tile=tile)
+    at_own_Bk = at_own_Bk + wide(inputs.bias)
+    return value - exchange.world * (row_weight_B[:, None] * positive_Bk * at_own_Bk).sum()
+
+
+def sides(inputs: LossInputs, slots: slice, mask_Bk: Tensor, exchange: Exchange) -> tuple[Queries, Columns]:
+    """Images and the texts of some slots as what the kernels take, without weights; row by row, slot by slot."""
+    rows, k = mask_Bk.shape
+    number = torch.arange(rows, device=mask_Bk.device) + exchange.rank * rows
+    none = wide(inputs.image_BD).new_zeros(rows)
+    return (
+        Queries(inputs.image_BD, mask_Bk.any(1), none, number, inputs.group_B),
+        Columns(
+            inputs.text_BKD[:, slots].flatten(0, 1),
+            mask_Bk.flatten(),
+            none.repeat_interleave(k),
+            number.repeat_interleave(k),
+            inputs.group_B.repeat_interleave(k),
+        ),
+    )
+
+
+@torch.no_grad()
+def _ready(
+    contrast: Contrast,
+    like: Likeness,
+    rows: Queries,
+    columns: Columns,
+    row_weight_B: Tensor,
+    text_weight_Bk: Tensor,
+    exchange: Exchange,
+    tile: tuple[int, int],
+) -> tuple[SoftTarget, Columns, Tensor, Tensor]:
+    """The soft target; the columns with what it needs of them; the entropies [] and the weight [B, k] at own texts."""
+    dtype = row_weight_B.dtype
+    query_B, key = (t.to(dtype) if t.is_floating_point() else t for t in (like.query_B, like.key_Bk.flatten(0, 1)))
+    row_lse, text_lse, _ = log_sums(
+        rows._replace(query=query_B),
+        replace(columns, key=key),
+        row_weight_B.new_ones(()),
+        exchange=exchange,
+        tile=tile,
+        measure=like.measure,
+        own=like.own,
+    )
+    row_share_B = row_weight_B * like.image_share_B.to(dtype)
+    text_share = (text_weight_Bk * like.text_share_Bk.to(dtype)).flatten()
+    row_soft_B = row_share_B.masked_fill(row_lse == -torch.inf, 0.0)
+    text_soft = text_share.masked_fill(text_lse == -torch.inf, 0.0)
+    mask_Bk = contrast.mask_Bk.to(dtype)
+    at_own_Bk = (row_share_B - row_soft_B)[:, None] * mask_Bk / mask_Bk.sum(1, keepdim=True).clamp(min=1)
+    at_own_Bk = at_own_Bk + (text_share - text_soft).view_as(at_own_Bk)
+    entropy = weighted(row_soft_B, row_lse) + weighted(text_soft, text_lse) if like.relative else row_lse.new_zeros(())
+    target = SoftTarget(query_B, like.measure, like.own, finite(row_lse, row_soft_B), row_soft_B, like.relative)
+    columns = replace(columns, extra=(key, finite(text_lse, text_soft), text_soft))
+    return target, columns, entropy, at_own_Bk

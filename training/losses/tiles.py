@@ -8,13 +8,16 @@ n rows, m columns, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from training.gather import Columns
+
+#: (queries [r, …] that are scaled, keys [c, …]) -> logits [r, c].
+Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 class Queries(NamedTuple):
@@ -36,24 +39,44 @@ class Tile(NamedTuple):
 
 
 def wide(values: Tensor) -> Tensor:
-    """In the precision of the kernels."""
-    return values if values.dtype == torch.float64 else values.float()
+    """In the precision of the kernels; integers as they are."""
+    return values.float() if values.is_floating_point() and values.dtype != torch.float64 else values
 
 
-def tiles(rows: Queries, columns: Columns, scale: Tensor, size: tuple[int, int]) -> Iterator[Tile]:
-    """Every pair once; the tiles are `size` (rows, columns) at most.  A tile is the caller's to overwrite."""
-    scaled = rows.query * scale
-    shared = _shared(rows, columns)
+def inner_products(query: Tensor, key: Tensor) -> Tensor:
+    """The `Measure` of embeddings."""
+    return query @ key.T
+
+
+def tiles(
+    rows: Queries,
+    columns: Columns,
+    scale: Tensor,
+    size: tuple[int, int],
+    measure: Measure = inner_products,
+    *,
+    own: bool = True,
+    groups: bool = True,
+) -> Iterator[Tile]:
+    """Every pair once; the tiles are `size` (rows, columns) at most.  A tile is the caller's to overwrite.
+
+    own: whether a row takes part with its own columns.  groups: whether pairs of one group, but not of one row, take no
+    part.  Queries of integers are not scaled.
+    """
+    scaled = rows.query * scale if rows.query.is_floating_point() else rows.query
+    shared = _shared(rows, columns) if groups else rows.row.new_empty(0)
+    mine, of_row = (rows.row.new_empty(0), rows.row) if own else _own(rows, columns)
     hidden = (~columns.valid).nonzero()[:, 0]
     all_rows = bool(rows.valid.all())
     for first in range(0, len(columns.key), size[1]):
         there = slice(first, min(first + size[1], len(columns.key)))
-        key = columns.key[there].T
+        key = columns.key[there]
         out = _within(hidden, there)
         suspects = _within(shared, there)
+        owned = _within(mine, there)
         for begin in range(0, len(rows.query), size[0]):
             here = slice(begin, min(begin + size[0], len(rows.query)))
-            logits = scaled[here] @ key
+            logits = measure(scaled[here], key)
             if len(out):
                 logits[:, out] = -torch.inf
             if not all_rows:
@@ -62,6 +85,10 @@ def tiles(rows: Queries, columns: Columns, scale: Tensor, size: tuple[int, int])
                 at = suspects + there.start
                 same = (rows.group[here, None] == columns.group[at]) & (rows.row[here, None] != columns.row[at])
                 logits[:, suspects] = logits[:, suspects].masked_fill_(same, -torch.inf)
+            if len(owned):
+                at = of_row[owned + there.start] - begin
+                inside = (at >= 0) & (at < len(logits))
+                logits[at[inside], owned[inside]] = -torch.inf
             yield Tile(logits, here, there)
 
 
@@ -69,6 +96,13 @@ def _within(indices: Tensor, there: slice) -> Tensor:
     """Which of the sorted `indices` lie in the slice, counted from its start."""
     within: Tensor = indices[(indices >= there.start) & (indices < there.stop)] - there.start
     return within
+
+
+def _own(rows: Queries, columns: Columns) -> tuple[Tensor, Tensor]:
+    """Columns that belong to a row here, and the place [m] of each column's row; rows are consecutive."""
+    place = columns.row - rows.row[0]
+    mine: Tensor = ((place >= 0) & (place < len(rows.row))).nonzero()[:, 0]
+    return mine, place
 
 
 def _shared(rows: Queries, columns: Columns) -> Tensor:

@@ -17,8 +17,8 @@ from pairmill.registry import Registry
 from training.gather import Columns, Exchange
 from training.losses.compose import compute_loss
 from training.losses.loss_inputs import LossInputs
-from training.losses.softmax import softmax_value
-from training.losses.tiles import Queries
+from training.losses.softmax import SoftTarget, log_sums
+from training.losses.tiles import Queries, inner_products
 from training.objectives.config import OBJECTIVES, LossConfig
 
 
@@ -199,29 +199,29 @@ def test_bfloat16_features_are_close(target: str) -> None:
     assert loss(low, target).item() == pytest.approx(loss(of, target).item(), rel=1e-2)
 
 
-def test_soft_targets() -> None:
+def test_soft_targets_are_softmaxes_of_other_logits() -> None:
     random = torch.Generator().manual_seed(4)
-    image, text = (torch.randn(6, 5, generator=random, dtype=torch.float64) for _ in range(2))
+    image, text, query, key = (torch.randn(6, 5, generator=random, dtype=torch.float64) for _ in range(4))
     image, text = (F.normalize(t, dim=-1).requires_grad_() for t in (image, text))
     scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
-    wanted = torch.rand(6, 6, generator=random, dtype=torch.float64).softmax(1)
-    weight = torch.full((6,), 1 / 6, dtype=torch.float64)
-    number, none = torch.arange(6), torch.full((6,), -1)
+    none = torch.zeros(6, dtype=torch.float64)
+    number, group = torch.arange(6), torch.full((6,), -1)
     yes = torch.ones(6, dtype=torch.bool)
-    rows = Queries(image, yes, weight, number, none)
-    # Column c brings the target of each row along, as a teacher's feature would.
-    columns = Columns(text, yes, torch.zeros_like(weight), number, none, extra=wanted.T.contiguous())
-
-    def soft(here: slice, block: Columns, there: slice) -> Tensor:
-        assert block.extra is not None
-        return block.extra[there, here].T / 6
-
-    found = softmax_value(rows, columns, scale, exchange=Exchange(), tile=(4, 5), soft=soft)
-    expected = F.cross_entropy(scale * image @ text.T, wanted)
-    assert found.item() == pytest.approx(expected.item())
+    other = query @ key.T
+    by_row, by_column = torch.rand(2, 6, generator=random, dtype=torch.float64)
+    rows = Queries(image, yes, none, number, group)
+    columns = Columns(text, yes, none, number, group, (key, other.logsumexp(0), by_column))
+    soft = SoftTarget(query, inner_products, True, other.logsumexp(1), by_row, False)
+    found = log_sums(rows, columns, scale, exchange=Exchange(), tile=(4, 5), soft=soft)
+    logits = scale * image @ text.T
+    target = by_row[:, None] * other.softmax(1) + by_column * other.softmax(0)
+    expected = [logits.logsumexp(1), logits.logsumexp(0), (target * logits).sum()]
+    for one, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, wanted)
+    weights = torch.rand(2, 6, generator=random, dtype=torch.float64)
     for a, b in zip(
-        torch.autograd.grad(found, [image, text, scale]),
-        torch.autograd.grad(expected, [image, text, scale]),
+        torch.autograd.grad((weights * torch.stack(found[:2])).sum() - 3 * found[2], [image, text, scale]),
+        torch.autograd.grad((weights * torch.stack(expected[:2])).sum() - 3 * expected[2], [image, text, scale]),
         strict=True,
     ):
         torch.testing.assert_close(a, b)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import naive_contrastive
+import naive_targets
 
-ENTRIES = [*naive_contrastive.ENTRIES]
+ENTRIES = [
+    *naive_contrastive.ENTRIES,
+    *naive_targets.ENTRIES,
+]
 BY_NAME = {entry.name: entry for entry in ENTRIES}

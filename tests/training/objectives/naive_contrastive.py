@@ -29,11 +29,11 @@ def logits_of(tensors: Tensors, slots: slice = slice(None)) -> tuple[Tensor, Ten
     return logits.masked_fill(excluded, -torch.inf), own, excluded
 
 
-def softmax_both_ways(logits: Tensor, own: Tensor) -> Tensor:
-    """½ [mean over rows of the mean over own texts + mean over texts], of -log softmax at own pairs."""
+def softmax_both_ways(logits: Tensor, own: Tensor, weight: float = 1.0) -> Tensor:
+    """½ [mean over rows of the mean over own texts + weight · mean over texts], of -log softmax at own pairs."""
     image_to_text = -torch.where(own, logits.log_softmax(1), 0).sum(1) / own.sum(1)
     text_to_image = -torch.where(own, logits.log_softmax(0), 0).sum(0)
-    return (image_to_text.mean() + text_to_image.mean()) / 2
+    return (image_to_text.mean() + weight * text_to_image.mean()) / 2
 
 
 def clip(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
@@ -49,7 +49,8 @@ def per_slot(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor
 
 def one_to_k(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
     logits, own, _ = logits_of(tensors)
-    return softmax_both_ways(logits, own)
+    weight = settings.get("text_to_image_weight", 1.0)
+    return softmax_both_ways(logits, own, weight / (tensors["text"].shape[1] if form == "released" else 1))
 
 
 def siglip(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
@@ -63,6 +64,8 @@ ENTRIES = [
     Entry(
         "one_to_k",
         one_to_k,
+        settings=({}, {"text_to_image_weight": 0.3}),
+        forms=("paper", "released"),
         clip_where={},
         at_chance=lambda rows, slots: (math.log(rows * slots) + math.log(rows)) / 2,
     ),

@@ -1,0 +1,53 @@
+"""The circle loss of images over the texts: tiles for the negatives, plain autograd for the few positives.
+
+B rows of this rank, K text slots, D embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812  torch's own name for it
+from torch import Tensor
+
+from training.gather import Exchange
+from training.losses.compose import sides, without_what_is_missing
+from training.losses.loss_inputs import LossInputs
+from training.losses.softmax import Bend, log_sums
+from training.losses.tiles import wide
+from training.precision import full_precision
+
+
+def circle_loss(
+    inputs: LossInputs, exchange: Exchange, *, tile: tuple[int, int], gamma: float, margin: float
+) -> Tensor:
+    """Mean over images, of this rank's rows; the mean over ranks is the whole batch's, and so are gradients (R1).
+
+    A collective call where the mode is not local.
+    """
+    with full_precision(inputs.image_BD.device):
+        inputs, mask_BK = without_what_is_missing(inputs), inputs.text_mask_BK
+        rows, columns = sides(inputs, slice(None), mask_BK, exchange)
+        bend = _bend(gamma, margin)
+        one = wide(inputs.image_BD).new_ones(())
+        negative_B = log_sums(rows, columns, one, exchange=exchange, tile=tile, own=False, bend=bend).row
+        cosine_BK = torch.einsum("bd,bkd->bk", wide(inputs.image_BD), wide(inputs.text_BKD))
+        pace_BK = (1 + margin - cosine_BK.detach()).clamp(min=0)
+        positive_BK = -gamma * pace_BK * (cosine_BK - (1 - margin))
+        # A row without texts keeps its zeros, and a finite sum that counts for nothing.
+        positive_BK = positive_BK.masked_fill(~mask_BK & rows.valid[:, None], -torch.inf)
+        each_B = F.softplus(positive_BK.logsumexp(1) + negative_B)
+        count = exchange.total(rows.valid.sum()).clamp(min=1)
+        return exchange.world * torch.where(rows.valid, each_B, 0.0).sum() / count
+
+
+def _bend(gamma: float, margin: float) -> Bend:
+    """γ [s + m]+ (s - m) of cosines s; [s + m]+ is a weight, not differentiated."""
+
+    def value(cosine: Tensor) -> Tensor:
+        bent = gamma * (cosine + margin).clamp_(min=0) * (cosine - margin)
+        return torch.where(cosine == -torch.inf, cosine, bent)
+
+    def slope(cosine: Tensor) -> Tensor:
+        return gamma * (cosine + margin).clamp_(min=0)
+
+    return Bend(value, slope)
