@@ -18,10 +18,15 @@ from training.objectives.declaration import Objective, check_delivered, opened
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
     {
+        "align": "training.objectives.align:Align",
         "clip": "training.objectives.clip:Clip",
+        "cross_uniform": "training.objectives.cross_uniform:CrossUniform",
+        "mv_dhel": "training.objectives.mv_dhel:MvDhel",
+        "mv_infonce": "training.objectives.mv_infonce:MvInfonce",
         "one_to_k": "training.objectives.one_to_k:OneToK",
         "per_slot": "training.objectives.per_slot:PerSlot",
         "siglip": "training.objectives.siglip:Siglip",
+        "uniform": "training.objectives.uniform:Uniform",
     },
     check=derived_from(Objective, key="loss.objective"),
 )
