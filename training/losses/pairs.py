@@ -76,6 +76,21 @@ def lse_over(
     return row_lse(rows, columns, scale, exchange=exchange, tile=tile)
 
 
+def gathered(one: Members, exchange: Exchange) -> Members:
+    """The peers' members, [M, D], all in memory at once.  A collective call."""
+    return Members(*(exchange.contrasted(values) for values in one))
+
+
+def logits_against(one: Members, everyone: Members, scale: Tensor) -> Tensor:
+    """scale · one_i·everyone_j [n, M]; -inf for what is not valid and for other rows of i's family.
+
+    O(n·M) memory.  A row that is not valid has zeros, so that no gradient becomes nan.
+    """
+    hidden = (one.family[:, None] == everyone.family) & (one.row[:, None] != everyone.row) | ~everyone.valid
+    logits = scale * one.value @ everyone.value.T
+    return logits.masked_fill(hidden, -torch.inf).masked_fill(~one.valid[:, None], 0.0)
+
+
 def log_mean_energy(one: Members, other: Members, t: float, *, exchange: Exchange, tile: tuple[int, int]) -> Tensor:
     """log mean exp(-t ‖a − b‖²) over the pairs of unit vectors of different rows and families; 0 if there is none.
 
