@@ -190,10 +190,11 @@ def _with_own(objective: Objective, features: Features, text_mask_BK: Tensor, te
         return of._replace(own=functional_call(heads, parameters, given))
 
     # The average of the model has its heads; a frozen model has none, and perhaps another width.
-    if features.teacher is None or "teacher" not in objective.needs:
-        return made(features)
-    with torch.no_grad():
-        return made(features)._replace(teacher=made(features.teacher))
+    teacher = features.teacher
+    if teacher is not None and "teacher" in objective.needs:
+        with torch.no_grad():
+            teacher = made(teacher)
+    return made(features)._replace(teacher=teacher)
 
 
 def _without_gradient(features: Features) -> Features:
