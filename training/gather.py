@@ -80,10 +80,10 @@ class Exchange:
         return values if self.world == 1 else _gathered(values, self.world, None)
 
     def contrasted(self, values: Tensor) -> Tensor:
-        """Floating rows [n, …] of this rank's peers [peers·n, …], in the order of ranks; the own ones begin at place·n.
+        """Rows [n, …] of this rank's peers [peers·n, …], in the order of ranks; the own ones begin at place·n.
 
-        Its gradient is the sum over the peers: the mean over ranks of a loss of own rows against these has the gradient
-        of one process on the whole batch (rule R1).  All rows are in memory at once, in mode ring too.
+        The gradient of floating rows is the sum over the peers: the mean over ranks of a loss of own rows against these
+        has the gradient of one process on the whole batch (rule R1).  All rows are in memory at once, in mode ring too.
         """
         if self.peers == 1:
             return values
