@@ -69,7 +69,7 @@ def computed(
     objective.state |= {
         kept.name: tensors[kept.name].detach().clone() for kept in objective.keeps if kept.name in tensors
     }
-    features = _with_own(objective, features, tensors)
+    features = _with_own(objective, features, rows.text_mask_BK, tensors)
     steps = int(tensors.get("steps", 1))
     objective.when = When(int(tensors.get("step", steps - 1)), steps, int(tensors.get("steps_per_epoch", steps)))
     output = objective(features, rows, exchange)
@@ -91,6 +91,7 @@ def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) 
     required = ["image", "text", *(t for t in objective.tensors if t not in ("neg_mask", "text_token_mask"))]
     if {"teacher", "frozen_teacher"} & set(objective.needs):
         required += ["teacher_image", "teacher_text"]
+        required += ["teacher_raw_image", "teacher_raw_text"] if "raw" in objective.needs else []
     if missing := [one for one in required if one not in tensors]:
         raise RecipeError(
             f"loss.objective {name} must be given the tensors {', '.join(required)}",
@@ -166,8 +167,11 @@ def _rows(tensors: Mapping[str, Any]) -> Rows:
     )
 
 
-def _with_own(objective: Objective, features: Features, tensors: Mapping[str, Any]) -> Features:
-    """With what the heads make, of parameters that are among the tensors or drawn by seed 0."""
+def _with_own(objective: Objective, features: Features, text_mask_BK: Tensor, tensors: Mapping[str, Any]) -> Features:
+    """With what the heads make, of parameters that are among the tensors or drawn by seed 0.
+
+    They see zeros where there is no text: a nan there would be one in the gradient of every weight.
+    """
     import torch
     from torch.func import functional_call
 
@@ -180,12 +184,17 @@ def _with_own(objective: Objective, features: Features, tensors: Mapping[str, An
     parameters = {name: tensors[name] for name, _ in heads.named_parameters() if name in tensors}
 
     def made(of: Features) -> Features:
-        given = (of.image_BD, of.text_BKD, *([of.asked] if of.asked else []))
+        image_BD = torch.where(text_mask_BK.any(1)[:, None], of.image_BD, 0.0)
+        text_BKD = torch.where(text_mask_BK[..., None], of.text_BKD, 0.0)
+        given = (image_BD, text_BKD, *([of.asked] if of.asked else []))
         return of._replace(own=functional_call(heads, parameters, given))
 
-    with torch.no_grad():
-        teacher, frozen = (None if of is None else made(of) for of in (features.teacher, features.frozen))
-    return made(features)._replace(teacher=teacher, frozen=frozen)
+    # The average of the model has its heads; a frozen model has none, and perhaps another width.
+    teacher = features.teacher
+    if teacher is not None and "teacher" in objective.needs:
+        with torch.no_grad():
+            teacher = made(teacher)
+    return made(features)._replace(teacher=teacher)
 
 
 def _without_gradient(features: Features) -> Features:

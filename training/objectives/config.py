@@ -18,9 +18,19 @@ from training.objectives.declaration import Objective, check_delivered, opened
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
     {
+        "align": "training.objectives.align:Align",
+        "backward_compatible": "training.objectives.backward_compatible:BackwardCompatible",
+        "barlow": "training.objectives.barlow:Barlow",
         "clip": "training.objectives.clip:Clip",
+        "cross_uniform": "training.objectives.cross_uniform:CrossUniform",
+        "hycd": "training.objectives.hycd:Hycd",
+        "mixup": "training.objectives.mixup:Mixup",
+        "mv_dhel": "training.objectives.mv_dhel:MvDhel",
+        "mv_infonce": "training.objectives.mv_infonce:MvInfonce",
         "one_to_k": "training.objectives.one_to_k:OneToK",
         "per_slot": "training.objectives.per_slot:PerSlot",
+        "rafa": "training.objectives.rafa:Rafa",
+        "siam": "training.objectives.siam:Siam",
         "siglip": "training.objectives.siglip:Siglip",
         "label_smoothing": "training.objectives.label_smoothing:LabelSmoothing",
         "distill": "training.objectives.distill:Distill",
@@ -30,6 +40,8 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "circle": "training.objectives.circle:Circle",
         "momentum": "training.objectives.momentum:Momentum",
         "noise_adaptive": "training.objectives.noise_adaptive:NoiseAdaptive",
+        "swav": "training.objectives.swav:Swav",
+        "uniform": "training.objectives.uniform:Uniform",
     },
     check=derived_from(Objective, key="loss.objective"),
 )

@@ -41,6 +41,8 @@ class Entry:
     spares_groups: bool = True
     #: Whether the texts of a row may change places.
     slots_alike: bool = True
+    #: Whether the loss of a row depends on other rows.
+    mixes_rows: bool = True
 
 
 #: Tensors of the whole batch that have a row each, whatever the objective.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import naive_contrastive
 import naive_targets
+import naive_terms
 
 ENTRIES = [
     *naive_contrastive.ENTRIES,
     *naive_targets.ENTRIES,
+    *naive_terms.ENTRIES,
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}

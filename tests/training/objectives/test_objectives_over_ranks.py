@@ -109,7 +109,7 @@ def test_groups_of_two_of_four_ranks_are_the_mean_over_the_groups(name: str) -> 
             tensors = whole(entry, holes=False)
             wanted = expected(entry, settings, tensors, [share[one] + share[other] for one, other in pairs])
             fits.append(all(torch.allclose(found[n], v, rtol=1e-6, atol=1e-9) for n, v in wanted.items()))
-        assert fits.count(True) == 1
+        assert fits.count(True) == (1 if entry.mixes_rows else len(fits))
 
 
 def test_a_rank_without_leaves_would_be_no_test() -> None:
