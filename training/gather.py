@@ -9,8 +9,8 @@ blocks and adds up what the ranks computed for each.
     group    as gather, within groups of ranks that change from step to step (grouped aggregation of M2-Encoder)
     ring     blocks travel from rank to rank: O(B·D) memory, the same numbers as gather
 
-An objective without a kernel has two messages: `everyone`, for what needs no gradient (queues, loss tables), and
-`contrasted`, which carries gradients back.
+An objective without a kernel has three messages: `everyone`, for what needs no gradient (queues, loss tables), and
+`contrasted` and `summed`, which carry gradients back.
 
 n rows of this rank, m columns of this rank, D embedding.  Every rank must have the same m: pad, and mark as not valid.
 """
@@ -88,6 +88,17 @@ class Exchange:
         if self.peers == 1:
             return values
         found: Tensor = _Contrasted.apply(values, self.peers, self._group)
+        return found
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum of floating values over this rank's peers, the same on each of them; every peer has the same shape.
+
+        For a sum over the batch inside a non-linear function, such as the log of a mean.  Its gradient is the sum of
+        the peers' gradients: where each peer computes the same loss of the sum, the mean over ranks is exact (rule R1).
+        """
+        if self.peers == 1:
+            return values
+        found: Tensor = _Summed.apply(values, self._group)
         return found
 
     def lse(self, columns: Columns, visit: Callable[[Columns], Lse]) -> Lse:
@@ -185,6 +196,25 @@ class _Contrasted(torch.autograd.Function):
         mine = upstream[0].new_empty(ctx.shape)
         _reduce_scatter(mine, upstream[0].contiguous(), group=ctx.group)
         return mine, None, None
+
+
+class _Summed(torch.autograd.Function):
+    """Sum forward, sum backward."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return _summed(values, group)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return _summed(upstream[0], ctx.group), None
+
+
+def _summed(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    found = own.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(found, group=group)
+    return found
 
 
 def _gathered(own: Tensor, members: int, group: dist.ProcessGroup | None) -> Tensor:
