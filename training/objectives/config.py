@@ -22,6 +22,13 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "one_to_k": "training.objectives.one_to_k:OneToK",
         "per_slot": "training.objectives.per_slot:PerSlot",
         "siglip": "training.objectives.siglip:Siglip",
+        "token_max": "training.objectives.token_max:TokenMax",
+        "gram": "training.objectives.gram:Gram",
+        "multilinear": "training.objectives.multilinear:Multilinear",
+        "token_max_reduced": "training.objectives.token_max_reduced:TokenMaxReduced",
+        "words": "training.objectives.text_words:Words",
+        "levels": "training.objectives.levels:Levels",
+        "codebook": "training.objectives.codebook:Codebook",
     },
     check=derived_from(Objective, key="loss.objective"),
 )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import naive_contrastive
+import naive_similarities
 
-ENTRIES = [*naive_contrastive.ENTRIES]
+ENTRIES = [
+    *naive_contrastive.ENTRIES,
+    *naive_similarities.ENTRIES,
+]
 BY_NAME = {entry.name: entry for entry in ENTRIES}
