@@ -42,6 +42,13 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "noise_adaptive": "training.objectives.noise_adaptive:NoiseAdaptive",
         "swav": "training.objectives.swav:Swav",
         "uniform": "training.objectives.uniform:Uniform",
+        "token_max": "training.objectives.token_max:TokenMax",
+        "gram": "training.objectives.gram:Gram",
+        "multilinear": "training.objectives.multilinear:Multilinear",
+        "token_max_reduced": "training.objectives.token_max_reduced:TokenMaxReduced",
+        "words": "training.objectives.text_words:Words",
+        "levels": "training.objectives.levels:Levels",
+        "codebook": "training.objectives.codebook:Codebook",
     },
     check=derived_from(Objective, key="loss.objective"),
 )

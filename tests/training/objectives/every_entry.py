@@ -5,10 +5,12 @@ from __future__ import annotations
 import naive_contrastive
 import naive_targets
 import naive_terms
+import naive_similarities
 
 ENTRIES = [
     *naive_contrastive.ENTRIES,
     *naive_targets.ENTRIES,
     *naive_terms.ENTRIES,
+    *naive_similarities.ENTRIES,
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}

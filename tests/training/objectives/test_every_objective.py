@@ -121,7 +121,16 @@ def test_order_of_rows_does_not_matter(entry: Entry) -> None:
 @every
 def test_order_of_slots_matters_only_where_it_says_so(entry: Entry) -> None:
     tensors = tensors_of(entry, ROWS, SLOTS, WIDTH, seed=5)
-    of_slots = ("text", "text_mask", "teacher_text", "raw_text", "teacher_raw_text", "text_tokens", "text_token_mask")
+    of_slots = (
+        "text",
+        "text_mask",
+        "text_role",
+        "teacher_text",
+        "raw_text",
+        "teacher_raw_text",
+        "text_tokens",
+        "text_token_mask",
+    )
     order = torch.tensor([2, 0, 1])
     moved = {name: value[:, order] if name in of_slots else value for name, value in tensors.items()}
     same = torch.isclose(total(entry, moved), total(entry, tensors), rtol=1e-9, atol=1e-10)
