@@ -21,6 +21,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "clip": "training.objectives.clip:Clip",
         "one_to_k": "training.objectives.one_to_k:OneToK",
         "per_slot": "training.objectives.per_slot:PerSlot",
+        "self_supervised": "training.objectives.self_supervised:SelfSupervised",
         "siglip": "training.objectives.siglip:Siglip",
     },
     check=derived_from(Objective, key="loss.objective"),

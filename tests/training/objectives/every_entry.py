@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import naive_contrastive
+import naive_views
 
-ENTRIES = [*naive_contrastive.ENTRIES]
+ENTRIES = [*naive_contrastive.ENTRIES, *naive_views.ENTRIES]
 BY_NAME = {entry.name: entry for entry in ENTRIES}
