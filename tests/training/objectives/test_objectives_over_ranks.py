@@ -109,7 +109,8 @@ def test_groups_of_two_of_four_ranks_are_the_mean_over_the_groups(name: str) -> 
             tensors = whole(entry, holes=False)
             wanted = expected(entry, settings, tensors, [share[one] + share[other] for one, other in pairs])
             fits.append(all(torch.allclose(found[n], v, rtol=1e-6, atol=1e-9) for n, v in wanted.items()))
-        assert fits.count(True) == 1
+        # All of them, of a loss in which rows do not meet.
+        assert fits.count(True) in (1, len(fits))
 
 
 def test_a_rank_without_leaves_would_be_no_test() -> None:
