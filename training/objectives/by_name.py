@@ -29,8 +29,12 @@ BASIC: Mapping[str, str] = {
     "logit_scale": "scalar, 1/temperature; left out: of the objective's temperature",
     "logit_bias": "scalar; left out: the objective's",
 }
+#: Tensors of NEEDS that may be left out: then everything is there.
+_OPTIONAL = ("neg_mask", "text_token_mask")
+#: What a teacher may give beside its embeddings.
+_TAUGHT = tuple(name for need in NEEDS.values() for name in need.tensors if name not in _OPTIONAL)
 #: The same rows as a teacher sees them: an average of the model, or a model that does not learn.
-TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", "teacher_raw_image", "teacher_raw_text")
+TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", *(f"teacher_{name}" for name in _TAUGHT))
 #: Where the run stands, integers; left out: the last step of a run of one epoch.
 WHEN = ("step", "steps", "steps_per_epoch")
 
@@ -88,10 +92,9 @@ def _opened(name: str, settings: Mapping[str, Any], form: str) -> Objective:
 
 
 def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) -> None:
-    required = ["image", "text", *(t for t in objective.tensors if t not in ("neg_mask", "text_token_mask"))]
+    required = ["image", "text", *(t for t in objective.tensors if t not in _OPTIONAL)]
     if {"teacher", "frozen_teacher"} & set(objective.needs):
-        required += ["teacher_image", "teacher_text"]
-        required += ["teacher_raw_image", "teacher_raw_text"] if "raw" in objective.needs else []
+        required += ["teacher_image", "teacher_text", *(f"teacher_{t}" for t in objective.teacher_tensors)]
     if missing := [one for one in required if one not in tensors]:
         raise RecipeError(
             f"loss.objective {name} must be given the tensors {', '.join(required)}",
@@ -130,13 +133,12 @@ def _features(objective: Objective, tensors: Mapping[str, Any]) -> Features:
     )
     if "teacher_image" not in tensors:
         return features
-    raw = ("teacher_raw_image", "teacher_raw_text")
     taught = Features(
         tensors["teacher_image"].detach(),
         tensors["teacher_text"].detach(),
         tensors.get("teacher_logit_scale", features.scale).detach(),
         None,
-        asked={one.removeprefix("teacher_"): tensors[one].detach() for one in raw if one in tensors},
+        asked={one: tensors[f"teacher_{one}"].detach() for one in _TAUGHT if f"teacher_{one}" in tensors},
     )
     return features._replace(teacher=taught, frozen=taught)
 

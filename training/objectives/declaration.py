@@ -124,6 +124,8 @@ class Objective:
     modes: tuple[str, ...] = ("gather", "group", "ring", "local")
     #: Names of NEEDS.  An objective made of others sets this and the following in its constructor.
     needs: tuple[str, ...] = ()
+    #: Which tensors of its needs the teacher gives too, in `features.teacher.asked`; masks come from the rows alone.
+    teacher_tensors: tuple[str, ...] = ()
     #: The tensors of `state`, and where each lives.
     keeps: tuple[Kept, ...] = ()
     #: Used where temperature.init is null and no checkpoint brings a temperature.  0.07: CLIP's.

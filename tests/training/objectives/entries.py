@@ -51,6 +51,13 @@ BY_ROW = (
     *("teacher_image", "teacher_text", "teacher_raw_image", "teacher_raw_text"),
     *("image_tokens", "text_tokens", "text_token_mask", "image_views", "text_views", "neg_text", "neg_mask"),
     *("raw_image", "raw_text", "noise_prob", "sample_weight", "tags"),
+    *("teacher_image_views", "teacher_text_views", "teacher_image_tokens", "teacher_text_tokens", "teacher_neg_text"),
+    *("masked_image_tokens", "image_token_hidden", "masked_text_tokens", "text_token_hidden"),
+)
+#: Those of them that have a row's text slots next.
+BY_SLOT = (
+    *("text", "text_mask", "text_role", "text_lang", "teacher_text", "raw_text", "teacher_raw_text", "noise_prob"),
+    *("text_tokens", "text_token_mask", "teacher_text_tokens", "masked_text_tokens", "text_token_hidden"),
 )
 
 

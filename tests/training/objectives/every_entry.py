@@ -6,11 +6,13 @@ import naive_contrastive
 import naive_targets
 import naive_terms
 import naive_similarities
+import naive_views
 
 ENTRIES = [
     *naive_contrastive.ENTRIES,
     *naive_targets.ENTRIES,
     *naive_terms.ENTRIES,
     *naive_similarities.ENTRIES,
+    *naive_views.ENTRIES,
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}

@@ -19,6 +19,8 @@ LEAST: dict[str, Any] = {
     "model": {"architecture": "tests/pairmill/towers/configs/vit.json"},
     "train": {"steps": 4},
 }
+#: The objectives that a recipe may name.
+TRAINED = [name for name in OBJECTIVES.names if all(NEEDS[need].delivered for need in OBJECTIVES.get(name).needs)]
 
 #: Those whose needs the training loop delivers.
 TRAINED = [name for name in OBJECTIVES.names if all(NEEDS[need].delivered for need in OBJECTIVES.get(name).needs)]
