@@ -40,7 +40,7 @@ from training.model import AUTOCAST, DualEncoder, to_device
 from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe
 from training.step import StepResult, train_step
-from training.teacher import Teacher
+from training.teacher import open_teachers
 from training.telemetry import Telemetry
 from training.usable_rows import UsableRows
 
@@ -92,8 +92,7 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
     module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed, objective.needs)
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
-    teacher = Teacher(module, objective.teacher_decay) if "teacher" in objective.needs else None
-    return Learner(engine, ema, objective, teacher)
+    return Learner(engine, ema, objective, open_teachers(module, objective))
 
 
 def work(payload: Payload) -> None:

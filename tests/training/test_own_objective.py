@@ -23,7 +23,7 @@ from torch import Tensor
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.objectives.config import OBJECTIVES
-from training.objectives.declaration import Objective, Setup
+from training.objectives.declaration import Setup
 from training.objectives.reference import objectives_page
 from training.recipe import TrainRecipe
 from training.train import train
@@ -144,11 +144,11 @@ def test_what_cannot_be_is_said_before_any_work(sections: dict[str, Any], said: 
         TrainRecipe.checked(LEAST | sections)
 
 
-class Tokens(Objective):
+class Tokens(Remember):
     needs = ("tokens",)
 
 
-class Typo(Objective):
+class Typo(Remember):
     needs = ("teachers",)
 
 

@@ -50,7 +50,7 @@ class Need(NamedTuple):
 #: P patches, L tokens, V views, N negatives of a row; Dt width of a token.
 NEEDS: Mapping[str, Need] = {
     "teacher": Need("embeddings of the same rows by a moving average of the model: `features.teacher`", True),
-    "frozen_teacher": Need("embeddings of the same rows by a model that does not learn: `features.frozen`", False),
+    "frozen_teacher": Need("embeddings of the same rows by the model as its run began: `features.frozen`", True),
     "negatives": Need("texts [B, N, D] that were written to be wrong", False, ("neg_text", "neg_mask")),
     "raw": Need("embeddings before normalisation, [B, D] and [B, K, D]", True, ("raw_image", "raw_text")),
     "tokens": Need(
@@ -208,7 +208,7 @@ class Objective:
     def heads(self, setup: Setup) -> nn.Module | None:
         """Parameters of the objective's own, which learn as those of the model do; None: it has none.
 
-        (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `features.teacher.own`.
+        (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `own` of both teachers.
         With needs that have tensors, these are its third argument, by name.
         After each step, all workers have the first one's buffers (running statistics).
         """
