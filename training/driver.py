@@ -78,6 +78,7 @@ def run(
         tokenizer.tokens,
         recipe.train.seed,
         recipe.data.group,
+        recipe.loss.opened().columns,
     )
     del model
     compute = recipe.compute

@@ -93,7 +93,7 @@ class Rows(NamedTuple):
     kind_BK: Tensor  #: int8, `training.data.texts.kind_code`; -1 for unknown
     language_BK: Tensor  #: int16, `training.data.texts.language_code`; -1 for unknown
     sample_id_B: Tensor  #: int64, names the row in the data for ever; -1 in padding
-    asked: Mapping[str, Tensor] = {}  #: [B, …] each, the columns of `declaration.COLUMNS`
+    asked: Mapping[str, Tensor] = {}  #: [B, …] each, those of `asked_columns.COLUMNS` that the objective names
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
@@ -124,6 +124,7 @@ def to_device(batch: Batch, device: torch.device) -> Rows:
         there(batch.kind_BK),
         there(batch.language_BK),
         there(batch.sample_id_B),
+        {name: there(values) for name, values in batch.asked.items()},
     )
 
 

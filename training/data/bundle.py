@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
+from training.data.asked_columns import NOISE, TAGS, UNKNOWN, WEIGHT, noise_of, tags_of
 from training.data.config import Slot
 from training.data.cursor import BundleSpec, Span
 from training.data.sample import Source, hex_id, sample_id
@@ -34,6 +35,9 @@ _TOLD = 50
 
 #: The metadata of a bundle's table that holds its problems.
 _PROBLEMS = b"problems"
+
+#: What the names of what was asked for begin with in a bundle's table.
+_ASKED = "asked."
 
 #: Purposes of a row's random numbers.
 _TEXTS, _CROP = 0, 1
@@ -65,6 +69,7 @@ class Bundle(NamedTuple):
     status:    int8 [N], a code of STATUSES.
     sample_id, group_id: int64 [N]; group_id -1 is unknown.
     problems:  rows, by file and row, and what of them cannot be used; the first ones.
+    asked:     [N, …] each, the columns of `asked_columns.COLUMNS` that the reader asks for.
     """
 
     images: NDArray[np.uint8]
@@ -76,6 +81,7 @@ class Bundle(NamedTuple):
     sample_id: NDArray[np.int64]
     group_id: NDArray[np.int64]
     problems: tuple[str, ...] = ()
+    asked: Mapping[str, NDArray[Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class Reader:
     """All that reading needs besides the spec: picklable, the same in every process.
 
     slots: K.  seed: of the run; crops and text draws depend on it, on the row and on the epoch.  group: `data.group`.
+    columns: of the names of `asked_columns.COLUMNS`, those to read; the sources were opened with them.
     """
 
     sources: Sequence[Source]
@@ -91,6 +98,7 @@ class Reader:
     tokenize: Tokenize
     seed: int
     group: str = "image"
+    columns: tuple[str, ...] = ()
 
     def bytes_per_row(self) -> int:
         """Bytes of a decoded row, about."""
@@ -115,7 +123,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
             f"{source.name} must hold the rows that were counted when the run began: {len(rows)} in place of "
             f"{spec.rows + spec.skip}; restore its files, or start another run"
         )
-    rows = rows.select(["uid", "texts", "scores", "group_id", "image", "problem"])
+    rows = rows.select(["uid", "texts", "scores", "group_id", "image", "problem", "weight", "tags"])
     uids, all_texts, all_scores = (rows[name].to_pylist() for name in ("uid", "texts", "scores"))
     image_column, problems = rows["image"], rows["problem"].to_pylist()
     groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
@@ -159,7 +167,24 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         sample_id=sample_ids,
         group_id=groups,
         problems=tuple(problem for at in order if (problem := problems[at]))[:_TOLD],
+        asked=_asked(reader.columns, rows, order, chosen),
     )
+
+
+def _asked(
+    columns: Sequence[str], rows: pa.Table, order: NDArray[np.int64], chosen: Sequence[Sequence[Text | None]]
+) -> dict[str, NDArray[Any]]:
+    """The columns that are asked for, of rows in their order, with their chosen texts."""
+    made: dict[str, Callable[[], NDArray[Any]]] = {
+        NOISE: lambda: np.array(
+            [[noise_of(text.scores) if text else UNKNOWN[NOISE] for text in picked] for picked in chosen], np.float32
+        ),
+        WEIGHT: lambda: np.asarray(
+            rows["weight"].combine_chunks().fill_null(UNKNOWN[WEIGHT]).to_numpy(zero_copy_only=False), np.float32
+        )[order],
+        TAGS: lambda: np.stack([tags_of(tags) for tags in rows["tags"].to_pylist()])[order],
+    }
+    return {name: made[name]() for name in columns}
 
 
 def _read(source: Source, span: Span, spec: BundleSpec, seed: int) -> pa.Table:
@@ -207,8 +232,15 @@ def to_table(bundle: Bundle) -> pa.Table:
             "status": pa.array(bundle.status),
             "sample_id": pa.array(bundle.sample_id),
             "group_id": pa.array(bundle.group_id),
+            **{f"{_ASKED}{name}": _rows_of(values) for name, values in bundle.asked.items()},
         }
     ).replace_schema_metadata({_PROBLEMS: json.dumps(bundle.problems)})
+
+
+def _rows_of(values: NDArray[Any]) -> pa.Array:
+    """[N] or [N, …] as a column of numbers or of lists."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
 
 
 def from_table(table: pa.Table, height: int, width: int) -> Bundle:
@@ -237,4 +269,12 @@ def from_table(table: pa.Table, height: int, width: int) -> Bundle:
         np.asarray(column["sample_id"].to_numpy(), np.int64),
         np.asarray(column["group_id"].to_numpy(), np.int64),
         tuple(json.loads(table.schema.metadata[_PROBLEMS])),
+        {name.removeprefix(_ASKED): _values_of(column[name]) for name in column if name.startswith(_ASKED)},
     )
+
+
+def _values_of(column: pa.Array) -> NDArray[Any]:
+    """The other way round from `_rows_of`."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.to_numpy())
+    return np.asarray(column.flatten().to_numpy()).reshape(len(column), -1)

@@ -4,6 +4,7 @@ data:
   path: runs/demo                                  # one dataset …
   weight: weight                                   # rows of its selection drawn by their weights
   datasets: [{path: …, selection: strict, weight: 3}, {path: …, weight: 1}]     # … or several, mixed by weight
+  columns: {noise_prob: score_noise}               # for an objective that asks for noise_prob
   texts: [{kind: alt, p: 0.2}, {kind: long, p: 0.8}]                            # one slot, sampled by kind
   texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, transforms: [sentences]}]]   # three slots
   texts: [{kind: alt}, {kind: short, min_score: {clip: 0.25}}]                  # captions that fit their picture
@@ -12,7 +13,7 @@ data:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -21,6 +22,7 @@ from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError, nearest
 from pairmill.layout import TEXT_KINDS
 from pairmill.registry import ChosenBy, NamedConfig
+from training.data.asked_columns import COLUMNS
 from training.data.text_transforms import TEXT_TRANSFORMS
 
 ANY = "any"
@@ -117,6 +119,11 @@ class DataConfig(Config):
     text_column: str | None = Field(
         None, description="column (webdataset: key of the json) with the text or texts; null: the usual names"
     )
+    columns: Mapping[str, str] = Field(
+        {},
+        description=f"what the columns are called that loss.objective asks for, of {', '.join(COLUMNS)}; one left out "
+        "is called so; in Parquet, a selection or a table of its run, or the .json of tars; read only if asked for",
+    )
     texts: tuple[TextSelector | Slot, ...] = Field(
         (TextSelector(),),
         min_length=1,
@@ -178,6 +185,13 @@ class DataConfig(Config):
             raise RecipeError(
                 "data.weight must come with data.path", value=self.weight, fix="set row_weight in data.datasets"
             )
+        for name in self.columns:
+            if name not in COLUMNS:
+                raise RecipeError(
+                    f"data.columns must only hold {', '.join(COLUMNS)}",
+                    value=name,
+                    fix=f"perhaps you mean: {nearest(name, COLUMNS)}",
+                )
         flat = [isinstance(entry, TextSelector) for entry in self.texts]
         if any(flat) != all(flat) or not (all(flat) or all(self.texts)):
             raise RecipeError(
@@ -205,6 +219,10 @@ class DataConfig(Config):
     def scored_by(self) -> tuple[str, ...]:
         """The dual encoders whose scores decide which texts are used, sorted."""
         return tuple(sorted({name for slot in self.text_slots() for one in slot for name in one.min_score}))
+
+    def called(self, asked: Sequence[str]) -> dict[str, str]:
+        """What the columns that an objective asks for are called in the data."""
+        return {name: self.columns.get(name, name) for name in asked}
 
     def mixture(self) -> tuple[DatasetConfig, ...]:
         """The datasets in order, one or several."""

@@ -91,6 +91,7 @@ def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) 
     required = ["image", "text", *(t for t in objective.tensors if t not in ("neg_mask", "text_token_mask"))]
     if {"teacher", "frozen_teacher"} & set(objective.needs):
         required += ["teacher_image", "teacher_text"]
+    required += objective.columns
     if missing := [one for one in required if one not in tensors]:
         raise RecipeError(
             f"loss.objective {name} must be given the tensors {', '.join(required)}",

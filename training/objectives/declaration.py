@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias, get_
 
 from pairmill.errors import RecipeError, nearest
 from pairmill.registry import NamedConfig
+from training.data.asked_columns import COLUMNS as COLUMNS
 
 if TYPE_CHECKING:
     import torch
@@ -61,16 +62,8 @@ NEEDS: Mapping[str, Need] = {
     "views": Need(
         "more crops of each image and more draws of its texts, [B, V, D] each", False, ("image_views", "text_views")
     ),
-    "columns": Need("columns of the data, in `rows.asked`", False),
+    "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`", True),
 }
-
-#: Columns of the data that an objective may ask for by the need `columns`, in `rows.asked`.
-COLUMNS: Mapping[str, str] = {
-    "noise_prob": "[B, K] probability that a text does not belong to its image",
-    "sample_weight": "[B] weight of a row",
-    "tags": "[B, T] int64, ids of what is in a picture; -1 for none",
-}
-
 
 #: Where a tensor of the state lives.
 #: replicated: every worker changes it alike and holds the same; a run resumes with any number of workers.
@@ -124,6 +117,8 @@ class Objective:
     modes: tuple[str, ...] = ("gather", "group", "ring", "local")
     #: Names of NEEDS.  An objective made of others sets this and the following in its constructor.
     needs: tuple[str, ...] = ()
+    #: Of the need `columns`: names of COLUMNS.  `data.columns` says what they are called in the data.
+    columns: tuple[str, ...] = ()
     #: The tensors of `state`, and where each lives.
     keeps: tuple[Kept, ...] = ()
     #: Used where temperature.init is null and no checkpoint brings a temperature.  0.07: CLIP's.
@@ -274,6 +269,19 @@ def opened(kind: type[Objective], config: NamedConfig) -> Objective:
                 f"loss.objective {name}: needs must only name {', '.join(NEEDS)}",
                 value=need,
                 fix=f"perhaps you mean: {nearest(need, NEEDS)}",
+            )
+    if ("columns" in objective.needs) != bool(objective.columns):
+        raise RecipeError(
+            f"loss.objective {name} must declare the need columns and name them in `columns`, or neither",
+            value=f"needs: {', '.join(objective.needs)}; columns: {', '.join(objective.columns)}",
+            fix='write needs = ("columns",) and columns = ("name",)',
+        )
+    for column in objective.columns:
+        if column not in COLUMNS:
+            raise RecipeError(
+                f"loss.objective {name}: columns must only name {', '.join(COLUMNS)}",
+                value=column,
+                fix=f"perhaps you mean: {nearest(column, COLUMNS)}",
             )
     if kind.__call__ is Objective.__call__:
         raise RecipeError(
