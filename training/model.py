@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
 from pairmill.towers.encode import encode_text
+from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
 from training.data.batches import Batch
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
@@ -141,7 +142,8 @@ class DualEncoder(nn.Module):
     ) -> None:
         """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs: the objective's.
 
-        Raises RecipeError for a parameter of the heads without dimensions.
+        Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens that are
+        needed.
         """
         super().__init__()
         # DeepSpeed 0.19 broadcasts parameters as bytes, which a tensor of no dimensions does not allow.
@@ -159,7 +161,9 @@ class DualEncoder(nn.Module):
         self.model = model
         self.heads = heads
         self.undecayed = tuple(undecayed)
-        self._raw = "raw" in needs
+        self._raw, self._tokens = "raw" in needs, "tokens" in needs
+        if self._tokens:
+            check_tokens(model, "loss.objective")
         self._autocast = AUTOCAST.get(precision)
         self._half = precision == "fp16"
         mean, std = image_statistics(model)
@@ -174,17 +178,32 @@ class DualEncoder(nn.Module):
         multiply, add = (images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self._multiply, self._add))
         pixels = torch.addcmul(add, images, multiply)
         with self._precision(pixels.device):
-            image = model.encode_image(pixels.half() if self._half else pixels)
-            text = encode_text(model, rows.tokens_BKL.flatten(0, 1))
+            image, text, asked = self._encoded(pixels.half() if self._half else pixels, rows)
         shape = (*rows.tokens_BKL.shape[:2], -1)
         image_BD = F.normalize(image.float(), dim=-1)
         text_BKD = F.normalize(text.float(), dim=-1).view(shape)
-        asked = {"raw_image": image.float(), "raw_text": text.float().view(shape)} if self._raw else {}
+        if self._raw:
+            asked |= {"raw_image": image.float(), "raw_text": text.float().view(shape)}
         bias = getattr(model, "logit_bias", None)
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
         bias = None if bias is None else bias.float().sum()
         return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=asked)
+
+    def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
+        tokens = rows.tokens_BKL.flatten(0, 1)
+        if not self._tokens:
+            model: Any = self.model
+            return model.encode_image(pixels), encode_text(model, tokens), {}
+        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
+        words = F.normalize(text.tokens_BLD.float(), dim=-1)
+        asked = {
+            "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
+            "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
+            "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
+        }
+        return image.image_BD, text.text_BD, asked
 
     def _own(self, image_BD: Tensor, text_BKD: Tensor, asked: Mapping[str, Tensor]) -> Own:
         if self.heads is None:

@@ -23,6 +23,7 @@ from pairmill.faults import fault_point
 from pairmill.store import Store
 from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
 from pairmill.towers.encode import needs_full_length
+from pairmill.towers.token_features import check_tokens
 from pairmill.towers.tokenizer import Tokenizer
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
@@ -69,7 +70,10 @@ class Payload(NamedTuple):
 
 
 def build(recipe: TrainRecipe) -> torch.nn.Module:
-    """The open_clip model of a recipe, its weights drawn by `train.seed`."""
+    """The open_clip model of a recipe, its weights drawn by `train.seed`.
+
+    Raises RecipeError for towers that cannot give what the objective needs.
+    """
     torch.manual_seed(recipe.train.seed)
     objective = recipe.loss.opened()
     model = build_model(
@@ -78,6 +82,8 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         bias_init=objective.bias_given,
         otherwise=Logits(objective.temperature_init, objective.bias_init),
     )
+    if "tokens" in objective.needs:
+        check_tokens(model, f"loss.objective {objective.config.name}")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model
@@ -130,7 +136,9 @@ def _train(payload: Payload) -> None:
     # Of the weights that the recipe starts from: the same wherever a run resumes.
     highest = recipe.temperature.highest(math.exp(float(model.state_dict()["logit_scale"])))
     describe = Describe(model_description(recipe.model, model), payload.tokenizer)
-    full_length = describe.tokenizer.context_length if needs_full_length(model) else None
+    # Ranks that gather tokens must have as many of each text.
+    whole = needs_full_length(model) or "tokens" in recipe.loss.opened().needs
+    full_length = describe.tokenizer.context_length if whole else None
     setup = Setup(
         width=int(describe.model["architecture"]["embed_dim"]),
         slots=len(recipe.data.text_slots()),

@@ -48,15 +48,15 @@ class Need(NamedTuple):
 
 
 #: All that an objective may ask for beyond the embeddings, masks, kinds, languages and ids of its rows.
-#: P patches, L tokens, V views, N negatives of a row; Dt width of a token.
+#: P patches, L tokens, the same on all ranks, V views, N negatives of a row.
 NEEDS: Mapping[str, Need] = {
     "teacher": Need("embeddings of the same rows by a moving average of the model: `features.teacher`", True),
     "frozen_teacher": Need("embeddings of the same rows by the model as its run began: `features.frozen`", True),
     "negatives": Need("texts [B, N, D] that were written to be wrong", False, ("neg_text", "neg_mask")),
     "raw": Need("embeddings before normalisation, [B, D] and [B, K, D]", True, ("raw_image", "raw_text")),
     "tokens": Need(
-        "unit vectors of image patches [B, P, Dt] and of text tokens [B, K, L, Dt]",
-        False,
+        "unit vectors of image patches [B, P, D] and of text tokens [B, K, L, D], and which those are [B, K, L]",
+        True,
         ("image_tokens", "text_tokens", "text_token_mask"),
     ),
     "views": Need(
