@@ -21,7 +21,9 @@ from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
 from pairmill.towers.encode import encode_text
 from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
+from training.data.asked_columns import COLUMNS
 from training.data.batches import Batch
+from training.data.bundle import IMAGE_VIEWS, Layout
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
@@ -84,6 +86,15 @@ class Features(NamedTuple):
         )
 
 
+class Further(NamedTuple):
+    """Pictures and texts of rows that are encoded beside those that are trained on anyway.  V and N may be 0."""
+
+    images_BVHWC: Tensor  #: uint8
+    views_BVL: Tensor  #: tokens of texts; of every row that has a text
+    negatives_BNL: Tensor
+    negative_mask_BN: Tensor  #: bool
+
+
 class Rows(NamedTuple):
     """A batch, or some of its rows, on the device."""
 
@@ -95,6 +106,7 @@ class Rows(NamedTuple):
     language_BK: Tensor  #: int16, `training.data.texts.language_code`; -1 for unknown
     sample_id_B: Tensor  #: int64, names the row in the data for ever; -1 in padding
     asked: Mapping[str, Tensor] = {}  #: [B, …] each, those of `asked_columns.COLUMNS` that the objective names
+    further: Further | None = None  #: of the needs `views` and `negatives`
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
@@ -107,25 +119,36 @@ class Rows(NamedTuple):
             self.language_BK[here],
             self.sample_id_B[here],
             {name: values[here] for name, values in self.asked.items()},
+            None if self.further is None else Further(*(values[here] for values in self.further)),
         )
 
 
-def to_device(batch: Batch, device: torch.device) -> Rows:
-    """The batch on the device; a row that is not valid has no text."""
+def to_device(batch: Batch, device: torch.device, layout: Layout | None = None) -> Rows:
+    """The batch on the device; a row that is not valid has no text.
+
+    layout: of its texts, as its reader says; None: they are all of the K slots.
+    """
+    k, views, negatives = layout or Layout(batch.tokens_BKL.shape[1])
     mask = batch.text_mask_BK & batch.row_valid_B[:, None]
 
     def there(array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
+    further = None
+    if views or negatives:
+        images = batch.asked.get(IMAGE_VIEWS, batch.images_BHWC[:, None][:, :0])
+        views_BVL, negatives_BNL = batch.tokens_BKL[:, k : k + views], batch.tokens_BKL[:, k + views :]
+        further = Further(there(images), there(views_BVL), there(negatives_BNL), there(mask[:, k + views :]))
     return Rows(
         there(batch.images_BHWC),
-        there(batch.tokens_BKL),
-        there(mask),
+        there(batch.tokens_BKL[:, :k]),
+        there(mask[:, :k]),
         there(batch.group_id_B),
-        there(batch.kind_BK),
-        there(batch.language_BK),
+        there(batch.kind_BK[:, :k]),
+        there(batch.language_BK[:, :k]),
         there(batch.sample_id_B),
-        {name: there(values) for name, values in batch.asked.items()},
+        {name: there(values) for name, values in batch.asked.items() if name in COLUMNS},
+        further,
     )
 
 
@@ -174,11 +197,10 @@ class DualEncoder(nn.Module):
     def forward(self, rows: Rows) -> Features:
         """Encode images [B, H, W, 3] and the texts of all slots [B, K, L]."""
         model: Any = self.model
-        images = rows.images_BHWC.permute(0, 3, 1, 2)
-        multiply, add = (images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self._multiply, self._add))
-        pixels = torch.addcmul(add, images, multiply)
-        with self._precision(pixels.device):
-            image, text, asked = self._encoded(pixels.half() if self._half else pixels, rows)
+        with self._precision(rows.images_BHWC.device):
+            image, text, asked = self._encoded(self._pixels(rows.images_BHWC), rows)
+            if rows.further is not None:
+                asked |= self._of_further(rows.further)
         shape = (*rows.tokens_BKL.shape[:2], -1)
         image_BD = F.normalize(image.float(), dim=-1)
         text_BKD = F.normalize(text.float(), dim=-1).view(shape)
@@ -189,6 +211,28 @@ class DualEncoder(nn.Module):
         scale = model.logit_scale.float().exp().sum()
         bias = None if bias is None else bias.float().sum()
         return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=asked)
+
+    def _pixels(self, images_BHWC: Tensor) -> Tensor:
+        images = images_BHWC.permute(0, 3, 1, 2)
+        multiply, add = (images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self._multiply, self._add))
+        pixels = torch.addcmul(add, images, multiply)
+        return pixels.half() if self._half else pixels
+
+    def _of_further(self, further: Further) -> dict[str, Tensor]:
+        """Unit embeddings of further views and texts."""
+        model: Any = self.model
+        tokens_BNL = torch.cat([further.views_BVL, further.negatives_BNL], 1)
+        text = encode_text(model, tokens_BNL.flatten(0, 1))
+        text_BND = F.normalize(text.float(), dim=-1).view(*tokens_BNL.shape[:2], -1)
+        v = further.views_BVL.shape[1]
+        asked = {}
+        if v:
+            image = model.encode_image(self._pixels(further.images_BVHWC.flatten(0, 1)))
+            asked["image_views"] = F.normalize(image.float(), dim=-1).view(len(tokens_BNL), v, -1)
+            asked["text_views"] = text_BND[:, :v]
+        if further.negatives_BNL.shape[1]:
+            asked |= {"neg_text": text_BND[:, v:], "neg_mask": further.negative_mask_BN}
+        return asked
 
     def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""

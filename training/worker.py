@@ -185,7 +185,7 @@ def _train(payload: Payload) -> None:
         for step in range(first, payload.end):
             fault_point("train.step")
             batch = next(stream)
-            rows = to_device(batch, device)
+            rows = to_device(batch, device, payload.reader.layout)
             lr = recipe.optim.lr_at(step, payload.steps)
             set_lr(engine, lr)
             if (scheduled := recipe.temperature.scale_at(step, payload.steps)) is not None:

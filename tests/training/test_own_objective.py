@@ -133,7 +133,6 @@ def test_registered_by_one_line_it_is_in_schema_sweep_and_docs() -> None:
             {"loss": {"objective": PATH}, "deepspeed": {"stage": 3}},
             "must be below 3 with loss.objective",
         ),
-        ({"loss": {"objective": f"{__name__}:Undelivered"}}, "negatives .*not delivered yet"),
         ({"loss": {"objective": f"{__name__}:Typo"}}, "perhaps you mean: teacher"),
         ({"loss": {"objective": f"{__name__}:Forgotten"}}, "must be an import path .* that can be imported"),
         ({"loss": {"objective": f"{__name__}:NoObjective"}}, "must be a subclass of"),
@@ -142,10 +141,6 @@ def test_registered_by_one_line_it_is_in_schema_sweep_and_docs() -> None:
 def test_what_cannot_be_is_said_before_any_work(sections: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         TrainRecipe.checked(LEAST | sections)
-
-
-class Undelivered(Remember):
-    needs = ("negatives",)
 
 
 class Typo(Remember):

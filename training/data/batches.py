@@ -3,7 +3,8 @@
 `read_here` reads a worker's bundles in this process, one after the other; `stream.read_with_ray` does it ahead, in
 parallel, on the cluster.  Both yield the same bundles, from which `assemble` makes the same batches.
 
-Shapes: B rows on this worker (padding included), H and W pixels, K text slots, L tokens of the batch's longest text.
+Shapes: B rows on this worker (padding included), H and W pixels, K text slots (with views and negatives, all of
+`bundle.Layout`), L tokens of the batch's longest text.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Batch(NamedTuple):
     group_id_B:    int64, rows with equal ids are no negatives of each other; -1: unknown.
     skipped:       rows of this part that are not valid, by reason (padding does not count).
     problems:      of the bundles that begin here, `Bundle.problems`.
-    asked:         [B, …] each, `Bundle.asked`; in padding, `asked_columns.UNKNOWN`.
+    asked:         [B, …] each, `Bundle.asked`; in padding, `asked_columns.UNKNOWN`, and views of zeros.
     """
 
     images_BHWC: NDArray[np.uint8]
@@ -139,7 +140,8 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) ->
     status = np.full(size, PADDING, np.int8)
     sample_id, group_id = np.full(size, -1, np.int64), np.full(size, -1, np.int64)
     asked = {
-        name: np.full((size, *values.shape[1:]), UNKNOWN[name], values.dtype) for name, values in first.asked.items()
+        name: np.full((size, *values.shape[1:]), UNKNOWN.get(name, 0), values.dtype)
+        for name, values in first.asked.items()
     }
     for at, bundle, start in rows:
         part = slice(start, start + len(at))

@@ -36,11 +36,17 @@ _TOLD = 50
 #: The metadata of a bundle's table that holds its problems.
 _PROBLEMS = b"problems"
 
+#: The columns of a bundle's table without those, and without the image.
+_PLAIN = ("tokens", "kind", "language", "status", "sample_id", "group_id")
+
 #: What the names of what was asked for begin with in a bundle's table.
 _ASKED = "asked."
 
 #: Purposes of a row's random numbers.
-_TEXTS, _CROP = 0, 1
+_TEXTS, _CROP, _VIEWS = 0, 1, 2
+
+#: The images of the need `views` among what a bundle's rows are asked for, uint8 [N, V, H, W, 3].
+IMAGE_VIEWS = "image_views"
 
 #: Texts to unpadded token ids, start and end tokens included, truncated to the model's context length.
 Tokenize = Callable[[list[str]], Sequence[Sequence[int] | NDArray[np.int32]]]
@@ -57,6 +63,21 @@ class Transform(Protocol):
         ...
 
 
+class Layout(NamedTuple):
+    """Which of a row's texts are which: K, then V, then N of them."""
+
+    slots: int
+    views: int = 0
+    negatives: int = 0
+
+
+class Views(NamedTuple):
+    """How further views are made, for the need `views`."""
+
+    number: int  #: V
+    transform: Transform
+
+
 class Bundle(NamedTuple):
     """N decoded rows in the order they are consumed.
 
@@ -64,12 +85,13 @@ class Bundle(NamedTuple):
     ids:       int32 [tokens]; those of row n, slot k are ids[offsets[n*K + k] : offsets[n*K + k + 1]], none if the
                slot is empty.
     offsets:   int64 [N*K + 1].
+               With views and negatives, K is that of all texts here: see `Layout`.
     kind:      int8 [N, K], `texts.kind_code`.
     language:  int16 [N, K], `texts.language_code`.
     status:    int8 [N], a code of STATUSES.
     sample_id, group_id: int64 [N]; group_id -1 is unknown.
     problems:  rows, by file and row, and what of them cannot be used; the first ones.
-    asked:     [N, …] each, the columns of `asked_columns.COLUMNS` that the reader asks for.
+    asked:     [N, …] each, the columns of `asked_columns.COLUMNS` that the reader asks for, and IMAGE_VIEWS.
     """
 
     images: NDArray[np.uint8]
@@ -90,6 +112,7 @@ class Reader:
 
     slots: K.  seed: of the run; crops and text draws depend on it, on the row and on the epoch.  group: `data.group`.
     columns: of the names of `asked_columns.COLUMNS`, those to read; the sources were opened with them.
+    views, negatives: for the needs of these names; None or empty: not needed.
     """
 
     sources: Sequence[Source]
@@ -99,10 +122,18 @@ class Reader:
     seed: int
     group: str = "image"
     columns: tuple[str, ...] = ()
+    views: Views | None = None
+    negatives: tuple[Slot, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        """Which texts its bundles have."""
+        return Layout(len(self.slots), self.views.number if self.views is not None else 0, len(self.negatives))
 
     def bytes_per_row(self) -> int:
         """Bytes of a decoded row, about."""
-        return self.transform.height * self.transform.width * 3 + 512 * len(self.slots)
+        pixels = self.transform.height * self.transform.width * 3
+        return pixels * (1 + self.layout.views) + 512 * sum(self.layout)
 
     def __call__(self, spec: BundleSpec) -> Bundle:
         """Read a bundle."""
@@ -128,33 +159,42 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     image_column, problems = rows["image"], rows["problem"].to_pylist()
     groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
 
-    n, k = len(order), len(reader.slots)
+    n, k, layout = len(order), len(reader.slots), reader.layout
     images = np.zeros((n, reader.transform.height, reader.transform.width, 3), np.uint8)
+    views = np.zeros((n, layout.views, *images.shape[1:]), np.uint8)
     status = np.zeros(n, np.int8)
     sample_ids = np.array([sample_id(uids[at]) for at in order], np.int64)
-    choose = TextChooser(reader.slots)
+    # Of equal slots each draws another text, so a view of the first slot is another one while there is any.
+    choose = TextChooser((*reader.slots, *reader.slots[:1] * layout.views, *reader.negatives))
     chosen: list[list[Text | None]] = []
     for row, at in enumerate(order.tolist()):
         identity = int(sample_ids[row])
         texts = row_texts(all_texts[at], all_scores[at])
         picked = choose(texts, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
-        if not any(picked):
+        picked[k + layout.views :] = _once(picked[k + layout.views :])
+        if not any(picked[:k]):
             empty = EMPTY_TEXT if all_texts[at] and not texts else NO_TEXT
             status[row] = BAD_ROW if problems[at] and not texts else empty
         else:
             crop = row_generator(reader.seed, identity, spec.epoch, _CROP)
             image = image_column[at].as_py()
             status[row] = _fill(images[row], image, reader.transform, crop)
+            if status[row] == VALID and reader.views is not None:
+                draw = row_generator(reader.seed, identity, spec.epoch, _VIEWS)
+                for view in views[row]:
+                    _fill(view, image, reader.views.transform, draw)
+                some = next(filter(None, picked))  # the first slot may have none
+                picked[k : k + layout.views] = [one or some for one in picked[k : k + layout.views]]
             if status[row] == VALID and groups[row] < 0 and reader.group == "image":
                 groups[row] = hex_id(hashlib.sha256(image).hexdigest())
-        chosen.append(picked if status[row] == VALID else [None] * k)
+        chosen.append(picked if status[row] == VALID else [None] * sum(layout))
     ids, offsets = _tokens([text for picked in chosen for text in picked], reader.tokenize)
     if reader.group == "text":
         groups = np.array([text_group(picked[0]) for picked in chosen], np.int64)
     # Some tokenizers have no start and end tokens, and give no ids for some texts.
-    there = np.diff(offsets).reshape(n, k) > 0
-    wordless = (status == VALID) & ~there.any(1)
-    status[wordless], images[wordless] = EMPTY_TEXT, 0
+    there = np.diff(offsets).reshape(n, sum(layout)) > 0
+    wordless = (status == VALID) & ~there[:, :k].any(1)
+    status[wordless], images[wordless], views[wordless] = EMPTY_TEXT, 0, 0
     kinds = [[kind_code(text.kind if text else None) for text in picked] for picked in chosen]
     languages = [[language_code(text.language if text else None) for text in picked] for picked in chosen]
     return Bundle(
@@ -167,7 +207,10 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         sample_id=sample_ids,
         group_id=groups,
         problems=tuple(problem for at in order if (problem := problems[at]))[:_TOLD],
-        asked=_asked(reader.columns, rows, order, chosen),
+        asked={
+            **_asked(reader.columns, rows, order, [picked[:k] for picked in chosen]),
+            **({IMAGE_VIEWS: views} if layout.views else {}),
+        },
     )
 
 
@@ -193,6 +236,11 @@ def _read(source: Source, span: Span, spec: BundleSpec, seed: int) -> pa.Table:
         words = None if spec.seed is None else (seed, spec.dataset, spec.epoch)
         return source.drawn(span.piece, span.start, span.stop, words=words)
     return source.read(span.piece, span.start, span.stop)
+
+
+def _once(texts: Sequence[Text | None]) -> list[Text | None]:
+    """Each text the first time only: a row with fewer of them than slots would have some count twice."""
+    return [text if text is not None and text not in texts[:at] else None for at, text in enumerate(texts)]
 
 
 def _fill(into: NDArray[np.uint8], data: bytes | None, transform: Transform, rng: np.random.Generator) -> int:
@@ -245,7 +293,7 @@ def _rows_of(values: NDArray[Any]) -> pa.Array:
 
 def from_table(table: pa.Table, height: int, width: int) -> Bundle:
     """The bundle of a table of `to_table`, without copying its pixels.  height, width: pixels of an image."""
-    column = {name: table[name].combine_chunks() for name in table.schema.names if name != "image"}
+    column = {name: table[name].combine_chunks() for name in _PLAIN}
     # Combining would copy the pixels even of a single chunk.
     if table["image"].num_chunks != 1:
         raise IntegrityError(f"a bundle must be one block: {table['image'].num_chunks}")
@@ -269,8 +317,20 @@ def from_table(table: pa.Table, height: int, width: int) -> Bundle:
         np.asarray(column["sample_id"].to_numpy(), np.int64),
         np.asarray(column["group_id"].to_numpy(), np.int64),
         tuple(json.loads(table.schema.metadata[_PROBLEMS])),
-        {name.removeprefix(_ASKED): _values_of(column[name]) for name in column if name.startswith(_ASKED)},
+        _asked_of(table, height, width),
     )
+
+
+def _asked_of(table: pa.Table, height: int, width: int) -> dict[str, NDArray[Any]]:
+    # Single blocks, as above: combining would copy pixels.
+    found = {
+        name.removeprefix(_ASKED): _values_of(table[name].chunk(0))
+        for name in table.schema.names
+        if name.startswith(_ASKED)
+    }
+    if IMAGE_VIEWS in found:
+        found[IMAGE_VIEWS] = found[IMAGE_VIEWS].reshape(len(table), -1, height, width, 3)
+    return found
 
 
 def _values_of(column: pa.Array) -> NDArray[Any]:

@@ -52,7 +52,11 @@ class Need(NamedTuple):
 NEEDS: Mapping[str, Need] = {
     "teacher": Need("embeddings of the same rows by a moving average of the model: `features.teacher`", True),
     "frozen_teacher": Need("embeddings of the same rows by the model as its run began: `features.frozen`", True),
-    "negatives": Need("texts [B, N, D] that were written to be wrong", False, ("neg_text", "neg_mask")),
+    "negatives": Need(
+        "texts of a row that do not fit it [B, N, D] (`data.negatives`), and which it has [B, N]",
+        True,
+        ("neg_text", "neg_mask"),
+    ),
     "raw": Need("embeddings before normalisation, [B, D] and [B, K, D]", True, ("raw_image", "raw_text")),
     "tokens": Need(
         "unit vectors of image patches [B, P, D] and of text tokens [B, K, L, D], and which those are [B, K, L]",
@@ -60,7 +64,9 @@ NEEDS: Mapping[str, Need] = {
         ("image_tokens", "text_tokens", "text_token_mask"),
     ),
     "views": Need(
-        "more crops of each image and more draws of its texts, [B, V, D] each", False, ("image_views", "text_views")
+        "strongly augmented crops of each image, and more draws of its first slot, [B, V, D] each (`data.views`)",
+        True,
+        ("image_views", "text_views"),
     ),
     "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`", True),
 }
