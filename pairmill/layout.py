@@ -74,6 +74,9 @@ def score_table(encoder: str) -> str:
 #: Where a text comes from.
 TEXT_KINDS = ("alt", "short", "long", "rewritten", "translated")
 
+#: Of a text that was written not to fit its picture: nothing takes it for one that does.
+NEGATIVE = "negative"
+
 #: One text of a pair, with its provenance.  `source_index` is the position, in the same list, of the text it was made
 #: from (translations, rewrites); null for texts made from the image or given with the input.
 TEXT = pa.struct(

@@ -3,7 +3,7 @@
     open_clip_config.json, open_clip_model.safetensors, tokenizer files     as `export` writes them
     optimizer.pt    Adam's moments by parameter name, whole
     ema.pt          the averaged weights, if there are any
-    objective.pt    state, parameters and teacher of an objective that has any (`objectives/saved.py`)
+    objective.pt    state, parameters and teachers of an objective that has any (`objectives/saved.py`)
     training.json   step (updates made), the plan's fingerprint, the metrics of the last evaluation, which of the two
                     files above there must be, and digests of all files (`checkpoint_files.py`)
 
@@ -36,7 +36,7 @@ from training.errors import diverged
 from training.export import export_open_clip
 from training.objectives.declaration import Objective
 from training.objectives.saved import resume, to_save
-from training.teacher import Teacher
+from training.teacher import Teachers
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Learner(NamedTuple):
     engine: Any  #: DeepSpeed's, around a DualEncoder
     ema: Ema | None
     objective: Objective
-    teacher: Teacher | None
+    teacher: Teachers | None
 
 
 class Progress(NamedTuple):

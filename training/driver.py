@@ -37,9 +37,10 @@ from pairmill.towers.build import image_size
 from pairmill.towers.tokenizer import open_tokenizer
 from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
-from training.data.bundle import Reader
+from training.data.bundle import Reader, Views
 from training.data.cursor import ReadingPlan, local_rows, make_plan
 from training.data.sample import Source
+from training.data.strong_views import StrongTransform
 from training.errors import ERROR_FILE, reported_error
 from training.intact import METRICS_FILE, RESULT_FILE, heal, read_result, whole_lines
 from training.launch import launch
@@ -70,14 +71,20 @@ def run(
     until: int | None = None,
 ) -> dict[str, Any]:
     """Train, or resume, the recipe's run in `store`; arguments, result and errors as in `training.train.train`."""
-    model, tokenizer = build(recipe), open_tokenizer(recipe.model)
+    model, tokenizer, objective = build(recipe), open_tokenizer(recipe.model), recipe.loss.opened()
+    size = image_size(model)
     reader = Reader(
         sources,
-        TrainTransform(image_size(model), recipe.data.augment),
+        TrainTransform(size, recipe.data.augment),
         recipe.data.text_slots(),
         tokenizer.tokens,
         recipe.train.seed,
         recipe.data.group,
+        objective.columns,
+        Views(recipe.data.views.number, StrongTransform(size, recipe.data.views))
+        if "views" in objective.needs
+        else None,
+        recipe.data.negative_slots() if "negatives" in objective.needs else (),
     )
     del model
     compute = recipe.compute

@@ -20,7 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
 from pairmill.towers.encode import encode_text
+from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
+from training.data.asked_columns import COLUMNS
 from training.data.batches import Batch
+from training.data.bundle import IMAGE_VIEWS, Layout
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
@@ -83,6 +86,15 @@ class Features(NamedTuple):
         )
 
 
+class Further(NamedTuple):
+    """Pictures and texts of rows that are encoded beside those that are trained on anyway.  V and N may be 0."""
+
+    images_BVHWC: Tensor  #: uint8
+    views_BVL: Tensor  #: tokens of texts; of every row that has a text
+    negatives_BNL: Tensor
+    negative_mask_BN: Tensor  #: bool
+
+
 class Rows(NamedTuple):
     """A batch, or some of its rows, on the device."""
 
@@ -93,7 +105,8 @@ class Rows(NamedTuple):
     kind_BK: Tensor  #: int8, `training.data.texts.kind_code`; -1 for unknown
     language_BK: Tensor  #: int16, `training.data.texts.language_code`; -1 for unknown
     sample_id_B: Tensor  #: int64, names the row in the data for ever; -1 in padding
-    asked: Mapping[str, Tensor] = {}  #: [B, …] each, the columns of `declaration.COLUMNS`
+    asked: Mapping[str, Tensor] = {}  #: [B, …] each, those of `asked_columns.COLUMNS` that the objective names
+    further: Further | None = None  #: of the needs `views` and `negatives`
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
@@ -106,24 +119,36 @@ class Rows(NamedTuple):
             self.language_BK[here],
             self.sample_id_B[here],
             {name: values[here] for name, values in self.asked.items()},
+            None if self.further is None else Further(*(values[here] for values in self.further)),
         )
 
 
-def to_device(batch: Batch, device: torch.device) -> Rows:
-    """The batch on the device; a row that is not valid has no text."""
+def to_device(batch: Batch, device: torch.device, layout: Layout | None = None) -> Rows:
+    """The batch on the device; a row that is not valid has no text.
+
+    layout: of its texts, as its reader says; None: they are all of the K slots.
+    """
+    k, views, negatives = layout or Layout(batch.tokens_BKL.shape[1])
     mask = batch.text_mask_BK & batch.row_valid_B[:, None]
 
     def there(array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
+    further = None
+    if views or negatives:
+        images = batch.asked.get(IMAGE_VIEWS, batch.images_BHWC[:, None][:, :0])
+        views_BVL, negatives_BNL = batch.tokens_BKL[:, k : k + views], batch.tokens_BKL[:, k + views :]
+        further = Further(there(images), there(views_BVL), there(negatives_BNL), there(mask[:, k + views :]))
     return Rows(
         there(batch.images_BHWC),
-        there(batch.tokens_BKL),
-        there(mask),
+        there(batch.tokens_BKL[:, :k]),
+        there(mask[:, :k]),
         there(batch.group_id_B),
-        there(batch.kind_BK),
-        there(batch.language_BK),
+        there(batch.kind_BK[:, :k]),
+        there(batch.language_BK[:, :k]),
         there(batch.sample_id_B),
+        {name: there(values) for name, values in batch.asked.items() if name in COLUMNS},
+        further,
     )
 
 
@@ -140,7 +165,8 @@ class DualEncoder(nn.Module):
     ) -> None:
         """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs: the objective's.
 
-        Raises RecipeError for a parameter of the heads without dimensions.
+        Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens that are
+        needed.
         """
         super().__init__()
         # DeepSpeed 0.19 broadcasts parameters as bytes, which a tensor of no dimensions does not allow.
@@ -158,7 +184,9 @@ class DualEncoder(nn.Module):
         self.model = model
         self.heads = heads
         self.undecayed = tuple(undecayed)
-        self._raw = "raw" in needs
+        self._raw, self._tokens = "raw" in needs, "tokens" in needs
+        if self._tokens:
+            check_tokens(model, "loss.objective")
         self._autocast = AUTOCAST.get(precision)
         self._half = precision == "fp16"
         mean, std = image_statistics(model)
@@ -169,21 +197,57 @@ class DualEncoder(nn.Module):
     def forward(self, rows: Rows) -> Features:
         """Encode images [B, H, W, 3] and the texts of all slots [B, K, L]."""
         model: Any = self.model
-        images = rows.images_BHWC.permute(0, 3, 1, 2)
-        multiply, add = (images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self._multiply, self._add))
-        pixels = torch.addcmul(add, images, multiply)
-        with self._precision(pixels.device):
-            image = model.encode_image(pixels.half() if self._half else pixels)
-            text = encode_text(model, rows.tokens_BKL.flatten(0, 1))
+        with self._precision(rows.images_BHWC.device):
+            image, text, asked = self._encoded(self._pixels(rows.images_BHWC), rows)
+            if rows.further is not None:
+                asked |= self._of_further(rows.further)
         shape = (*rows.tokens_BKL.shape[:2], -1)
         image_BD = F.normalize(image.float(), dim=-1)
         text_BKD = F.normalize(text.float(), dim=-1).view(shape)
-        asked = {"raw_image": image.float(), "raw_text": text.float().view(shape)} if self._raw else {}
+        if self._raw:
+            asked |= {"raw_image": image.float(), "raw_text": text.float().view(shape)}
         bias = getattr(model, "logit_bias", None)
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
         bias = None if bias is None else bias.float().sum()
         return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=asked)
+
+    def _pixels(self, images_BHWC: Tensor) -> Tensor:
+        images = images_BHWC.permute(0, 3, 1, 2)
+        multiply, add = (images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self._multiply, self._add))
+        pixels = torch.addcmul(add, images, multiply)
+        return pixels.half() if self._half else pixels
+
+    def _of_further(self, further: Further) -> dict[str, Tensor]:
+        """Unit embeddings of further views and texts."""
+        model: Any = self.model
+        tokens_BNL = torch.cat([further.views_BVL, further.negatives_BNL], 1)
+        text = encode_text(model, tokens_BNL.flatten(0, 1))
+        text_BND = F.normalize(text.float(), dim=-1).view(*tokens_BNL.shape[:2], -1)
+        v = further.views_BVL.shape[1]
+        asked = {}
+        if v:
+            image = model.encode_image(self._pixels(further.images_BVHWC.flatten(0, 1)))
+            asked["image_views"] = F.normalize(image.float(), dim=-1).view(len(tokens_BNL), v, -1)
+            asked["text_views"] = text_BND[:, :v]
+        if further.negatives_BNL.shape[1]:
+            asked |= {"neg_text": text_BND[:, v:], "neg_mask": further.negative_mask_BN}
+        return asked
+
+    def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
+        tokens = rows.tokens_BKL.flatten(0, 1)
+        if not self._tokens:
+            model: Any = self.model
+            return model.encode_image(pixels), encode_text(model, tokens), {}
+        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
+        words = F.normalize(text.tokens_BLD.float(), dim=-1)
+        asked = {
+            "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
+            "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
+            "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
+        }
+        return image.image_BD, text.text_BD, asked
 
     def _own(self, image_BD: Tensor, text_BKD: Tensor, asked: Mapping[str, Tensor]) -> Own:
         if self.heads is None:

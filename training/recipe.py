@@ -159,10 +159,10 @@ class TrainRecipe(Config):
                 value="deepspeed.stage: 3",
                 fix="set deepspeed.stage to 2, or leave model.ema_decay out",
             )
-        if "teacher" in self.loss.opened().needs and self.deepspeed.stage == 3:
+        if {"teacher", "frozen_teacher"} & set(self.loss.opened().needs) and self.deepspeed.stage == 3:
             raise RecipeError(
-                f"deepspeed.stage must be below 3 with loss.objective {self.loss.objective.name}: its teacher averages "
-                "the whole weights on every worker",
+                f"deepspeed.stage must be below 3 with loss.objective {self.loss.objective.name}: every worker holds "
+                "the whole weights of its teacher",
                 value="deepspeed.stage: 3",
                 fix="set deepspeed.stage to 2, or choose an objective without a teacher",
             )

@@ -20,7 +20,7 @@ from training.gather import Exchange
 from training.losses.loss_inputs import LossOutput
 from training.model import Features, Rows
 from training.objectives.declaration import Objective
-from training.teacher import Teacher
+from training.teacher import Taught, Teachers
 
 
 class StepResult(NamedTuple):
@@ -40,15 +40,15 @@ def train_step(
     *,
     accumulate: int,
     seed: int,
-    teacher: Teacher | None = None,
+    teacher: Teachers | None = None,
 ) -> StepResult:
     """Forward, backward and update on a DeepSpeed engine whose gradient_accumulation_steps is `accumulate`.
 
     seed: of dropout and the like in this step on this rank; what a step draws depends on nothing that came before.
-    teacher: for an objective that needs one.
+    teacher: for an objective that needs any.
     """
     parts = _micro_batches(rows, accumulate)
-    taught = teacher(parts) if teacher is not None else None
+    taught = teacher(parts) if teacher is not None else Taught()
     with engine.module.kernels(rows.images_BHWC.device):
         if accumulate == 1:
             features, output, norm = _plain_step(engine, rows, objective, exchange, seed, taught)
@@ -95,9 +95,9 @@ def _micro_batches(rows: Rows, accumulate: int) -> list[Rows]:
 
 
 def _plain_step(
-    engine: Any, rows: Rows, objective: Objective, exchange: Exchange, seed: int, taught: Features | None
+    engine: Any, rows: Rows, objective: Objective, exchange: Exchange, seed: int, taught: Taught
 ) -> tuple[Features, LossOutput, float]:
-    features = _encode(engine, rows, seed)._replace(teacher=taught)
+    features = taught.beside(_encode(engine, rows, seed))
     output = objective(features, rows, exchange)
     engine.backward(output.total)
     return features, output, update(engine)
@@ -110,12 +110,12 @@ def _cached_step(
     objective: Objective,
     exchange: Exchange,
     seed: int,
-    taught: Features | None,
+    taught: Taught,
 ) -> tuple[Features, LossOutput, float]:
     seeds = [seed + number for number in range(len(parts))]
     with torch.no_grad():
         first = [_encode(engine, part, part_seed) for part, part_seed in zip(parts, seeds, strict=True)]
-    leaves = Features.joined(first).map(_leaf)._replace(teacher=taught)
+    leaves = taught.beside(Features.joined(first).map(_leaf))
     output = objective(leaves, rows, exchange)
     torch.autograd.backward(output.total)
     size, norm = len(parts[0].images_BHWC), 0.0

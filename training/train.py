@@ -42,7 +42,7 @@ def train(
     finished = claim(store, recipe, until)
     if finished is not None:
         return finished
-    sources = open_sources(recipe.data)
+    sources = open_sources(recipe.data, recipe.loss.opened().columns)
     check_datasets(recipe.evaluate)
     check_trackers(recipe.log)
     # Imported here: it takes ten times as long as the checks.

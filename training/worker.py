@@ -23,6 +23,7 @@ from pairmill.faults import fault_point
 from pairmill.store import Store
 from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
 from pairmill.towers.encode import needs_full_length
+from pairmill.towers.token_features import check_tokens
 from pairmill.towers.tokenizer import Tokenizer
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
@@ -40,7 +41,7 @@ from training.model import AUTOCAST, DualEncoder, to_device
 from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe
 from training.step import StepResult, train_step
-from training.teacher import Teacher
+from training.teacher import open_teachers
 from training.telemetry import Telemetry
 from training.usable_rows import UsableRows
 
@@ -69,7 +70,10 @@ class Payload(NamedTuple):
 
 
 def build(recipe: TrainRecipe) -> torch.nn.Module:
-    """The open_clip model of a recipe, its weights drawn by `train.seed`."""
+    """The open_clip model of a recipe, its weights drawn by `train.seed`.
+
+    Raises RecipeError for towers that cannot give what the objective needs.
+    """
     torch.manual_seed(recipe.train.seed)
     objective = recipe.loss.opened()
     model = build_model(
@@ -78,6 +82,8 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         bias_init=objective.bias_given,
         otherwise=Logits(objective.temperature_init, objective.bias_init),
     )
+    if "tokens" in objective.needs:
+        check_tokens(model, f"loss.objective {objective.config.name}")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model
@@ -92,8 +98,7 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
     module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed, objective.needs)
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
-    teacher = Teacher(module, objective.teacher_decay) if "teacher" in objective.needs else None
-    return Learner(engine, ema, objective, teacher)
+    return Learner(engine, ema, objective, open_teachers(module, objective))
 
 
 def work(payload: Payload) -> None:
@@ -131,7 +136,9 @@ def _train(payload: Payload) -> None:
     # Of the weights that the recipe starts from: the same wherever a run resumes.
     highest = recipe.temperature.highest(math.exp(float(model.state_dict()["logit_scale"])))
     describe = Describe(model_description(recipe.model, model), payload.tokenizer)
-    full_length = describe.tokenizer.context_length if needs_full_length(model) else None
+    # Ranks that gather tokens must have as many of each text.
+    whole = needs_full_length(model) or "tokens" in recipe.loss.opened().needs
+    full_length = describe.tokenizer.context_length if whole else None
     setup = Setup(
         width=int(describe.model["architecture"]["embed_dim"]),
         slots=len(recipe.data.text_slots()),
@@ -178,7 +185,7 @@ def _train(payload: Payload) -> None:
         for step in range(first, payload.end):
             fault_point("train.step")
             batch = next(stream)
-            rows = to_device(batch, device)
+            rows = to_device(batch, device, payload.reader.layout)
             lr = recipe.optim.lr_at(step, payload.steps)
             set_lr(engine, lr)
             if (scheduled := recipe.temperature.scale_at(step, payload.steps)) is not None:

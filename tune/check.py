@@ -26,17 +26,19 @@ def check(recipe: SweepRecipe) -> None:
     if recipe.search.method == "random":
         # Every point is known, so all are checked now.
         points = draw_points(recipe.space, recipe.base, samples=recipe.search.trials, seed=recipe.search.seed)
-        wanted = [recipe_at(recipe.base, point).data for point in points]
+        trained = [recipe_at(recipe.base, point) for point in points]
+        wanted = [(one.data, one.loss.opened().columns) for one in trained]
     else:
-        wanted = [base.data]
+        asked = base.loss.opened().columns
+        wanted = [(base.data, asked)]
         if "data.selection" in recipe.space:
             names = recipe.space["data.selection"].values or ()
-            wanted = [base.data.model_copy(update={"selection": name}) for name in names]
+            wanted = [(base.data.model_copy(update={"selection": name}), asked) for name in names]
     # Selections that the sweep itself makes do not exist yet; the run they are made from does.
     none = {"selection": None, "weight": None}
-    found = [d.model_copy(update=none) if d.selection in recipe.selections else d for d in wanted]
-    for data in {data.model_dump_json(): data for data in found}.values():
-        open_sources(data)
+    found = [(d.model_copy(update=none) if d.selection in recipe.selections else d, asked) for d, asked in wanted]
+    for data, asked in {(data.model_dump_json(), asked): (data, asked) for data, asked in found}.values():
+        open_sources(data, asked)
     if recipe.search.method == "pbt":
         _check_pbt(recipe.space, learnt=base.temperature.learnable)
     address = base.compute.address or os.environ.get("RAY_ADDRESS") or "local"

@@ -56,7 +56,7 @@ def needs_full_length(model: nn.Module) -> bool:
     tower = text_tower(model)
     if isinstance(tower, HFTextEncoder):
         return False
-    if getattr(tower, "cls_emb", None) is not None or _pool_type(tower) not in ("first", "argmax", "eos"):
+    if getattr(tower, "cls_emb", None) is not None or pool_type(tower) not in ("first", "argmax", "eos"):
         return True
     return tower.attn_mask is None and not getattr(tower, "use_pad_mask", False)
 
@@ -72,8 +72,8 @@ def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
     if isinstance(tower, HFTextEncoder):
         pad_id = int(tower.config.pad_token_id or 0)
         own_B = (tokens_BL != pad_id).int().flip(1).argmax(1)  # padding after each text; L where there is no text
-        used_BL = _some_token(tokens_BL, pad_id)
-        return _in_groups(lambda part: _encode(model, part), used_BL, tokens_BL.shape[1] - own_B)
+        used_BL = some_token(tokens_BL, pad_id)
+        return in_groups(lambda part: _encode(model, part), used_BL, tokens_BL.shape[1] - own_B)
     length, context_length = tokens_BL.shape[1], int(tower.context_length)
     if length > context_length:
         raise IntegrityError(f"a tokenizer must truncate to the context length: {length} tokens, not {context_length}")
@@ -85,7 +85,7 @@ def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
         return _encode(model, tokens_BL)
     if tower.attn_mask is None:
         return _encode(model, tokens_BL)  # a TextTransformer with a mask of the padding takes any length
-    return _encode_causal(tower, tokens_BL)
+    return pooled(tower, pack_causal(tower, tokens_BL))
 
 
 def length_groups(lengths: list[int]) -> list[list[int]]:
@@ -105,7 +105,7 @@ def length_groups(lengths: list[int]) -> list[list[int]]:
     return groups
 
 
-def _in_groups(encode: Callable[[Tensor], Tensor], tokens_BL: Tensor, lengths_B: Tensor) -> Tensor:
+def in_groups(encode: Callable[[Tensor], Tensor], tokens_BL: Tensor, lengths_B: Tensor) -> Tensor:
     """Encode groups of texts, each cut to its longest, and put the features back into the texts' order."""
     lengths = lengths_B.tolist()
     groups = length_groups(lengths)
@@ -116,14 +116,15 @@ def _in_groups(encode: Callable[[Tensor], Tensor], tokens_BL: Tensor, lengths_B:
     return torch.cat(parts)[order.argsort()]
 
 
-def _pool_type(tower: Any) -> str:
+def pool_type(tower: Any) -> str:
+    """How a tower pools, in open_clip's words."""
     # A CLIP keeps its text tower's attributes under other names.
     return str(getattr(tower, "text_pool_type", None) or tower.pool_type)
 
 
 def _pooled_at(tower: Any, tokens_BL: Tensor) -> Tensor:
     """The position whose output is the text's feature: a causal tower never sees what follows it."""
-    kind = _pool_type(tower)
+    kind = pool_type(tower)
     if kind == "first":
         return torch.zeros(len(tokens_BL), dtype=torch.long, device=tokens_BL.device)
     return tokens_BL.argmax(1) if kind == "argmax" else torch.eq(tokens_BL, _end_id(tower)).int().argmax(1)
@@ -138,7 +139,16 @@ def _encode(model: Any, tokens_BL: Tensor) -> Tensor:
     return features_BD
 
 
-def _encode_causal(tower: Any, tokens_BL: Tensor) -> Tensor:
+class Packed(NamedTuple):
+    """Texts in one long matrix, after the last block."""
+
+    x_TW: Tensor
+    start_B: Tensor  #: where each text begins
+    last_B: Tensor  #: the position of each that it is pooled at, which is its last
+
+
+def pack_causal(tower: Any, tokens_BL: Tensor) -> Packed:
+    """The states of a causal tower, before its last norm."""
     last_B = _pooled_at(tower, tokens_BL)  # what follows it is not seen
     runs = runs_of((last_B + 1).tolist(), tokens_BL.shape[1])
     tokens_T = torch.cat([tokens_BL[run.texts, : run.length].flatten() for run in runs])
@@ -154,13 +164,21 @@ def _encode_causal(tower: Any, tokens_BL: Tensor) -> Tensor:
     order = [text for run in runs for text in run.texts]
     starts = torch.tensor([run.length for run in runs for _ in run.texts]).cumsum(0).roll(1)
     starts[0] = 0
-    order_B = torch.tensor(order, device=tokens_BL.device)
-    pooled_BW: Tensor = tower.ln_final(x_TW[starts.to(tokens_BL.device) + last_B[order_B]])[order_B.argsort()]
+    return Packed(x_TW, starts[torch.tensor(order).argsort()].to(tokens_BL.device), last_B)
+
+
+def pooled(tower: Any, packed: Packed) -> Tensor:
+    """The features [B, D] of packed texts."""
+    return project(tower, tower.ln_final(packed.x_TW[packed.start_B + packed.last_B]))
+
+
+def project(tower: Any, x_W: Tensor) -> Tensor:
+    """The tower's projection of [*, W], which some have not."""
     projection = tower.text_projection
     if projection is None:
-        return pooled_BW
-    features_BD: Tensor = projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection
-    return features_BD
+        return x_W
+    projected: Tensor = projection(x_W) if isinstance(projection, nn.Linear) else x_W @ projection
+    return projected
 
 
 def runs_of(lengths: list[int], longest: int) -> list[Run]:
@@ -209,7 +227,7 @@ def _split(x_TW: Tensor, runs: list[Run]) -> list[Tensor]:
     return [part.view(len(run.texts), run.length, -1) for part, run in zip(parts, runs, strict=True)]
 
 
-def _some_token(tokens_BL: Tensor, pad_id: int) -> Tensor:
+def some_token(tokens_BL: Tensor, pad_id: int) -> Tensor:
     """Give rows without a token one: a mean over no tokens is 0/0, and NaN times a loss's zero weight is NaN."""
     empty_B = (tokens_BL == pad_id).all(dim=1)
     first_B = torch.where(empty_B, 1 if pad_id == 0 else 0, tokens_BL[:, 0])

@@ -1,5 +1,5 @@
 """Datasets on disk to exact, resumable batches.
 
-Read in this order: config, sample, column_forms, text_scores, row_groups, parquet, curated, webdataset, source, cursor,
-text_transforms, sentences, texts, augment, bundle, batches, stream.
+Read in this order: config, sample, column_forms, text_scores, asked_columns, row_groups, parquet, curated, webdataset,
+source, cursor, text_transforms, sentences, texts, augment, strong_views, bundle, batches, stream.
 """

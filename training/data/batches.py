@@ -3,19 +3,21 @@
 `read_here` reads a worker's bundles in this process, one after the other; `stream.read_with_ray` does it ahead, in
 parallel, on the cluster.  Both yield the same bundles, from which `assemble` makes the same batches.
 
-Shapes: B rows on this worker (padding included), H and W pixels, K text slots, L tokens of the batch's longest text.
+Shapes: B rows on this worker (padding included), H and W pixels, K text slots (with views and negatives, all of
+`bundle.Layout`), L tokens of the batch's longest text.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pairmill.errors import IntegrityError
+from training.data.asked_columns import UNKNOWN
 from training.data.bundle import PADDING, STATUSES, VALID, Bundle, Reader
 from training.data.cursor import BundleSpec, ReadingPlan, lanes_of, local_rows, rank_bundles, single_pass
 
@@ -33,6 +35,7 @@ class Batch(NamedTuple):
     group_id_B:    int64, rows with equal ids are no negatives of each other; -1: unknown.
     skipped:       rows of this part that are not valid, by reason (padding does not count).
     problems:      of the bundles that begin here, `Bundle.problems`.
+    asked:         [B, …] each, `Bundle.asked`; in padding, `asked_columns.UNKNOWN`, and views of zeros.
     """
 
     images_BHWC: NDArray[np.uint8]
@@ -45,6 +48,7 @@ class Batch(NamedTuple):
     group_id_B: NDArray[np.int64]
     skipped: dict[str, int]
     problems: tuple[str, ...] = ()
+    asked: Mapping[str, NDArray[Any]] = {}
 
 
 class _Rows(NamedTuple):
@@ -135,8 +139,14 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) ->
     kind, language = np.full((size, slots), -1, np.int8), np.full((size, slots), -1, np.int16)
     status = np.full(size, PADDING, np.int8)
     sample_id, group_id = np.full(size, -1, np.int64), np.full(size, -1, np.int64)
+    asked = {
+        name: np.full((size, *values.shape[1:]), UNKNOWN.get(name, 0), values.dtype)
+        for name, values in first.asked.items()
+    }
     for at, bundle, start in rows:
         part = slice(start, start + len(at))
+        for name, values in asked.items():
+            values[at] = bundle.asked[name][part]
         images[at], status[at] = bundle.images[part], bundle.status[part]
         kind[at], language[at] = bundle.kind[part], bundle.language[part]
         sample_id[at], group_id[at] = bundle.sample_id[part], bundle.group_id[part]
@@ -156,4 +166,5 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) ->
         group_id_B=group_id,
         skipped={STATUSES[code]: n for code, n in enumerate(counts) if n and code not in (VALID, PADDING)},
         problems=tuple(problem for _, bundle, start in rows if start == 0 for problem in bundle.problems),
+        asked=asked,
     )

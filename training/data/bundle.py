@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
+from training.data.asked_columns import NOISE, TAGS, UNKNOWN, WEIGHT, noise_of, tags_of
 from training.data.config import Slot
 from training.data.cursor import BundleSpec, Span
 from training.data.sample import Source, hex_id, sample_id
@@ -35,8 +36,17 @@ _TOLD = 50
 #: The metadata of a bundle's table that holds its problems.
 _PROBLEMS = b"problems"
 
+#: The columns of a bundle's table without those, and without the image.
+_PLAIN = ("tokens", "kind", "language", "status", "sample_id", "group_id")
+
+#: What the names of what was asked for begin with in a bundle's table.
+_ASKED = "asked."
+
 #: Purposes of a row's random numbers.
-_TEXTS, _CROP = 0, 1
+_TEXTS, _CROP, _VIEWS = 0, 1, 2
+
+#: The images of the need `views` among what a bundle's rows are asked for, uint8 [N, V, H, W, 3].
+IMAGE_VIEWS = "image_views"
 
 #: Texts to unpadded token ids, start and end tokens included, truncated to the model's context length.
 Tokenize = Callable[[list[str]], Sequence[Sequence[int] | NDArray[np.int32]]]
@@ -53,6 +63,21 @@ class Transform(Protocol):
         ...
 
 
+class Layout(NamedTuple):
+    """Which of a row's texts are which: K, then V, then N of them."""
+
+    slots: int
+    views: int = 0
+    negatives: int = 0
+
+
+class Views(NamedTuple):
+    """How further views are made, for the need `views`."""
+
+    number: int  #: V
+    transform: Transform
+
+
 class Bundle(NamedTuple):
     """N decoded rows in the order they are consumed.
 
@@ -60,11 +85,13 @@ class Bundle(NamedTuple):
     ids:       int32 [tokens]; those of row n, slot k are ids[offsets[n*K + k] : offsets[n*K + k + 1]], none if the
                slot is empty.
     offsets:   int64 [N*K + 1].
+               With views and negatives, K is that of all texts here: see `Layout`.
     kind:      int8 [N, K], `texts.kind_code`.
     language:  int16 [N, K], `texts.language_code`.
     status:    int8 [N], a code of STATUSES.
     sample_id, group_id: int64 [N]; group_id -1 is unknown.
     problems:  rows, by file and row, and what of them cannot be used; the first ones.
+    asked:     [N, …] each, the columns of `asked_columns.COLUMNS` that the reader asks for, and IMAGE_VIEWS.
     """
 
     images: NDArray[np.uint8]
@@ -76,6 +103,7 @@ class Bundle(NamedTuple):
     sample_id: NDArray[np.int64]
     group_id: NDArray[np.int64]
     problems: tuple[str, ...] = ()
+    asked: Mapping[str, NDArray[Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -83,6 +111,8 @@ class Reader:
     """All that reading needs besides the spec: picklable, the same in every process.
 
     slots: K.  seed: of the run; crops and text draws depend on it, on the row and on the epoch.  group: `data.group`.
+    columns: of the names of `asked_columns.COLUMNS`, those to read; the sources were opened with them.
+    views, negatives: for the needs of these names; None or empty: not needed.
     """
 
     sources: Sequence[Source]
@@ -91,10 +121,19 @@ class Reader:
     tokenize: Tokenize
     seed: int
     group: str = "image"
+    columns: tuple[str, ...] = ()
+    views: Views | None = None
+    negatives: tuple[Slot, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        """Which texts its bundles have."""
+        return Layout(len(self.slots), self.views.number if self.views is not None else 0, len(self.negatives))
 
     def bytes_per_row(self) -> int:
         """Bytes of a decoded row, about."""
-        return self.transform.height * self.transform.width * 3 + 512 * len(self.slots)
+        pixels = self.transform.height * self.transform.width * 3
+        return pixels * (1 + self.layout.views) + 512 * sum(self.layout)
 
     def __call__(self, spec: BundleSpec) -> Bundle:
         """Read a bundle."""
@@ -115,38 +154,47 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
             f"{source.name} must hold the rows that were counted when the run began: {len(rows)} in place of "
             f"{spec.rows + spec.skip}; restore its files, or start another run"
         )
-    rows = rows.select(["uid", "texts", "scores", "group_id", "image", "problem"])
+    rows = rows.select(["uid", "texts", "scores", "group_id", "image", "problem", "weight", "tags"])
     uids, all_texts, all_scores = (rows[name].to_pylist() for name in ("uid", "texts", "scores"))
     image_column, problems = rows["image"], rows["problem"].to_pylist()
     groups = np.asarray(rows["group_id"].to_numpy(), np.int64)[order]
 
-    n, k = len(order), len(reader.slots)
+    n, k, layout = len(order), len(reader.slots), reader.layout
     images = np.zeros((n, reader.transform.height, reader.transform.width, 3), np.uint8)
+    views = np.zeros((n, layout.views, *images.shape[1:]), np.uint8)
     status = np.zeros(n, np.int8)
     sample_ids = np.array([sample_id(uids[at]) for at in order], np.int64)
-    choose = TextChooser(reader.slots)
+    # Of equal slots each draws another text, so a view of the first slot is another one while there is any.
+    choose = TextChooser((*reader.slots, *reader.slots[:1] * layout.views, *reader.negatives))
     chosen: list[list[Text | None]] = []
     for row, at in enumerate(order.tolist()):
         identity = int(sample_ids[row])
         texts = row_texts(all_texts[at], all_scores[at])
         picked = choose(texts, row_generator(reader.seed, identity, spec.epoch, _TEXTS))
-        if not any(picked):
+        picked[k + layout.views :] = _once(picked[k + layout.views :])
+        if not any(picked[:k]):
             empty = EMPTY_TEXT if all_texts[at] and not texts else NO_TEXT
             status[row] = BAD_ROW if problems[at] and not texts else empty
         else:
             crop = row_generator(reader.seed, identity, spec.epoch, _CROP)
             image = image_column[at].as_py()
             status[row] = _fill(images[row], image, reader.transform, crop)
+            if status[row] == VALID and reader.views is not None:
+                draw = row_generator(reader.seed, identity, spec.epoch, _VIEWS)
+                for view in views[row]:
+                    _fill(view, image, reader.views.transform, draw)
+                some = next(filter(None, picked))  # the first slot may have none
+                picked[k : k + layout.views] = [one or some for one in picked[k : k + layout.views]]
             if status[row] == VALID and groups[row] < 0 and reader.group == "image":
                 groups[row] = hex_id(hashlib.sha256(image).hexdigest())
-        chosen.append(picked if status[row] == VALID else [None] * k)
+        chosen.append(picked if status[row] == VALID else [None] * sum(layout))
     ids, offsets = _tokens([text for picked in chosen for text in picked], reader.tokenize)
     if reader.group == "text":
         groups = np.array([text_group(picked[0]) for picked in chosen], np.int64)
     # Some tokenizers have no start and end tokens, and give no ids for some texts.
-    there = np.diff(offsets).reshape(n, k) > 0
-    wordless = (status == VALID) & ~there.any(1)
-    status[wordless], images[wordless] = EMPTY_TEXT, 0
+    there = np.diff(offsets).reshape(n, sum(layout)) > 0
+    wordless = (status == VALID) & ~there[:, :k].any(1)
+    status[wordless], images[wordless], views[wordless] = EMPTY_TEXT, 0, 0
     kinds = [[kind_code(text.kind if text else None) for text in picked] for picked in chosen]
     languages = [[language_code(text.language if text else None) for text in picked] for picked in chosen]
     return Bundle(
@@ -159,7 +207,27 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         sample_id=sample_ids,
         group_id=groups,
         problems=tuple(problem for at in order if (problem := problems[at]))[:_TOLD],
+        asked={
+            **_asked(reader.columns, rows, order, [picked[:k] for picked in chosen]),
+            **({IMAGE_VIEWS: views} if layout.views else {}),
+        },
     )
+
+
+def _asked(
+    columns: Sequence[str], rows: pa.Table, order: NDArray[np.int64], chosen: Sequence[Sequence[Text | None]]
+) -> dict[str, NDArray[Any]]:
+    """The columns that are asked for, of rows in their order, with their chosen texts."""
+    made: dict[str, Callable[[], NDArray[Any]]] = {
+        NOISE: lambda: np.array(
+            [[noise_of(text.scores) if text else UNKNOWN[NOISE] for text in picked] for picked in chosen], np.float32
+        ),
+        WEIGHT: lambda: np.asarray(
+            rows["weight"].combine_chunks().fill_null(UNKNOWN[WEIGHT]).to_numpy(zero_copy_only=False), np.float32
+        )[order],
+        TAGS: lambda: np.stack([tags_of(tags) for tags in rows["tags"].to_pylist()])[order],
+    }
+    return {name: made[name]() for name in columns}
 
 
 def _read(source: Source, span: Span, spec: BundleSpec, seed: int) -> pa.Table:
@@ -168,6 +236,11 @@ def _read(source: Source, span: Span, spec: BundleSpec, seed: int) -> pa.Table:
         words = None if spec.seed is None else (seed, spec.dataset, spec.epoch)
         return source.drawn(span.piece, span.start, span.stop, words=words)
     return source.read(span.piece, span.start, span.stop)
+
+
+def _once(texts: Sequence[Text | None]) -> list[Text | None]:
+    """Each text the first time only: a row with fewer of them than slots would have some count twice."""
+    return [text if text is not None and text not in texts[:at] else None for at, text in enumerate(texts)]
 
 
 def _fill(into: NDArray[np.uint8], data: bytes | None, transform: Transform, rng: np.random.Generator) -> int:
@@ -207,13 +280,20 @@ def to_table(bundle: Bundle) -> pa.Table:
             "status": pa.array(bundle.status),
             "sample_id": pa.array(bundle.sample_id),
             "group_id": pa.array(bundle.group_id),
+            **{f"{_ASKED}{name}": _rows_of(values) for name, values in bundle.asked.items()},
         }
     ).replace_schema_metadata({_PROBLEMS: json.dumps(bundle.problems)})
 
 
+def _rows_of(values: NDArray[Any]) -> pa.Array:
+    """[N] or [N, …] as a column of numbers or of lists."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
+
+
 def from_table(table: pa.Table, height: int, width: int) -> Bundle:
     """The bundle of a table of `to_table`, without copying its pixels.  height, width: pixels of an image."""
-    column = {name: table[name].combine_chunks() for name in table.schema.names if name != "image"}
+    column = {name: table[name].combine_chunks() for name in _PLAIN}
     # Combining would copy the pixels even of a single chunk.
     if table["image"].num_chunks != 1:
         raise IntegrityError(f"a bundle must be one block: {table['image'].num_chunks}")
@@ -237,4 +317,24 @@ def from_table(table: pa.Table, height: int, width: int) -> Bundle:
         np.asarray(column["sample_id"].to_numpy(), np.int64),
         np.asarray(column["group_id"].to_numpy(), np.int64),
         tuple(json.loads(table.schema.metadata[_PROBLEMS])),
+        _asked_of(table, height, width),
     )
+
+
+def _asked_of(table: pa.Table, height: int, width: int) -> dict[str, NDArray[Any]]:
+    # Single blocks, as above: combining would copy pixels.
+    found = {
+        name.removeprefix(_ASKED): _values_of(table[name].chunk(0))
+        for name in table.schema.names
+        if name.startswith(_ASKED)
+    }
+    if IMAGE_VIEWS in found:
+        found[IMAGE_VIEWS] = found[IMAGE_VIEWS].reshape(len(table), -1, height, width, 3)
+    return found
+
+
+def _values_of(column: pa.Array) -> NDArray[Any]:
+    """The other way round from `_rows_of`."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.to_numpy())
+    return np.asarray(column.flatten().to_numpy()).reshape(len(column), -1)

@@ -4,6 +4,7 @@ data:
   path: runs/demo                                  # one dataset …
   weight: weight                                   # rows of its selection drawn by their weights
   datasets: [{path: …, selection: strict, weight: 3}, {path: …, weight: 1}]     # … or several, mixed by weight
+  columns: {noise_prob: score_noise}               # for an objective that asks for noise_prob
   texts: [{kind: alt, p: 0.2}, {kind: long, p: 0.8}]                            # one slot, sampled by kind
   texts: [[{kind: alt, language: en}], [{language: zh}], [{kind: long, transforms: [sentences]}]]   # three slots
   texts: [{kind: alt}, {kind: short, min_score: {clip: 0.25}}]                  # captions that fit their picture
@@ -12,15 +13,16 @@ data:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError, nearest
-from pairmill.layout import TEXT_KINDS
+from pairmill.layout import NEGATIVE, TEXT_KINDS
 from pairmill.registry import ChosenBy, NamedConfig
+from training.data.asked_columns import COLUMNS
 from training.data.text_transforms import TEXT_TRANSFORMS
 
 ANY = "any"
@@ -29,7 +31,9 @@ ANY = "any"
 class TextSelector(Config):
     """Some of a row's texts: those of one kind and language, as transforms make them."""
 
-    kind: str = Field(ANY, description=f"kind of text: {', '.join(TEXT_KINDS)}, or any")
+    kind: str = Field(
+        ANY, description=f"kind of text: {', '.join(TEXT_KINDS)}, {NEGATIVE}, or any, which is any but {NEGATIVE}"
+    )
     language: str = Field(
         ANY, description="language (ISO 639), or any; `zh` takes `zh-Hant` too, `zh-Hant` only traditional Chinese"
     )
@@ -52,11 +56,11 @@ class TextSelector(Config):
 
     @model_validator(mode="after")
     def _known_kind(self) -> TextSelector:
-        if self.kind not in (*TEXT_KINDS, ANY):
+        if self.kind not in (*TEXT_KINDS, NEGATIVE, ANY):
             raise RecipeError(
                 "data.texts: kind must be a kind of text that a row can hold",
                 value=self.kind,
-                fix=f"perhaps you mean: {nearest(self.kind, (*TEXT_KINDS, ANY))}",
+                fix=f"perhaps you mean: {nearest(self.kind, (*TEXT_KINDS, NEGATIVE, ANY))}",
             )
         return self
 
@@ -87,19 +91,52 @@ class DatasetConfig(Config):
 class AugmentConfig(Config):
     """The training crop: open_clip's defaults (`AugmentationCfg`), torchvision's RandomResizedCrop."""
 
+    at: ClassVar[str] = "data.augment"
+
     scale: tuple[float, float] = Field((0.9, 1.0), description="area of the crop, as a share of the image's")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the crop, width over height")
 
     @model_validator(mode="after")
-    def _ordered(self) -> AugmentConfig:
+    def _ordered(self) -> Self:
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if not 0 < low <= high or (name == "scale" and high > 1):
                 raise RecipeError(
-                    f"data.augment.{name} must be a range of positive numbers{' up to 1' if name == 'scale' else ''}",
+                    f"{self.at}.{name} must be a range of positive numbers{' up to 1' if name == 'scale' else ''}",
                     value=[low, high],
                     fix="give the smaller bound first, e.g. [0.9, 1.0]",
                 )
         return self
+
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ViewsConfig(AugmentConfig):
+    """More views of a row, for an objective that needs them: strong augmentation of its image, other draws of a text.
+
+    Defaults: MoCo v2's.  See `training.data.strong_views`.
+    """
+
+    at: ClassVar[str] = "data.views"
+
+    number: int = Field(1, ge=1, description="views of a row, besides what is trained on anyway")
+    scale: tuple[float, float] = Field((0.2, 1.0), description="area of the crop, as a share of the image's")
+    mirror_p: _Share = Field(0.5, description="probability that an image is mirrored")
+    jitter_p: _Share = Field(0.8, description="probability that brightness, contrast and saturation change")
+    jitter: float = Field(0.4, ge=0, le=1, description="by which share of each they change, at most")
+    grey_p: _Share = Field(0.2, description="probability that an image becomes grey")
+    blur_p: _Share = Field(0.5, description="probability of a blur, by a Gaussian of 0.1 to 2 pixels")
+
+
+class NegativesConfig(Config):
+    """Texts that do not fit the image of their row, for an objective that needs them."""
+
+    texts: tuple[TextSelector, ...] = Field(
+        (TextSelector(kind=NEGATIVE),),
+        min_length=1,
+        description="which of a row's texts they are, as a slot's selectors",
+    )
+    number: int = Field(1, ge=1, description="of a row, at most, drawn anew in each epoch")
 
 
 class DataConfig(Config):
@@ -116,6 +153,11 @@ class DataConfig(Config):
     )
     text_column: str | None = Field(
         None, description="column (webdataset: key of the json) with the text or texts; null: the usual names"
+    )
+    columns: Mapping[str, str] = Field(
+        {},
+        description=f"what the columns are called that loss.objective asks for, of {', '.join(COLUMNS)}; one left out "
+        "is called so; in Parquet, a selection or a table of its run, or the .json of tars; read only if asked for",
     )
     texts: tuple[TextSelector | Slot, ...] = Field(
         (TextSelector(),),
@@ -137,6 +179,8 @@ class DataConfig(Config):
     batch_size: int = Field(256, ge=1, description="rows of a step over all workers")
     shuffle: bool = Field(True, description="whether each epoch permutes pieces, and rows within bundles, anew")
     augment: AugmentConfig = AugmentConfig()
+    views: ViewsConfig = ViewsConfig()
+    negatives: NegativesConfig = NegativesConfig()
     lanes: int = Field(
         8,
         ge=1,
@@ -178,6 +222,13 @@ class DataConfig(Config):
             raise RecipeError(
                 "data.weight must come with data.path", value=self.weight, fix="set row_weight in data.datasets"
             )
+        for name in self.columns:
+            if name not in COLUMNS:
+                raise RecipeError(
+                    f"data.columns must only hold {', '.join(COLUMNS)}",
+                    value=name,
+                    fix=f"perhaps you mean: {nearest(name, COLUMNS)}",
+                )
         flat = [isinstance(entry, TextSelector) for entry in self.texts]
         if any(flat) != all(flat) or not (all(flat) or all(self.texts)):
             raise RecipeError(
@@ -202,9 +253,21 @@ class DataConfig(Config):
         listed = self._listed()
         return (*listed, *[listed[-1]] * ((self.slots or 0) - len(listed)))
 
+    def negative_slots(self) -> tuple[Slot, ...]:
+        """The N slots of texts that do not fit."""
+        return (self.negatives.texts,) * self.negatives.number
+
     def scored_by(self) -> tuple[str, ...]:
         """The dual encoders whose scores decide which texts are used, sorted."""
-        return tuple(sorted({name for slot in self.text_slots() for one in slot for name in one.min_score}))
+        return tuple(
+            sorted(
+                {name for slot in (*self.text_slots(), self.negatives.texts) for one in slot for name in one.min_score}
+            )
+        )
+
+    def called(self, asked: Sequence[str]) -> dict[str, str]:
+        """What the columns that an objective asks for are called in the data."""
+        return {name: self.columns.get(name, name) for name in asked}
 
     def mixture(self) -> tuple[DatasetConfig, ...]:
         """The datasets in order, one or several."""

@@ -38,7 +38,7 @@ from pairmill.pending import refuse_pending
 from pairmill.recipe_file import run_recipe
 from pairmill.store import Entry, Store, shard_file
 from pairmill.uris import Found, filesystem_of
-from training.data import column_forms
+from training.data import asked_columns, column_forms
 from training.data.parquet import ParquetSource
 from training.data.sample import group_ids, samples
 from training.data.text_scores import no_scores, with_scores
@@ -60,10 +60,11 @@ def is_run_directory(path: str) -> bool:
     return any(info.type == pafs.FileType.Directory for info in infos)
 
 
-def open_pairs(path: str, scored_by: Sequence[str] = ()) -> ParquetSource:
-    """The packed pairs of a run directory.  scored_by: as for `ParquetSource`.
+def open_pairs(path: str, scored_by: Sequence[str] = (), asked: Mapping[str, str] = {}) -> ParquetSource:
+    """The packed pairs of a run directory.  scored_by, asked: as for `ParquetSource`.
 
-    Raises RecipeError if nothing is packed yet, or a score is missing, RunDirError while rows are being taken out.
+    Raises RecipeError if nothing is packed yet, or a score or column is missing, RunDirError while rows are being
+    taken out.
     """
     store = Store(path)
     refuse_pending(store)
@@ -80,7 +81,13 @@ def open_pairs(path: str, scored_by: Sequence[str] = ()) -> ParquetSource:
     found = Found(store.filesystem, paths, names, (0,) * len(parts))
     contents = [index[part].content for part in parts]
     return ParquetSource(
-        found, name=path, image_column="image", text_column="texts", contents=contents, scored_by=scored_by
+        found,
+        name=path,
+        image_column="image",
+        text_column="texts",
+        contents=contents,
+        scored_by=scored_by,
+        asked=asked,
     )
 
 
@@ -90,14 +97,14 @@ class SelectionSource:
     labelled = False
     left_out: Mapping[str, int] = {}
 
-    def __init__(self, path: str, selection: str, scored_by: Sequence[str] = ()) -> None:
-        """scored_by: as for `ParquetSource`.
+    def __init__(self, path: str, selection: str, scored_by: Sequence[str] = (), asked: Mapping[str, str] = {}) -> None:
+        """scored_by, asked: as for `ParquetSource`; a column may be of the selection or of any table in `columns/`.
 
         Raises RecipeError if there is no such selection, the run does not have the tables it needs yet, or its faces
         are to be blurred, and RunDirError while rows are being taken out.
         """
         self.name = f"{path} (selection {selection})"
-        self._store = Store(path)
+        self._path, self._store = path, Store(path)
         refuse_pending(self._store)
         _refuse_blurred(self._store, path)
         self._selection = f"{SELECTIONS}/{selection}"
@@ -117,8 +124,10 @@ class SelectionSource:
         self._scored_by = tuple(scored_by)
         for name in self._scored_by:
             self._reads |= self._of_scores(name, selection)
+        self._asked, self._own = dict(asked), list[str]()
+        needed = list(self._reads)[:2] + [table for table in map(self._table_of, asked, asked.values()) if table]
         indexes = {name: self._store.index(name) for name in self._reads}
-        self._check(indexes, [int(m["shard"]) for m in manifests])
+        self._check(indexes, [int(m["shard"]) for m in manifests], needed)
         #: Column -> its sum over the rows kept of each shard.
         self._sums = {int(m["shard"]): _sums(m) for m in manifests}
         kept = [(int(m["shard"]), kept_rows(m)) for m in manifests]
@@ -140,7 +149,7 @@ class SelectionSource:
         """Rows [start, stop) of the rows kept of a shard, as SAMPLE columns."""
         shard = int(self._shards[piece])
         grouped = GROUP_ID in self._store.schema(shard_file(self._selection, shard)).names
-        chosen = self._store.load(self._selection, shard, ["uid", "keep", *([GROUP_ID] if grouped else [])])
+        chosen = self._store.load(self._selection, shard, ["uid", "keep", *([GROUP_ID] if grouped else []), *self._own])
         kept = pc.indices_nonzero(chosen["keep"]).slice(start, None if stop is None else stop - start)
         rows = chosen.drop_columns(["keep"]).take(kept)
         for name, there in self._tables.items():
@@ -159,7 +168,46 @@ class SelectionSource:
             scores = [dict(zip(self._scored_by, row, strict=True)) for row in zip(*numbers, strict=True)]
             texts = [with_scores(row, found) for row, found in zip(texts, scores, strict=True)]
         ids = column_forms.groups(rows[GROUP_ID]) if grouped else group_ids(rows["sha256"].to_pylist())
-        return samples(rows["uid"].to_pylist(), rows["image"], texts, ids)
+        found = asked_columns.asked_of({of: rows[column].to_pylist() for of, column in self._asked.items()}, texts)
+        return samples(
+            rows["uid"].to_pylist(),
+            rows["image"],
+            found.texts,
+            ids,
+            weights=found.weights,
+            tags=found.tags,
+            wrong=found.wrong,
+        )
+
+    def _table_of(self, name: str, column: str) -> str | None:
+        """Have a column read that is asked for; its table, None if that is the selection.
+
+        Raises RecipeError if no table has it, in a form that fits.
+        """
+        known: list[str] = []
+        for table in [self._selection, *self._reads, *self._others()]:
+            shards = self._store.index(table)
+            if not shards:
+                continue
+            schema = self._store.schema(shard_file(table, min(shards)))
+            fitting = [field.name for field in schema if asked_columns.fits(name, field.type)]
+            known += fitting
+            if column not in fitting:
+                continue
+            if table == self._selection:
+                self._own = list(dict.fromkeys([*self._own, column]))
+                return None
+            self._reads[table] = tuple(dict.fromkeys([*self._reads.get(table, ()), column]))
+            return table
+        raise asked_columns.no_column(name, column, self.name, sorted(set(known)))
+
+    def _others(self) -> list[str]:
+        """The tables of columns that are not of another selection; those of this one first."""
+        selection = PurePosixPath(self._selection).name
+        behind = tuple(f"-{other}" for other in _selections(self._path) if other != selection)
+        found = [t for t in _folders(self._path, "columns") if not t.endswith(behind)]
+        tables = [f"columns/{t}" for t in sorted(found, key=lambda t: (not t.endswith(f"-{selection}"), t))]
+        return [table for table in tables if table not in self._reads]
 
     def _of_scores(self, name: str, selection: str) -> dict[str, tuple[str, ...]]:
         """The tables of an encoder's scores; one of captions must be there.  Raises RecipeError if there is none."""
@@ -200,8 +248,8 @@ class SelectionSource:
         chosen = self._store.load(self._selection, int(self._shards[piece]), ["keep", column])
         return np.asarray(chosen[column].filter(chosen["keep"]), np.float64)
 
-    def _check(self, indexes: Mapping[str, Mapping[int, Entry]], shards: list[int]) -> None:
-        for name in list(self._reads)[:2]:
+    def _check(self, indexes: Mapping[str, Mapping[int, Entry]], shards: list[int], needed: Sequence[str]) -> None:
+        for name in needed:
             missing = [shard for shard in shards if shard not in indexes[name]]
             if missing:
                 raise RecipeError(
@@ -233,7 +281,11 @@ def _content(index: Mapping[int, Entry], shard: int) -> str | None:
 
 
 def _selections(path: str) -> list[str]:
+    return _folders(path, SELECTIONS)
+
+
+def _folders(path: str, within: str) -> list[str]:
     filesystem, root = filesystem_of(path)
-    selector = pafs.FileSelector(f"{root}/{SELECTIONS}", allow_not_found=True)
+    selector = pafs.FileSelector(f"{root}/{within}", allow_not_found=True)
     folders = [i.path for i in filesystem.get_file_info(selector) if i.type == pafs.FileType.Directory]
     return sorted(PurePosixPath(folder).name for folder in folders)

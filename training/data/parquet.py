@@ -18,7 +18,7 @@ from pairmill.damage import of_content, one_line
 from pairmill.errors import IntegrityError, RecipeError, nearest
 from pairmill.sealed_parquet import read_footer
 from pairmill.uris import Found
-from training.data import column_forms
+from training.data import asked_columns, column_forms
 from training.data.row_groups import RowGroups
 from training.data.sample import samples
 from training.data.text_scores import columns_of, with_scores
@@ -46,12 +46,15 @@ class ParquetSource:
         contents: Sequence[str] | None = None,
         evaluated: bool = False,
         scored_by: Sequence[str] = (),
+        asked: Mapping[str, str] = {},
     ) -> None:
         """contents: digest of each file, where they are known (committed parts); else sizes stand for them.
         evaluated: the rows may have a class by number in place of texts, in the text column or one of LABEL_COLUMNS.
         scored_by: dual encoders whose scores are read too (`training.data.text_scores`).
+        asked: what the columns that an objective asks for are called (`training.data.asked_columns`).
 
-        Raises RecipeError if a file is not Parquet or lacks image, text or a score, ValueError without any file.
+        Raises RecipeError if a file is not Parquet or lacks image, text, a score or a column, ValueError without any
+        file.
         """
         if not found.paths:
             raise ValueError(f"a source must have files: {name}")
@@ -68,7 +71,10 @@ class ParquetSource:
             self._text = _column(schema, text_column, TEXT_COLUMNS, "text", column_forms.is_text, name)
         extra = [c for c in _EXTRA if c in schema.names]
         self._scores = columns_of(schema, scored_by, dataset=name)
+        self._asked = dict(asked)
+        asked_columns.columns_of(schema, asked, dataset=name)
         self._columns = [self._image, *filter(None, (self._text, self._label)), *extra, *self._scores.values()]
+        self._columns = list(dict.fromkeys([*self._columns, *asked.values()]))
         fits = dict(_EXTRA) | {self._image: (column_forms.is_image, _TYPES["image"])}
         if self._text is not None:
             fits[self._text] = column_forms.is_text, _TYPES["text"]
@@ -84,6 +90,7 @@ class ParquetSource:
             for column, (kind, what) in fits.items():
                 if column in self._columns:
                     _check_type(own, column, kind, what, path)
+            asked_columns.columns_of(own, asked, dataset=path)
         self._groups = RowGroups(found.filesystem, self._columns)
         groups = [
             (f, g, footer.row_group(g).num_rows)
@@ -121,15 +128,19 @@ class ParquetSource:
         if self._scores:
             numbers = {name: rows[column].to_pylist() for name, column in self._scores.items()}
             texts = [with_scores(one, {name: numbers[name][at] for name in numbers}) for at, one in enumerate(texts)]
+        values = {of: column_forms.stored(rows[column]).to_pylist() for of, column in self._asked.items()}
+        found = asked_columns.asked_of(values, texts)
         labels = rows[self._label].to_pylist() if self._label is not None else None
         return samples(
             named,
             column_forms.image_bytes(rows[self._image]),
-            texts,
+            found.texts,
             self._group_ids(rows),
             labels,
+            found.weights,
+            found.tags,
             places=[f"{self._names[at]}, row {first + row}" for row in range(len(rows))],
-            wrong=wrong,
+            wrong=[one or other for one, other in zip(wrong, found.wrong, strict=True)],
         )
 
     def _group_ids(self, rows: pa.Table) -> NDArray[np.int64]:

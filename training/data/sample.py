@@ -6,6 +6,8 @@ texts     list of {text, language, kind}
 scores    list of a map from name to number for each of the texts; null if none were asked for
 group_id  int64   rows with equal ids show the same image and are no negatives of each other; -1: unknown
 label     int64   number of the row's class, for evaluation; null if there is none
+weight    float   weight of the row; null if there is none, or none was asked for (`training.data.asked_columns`)
+tags      list of int64   ids of what is in the picture; null likewise
 problem   string  where the row is and what of it cannot be used; null if all can
 """
 
@@ -29,6 +31,8 @@ SAMPLE = pa.schema(
         ("scores", pa.list_(pa.map_(pa.string(), pa.float32()))),
         ("group_id", pa.int64()),
         ("label", pa.int64()),
+        ("weight", pa.float32()),
+        ("tags", pa.list_(pa.int64())),
         ("problem", pa.string()),
     ]
 )
@@ -65,6 +69,8 @@ def samples(
     texts: Iterable[object],
     group_ids: NDArray[np.int64],
     labels: Sequence[int | None] | None = None,
+    weights: Sequence[float | None] | None = None,
+    tags: Sequence[Sequence[int | None] | None] | None = None,
     *,
     places: Sequence[str] | None = None,
     wrong: Sequence[str | None] | None = None,
@@ -89,7 +95,10 @@ def samples(
         pa.array(taken, SAMPLE.field("texts").type),
         pa.array([_scores(texts) for texts in taken], SAMPLE.field("scores").type),
         pa.array(group_ids, pa.int64()),
-        pa.nulls(len(uids), pa.int64()) if labels is None else pa.array(labels, pa.int64()),
+        *(
+            pa.nulls(len(uids), SAMPLE.field(name).type) if found is None else pa.array(found, SAMPLE.field(name).type)
+            for name, found in (("label", labels), ("weight", weights), ("tags", tags))
+        ),
         pa.array(problems, pa.string()),
     ]
     return pa.table(columns, schema=SAMPLE)

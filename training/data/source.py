@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 
 import pyarrow.fs as pafs
 
@@ -20,18 +21,25 @@ logger = logging.getLogger("pairmill")
 
 
 def open_source(
-    path: str, selection: str | None = None, config: DataConfig | None = None, *, evaluated: bool = False
+    path: str,
+    selection: str | None = None,
+    config: DataConfig | None = None,
+    *,
+    evaluated: bool = False,
+    asked: Sequence[str] = (),
 ) -> Source:
     """The dataset at `path`; its kind follows from what is there.
 
     path:      local, s3://, gs://: see `DatasetConfig.path`.
     selection: of a run directory only.
-    config:    gives image_column and text_column of foreign datasets, and whose scores of texts are read.
+    config:    gives image_column and text_column of foreign datasets, whose scores of texts are read, and what the
+               columns are called that are asked for.
     evaluated: read as CLIP_benchmark reads: each line of a `.txt` is a text, and a class may be given by number.
+    asked:     of the names of `asked_columns.COLUMNS`.
     Reads footers, manifests and tar headers, no data.  Raises RecipeError if there is no dataset, it is empty, or it
     lacks a column or the selection.
     """
-    source = _open(path, selection, config, evaluated)
+    source = _open(path, selection, config, evaluated, config.called(asked) if config is not None else {})
     if not source.pieces:
         raise RecipeError(
             "data.path must lead to a dataset of at least one row",
@@ -44,9 +52,9 @@ def open_source(
     return source
 
 
-def open_sources(config: DataConfig) -> list[Source]:
-    """The datasets of the recipe, in its order.  Raises as `open_source`."""
-    return [_weighted(open_source(one.path, one.selection, config), one) for one in config.mixture()]
+def open_sources(config: DataConfig, asked: Sequence[str] = ()) -> list[Source]:
+    """The datasets of the recipe, in its order.  asked, raises: as `open_source`."""
+    return [_weighted(open_source(one.path, one.selection, config, asked=asked), one) for one in config.mixture()]
 
 
 def _weighted(source: Source, config: DatasetConfig) -> Source:
@@ -62,12 +70,16 @@ def _weighted(source: Source, config: DatasetConfig) -> Source:
     return WeightedSource(source, config.row_weight)
 
 
-def _open(path: str, selection: str | None, config: DataConfig | None, evaluated: bool) -> Source:
+def _open(
+    path: str, selection: str | None, config: DataConfig | None, evaluated: bool, asked: Mapping[str, str]
+) -> Source:
     image_column = config.image_column if config else None
     text_column = config.text_column if config else None
     scored_by = config.scored_by() if config else ()
     if is_run_directory(path):
-        return open_pairs(path, scored_by) if selection is None else SelectionSource(path, selection, scored_by)
+        if selection is None:
+            return open_pairs(path, scored_by, asked)
+        return SelectionSource(path, selection, scored_by, asked)
     if selection is not None:
         raise RecipeError(
             "data.selection must come with a data.path that leads to a run directory of `pairmill curate`",
@@ -83,11 +95,12 @@ def _open(path: str, selection: str | None, config: DataConfig | None, evaluated
             text_column=text_column,
             evaluated=evaluated,
             scored_by=scored_by,
+            asked=asked,
         )
     if (tars := found.ending_in(".tar")).paths:
         if scored_by:
             raise no_scores(scored_by[0], f"{path}, which is of tars")
-        return TarSource(tars, name=path, text_column=text_column, evaluated=evaluated)
+        return TarSource(tars, name=path, text_column=text_column, evaluated=evaluated, asked=asked)
     filesystem, root = filesystem_of(path)
     exists = filesystem.get_file_info(root).type != pafs.FileType.NotFound
     raise RecipeError(

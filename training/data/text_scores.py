@@ -41,18 +41,21 @@ def no_scores(name: str, dataset: str) -> RecipeError:
 
 
 def with_scores(texts: object, scores: Mapping[str, object]) -> object:
-    """The texts of a row, each with its scores; texts that are no list of structs unchanged.
+    """The texts of a row, each with its scores; what is no text, nor a list of texts or structs, unchanged.
 
     scores: encoder -> a number for each text, or that of the first alone; None: there are none.  Numbers that are not
     as many as the texts belong to others: only the first counts, which is that of the caption.
     """
-    if not isinstance(texts, list) or not all(isinstance(one, Mapping) for one in texts):
+    if not isinstance(texts, list):
+        texts = [texts]
+    if not all(isinstance(one, Mapping | str) for one in texts):
         return texts
-    by_text: list[list[tuple[str, float]]] = [[] for _ in texts]
+    structs: list[Mapping[str, object]] = [one if isinstance(one, Mapping) else {"text": one} for one in texts]
+    by_text: list[list[tuple[str, float]]] = [[] for _ in structs]
     for name, found in scores.items():
         values = found if isinstance(found, list) else [found]
-        values = values if len(values) == len(texts) else values[:1]
+        values = values if len(values) == len(structs) else values[:1]
         for own, value in zip(by_text, values, strict=False):
             if isinstance(value, float):
                 own.append((name, value))
-    return [{**text, "scores": TextScores(own)} for text, own in zip(texts, by_text, strict=True)]
+    return [{**text, "scores": TextScores(own)} for text, own in zip(structs, by_text, strict=True)]

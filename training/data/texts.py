@@ -14,7 +14,7 @@ import numpy as np
 
 from pairmill.folding import text_digest
 from pairmill.languages import matches, primary
-from pairmill.layout import TEXT_KINDS
+from pairmill.layout import NEGATIVE, TEXT_KINDS
 from training.data.config import ANY, Slot, TextSelector
 from training.data.sample import hex_id
 from training.data.text_transforms import TEXT_TRANSFORMS, Text, TextTransform
@@ -94,7 +94,7 @@ def _select(
 
 
 def _matches(text: Text, selector: TextSelector) -> bool:
-    if selector.kind not in (ANY, text.kind):
+    if selector.kind not in (ANY, text.kind) or (selector.kind == ANY and text.kind == NEGATIVE):
         return False
     if selector.min_score:
         scores = dict(text.scores)

@@ -23,6 +23,7 @@ from pairmill.bounded_tar import BoundedTar
 from pairmill.config import digest
 from pairmill.errors import RecipeError
 from pairmill.uris import Found
+from training.data import asked_columns
 from training.data.sample import hex_id, samples
 
 _MEMBERS = ("image", "txt", "json", "cls")
@@ -51,10 +52,20 @@ class _Index(NamedTuple):
 class TarSource:
     """Tars of samples; one without an image is left out and counted (`left_out`)."""
 
-    def __init__(self, found: Found, *, name: str, text_column: str | None = None, evaluated: bool = False) -> None:
+    def __init__(
+        self,
+        found: Found,
+        *,
+        name: str,
+        text_column: str | None = None,
+        evaluated: bool = False,
+        asked: Mapping[str, str] = {},
+    ) -> None:
         """text_column: the key of the json files with the text.  evaluated: each line of a `.txt` is a text.
+        asked: keys of the json files with what an objective asks for (`training.data.asked_columns`).
 
-        Raises RecipeError for a file that is not a tar, and if no sample has anything beside its image.
+        Raises RecipeError for a file that is not a tar, if no sample has anything beside its image, and if the first
+        one lacks a key that is asked for.
         """
         self.name, self._evaluated = name, evaluated
         self._filesystem, self._text_key = found.filesystem, text_column
@@ -76,6 +87,9 @@ class TarSource:
                 value=f"{name}: {int(self.rows.sum())} images, none followed by a text of its own name",
                 fix="write the files of a sample one after the other, as `tar --sort=name` does",
             )
+        self._asked = dict(asked)
+        if kept and asked:
+            self._check_asked()
         counts = [len(index.keys) for index in indexes]
         self.fingerprint = digest([list(file) for file in zip(found.names, found.sizes, counts, strict=True)])
 
@@ -96,6 +110,7 @@ class TarSource:
             return data[begin : begin + int(size[row, at])] if size[row, at] else None
 
         uids, images, texts, groups, labels, wrong = [], [], [], [], [], []
+        values: dict[str, list[object]] = {name: [] for name in self._asked}
         for row, number in enumerate(rows):
             facts, problem = _facts(member(row, "json"))
             uids.append(str(facts.get("uid") or f"{self._names[piece]}/{index.keys[number]}"))
@@ -106,9 +121,24 @@ class TarSource:
                 problem, group = problem or f"a group_id must be an integer, not {type(group).__name__}", None
             groups.append(hex_id(facts.get("sha256")) if group is None else group & (2**63 - 1))
             labels.append(_number(member(row, "cls")))
+            for name, key in self._asked.items():
+                values[name].append(facts.get(key))
             wrong.append(problem)
         places = [f"{self._names[piece]}, sample {index.keys[number]}" for number in rows]
-        return samples(uids, images, texts, np.array(groups, np.int64), labels, places=places, wrong=wrong)
+        more = asked_columns.asked_of(values, texts)
+        wrong = [one or other for one, other in zip(wrong, more.wrong, strict=True)]
+        numbers = np.array(groups, np.int64)
+        return samples(uids, images, more.texts, numbers, labels, more.weights, more.tags, places=places, wrong=wrong)
+
+    def _check_asked(self) -> None:
+        """Raise RecipeError unless the first sample's json has what is asked for."""
+        offset, size = (int(of[0, _MEMBERS.index("json")]) for of in self._indexes[0][1:3])
+        with self._filesystem.open_input_file(self._paths[0]) as stream:
+            facts, _ = _facts(stream.read_at(size, offset) if size else None)
+        for name, key in self._asked.items():
+            if key not in facts:
+                where = f"the .json of sample {self._indexes[0].keys[0]} of {self._names[0]}"
+                raise asked_columns.no_column(name, key, where, sorted(facts))
 
     def _texts(self, txt: bytes | None, facts: dict[str, Any]) -> object:
         if self._text_key is not None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pairmill.languages import UNKNOWN, canonical, matches
+from pairmill.layout import NEGATIVE
 from training.data.config import DataConfig
 from training.data.sample import Source
 from training.data.source import open_source
@@ -64,7 +65,7 @@ def rows_of(table: pa.Table) -> Iterator[EvaluatedRow]:
             texts = [
                 EvaluatedText(text["text"], canonical(text["language"]), text["kind"] or UNKNOWN)
                 for text in row["texts"] or ()
-                if text["text"] and text["text"].strip()
+                if text["text"] and text["text"].strip() and text["kind"] != NEGATIVE
             ]
             yield EvaluatedRow(row["image"] or b"", texts, row["group_id"], row["label"])
 

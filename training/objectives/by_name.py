@@ -95,6 +95,7 @@ def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) 
     required = ["image", "text", *(t for t in objective.tensors if t not in _OPTIONAL)]
     if {"teacher", "frozen_teacher"} & set(objective.needs):
         required += ["teacher_image", "teacher_text", *(f"teacher_{t}" for t in objective.teacher_tensors)]
+    required += objective.columns
     if missing := [one for one in required if one not in tensors]:
         raise RecipeError(
             f"loss.objective {name} must be given the tensors {', '.join(required)}",

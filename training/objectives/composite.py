@@ -56,6 +56,7 @@ class Composite(Objective):
         members = self._members.items()
         self.needs = tuple(dict.fromkeys(need for _, one in members for need in one.needs))
         self.teacher_tensors = tuple(dict.fromkeys(name for _, one in members for name in one.teacher_tensors))
+        self.columns = tuple(dict.fromkeys(column for _, one in members for column in one.columns))
         self.keeps = tuple(kept._replace(name=f"{label}.{kept.name}") for label, one in members for kept in one.keeps)
         self.undecayed = tuple(f"{label}.{name}" for label, one in members for name in one.undecayed)
         self.modes = tuple(mode for mode in base.modes if all(mode in one.modes for _, one in members))

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias, get_
 
 from pairmill.errors import RecipeError, nearest
 from pairmill.registry import NamedConfig
+from training.data.asked_columns import COLUMNS as COLUMNS
 
 if TYPE_CHECKING:
     import torch
@@ -47,30 +48,28 @@ class Need(NamedTuple):
 
 
 #: All that an objective may ask for beyond the embeddings, masks, kinds, languages and ids of its rows.
-#: P patches, L tokens, V views, N negatives of a row; Dt width of a token.
+#: P patches, L tokens, the same on all ranks, V views, N negatives of a row.
 NEEDS: Mapping[str, Need] = {
     "teacher": Need("embeddings of the same rows by a moving average of the model: `features.teacher`", True),
-    "frozen_teacher": Need("embeddings of the same rows by a model that does not learn: `features.frozen`", False),
-    "negatives": Need("texts [B, N, D] that were written to be wrong", False, ("neg_text", "neg_mask")),
+    "frozen_teacher": Need("embeddings of the same rows by the model as its run began: `features.frozen`", True),
+    "negatives": Need(
+        "texts of a row that do not fit it [B, N, D] (`data.negatives`), and which it has [B, N]",
+        True,
+        ("neg_text", "neg_mask"),
+    ),
     "raw": Need("embeddings before normalisation, [B, D] and [B, K, D]", True, ("raw_image", "raw_text")),
     "tokens": Need(
-        "unit vectors of image patches [B, P, Dt] and of text tokens [B, K, L, Dt]",
-        False,
+        "unit vectors of image patches [B, P, D] and of text tokens [B, K, L, D], and which those are [B, K, L]",
+        True,
         ("image_tokens", "text_tokens", "text_token_mask"),
     ),
     "views": Need(
-        "more crops of each image and more draws of its texts, [B, V, D] each", False, ("image_views", "text_views")
+        "strongly augmented crops of each image, and more draws of its first slot, [B, V, D] each (`data.views`)",
+        True,
+        ("image_views", "text_views"),
     ),
-    "columns": Need("columns of the data, in `rows.asked`", False),
+    "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`", True),
 }
-
-#: Columns of the data that an objective may ask for by the need `columns`, in `rows.asked`.
-COLUMNS: Mapping[str, str] = {
-    "noise_prob": "[B, K] probability that a text does not belong to its image",
-    "sample_weight": "[B] weight of a row",
-    "tags": "[B, T] int64, ids of what is in a picture; -1 for none",
-}
-
 
 #: Where a tensor of the state lives.
 #: replicated: every worker changes it alike and holds the same; a run resumes with any number of workers.
@@ -126,6 +125,8 @@ class Objective:
     needs: tuple[str, ...] = ()
     #: Which tensors of its needs the teacher gives too, in `features.teacher.asked`; masks come from the rows alone.
     teacher_tensors: tuple[str, ...] = ()
+    #: Of the need `columns`: names of COLUMNS.  `data.columns` says what they are called in the data.
+    columns: tuple[str, ...] = ()
     #: The tensors of `state`, and where each lives.
     keeps: tuple[Kept, ...] = ()
     #: Used where temperature.init is null and no checkpoint brings a temperature.  0.07: CLIP's.
@@ -210,7 +211,7 @@ class Objective:
     def heads(self, setup: Setup) -> nn.Module | None:
         """Parameters of the objective's own, which learn as those of the model do; None: it has none.
 
-        (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `features.teacher.own`.
+        (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `own` of both teachers.
         With needs that have tensors, these are its third argument, by name.
         After each step, all workers have the first one's buffers (running statistics).
         """
@@ -276,6 +277,19 @@ def opened(kind: type[Objective], config: NamedConfig) -> Objective:
                 f"loss.objective {name}: needs must only name {', '.join(NEEDS)}",
                 value=need,
                 fix=f"perhaps you mean: {nearest(need, NEEDS)}",
+            )
+    if ("columns" in objective.needs) != bool(objective.columns):
+        raise RecipeError(
+            f"loss.objective {name} must declare the need columns and name them in `columns`, or neither",
+            value=f"needs: {', '.join(objective.needs)}; columns: {', '.join(objective.columns)}",
+            fix='write needs = ("columns",) and columns = ("name",)',
+        )
+    for column in objective.columns:
+        if column not in COLUMNS:
+            raise RecipeError(
+                f"loss.objective {name}: columns must only name {', '.join(COLUMNS)}",
+                value=column,
+                fix=f"perhaps you mean: {nearest(column, COLUMNS)}",
             )
     if kind.__call__ is Objective.__call__:
         raise RecipeError(

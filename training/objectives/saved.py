@@ -1,4 +1,4 @@
-"""An objective in a checkpoint: its state, its own parameters, its teacher.
+"""An objective in a checkpoint: its state, its own parameters, its teachers.
 
     objective      name
     world          workers of the run that saved it
@@ -6,6 +6,7 @@
     replicated     {name: tensor}
     per_worker     {name: [tensor of each worker]}
     teacher        the average's `state_dict`, or None
+    frozen         {name: tensor} of the model as its run began, or None
 
 A run resumes with any number of workers, unless its objective keeps tensors per worker.
 """
@@ -22,11 +23,11 @@ from training.objectives.declaration import Objective, Where
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from training.teacher import Teacher
+    from training.teacher import Frozen, Teacher, Teachers
 
 
 def to_save(
-    objective: Objective, teacher: Teacher | None, parameters: Mapping[str, Tensor], *, rank: int
+    objective: Objective, teacher: Teachers | None, parameters: Mapping[str, Tensor], *, rank: int
 ) -> dict[str, Any] | None:
     """What a checkpoint holds of an objective, on the CPU; None on other ranks, and where there is nothing to hold.
 
@@ -56,11 +57,12 @@ def to_save(
         "parameters": dict(parameters),
         "replicated": replicated,
         "per_worker": {name: [of_rank[name] for of_rank in own_of] for name in own},
-        "teacher": teacher.state_dict() if teacher is not None else None,
+        "teacher": _state_of(teacher.average if teacher is not None else None),
+        "frozen": _state_of(teacher.frozen if teacher is not None else None),
     }
 
 
-def resume(objective: Objective, teacher: Teacher | None, saved: Mapping[str, Any] | None) -> None:
+def resume(objective: Objective, teacher: Teachers | None, saved: Mapping[str, Any] | None) -> None:
     """Set an objective to what `to_save` gave.  Its parameters are the engine's to set.
 
     saved: None: the checkpoint holds nothing of an objective.
@@ -91,10 +93,18 @@ def resume(objective: Objective, teacher: Teacher | None, saved: Mapping[str, An
     objective.load_state(
         {**saved["replicated"], **{name: parts[setup.rank] for name, parts in saved["per_worker"].items()}}
     )
-    if teacher is not None:
-        if saved["teacher"] is None:
-            raise IntegrityError(f"the checkpoint of loss.objective {name} must hold its teacher; it holds none")
-        teacher.load_state_dict(saved["teacher"])
+    average, frozen = (teacher.average, teacher.frozen) if teacher is not None else (None, None)
+    for what, one in (("teacher", average), ("frozen", frozen)):
+        if one is None:
+            continue
+        if saved.get(what) is None:
+            words = "teacher" if what == "teacher" else "frozen teacher"
+            raise IntegrityError(f"the checkpoint of loss.objective {name} must hold its {words}; it holds none")
+        one.load_state_dict(saved[what])
+
+
+def _state_of(one: Teacher | Frozen | None) -> dict[str, Any] | None:
+    return None if one is None else one.state_dict()
 
 
 def _digest(value: Tensor) -> str:

@@ -74,7 +74,7 @@ def test_resuming_gives_the_same_batches_bit_for_bit(tmp_path: Path, start: int)
     plan, sources = two_datasets(tmp_path)
     whole = run(plan, sources, start + 4)
     for expected, found in zip(whole[start:], run(plan, sources, 4, start=start), strict=True):
-        for one, other in zip(expected[:-2], found[:-2], strict=True):
+        for one, other in zip(expected[:-3], found[:-3], strict=True):
             assert np.array_equal(one, other) and one.dtype == other.dtype
 
 
@@ -160,7 +160,7 @@ def test_a_bundle_survives_its_table_without_copying_pixels(tmp_path: Path) -> N
     bundle = read_bundle(spec, reader)
     table = to_table(bundle)
     back = from_table(table, 16, 16)
-    for one, other in zip(bundle[:-1], back[:-1], strict=True):
+    for one, other in zip(bundle[:-2], back[:-2], strict=True):
         assert np.array_equal(one, other) and one.dtype == other.dtype
     assert np.shares_memory(back.images, bundle.images)
     part = from_table(table.slice(3, 4), 16, 16)

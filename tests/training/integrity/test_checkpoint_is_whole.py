@@ -37,9 +37,9 @@ class Widen(nn.Module):
 
 
 class Taught(Objective):
-    """Has all that a checkpoint may hold: heads, state, a teacher."""
+    """Has all that a checkpoint may hold: heads, state, both teachers."""
 
-    needs = ("teacher",)
+    needs = ("teacher", "frozen_teacher")
     keeps = (Kept("seen", "replicated", "rows seen"),)
     teacher_decay = 0.9
 
@@ -139,6 +139,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a_part_of_the_teacher": (
         _changed("objective.pt", lambda data: data["teacher"]["shadow"].pop("heads.widen")),
         "it is of another model",
+    ),
+    "no_frozen_teacher": (
+        _changed("objective.pt", lambda data: data.update(frozen=None)),
+        "must hold its frozen teacher",
+    ),
+    "a_part_of_the_frozen_teacher": (
+        _changed("objective.pt", lambda data: data["frozen"].pop("model.logit_scale")),
+        "it is of another",
     ),
     "a_part_of_the_average": (
         _changed("ema.pt", lambda data: data["shadow"].pop("logit_scale")),
