@@ -73,7 +73,7 @@ def columns(
         weight_Bk.flatten().to(key.dtype),
         _numbers(group_B, each, exchange),
         _of(group_B, each),
-        whole,
+        (whole,),
     )
 
 

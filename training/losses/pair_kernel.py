@@ -53,8 +53,8 @@ def pair_loss(
 ) -> Tensor:
     """V of the module's docstring: this rank's rows and own columns, times the number of ranks.
 
-    rows.query: [n, …].  columns.extra: [m, E]; its first number is the share of the row's target that the column has,
-    the rest is given to `pairs.logits`.  shared: tensors that all pairs share, such as a scale.
+    rows.query: [n, …].  columns.extra: one tensor [m, E]; its first number is the share of the row's target that the
+    column has, the rest is given to `pairs.logits`.  shared: tensors that all pairs share, such as a scale.
     The mean over ranks of its gradients is that of the sum over ranks.  A collective call.
     """
     value: Tensor = _PairLoss.apply(rows.query, columns.key, rows, columns, pairs, exchange, *shared)
@@ -182,9 +182,9 @@ def _extra(block: Columns, there: slice) -> Tensor:
 
 
 def _all_extra(block: Columns) -> Tensor:
-    if block.extra is None:
+    if not block.extra:
         raise ValueError("columns of a pair loss must have `extra`: their share of the row's target")
-    return block.extra
+    return block.extra[0]
 
 
 def _targets(rows: Queries, block: Columns, part: _Tile, row_share: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -214,7 +214,7 @@ def _smoothed(rows: Queries, columns: Columns, pairs: Pairs, exchange: Exchange)
         in_column = exchange.gradient(columns, columns.weight, visit)
     extra = _all_extra(columns).to(columns.weight.dtype)
     shares = [1 / count.clamp(min=1) for count in (in_row, in_column)]
-    return shares[0], replace(columns, extra=torch.cat([extra[:, :1], shares[1], extra[:, 1:]], 1))
+    return shares[0], replace(columns, extra=(torch.cat([extra[:, :1], shares[1], extra[:, 1:]], 1),))
 
 
 def _hidden(logits: Tensor, out: Tensor) -> Tensor:

@@ -93,6 +93,18 @@ def log_sums(
     return LogSums(*found)
 
 
+def softmax_value(
+    rows: Queries, columns: Columns, scale: Tensor, *, exchange: Exchange, tile: tuple[int, int]
+) -> Tensor:
+    """Σ w_i row_i + Σ v_c col_c of this rank's rows and own columns, of their own weights, times the number of ranks.
+
+    The mean over ranks of its gradients is the gradient of the sum over ranks.
+    """
+    found = log_sums(rows, columns, scale, exchange=exchange, tile=tile)
+    value: Tensor = weighted(wide(rows.weight), found.row) + weighted(wide(columns.weight), found.column)
+    return exchange.world * value
+
+
 def weighted(weight: Tensor, lse: Tensor) -> Tensor:
     """Σ weight · lse, where -inf without weight counts for nothing."""
     return (weight * torch.where(weight == 0, 0.0, lse)).sum()

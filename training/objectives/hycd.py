@@ -42,13 +42,15 @@ class Hycd(Objective):
 
     paper = "CLIP-Refine, Yamaguchi et al. 2025"
     needs: tuple[str, ...] = ("frozen_teacher", "raw")
+    teacher_tensors: tuple[str, ...] = ("raw_image", "raw_text")
     Config = HycdConfig
     config: HycdConfig
 
     def __init__(self, config: HycdConfig) -> None:
         """See `Objective`."""
         super().__init__(config)
-        self.needs = ("frozen_teacher", "raw") if config.features == "raw" else ("frozen_teacher",)
+        if config.features == "unit":
+            self.needs, self.teacher_tensors = ("frozen_teacher",), ()
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.losses.contrast import Contrast
 from training.objectives.contrastive import Contrastive
@@ -31,6 +30,7 @@ class Jaccard(Contrastive):
     Config = JaccardConfig
     paper = "CWCL, Srinivasa et al. 2023"
     needs = ("columns",)
+    columns = ("tags",)
 
     @property
     def total_weight(self) -> float:
@@ -41,10 +41,4 @@ class Jaccard(Contrastive):
         """See `Contrastive`."""
         from training.losses.jaccard import log_jaccard, sets
 
-        if "tags" not in rows.asked:
-            raise RecipeError(
-                "loss.objective jaccard must have the column tags",
-                value=f"columns: {', '.join(rows.asked) or 'none'}",
-                fix="give tags, [B, T] integers with -1 for none",
-            )
         return [like_images(rows.text_mask_BK, sets(rows.asked["tags"]), log_jaccard)]

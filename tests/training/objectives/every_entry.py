@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import naive_contrastive
+import naive_similarities
 import naive_targets
 import naive_terms
-import naive_similarities
 import naive_views
 
 ENTRIES = [
