@@ -24,11 +24,11 @@ class LocalScale(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.local_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.local_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
     def forward(self, image_BD: Tensor, text_BKD: Tensor, asked: Mapping[str, Tensor] | None = None) -> Own:
         """`scale`, whatever the rows."""
-        return Own({}, {"scale": self.local_scale.exp()})
+        return Own({}, {"scale": self.local_scale.exp().sum()})
 
 
 def grouped_patches(

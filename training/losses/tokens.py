@@ -23,6 +23,16 @@ def check_width(name: str, tokens: Tensor, width: int) -> None:
         )
 
 
+def side_of(name: str, patches: int) -> int:
+    """Patches on a side of a square grid.  Raises RecipeError for a number that makes none."""
+    side = math.isqrt(patches)
+    if side * side != patches or not patches:
+        raise RecipeError(
+            f"{name} must be the patches of a square grid", value=f"{patches} tokens", fix="leave out other tokens"
+        )
+    return side
+
+
 def pooled_grid(patches_BPD: Tensor) -> Tensor:
     """Patches of a square grid, in rows, averaged over cells of about ⌊√side⌋ patches a side -> [B, A, D].
 
@@ -30,10 +40,6 @@ def pooled_grid(patches_BPD: Tensor) -> Tensor:
     Raises RecipeError for a grid that is not square.
     """
     rows, count, width = patches_BPD.shape
-    side = math.isqrt(count)
-    if side * side != count or not count:
-        raise RecipeError(
-            "image_tokens must be the patches of a square grid", value=f"{count} tokens", fix="leave out other tokens"
-        )
+    side = side_of("image_tokens", count)
     grid = patches_BPD.transpose(1, 2).reshape(rows, width, side, side)
     return F.adaptive_avg_pool2d(grid, side // math.isqrt(side)).flatten(2).transpose(1, 2)

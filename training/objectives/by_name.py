@@ -32,7 +32,9 @@ BASIC: Mapping[str, str] = {
 #: Tensors of NEEDS that may be left out: then everything is there.
 _OPTIONAL = ("neg_mask", "text_token_mask")
 #: What a teacher may give beside its embeddings.
-_TAUGHT = tuple(name for need in NEEDS.values() for name in need.tensors if name not in _OPTIONAL)
+_TAUGHT = tuple(
+    t for need in NEEDS.values() for t in need.tensors if not t.endswith(("_mask", "_hidden", "_boxes", "_patches"))
+)
 #: The same rows as a teacher sees them: an average of the model, or a model that does not learn.
 TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", *(f"teacher_{name}" for name in _TAUGHT))
 #: Where the run stands, integers; left out: the last step of a run of one epoch.

@@ -62,6 +62,9 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "image_grounded": "training.objectives.image_grounded:ImageGrounded",
         "text_grounded": "training.objectives.text_grounded:TextGrounded",
         "ema_distill": "training.objectives.ema_distill:EmaDistill",
+        "denoise": "training.objectives.denoise:Denoise",
+        "pixpro": "training.objectives.pixpro:Pixpro",
+        "masked_image": "training.objectives.masked_image:MaskedImage",
     },
     check=derived_from(Objective, key="loss.objective"),
 )

@@ -68,6 +68,18 @@ NEEDS: Mapping[str, Need] = {
         True,
         ("image_views", "text_views"),
     ),
+    "masked": Need(
+        "the tokens where some are hidden from the model, as in `tokens`, and which are, bool [B, P] and [B, K, L]",
+        False,
+        ("masked_image_tokens", "image_token_hidden", "masked_text_tokens", "text_token_hidden"),
+    ),
+    "pixels": Need("what each patch of an image shows, as the tower is given it, [B, P, C]", False, ("image_patches",)),
+    "view_tokens": Need(
+        "unit vectors of the patches of two crops of each image [B, 2, P, D], and where the crops lie in it [B, 2, 4]: "
+        "left, top, right, bottom in one unit; right of left where mirrored",
+        False,
+        ("view_tokens", "view_boxes"),
+    ),
     "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`", True),
 }
 

@@ -29,6 +29,7 @@ class EmaDistill(Objective):
 
     All are of norm 1; a mean over rows with a text, the same in every mode.  The released code sums over the batch of
     all ranks instead, so its weight, 0.005, is here that times the batch: 1.28 at DeGLA's 256; form `released` sums.
+    Default: its script.
     """
 
     Config = EmaDistillConfig

@@ -82,8 +82,9 @@ class Grouping(_Grouped):
 
     Other texts of the same image are negatives too.  s_l is learnt, the head parameter `local_scale` (its logarithm),
     from 1/0.07; the released model has none and would fail.  The released code lays out texts by slot and reads them by
-    row, which compares images with the texts of others; form `released` does so too.  DreamLIP adds it to `per_slot`
-    at a weight of 1.  Memory O(B·K·P + G·K·D + tile), O(B·K·P + B·K·D + tile) in mode ring.
+    row, which compares images with the texts of others; form `released` does so too.  DreamLIP adds it to `per_slot` at
+    a weight of 1.  Defaults: its parameters; its loss class has a threshold of 0.1.  Memory O(B·K·P + G·K·D + tile),
+    O(B·K·P + B·K·D + tile) in mode ring.
     """
 
     forms = ("paper", "released")

@@ -33,7 +33,7 @@ class LocalMi(Objective):
     and a row's other texts are no negatives.  TCL adds it, and `intra_modal`, to a contrast of images with texts at a
     weight of 1 each.  Deviations from the released code: any square grid is pooled (there only one whose side is a
     perfect square; see `training.losses.tokens.pooled_grid`); negatives are those of all peers, there of the own rank,
-    which is mode local.  Memory O(G·(A + K·L)·D + tile) in every mode but local.
+    which is mode local.  Default: TCL, pretraining.  Memory O(G·(A + K·L)·D + tile) in every mode but local.
     """
 
     Config = LocalMiConfig

@@ -31,8 +31,9 @@ class TextGrounded(Objective):
 
     t̄: the moving average's embedding of the same text; the negatives are the student's.  A mean over texts whose row
     has a negative, the same in every mode.  DeGLA adds it to `with_negatives` at a weight of 0.1.  The released code
-    lays out negatives by row and masks them as if by number, so it compares a text i with the negatives i, i + G,
-    i + 2G, … of the G·N in the batch, which are mostly those of other rows; form `released` does so too.
+    lays out negatives by row and masks them as if by number, so it compares a text i with the negatives i, i + G, i +
+    2G, … of the G·N in the batch, which are mostly those of other rows; form `released` does so too.  Defaults: its
+    script.
     """
 
     Config = TextGroundedConfig

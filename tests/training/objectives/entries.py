@@ -53,6 +53,7 @@ BY_ROW = (
     *("raw_image", "raw_text", "noise_prob", "sample_weight", "tags"),
     *("teacher_image_views", "teacher_text_views", "teacher_image_tokens", "teacher_text_tokens", "teacher_neg_text"),
     *("masked_image_tokens", "image_token_hidden", "masked_text_tokens", "text_token_hidden"),
+    *("view_tokens", "view_boxes", "teacher_view_tokens", "image_patches"),
 )
 #: Those of them that have a row's text slots next.
 BY_SLOT = (

@@ -6,6 +6,7 @@ import naive_contrastive
 import naive_similarities
 import naive_targets
 import naive_terms
+import naive_tokens
 import naive_views
 
 ENTRIES = [
@@ -13,6 +14,7 @@ ENTRIES = [
     *naive_targets.ENTRIES,
     *naive_terms.ENTRIES,
     *naive_similarities.ENTRIES,
+    *naive_tokens.ENTRIES,
     *naive_views.ENTRIES,
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}

@@ -14,11 +14,13 @@ from gloo_ranks import run_on_ranks
 from pairmill.errors import RecipeError
 from training.gather import Exchange, open_exchange
 from training.losses.grouping import LocalScale
+from training.losses.propagation import at_one_place
 from training.losses.tokens import pooled_grid
 from training.objectives import loss_by_name
 from training.objectives.by_name import computed
 from training.objectives.config import LossConfig
 from training.objectives.declaration import Objective, Setup
+from training.objectives.intra_modal import IntraModal
 
 ROWS, SLOTS, WIDTH = 7, 3, 6
 IMC = {"queue_size": 5, "other_view": False}
@@ -96,11 +98,11 @@ def test_all_ranks_hold_the_same_queue() -> None:
         assert all(torch.equal(state[name], value) for name, value in alone.items())
 
 
-def test_a_term_that_needs_no_further_views_can_be_trained() -> None:
-    accepted = LossConfig.checked({"terms": {"intra_modal": {"objective": {"name": "intra_modal", **IMC}}}})
-    assert accepted.opened().needs == ("teacher",)
-    with pytest.raises(RecipeError, match=r"views .*not delivered yet"):
-        LossConfig.checked({"terms": {"intra_modal": {}}})
+def test_further_views_are_asked_for_only_where_they_are_used() -> None:
+    without = LossConfig.checked({"terms": {"intra_modal": {"objective": {"name": "intra_modal", **IMC}}}}).opened()
+    assert without.needs == ("teacher",) and without.teacher_tensors == ()
+    config = IntraModal.Config(name="intra_modal")
+    assert IntraModal(config).needs == ("teacher", "views") and IntraModal(config).teacher_tensors == ("image_views",)
 
 
 def test_what_a_teacher_must_give_too_is_asked_for() -> None:
@@ -168,10 +170,41 @@ def test_the_local_scale_begins_as_clips_and_learns() -> None:
     assert tensors["local_scale"].grad.abs() > 1e-6
 
 
-def test_patches_like_its_text_cost_less() -> None:
+def test_patches_like_its_text_cost_less_and_equal_ones_give_chance() -> None:
     tensors = tensors_of(BY_NAME["grouping"], 4, 1, WIDTH, holes=False)
-    tensors["text"] = torch.eye(4, WIDTH, dtype=torch.float64)[:, None]
+    tensors["text"] = torch.eye(4, WIDTH, dtype=torch.float64)[:, None].requires_grad_()
     signs = torch.tensor([1.0, -1, -1, -1], dtype=torch.float64)
-    near = {**tensors, "image_tokens": tensors["text"] * signs[:, None]}
-    far = {**tensors, "image_tokens": near["image_tokens"].roll(1, 0)}
-    assert loss_by_name("grouping", near).total < math.log(4) < loss_by_name("grouping", far).total
+    near = {**tensors, "image_tokens": tensors["text"].detach() * signs[:, None]}
+    # Every patch of another row's image is at a right angle to the text: none of them weighs anything.
+    equal = {**tensors, "image_tokens": near["image_tokens"].roll(1, 0)}
+    assert loss_by_name("grouping", near).total < math.log(4) - 0.5
+    total = loss_by_name("grouping", equal).total
+    assert total.item() == pytest.approx(math.log(4))
+    (gradient,) = torch.autograd.grad(total, tensors["text"])
+    assert gradient.isfinite().all()
+
+
+def test_crops_that_share_no_place_move_nothing() -> None:
+    tensors = tensors_of(BY_NAME["pixpro"], ROWS, SLOTS, WIDTH)
+    tensors["view_boxes"] = tensors["view_boxes"].clone()
+    tensors["view_boxes"][:, 1] += 100
+    found = loss_by_name("pixpro", tensors).total
+    assert found == 0
+    assert not torch.autograd.grad(found, tensors["view_tokens"])[0].any()
+
+
+def test_a_mirrored_crop_is_matched_by_where_its_patches_lie() -> None:
+    # Both crops are the whole image, the second mirrored: patch (row, column) lies at (row, last - column).
+    box = torch.tensor([[[0.0, 0, 8, 8], [8, 0, 0, 8]]], dtype=torch.float64)
+    there = at_one_place(box, 9, 0.7)[0]
+    mirrored = torch.arange(9).view(3, 3).flip(1).flatten()
+    assert torch.equal(there.nonzero()[:, 1], mirrored) and there.sum() == 9
+    # At 1.01 diagonals a patch also has those beside, above and across from it.
+    assert at_one_place(box, 9, 1.01)[0].sum() == (2 + 3 + 2) ** 2
+
+
+def test_the_patch_of_another_tower_is_refused() -> None:
+    tensors = tensors_of(BY_NAME["masked_image"], ROWS, SLOTS, WIDTH)
+    weights = [name for name in tensors if name.startswith("decoder_")]
+    with pytest.raises(RecipeError, match=r"must.*\n.*12 values"):
+        loss_by_name("masked_image", {n: v for n, v in tensors.items() if n not in weights}, {"patch": 3})

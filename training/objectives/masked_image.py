@@ -1,0 +1,85 @@
+"""The objective `masked_image`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pairmill.errors import RecipeError
+from pairmill.registry import NamedConfig
+from training.objectives.declaration import Objective, Setup
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from training.gather import Exchange
+    from training.losses.loss_inputs import LossOutput
+    from training.model import Features, Rows
+
+
+class MaskedImageConfig(NamedConfig):
+    """What the decoder paints."""
+
+    patch: int = Field(16, ge=1, description="pixels on a side of a patch")
+
+
+class MaskedImage(Objective):
+    """What hidden patches show is painted from the patches that are seen and the words of the text (TG-MIM).
+
+        L = mean over hidden patches of ‖decoder(v̂, w)_p - pixels_p‖² / (3 · patch²)
+
+    v̂: patches of the masked input; w: tokens of a row's first text.  The decoder is one block: attention of patches to
+    words, with one head as wide as the embeddings; a perceptron of four times the width; a linear layer to pixels.  Its
+    weights are the head parameters `decoder_…`.  Which patches are hidden is decided before; SyCoCa hides the half that
+    is most like the text.  The paper has no public code; its decoder has more blocks, and its weight beside `clip` is
+    uncertain: 1.  The same in every mode.
+    """
+
+    Config = MaskedImageConfig
+    config: MaskedImageConfig
+    paper = "SyCoCa, Ma et al. 2024"
+    needs = ("tokens", "masked", "pixels")
+    parameters = (
+        *("decoder_query", "decoder_key", "decoder_value", "decoder_inner", "decoder_outer"),
+        "decoder_pixels",
+    )
+
+    def heads(self, setup: Setup) -> nn.Module:
+        """See `Objective`."""
+        from training.losses.patch_decoder import PatchDecoder
+
+        return PatchDecoder(setup.width, 3 * self.config.patch**2)
+
+    def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
+        """See `Objective`."""
+        from training.losses.loss_inputs import LossOutput
+        from training.losses.patch_decoder import decoded
+        from training.losses.present import batch_mean, first_text, zeroed
+        from training.losses.tiles import wide
+        from training.losses.tokens import check_width
+        from training.precision import full_precision
+
+        asked, mask_BK = features.asked, rows.text_mask_BK
+        there = mask_BK.any(1)
+        weights = {name: wide(value) for name, value in features.own.shared.items()}
+        check_width("masked_image_tokens", asked["masked_image_tokens"], features.image_BD.shape[1])
+        pixels_BPC = asked["image_patches"]
+        if pixels_BPC.shape[2] != 3 * self.config.patch**2:
+            raise RecipeError(
+                "loss.objective masked_image: patch must be that of the image tower",
+                value=f"{self.config.patch}; a patch of the tower has {pixels_BPC.shape[2]} values",
+                fix="set loss.objective.patch to the tower's patch size",
+            )
+        with full_precision(features.image_BD.device):
+            hidden_BP = asked["image_token_hidden"] & there[:, None]
+            words_BLD = first_text(asked["text_tokens"], mask_BK)
+            known_BKL = mask_BK[..., None].expand(asked["text_tokens"].shape[:3])
+            known_BL = (
+                first_text((known_BKL & asked.get("text_token_mask", known_BKL)).to(words_BLD.dtype), mask_BK) > 0
+            )
+            patches_BPD = zeroed(asked["masked_image_tokens"], there)
+            found_BPC = decoded(patches_BPD, zeroed(words_BLD, known_BL), known_BL, weights)
+            losses_BP = (found_BPC - zeroed(pixels_BPC, there)).square().mean(2)
+            total = batch_mean(losses_BP, hidden_BP, exchange)
+        return LossOutput(total, {self.config.name: total.detach()})
