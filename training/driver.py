@@ -37,7 +37,7 @@ from pairmill.towers.build import image_size
 from pairmill.towers.tokenizer import open_tokenizer
 from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
-from training.data.bundle import Reader, Views
+from training.data.bundle import Reader, Tokenize, Views
 from training.data.cursor import ReadingPlan, local_rows, make_plan
 from training.data.sample import Source
 from training.data.strong_views import StrongTransform
@@ -71,21 +71,8 @@ def run(
     until: int | None = None,
 ) -> dict[str, Any]:
     """Train, or resume, the recipe's run in `store`; arguments, result and errors as in `training.train.train`."""
-    model, tokenizer, objective = build(recipe), open_tokenizer(recipe.model), recipe.loss.opened()
-    size = image_size(model)
-    reader = Reader(
-        sources,
-        TrainTransform(size, recipe.data.augment),
-        recipe.data.text_slots(),
-        tokenizer.tokens,
-        recipe.train.seed,
-        recipe.data.group,
-        objective.columns,
-        Views(recipe.data.views.number, StrongTransform(size, recipe.data.views))
-        if "views" in objective.needs
-        else None,
-        recipe.data.negative_slots() if "negatives" in objective.needs else (),
-    )
+    model, tokenizer = build(recipe), open_tokenizer(recipe.model)
+    reader = open_reader(recipe, sources, image_size(model), tokenizer.tokens)
     del model
     compute = recipe.compute
     # Nothing is written, nor damage repaired, before the lock is held; Ray takes seconds to start.
@@ -139,6 +126,24 @@ def run(
             raise final
         left_out = {source.name: dict(source.left_out) for source in sources if source.left_out}
         return _finish(store, result, steps, recipe.checkpoint.keep_best, left_out)
+
+
+def open_reader(
+    recipe: TrainRecipe, sources: Sequence[Source], size: int | tuple[int, int], tokenize: Tokenize
+) -> Reader:
+    """The reader of a recipe's batches, with what its objective needs of them.  size: of the model's images."""
+    data, objective = recipe.data, recipe.loss.opened()
+    return Reader(
+        sources,
+        TrainTransform(size, data.augment),
+        data.text_slots(),
+        tokenize,
+        recipe.train.seed,
+        data.group,
+        objective.columns,
+        Views(data.views.number, StrongTransform(size, data.views)) if "views" in objective.needs else None,
+        data.negative_slots() if "negatives" in objective.needs else (),
+    )
 
 
 def _clear(store: Store) -> None:

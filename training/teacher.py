@@ -2,12 +2,12 @@
 
     moving average   teacher ← d·teacher + (1 − d)·student after every update, d constant (MoCo, He et al. 2020; ALBEF,
                      Li et al. 2021)
-    frozen           the student as its run began, so with `model.pretrained`'s weights where there are any
+    frozen           the model as its run began, so with `model.pretrained`'s weights where there are any
 
-Both are of the whole module, heads included.  They encode in evaluation mode, so that nothing is dropped; batch norms
-use the student's running statistics in the average, and those of the run's beginning in the frozen one.  Every rank
-holds the same weights, 4 bytes a parameter and teacher; at ZeRO stage 3 no rank has the student's, and the recipe is
-refused.
+The average is of the whole module, heads included; the frozen one has no heads, which nothing has taught.  Both encode
+in evaluation mode, so that nothing is dropped; batch norms use the student's running statistics in the average, and
+those of the run's beginning in the frozen one.  Every rank holds the same weights, 4 bytes a parameter and teacher; at
+ZeRO stage 3 no rank has the student's, and the recipe is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from pairmill.errors import IntegrityError, RecipeError
 from training.ema import Ema
-from training.model import LOSS_PARAMETERS, DualEncoder, Features, Rows
+from training.model import LOSS_PARAMETERS, DualEncoder, Features, Own, Rows
 from training.objectives.declaration import Objective
 
 
@@ -62,7 +62,7 @@ class Teacher:
 
 
 class Frozen:
-    """A DualEncoder as it was, while the module itself learns."""
+    """The model of a DualEncoder as it was, while the module itself learns."""
 
     def __init__(self, module: DualEncoder) -> None:
         """module: its present weights and buffers, on its device and in its types, are kept."""
@@ -72,12 +72,14 @@ class Frozen:
         # A temperature that does not learn may follow a schedule.
         changing |= {f"model.{name}" for name in LOSS_PARAMETERS}
         self._kept: dict[str, Tensor] = {
-            name: value.detach().clone() for name, value in module.state_dict().items() if name in changing
+            name: value.detach().clone()
+            for name, value in module.state_dict().items()
+            if name in changing and name.startswith("model.")
         }
 
     def __call__(self, parts: Sequence[Rows]) -> Features:
-        """The features of all rows, encoded a part at a time."""
-        return _encoded(self._module, self._kept, parts)
+        """The features of all rows, encoded a part at a time, without `own`."""
+        return _encoded(self._module, self._kept, parts)._replace(own=Own({}, {}))
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint: the tensors themselves, not copies."""

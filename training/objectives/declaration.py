@@ -223,7 +223,7 @@ class Objective:
     def heads(self, setup: Setup) -> nn.Module | None:
         """Parameters of the objective's own, which learn as those of the model do; None: it has none.
 
-        (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `own` of both teachers.
+        (image_BD, text_BKD) -> `training.model.Own`, which is then in `features.own`, and in `features.teacher.own`.
         With needs that have tensors, these are its third argument, by name.
         After each step, all workers have the first one's buffers (running statistics).
         """
