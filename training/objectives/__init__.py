@@ -1,6 +1,6 @@
 """What is learnt from a batch: one declaration an objective.
 
-Read in this order: declaration (what an objective says of itself), contrastive and the four built on it, composite
+Read in this order: declaration (what an objective says of itself), contrastive and what is built on it, composite
 and composite_heads (an objective with terms added to it), config (the recipe's section `loss` and the registry), saved
 (an objective in a checkpoint), by_name (`loss_by_name`: any objective on plain tensors), reference
 (docs/objectives.md).
