@@ -5,4 +5,6 @@ loss_inputs, contrast, tiles, softmax, sigmoid, compose; then row_lse, pairs, mu
 and pair_contrast with token_similarity, word_similarity, volume, multilinear_product and codes (other similarities than
 the inner product), and token_heads (what learns in them); present and negatives (losses of one direction), memory
 (queues), hard_negatives, tokens and grouping.  What names a loss in a recipe is in `training/objectives/`.
+loss_inputs, contrast, tiles, softmax, sigmoid, compose; then what stands by itself on them: reverse_kl, circle, queued,
+pair_losses and mixture, jaccard.  What names a loss in a recipe is in `training/objectives/`.
 """

@@ -141,7 +141,9 @@ def _ready(
         own=like.own,
     )
     row_share_B = row_weight_B * like.image_share_B.to(dtype)
-    text_share = (text_weight_Bk * like.text_share_Bk.to(dtype)).flatten()
+    text_share = text_weight_Bk.flatten() * (
+        0.0 if like.text_share_Bk is None else like.text_share_Bk.to(dtype).flatten()
+    )
     row_soft_B = row_share_B.masked_fill(row_lse == -torch.inf, 0.0)
     text_soft = text_share.masked_fill(text_lse == -torch.inf, 0.0)
     mask_Bk = contrast.mask_Bk.to(dtype)
@@ -149,5 +151,6 @@ def _ready(
     at_own_Bk = at_own_Bk + (text_share - text_soft).view_as(at_own_Bk)
     entropy = weighted(row_soft_B, row_lse) + weighted(text_soft, text_lse) if like.relative else row_lse.new_zeros(())
     target = SoftTarget(query_B, like.measure, like.own, finite(row_lse, row_soft_B), row_soft_B, like.relative)
-    columns = replace(columns, extra=(key, finite(text_lse, text_soft), text_soft))
+    of_texts = () if like.text_share_Bk is None else (finite(text_lse, text_soft), text_soft)
+    columns = replace(columns, extra=(key, *of_texts))
     return target, columns, entropy, at_own_Bk

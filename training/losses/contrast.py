@@ -25,7 +25,7 @@ class Likeness(NamedTuple):
     key_Bk: Tensor  #: [B, k, …] of texts
     measure: Callable[[Tensor, Tensor], Tensor]
     image_share_B: Tensor  #: what of a row's target is the softmax over texts
-    text_share_Bk: Tensor  #: what of a text's target is the softmax over images
+    text_share_Bk: Tensor | None  #: what of a text's target is the softmax over images; None: nothing
     own: bool = True  #: whether a row's own texts have logits
     relative: bool = False  #: the loss is a divergence: less the entropies of the softmaxes
 

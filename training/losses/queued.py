@@ -72,7 +72,7 @@ def momentum_loss(
 
 def _columns(key_ND: Tensor, valid_N: Tensor, row_N: Tensor, label_N: Tensor) -> Columns:
     none = key_ND.new_zeros(len(key_ND))
-    return Columns(key_ND, valid_N, none, row_N, label_N, (key_ND, none, none))
+    return Columns(key_ND, valid_N, none, row_N, label_N, (key_ND,))
 
 
 @torch.no_grad()

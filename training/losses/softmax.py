@@ -35,7 +35,10 @@ _NEAR = 60.0
 
 
 class SoftTarget(NamedTuple):
-    """T of the module's docstring, but for what travels with the columns: `extra` is (key of h, LSE_i h, β)."""
+    """T of the module's docstring, but for what travels with the columns.
+
+    Their `extra` is (key of h, LSE_i h, β), or (key of h,) where β is 0 everywhere.
+    """
 
     query: Tensor  #: [n, …], of h
     measure: Measure  #: (query, key) -> h
@@ -220,15 +223,18 @@ def _paired(rows: Queries, block: Columns, scale: Tensor, how: _How) -> Iterator
 
 def _target(other: Tensor, part: Tile, block: Columns, soft: SoftTarget) -> Tensor:
     """T at a tile, of the logits h, which it overwrites."""
+    row_lse, row_weight = soft.row_lse[part.rows, None], soft.row_weight[part.rows, None]
+    if len(block.extra) == 1:
+        return other.sub_(row_lse).exp_().mul_(row_weight)
     _, lse, weight = (extra[part.columns] for extra in block.extra)
-    return _slope(other, soft.row_lse[part.rows], lse, soft.row_weight[part.rows], weight)
+    return _slope(other, row_lse[:, 0], lse, row_weight[:, 0], weight)
 
 
 def _at_soft(logits: Tensor, part: Tile, other: Tensor, block: Columns, soft: SoftTarget) -> Tensor:
     """Σ T l of a tile, or Σ T (l - h)."""
     gap = logits - other if soft.relative else logits
-    target = _target(other, part, block, soft)
-    return (target * gap.masked_fill(target == 0, 0.0)).sum()
+    # 0 · -inf where a pair takes no part.  What else is not a number is so in the log-sum-exps too.
+    return _target(other, part, block, soft).mul_(gap).nansum()
 
 
 def _tile_sums(logits: Tensor) -> tuple[Lse, Lse]:

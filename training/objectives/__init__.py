@@ -9,6 +9,10 @@ terms added to it), config (the recipe's section `loss` and the registry), saved
 
 On other similarities than the dot product: token_max, token_max_reduced, gram, multilinear, text_words, levels,
 codebook.
+Read in this order: declaration (what an objective says of itself), contrastive and what is built on it, composite
+and composite_heads (an objective with terms added to it), config (the recipe's section `loss` and the registry), saved
+(an objective in a checkpoint), by_name (`loss_by_name`: any objective on plain tensors), reference
+(docs/objectives.md).
 
 No module here imports torch when it is imported, composite_heads excepted: a recipe is checked before anything that
 takes seconds to load.  What computes is in `training/losses/`.

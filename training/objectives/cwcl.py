@@ -60,5 +60,5 @@ def like_images(text_mask_BK: Tensor, of_image: Tensor, measure: Measure) -> Con
     """Images have the softmax of their likeness [B, …] to a text's image as target, texts their own image."""
     pairs = all_slots(text_mask_BK)
     key_BK = of_image[:, None].expand(-1, text_mask_BK.shape[1], *of_image.shape[1:])
-    alike = Likeness(of_image, key_BK, measure, pairs.image_weight_B, pairs.text_weight_Bk * 0)
+    alike = Likeness(of_image, key_BK, measure, pairs.image_weight_B, None)
     return pairs._replace(positive_Bk=pairs.positive_Bk * 0, soft=alike)
