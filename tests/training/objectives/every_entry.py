@@ -14,7 +14,7 @@ ENTRIES = [
     *naive_targets.ENTRIES,
     *naive_terms.ENTRIES,
     *naive_similarities.ENTRIES,
-    *naive_tokens.ENTRIES,
     *naive_views.ENTRIES,
+    *naive_tokens.ENTRIES,
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}
