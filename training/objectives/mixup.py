@@ -56,7 +56,7 @@ class Mixup(Objective):
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
         from training.losses.loss_inputs import LossOutput
-        from training.losses.mixup import soft_clip
+        from training.losses.mixing import soft_clip
         from training.losses.pairs import members
 
         first = rows._replace(text_mask_BK=rows.text_mask_BK[:, :1])
@@ -69,7 +69,7 @@ class Mixup(Objective):
         return LossOutput(total, {self.config.name: total.detach()})
 
     def _mixed(self, batch: Batch, rows: Rows, exchange: Exchange) -> Tensor:
-        from training.losses.mixup import draw_mix, mixed, mixed_loss
+        from training.losses.mixing import draw_mix, mixed, mixed_loss
         from training.losses.pairs import gathered
 
         plain = (batch.image, batch.texts[0])

@@ -10,7 +10,7 @@ from entries import tensors_of
 from every_entry import BY_NAME
 from torch import Tensor
 
-from training.losses.mixup import Mix, draw_mix
+from training.losses.mixing import Mix, draw_mix
 from training.objectives import loss_by_name
 
 SEED = [0, 0, 0]
