@@ -6,6 +6,7 @@ B rows, K text slots, P patches, L tokens, Dt width of a token; r images and c t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,13 +37,36 @@ def both_directions(
     patch_rPD: Tensor, token_cLD: Tensor, exists_cL: Tensor, shared: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
     """s S^I and s S^T [r, c]: the mean over patches of the best token, and over tokens of the best patch."""
-    cosine = (patch_rPD.flatten(0, 1) @ token_cLD.flatten(0, 1).T).view(
-        len(patch_rPD), patch_rPD.shape[1], len(token_cLD), token_cLD.shape[1]
-    )
-    here = exists_cL > 0
-    of_image = cosine.masked_fill(_nothing(here), -torch.inf).amax(3).mean(1)
-    of_text = (cosine.amax(1) * here).sum(2) / here.sum(1).clamp(min=1)
+    of_image, of_text = _BestMatches.apply(patch_rPD, token_cLD, exists_cL > 0)
     return shared[0] * of_image, shared[0] * of_text
+
+
+class _BestMatches(torch.autograd.Function):
+    """S^I and S^T of a tile.  Backward knows where each best match was, and compares nothing again."""
+
+    @staticmethod
+    def forward(ctx: Any, patch_rPD: Tensor, token_cLD: Tensor, here_cL: Tensor) -> tuple[Tensor, Tensor]:
+        cosine = (patch_rPD.flatten(0, 1) @ token_cLD.flatten(0, 1).T).view(*patch_rPD.shape[:2], *token_cLD.shape[:2])
+        cosine.masked_fill_(_nothing(here_cL), -torch.inf)
+        share_cL = here_cL.to(cosine.dtype) / here_cL.sum(1, keepdim=True).clamp(min=1)
+        if any(ctx.needs_input_grad):
+            (of_patch, token), (of_token, patch) = cosine.max(3, keepdim=True), cosine.max(1, keepdim=True)
+            of_patch, of_token = of_patch.squeeze(3), of_token.squeeze(1)
+            ctx.save_for_backward(patch_rPD, token_cLD, share_cL, token, patch)
+        else:
+            of_patch, of_token = cosine.amax(3), cosine.amax(1)
+        return of_patch.mean(1), (of_token.masked_fill(~here_cL, 0.0) * share_cL).sum(2)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        patch_rPD, token_cLD, share_cL, token, patch = ctx.saved_tensors
+        patches = patch_rPD.shape[1]
+        slope = patch_rPD.new_zeros((*patch_rPD.shape[:2], *token_cLD.shape[:2]))
+        slope.scatter_(3, token, (upstream[0] / patches)[:, None, :, None].expand_as(token))
+        slope.scatter_add_(1, patch, (upstream[1][..., None] * share_cL)[:, None])
+        flat = slope.view(len(patch_rPD) * patches, -1)
+        d_patch = (flat @ token_cLD.flatten(0, 1)).view_as(patch_rPD)
+        return d_patch, (flat.T @ patch_rPD.flatten(0, 1)).view_as(token_cLD), None
 
 
 def best_of_columns(
