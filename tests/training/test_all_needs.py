@@ -39,7 +39,8 @@ class Everything(Objective):
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         if features.teacher is None or features.frozen is None:
             raise RuntimeError("this objective must have two teachers")
-        valid, weight = rows.text_mask_BK[:, 0], rows.asked["sample_weight"] * (1 - rows.asked["noise_prob"][:, 0])
+        valid, noise = rows.text_mask_BK[:, 0], rows.asked["noise_prob"][:, 0]
+        weight = rows.asked["sample_weight"] * (1 - noise.clamp(min=0))
         weight = torch.where((rows.asked["tags"] == 1).any(1), 2 * weight, weight)
         image, parts = features.image_BD[:, None], []
         for of in (features, features.teacher, features.frozen):

@@ -28,14 +28,14 @@ MOST_TAGS = 64
 #: By name, what each is.  B rows, K text slots, T tags.
 COLUMNS: Mapping[str, str] = {
     NOISE: "[B, K] float32, probability that a text does not belong to its image; a list has one for each text of the "
-    "row, a number is of the first text, the caption; 0 for unknown",
+    "row, a number is of the first text, the caption; -1 for unknown",
     WEIGHT: "[B] float32, weight of a row, 0 or more; 1 for unknown",
     TAGS: f"[B, T] int64, ids of what is in a picture; -1 for none; T = {MOST_TAGS}, of which a row has the first; "
     "words become ids whatever their case, width and spaces",
 }
 
 #: What stands for a value that is not there.
-UNKNOWN: Mapping[str, float] = {NOISE: 0.0, WEIGHT: 1.0, TAGS: -1}
+UNKNOWN: Mapping[str, float] = {NOISE: -1.0, WEIGHT: 1.0, TAGS: -1}
 
 #: The name of NOISE among the scores of a text (`TextScores`), which no encoder has.
 _AMONG_SCORES = f":{NOISE}"

@@ -32,6 +32,9 @@ class NoiseAdaptiveConfig(NamedConfig):
     table: int = Field(
         2**20, ge=1, description="losses that are remembered, one a text; more texts than that replace each other"
     )
+    given: bool = Field(
+        False, description="whether ε is the data's column noise_prob for texts that have one (`data.columns`)"
+    )
     warm_up: int = Field(1, ge=1, description="epochs before the losses are first told apart; 1: NEVLP's")
 
 
@@ -59,6 +62,12 @@ class NoiseAdaptive(Contrastive):
         Kept("keys", "replicated", "which pair it is of; -1: none"),
         Kept("mixture", "replicated", "weight, mean and variance of both components; zeros: not fitted yet"),
     )
+
+    def __init__(self, config: NoiseAdaptiveConfig) -> None:
+        """See `Objective`."""
+        super().__init__(config)
+        if config.given:
+            self.needs, self.columns = ("columns",), ("noise_prob",)
 
     def start(self, setup: Setup) -> Mapping[str, Tensor]:
         """See `Objective`."""

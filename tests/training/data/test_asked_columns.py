@@ -72,7 +72,7 @@ def test_each_is_read_under_its_name_in_the_data(tmp_path: Path) -> None:
         "tags": (np.int64, (4, MOST_TAGS)),
     }
     # The texts of a row are alt, translated, long; a list of another length is the first text's number.
-    assert by_row(batch, "noise_prob") == [[0.5, 0.25], [1.0, 0.0], [0.0, 0.0], [0.75, 0.0]]
+    assert by_row(batch, "noise_prob") == [[0.5, 0.25], [1.0, 0.0], [-1.0, -1.0], [0.75, -1.0]]
     assert by_row(batch, "sample_weight") == [1.5, 0.0, 1.0, 3.0]
     dog, cat = by_row(batch, "tags")[0][:2]
     assert dog != cat and min(dog, cat) >= 0
@@ -95,14 +95,14 @@ def test_plain_texts_have_their_noise_too(tmp_path: Path, texts: Any) -> None:
     batch = batch_of({"path": path, "shuffle": False}, ("noise_prob",))
     found = [value for [value] in by_row(batch, "noise_prob")]
     assert found[0] == 0.5 and found[2:] == [0.125, 1.0]
-    assert found[1] in ((0.25,) if texts[1] == "b" else (0.25, 0.0))  # a number is of the first text
+    assert found[1] in ((0.25,) if texts[1] == "b" else (0.25, -1.0))  # a number is of the first text
 
 
 @pytest.mark.parametrize(
     ("name", "values", "expected"),
     [
         ("sample_weight", [1.0, -1.0, float("nan"), float("inf")], [1.0, 1.0, 1.0, 1.0]),
-        ("noise_prob", [0.5, 1.5, -0.1, float("nan")], [[0.5], [0.0], [0.0], [0.0]]),
+        ("noise_prob", [0.5, 1.5, -0.1, float("nan")], [[0.5], [-1.0], [-1.0], [-1.0]]),
         ("tags", [[3, 1], [-5, 2], [7], [None, 4]], [[3, 1], [2], [7], [4]]),
     ],
 )

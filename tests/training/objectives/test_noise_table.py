@@ -133,3 +133,9 @@ def test_ranks_remember_alike_and_as_one_process() -> None:
     for name, value in alone.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value)
+
+
+def test_a_recipe_has_the_datas_own_column_read_only_if_it_says_so() -> None:
+    for given, columns in ((False, ()), (True, ("noise_prob",))):
+        objective = NoiseAdaptive(NoiseAdaptiveConfig(name="noise_adaptive", given=given))
+        assert objective.columns == columns and ("columns" in objective.needs) is given
