@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor, nn
 
-from training.losses.tokens import side_of
+from training.losses.token_grids import side_of
 from training.model import Own
 
 

@@ -44,7 +44,7 @@ class Circle(Objective):
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
-        from training.losses.circle import circle_loss
+        from training.losses.circle_value import circle_loss
         from training.losses.loss_inputs import LossOutput
 
         total = circle_loss(

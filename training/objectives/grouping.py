@@ -39,17 +39,17 @@ class _Grouped(Objective):
 
     def heads(self, setup: Setup) -> nn.Module:
         """See `Objective`."""
-        from training.losses.grouping import LocalScale
+        from training.losses.patch_grouping import LocalScale
 
         return LocalScale()
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
-        from training.losses.grouping import grouped_patches
         from training.losses.loss_inputs import LossOutput
+        from training.losses.patch_grouping import grouped_patches
         from training.losses.present import zeroed
         from training.losses.tiles import wide
-        from training.losses.tokens import check_width
+        from training.losses.token_grids import check_width
         from training.precision import full_precision
 
         mask_BK, patches_BPD = rows.text_mask_BK, features.asked["image_tokens"]

@@ -39,6 +39,6 @@ class Jaccard(Contrastive):
 
     def targets(self, features: Features, rows: Rows) -> list[Contrast]:
         """See `Contrastive`."""
-        from training.losses.jaccard import log_jaccard, sets
+        from training.losses.tag_overlap import log_jaccard, sets
 
         return [like_images(rows.text_mask_BK, sets(rows.asked["tags"]), log_jaccard)]

@@ -32,8 +32,8 @@ class LocalMi(Objective):
     l_ia: the moving average's patches, averaged over cells of the grid; L_txt is the same of each text and its tokens,
     and a row's other texts are no negatives.  TCL adds it, and `intra_modal`, to a contrast of images with texts at a
     weight of 1 each.  Deviations from the released code: any square grid is pooled (there only one whose side is a
-    perfect square; see `training.losses.tokens.pooled_grid`); negatives are those of all peers, there of the own rank,
-    which is mode local.  Default: TCL, pretraining.  Memory O(G·(A + K·L)·D + tile) in every mode but local.
+    perfect square; see `training.losses.token_grids.pooled_grid`); negatives are those of all peers, there of the own
+    rank, which is mode local.  Default: TCL, pretraining.  Memory O(G·(A + K·L)·D + tile) in every mode but local.
     """
 
     Config = LocalMiConfig
@@ -53,7 +53,7 @@ class LocalMi(Objective):
 
         from training.losses.loss_inputs import LossOutput
         from training.losses.present import zeroed
-        from training.losses.tokens import check_width, pooled_grid
+        from training.losses.token_grids import check_width, pooled_grid
         from training.precision import full_precision
 
         if features.teacher is None:

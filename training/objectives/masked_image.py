@@ -57,7 +57,7 @@ class MaskedImage(Objective):
         from training.losses.patch_decoder import decoded
         from training.losses.present import batch_mean, first_text, zeroed
         from training.losses.tiles import wide
-        from training.losses.tokens import check_width
+        from training.losses.token_grids import check_width
         from training.precision import full_precision
 
         asked, mask_BK = features.asked, rows.text_mask_BK

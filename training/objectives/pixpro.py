@@ -66,7 +66,7 @@ class Pixpro(Objective):
         from training.losses.present import batch_mean, zeroed
         from training.losses.propagation import at_one_place, likeness, propagated
         from training.losses.tiles import wide
-        from training.losses.tokens import check_width
+        from training.losses.token_grids import check_width
         from training.precision import full_precision
 
         if features.teacher is None:

@@ -13,9 +13,9 @@ from gloo_ranks import run_on_ranks
 
 from pairmill.errors import RecipeError
 from training.gather import Exchange, open_exchange
-from training.losses.grouping import LocalScale
+from training.losses.patch_grouping import LocalScale
 from training.losses.propagation import at_one_place
-from training.losses.tokens import pooled_grid
+from training.losses.token_grids import pooled_grid
 from training.objectives import loss_by_name
 from training.objectives.by_name import computed
 from training.objectives.config import LossConfig
