@@ -261,7 +261,7 @@ ENTRIES = [
         more=with_tokens,
         aligns=False,
     ),
-    Entry("instance", instance, ({}, {"threshold": 0.4}), more=with_tokens, aligns=False),
+    Entry("instance", instance, ({}, {"threshold": 0.4}), more=with_tokens, aligns=False, mixes_rows=False),
     Entry(
         "intra_modal",
         intra_modal,
@@ -271,8 +271,16 @@ ENTRIES = [
         spares_groups=False,
         slots_alike=False,
     ),
-    Entry("image_grounded", image_grounded, more=with_wrong_texts, spares_groups=False),
-    Entry("text_grounded", text_grounded, ({}, {"scale": 3.0}), ("paper", "released"), with_wrong_texts, aligns=False),
+    Entry("image_grounded", image_grounded, more=with_wrong_texts, spares_groups=False, mixes_rows=False),
+    Entry(
+        "text_grounded",
+        text_grounded,
+        ({}, {"scale": 3.0}),
+        ("paper", "released"),
+        with_wrong_texts,
+        aligns=False,
+        mixes_rows=False,
+    ),
     Entry(
         "ema_distill",
         ema_distill,
@@ -281,6 +289,7 @@ ENTRIES = [
         with_wrong_texts,
         aligns=False,
         spares_groups=False,
+        mixes_rows=False,
     ),
     Entry("with_negatives", with_negatives, more=with_wrong_texts, spares_groups=False, slots_alike=False),
     Entry(

@@ -48,10 +48,14 @@ def on_rank(rank: int, mode: str, share: list[list[int]], holes: bool) -> dict[s
             tensors = whole(entry, holes=holes)
             local = part(tensors, share[rank], max(map(len, share)))
             total = computed(entry.name, local, settings, "paper", exchange, (3, 5))[0].total
-            each = {"": total.detach(), **gradients(total, tensors)}
-            for value in each.values():
-                dist.all_reduce(value)
-            found[f"{entry.name} {number}"] = {name: value / dist.get_world_size() for name, value in each.items()}
+            found[f"{entry.name} {number}"] = {"": total.detach(), **gradients(total, tensors)}
+    # One message for all of them.
+    every = [(what, name, value) for what, each in found.items() for name, value in each.items()]
+    together = torch.cat([value.flatten() for _, _, value in every])
+    dist.all_reduce(together)
+    means = (together / dist.get_world_size()).split([value.numel() for _, _, value in every])
+    for (what, name, value), mean in zip(every, means, strict=True):
+        found[what][name] = mean.view(value.shape)
     return found
 
 
@@ -67,12 +71,13 @@ def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor], what: str)
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{what} {n}: {m}")
 
 
-def compare(found: dict[str, dict[str, Tensor]], mode: str, holes: bool, parts: list[list[int]]) -> None:
+def compare(of_ranks: list[dict[str, dict[str, Tensor]]], mode: str, holes: bool, parts: list[list[int]]) -> None:
     for entry in ENTRIES:
         if mode in OBJECTIVES.get(entry.name).modes:
             for number, settings in enumerate(entry.settings):
                 wanted = expected(entry, settings, whole(entry, holes=holes), parts)
-                assert_equal(found[f"{entry.name} {number}"], wanted, f"{entry.name} {settings}")
+                for found in of_ranks:
+                    assert_equal(found[f"{entry.name} {number}"], wanted, f"{entry.name} {settings}")
 
 
 @pytest.mark.slow
@@ -81,16 +86,14 @@ def compare(found: dict[str, dict[str, Tensor]], mode: str, holes: bool, parts: 
 def test_ranks_give_the_gradients_of_one_process(mode: str, world: int) -> None:
     bounds = [sum(UNEVEN[world][:r]) for r in range(world + 1)]
     share = [list(range(begin, end)) for begin, end in itertools.pairwise(bounds)]
-    for found in run_on_ranks(world, on_rank, mode, share, True):
-        compare(found, mode, True, [list(range(ROWS))])
+    compare(run_on_ranks(world, on_rank, mode, share, True), mode, True, [list(range(ROWS))])
 
 
 @pytest.mark.slow
 def test_local_has_the_negatives_of_the_own_rank_only() -> None:
     # Without holes: then every rank has as many texts, and the mean over ranks is plain.
     share = [list(range(6)), list(range(6, 12))]
-    for found in run_on_ranks(2, on_rank, "local", share, False):
-        compare(found, "local", False, share)
+    compare(run_on_ranks(2, on_rank, "local", share, False), "local", False, share)
 
 
 @functools.cache
