@@ -140,6 +140,22 @@ def with_crops(tensors: dict[str, Any], random: torch.Generator) -> dict[str, An
 
 ENTRIES = [
     Entry("denoise", denoise, ({}, {"scale": 4.0, "text_weight": 2.0}), more=with_hidden, aligns=False),
-    Entry("masked_image", masked_image, ({"patch": 2},), more=with_pixels, aligns=False, slots_alike=False),
-    Entry("pixpro", pixpro, ({}, {"distance": 1.5, "power": 1.0}), ("paper", "released"), with_crops, aligns=False),
+    Entry(
+        "masked_image",
+        masked_image,
+        ({"patch": 2},),
+        more=with_pixels,
+        aligns=False,
+        slots_alike=False,
+        mixes_rows=False,
+    ),
+    Entry(
+        "pixpro",
+        pixpro,
+        ({}, {"distance": 1.5, "power": 1.0}),
+        ("paper", "released"),
+        with_crops,
+        aligns=False,
+        mixes_rows=False,
+    ),
 ]
