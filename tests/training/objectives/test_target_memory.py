@@ -42,7 +42,7 @@ def test_logits_and_targets_never_exist_as_a_whole(entry: object) -> None:
 
 def test_what_a_target_is_made_of_must_be_given() -> None:
     tensors = tensors_of(BY_NAME["clip"], 4, 1, 8)
-    with pytest.raises(RecipeError, match="column tags"):
+    with pytest.raises(RecipeError, match="without tags"):
         loss_by_name("jaccard", tensors)
     for name in ("distill", "cwcl", "momentum"):
         with pytest.raises(RecipeError, match="without teacher_image, teacher_text"):
