@@ -92,16 +92,24 @@ def logits_against(one: Members, everyone: Members, scale: Tensor) -> Tensor:
 
 
 def log_mean_energy(one: Members, other: Members, t: float, *, exchange: Exchange, tile: tuple[int, int]) -> Tensor:
-    """log mean exp(-t ‖a − b‖²) over the pairs of unit vectors of different rows and families; 0 if there is none.
+    """log mean exp(-t ‖a − b‖²) over the pairs of vectors of different rows and families; 0 if there is none.
 
     The mean runs over the peers' whole batch, and each of them gets the same.  A collective call.
     """
+    one, other = _lifted(one, first=True), _lifted(other, first=False)
     lse, count = lse_over(one, other, one.value.new_tensor(2 * t), own=False, exchange=exchange, tile=tile)
-    # exp(-t‖a − b‖²) = exp(2t a·b − 2t) ≤ 1; float64 holds all that a t of up to 100 can give.
-    energy = torch.where(count > 0, (torch.where(count > 0, lse, 0.0).double() - 2 * t).exp(), 0.0)
+    # No summand exceeds 1, and float64 holds all that a t of up to 100 can give.
+    energy = torch.where(count > 0, torch.where(count > 0, lse, 0.0).double().exp(), 0.0)
     sums = exchange.summed(torch.stack([energy.sum(), count.sum().double()]))
     found = torch.where(sums[1] > 0, sums, 1.0)
     return (found[0].log() - found[1].log()).to(one.value.dtype)
+
+
+def _lifted(one: Members, *, first: bool) -> Members:
+    """With two more numbers, so that the inner product of a first and another vector is −½ ‖a − b‖²."""
+    half = one.value.square().sum(1, keepdim=True) / -2
+    pair = (half, torch.ones_like(half)) if first else (torch.ones_like(half), half)
+    return one._replace(value=torch.cat([one.value, *pair], dim=1))
 
 
 def row_mean(value_B: Tensor, valid_B: Tensor, exchange: Exchange) -> Tensor:

@@ -39,6 +39,7 @@ class BackwardCompatible(Objective):
 
     paper = "XBT, Jang and Lim 2024"
     needs = ("frozen_teacher",)
+    optional_tensors = ("teacher_image",)
     Config = BackwardCompatibleConfig
     config: BackwardCompatibleConfig
     parameters = perceptron_names(("projection",), 2)

@@ -37,6 +37,14 @@ _TAUGHT = tuple(
 )
 #: The same rows as a teacher sees them: an average of the model, or a model that does not learn.
 TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", *(f"teacher_{name}" for name in _TAUGHT))
+#: Embeddings of earlier steps, for the objectives that keep them; others do without.
+QUEUES = ("queue_image", "queue_text")
+#: What is taken in place of a tensor that an objective asks for and is not given.
+STAND_INS: Mapping[str, str] = {
+    "teacher_raw_image": "teacher_image",
+    "teacher_raw_text": "teacher_text",
+    "teacher_image_views": "teacher_image",
+}
 #: Where the run stands, integers; left out: the last step of a run of one epoch.
 WHEN = ("step", "steps", "steps_per_epoch")
 
@@ -66,6 +74,7 @@ def computed(
 ) -> tuple[LossOutput, Objective]:
     """As `loss_by_name`, of one rank's rows over any exchange; the objective, whose state has changed by one step."""
     objective = _opened(name, settings, form)
+    tensors = _with_stand_ins(objective, tensors)
     _check_tensors(name, objective, tensors)
     features, rows = _features(objective, tensors), _rows(tensors)
     image, text = features.image_BD, features.text_BKD
@@ -93,18 +102,38 @@ def _opened(name: str, settings: Mapping[str, Any], form: str) -> Objective:
     return objective
 
 
-def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) -> None:
-    required = ["image", "text", *(t for t in objective.tensors if t not in _OPTIONAL)]
+def _asked(objective: Objective) -> list[str]:
+    """The tensors that its needs bring, the teacher's too."""
+    asked = list(objective.tensors)
     if {"teacher", "frozen_teacher"} & set(objective.needs):
-        required += ["teacher_image", "teacher_text", *(f"teacher_{t}" for t in objective.teacher_tensors)]
-    required += objective.columns
+        asked += ["teacher_image", "teacher_text", *(f"teacher_{one}" for one in objective.teacher_tensors)]
+    return asked
+
+
+def _with_stand_ins(objective: Objective, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors that are not None, with STAND_INS, and negatives by row where they lie one after the other."""
+    found = {name: value for name, value in tensors.items() if value is not None}
+    for name, other in STAND_INS.items():
+        if name in _asked(objective) and name not in found and other in found:
+            # An embedding is one view.
+            found[name] = found[other][:, None] if name.endswith("_views") else found[other]
+    for name, plain in (("neg_text", 3), ("teacher_neg_text", 3), ("neg_mask", 2)):
+        if name in found and found[name].ndim == plain - 1 and "image" in found:
+            # [B·N, …], those of a row one after the other.
+            found[name] = found[name].unflatten(0, (len(found["image"]), -1))
+    return found
+
+
+def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) -> None:
+    optional = (*_OPTIONAL, *objective.optional_tensors)
+    required = ["image", "text", *(one for one in _asked(objective) if one not in optional), *objective.columns]
     if missing := [one for one in required if one not in tensors]:
         raise RecipeError(
             f"loss.objective {name} must be given the tensors {', '.join(required)}",
             value=f"without {', '.join(missing)}",
             fix="add what is missing",
         )
-    known = [*BASIC, *TEACHER, *WHEN, *COLUMNS, *(t for need in NEEDS.values() for t in need.tensors)]
+    known = [*BASIC, *TEACHER, *QUEUES, *WHEN, *COLUMNS, *(t for need in NEEDS.values() for t in need.tensors)]
     own = [*(kept.name for kept in objective.keeps), *objective.parameters]
     for one in tensors:
         if one not in known and one not in own:
@@ -134,16 +163,27 @@ def _features(objective: Objective, tensors: Mapping[str, Any]) -> Features:
         image.new_tensor(bias) if isinstance(bias, float | int) else bias,
         asked={one: tensors[one] for one in objective.tensors if one in tensors},
     )
-    if "teacher_image" not in tensors:
+    if not any(one in tensors for one in TEACHER):
         return features
-    taught = Features(
-        tensors["teacher_image"].detach(),
-        tensors["teacher_text"].detach(),
+    taught = _taught(tensors, features)
+    return features._replace(teacher=taught, frozen=taught)
+
+
+def _taught(tensors: Mapping[str, Any], features: Features) -> Features:
+    """What the teacher gives; zeros for embeddings that the objective does without."""
+    from training.model import Features
+
+    text = tensors.get("teacher_text")
+    text = features.text_BKD.new_zeros(features.text_BKD.shape) if text is None else text.detach()
+    image = tensors.get("teacher_image")
+    image = text.new_zeros((len(text), text.shape[2])) if image is None else image.detach()
+    return Features(
+        image,
+        text,
         tensors.get("teacher_logit_scale", features.scale).detach(),
         None,
         asked={one: tensors[f"teacher_{one}"].detach() for one in _TAUGHT if f"teacher_{one}" in tensors},
     )
-    return features._replace(teacher=taught, frozen=taught)
 
 
 def _rows(tensors: Mapping[str, Any]) -> Rows:
@@ -180,9 +220,15 @@ def _with_own(objective: Objective, features: Features, text_mask_BK: Tensor, te
     import torch
     from torch.func import functional_call
 
+    usual = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        heads = objective.heads(objective.setup)
+        try:
+            # So that a float64 loss has what a parameter begins with in float64.
+            torch.set_default_dtype(torch.promote_types(usual, features.image_BD.dtype))
+            heads = objective.heads(objective.setup)
+        finally:
+            torch.set_default_dtype(usual)
     if heads is None:
         return features
     heads = heads.to(features.image_BD)

@@ -137,6 +137,8 @@ class Objective:
     needs: tuple[str, ...] = ()
     #: Which tensors of its needs the teacher gives too, in `features.teacher.asked`; masks come from the rows alone.
     teacher_tensors: tuple[str, ...] = ()
+    #: Tensors of its needs, and `teacher_…`, that `loss_by_name` may be called without.  The loop gives all of them.
+    optional_tensors: tuple[str, ...] = ()
     #: Of the need `columns`: names of COLUMNS.  `data.columns` says what they are called in the data.
     columns: tuple[str, ...] = ()
     #: The tensors of `state`, and where each lives.

@@ -29,7 +29,7 @@ class EmaDistill(Objective):
 
     All are of norm 1; a mean over rows with a text, the same in every mode.  The released code sums over the batch of
     all ranks instead, so its weight, 0.005, is here that times the batch: 1.28 at DeGLA's 256; form `released` sums.
-    Default: its script.
+    `loss_by_name` does without negatives where it is not given both models' embeddings of them.  Default: its script.
     """
 
     Config = EmaDistillConfig
@@ -38,6 +38,7 @@ class EmaDistill(Objective):
     forms = ("paper", "released")
     needs: tuple[str, ...] = ("teacher", "negatives")
     teacher_tensors: tuple[str, ...] = ("neg_text",)
+    optional_tensors = ("neg_text", "teacher_neg_text")
 
     def __init__(self, config: NamedConfig) -> None:
         """See `Objective`."""
@@ -66,7 +67,7 @@ class EmaDistill(Objective):
             image_BD, its_image_BD = (zeroed(of.image_BD, there) for of in both)
             text_BKD, its_text_BKD = (zeroed(of.text_BKD, mask_BK) for of in both)
             losses = (image_BD - its_image_BD).square().sum(1) + (text_BKD - its_text_BKD).square().sum((1, 2))
-            if self.config.negatives:
+            if self.config.negatives and "neg_text" in features.asked and "neg_text" in features.teacher.asked:
                 neg_BND, mask_BN = negatives_of(features.asked, mask_BK)
                 losses = losses + (neg_BND - zeroed(features.teacher.asked["neg_text"], mask_BN)).square().sum((1, 2))
             total = losses.sum() * exchange.world if self.form == "released" else batch_mean(losses, there, exchange)

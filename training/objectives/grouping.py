@@ -35,6 +35,7 @@ class _Grouped(Objective):
     config: GroupingConfig
     paper = "DreamLIP, Zheng et al. 2024"
     needs = ("tokens",)
+    optional_tensors = ("text_tokens",)
     parameters = ("local_scale",)
 
     def heads(self, setup: Setup) -> nn.Module:

@@ -43,6 +43,7 @@ class Hycd(Objective):
     paper = "CLIP-Refine, Yamaguchi et al. 2025"
     needs: tuple[str, ...] = ("frozen_teacher", "raw")
     teacher_tensors: tuple[str, ...] = ("raw_image", "raw_text")
+    optional_tensors: tuple[str, ...] = ("teacher_image", "teacher_text")
     Config = HycdConfig
     config: HycdConfig
 
@@ -50,7 +51,7 @@ class Hycd(Objective):
         """See `Objective`."""
         super().__init__(config)
         if config.features == "unit":
-            self.needs, self.teacher_tensors = ("frozen_teacher",), ()
+            self.needs, self.teacher_tensors, self.optional_tensors = ("frozen_teacher",), (), ()
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""

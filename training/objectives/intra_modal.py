@@ -50,6 +50,7 @@ class IntraModal(Objective):
     paper = "TCL, Yang et al. 2022"
     needs: tuple[str, ...] = ("teacher", "views")
     teacher_tensors: tuple[str, ...] = ("image_views",)
+    optional_tensors: tuple[str, ...] = ("image_views", "text_views", "teacher_image")
     keeps = (
         Kept("queue_image", "replicated", "the teacher's image embeddings of earlier steps, [Q, D]"),
         Kept("queue_text", "replicated", "those of texts"),
@@ -62,7 +63,7 @@ class IntraModal(Objective):
         """See `Objective`."""
         super().__init__(config)
         if not self.config.other_view:
-            self.needs, self.teacher_tensors = ("teacher",), ()
+            self.needs, self.teacher_tensors, self.optional_tensors = ("teacher",), (), ()
 
     @property
     def teacher_decay(self) -> float:

@@ -41,6 +41,7 @@ class LocalMi(Objective):
     paper = "TCL, Yang et al. 2022"
     needs = ("teacher", "tokens")
     teacher_tensors = ("image_tokens", "text_tokens")
+    optional_tensors = ("image_tokens", "text_tokens", "teacher_image", "teacher_text")
 
     @property
     def teacher_decay(self) -> float:

@@ -40,6 +40,7 @@ class MaskedImage(Objective):
     config: MaskedImageConfig
     paper = "SyCoCa, Ma et al. 2024"
     needs = ("tokens", "masked", "pixels")
+    optional_tensors = ("image_tokens", "masked_text_tokens", "text_token_hidden")
     parameters = (
         *("decoder_query", "decoder_key", "decoder_value", "decoder_inner", "decoder_outer"),
         "decoder_pixels",

@@ -47,6 +47,7 @@ class Pixpro(Objective):
     forms = ("paper", "released")
     needs = ("teacher", "view_tokens")
     teacher_tensors = ("view_tokens",)
+    optional_tensors = ("teacher_image", "teacher_text")
     parameters = ("transform",)
 
     @property

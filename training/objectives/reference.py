@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pairmill.registry_docs import render
-from training.objectives.by_name import BASIC, TEACHER, WHEN
+from training.objectives.by_name import BASIC, QUEUES, STAND_INS, TEACHER, WHEN
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import COLUMNS, NEEDS, Objective
 
@@ -125,7 +125,8 @@ def _by_name() -> str:
     of_needs = {tensor: f"of the need `{name}`" for name, need in NEEDS.items() for tensor in need.tensors}
     tensors = {
         **BASIC,
-        **dict.fromkeys(TEACHER, "of the same rows by a teacher, as those without `teacher_`"),
+        **{name: _of_teacher(name) for name in TEACHER},
+        **dict.fromkeys(QUEUES, "[Q, D] of any Q: embeddings of earlier steps, for objectives that keep them"),
         **of_needs,
         **COLUMNS,
         **dict.fromkeys(WHEN, "integer: where the run stands; left out: at the last step of one epoch"),
@@ -133,6 +134,11 @@ def _by_name() -> str:
     lines = [f"| `{name}` | {what} |" for name, what in tensors.items()]
     own = "State and the parameters of an objective's own are tensors too, by the names that it gives them.\n"
     return "\n".join([_BY_NAME, "| tensor | what it is |", "|---|---|", *lines, "", own])
+
+
+def _of_teacher(name: str) -> str:
+    instead = f"; left out: `{STAND_INS[name]}`" if name in STAND_INS else ""
+    return f"of the same rows by a teacher, as that without `teacher_`{instead}"
 
 
 def _facts(objective: type[Objective]) -> str:

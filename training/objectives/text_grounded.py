@@ -41,6 +41,7 @@ class TextGrounded(Objective):
     paper = "DeGLA, Hu et al. 2025"
     forms = ("paper", "released")
     needs = ("teacher", "negatives")
+    optional_tensors = ("teacher_image",)
 
     @property
     def teacher_decay(self) -> float:

@@ -44,8 +44,7 @@ def align(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
 
 
 def energy(one: Tensor, other: Tensor, settings: Mapping[str, Any]) -> Tensor:
-    """Of unit vectors: ‖a − b‖² = 2 − 2 a·b."""
-    return torch.exp(-settings.get("t", 2) * (2 - 2 * one @ other))
+    return torch.exp(-settings.get("t", 2) * ((one - other) ** 2).sum())
 
 
 def uniform(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
