@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairmill.errors import RecipeError, nearest
 from pairmill.registry import ChosenBy
+from training.data.asked_columns import NOISE
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import COLUMNS, NEEDS, Objective, Setup, When, opened
 
@@ -37,6 +38,8 @@ _TAUGHT = tuple(
 )
 #: The same rows as a teacher sees them: an average of the model, or a model that does not learn.
 TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", *(f"teacher_{name}" for name in _TAUGHT))
+#: Embeddings of earlier steps.  Where an objective keeps none, these and a teacher's are ignored.
+QUEUES = ("queue_image", "queue_text")
 #: Where the run stands, integers; left out: the last step of a run of one epoch.
 WHEN = ("step", "steps", "steps_per_epoch")
 
@@ -46,8 +49,9 @@ def loss_by_name(
 ) -> LossOutput:
     """The loss of one process's rows by an objective's name, differentiable in every floating tensor.
 
-    tensors: by the names of BASIC, TEACHER, WHEN, NEEDS and COLUMNS; the objective's own state and the parameters of
-    its heads by their names.  float64 tensors give a float64 loss.  settings: the objective's own keys.
+    tensors: by the names of BASIC, TEACHER, QUEUES, WHEN, NEEDS and COLUMNS; the objective's own state and the
+    parameters of its heads by their names; None for one that is left out.  float64 tensors give a float64 loss.
+    Data (COLUMNS), teacher and state are constants.  settings: the objective's own keys.
     form: released: what the official code computes, where the objective says that it differs from the paper.
     Raises RecipeError for an unknown name, setting, tensor or form, and for a tensor that the objective lacks.
     """
@@ -66,11 +70,22 @@ def computed(
 ) -> tuple[LossOutput, Objective]:
     """As `loss_by_name`, of one rank's rows over any exchange; the objective, whose state has changed by one step."""
     objective = _opened(name, settings, form)
+    tensors = {one: value for one, value in tensors.items() if value is not None}
     _check_tensors(name, objective, tensors)
     features, rows = _features(objective, tensors), _rows(tensors)
     image, text = features.image_BD, features.text_BKD
     objective.begin(
-        Setup(image.shape[1], text.shape[1], len(image), exchange.rank, exchange.world, tile, 0, image.device)
+        Setup(
+            image.shape[1],
+            text.shape[1],
+            len(image),
+            exchange.rank,
+            exchange.world,
+            tile,
+            0,
+            image.device,
+            tensors["image_tokens"].shape[-1] if "image_tokens" in tensors else None,
+        )
     )
     objective.state |= {
         kept.name: tensors[kept.name].detach().clone() for kept in objective.keeps if kept.name in tensors
@@ -94,17 +109,18 @@ def _opened(name: str, settings: Mapping[str, Any], form: str) -> Objective:
 
 
 def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) -> None:
-    required = ["image", "text", *(t for t in objective.tensors if t not in _OPTIONAL)]
+    required = ["image", "text", *objective.tensors]
     if {"teacher", "frozen_teacher"} & set(objective.needs):
         required += ["teacher_image", "teacher_text", *(f"teacher_{t}" for t in objective.teacher_tensors)]
     required += objective.columns
+    required = [one for one in required if one not in (*_OPTIONAL, *objective.unread)]
     if missing := [one for one in required if one not in tensors]:
         raise RecipeError(
             f"loss.objective {name} must be given the tensors {', '.join(required)}",
             value=f"without {', '.join(missing)}",
             fix="add what is missing",
         )
-    known = [*BASIC, *TEACHER, *WHEN, *COLUMNS, *(t for need in NEEDS.values() for t in need.tensors)]
+    known = [*BASIC, *TEACHER, *QUEUES, *WHEN, *COLUMNS, *(t for need in NEEDS.values() for t in need.tensors)]
     own = [*(kept.name for kept in objective.keeps), *objective.parameters]
     for one in tensors:
         if one not in known and one not in own:
@@ -125,21 +141,24 @@ def _features(objective: Objective, tensors: Mapping[str, Any]) -> Features:
             value=f"{list(image.shape)} and {list(text.shape)}",
             fix="give a text of each row as text[:, None], [B, 1, D]",
         )
-    scale = tensors.get("logit_scale")
+    scale = tensors.get("logit_scale", 1 / objective.temperature_init)
     bias = tensors.get("logit_bias", objective.bias_init)
     features = Features(
         image,
         text,
-        image.new_tensor(1 / objective.temperature_init) if scale is None else scale,
+        image.new_tensor(scale) if isinstance(scale, float | int) else scale,
         image.new_tensor(bias) if isinstance(bias, float | int) else bias,
         asked={one: tensors[one] for one in objective.tensors if one in tensors},
     )
     if "teacher_image" not in tensors:
         return features
+    taught_image = tensors["teacher_image"].detach()
+    taught_text = tensors.get("teacher_text", taught_image.new_zeros((*text.shape[:2], taught_image.shape[1])))
+    taught_scale = tensors.get("teacher_logit_scale", features.scale)
     taught = Features(
-        tensors["teacher_image"].detach(),
-        tensors["teacher_text"].detach(),
-        tensors.get("teacher_logit_scale", features.scale).detach(),
+        taught_image,
+        taught_text.detach(),
+        (image.new_tensor(taught_scale) if isinstance(taught_scale, float | int) else taught_scale).detach(),
         None,
         asked={one: tensors[f"teacher_{one}"].detach() for one in _TAUGHT if f"teacher_{one}" in tensors},
     )
@@ -168,8 +187,14 @@ def _rows(tensors: Mapping[str, Any]) -> Rows:
         given("text_role", unknown),
         given("text_lang", unknown),
         given("sample_id", number),
-        {name: tensors[name] for name in COLUMNS if name in tensors},
+        {name: _column(name, tensors[name], slots) for name in COLUMNS if name in tensors},
     )
+
+
+def _column(name: str, values: Tensor, slots: int) -> Tensor:
+    """As the data's; `noise_prob` may be [B], of all texts of a row."""
+    values = values.detach()
+    return values[:, None].expand(-1, slots) if name == NOISE and values.ndim == 1 else values
 
 
 def _with_own(objective: Objective, features: Features, text_mask_BK: Tensor, tensors: Mapping[str, Any]) -> Features:

@@ -108,6 +108,7 @@ class Setup(NamedTuple):
     tile: tuple[int, int]  #: `loss.tile`, of the kernels
     seed: int
     device: torch.device
+    token_width: int | None = None  #: Dt of the need `tokens`; None: D
 
 
 class When(NamedTuple):
@@ -137,6 +138,8 @@ class Objective:
     needs: tuple[str, ...] = ()
     #: Which tensors of its needs the teacher gives too, in `features.teacher.asked`; masks come from the rows alone.
     teacher_tensors: tuple[str, ...] = ()
+    #: What its needs bring and it does not read, with `teacher_text` and `teacher_image`: `loss_by_name` does without.
+    unread: tuple[str, ...] = ()
     #: Of the need `columns`: names of COLUMNS.  `data.columns` says what they are called in the data.
     columns: tuple[str, ...] = ()
     #: The tensors of `state`, and where each lives.
