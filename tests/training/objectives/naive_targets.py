@@ -209,7 +209,6 @@ ENTRIES = [
         settings=({"table": 64}, {"table": 64, "strength": 1.0}),
         more=with_noise,
         at_chance=lambda rows, slots: (math.log(rows * slots) + math.log(rows)) / 2,
-        slots_alike=False,
     ),
     Entry("sdm", sdm, settings=({}, {"epsilon": 1e-3})),
     Entry("circle", circle, settings=({}, {"gamma": 8.0, "margin": 0.4}), forms=("paper", "released")),
