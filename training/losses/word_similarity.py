@@ -25,12 +25,15 @@ def word_loss(
     *,
     tile: tuple[int, int],
 ) -> Tensor:
-    """MIL-NCE of s_ic = LSE_w s w_cw·x_i over the words of a text; exists_BKL: bool, the words that count."""
+    """MIL-NCE of s_ic = LSE_w s w_cw·x_i over the words of a text; exists_BKL: bool, the words that count.
+
+    What does not count is zeros, as `cleaned` makes it.
+    """
     mask_BK = exists_BKL.any(2)
     with full_precision(image_BD.device):
         return contrast_pairs(
-            torch.where(mask_BK.any(1)[:, None], wide(image_BD), 0.0),
-            torch.where(exists_BKL[..., None], wide(word_BKLD), 0.0),
+            image_BD,
+            word_BKLD,
             mask_BK,
             group_B,
             Pairs(_any_word, (tile[0], max(1, tile[1] // exists_BKL.shape[2])), joint=True),

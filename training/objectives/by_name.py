@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairmill.errors import RecipeError, nearest
 from pairmill.registry import ChosenBy
+from training.data.asked_columns import NOISE
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import COLUMNS, NEEDS, Objective, Setup, When, opened
 
@@ -54,8 +55,9 @@ def loss_by_name(
 ) -> LossOutput:
     """The loss of one process's rows by an objective's name, differentiable in every floating tensor.
 
-    tensors: by the names of BASIC, TEACHER, WHEN, NEEDS and COLUMNS; the objective's own state and the parameters of
-    its heads by their names.  float64 tensors give a float64 loss.  settings: the objective's own keys.
+    tensors: by the names of BASIC, TEACHER, QUEUES, WHEN, NEEDS and COLUMNS; the objective's own state and the
+    parameters of its heads by their names; None for one that is left out.  float64 tensors give a float64 loss.
+    Data (COLUMNS), teacher and state are constants.  settings: the objective's own keys.
     form: released: what the official code computes, where the objective says that it differs from the paper.
     Raises RecipeError for an unknown name, setting, tensor or form, and for a tensor that the objective lacks.
     """
@@ -79,7 +81,17 @@ def computed(
     features, rows = _features(objective, tensors), _rows(tensors)
     image, text = features.image_BD, features.text_BKD
     objective.begin(
-        Setup(image.shape[1], text.shape[1], len(image), exchange.rank, exchange.world, tile, 0, image.device)
+        Setup(
+            image.shape[1],
+            text.shape[1],
+            len(image),
+            exchange.rank,
+            exchange.world,
+            tile,
+            0,
+            image.device,
+            tensors["image_tokens"].shape[-1] if "image_tokens" in tensors else None,
+        )
     )
     objective.state |= {
         kept.name: tensors[kept.name].detach().clone() for kept in objective.keeps if kept.name in tensors
@@ -154,12 +166,12 @@ def _features(objective: Objective, tensors: Mapping[str, Any]) -> Features:
             value=f"{list(image.shape)} and {list(text.shape)}",
             fix="give a text of each row as text[:, None], [B, 1, D]",
         )
-    scale = tensors.get("logit_scale")
+    scale = tensors.get("logit_scale", 1 / objective.temperature_init)
     bias = tensors.get("logit_bias", objective.bias_init)
     features = Features(
         image,
         text,
-        image.new_tensor(1 / objective.temperature_init) if scale is None else scale,
+        image.new_tensor(scale) if isinstance(scale, float | int) else scale,
         image.new_tensor(bias) if isinstance(bias, float | int) else bias,
         asked={one: tensors[one] for one in objective.tensors if one in tensors},
     )
@@ -177,10 +189,11 @@ def _taught(tensors: Mapping[str, Any], features: Features) -> Features:
     text = features.text_BKD.new_zeros(features.text_BKD.shape) if text is None else text.detach()
     image = tensors.get("teacher_image")
     image = text.new_zeros((len(text), text.shape[2])) if image is None else image.detach()
+    scale = tensors.get("teacher_logit_scale", features.scale)
     return Features(
         image,
         text,
-        tensors.get("teacher_logit_scale", features.scale).detach(),
+        (features.image_BD.new_tensor(scale) if isinstance(scale, float | int) else scale).detach(),
         None,
         asked={one: tensors[f"teacher_{one}"].detach() for one in _TAUGHT if f"teacher_{one}" in tensors},
     )
@@ -208,8 +221,14 @@ def _rows(tensors: Mapping[str, Any]) -> Rows:
         given("text_role", unknown),
         given("text_lang", unknown),
         given("sample_id", number),
-        {name: tensors[name] for name in COLUMNS if name in tensors},
+        {name: _column(name, tensors[name], slots) for name in COLUMNS if name in tensors},
     )
+
+
+def _column(name: str, values: Tensor, slots: int) -> Tensor:
+    """As the data's; `noise_prob` may be [B], of all texts of a row."""
+    values = values.detach()
+    return values[:, None].expand(-1, slots) if name == NOISE and values.ndim == 1 else values
 
 
 def _with_own(objective: Objective, features: Features, text_mask_BK: Tensor, tensors: Mapping[str, Any]) -> Features:

@@ -61,7 +61,7 @@ class Codebook(Objective):
         """See `Objective`."""
         from training.losses.token_heads import Codebook as Head
 
-        return Head(self.config.token_width or setup.width, self.config.codes, self.config.width)
+        return Head(self.config.token_width or setup.token_width or setup.width, self.config.codes, self.config.width)
 
     @property
     def temperature(self) -> float:

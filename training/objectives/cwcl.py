@@ -40,6 +40,7 @@ class Cwcl(Contrastive):
     config: CwclConfig
     paper = "CWCL, Srinivasa et al. 2023"
     needs = ("frozen_teacher",)
+    optional_tensors = ("teacher_text",)
 
     @property
     def total_weight(self) -> float:

@@ -108,6 +108,7 @@ class Setup(NamedTuple):
     tile: tuple[int, int]  #: `loss.tile`, of the kernels
     seed: int
     device: torch.device
+    token_width: int | None = None  #: Dt of the need `tokens`; None: D
 
 
 class When(NamedTuple):

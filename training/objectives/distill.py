@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 class DistillConfig(NamedConfig):
     """How much is learnt from the pairs, and how much from the teacher."""
 
-    hard: float = Field(1.0, ge=0, description="weight of the contrast with the pairs as target; 1: open_clip's")
+    hard: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the contrast with the pairs as target; 0: the teacher alone; 1: open_clip's",
+    )
     soft: float = Field(1.0, gt=0, description="weight of the contrast with the teacher as target; 1: open_clip's")
     temperature: float = Field(
         1.0, gt=0, description="what both models' logits are divided by for the teacher's target; 1: open_clip's"
@@ -25,13 +29,14 @@ class DistillConfig(NamedConfig):
 
 
 class Distill(Contrastive):
-    """The softmaxes of a model that does not learn are targets beside the pairs (Hinton et al. 2015, on CLIP's logits).
+    """The softmaxes of a model that does not learn are the targets (Hinton et al. 2015, on CLIP's logits).
 
         L = hard · L_pairs + soft · T² · ½ [mean_i KL(p'_i ‖ p_i) + mean over texts of KL(p'_ik ‖ p_ik)]
 
     L_pairs: `one_to_k`, which is CLIP for one text.  p_i: softmax over texts of s x_i·t_jl / T; p_ik: over images;
     p': the teacher's, with its own scale.  T: `temperature`; T² keeps the size of the gradient.  In both models, other
-    rows of a row's group are no candidates.
+    rows of a row's group are no candidates.  Where the teacher is the run's own first model, there is nothing to learn
+    from it alone: set `hard`, or add this to another objective.
 
     The released code (open_clip, `DistillClipLoss`) has cross-entropies, not divergences: the gradient is the same.
     """

@@ -32,7 +32,7 @@ class GramConfig(NamedConfig):
 class Gram(Objective):
     """The volume that an image spans with all texts of its row is small (GRAM, Cicchetti et al. 2025).
 
-        Vol_ij² = det Gram(x_i, t_j1 … t_jK) = det(G_j) (x_i·x_i - ‖L_j⁻¹ r_ij‖²)
+        Vol_ij² = det Gram(x_i, t_j1 … t_jK) = det(G_j + εI) (x_i·x_i - ‖L_j⁻¹ r_ij‖²)
         L       = ½ [CE(-s Vol over rows of texts) + CE(-s Vol over images)],   with label smoothing
 
     G_j: products of the texts of row j;  L_j = chol(G_j + εI);  r_ij = [x_i·t_jk]_k.

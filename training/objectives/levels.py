@@ -66,6 +66,7 @@ class Levels(Objective):
     Config = LevelsConfig
     config: LevelsConfig
     needs = ("tokens",)
+    optional_tensors = ("text_tokens",)
     parameters = ("level_logits",)
 
     def heads(self, setup: Setup) -> nn.Module:

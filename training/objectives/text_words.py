@@ -25,27 +25,32 @@ class Words(Objective):
         L    = -mean_i log [Σ_k exp S_i,ik / (Σ_c exp S_ic + Σ_{j≠i} Σ_k exp S_j,ik)]   (MIL-NCE: one softmax an image)
 
     Which words are significant, `text_token_mask` says; a text without any counts for nothing.  Tokens must be as wide
-    as the embeddings.  The released code has no temperature, s = 1, and three words for every text.  Meant as a term of
-    weight 0.1 to 0.3.  Memory: one tile, and the words of all rows in mode gather.
+    as the embeddings.  The released form has no temperature, s = 1; that code takes three words of every text.  Meant
+    as a term of weight 0.1 to 0.3.  Memory: one tile, and the words of all rows in mode gather.
     """
 
     paper = "SNP-S3, Dong et al. 2024"
+    forms = ("paper", "released")
     Config = WordsConfig
     config: WordsConfig
     needs = ("tokens",)
+    optional_tensors = ("image_tokens",)
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`.  Raises RecipeError for tokens of another width than the embeddings."""
+        import torch
+
         from training.losses.loss_inputs import LossOutput
         from training.losses.token_similarity import cleaned
         from training.losses.word_similarity import word_loss
 
         asked = features.asked
         check_width(self.config.name, features.image_BD.shape[1], asked["text_tokens"].shape[3])
-        _, words, exist = cleaned(
-            asked["image_tokens"], asked["text_tokens"], asked.get("text_token_mask"), rows.text_mask_BK
+        image, words, exist = cleaned(
+            features.image_BD[:, None], asked["text_tokens"], asked.get("text_token_mask"), rows.text_mask_BK
         )
-        total = word_loss(features.image_BD, words, exist, features.scale, rows.group_B, exchange, tile=self.setup.tile)
+        scale = torch.ones_like(features.scale) if self.form == "released" else features.scale
+        total = word_loss(image[:, 0], words, exist, scale, rows.group_B, exchange, tile=self.setup.tile)
         return LossOutput(total, {self.config.name: total.detach()})
 
 

@@ -56,7 +56,7 @@ class TokenMaxReduced(TokenMax):
         """See `Objective`.  Raises RecipeError for groups that do not divide the width of a token."""
         from training.losses.token_heads import OwnScale, Together, TokenLearner
 
-        width = self.config.token_width or setup.width
+        width = self.config.token_width or setup.token_width or setup.width
         if width % self.config.groups:
             raise RecipeError(
                 f"loss.objective {self.config.name}: groups must divide the width of a token",

@@ -211,12 +211,13 @@ def drawn(*shape: int, random: torch.Generator) -> Tensor:
 def words(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
     rows = tensors["text_mask"].any(1).nonzero()[:, 0].tolist()
     group = tensors["group_id"].tolist()
+    scale = tensors["logit_scale"] if form == "paper" else 1.0
 
     def similarity(i: int, j: int) -> list[Tensor]:
         found = []
         for k in tensors["text_mask"][j].nonzero()[:, 0].tolist():
             chosen = tensors["text_tokens"][j, k][tensors["text_token_mask"][j, k]]
-            found.append((tensors["logit_scale"] * chosen @ tensors["image"][i]).logsumexp(0))
+            found.append((scale * chosen @ tensors["image"][i]).logsumexp(0))
         return found
 
     each = []
@@ -367,7 +368,7 @@ ENTRIES = [
         at_chance=chance,
         aligns=False,
     ),
-    Entry("words", words, more=with_wide_tokens, aligns=False),
+    Entry("words", words, forms=("paper", "released"), more=with_wide_tokens, aligns=False),
     Entry(
         "levels",
         levels,
