@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
-from losses import tensors_of_needs
+from losses import models_of, tensors_of_needs
 from record import machine, record, table
 from torch import Tensor
 
@@ -89,7 +89,7 @@ def on_rank(rank: int, folder: str, rows: int, cuda: bool) -> None:
         exchange = open_exchange(mode, group_size=size)(0)
         for objective in OBJECTIVES.names:
             kind = OBJECTIVES.get(objective)
-            if mode in kind.modes and "tokens" not in kind.needs:
+            if mode in kind.modes and models_of(objective)[-1:] == ["loss"]:
                 given = half(tensors(objective, rows, device), rank, rows)
                 made = gradients(objective, given, exchange, torch.float32)
                 found[objective, mode] = {name: value.cpu() for name, value in made.items()}

@@ -7,7 +7,7 @@ A process for each objective and model holds two learners, one with clip and one
 them take steps in turn, on the same made-up rows of two texts.  So whatever else the machine does slows both.  Time is
 the median of the ratios of neighbouring steps; memory is the peak of a step over what was held before it, without the
 weights and moments that both have.  The third column is the loss alone, without towers: forward and backward on
-embeddings.  What the training loop does not deliver has that column only.
+embeddings.  What needs more of the data than pictures and texts has that column only.
 
 The limit is the step of clip: an objective cannot take less than the towers.
 """
@@ -36,7 +36,7 @@ from training.gather import Exchange, open_exchange
 from training.losses.loss_inputs import LossOutput
 from training.model import Rows
 from training.objectives.config import OBJECTIVES
-from training.objectives.declaration import NEEDS, Setup, When
+from training.objectives.declaration import Setup, When
 from training.objectives.reference import COSTS
 from training.recipe import TrainRecipe
 from training.step import train_step
@@ -49,6 +49,9 @@ MODELS: dict[str, tuple[str, int, int]] = {
     "small ViT": (str(ROOT / "pipelines" / "recipes" / "models" / "emoji.json"), 128, 64),
     "ViT-B-32": ("ViT-B-32", 32, 224),
 }
+#: Needs that made-up pictures and texts meet, and those that made-up embeddings meet.
+_OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens"})
+_OF_EMBEDDINGS = frozenset({"teacher", "frozen_teacher", "raw", "views", "negatives", "columns"})
 #: Rows and width of the loss alone.
 ROWS, WIDTH = 2048, 512
 
@@ -224,10 +227,9 @@ def measured(objective: str, model: str, rounds: int, share: float) -> dict[str,
 
 def models_of(objective: str) -> list[str]:
     """Where an objective can be measured: with the models only if the loop delivers what it needs."""
-    needs = OBJECTIVES.get(objective).needs
-    with_towers = list(MODELS) if all(NEEDS[need].delivered for need in needs) else []
-    # Tokens are a memory question of its own, and come from towers.
-    return [*with_towers, *(["loss"] if "tokens" not in needs else [])]
+    needs = set(OBJECTIVES.get(objective).needs)
+    # Tokens come from towers; views, wrong texts and columns from data, which the made-up rows lack.
+    return [*(MODELS if needs <= _OF_TOWERS else []), *(["loss"] if needs <= _OF_EMBEDDINGS else [])]
 
 
 def main() -> None:
