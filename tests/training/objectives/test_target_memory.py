@@ -44,6 +44,10 @@ def test_what_a_target_is_made_of_must_be_given() -> None:
     tensors = tensors_of(BY_NAME["clip"], 4, 1, 8)
     with pytest.raises(RecipeError, match="without tags"):
         loss_by_name("jaccard", tensors)
-    for name in ("distill", "cwcl", "momentum"):
-        with pytest.raises(RecipeError, match="without teacher_image, teacher_text"):
+    for name, missing in (
+        ("distill", "teacher_image, teacher_text"),
+        ("cwcl", "teacher_image"),
+        ("momentum", "teacher_"),
+    ):
+        with pytest.raises(RecipeError, match=f"without {missing}"):
             loss_by_name(name, tensors)
