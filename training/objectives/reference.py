@@ -75,7 +75,7 @@ _BY_NAME = """\
 from training.objectives import loss_by_name
 
 output = loss_by_name("one_to_k", {"image": image, "text": text, "logit_scale": scale}, {"text_to_image_weight": 0.5})
-output.total.backward()                                  # scalar; output.parts adds up to it
+output.total.backward()  # scalar; output.parts adds up to it
 ```
 
 It is differentiable in every floating tensor, and float64 tensors give a float64 loss.  `form="released"` gives what an
