@@ -18,11 +18,11 @@ from pipelines.doctor import project_root
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def over_nodes(folder: Path, nodes: int, faults: str = "") -> dict[str, list[str]]:
+def over_nodes(folder: Path, nodes: int, rule: str, faults: str = "") -> list[str]:
     """What a process finds that starts a cluster of its own."""
     armed = {"PAIRMILL_FAULTS": faults, "PAIRMILL_FAULTS_DIR": str(folder)} if faults else {}
     done = subprocess.run(
-        [sys.executable, cuts_job.__file__, str(nodes)],
+        [sys.executable, cuts_job.__file__, str(nodes), rule],
         env=os.environ | armed | {"PYTHONPATH": str(project_root())},
         capture_output=True,
         text=True,
@@ -30,7 +30,7 @@ def over_nodes(folder: Path, nodes: int, faults: str = "") -> dict[str, list[str
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -56,16 +56,18 @@ def expected() -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 3])
-def test_any_number_of_nodes_keeps_the_same_rows(nodes: int, tmp_path: Path, expected: dict[str, list[str]]) -> None:
-    found = over_nodes(tmp_path, nodes)
-    assert found == expected
-    assert len(found["top"]) == 500
+@pytest.mark.parametrize(("nodes", "rule"), [(1, "top"), (2, "quantile by language"), (3, "quota")])
+def test_any_number_of_nodes_keeps_the_same_rows(
+    nodes: int, rule: str, tmp_path: Path, expected: dict[str, list[str]]
+) -> None:
+    found = over_nodes(tmp_path, nodes, rule)
+    assert found == expected[rule]
+    assert 300 < len(found) < cuts_job.SHARDS * cuts_job.ROWS
 
 
 def test_workers_that_are_killed_change_nothing(tmp_path: Path, expected: dict[str, list[str]]) -> None:
     # While a shard is read, and while rows that were brought together are looked at, early and late.
-    faults = "barrier.pass:kill@3;barrier.pass:kill@150;barrier.cuts:kill@1;barrier.cuts:kill@9"
-    assert over_nodes(tmp_path, 2, faults) == expected
-    assert (tmp_path / "barrier.pass.passes").stat().st_size > 150
-    assert (tmp_path / "barrier.cuts.passes").stat().st_size > 9
+    faults = "barrier.pass:kill@3;barrier.pass:kill@130;barrier.cuts:kill@1;barrier.cuts:kill@6"
+    assert over_nodes(tmp_path, 2, "quota", faults) == expected["quota"]
+    assert (tmp_path / "barrier.pass.passes").stat().st_size > 130
+    assert (tmp_path / "barrier.cuts.passes").stat().st_size > 6
