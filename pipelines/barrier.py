@@ -59,7 +59,7 @@ def brought_together(rows: Dataset, partitions: int, apply: Callable[[pa.Table],
     try:
         return list(grouped.map_groups(applied, batch_format="pyarrow").materialize().to_arrow_refs())
     except RayError as error:
-        # Ray Data's shuffle fails on several blocks without any row (`findings/ray_data_shuffle_no_rows.sh`).
+        # Ray Data's shuffle fails where no row is left (`findings/ray_data_shuffle_no_rows.sh`).
         if "FieldRef" not in str(error) or rows.count():
             raise
         return [ray.put(pa.table({}))]
