@@ -225,6 +225,8 @@ def main() -> None:
     figures: dict[str, Any] = {"swapped": SWAPPED, "steps": options.steps, "seeds": options.seeds, "selections": {}}
     figures["filter"] = json.loads((FOLDER / "dfn.json").read_text())
     figures["filter"].pop("path", None)
+    # Where the model lies on this machine says nothing.
+    figures["filter"]["embedding"] = figures["filter"]["embedding"].rpartition("/")[2]
     lines = []
     for name in RULES:
         entry: dict[str, Any] = dict(chosen[name])
