@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from gloo_ranks import run_on_ranks
-from test_step import LENGTH, ROWS, setup_of
-from test_step import recipe as step_recipe
+from need_steps import recipe_of, three_steps
+from test_step import LENGTH, ROWS
 from test_step import rows_of as plain_rows_of
 from torch import Tensor
 
-from training.gather import Exchange, open_exchange
+from training.gather import Exchange
 from training.losses.loss_inputs import LossOutput
 from training.model import DualEncoder, Features, Further, Rows
 from training.objectives.declaration import Objective
-from training.recipe import TrainRecipe
 
 V, NEGATIVES = 2, 3
 
@@ -43,7 +42,7 @@ class Nearby(Objective):
         return LossOutput(total, {"total": total.detach()})
 
 
-PATH = f"{__name__}:Nearby"
+of_step = partial(recipe_of, f"{__name__}:Nearby")
 
 
 def rows_of(step: int, rank: int, world: int) -> Rows:
@@ -57,39 +56,9 @@ def rows_of(step: int, rank: int, world: int) -> Rows:
     return plain_rows_of(step, rank, world)._replace(further=further)
 
 
-def of_step(*, accumulate: int = 1, precision: str = "fp32", stage: int = 0, **model: Any) -> TrainRecipe:
-    return step_recipe(
-        loss={"objective": PATH},
-        model={"patch_dropout": None, **model},
-        train={"accumulate": accumulate, "precision": precision},
-        deepspeed={"stage": stage},
-    )
-
-
-def _steps(rank: int, used: TrainRecipe) -> tuple[Tensor, dict[str, Tensor]]:
-    """Losses of three steps, and the weights after them."""
-    import torch.distributed as dist
-
-    from training.engine import model_weights, set_lr
-    from training.step import train_step
-    from training.worker import build, start_learner
-
-    world = dist.get_world_size()
-    engine, _, objective, teacher = start_learner(build(used), used, setup_of(used, rank, world))
-    exchange, found = open_exchange("gather")(0), []
-    for step in range(3):
-        set_lr(engine, 1e-3)
-        rows = rows_of(step, rank, world)
-        result = train_step(
-            engine, rows, objective, exchange, accumulate=used.train.accumulate, seed=step, teacher=teacher
-        )
-        found.append(exchange.total(result.loss) / world)
-    return torch.stack(found), model_weights(engine)
-
-
 @pytest.fixture(scope="module")
 def whole() -> tuple[Tensor, dict[str, Tensor]]:
-    found: tuple[Tensor, dict[str, Tensor]] = run_on_ranks(1, _steps, of_step())[0]
+    found: tuple[Tensor, dict[str, Tensor]] = run_on_ranks(1, three_steps, of_step(), rows_of)[0]
     return found
 
 
@@ -98,7 +67,7 @@ def whole() -> tuple[Tensor, dict[str, Tensor]]:
 def test_ranks_and_micro_batches_are_one_step_of_the_whole_batch(
     whole: tuple[Tensor, dict[str, Tensor]], world: int, accumulate: int, stage: int
 ) -> None:
-    losses, weights = run_on_ranks(world, _steps, of_step(accumulate=accumulate, stage=stage))[0]
+    losses, weights = run_on_ranks(world, three_steps, of_step(accumulate=accumulate, stage=stage), rows_of)[0]
     torch.testing.assert_close(losses, whole[0], rtol=1e-4, atol=1e-6)
     assert len(set(losses.tolist())) == 3
     for name, value in whole[1].items():
@@ -107,10 +76,9 @@ def test_ranks_and_micro_batches_are_one_step_of_the_whole_batch(
 
 @pytest.mark.slow
 def test_blocks_are_computed_again_as_they_were_in_bfloat16() -> None:
-    found = [
-        run_on_ranks(1, _steps, of_step(accumulate=2, precision="bf16", gradient_checkpointing=again))[0][0]
-        for again in (False, True)
-    ]
+    common = {"accumulate": 2, "precision": "bf16"}
+    both = [of_step(**common, gradient_checkpointing=again) for again in (False, True)]
+    found = [run_on_ranks(1, three_steps, used, rows_of)[0][0] for used in both]
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 

@@ -13,7 +13,8 @@ from training.gather import Exchange
 from training.losses.compose import compute_loss
 from training.losses.contrast import one_slot
 from training.losses.loss_inputs import LossInputs
-from training.losses.pairs import members, row_mean
+from training.losses.pairs import members
+from training.losses.present import batch_mean
 from training.losses.tiles import wide
 from training.model import Rows
 
@@ -34,6 +35,6 @@ def compatibility_loss(
     batch = members(new_BKE[:, 0], new_BKE, rows, exchange)
     new, valid = batch.all_texts(), mask_BK.flatten()
     old = torch.where(valid[:, None], old_BKE.flatten(0, 1), 0.0)
-    apart = row_mean(1 - (new.value * old).sum(1), valid, exchange)
+    apart = batch_mean(1 - (new.value * old).sum(1), valid, exchange)
     inputs = LossInputs(new.value, old[:, None], valid[:, None], scale, None, new.family)
     return apart, compute_loss(inputs, [one_slot(valid[:, None], 0)], exchange, tile=tile)

@@ -12,6 +12,7 @@ from torch import Tensor
 from training.gather import Exchange
 from training.losses.compose import sides, without_what_is_missing
 from training.losses.loss_inputs import LossInputs
+from training.losses.present import batch_mean
 from training.losses.softmax import Bend, log_sums
 from training.losses.tiles import wide
 from training.precision import full_precision
@@ -36,8 +37,7 @@ def circle_loss(
         # A row without texts keeps its zeros, and a finite sum that counts for nothing.
         positive_BK = positive_BK.masked_fill(~mask_BK & rows.valid[:, None], -torch.inf)
         each_B = F.softplus(positive_BK.logsumexp(1) + negative_B)
-        count = exchange.total(rows.valid.sum()).clamp(min=1)
-        return exchange.world * torch.where(rows.valid, each_B, 0.0).sum() / count
+        return batch_mean(each_B, rows.valid, exchange)
 
 
 def _bend(gamma: float, margin: float) -> Bend:

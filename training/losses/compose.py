@@ -15,6 +15,7 @@ from pairmill.errors import RecipeError
 from training.gather import Columns, Exchange
 from training.losses.contrast import Contrast, Likeness
 from training.losses.loss_inputs import LossInputs
+from training.losses.present import row_numbers
 from training.losses.sigmoid import sigmoid_value
 from training.losses.softmax import SoftTarget, finite, log_sums, weighted
 from training.losses.tiles import Queries, wide
@@ -103,7 +104,7 @@ def _contrast_loss(
 def sides(inputs: LossInputs, slots: slice, mask_Bk: Tensor, exchange: Exchange) -> tuple[Queries, Columns]:
     """Images and the texts of some slots as what the kernels take, without weights; row by row, slot by slot."""
     rows, k = mask_Bk.shape
-    number = torch.arange(rows, device=mask_Bk.device) + exchange.rank * rows
+    number = row_numbers(rows, exchange, mask_Bk.device)
     none = wide(inputs.image_BD).new_zeros(rows)
     return (
         Queries(inputs.image_BD, mask_Bk.any(1), none, number, inputs.group_B),

@@ -13,7 +13,8 @@ import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor
 
 from training.gather import Columns, Exchange
-from training.losses.pairs import Members, gathered, logits_against, row_mean
+from training.losses.pairs import Members, gathered, logits_against
+from training.losses.present import batch_mean
 from training.losses.softmax import softmax_value
 from training.losses.tiles import Queries
 from training.precision import full_precision
@@ -105,4 +106,4 @@ def soft_clip(image: Members, text: Members, scale: Tensor, exchange: Exchange) 
         logs = logits.log_softmax(1).masked_fill(logits.isinf(), 0.0)
         for target in targets:
             losses = losses - (target.softmax(1) * logs).sum(1) / 2
-    return row_mean(losses, image.valid, exchange)
+    return batch_mean(losses, image.valid, exchange)

@@ -17,7 +17,7 @@ _STEPS, _FLOOR = 100, 1e-4
 def fit_two(values: Tensor) -> Tensor:
     """Maximum likelihood by expectation maximisation, from both halves of the sorted values; float64 on the CPU.
 
-    The same values give the same mixture.  None where there are fewer than two different ones.
+    The same values give the same mixture.  Zeros where there are fewer than two different ones.
     """
     ordered = values.detach().double().cpu().sort().values
     none = torch.zeros(2, 3, dtype=torch.float64)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from training.gather import Exchange
-from training.losses.pairs import Batch, Members, joined, lse_over, row_mean
+from training.losses.pairs import Batch, Members, joined, lse_over
+from training.losses.present import batch_mean
 from training.precision import full_precision
 
 
@@ -20,7 +21,7 @@ def mv_dhel(batch: Batch, temperature: float, *, exchange: Exchange, tile: tuple
     for view in _views(batch):
         lse, columns = lse_over(view, view, scale, own=False, exchange=exchange, tile=tile)
         energy = energy + torch.where(columns > 0, lse, 0.0)
-    return row_mean(energy - _alignment(batch, scale, ordered=False), batch.rows, exchange)
+    return batch_mean(energy - _alignment(batch, scale, ordered=False), batch.rows, exchange)
 
 
 def mv_infonce(
@@ -41,7 +42,7 @@ def mv_infonce(
     # A row without a text has no view at all, and a log of 0 no gradient.
     terms = torch.cat([lse.view(len(batch.rows), -1) for lse in found], dim=1)
     energy = torch.where(batch.rows[:, None], terms, 0.0).logsumexp(1)
-    return row_mean(energy - _alignment(batch, scale, ordered=True), batch.rows, exchange)
+    return batch_mean(energy - _alignment(batch, scale, ordered=True), batch.rows, exchange)
 
 
 def _views(batch: Batch) -> tuple[Members, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.gather import Columns, Exchange
 from training.losses.pair_kernel import Pairs, pair_loss
+from training.losses.present import row_numbers
 from training.losses.tiles import Queries
 
 
@@ -79,8 +80,7 @@ def columns(
 
 def _numbers(group_B: Tensor, each: int, exchange: Exchange) -> Tensor:
     """Number over all ranks of the row of each of its `each` entries."""
-    number = torch.arange(len(group_B), device=group_B.device) + exchange.rank * len(group_B)
-    return _of(number, each)
+    return _of(row_numbers(len(group_B), exchange, group_B.device), each)
 
 
 def _of(values_B: Tensor, each: int) -> Tensor:

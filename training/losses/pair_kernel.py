@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from training.gather import Columns, Exchange, Lse
+from training.losses.softmax import weighted
 from training.losses.tiles import Queries, wide
 from training.precision import full_precision
 
@@ -104,9 +105,9 @@ class _PairLoss(torch.autograd.Function):
         if pairs.joint:
             row_lse = torch.logaddexp(row_lse, column_lse.view(len(query), -1).logsumexp(1))
             column_lse = row_lse.repeat_interleave(len(columns.key) // len(query))
-            mine = _weighted(rows.weight, row_lse) - _weighted(rows.weight, own_lse)
+            mine = weighted(rows.weight, row_lse) - weighted(rows.weight, own_lse)
         else:
-            mine = _weighted(rows.weight, row_lse) + _weighted(columns.weight, column_lse) - at_target
+            mine = weighted(rows.weight, row_lse) + weighted(columns.weight, column_lse) - at_target
         ctx.rows, ctx.columns, ctx.pairs, ctx.exchange = rows, columns, pairs, exchange
         ctx.save_for_backward(row_lse, own_lse, column_lse, row_share, *common)
         ctx.dtypes = query.dtype, key.dtype, tuple(one.dtype for one in shared)
@@ -219,7 +220,3 @@ def _smoothed(rows: Queries, columns: Columns, pairs: Pairs, exchange: Exchange)
 
 def _hidden(logits: Tensor, out: Tensor) -> Tensor:
     return logits.masked_fill(out, -torch.inf)
-
-
-def _weighted(weight: Tensor, lse: Tensor) -> Tensor:
-    return (weight * torch.where(weight == 0, 0.0, lse)).sum()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.gather import Columns, Exchange
+from training.losses.present import row_numbers
 from training.losses.row_lse import RowLse, row_lse
 from training.losses.tiles import Queries, wide
 
@@ -48,7 +49,7 @@ def members(image_BD: Tensor, text_BKD: Tensor, rows: Rows, exchange: Exchange) 
     """The rows of this rank; what belongs to a missing text becomes zeros.  A collective call."""
     mask_BK = rows.text_mask_BK
     valid = mask_BK.any(1)
-    number = torch.arange(len(valid), device=valid.device) + exchange.rank * len(valid)
+    number = row_numbers(len(valid), exchange, valid.device)
     alone = -2 - number
     families = exchange.contrasted(torch.where(rows.group_B >= 0, rows.group_B, alone))
     # Small numbers from 0: the kernels' word for a group.
@@ -110,15 +111,6 @@ def _lifted(one: Members, *, first: bool) -> Members:
     half = one.value.square().sum(1, keepdim=True) / -2
     pair = (half, torch.ones_like(half)) if first else (torch.ones_like(half), half)
     return one._replace(value=torch.cat([one.value, *pair], dim=1))
-
-
-def row_mean(value_B: Tensor, valid_B: Tensor, exchange: Exchange) -> Tensor:
-    """This rank's part of a mean over the valid rows of the whole batch (rules R1 and R2).  A collective call.
-
-    value_B: what is not valid must be finite.
-    """
-    count = exchange.total(valid_B.sum().double()).clamp(min=1.0)
-    return exchange.world * torch.where(valid_B, value_B, 0.0).sum() / count.to(value_B.dtype)
 
 
 def peers_share(valid_B: Tensor, exchange: Exchange) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from training.gather import Exchange
-from training.losses.pairs import Batch, Members, gathered, logits_against, row_mean
+from training.losses.pairs import Batch, Members, gathered, logits_against
+from training.losses.present import batch_mean
 from training.precision import full_precision
 
 
@@ -19,7 +20,7 @@ def random_alignment(batch: Batch, text_mask_BK: Tensor, random_BD: Tensor, exch
     random_BD = random_BD.to(text_BKD.dtype)
     image_B = (batch.image.value - random_BD).square().mean(1)
     text_BK = torch.where(text_mask_BK, (text_BKD - random_BD[:, None]).square().mean(2), 0.0)
-    return row_mean(image_B + text_BK.sum(1) / text_mask_BK.sum(1).clamp(min=1), batch.rows, exchange)
+    return batch_mean(image_B + text_BK.sum(1) / text_mask_BK.sum(1).clamp(min=1), batch.rows, exchange)
 
 
 def hybrid_distillation(
@@ -48,7 +49,7 @@ def hybrid_distillation(
                 ).softmax(1)
                 target = alpha * _own_share(rows, columns) + (1 - alpha) * taught
         divergence = torch.xlogy(target, target) - target * mine.log_softmax(1).masked_fill(mine.isinf(), 0.0)
-        ways.append(row_mean(divergence.sum(1), rows.valid, exchange))
+        ways.append(batch_mean(divergence.sum(1), rows.valid, exchange))
     return temperature**2 * (ways[0] + ways[1]) / 2
 
 

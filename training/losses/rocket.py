@@ -12,7 +12,8 @@ import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor
 
 from training.gather import Exchange
-from training.losses.pairs import Members, gathered, logits_against, members, peers_share, row_mean
+from training.losses.pairs import Members, gathered, logits_against, members, peers_share
+from training.losses.present import batch_mean
 from training.losses.tiles import wide
 from training.model import Rows
 from training.precision import full_precision
@@ -71,7 +72,7 @@ def prediction_loss(
     guesses, targets = [unit(one) for one in guess], [unit(one.detach()) for one in target]
     cosines = (guesses[0][:, None] * targets[1]).sum(2) + (guesses[1] * targets[0][:, None]).sum(2)
     each = torch.where(text_mask_BK, 2 - cosines, 0.0).sum(1) / text_mask_BK.sum(1).clamp(min=1)
-    return row_mean(each, valid_B, exchange)
+    return batch_mean(each, valid_B, exchange)
 
 
 def assignment_loss(
@@ -102,7 +103,7 @@ def assignment_loss(
                 _assigned(image, text, other, scale, exchange, epsilon, iterations, columns_swapped=True),
                 _assigned(text, image, other, scale, exchange, epsilon, iterations, columns_swapped=False),
             ]
-        losses.append(row_mean((ways[0] + ways[1]) / 2, both, exchange))
+        losses.append(batch_mean((ways[0] + ways[1]) / 2, both, exchange))
         used.append(exchange.total(both.sum().double()) > 0)
     return torch.stack(losses).sum() / torch.stack(used).sum().clamp(min=1)
 

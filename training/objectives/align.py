@@ -28,10 +28,10 @@ class Align(Objective):
         import torch
 
         from training.losses.loss_inputs import LossOutput
-        from training.losses.pairs import row_mean
+        from training.losses.present import batch_mean
         from training.losses.tiles import wide
 
         mask = rows.text_mask_BK
         between = torch.where(mask[..., None], wide(features.image_BD)[:, None] - wide(features.text_BKD), 0.0)
-        total = row_mean(between.square().sum((1, 2)) / mask.sum(1).clamp(min=1), mask.any(1), exchange)
+        total = batch_mean(between.square().sum((1, 2)) / mask.sum(1).clamp(min=1), mask.any(1), exchange)
         return LossOutput(total, {self.config.name: total.detach()})

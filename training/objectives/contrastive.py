@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pairmill.errors import RecipeError
 from training.objectives.declaration import Objective
 
 if TYPE_CHECKING:
@@ -56,13 +55,7 @@ def inputs_of(features: Features, rows: Rows) -> LossInputs:
 
 def frozen_of(objective: Objective, features: Features, rows: Rows) -> Features:
     """The embeddings of the need `frozen_teacher`, zeros where a text or a row's texts are missing."""
-    if features.frozen is None:
-        raise RecipeError(
-            f"loss.objective {objective.config.name} must have embeddings of a model that does not learn",
-            value="features.frozen: None",
-            fix="give them, or choose another objective",
-        )
-    return present(features.frozen, rows.text_mask_BK)
+    return present(objective.teacher_of(features, frozen=True), rows.text_mask_BK)
 
 
 def present(features: Features, text_mask_BK: Tensor) -> Features:

@@ -23,7 +23,7 @@ B rows of this rank, G of all ranks, K text slots, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from pairmill.errors import RecipeError, nearest
@@ -239,6 +239,17 @@ class Objective:
         """
         raise NotImplementedError
 
+    def teacher_of(self, features: Features, *, frozen: bool = False) -> Features:
+        """What the need `teacher` brings, or `frozen_teacher`.  Raises RecipeError where there is none."""
+        found = features.frozen if frozen else features.teacher
+        if found is None:
+            raise RecipeError(
+                f"loss.objective {self.config.name} must have a {'frozen ' if frozen else ''}teacher",
+                value="none",
+                fix="declare the need, or give the tensors teacher_image and teacher_text",
+            )
+        return found
+
     def after_step(self, features: Features, rows: Rows, exchange: Exchange) -> None:
         """Change the state after the optimiser's update, without gradient: once a step, with all rows of the step."""
 
@@ -286,26 +297,14 @@ def opened(kind: type[Objective], config: NamedConfig) -> Objective:
             value=repr(objective.needs),
             fix='write needs = ("name",)',
         )
-    for need in objective.needs:
-        if need not in NEEDS:
-            raise RecipeError(
-                f"loss.objective {name}: needs must only name {', '.join(NEEDS)}",
-                value=need,
-                fix=f"perhaps you mean: {nearest(need, NEEDS)}",
-            )
+    _check_known(name, "needs", objective.needs, NEEDS)
     if ("columns" in objective.needs) != bool(objective.columns):
         raise RecipeError(
             f"loss.objective {name} must declare the need columns and name them in `columns`, or neither",
             value=f"needs: {', '.join(objective.needs)}; columns: {', '.join(objective.columns)}",
             fix='write needs = ("columns",) and columns = ("name",)',
         )
-    for column in objective.columns:
-        if column not in COLUMNS:
-            raise RecipeError(
-                f"loss.objective {name}: columns must only name {', '.join(COLUMNS)}",
-                value=column,
-                fix=f"perhaps you mean: {nearest(column, COLUMNS)}",
-            )
+    _check_known(name, "columns", objective.columns, COLUMNS)
     if kind.__call__ is Objective.__call__:
         raise RecipeError(
             f"loss.objective {name} must define __call__",
@@ -313,6 +312,16 @@ def opened(kind: type[Objective], config: NamedConfig) -> Objective:
             fix="write def __call__(self, features, rows, exchange): …",
         )
     return objective
+
+
+def _check_known(name: str, what: str, given: Iterable[str], known: Mapping[str, object]) -> None:
+    for one in given:
+        if one not in known:
+            raise RecipeError(
+                f"loss.objective {name}: {what} must only name {', '.join(known)}",
+                value=one,
+                fix=f"perhaps you mean: {nearest(one, known)}",
+            )
 
 
 def check_delivered(objective: Objective) -> None:

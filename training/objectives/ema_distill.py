@@ -58,17 +58,16 @@ class EmaDistill(Objective):
         from training.losses.present import batch_mean, zeroed
         from training.precision import full_precision
 
-        if features.teacher is None:
-            raise RuntimeError("this objective must have a teacher")
+        teacher = self.teacher_of(features)
         mask_BK = rows.text_mask_BK
         there = mask_BK.any(1)
         with full_precision(features.image_BD.device):
-            both = (features, features.teacher)
+            both = (features, teacher)
             image_BD, its_image_BD = (zeroed(of.image_BD, there) for of in both)
             text_BKD, its_text_BKD = (zeroed(of.text_BKD, mask_BK) for of in both)
             losses = (image_BD - its_image_BD).square().sum(1) + (text_BKD - its_text_BKD).square().sum((1, 2))
-            if self.config.negatives and "neg_text" in features.asked and "neg_text" in features.teacher.asked:
+            if self.config.negatives and "neg_text" in features.asked and "neg_text" in teacher.asked:
                 neg_BND, mask_BN = negatives_of(features.asked, mask_BK)
-                losses = losses + (neg_BND - zeroed(features.teacher.asked["neg_text"], mask_BN)).square().sum((1, 2))
+                losses = losses + (neg_BND - zeroed(teacher.asked["neg_text"], mask_BN)).square().sum((1, 2))
             total = losses.sum() * exchange.world if self.form == "released" else batch_mean(losses, there, exchange)
         return LossOutput(total, {self.config.name: total.detach()})

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.objectives.declaration import Objective
 
@@ -59,14 +58,8 @@ class Hycd(Objective):
         from training.losses.refine import hybrid_distillation
         from training.losses.tiles import wide
 
-        if features.frozen is None:
-            raise RecipeError(
-                "loss.objective hycd must have a frozen teacher",
-                value="none",
-                fix="give the embeddings of a model that does not learn",
-            )
         batches, scales = [], []
-        for model in (features, features.frozen):
+        for model in (features, self.teacher_of(features, frozen=True)):
             batches.append(self._compared(model, rows, exchange))
             scales.append(wide(model.scale if self.config.features == "unit" else model.image_BD.new_ones(())))
         total = hybrid_distillation(

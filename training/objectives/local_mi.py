@@ -57,9 +57,8 @@ class LocalMi(Objective):
         from training.losses.token_grids import check_width, pooled_grid
         from training.precision import full_precision
 
-        if features.teacher is None:
-            raise RuntimeError("this objective must have a teacher")
-        patches_BPD, tokens_BKLD = (features.teacher.asked[name] for name in self.teacher_tensors)
+        teacher = self.teacher_of(features)
+        patches_BPD, tokens_BKLD = (teacher.asked[name] for name in self.teacher_tensors)
         for name, tokens in (("image_tokens", patches_BPD), ("text_tokens", tokens_BKLD)):
             check_width(name, tokens, features.image_BD.shape[1])
         mask_BK = rows.text_mask_BK

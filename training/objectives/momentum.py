@@ -117,7 +117,7 @@ class Momentum(Objective):
         """Put this step's rows in the place of the oldest."""
         import torch
 
-        teacher = present(self._teacher(features), rows.text_mask_BK)
+        teacher = present(self.teacher_of(features), rows.text_mask_BK)
         there = exchange.everyone(rows.text_mask_BK.any(1))
         new = {
             "queue_image": exchange.everyone(teacher.image_BD)[there],
@@ -154,25 +154,14 @@ class Momentum(Objective):
         label, size = self.state["queue_label"], len(self.state["queue_image"])
         return label if len(label) == size else label.new_full((size,), -1)
 
-    def _teacher(self, features: Features) -> Features:
-        if features.teacher is None:
-            raise RecipeError(
-                "loss.objective momentum must have the embeddings of a teacher",
-                value="features.teacher: None",
-                fix="give teacher_image and teacher_text",
-            )
-        return features.teacher
-
     def _sides(self, features: Features, rows: Rows, exchange: Exchange) -> tuple[Side, Side]:
-        import torch
-
         from training.losses.compose import without_what_is_missing
+        from training.losses.present import row_numbers
         from training.losses.queued import Side
 
         student, mask_BK = without_what_is_missing(inputs_of(features, rows)), rows.text_mask_BK
-        teacher = present(self._teacher(features), mask_BK)
-        number, label = torch.arange(len(mask_BK), device=mask_BK.device), _label(rows)
-        number = number + exchange.rank * len(mask_BK)
+        teacher = present(self.teacher_of(features), mask_BK)
+        number, label = row_numbers(len(mask_BK), exchange, mask_BK.device), _label(rows)
         slots = mask_BK.shape[1]
         return (
             Side(student.image_BD, teacher.image_BD.detach(), mask_BK.any(1), number, label),

@@ -70,14 +70,13 @@ class Pixpro(Objective):
         from training.losses.token_grids import check_width
         from training.precision import full_precision
 
-        if features.teacher is None:
-            raise RuntimeError("this objective must have a teacher")
+        teacher = self.teacher_of(features)
         there, released = rows.text_mask_BK.any(1), self.form == "released"
         views_BVPD, transform_DD = features.asked["view_tokens"], features.own.shared["transform"]
         check_width("view_tokens", views_BVPD, len(transform_DD))
         with full_precision(views_BVPD.device):
             spread_BVPD = propagated(zeroed(views_BVPD, there), wide(transform_DD), self.config.power, unit=released)
-            taught_BVPD = zeroed(features.teacher.asked["view_tokens"], there)
+            taught_BVPD = zeroed(teacher.asked["view_tokens"], there)
             boxes_BV4 = zeroed(features.asked["view_boxes"], there)
             pairs_BPP = at_one_place(boxes_BV4, views_BVPD.shape[2], self.config.distance) & there[:, None, None]
             losses = likeness(spread_BVPD[:, 0], taught_BVPD[:, 1], pairs_BPP)

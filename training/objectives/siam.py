@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.objectives.declaration import Objective, Setup
 from training.objectives.head_names import perceptron_names
@@ -71,15 +70,7 @@ class Siam(Objective):
         from training.losses.rocket import prediction_loss
 
         own = features.own.rows
-        target = own
-        if self.config.target == "teacher":
-            if features.teacher is None:
-                raise RecipeError(
-                    "loss.objective siam with target teacher must have a teacher",
-                    value="none",
-                    fix="set target to online",
-                )
-            target = features.teacher.own.rows
+        target = self.teacher_of(features).own.rows if self.config.target == "teacher" else own
         total = prediction_loss(
             (own["image_guess"], own["text_guess"]), (target["image"], target["text"]), rows.text_mask_BK, exchange
         )

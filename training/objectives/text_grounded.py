@@ -57,11 +57,10 @@ class TextGrounded(Objective):
         from training.losses.present import batch_mean, zeroed
         from training.precision import full_precision
 
-        if features.teacher is None:
-            raise RuntimeError("this objective must have a teacher")
+        teacher = self.teacher_of(features)
         mask_BK, scale = rows.text_mask_BK, self.config.scale
         with full_precision(features.image_BD.device):
-            text_BKD, taught_BKD = (zeroed(of.text_BKD, mask_BK) for of in (features, features.teacher))
+            text_BKD, taught_BKD = (zeroed(of.text_BKD, mask_BK) for of in (features, teacher))
             neg_BND, neg_mask_BN = negatives_of(features.asked, mask_BK)
             if self.form == "released":
                 neg_BND, neg_mask_BN = (_as_released(values, exchange) for values in (neg_BND, neg_mask_BN))
