@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-from ray.cluster_utils import Cluster
+from nodes_job import cluster_of
 
 from curation.selections.cuts import Limits, find_cuts, kept_by
 from curation.selections.ranking import ranked
@@ -64,16 +63,10 @@ def kept(grouped: bool, last: Callable[[Any, int], Any]) -> list[str]:
 
 
 def main() -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    for _ in range(int(sys.argv[1]) - 1):
-        cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
+    nodes, rule = sys.argv[1:]
     select.PARTITION_ROWS = 600  # a size of which a run of a billion rows has thousands
-    try:
-        found = kept(*RULES[sys.argv[2]])
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with cluster_of(int(nodes)):
+        found = kept(*RULES[rule])
     print(json.dumps(found))
 
 

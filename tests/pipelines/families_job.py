@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.cluster_utils import Cluster
+from nodes_job import cluster_of
 
 from curation.duplicates.kinds import DeduplicateConfig
 from curation.duplicates.stage import Deduplicate
@@ -121,19 +121,12 @@ def chosen(found: deduplicate.Families) -> dict[int, list[dict[str, Any]]]:
 def main() -> None:
     folder, nodes = sys.argv[1], int(sys.argv[2])
     store = store_at(folder)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    for _ in range(nodes - 1):
-        cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
     # Sizes of which a run of a billion rows has as many.
     deduplicate.PARTITION_EDGES, deduplicate.PARTITION_ROWS = 100, 400
-    try:
+    with cluster_of(nodes):
         found = deduplicate.losers_over(store, range(SHARDS), SHARDS * ROWS, READS, CONFIG)
         members: dict[int, Any] = {shard: found.of(shard).to_pylist() for shard in range(SHARDS)}
         lines = chosen(found)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
     print(json.dumps({"members": members, "chosen": lines}))
 
 

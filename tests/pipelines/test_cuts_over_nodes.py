@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import cuts_job
 import pytest
-
-from pipelines.doctor import project_root
+from nodes_job import printed_by
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def over_nodes(folder: Path, nodes: int, rule: str, faults: str = "") -> list[str]:
     """What a process finds that starts a cluster of its own."""
-    armed = {"PAIRMILL_FAULTS": faults, "PAIRMILL_FAULTS_DIR": str(folder)} if faults else {}
-    done = subprocess.run(
-        [sys.executable, cuts_job.__file__, str(nodes), rule],
-        env=os.environ | armed | {"PYTHONPATH": str(project_root())},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    found: list[str] = printed_by(cuts_job.__file__, str(nodes), rule, folder=folder, faults=faults)
     return found
 
 

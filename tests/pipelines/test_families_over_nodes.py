@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import families_job
 import pyarrow as pa
 import pytest
+from nodes_job import printed_by
 
 from curation.duplicates.deduplicate import find_losers
-from pipelines.doctor import project_root
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -28,17 +24,7 @@ class Found(NamedTuple):
 
 def over_nodes(folder: Path, nodes: int, faults: str = "") -> Found:
     """What a process finds that starts a cluster of its own."""
-    armed = {"PAIRMILL_FAULTS": faults, "PAIRMILL_FAULTS_DIR": str(folder)} if faults else {}
-    done = subprocess.run(
-        [sys.executable, families_job.__file__, str(folder / "run"), str(nodes)],
-        env=os.environ | armed | {"PYTHONPATH": str(project_root())},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    made = json.loads(done.stdout.splitlines()[-1])
+    made = printed_by(families_job.__file__, str(folder / "run"), str(nodes), folder=folder, faults=faults)
     return Found(*({int(shard): rows for shard, rows in made[name].items()} for name in Found._fields))
 
 
