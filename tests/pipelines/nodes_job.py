@@ -42,5 +42,6 @@ def printed_by(script: str, *arguments: str, folder: Path, faults: str = "") -> 
         timeout=400,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    if done.returncode != 0:
+        raise RuntimeError(f"{script} ended with {done.returncode}: {done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
