@@ -2,11 +2,12 @@
 
     python benchmarks/barrier.py --rows 100000 300000 1000000        about fifteen minutes on two free cores
 
-Rows are made up, with captions of ten words: one in ten has another row's picture, the same bytes or a hash that is one
-bit apart, and one in ten another row's caption with one word replaced.  Two things are done with them as a job does:
-the families of duplicates by bytes, perceptual hash and MinHash (`losers_over`), and the cuts of a selection with a
-quantile and a top by language, a count and a quota by picture.  Every size is a process with a Ray of its own; peaks
-are resident memory without what is shared.  The driver must hold nothing that grows with the rows.
+Rows are made up: one in ten has another row's picture, the same bytes or a hash that is one bit apart.  Captions are
+those of `caption_texts.py`, of which twelve in a hundred are copies of others, half of them with an edit.  Two things
+are done with them as a job does: the families of duplicates by bytes, perceptual hash and MinHash (`losers_over`), and
+the cuts of a selection with a quantile and a top by language, a count and a quota by picture.  Every size is a process
+with a Ray of its own; peaks are resident memory without what is shared.  The driver must hold nothing that grows with
+the rows.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
+from caption_texts import captions
 from components import count, peaks
 from record import WORK, machine, record, table
 
@@ -58,15 +62,14 @@ READS = {"images": (*COLUMNS, "drop_reason")}
 
 
 @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]
-def written(folder: str, shard: int, rows: int) -> None:
-    """Commit a shard's plan and its columns."""
+def written(folder: str, shard: int, rows: int, texts: str) -> None:
+    """Commit a shard's plan and its columns.  texts: Parquet file with a row group for each shard."""
     rng = np.random.default_rng([shard, 1])
     n = min(SHARD, rows - shard * SHARD)
     own = np.arange(shard * SHARD, shard * SHARD + n)
-    # What a row shows, and what it says: its own, or in one row of ten another's.
-    shows, says = (np.where(rng.random(n) < 0.1, rng.integers(0, rows, n), own) for _ in range(2))
+    # What a row shows: its own, or in one row of ten another's.
+    shows = np.where(rng.random(n) < 0.1, rng.integers(0, rows, n), own)
     hashes = _mixed(shows) ^ np.where(shows == own, 0, 1 << rng.integers(0, 64, n).astype(np.uint64)).astype(np.uint64)
-    captions = [_caption(int(number), edited=number != mine) for number, mine in zip(says, own, strict=True)]
     uids = [f"{one:032x}" for one in _mixed(own).tolist()]
     same_bytes = np.where(rng.random(n) < 0.5, shows, own)
     made = {
@@ -74,7 +77,7 @@ def written(folder: str, shard: int, rows: int) -> None:
         "sha256": pa.array([f"{one:064x}" for one in same_bytes.tolist()]),
         "phash": pa.array(hashes, pa.uint64()),
         "colours": pa.array([bytes(48)] * n, pa.binary()),
-        "caption": pa.array(captions),
+        "caption": pq.ParquetFile(texts).read_row_group(shard)["caption"].combine_chunks(),
         "original_width": pa.array(rng.integers(200, 2000, n), pa.int32()),
         "original_height": pa.array(rng.integers(200, 2000, n), pa.int32()),
         "score": pa.array(rng.random(n)),
@@ -91,12 +94,15 @@ def _mixed(numbers: Any) -> Any:
     return numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(0x5851F42D4C957F2D)
 
 
-def _caption(number: int, *, edited: bool) -> str:
-    rng = np.random.default_rng(number)
-    words = [f"word{one}" for one in rng.zipf(1.3, 10) % 50_000]
-    if edited:
-        words[3] = "another"
-    return " ".join(words)
+def _captions(rows: int) -> Path:
+    return WORK / "barrier" / f"captions-{rows}.parquet"
+
+
+def _write_captions(rows: int) -> None:
+    """Not in the process that is measured: its memory would count."""
+    if not _captions(rows).is_file():
+        _captions(rows).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"caption": captions(rows)}), _captions(rows), row_group_size=SHARD)
 
 
 def measured(rows: int) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def measured(rows: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
     shards = range(-(-rows // SHARD))
-    ray.get([written.remote(str(folder), shard, rows) for shard in shards])
+    ray.get([written.remote(str(folder), shard, rows, str(_captions(rows))) for shard in shards])
     store = Store(str(folder))
 
     def load(shard: int) -> ShardRows:
@@ -138,6 +144,7 @@ def main() -> None:
     began = machine()
     runs = []
     for rows in asked.rows:
+        _write_captions(rows)
         done = subprocess.run(
             [sys.executable, __file__, "--one", str(rows)], stdout=subprocess.PIPE, check=True, text=True
         )
