@@ -23,6 +23,7 @@ from pairmill.errors import RecipeError, nearest
 from pairmill.layout import NEGATIVE, TEXT_KINDS
 from pairmill.registry import ChosenBy, NamedConfig
 from training.data.asked_columns import COLUMNS
+from training.data.batch_policy import BatchPolicy
 from training.data.text_transforms import TEXT_TRANSFORMS
 
 ANY = "any"
@@ -108,6 +109,9 @@ class AugmentConfig(Config):
         return self
 
 
+#: Keys of `DataConfig` that are part of a run's identity only where they are set.
+_ADDED = ("cluster_by", "keep_together")
+
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -177,6 +181,16 @@ class DataConfig(Config):
         "texts repeat",
     )
     batch_size: int = Field(256, ge=1, description="rows of a step over all workers")
+    cluster_by: tuple[str, ...] = Field(
+        (),
+        description="columns of integers, like that of a `clusters` head; a batch is of rows that agree in all (MCL), "
+        "as far as lanes * bundle_rows rows hold enough of them; a null is a number of its own; [] for none",
+    )
+    keep_together: str | None = Field(
+        None,
+        description="column of integers: rows of one number are in one batch, on one worker (SaHa's hard groups), if "
+        "they lie within bundle_rows rows and are at most batch_size / lanes; null for none",
+    )
     shuffle: bool = Field(True, description="whether each epoch permutes pieces, and rows within bundles, anew")
     augment: AugmentConfig = AugmentConfig()
     views: ViewsConfig = ViewsConfig()
@@ -218,6 +232,7 @@ class DataConfig(Config):
             raise RecipeError(
                 "data.selection must come with data.path", value=self.selection, fix="set it in data.datasets"
             )
+        self._one_policy()
         if self.weight is not None and self.datasets:
             raise RecipeError(
                 "data.weight must come with data.path", value=self.weight, fix="set row_weight in data.datasets"
@@ -243,6 +258,38 @@ class DataConfig(Config):
                 fix="leave data.slots out, or list fewer",
             )
         return self
+
+    def _one_policy(self) -> None:
+        chosen = [key for key in ("cluster_by", "keep_together") if getattr(self, key)]
+        if len(chosen) > 1:
+            raise RecipeError(
+                "data must set at most one of cluster_by and keep_together",
+                value=f"{list(self.cluster_by)} and {self.keep_together}",
+                fix="leave one of them out",
+            )
+        if chosen and len(self.datasets) > 1:
+            raise RecipeError(
+                f"data.{chosen[0]} must come with a single dataset: batches of several are mixed by weight",
+                value=f"{len(self.datasets)} in data.datasets",
+                fix=f"curate them into one run, or leave {chosen[0]} out",
+            )
+        if chosen and any(one.row_weight is not None for one in self.mixture()):
+            raise RecipeError(
+                f"data.weight must be null with data.{chosen[0]}, which reads each row once an epoch",
+                value=self.mixture()[0].row_weight,
+                fix=f"leave data.weight or {chosen[0]} out",
+            )
+
+    def batch_policy(self) -> BatchPolicy | None:
+        """Which rows share a batch; None: chance decides."""
+        if self.keep_together is not None:
+            return BatchPolicy((self.keep_together,), groups=True)
+        return BatchPolicy(self.cluster_by) if self.cluster_by else None
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without what was added later and is not set."""
+        found = super().identity()
+        return {name: value for name, value in found.items() if name not in _ADDED or value}
 
     def _listed(self) -> list[Slot]:
         slots = [entry for entry in self.texts if isinstance(entry, tuple)]
