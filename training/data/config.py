@@ -24,6 +24,7 @@ from pairmill.layout import NEGATIVE, TEXT_KINDS
 from pairmill.registry import ChosenBy, NamedConfig
 from training.data.asked_columns import COLUMNS
 from training.data.batch_policy import BatchPolicy
+from training.data.step_texts import SlotDraw
 from training.data.text_transforms import TEXT_TRANSFORMS
 
 ANY = "any"
@@ -44,6 +45,12 @@ class TextSelector(Config):
         description="NAME of the curation recipe's `embed` -> least cosine of picture and text by that model, from the "
         "columns score_NAME and score_NAME_texts; texts without such a score are left out",
     )
+    harder_by: str | None = Field(
+        None,
+        description="NAME of the curation recipe's `embed`: of what is found, a text that fits the picture less by its "
+        "score w is drawn more often, p ~ max w - w (1-to-K); texts without such a score only if none has one; null: "
+        "all alike",
+    )
     transforms: tuple[Annotated[NamedConfig, ChosenBy(TEXT_TRANSFORMS)], ...] = Field(
         (),
         description="transforms of each text before one is drawn, in this order; sentences: each sentence is a text "
@@ -51,9 +58,13 @@ class TextSelector(Config):
     )
 
     def identity(self) -> dict[str, Any]:
-        """As for every configuration, without `transforms` and `min_score` where there are none."""
-        added = ("transforms", "min_score")
+        """As for every configuration, without `transforms`, `min_score` and `harder_by` where there are none."""
+        added = ("transforms", "min_score", "harder_by")
         return {name: value for name, value in super().identity().items() if name not in added or value}
+
+    def scored_by(self) -> tuple[str, ...]:
+        """The dual encoders whose scores decide which text is drawn."""
+        return (*self.min_score, *([] if self.harder_by is None else [self.harder_by]))
 
     @model_validator(mode="after")
     def _known_kind(self) -> TextSelector:
@@ -110,7 +121,7 @@ class AugmentConfig(Config):
 
 
 #: Keys of `DataConfig` that are part of a run's identity only where they are set.
-_ADDED = ("cluster_by", "keep_together")
+_ADDED = ("cluster_by", "keep_together", "sampled_slots")
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -173,6 +184,12 @@ class DataConfig(Config):
         ge=1,
         description="number of text slots; the last of data.texts is repeated to fill them; equal slots draw different "
         "texts as long as the row has any; null: as many as data.texts lists",
+    )
+    sampled_slots: int | None = Field(
+        None,
+        ge=1,
+        description="how many of the text slots a step has, drawn anew in each, the same for all rows, in their order "
+        "(1-to-K's caption_num); null: all",
     )
     group: Literal["image", "text"] = Field(
         "image",
@@ -257,6 +274,12 @@ class DataConfig(Config):
                 value=f"{self.slots} < {len(self._listed())}",
                 fix="leave data.slots out, or list fewer",
             )
+        if self.sampled_slots is not None and self.sampled_slots > len(self.text_slots()):
+            raise RecipeError(
+                "data.sampled_slots must be at most the number of text slots",
+                value=f"{self.sampled_slots} > {len(self.text_slots())}",
+                fix="list more slots in data.texts, or leave data.sampled_slots out",
+            )
         return self
 
     def _one_policy(self) -> None:
@@ -300,6 +323,16 @@ class DataConfig(Config):
         listed = self._listed()
         return (*listed, *[listed[-1]] * ((self.slots or 0) - len(listed)))
 
+    def slots_of_a_step(self) -> int:
+        """K, of a batch."""
+        return self.sampled_slots or len(self.text_slots())
+
+    def slot_draw(self, seed: int) -> SlotDraw | None:
+        """Which slots a step has; None: all."""
+        if self.sampled_slots is None:
+            return None
+        return SlotDraw(len(self.text_slots()), self.sampled_slots, seed)
+
     def negative_slots(self) -> tuple[Slot, ...]:
         """The N slots of texts that do not fit."""
         return (self.negatives.texts,) * self.negatives.number
@@ -308,7 +341,12 @@ class DataConfig(Config):
         """The dual encoders whose scores decide which texts are used, sorted."""
         return tuple(
             sorted(
-                {name for slot in (*self.text_slots(), self.negatives.texts) for one in slot for name in one.min_score}
+                {
+                    name
+                    for slot in (*self.text_slots(), self.negatives.texts)
+                    for one in slot
+                    for name in one.scored_by()
+                }
             )
         )
 
