@@ -61,7 +61,7 @@ def plans(draw: st.DrawFn) -> ReadingPlan:
     return ReadingPlan(((pieces, 1.0),), draw(st.integers(0, 9)), lanes, batch_size, bundle_rows, shuffle, (), policy)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(plans(), st.integers(1, 9))
 def test_an_epoch_takes_each_row_at_most_once_and_drops_less_than_a_batch(plan: ReadingPlan, values: int) -> None:
     length = plan.lane_rows(0)
@@ -72,7 +72,7 @@ def test_an_epoch_takes_each_row_at_most_once_and_drops_less_than_a_batch(plan: 
     assert all(0 <= row < pieces[piece] for piece, row in taken)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(plans(), st.integers(1, 9), st.integers(0, 25))
 def test_resuming_at_any_batch_continues_the_same_stream(plan: ReadingPlan, values: int, start: int) -> None:
     for lane in range(plan.lanes):
