@@ -11,9 +11,10 @@ price is that what is together must be found together:
                     as many pure batches as each lane has whole shares of it; what is left over is laid end to end, by
                     clusters in an order that all lanes have, so that a mixed batch is of a few clusters.  Clusters must
                     be spread over the data, as a crawl is, not one after another
-    keep_together   a group is whole if its rows are in one bundle, and are no more than a lane's share of a batch
+    keep_together   a group is whole if its rows are in one bundle, and are no more than a lane's share of a batch;
+                    bundles end where pieces do if one ends near, so of pieces of at most half a bundle none is cut
 
-Shapes: V lanes, R rows of a bundle of one lane (a multiple of a lane's share of a batch), C columns.
+Shapes: V lanes, R rows of a bundle of one lane (with `cluster_by`, a multiple of its share of a batch), C columns.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ def of_one_cluster(
     return (blocks if common is None else common.permutation(blocks)).reshape(-1)
 
 
-def of_whole_groups(numbers: Ints, share: int, own: np.random.Generator | None) -> Ints:
+def of_whole_groups(numbers: Ints, share: int, own: np.random.Generator | None, *, offset: int = 0) -> Ints:
     """int64 [R]: the rows of a bundle in the order that they are consumed, `share` for each batch.
 
     numbers: [R, C]; a row with NONE anywhere is of no group.  Larger groups are placed first, each in the first batch
     that has room (first fit decreasing); one that fits nowhere, or is larger than `share`, is split.
-    own: of the lane; None: nothing is shuffled.
+    offset: rows of the first batch that come from the bundle before.  own: of the lane; None: nothing is shuffled.
     """
     rows = np.arange(len(numbers)) if own is None else own.permutation(len(numbers))
     grouped = rows[(numbers[rows] != NONE).all(1)]
@@ -84,7 +85,8 @@ def of_whole_groups(numbers: Ints, share: int, own: np.random.Generator | None) 
     members.sort(key=lambda group: int(places[group[0]]))
     parts = [group[at : at + share] for group in members for at in range(0, len(group), share)]
     parts.sort(key=len, reverse=True)
-    room = np.full(len(rows) // share, share)
+    room = np.diff([0, *range(share - offset, len(rows), share), len(rows)])
+    whole = np.flatnonzero(room == share)
     batches: list[list[int]] = [[] for _ in room]
     for part in parts:
         at = int(np.argmax(room >= len(part)))
@@ -96,5 +98,7 @@ def of_whole_groups(numbers: Ints, share: int, own: np.random.Generator | None) 
     left = iter(rows[~placed[rows]].tolist())
     for batch, free in zip(batches, room.tolist(), strict=True):
         batch += [next(left) for _ in range(free)]
-    whole = np.array(batches, np.int64).reshape(-1, share)
-    return (whole if own is None else own.permutation(whole)).reshape(-1)
+    order = np.arange(len(batches))
+    if own is not None:
+        order[whole] = own.permutation(whole)
+    return np.array([row for at in order for row in batches[at]], np.int64)

@@ -206,7 +206,8 @@ class DataConfig(Config):
     keep_together: str | None = Field(
         None,
         description="column of integers: rows of one number are in one batch, on one worker (SaHa's hard groups), if "
-        "they lie within bundle_rows rows and are at most batch_size / lanes; null for none",
+        "they lie within one shard or row group of half of bundle_rows, and are at most batch_size / lanes; null for "
+        "none",
     )
     shuffle: bool = Field(True, description="whether each epoch permutes pieces, and rows within bundles, anew")
     augment: AugmentConfig = AugmentConfig()

@@ -3,7 +3,7 @@
     dataset, epoch   a seeded permutation of its pieces, laid end to end: a stream of N rows
     lane v of V      rows [v*N//V, v*N//V + N//V) of the stream; the few that are left over differ in every epoch
     bundle           about `bundle_rows` consecutive rows of a lane, permuted; cut at a piece's end where one is near;
-                     with a batch policy, whole batches of all lanes alike, in the order that the policy gives
+                     with data.cluster_by, whole batches of all lanes alike
     global batch     the next batch_size / V rows of every lane
 
 A batch is therefore the same over any number of workers: worker r of W reads lanes r, r + W, …  Position p of a lane
@@ -56,6 +56,7 @@ class BundleSpec:
     seed:   null: rows stay in order.
     policy: which of its rows share a batch; null: chance.
     share:  rows of a global batch that come from a lane.
+    offset: of those of its first batch, how many come from the bundle before.
     window: with `cluster_by`, the spans of all lanes; with `keep_together`, those of this one.
     """
 
@@ -69,6 +70,7 @@ class BundleSpec:
     seed: int | None
     policy: BatchPolicy | None = None
     share: int = 0
+    offset: int = 0
     window: tuple[tuple[Span, ...], ...] = ()
 
     @property
@@ -88,7 +90,7 @@ class BundleSpec:
             # Lane 0 of the generators is of no lane; its first number has ordered the pieces.
             common = _generator(self.seed, self.dataset, self.epoch, 0, self.number + 1)
         if self.policy is not None and self.policy.groups:
-            return of_whole_groups(numbers[0], self.share, own)[self.skip :]
+            return of_whole_groups(numbers[0], self.share, own, offset=self.offset)[self.skip :]
         if self.policy is not None:
             return of_one_cluster(numbers, self.lane, self.share, common, own)[self.skip :]
         return np.arange(self.skip, total) if own is None else own.permutation(total)[self.skip :]
@@ -274,7 +276,7 @@ def _bundles(plan: ReadingPlan, dataset: int, lane: int, start_batch: int) -> It
         order, ends = _stream(plan, dataset, epoch)
         starts = [lane * plan._totals[dataset] // plan.lanes for lane in range(plan.lanes)]
         start = starts[lane]
-        if plan.policy is None:
+        if plan.policy is None or plan.policy.groups:
             cuts = _cuts(ends - start, length, plan.bundle_rows, lane, plan.lanes)
         else:
             cuts = _whole_batches(length, plan.bundle_rows, plan.share)
@@ -293,6 +295,7 @@ def _bundles(plan: ReadingPlan, dataset: int, lane: int, start_batch: int) -> It
                 plan.seed if plan.shuffle else None,
                 plan.policy,
                 plan.share,
+                begin % plan.share,
                 tuple(_spans(order, ends, one + begin, one + end) for one in window),
             )
 

@@ -110,15 +110,41 @@ def test_what_is_left_over_comes_by_clusters_in_an_order_that_all_lanes_have() -
     assert first == second and sorted(first) == [5, 6, 7]
 
 
-@given(st.lists(st.integers(-1, 6), min_size=1, max_size=60), st.integers(1, 5), st.integers(0, 9))
-def test_groups_that_fit_are_whole(numbers: list[int], share: int, seed: int) -> None:
-    of = np.array(numbers[: len(numbers) // share * share], np.int64)[:, None]
-    order = of_whole_groups(of, share, np.random.default_rng(seed))
+@given(st.lists(st.integers(-1, 6), min_size=1, max_size=60), st.integers(1, 5), st.integers(0, 4), st.integers(0, 9))
+def test_groups_that_fit_are_whole(numbers: list[int], share: int, before: int, seed: int) -> None:
+    of = np.array(numbers, np.int64)[:, None]
+    offset = before % share
+    order = of_whole_groups(of, share, np.random.default_rng(seed), offset=offset)
     assert sorted(order.tolist()) == list(range(len(of)))
-    batches = of[order, 0].reshape(-1, share)
-    groups = {number: size for number, size in Counter(of[:, 0].tolist()).items() if number >= 0 and size > 1}
-    if len(groups) <= len(batches) and all(size <= share for size in groups.values()):
-        assert all((batches == number).any(1).sum() == 1 for number in groups)
+    groups = {number: size for number, size in Counter(numbers).items() if number >= 0 and size > 1}
+    batch = (np.arange(len(of)) + offset) // share
+    whole = sum(size == share for size in Counter(batch.tolist()).values())
+    if len(groups) <= whole and all(size <= share for size in groups.values()):
+        assert all(len(set(batch[of[order, 0] == number].tolist())) == 1 for number in groups)
+
+
+def test_groups_within_pieces_are_not_cut_between_bundles() -> None:
+    plan = ReadingPlan((([24] * 40, 1.0),), 3, 2, 32, 80, policy=BatchPolicy(("a",), groups=True))
+    per_piece = 6  # groups of four rows, spread over the piece
+    for lane in range(2):
+        taken = lane_rows_of_groups(plan, lane, plan.lane_rows(0), per_piece)
+        batches: dict[Row, set[int]] = {}
+        for at, row in enumerate(taken):
+            batches.setdefault((row[0], row[1] % per_piece), set()).add(at // plan.share)
+        # The first and last piece of a lane may be shared with another lane.
+        assert sum(len(found) > 1 for found in batches.values()) <= 2 * per_piece
+        assert len(batches) >= 20 * per_piece
+
+
+def lane_rows_of_groups(plan: ReadingPlan, lane: int, count: int, per_piece: int) -> list[Row]:
+    found: list[Row] = []
+    for spec in bundles(plan, lane):
+        own = [(s.piece, row) for s in spec.spans for row in range(s.start, s.stop)]
+        numbers = np.array([[piece * per_piece + row % per_piece] for piece, row in own])
+        found += [own[at] for at in spec.order([numbers])]
+        if len(found) >= count:
+            break
+    return found[:count]
 
 
 def test_a_group_that_fits_nowhere_is_split_and_loses_nothing() -> None:
