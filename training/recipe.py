@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from pairmill.yaml_text import write_yaml
 from training.data.config import DataConfig
 from training.evaluate.config import EvaluateConfig
 from training.objectives.config import LossConfig
-from training.schedule import OptimConfig, TemperatureConfig
+from training.schedule import CurriculumConfig, OptimConfig, TemperatureConfig
 
 
 class TrainConfig(Config):
@@ -106,6 +106,7 @@ class TrainRecipe(Config):
     temperature: TemperatureConfig = TemperatureConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig
+    curriculum: CurriculumConfig = CurriculumConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     compute: ComputeConfig = Field(ComputeConfig(), json_schema_extra=EXECUTION)
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), json_schema_extra=EXECUTION)
@@ -167,6 +168,10 @@ class TrainRecipe(Config):
                 fix="set deepspeed.stage to 2, or choose an objective without a teacher",
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `curriculum` where there is none."""
+        return {name: value for name, value in super().identity().items() if name != "curriculum" or value}
 
     def to_yaml(self) -> str:
         """The recipe with every default spelled out."""

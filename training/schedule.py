@@ -1,9 +1,12 @@
-"""What changes from step to step by plan: the learning rate and the temperature.  Functions of the step alone."""
+"""What changes from step to step by plan: the learning rate, the temperature, the sizes of images and texts.
+
+Functions of the step alone.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -94,3 +97,76 @@ class OptimConfig(Config):
         done = min(1.0, max(0.0, (step - first) / max(1, steps - first)))
         share = (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1 - done
         return self.min_lr + (self.lr - self.min_lr) * share
+
+
+#: (share of the run's steps from which it holds, value), in order.
+Stages: TypeAlias = tuple[tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[int, Field(ge=1)]], ...]
+
+
+class CurriculumConfig(Config):
+    """Small images and short texts first, which cost less (CLIPA, Li et al. 2023)."""
+
+    image_size: Stages = Field(
+        (),
+        description="[[share of the steps, pixels], …]: side of the images from there on, e.g. [[0, 112], [0.5, 224]]; "
+        "the last is the model's; position embeddings are interpolated; []: always the model's",
+    )
+    text_length: Stages = Field(
+        (),
+        description="[[share of the steps, tokens], …]: most tokens of a text from there on, e.g. [[0, 16], [0.5, 77]];"
+        " the last is the context length; []: always that",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> CurriculumConfig:
+        for name in ("image_size", "text_length"):
+            starts = [start for start, _ in getattr(self, name)]
+            if starts and (starts[0] != 0 or sorted(set(starts)) != starts):
+                raise RecipeError(
+                    f"curriculum.{name} must begin at 0, and each of its shares must be larger than the one before",
+                    value=starts,
+                    fix="give shares such as 0, 0.5, 0.9",
+                )
+        return self
+
+    def check(self, *, image_size: int, context_length: int, any_length: bool) -> None:
+        """Raise RecipeError unless the run ends with what its model is evaluated and exported with.
+
+        image_size, context_length: the model's.  any_length: whether its text tower computes less for shorter texts.
+        """
+        for name, whole in (("image_size", image_size), ("text_length", context_length)):
+            values = [value for _, value in getattr(self, name)]
+            if values and (values[-1] != whole or max(values) > whole):
+                raise RecipeError(
+                    f"curriculum.{name} must end with the model's, which none of it may exceed",
+                    value=f"{values}, the model's is {whole}",
+                    fix=f"end with {whole}, or set model.{'context_length' if name == 'text_length' else name}",
+                )
+        if self.text_length and not any_length:
+            raise RecipeError(
+                "curriculum.text_length needs a text tower to which padding makes no difference",
+                value="model.architecture reads all positions of its context",
+                fix="choose a causal tower pooled at the end of the text, such as ViT-B-32's, or a model.text_model",
+            )
+        if any(tokens < 3 for _, tokens in self.text_length):
+            raise RecipeError(
+                "curriculum.text_length must leave room for a word between the start and end tokens",
+                value=min(tokens for _, tokens in self.text_length),
+                fix="use 3 or more",
+            )
+
+    def image_size_at(self, step: int, steps: int) -> int | None:
+        """Side in pixels of the images of step 0 … steps - 1; None: the model's."""
+        return _at(self.image_size, step, steps)
+
+    def text_length_at(self, step: int, steps: int) -> int | None:
+        """Most tokens of a text in step 0 … steps - 1; None: the context length."""
+        return _at(self.text_length, step, steps)
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without what is not set."""
+        return {name: value for name, value in super().identity().items() if value}
+
+
+def _at(stages: Stages, step: int, steps: int) -> int | None:
+    return next((value for start, value in reversed(stages) if step >= start * steps), None)

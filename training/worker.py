@@ -21,21 +21,32 @@ from pairmill.checkpoint_files import checkpoint_findings
 from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
-from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
+from pairmill.towers.architecture import resolve_architecture
+from pairmill.towers.build import (
+    Logits,
+    build_from_description,
+    build_model,
+    eval_transform,
+    image_size,
+    model_description,
+)
 from pairmill.towers.encode import needs_full_length
+from pairmill.towers.image_sizes import take_sizes
 from pairmill.towers.token_features import check_tokens
-from pairmill.towers.tokenizer import Tokenizer
+from pairmill.towers.tokenizer import Tokenizer, tokenizer_description
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
 from training.clipping import Clipping
 from training.data.bundle import Reader
 from training.data.cursor import ReadingPlan, local_rows
+from training.data.step_texts import Shorten
 from training.data.stream import Batches, batches
 from training.ema import Ema
 from training.engine import limit_scale, model_weights, set_lr, set_scale, start_engine
 from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
+from training.image_sizes import resized
 from training.intact import recipe_digest
 from training.model import AUTOCAST, DualEncoder, to_device
 from training.objectives.declaration import Setup, When
@@ -86,6 +97,14 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         check_tokens(model, f"loss.objective {objective.config.name}")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
+    text_cfg = resolve_architecture(recipe.model).model_cfg["text_cfg"]
+    recipe.curriculum.check(
+        image_size=image_size(model),
+        context_length=int(tokenizer_description(text_cfg)["context_length"]),
+        any_length=not needs_full_length(model),
+    )
+    if recipe.curriculum.image_size:
+        take_sizes(model, [size for _, size in recipe.curriculum.image_size])
     return model
 
 
@@ -141,7 +160,7 @@ def _train(payload: Payload) -> None:
     full_length = describe.tokenizer.context_length if whole else None
     setup = Setup(
         width=int(describe.model["architecture"]["embed_dim"]),
-        slots=len(recipe.data.text_slots()),
+        slots=recipe.data.slots_of_a_step(),
         rows=local_rows(plan, world),
         rank=rank,
         world=world,
@@ -160,6 +179,9 @@ def _train(payload: Payload) -> None:
     telemetry = Telemetry(recipe, start_step=progress.step) if rank == 0 else None
     evaluation = _Evaluation(engine, ema, describe, recipe, device, telemetry)
     usable, bad_rows = UsableRows(), BadRows(store, rank)
+    layout = payload.reader.layout._replace(slots=setup.slots)
+    curriculum, steps = recipe.curriculum, payload.steps
+    shorten = Shorten(lambda step: curriculum.text_length_at(step, steps), describe.tokenizer.end_id is not None)
 
     metrics, evaluated = dict(progress.metrics), progress.evaluated
     if progress.step == 0 and recipe.evaluate.datasets:
@@ -178,6 +200,7 @@ def _train(payload: Payload) -> None:
         start_batch=progress.step,
         pad_id=describe.tokenizer.pad_id,
         length=full_length,
+        shorten=shorten,
         name=recipe.name,
     ) as stream:
         clock, clipping = _Clock(stream), Clipping(recipe.optim.clip_norm)
@@ -185,7 +208,9 @@ def _train(payload: Payload) -> None:
         for step in range(first, payload.end):
             fault_point("train.step")
             batch = next(stream)
-            rows = to_device(batch, device, payload.reader.layout)
+            rows = to_device(batch, device, layout)
+            if (size := curriculum.image_size_at(step, steps)) is not None:
+                rows = resized(rows, size)
             lr = recipe.optim.lr_at(step, payload.steps)
             set_lr(engine, lr)
             if (scheduled := recipe.temperature.scale_at(step, payload.steps)) is not None:

@@ -10,7 +10,7 @@ its head once per process, with `loaded`.
 
 Read in this order: this file (the contract), stage (one entry of `score`), linear_layers, outputs and mlp,
 onnx_files and onnx, open_nsfw, boxes and faces, overlap and ocr, learnt_filter; fitted_tensors, loss_mixture,
-visual_graph and concept_prototypes (noise scores); nearest_clusters.
+visual_graph and concept_prototypes (noise scores); nearest_clusters; hard_groups.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ HEADS: Registry[HeadDeclaration] = Registry(
         "open_nsfw": "curation.heads.open_nsfw:OpenNsfw",
         "capro": "curation.heads.concept_prototypes:CleanByPrototype",
         "clusters": "curation.heads.nearest_clusters:NearestClusters",
+        "hard_groups": "curation.heads.hard_groups:HardGroups",
         "nevlp": "curation.heads.loss_mixture:NoiseByLoss",
     },
     check=partial(_check_head, "score.NAME"),

@@ -106,6 +106,7 @@ SETS = {"NAME": {"path": str(PICTURES[0])}}
 #: The keys that heads must have; their files are not read.
 HEAD: dict[str, dict[str, Any]] = {
     **{name: {"embedding": "NAME", "weights": str(VIT)} for name in ("mlp", "nevlp", "capro", "clusters")},
+    "hard_groups": {"embedding": "NAME"},
     "faces": {"model": str(VIT)},
     "ocr": {"detector": str(VIT), "reader": str(VIT)},
     "onnx": {"model": str(VIT), "size": 32},
@@ -157,6 +158,9 @@ CHANGES: dict[str, Change] = {
     **{f"score.NAME{{mlp}}.{key}": head("mlp")(value) for key, value in MLP.items()},
     **{f"score.NAME{{{name}}}.embedding": head(name)("other") for name in ("nevlp", "capro", "clusters")},
     **{f"score.NAME{{{name}}}.weights": head(name)("{model}") for name in ("nevlp", "capro", "clusters")},
+    "score.NAME{hard_groups}.embedding": head("hard_groups")("other"),
+    "score.NAME{hard_groups}.size": head("hard_groups")(8),
+    "score.NAME{hard_groups}.pool": head("hard_groups")(2),
     "score.NAME{capro}.temperature": head("capro")(0.2),
     "score.NAME{capro}.relabel": head("capro")(0.7),
     **{f"score.NAME{{ocr}}.{key}": head("ocr")("{model}") for key in ("detector", "reader")},

@@ -63,6 +63,10 @@ REASONS = {
         }
         for name in ("capro", "clusters", "nevlp")
     },
+    "hard_groups head": {
+        **dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
+        **dict.fromkeys(("safetensors", "scipy", "torch"), "of heads that are fitted, as this one is not"),
+    },
     "faces head": dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),
     "mlp head": dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
     "ocr head": dict.fromkeys(("huggingface_hub", "torch", "transformers"), _FILES),

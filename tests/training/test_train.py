@@ -58,6 +58,7 @@ def recipe(emoji: str, run_dir: Path, **sections: Any) -> TrainRecipe:
         "loss": {"objective": "one_to_k", "tile": [8, 8]},
         "optim": {"lr": 1e-3, "warmup_steps": 2},
         "train": {"steps": STEPS, "precision": "fp32"},
+        "curriculum": {"image_size": [[0, 32], [0.5, 64]], "text_length": [[0, 5], [0.6, 32]]},
         "compute": {"workers": 2, "cpus_per_worker": 0.5, "threads": 1},
         "checkpoint": {"every_steps": 2},
         "evaluate": {"datasets": {"emoji": {"path": emoji}}},

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairmill.errors import IntegrityError
-from training.data.asked_columns import UNKNOWN
+from training.data.asked_columns import NOISE, UNKNOWN
 from training.data.bundle import PADDING, STATUSES, VALID, Bundle, Reader
 from training.data.cursor import BundleSpec, ReadingPlan, lanes_of, local_rows, rank_bundles, single_pass
+from training.data.step_texts import ALL_TEXTS, StepTexts
 
 
 class Batch(NamedTuple):
@@ -82,11 +83,13 @@ def assemble(
     start_batch: int = 0,
     pad_id: int = 0,
     length: int | None = None,
+    texts: StepTexts = ALL_TEXTS,
 ) -> Iterator[Batch]:
     """The batches of a worker, without end, from global batch `start_batch` on.
 
     stream: bundles in the order of `rank_bundles(plan, rank, world, start_batch)`.
     length: tokens to pad to; None: the longest text of the batch, which is exact for towers that pool at end of text.
+    texts:  what a step has of its rows' texts; those of a step that cuts them are padded to what it leaves, at most.
     """
     lanes, share = lanes_of(plan, rank, world), plan.share
     waiting: dict[tuple[int, int], deque[Bundle]] = {}
@@ -119,14 +122,15 @@ def assemble(
             owner = plan.datasets_at(lane, position, position + share)
             for dataset in np.unique(owner).tolist():
                 rows += take(lane, dataset, number * share + np.flatnonzero(owner == dataset))
-        yield _batch(rows, local_rows(plan, world), pad_id, length)
+        yield _batch(rows, local_rows(plan, world), pad_id, length, texts, position // share)
         position += share
 
 
-def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) -> Batch:
+def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None, texts: StepTexts, step: int) -> Batch:
     rows = list(rows)
     first = rows[0].bundle
     slots = first.kind.shape[1]
+    kept = texts.at(step, slots)
     lengths = np.zeros((size, slots), np.int64)
     for at, bundle, start in rows:
         offsets = bundle.offsets[start * slots : (start + len(at)) * slots + 1]
@@ -134,9 +138,12 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) ->
     longest = int(lengths.max())
     if length is not None and longest > length:
         raise IntegrityError(f"a tokenizer must truncate to the context length: {longest} tokens, not {length}")
-    tokens = np.full((size, slots, length or max(1, longest)), pad_id, np.int64)
+    if length is not None and kept.limit is not None:
+        length = min(length, kept.limit)
+    shown = kept.shortened(lengths[:, kept.slots])
+    tokens = np.full((*shown.shape, length or max(1, int(shown.max()))), pad_id, np.int64)
     images = np.zeros((size, *first.images.shape[1:]), np.uint8)
-    kind, language = np.full((size, slots), -1, np.int8), np.full((size, slots), -1, np.int16)
+    kind, language = np.full(shown.shape, -1, np.int8), np.full(shown.shape, -1, np.int16)
     status = np.full(size, PADDING, np.int8)
     sample_id, group_id = np.full(size, -1, np.int64), np.full(size, -1, np.int64)
     asked = {
@@ -148,17 +155,17 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) ->
         for name, values in asked.items():
             values[at] = bundle.asked[name][part]
         images[at], status[at] = bundle.images[part], bundle.status[part]
-        kind[at], language[at] = bundle.kind[part], bundle.language[part]
+        kind[at], language[at] = bundle.kind[part][:, kept.slots], bundle.language[part][:, kept.slots]
         sample_id[at], group_id[at] = bundle.sample_id[part], bundle.group_id[part]
         begin, end = bundle.offsets[start * slots], bundle.offsets[(start + len(at)) * slots]
         filled = np.full((len(at), *tokens.shape[1:]), pad_id, np.int64)
-        filled[np.arange(tokens.shape[2]) < lengths[at][:, :, None]] = bundle.ids[begin:end]
+        filled[np.arange(tokens.shape[2]) < shown[at][:, :, None]] = bundle.ids[begin:end][kept.tokens(lengths[at])]
         tokens[at] = filled
     counts = np.bincount(status, minlength=len(STATUSES)).tolist()
     return Batch(
         images_BHWC=images,
         tokens_BKL=tokens,
-        text_mask_BK=lengths > 0,
+        text_mask_BK=shown > 0,
         kind_BK=kind,
         language_BK=language,
         row_valid_B=status == VALID,
@@ -166,5 +173,5 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None) ->
         group_id_B=group_id,
         skipped={STATUSES[code]: n for code, n in enumerate(counts) if n and code not in (VALID, PADDING)},
         problems=tuple(problem for _, bundle, start in rows if start == 0 for problem in bundle.problems),
-        asked=asked,
+        asked=asked if kept.drawn is None or NOISE not in asked else {**asked, NOISE: asked[NOISE][:, kept.drawn]},
     )

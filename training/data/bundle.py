@@ -21,7 +21,7 @@ from pairmill.faults import fault_point
 from training.data.asked_columns import NOISE, TAGS, UNKNOWN, WEIGHT, noise_of, tags_of
 from training.data.config import Slot
 from training.data.cursor import BundleSpec, Span
-from training.data.sample import Source, hex_id, sample_id
+from training.data.sample import Numbered, Source, hex_id, sample_id
 from training.data.text_transforms import Text
 from training.data.texts import TextChooser, kind_code, language_code, row_generator, row_texts, text_group
 from training.data.weighted import WeightedSource
@@ -148,7 +148,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     fault_point("train.read_bundle")
     source = reader.sources[spec.dataset]
     rows = pa.concat_tables([_read(source, span, spec, reader.seed) for span in spec.spans])
-    order = spec.order()
+    order = spec.order(_numbers(source, spec))
     if len(rows) != spec.rows + spec.skip:
         raise IntegrityError(
             f"{source.name} must hold the rows that were counted when the run began: {len(rows)} in place of "
@@ -236,6 +236,17 @@ def _read(source: Source, span: Span, spec: BundleSpec, seed: int) -> pa.Table:
         words = None if spec.seed is None else (seed, spec.dataset, spec.epoch)
         return source.drawn(span.piece, span.start, span.stop, words=words)
     return source.read(span.piece, span.start, span.stop)
+
+
+def _numbers(source: Source, spec: BundleSpec) -> list[NDArray[np.int64]]:
+    """What the batch policy goes by, of the rows of its window."""
+    if not isinstance(source, Numbered):
+        if spec.window:
+            raise IntegrityError(f"a batch policy must have a source with its columns: {source.name}")
+        return []
+    return [
+        np.concatenate([source.numbers(span.piece, span.start, span.stop) for span in spans]) for spans in spec.window
+    ]
 
 
 def _once(texts: Sequence[Text | None]) -> list[Text | None]:

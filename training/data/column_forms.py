@@ -7,13 +7,14 @@ list of uint8 (NumPy's arrays, as pandas writes them) for bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pairmill.errors import RecipeError, nearest
 from training.data.sample import hex_id
 
 
@@ -125,6 +126,28 @@ def groups(column: pa.ChunkedArray) -> NDArray[np.int64]:
         # 63 bits, so that only -1 is negative of what int64 does not hold.
         found.append(-1 if not whole else int(value) if -(2**63) <= value < 2**63 else int(value) & (2**63 - 1))
     return np.array(found, np.int64)
+
+
+def number_table(rows: pa.Table | Mapping[str, pa.ChunkedArray], columns: Sequence[str]) -> NDArray[np.int64]:
+    """[rows, columns] of columns that are `is_group`; -1 likewise."""
+    return np.stack([groups(rows[column]) for column in columns], 1)
+
+
+def require_numbers(schema: pa.Schema, columns: Sequence[str], dataset: str) -> None:
+    """Raise RecipeError for a column of a batch policy that a dataset lacks, or that holds no numbers."""
+    fitting = [field.name for field in schema if is_group(field.type)]
+    for column in columns:
+        if column not in fitting:
+            raise no_numbers(column, dataset, fitting)
+
+
+def no_numbers(column: str, dataset: str, known: Sequence[str]) -> RecipeError:
+    """The error of a dataset without a column that a batch policy names."""
+    return RecipeError(
+        "data.cluster_by and data.keep_together must name columns of integers",
+        value=f"{column}, in {dataset}",
+        fix=f"perhaps you mean: {nearest(column, known)}" if known else "give data with such a column",
+    )
 
 
 def digests(column: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -23,6 +23,8 @@ from pairmill.errors import RecipeError, nearest
 from pairmill.layout import NEGATIVE, TEXT_KINDS
 from pairmill.registry import ChosenBy, NamedConfig
 from training.data.asked_columns import COLUMNS
+from training.data.batch_policy import BatchPolicy
+from training.data.step_texts import SlotDraw
 from training.data.text_transforms import TEXT_TRANSFORMS
 
 ANY = "any"
@@ -43,6 +45,12 @@ class TextSelector(Config):
         description="NAME of the curation recipe's `embed` -> least cosine of picture and text by that model, from the "
         "columns score_NAME and score_NAME_texts; texts without such a score are left out",
     )
+    harder_by: str | None = Field(
+        None,
+        description="NAME of the curation recipe's `embed`: of what is found, a text that fits the picture less by its "
+        "score w is drawn more often, p ~ max w - w (1-to-K); texts without such a score only if none has one; null: "
+        "all alike",
+    )
     transforms: tuple[Annotated[NamedConfig, ChosenBy(TEXT_TRANSFORMS)], ...] = Field(
         (),
         description="transforms of each text before one is drawn, in this order; sentences: each sentence is a text "
@@ -50,9 +58,13 @@ class TextSelector(Config):
     )
 
     def identity(self) -> dict[str, Any]:
-        """As for every configuration, without `transforms` and `min_score` where there are none."""
-        added = ("transforms", "min_score")
+        """As for every configuration, without `transforms`, `min_score` and `harder_by` where there are none."""
+        added = ("transforms", "min_score", "harder_by")
         return {name: value for name, value in super().identity().items() if name not in added or value}
+
+    def scored_by(self) -> tuple[str, ...]:
+        """The dual encoders whose scores decide which text is drawn."""
+        return (*self.min_score, *([] if self.harder_by is None else [self.harder_by]))
 
     @model_validator(mode="after")
     def _known_kind(self) -> TextSelector:
@@ -107,6 +119,9 @@ class AugmentConfig(Config):
                 )
         return self
 
+
+#: Keys of `DataConfig` that are part of a run's identity only where they are set.
+_ADDED = ("cluster_by", "keep_together", "sampled_slots")
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -170,6 +185,12 @@ class DataConfig(Config):
         description="number of text slots; the last of data.texts is repeated to fill them; equal slots draw different "
         "texts as long as the row has any; null: as many as data.texts lists",
     )
+    sampled_slots: int | None = Field(
+        None,
+        ge=1,
+        description="how many of the text slots a step has, drawn anew in each, the same for all rows, in their order "
+        "(1-to-K's caption_num); null: all",
+    )
     group: Literal["image", "text"] = Field(
         "image",
         description="which rows are no negatives of each other; image: rows of one group_id or sha256 of the dataset, "
@@ -177,6 +198,17 @@ class DataConfig(Config):
         "texts repeat",
     )
     batch_size: int = Field(256, ge=1, description="rows of a step over all workers")
+    cluster_by: tuple[str, ...] = Field(
+        (),
+        description="columns of integers, like that of a `clusters` head; a batch is of rows that agree in all (MCL), "
+        "as far as lanes * bundle_rows rows hold enough of them; a null is a number of its own; [] for none",
+    )
+    keep_together: str | None = Field(
+        None,
+        description="column of integers: rows of one number are in one batch, on one worker (SaHa's hard groups), if "
+        "they lie within one shard or row group of half of bundle_rows, and are at most batch_size / lanes; null for "
+        "none",
+    )
     shuffle: bool = Field(True, description="whether each epoch permutes pieces, and rows within bundles, anew")
     augment: AugmentConfig = AugmentConfig()
     views: ViewsConfig = ViewsConfig()
@@ -218,6 +250,7 @@ class DataConfig(Config):
             raise RecipeError(
                 "data.selection must come with data.path", value=self.selection, fix="set it in data.datasets"
             )
+        self._one_policy()
         if self.weight is not None and self.datasets:
             raise RecipeError(
                 "data.weight must come with data.path", value=self.weight, fix="set row_weight in data.datasets"
@@ -242,7 +275,45 @@ class DataConfig(Config):
                 value=f"{self.slots} < {len(self._listed())}",
                 fix="leave data.slots out, or list fewer",
             )
+        if self.sampled_slots is not None and self.sampled_slots > len(self.text_slots()):
+            raise RecipeError(
+                "data.sampled_slots must be at most the number of text slots",
+                value=f"{self.sampled_slots} > {len(self.text_slots())}",
+                fix="list more slots in data.texts, or leave data.sampled_slots out",
+            )
         return self
+
+    def _one_policy(self) -> None:
+        chosen = [key for key in ("cluster_by", "keep_together") if getattr(self, key)]
+        if len(chosen) > 1:
+            raise RecipeError(
+                "data must set at most one of cluster_by and keep_together",
+                value=f"{list(self.cluster_by)} and {self.keep_together}",
+                fix="leave one of them out",
+            )
+        if chosen and len(self.datasets) > 1:
+            raise RecipeError(
+                f"data.{chosen[0]} must come with a single dataset: batches of several are mixed by weight",
+                value=f"{len(self.datasets)} in data.datasets",
+                fix=f"curate them into one run, or leave {chosen[0]} out",
+            )
+        if chosen and any(one.row_weight is not None for one in self.mixture()):
+            raise RecipeError(
+                f"data.weight must be null with data.{chosen[0]}, which reads each row once an epoch",
+                value=self.mixture()[0].row_weight,
+                fix=f"leave data.weight or {chosen[0]} out",
+            )
+
+    def batch_policy(self) -> BatchPolicy | None:
+        """Which rows share a batch; None: chance decides."""
+        if self.keep_together is not None:
+            return BatchPolicy((self.keep_together,), groups=True)
+        return BatchPolicy(self.cluster_by) if self.cluster_by else None
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without what was added later and is not set."""
+        found = super().identity()
+        return {name: value for name, value in found.items() if name not in _ADDED or value}
 
     def _listed(self) -> list[Slot]:
         slots = [entry for entry in self.texts if isinstance(entry, tuple)]
@@ -253,6 +324,16 @@ class DataConfig(Config):
         listed = self._listed()
         return (*listed, *[listed[-1]] * ((self.slots or 0) - len(listed)))
 
+    def slots_of_a_step(self) -> int:
+        """K, of a batch."""
+        return self.sampled_slots or len(self.text_slots())
+
+    def slot_draw(self, seed: int) -> SlotDraw | None:
+        """Which slots a step has; None: all."""
+        if self.sampled_slots is None:
+            return None
+        return SlotDraw(len(self.text_slots()), self.sampled_slots, seed)
+
     def negative_slots(self) -> tuple[Slot, ...]:
         """The N slots of texts that do not fit."""
         return (self.negatives.texts,) * self.negatives.number
@@ -261,7 +342,12 @@ class DataConfig(Config):
         """The dual encoders whose scores decide which texts are used, sorted."""
         return tuple(
             sorted(
-                {name for slot in (*self.text_slots(), self.negatives.texts) for one in slot for name in one.min_score}
+                {
+                    name
+                    for slot in (*self.text_slots(), self.negatives.texts)
+                    for one in slot
+                    for name in one.scored_by()
+                }
             )
         )
 

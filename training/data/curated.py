@@ -125,6 +125,8 @@ class SelectionSource:
         for name in self._scored_by:
             self._reads |= self._of_scores(name, selection)
         self._asked, self._own = dict(asked), list[str]()
+        #: Column of integers -> the table that it is read from.
+        self._numbered: dict[str, str] = {}
         needed = list(self._reads)[:2] + [table for table in map(self._table_of, asked, asked.values()) if table]
         indexes = {name: self._store.index(name) for name in self._reads}
         self._check(indexes, [int(m["shard"]) for m in manifests], needed)
@@ -156,9 +158,7 @@ class SelectionSource:
             if there[piece]:
                 loaded = self._store.load(name, shard, ["uid", *self._reads[name]]).take(kept)
                 if not loaded["uid"].equals(rows["uid"]):
-                    raise IntegrityError(
-                        f"{name} must have the rows of {self._selection}, in their order: shard {shard} has others"
-                    )
+                    raise _other_rows(name, self._selection, shard)
                 for column in self._reads[name]:
                     rows = rows.append_column(column, loaded[column])
         sources = [name for name in ("caption", "language", "recaptions", "translations") if name in rows.schema.names]
@@ -178,6 +178,42 @@ class SelectionSource:
             tags=found.tags,
             wrong=found.wrong,
         )
+
+    def number_by(self, columns: Sequence[str]) -> None:
+        """Have these columns given by `numbers`, of the selection or of any table in `columns/`.
+
+        Raises RecipeError if no table has one for every shard.
+        """
+        shards = self._shards.tolist()
+        contents = []
+        for column in columns:
+            known: list[str] = []
+            for table in [self._selection, *self._reads, *self._others()]:
+                index = self._store.index(table)
+                if any(shard not in index for shard in shards):
+                    continue
+                schema = self._store.schema(shard_file(table, shards[0]))
+                known += [field.name for field in schema if column_forms.is_group(field.type)]
+                if column in known:
+                    break
+            else:
+                raise column_forms.no_numbers(column, self.name, sorted(set(known)))
+            self._numbered[column] = table
+            contents.append([column, [_content(index, shard) for shard in shards]])
+        self.fingerprint = digest([self.fingerprint, contents])
+
+    def numbers(self, piece: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Rows [start, stop) of the rows kept of a shard, [rows, columns]."""
+        shard = int(self._shards[piece])
+        chosen = self._store.load(self._selection, shard, ["uid", "keep"])
+        kept = pc.indices_nonzero(chosen["keep"]).slice(start, stop - start)
+        found = {}
+        for column, table in self._numbered.items():
+            rows = self._store.load(table, shard, ["uid", column])
+            if not rows["uid"].equals(chosen["uid"]):
+                raise _other_rows(table, self._selection, shard)
+            found[column] = rows[column].take(kept)
+        return column_forms.number_table(found, list(found))
 
     def _table_of(self, name: str, column: str) -> str | None:
         """Have a column read that is asked for; its table, None if that is the selection.
@@ -257,6 +293,10 @@ class SelectionSource:
                     value=f"{len(missing)} of {len(shards)} shards of {self.name} lack it",
                     fix="run `pairmill curate` again: it makes what is missing",
                 )
+
+
+def _other_rows(table: str, selection: str, shard: int) -> IntegrityError:
+    return IntegrityError(f"{table} must have the rows of {selection}, in their order: shard {shard} has others")
 
 
 def _refuse_blurred(store: Store, path: str) -> None:

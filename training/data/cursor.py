@@ -2,7 +2,8 @@
 
     dataset, epoch   a seeded permutation of its pieces, laid end to end: a stream of N rows
     lane v of V      rows [v*N//V, v*N//V + N//V) of the stream; the few that are left over differ in every epoch
-    bundle           about `bundle_rows` consecutive rows of a lane, permuted; cut at a piece's end where one is near
+    bundle           about `bundle_rows` consecutive rows of a lane, permuted; cut at a piece's end where one is near;
+                     with data.cluster_by, whole batches of all lanes alike
     global batch     the next batch_size / V rows of every lane
 
 A batch is therefore the same over any number of workers: worker r of W reads lanes r, r + W, …  Position p of a lane
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from pairmill.config import digest
 from pairmill.errors import IntegrityError, RecipeError
+from training.data.batch_policy import BatchPolicy, of_one_cluster, of_whole_groups
 from training.data.config import DataConfig
 from training.data.sample import Source
 
@@ -52,6 +54,10 @@ class BundleSpec:
     skip:   rows, in the permuted order, that were consumed before the run was resumed.
     first:  position of the lane at which its first row (after `skip`) is consumed.
     seed:   null: rows stay in order.
+    policy: which of its rows share a batch; null: chance.
+    share:  rows of a global batch that come from a lane.
+    offset: of those of its first batch, how many come from the bundle before.
+    window: with `cluster_by`, the spans of all lanes; with `keep_together`, those of this one.
     """
 
     dataset: int
@@ -62,19 +68,32 @@ class BundleSpec:
     skip: int
     first: int
     seed: int | None
+    policy: BatchPolicy | None = None
+    share: int = 0
+    offset: int = 0
+    window: tuple[tuple[Span, ...], ...] = ()
 
     @property
     def rows(self) -> int:
         """Rows that are still to be consumed."""
         return sum(span.stop - span.start for span in self.spans) - self.skip
 
-    def order(self) -> Ints:
-        """int64 [rows]: positions, in the rows of all spans laid end to end, in the order they are consumed."""
+    def order(self, numbers: Sequence[Ints] = ()) -> Ints:
+        """int64 [rows]: positions, in the rows of all spans laid end to end, in the order they are consumed.
+
+        numbers: [R, C], those of `policy` in the rows of each entry of `window`.
+        """
         total = self.rows + self.skip
-        if self.seed is None:
-            return np.arange(self.skip, total)
-        rng = _generator(self.seed, self.dataset, self.epoch, self.lane + 1, self.number)
-        return rng.permutation(total)[self.skip :]
+        common = own = None
+        if self.seed is not None:
+            own = _generator(self.seed, self.dataset, self.epoch, self.lane + 1, self.number)
+            # Lane 0 of the generators is of no lane; its first number has ordered the pieces.
+            common = _generator(self.seed, self.dataset, self.epoch, 0, self.number + 1)
+        if self.policy is not None and self.policy.groups:
+            return of_whole_groups(numbers[0], self.share, own, offset=self.offset)[self.skip :]
+        if self.policy is not None:
+            return of_one_cluster(numbers, self.lane, self.share, common, own)[self.skip :]
+        return np.arange(self.skip, total) if own is None else own.permutation(total)[self.skip :]
 
 
 # Compared and hashed by identity: the row counts can be millions.
@@ -86,7 +105,8 @@ class ReadingPlan:
     lanes:        V; divides batch_size.
     batch_size:   rows of a global batch.
     fingerprints: of the datasets' content, part of the plan's own.
-    Raises IntegrityError if lanes do not divide the batch, or a lane has no rows of a dataset.
+    policy:       which rows share a batch; null: chance.
+    Raises IntegrityError if lanes do not divide the batch, a lane has no rows of a dataset, or a policy has several.
     """
 
     datasets: tuple[tuple[Sequence[int] | Ints, float], ...]
@@ -96,12 +116,15 @@ class ReadingPlan:
     bundle_rows: int
     shuffle: bool = True
     fingerprints: tuple[str, ...] = ()
+    policy: BatchPolicy | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size % self.lanes:
             raise IntegrityError(f"the lanes of a plan must divide its batch: {self.lanes} of {self.batch_size}")
         if empty := [d for d in range(len(self.datasets)) if self.lane_rows(d) < 1]:
             raise IntegrityError(f"every lane of a plan must have rows of every dataset: none of dataset {empty[0]}")
+        if self.policy is not None and len(self.datasets) > 1:
+            raise IntegrityError(f"a batch policy must be of one dataset: {len(self.datasets)}")
 
     @property
     def share(self) -> int:
@@ -122,7 +145,8 @@ class ReadingPlan:
     def fingerprint(self) -> str:
         """Hex digest of all that decides which rows a batch holds."""
         rows = [[np.asarray(rows, np.int64).tolist(), weight] for rows, weight in self.datasets]
-        return digest([rows, self.seed, self.lanes, self.batch_size, self.bundle_rows, self.shuffle, self.fingerprints])
+        found = [rows, self.seed, self.lanes, self.batch_size, self.bundle_rows, self.shuffle, self.fingerprints]
+        return digest(found if self.policy is None else [*found, self.policy])
 
     @cached_property
     def _totals(self) -> list[int]:
@@ -208,6 +232,7 @@ def make_plan(config: DataConfig, sources: Sequence[Source], *, seed: int, worke
         bundle_rows=config.bundle_rows,
         shuffle=config.shuffle,
         fingerprints=tuple(source.fingerprint for source in sources),
+        policy=config.batch_policy(),
     )
 
 
@@ -249,11 +274,16 @@ def _bundles(plan: ReadingPlan, dataset: int, lane: int, start_batch: int) -> It
     for epoch in itertools.count(consumed // length):
         done = max(0, consumed - epoch * length)
         order, ends = _stream(plan, dataset, epoch)
-        start = lane * plan._totals[dataset] // plan.lanes
-        cuts = _cuts(ends - start, length, plan.bundle_rows, lane, plan.lanes)
+        starts = [lane * plan._totals[dataset] // plan.lanes for lane in range(plan.lanes)]
+        start = starts[lane]
+        if plan.policy is None or plan.policy.groups:
+            cuts = _cuts(ends - start, length, plan.bundle_rows, lane, plan.lanes)
+        else:
+            cuts = _whole_batches(length, plan.bundle_rows, plan.share)
         for number in range(int(np.searchsorted(cuts, done, "right")) - 1, len(cuts) - 1):
             begin, end = int(cuts[number]), int(cuts[number + 1])
             skip = max(0, done - begin)
+            window = [] if plan.policy is None else [start] if plan.policy.groups else starts
             yield BundleSpec(
                 dataset,
                 epoch,
@@ -263,6 +293,10 @@ def _bundles(plan: ReadingPlan, dataset: int, lane: int, start_batch: int) -> It
                 skip,
                 plan.position(dataset, lane, epoch * length + begin + skip),
                 plan.seed if plan.shuffle else None,
+                plan.policy,
+                plan.share,
+                begin % plan.share,
+                tuple(_spans(order, ends, one + begin, one + end) for one in window),
             )
 
 
@@ -277,6 +311,12 @@ def _cuts(piece_ends: Ints, length: int, bundle_rows: int, lane: int, lanes: int
     snapped = np.where(np.abs(nearest - regular) <= bundle_rows // _SNAP, nearest, regular)
     inside = snapped[(snapped > 0) & (snapped < length)]
     return np.unique(np.concatenate([[0], inside, [length]]))
+
+
+def _whole_batches(length: int, bundle_rows: int, share: int) -> Ints:
+    """As `_cuts`, the same for all lanes, each bundle with all rows that the lane gives to a batch."""
+    step = max(1, bundle_rows // share) * share
+    return np.array([*range(0, length, step), length], np.int64)
 
 
 def _spans(order: Ints, ends: Ints, start: int, stop: int) -> tuple[Span, ...]:

@@ -91,6 +91,7 @@ class ParquetSource:
                 if column in self._columns:
                     _check_type(own, column, kind, what, path)
             asked_columns.columns_of(own, asked, dataset=path)
+        self._numbers: tuple[str, ...] = ()
         self._groups = RowGroups(found.filesystem, self._columns)
         groups = [
             (f, g, footer.row_group(g).num_rows)
@@ -142,6 +143,20 @@ class ParquetSource:
             places=[f"{self._names[at]}, row {first + row}" for row in range(len(rows))],
             wrong=[one or other for one, other in zip(wrong, found.wrong, strict=True)],
         )
+
+    def number_by(self, columns: Sequence[str]) -> None:
+        """Have these columns given by `numbers`.  Raises RecipeError if a file lacks one."""
+        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+            footers = list(pool.map(self._footer, self._paths))
+        for path, footer in zip(self._paths, footers, strict=True):
+            column_forms.require_numbers(footer.schema.to_arrow_schema(), columns, path)
+        self._numbers = tuple(columns)
+
+    def numbers(self, piece: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Rows [start, stop) of a row group, [rows, columns].  Holds the columns of the group while it reads."""
+        columns = RowGroups(self._filesystem, self._numbers, whole=True)
+        rows = columns.read(self._paths[int(self._file[piece])], int(self._group[piece]), start, stop)
+        return column_forms.number_table(rows, self._numbers)
 
     def _group_ids(self, rows: pa.Table) -> NDArray[np.int64]:
         if "group_id" in self._columns:

@@ -26,8 +26,9 @@ _STEP_BYTES = 8 * 2**20
 class RowGroups:
     """Reads parts of row groups of one dataset; the same process reads on where it read last."""
 
-    def __init__(self, filesystem: pafs.FileSystem, columns: Sequence[str]) -> None:
-        self._filesystem, self._columns = filesystem, list(columns)
+    def __init__(self, filesystem: pafs.FileSystem, columns: Sequence[str], *, whole: bool = False) -> None:
+        """whole: the columns are small, so that groups of any size are read whole."""
+        self._filesystem, self._columns, self._whole = filesystem, list(columns), whole
         self._open: _OpenGroup | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class RowGroups:
         footer = file.metadata.row_group(group)
         rows = footer.num_rows
         part = len(range(rows)[start:stop])
-        if footer.total_byte_size > LARGE_BYTES and part < rows:
+        if footer.total_byte_size > LARGE_BYTES and part < rows and not self._whole:
             step = max(1, min(1024, rows * _STEP_BYTES // footer.total_byte_size))
             self._open = _OpenGroup(path, group, rows, stream, self._columns, step)
             return self._open.read(start, stop)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,22 @@ class Source(Protocol):
 
     def read(self, piece: int, start: int = 0, stop: int | None = None) -> pa.Table:
         """Rows [start, stop) of a piece as SAMPLE columns.  Raises OSError if a file is gone."""
+        ...
+
+
+@runtime_checkable
+class Numbered(Source, Protocol):
+    """A source that can give columns of integers without reading pictures, for `training.data.batch_policy`."""
+
+    def number_by(self, columns: Sequence[str]) -> None:
+        """Have these columns given by `numbers`, and be part of the fingerprint.
+
+        Raises RecipeError if one is missing or holds something else.
+        """
+        ...
+
+    def numbers(self, piece: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Rows [start, stop) of a piece, [rows, columns]; -1 where there is no number.  Raises as `read`."""
         ...
 
 

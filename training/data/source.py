@@ -12,7 +12,7 @@ from pairmill.uris import filesystem_of, find
 from training.data.config import DataConfig, DatasetConfig
 from training.data.curated import SelectionSource, is_run_directory, open_pairs
 from training.data.parquet import ParquetSource
-from training.data.sample import Source
+from training.data.sample import Numbered, Source
 from training.data.text_scores import no_scores
 from training.data.webdataset import TarSource
 from training.data.weighted import WeightedSource
@@ -54,7 +54,17 @@ def open_source(
 
 def open_sources(config: DataConfig, asked: Sequence[str] = ()) -> list[Source]:
     """The datasets of the recipe, in its order.  asked, raises: as `open_source`."""
-    return [_weighted(open_source(one.path, one.selection, config, asked=asked), one) for one in config.mixture()]
+    opened = [_weighted(open_source(one.path, one.selection, config, asked=asked), one) for one in config.mixture()]
+    if (policy := config.batch_policy()) is not None:
+        for source in opened:
+            if not isinstance(source, Numbered):
+                raise RecipeError(
+                    f"data.{policy.key} must come with Parquet files or a run directory, whose columns are read alone",
+                    value=source.name,
+                    fix=f"write the dataset as Parquet, or leave {policy.key} out",
+                )
+            source.number_by(policy.columns)
+    return opened
 
 
 def _weighted(source: Source, config: DatasetConfig) -> Source:

@@ -34,6 +34,7 @@ from training.data.batches import Batch, assemble, read_here
 from training.data.bundle import Bundle, Reader, from_table, to_table
 from training.data.config import DataConfig
 from training.data.cursor import BundleSpec, ReadingPlan, rank_bundles
+from training.data.step_texts import Shorten, StepTexts
 
 #: How often a bundle is read again after the process that read it died, or its storage failed.
 _RETRIES = 4
@@ -211,11 +212,13 @@ def batches(
     start_batch: int = 0,
     pad_id: int = 0,
     length: int | None = None,
+    shorten: Shorten | None = None,
     name: str = "training",
     with_ray: bool = True,
 ) -> Batches:
     """A worker's batches, without end, from global batch `start_batch` on; see `Batches` and `batches.assemble`.
 
+    shorten: of texts, by a curriculum.
     name: of the run, for dashboards.
     with_ray: read on the cluster; otherwise in a thread of this process.
     """
@@ -224,5 +227,14 @@ def batches(
     else:
         stream = read_here(plan, reader, rank=rank, world=world, start_batch=start_batch)
     progress = _Progress(stream, rank_bundles(plan, rank, world, start_batch))
-    made = assemble(progress, plan, rank=rank, world=world, start_batch=start_batch, pad_id=pad_id, length=length)
+    made = assemble(
+        progress,
+        plan,
+        rank=rank,
+        world=world,
+        start_batch=start_batch,
+        pad_id=pad_id,
+        length=length,
+        texts=StepTexts(shorten, config.slot_draw(plan.seed)),
+    )
     return Batches(made, progress, timeout_s=config.timeout_s, ahead=config.queue_batches)

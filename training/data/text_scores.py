@@ -34,9 +34,9 @@ def columns_of(schema: pa.Schema, names: Sequence[str], *, dataset: str) -> dict
 def no_scores(name: str, dataset: str) -> RecipeError:
     """The error of a dataset without the scores of an encoder."""
     return RecipeError(
-        "data.texts: min_score must name dual encoders whose scores the dataset has",
+        "data.texts: min_score and harder_by must name dual encoders whose scores the dataset has",
         value=f"{name}, in {dataset}",
-        fix=f"add embed.{name} to its curation recipe and run `pairmill curate`, or leave min_score out",
+        fix=f"add embed.{name} to its curation recipe and run `pairmill curate`, or leave them out",
     )
 
 

@@ -1,9 +1,10 @@
 """Which texts of a row fill its K slots in this epoch.
 
 A slot's selectors each find some of the row's texts, which their transforms may change, split or leave out; one
-selector is drawn by `p` among those that found any, then one of its texts, all alike.  Slots with equal selectors draw
-different texts while there are any left, then again from all (DreamLIP samples its sentences so: objectives #66).  The
-draw depends on (seed, row, epoch), not on which process reads the row.
+selector is drawn by `p` among those that found any, then one of its texts, all alike unless `harder_by` names a score
+(1-to-K's harder positives, Nie et al. 2024: objectives #12).  Slots with equal selectors draw different texts while
+there are any left, then again from all (DreamLIP samples its sentences so: objectives #66).  The draw depends on
+(seed, row, epoch), not on which process reads the row.
 """
 
 from __future__ import annotations
@@ -77,8 +78,7 @@ class TextChooser:
                 ]
             if not any(left[at]):
                 left[at] = found[at]
-            pool = _draw(slot, left[at], which)
-            text = pool[int(where * len(pool))] if pool else None
+            text = _draw(slot, left[at], which, where)
             left[at] = [[other for other in texts if other != text] for texts in left[at]]
             chosen.append(text)
         return chosen
@@ -103,15 +103,30 @@ def _matches(text: Text, selector: TextSelector) -> bool:
     return selector.language == ANY or matches(text.language, selector.language)
 
 
-def _draw(slot: Slot, pools: Sequence[list[Text]], which: float) -> list[Text]:
-    """The pool of the selector drawn among those with texts."""
-    full = [(selector.p, pool) for selector, pool in zip(slot, pools, strict=True) if pool]
-    reach = which * sum(p for p, _ in full)
-    for p, pool in full:
-        reach -= p
+def _draw(slot: Slot, pools: Sequence[list[Text]], which: float, where: float) -> Text | None:
+    """A text of the selector drawn among those with texts.  which, where: from 0 to below 1."""
+    full = [(selector, pool) for selector, pool in zip(slot, pools, strict=True) if pool]
+    if not full:
+        return None
+    selector, pool = full[_place([selector.p for selector, _ in full], which)]
+    if selector.harder_by is None:
+        return pool[int(where * len(pool))]
+    scores = [dict(text.scores).get(selector.harder_by) for text in pool]
+    known = [score for score in scores if score is not None]
+    gaps = [0.0 if score is None else max(known) - score for score in scores]
+    if not any(gaps):  # the same score, or none: all alike
+        gaps = [float(score is not None or not known) for score in scores]
+    return pool[_place(gaps, where)]
+
+
+def _place(weights: Sequence[float], at: float) -> int:
+    """The place of weights laid end to end, at this share of their sum; never one of weight 0."""
+    reach = at * sum(weights)
+    for place, weight in enumerate(weights):
+        reach -= weight
         if reach < 0:
-            return pool
-    return full[-1][1] if full else []
+            return place
+    return max(place for place, weight in enumerate(weights) if weight > 0)  # rounding
 
 
 def text_group(text: Text | None) -> int:

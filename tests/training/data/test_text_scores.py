@@ -150,7 +150,7 @@ def test_scores_are_part_of_what_a_selection_is_known_by(tmp_path: Path) -> None
 
 def test_a_dataset_without_such_scores_is_refused_before_any_row_is_read(tmp_path: Path) -> None:
     folder = pairs(tmp_path / "pairs")
-    with pytest.raises(RecipeError, match=r"min_score must name dual encoders .*\n.*none, in "):
+    with pytest.raises(RecipeError, match=r"min_score and harder_by must name dual encoders .*\n.*none, in "):
         open_source(str(folder), None, config_of(folder, TextSelector(min_score={"none": 0.1})))
     run = run_of(tmp_path / "run")
     with pytest.raises(RecipeError, match=r"add embed\.none to its curation recipe"):
