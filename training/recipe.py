@@ -13,6 +13,7 @@ from pairmill.yaml_text import write_yaml
 from training.data.config import DataConfig
 from training.evaluate.config import EvaluateConfig
 from training.objectives.config import LossConfig
+from training.objectives.declaration import EVERY_PATCH
 from training.schedule import OptimConfig, TemperatureConfig
 
 
@@ -165,6 +166,13 @@ class TrainRecipe(Config):
                 "the whole weights of its teacher",
                 value="deepspeed.stage: 3",
                 fix="set deepspeed.stage to 2, or choose an objective without a teacher",
+            )
+        if self.model.patch_dropout and set(EVERY_PATCH) & set(self.loss.opened().needs):
+            raise RecipeError(
+                f"model.patch_dropout must be 0 with loss.objective {self.loss.objective.name} and its terms, which "
+                "need every patch of an image",
+                value=self.model.patch_dropout,
+                fix="leave model.patch_dropout out, or choose another objective",
             )
         return self
 

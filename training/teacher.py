@@ -132,6 +132,7 @@ def _encoded(module: DualEncoder, weights: dict[str, Tensor], parts: Sequence[Ro
     was_training = module.training
     module.eval()
     try:
-        return Features.joined([functional_call(module, weights, (part,)) for part in parts])
+        # Nothing is hidden from a teacher.
+        return Features.joined([functional_call(module, weights, (part._replace(draw_B=None),)) for part in parts])
     finally:
         module.train(was_training)

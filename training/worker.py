@@ -23,7 +23,7 @@ from pairmill.faults import fault_point
 from pairmill.store import Store
 from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
 from pairmill.towers.encode import needs_full_length
-from pairmill.towers.token_features import check_tokens
+from pairmill.towers.token_features import pixels_of_patch
 from pairmill.towers.tokenizer import Tokenizer
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
@@ -37,7 +37,7 @@ from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
 from training.intact import recipe_digest
-from training.model import AUTOCAST, DualEncoder, to_device
+from training.model import AUTOCAST, DualEncoder, check_needs, to_device
 from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe
 from training.step import StepResult, train_step
@@ -82,8 +82,7 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         bias_init=objective.bias_given,
         otherwise=Logits(objective.temperature_init, objective.bias_init),
     )
-    if "tokens" in objective.needs:
-        check_tokens(model, f"loss.objective {objective.config.name}")
+    check_needs(model, objective.needs, f"loss.objective {objective.config.name}")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model
@@ -95,7 +94,10 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
     # What all ranks draw alike, from a seed of its own: the model's architecture does not change it.
     torch.manual_seed(recipe.train.seed)
     objective.begin(setup)
-    module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed, objective.needs)
+    heads = objective.heads(setup)
+    module = DualEncoder(
+        model, recipe.train.precision, heads, objective.undecayed, objective.needs, hides=objective.hides
+    )
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
     return Learner(engine, ema, objective, open_teachers(module, objective))
@@ -137,7 +139,8 @@ def _train(payload: Payload) -> None:
     highest = recipe.temperature.highest(math.exp(float(model.state_dict()["logit_scale"])))
     describe = Describe(model_description(recipe.model, model), payload.tokenizer)
     # Ranks that gather tokens must have as many of each text.
-    whole = needs_full_length(model) or "tokens" in recipe.loss.opened().needs
+    needs = recipe.loss.opened().needs
+    whole = needs_full_length(model) or bool({"tokens", "masked"} & set(needs))
     full_length = describe.tokenizer.context_length if whole else None
     setup = Setup(
         width=int(describe.model["architecture"]["embed_dim"]),
@@ -148,6 +151,7 @@ def _train(payload: Payload) -> None:
         tile=recipe.loss.tile,
         seed=recipe.train.seed,
         device=device,
+        patch_values=pixels_of_patch(model) if "pixels" in needs else None,
     )
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner
