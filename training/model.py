@@ -24,6 +24,7 @@ from pairmill.towers.token_features import (
     check_every_patch,
     check_tokens,
     encode_image_tokens,
+    encode_images_from_some,
     encode_text_tokens,
     patches_of,
     tower_widths,
@@ -33,7 +34,7 @@ from training.data.batches import Batch
 from training.data.bundle import IMAGE_VIEWS, Layout
 from training.data.strong_views import CROP_BOXES, IMAGE_CROPS
 from training.objectives.declaration import EVERY_PATCH, NEEDS, Hides
-from training.token_hiding import MaskTokens, hidden_tokens
+from training.token_hiding import MaskTokens, hidden_tokens, likeness
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
@@ -112,6 +113,13 @@ class Crops(NamedTuple):
     boxes_BV4: Tensor  #: float32, where they lie in the image: see `training.data.strong_views`
 
 
+class KeptPatches(NamedTuple):
+    """Which images are encoded from some of their patches, and from which.  See `training.patch_keeping`."""
+
+    few_B: Tensor  #: bool
+    patches_BN: Tensor  #: int64, numbers of patches
+
+
 class Rows(NamedTuple):
     """A batch, or some of its rows, on the device."""
 
@@ -126,6 +134,7 @@ class Rows(NamedTuple):
     further: Further | None = None  #: of the needs `views` and `negatives`
     crops: Crops | None = None  #: of the need `view_tokens`
     draw_B: Tensor | None = None  #: int64, `token_hiding.drawn`, of the need `masked`; None: nothing is hidden
+    kept: KeptPatches | None = None  #: of `train.patch_keeping`; None: every patch is
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
@@ -141,6 +150,7 @@ class Rows(NamedTuple):
             None if self.further is None else Further(*(values[here] for values in self.further)),
             None if self.crops is None else Crops(*(values[here] for values in self.crops)),
             None if self.draw_B is None else self.draw_B[here],
+            None if self.kept is None else KeptPatches(*(values[here] for values in self.kept)),
         )
 
 
@@ -253,6 +263,13 @@ class DualEncoder(nn.Module):
         bias = None if bias is None else bias.float().sum()
         return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=asked)
 
+    def likeness(self, rows: Rows) -> Tensor:
+        """Cosine of each patch of an image with the first text of its row [B, P]."""
+        with self._precision(rows.images_BHWC.device):
+            patches = encode_image_tokens(self.model, self._pixels(rows.images_BHWC)).tokens_BPD
+            text = encode_text(self.model, rows.tokens_BKL.flatten(0, 1))
+        return likeness(F.normalize(patches.float(), dim=-1), text, rows.text_mask_BK)
+
     def _pixels(self, images_BHWC: Tensor) -> Tensor:
         images = images_BHWC.permute(0, 3, 1, 2)
         multiply, add = (images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (self._multiply, self._add))
@@ -280,6 +297,8 @@ class DualEncoder(nn.Module):
         tokens = rows.tokens_BKL.flatten(0, 1)
         if not self._needs & {"tokens", "masked"}:
             model: Any = self.model
+            if rows.kept is not None:
+                return encode_images_from_some(model, pixels, *rows.kept), encode_text(model, tokens), {}
             return model.encode_image(pixels), encode_text(model, tokens), {}
         image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
         words = F.normalize(text.tokens_BLD.float(), dim=-1)
@@ -293,7 +312,7 @@ class DualEncoder(nn.Module):
     def _of_crops(self, crops: Crops) -> dict[str, Tensor]:
         """Unit vectors of the patches of crops, and where these lie."""
         found = encode_image_tokens(self.model, self._pixels(crops.images_BVHWC.flatten(0, 1))).tokens_BPD
-        tokens = F.normalize(found.float(), dim=-1).unflatten(0, crops.images_BVHWC.shape[:2])
+        tokens = F.normalize(found.float(), dim=-1).view(*crops.images_BVHWC.shape[:2], *found.shape[1:])
         return {"view_tokens": tokens, "view_boxes": crops.boxes_BV4}
 
     def _own(self, image_BD: Tensor, text_BKD: Tensor, asked: Mapping[str, Tensor]) -> Own:

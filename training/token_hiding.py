@@ -67,7 +67,7 @@ def hidden_tokens(
     patches_BP, words_BKL = torch.zeros_like(image_BPD[..., 0], dtype=torch.bool), torch.zeros_like(mask_BKL)
     image_mask_W, text_mask_W = masks()
     if rows.draw_B is not None and image_mask_W is not None:
-        patches_BP = hidden_patches(masks.hides, rows.draw_B, _likeness(image_BPD, text, rows.text_mask_BK))
+        patches_BP = hidden_patches(masks.hides, rows.draw_B, likeness(image_BPD, text, rows.text_mask_BK))
         found = encode_image_tokens(model, pixels_BCHW, Hidden(patches_BP, image_mask_W)).tokens_BPD
         image_BPD = F.normalize(found.float(), dim=-1)
     if rows.draw_B is not None and text_mask_W is not None:
@@ -84,8 +84,8 @@ def hidden_tokens(
 
 
 @torch.no_grad()
-def _likeness(patches_BPD: Tensor, text: Tensor, mask_BK: Tensor) -> Tensor:
-    """Cosine of each patch with the first text of its row [B, P].  text: embeddings [B * K, D]."""
+def likeness(patches_BPD: Tensor, text: Tensor, mask_BK: Tensor) -> Tensor:
+    """Cosine of each patch, a unit vector, with the first text of its row [B, P].  text: embeddings [B * K, D]."""
     slot_B = mask_BK.int().argmax(1)
     first_BD = text.float().view(*mask_BK.shape, -1)[torch.arange(len(slot_B), device=slot_B.device), slot_B]
     return (patches_BPD * F.normalize(first_BD, dim=-1)[:, None]).sum(2)

@@ -23,7 +23,7 @@ from pairmill.faults import fault_point
 from pairmill.store import Store
 from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
 from pairmill.towers.encode import needs_full_length
-from pairmill.towers.token_features import pixels_of_patch
+from pairmill.towers.token_features import check_every_patch, check_tokens, pixels_of_patch
 from pairmill.towers.tokenizer import Tokenizer
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
@@ -82,6 +82,9 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         bias_init=objective.bias_given,
         otherwise=Logits(objective.temperature_init, objective.bias_init),
     )
+    if recipe.train.patch_keeping is not None:
+        check_tokens(model, "train.patch_keeping", texts=False)
+        check_every_patch(model, "train.patch_keeping")
     check_needs(model, objective.needs, f"loss.objective {objective.config.name}")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
@@ -100,7 +103,7 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
     )
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
-    return Learner(engine, ema, objective, open_teachers(module, objective))
+    return Learner(engine, ema, objective, open_teachers(module, objective, recipe.train.patch_keeping))
 
 
 def work(payload: Payload) -> None:

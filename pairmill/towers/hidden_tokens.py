@@ -1,10 +1,11 @@
-"""Tokens that a tower does not see: a learned vector stands in their place, at their positions.
+"""Tokens that a tower does not see: a learned vector stands in their place, or they are left out.
 
     embedding of a hidden token = mask token + position          (BEiT, Bao et al. 2021; BERT's [MASK])
 
 The vector takes the place of what a patch or a word is embedded as; the tower stays as it is.
 
-B images or texts on this rank, P patches, L tokens of a text, W tower width.
+B images or texts on this rank, P patches, N of them, T with class tokens, L tokens of a text,
+W tower width.
 """
 
 from __future__ import annotations
@@ -45,6 +46,25 @@ def patches_hidden(visual: Any, hidden: Hidden | None) -> Iterator[None]:
         return masked(found.permute(0, 2, 3, 1), hidden).permute(0, 3, 1, 2) if convolution else masked(found, hidden)
 
     handle = (visual.conv1 if convolution else visual.trunk.patch_embed).register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def patches_kept(visual: Any, kept_BN: Tensor) -> Iterator[None]:
+    """While it lasts, an image tower has only N of the patches of each image.  kept: their numbers, int64 [B, N]."""
+    timm = isinstance(visual, TimmModel)
+    before = visual.trunk.num_prefix_tokens if timm else 1
+    first_BN = torch.arange(before, device=kept_BN.device).expand(len(kept_BN), before)
+    index_BN = torch.cat([first_BN, kept_BN + before], 1)
+
+    def after(_module: nn.Module, _given: object, found_BTW: Tensor) -> Tensor:
+        return found_BTW.gather(1, index_BN[..., None].expand(-1, -1, found_BTW.shape[2]))
+
+    # What FLIP's random dropout is a part of, after positions are added.
+    handle = (visual.trunk.patch_drop if timm else visual.patch_dropout).register_forward_hook(after)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError, RecipeError
 from pairmill.towers.encode import in_groups, pack_causal, pool_type, pooled, project, some_token, text_tower
-from pairmill.towers.hidden_tokens import Hidden, patches_hidden, words_hidden
+from pairmill.towers.hidden_tokens import Hidden, patches_hidden, patches_kept, words_hidden
 
 
 class ImageTokens(NamedTuple):
@@ -57,8 +57,9 @@ def patches_of(model: nn.Module, pixels_BCHW: Tensor) -> Tensor:
     """What each patch of the images shows [B, P, C·h·w], in the order of the tower's tokens, h and w of a patch."""
     height, width = _patch_size(model.visual)
     rows, columns = pixels_BCHW.shape[2] // height, pixels_BCHW.shape[3] // width
-    cut = pixels_BCHW[:, :, : rows * height, : columns * width].unflatten(3, (columns, width))
-    return cut.unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    cut = pixels_BCHW[:, :, : rows * height, : columns * width]
+    grid = cut.reshape(*cut.shape[:2], rows, height, columns, width)
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def pixels_of_patch(model: nn.Module) -> int:
@@ -126,6 +127,17 @@ def _vit_tokens(visual: Any, pixels_BCHW: Tensor) -> ImageTokens:
     if visual.proj is None:
         return ImageTokens(pooled_BW, tokens_BPW)
     return ImageTokens(pooled_BW @ visual.proj, tokens_BPW @ visual.proj)
+
+
+def encode_images_from_some(model: nn.Module, pixels_BCHW: Tensor, few_B: Tensor, kept_BN: Tensor) -> Tensor:
+    """Features of images [B, D], of those in `few_B` (bool) from the patches `kept_BN` alone (their numbers, int64)."""
+    encoder: Any = model
+    few, whole = few_B.nonzero()[:, 0], (~few_B).nonzero()[:, 0]
+    parts = [encoder.encode_image(pixels_BCHW[whole])] if len(whole) else []
+    if len(few):
+        with patches_kept(encoder.visual, kept_BN[few]):
+            parts.append(encoder.encode_image(pixels_BCHW[few]))
+    return torch.cat(parts)[torch.cat([whole, few]).argsort()]
 
 
 def encode_text_tokens(model: nn.Module, tokens_BL: Tensor, hidden: Hidden | None = None) -> TextTokens:

@@ -27,7 +27,7 @@ PLACED: dict[str, Any] = {
     "denoise": {"weight": 0.3},
     "pixpro": {"objective": {"name": "pixpro", "decay": 0.5}, "weight": 0.3},
 }
-STEPS = 3
+STEPS = 2
 
 
 def of(terms: dict[str, Any], *, accumulate: int = 1, stage: int = 0) -> TrainRecipe:

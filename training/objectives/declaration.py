@@ -78,14 +78,13 @@ NEEDS: Mapping[str, Need] = {
     "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`"),
 }
 
+#: Needs whose tensors are of every patch of an image, in its grid: `model.patch_dropout` leaves some out.
+EVERY_PATCH = ("masked", "pixels", "view_tokens")
+
 #: Where a tensor of the state lives.
 #: replicated: every worker changes it alike and holds the same; a run resumes with any number of workers.
 #: per_worker: each has its own; a run resumes with the number of workers that it was saved with.
 Where: TypeAlias = Literal["replicated", "per_worker"]
-
-
-#: Needs whose tensors are of every patch of an image, in its grid: `model.patch_dropout` leaves some out.
-EVERY_PATCH = ("masked", "pixels", "view_tokens")
 
 
 class Hides(NamedTuple):

@@ -38,9 +38,9 @@ class Denoise(Objective):
     v̂: of the masked input; v: of the whole input, of the same model, without gradient.  L_txt is the same of the
     tokens of texts.  Other tokens of the row are negatives too, those of other rows of its group are not.  ONE-PEACE
     adds it to `clip` at a weight of 1, with its parts of a joint encoder, which two towers have not.  There negatives
-    are those of the own rank, which is mode local.  Defaults: its criterion and its
-    task.  Memory O(G·(P + K·L)·D + tile); in mode
-    ring with B in place of G.
+    are those of the own rank, which is mode local.  Defaults: its criterion, and the shares of its pretraining task.
+    Its towers see only what is not hidden, and whole words are hidden; ours see a learned vector in place of a hidden
+    token, at its position.  Memory O(G·(P + K·L)·D + tile); in mode ring with B in place of G.
     """
 
     Config = DenoiseConfig

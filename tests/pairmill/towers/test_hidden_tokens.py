@@ -18,6 +18,7 @@ from pairmill.towers.token_features import (
     check_every_patch,
     check_tokens,
     encode_image_tokens,
+    encode_images_from_some,
     encode_text_tokens,
     patches_of,
     pixels_of_patch,
@@ -75,6 +76,38 @@ def test_what_a_patch_of_timms_shows_does_not_matter_where_it_is_hidden(tmp_path
     assert (plain.image_BD[0] - changed.image_BD[0]).abs().max() > 1e-3
     assert (plain.image_BD[0] - one.image_BD[0]).abs().max() > 1e-3
     torch.testing.assert_close(plain.tokens_BPD[1], one.tokens_BPD[1], rtol=0, atol=1e-12)
+
+
+def test_an_image_from_some_patches_is_that_of_these_patches_alone(tmp_path: Path) -> None:
+    model = built(tmp_path, {}, {})
+    visual, pixels = model.visual, torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    few, kept = torch.tensor([False, True, True, False]), torch.stack([torch.randperm(16)[:5].sort().values] * 4)
+    kept[2] = torch.tensor([0, 3, 4, 9, 15])
+    found = encode_images_from_some(model, pixels, few, kept)
+    torch.testing.assert_close(found[~few], model.encode_image(pixels[~few]), rtol=0, atol=1e-12)
+    for row in (1, 2):
+        places = visual.positional_embedding
+        seen = visual.conv1(pixels[row : row + 1]).flatten(2)[0].T[kept[row]] + places[kept[row] + 1]
+        x = torch.cat([(visual.class_embedding + places[0])[None], seen])[None]
+        expected = visual.ln_post(visual.transformer(visual.ln_pre(x)))[0, 0] @ visual.proj
+        torch.testing.assert_close(found[row], expected, rtol=0, atol=1e-10)
+    for all_or_none in (torch.ones_like(few), torch.zeros_like(few)):
+        whole = encode_images_from_some(model, pixels, all_or_none, torch.arange(16).expand(4, 16))
+        torch.testing.assert_close(whole, model.encode_image(pixels), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_what_a_patch_of_timms_shows_does_not_matter_where_it_is_left_out(tmp_path: Path, pool: str) -> None:
+    model = built(tmp_path, TIMM | {"timm_pool": pool}, {})
+    pixels, few = torch.randn(2, 3, 160, 160, dtype=torch.float64), torch.tensor([True, False])
+    other = pixels.clone()
+    other[0, :, 32:48, 48:64] = 7  # patch 23
+    without, with_it = (torch.tensor([[2, 23 + shift, 40]] * 2) for shift in (1, 0))
+    one, two = (encode_images_from_some(model, of, few, without) for of in (pixels, other))
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    one, two = (encode_images_from_some(model, of, few, with_it) for of in (pixels, other))
+    assert (one[0] - two[0]).abs().max() > 1e-3
+    torch.testing.assert_close(one[1], two[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
