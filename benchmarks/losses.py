@@ -96,7 +96,8 @@ def stepper(architecture: str, rows: int, side: int, objective: str, device: tor
     model: Any = build(used)
     vocabulary, length = model.vocab_size, min(LENGTH, model.context_length)
     setup = Setup(int(model.text_projection.shape[-1]), SLOTS, rows, 0, 1, used.loss.tile, 0, device)
-    setup = setup._replace(patch_values=pixels_of_patch(model))
+    if "pixels" in OBJECTIVES.get(objective).needs:
+        setup = setup._replace(patch_values=pixels_of_patch(model))
     learner = start_learner(model, used, setup)
     exchange, given, taken = open_exchange("gather")(0), batch(rows, side, vocabulary, length, device), 0
 
