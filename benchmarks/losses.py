@@ -32,6 +32,7 @@ import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from record import machine, record, table
 from torch import Tensor
 
+from pairmill.towers.token_features import pixels_of_patch
 from training.gather import Exchange, open_exchange
 from training.losses.loss_inputs import LossOutput
 from training.model import Rows
@@ -50,7 +51,7 @@ MODELS: dict[str, tuple[str, int, int]] = {
     "ViT-B-32": ("ViT-B-32", 32, 224),
 }
 #: Needs that made-up pictures and texts meet, and those that made-up embeddings meet.
-_OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens"})
+_OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens", "masked", "pixels"})
 _OF_EMBEDDINGS = frozenset({"teacher", "frozen_teacher", "raw", "views", "negatives", "columns"})
 #: Rows and width of the loss alone.
 ROWS, WIDTH = 2048, 512
@@ -86,7 +87,7 @@ def batch(rows: int, side: int, vocabulary: int, length: int, device: torch.devi
         unknown,
         torch.arange(rows),
     )
-    return Rows(*(value.to(device) for value in made[:-1]))
+    return made._replace(**{name: v.to(device) for name, v in made._asdict().items() if isinstance(v, Tensor)})
 
 
 def stepper(architecture: str, rows: int, side: int, objective: str, device: torch.device) -> Callable[[], None]:
@@ -95,6 +96,8 @@ def stepper(architecture: str, rows: int, side: int, objective: str, device: tor
     model: Any = build(used)
     vocabulary, length = model.vocab_size, min(LENGTH, model.context_length)
     setup = Setup(int(model.text_projection.shape[-1]), SLOTS, rows, 0, 1, used.loss.tile, 0, device)
+    if "pixels" in OBJECTIVES.get(objective).needs:
+        setup = setup._replace(patch_values=pixels_of_patch(model))
     learner = start_learner(model, used, setup)
     exchange, given, taken = open_exchange("gather")(0), batch(rows, side, vocabulary, length, device), 0
 

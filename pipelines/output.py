@@ -144,8 +144,6 @@ def show_losses(result: dict[str, Any]) -> None:
         say(f"{one['name']}    {one['paper']}")
         say(f"    {one['what']}")
         facts = [f"needs {', '.join(one['needs'])}"] if one["needs"] else []
-        if not one["trains"]:
-            facts.append("on plain tensors only: the training loop does not deliver that yet")
         if one["keys"]:
             facts.append(f"keys {', '.join(one['keys'])}")
         if one["cost"] is not None:

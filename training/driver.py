@@ -143,6 +143,7 @@ def open_reader(
         objective.columns,
         Views(data.views.number, StrongTransform(size, data.views)) if "views" in objective.needs else None,
         data.negative_slots() if "negatives" in objective.needs else (),
+        StrongTransform(size, data.views) if "view_tokens" in objective.needs else None,
     )
 
 

@@ -2,7 +2,8 @@
 
 DeepSpeed's own checkpoints are cut by rank and stage.  Ours hold each parameter's weight and Adam moments whole, under
 its name, so a run resumes with any number of workers and any ZeRO stage, and an export needs no consolidation.
-Parameters of the model have open_clip's names; those of the objective's heads have theirs, after `objective.`.
+Parameters of the model have open_clip's names; those of the objective's heads have theirs, after `objective.`;
+mask tokens begin with `mask_tokens.`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 #: What the names of the objective's own parameters begin with.
 _OWN = "objective."
+
+#: What the mask tokens' names begin with there.
+_MASKS = "mask_tokens."
 
 #: Gradients of at least so many elements are exchanged one by one, in place; smaller ones are packed together.
 _BY_ITSELF = 100_000
@@ -70,7 +74,7 @@ def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
     """The model's groups, with the objective's parameters at the full learning rate in those that they belong to."""
     weight_decay = recipe.optim.weight_decay
     groups = parameter_groups(module.model, weight_decay=weight_decay, layer_decay=recipe.model.layer_decay)
-    for name, parameter in module.heads.named_parameters() if module.heads is not None else ():
+    for prefix, name, parameter in _own_parameters(module):
         if not parameter.requires_grad:
             continue
         own = weight_decay if name not in module.undecayed and decays(name, parameter) else 0.0
@@ -81,7 +85,7 @@ def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
             group = {"params": [], "weight_decay": own, "lr_scale": 1.0, "names": []}
             groups.append(group)
         group["params"].append(parameter)
-        group["names"].append(_OWN + name)
+        group["names"].append(prefix + name)
     return groups
 
 
@@ -179,9 +183,9 @@ def model_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
 
 
 def objective_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
-    """As `model_weights`, of the objective's heads; empty if there are none."""
-    heads: nn.Module | None = engine.module.heads
-    return {} if heads is None else {_OWN + name: value for name, value in _whole(heads, keep).items()}
+    """As `model_weights`, of the objective's heads and the mask tokens; empty if there are none."""
+    own = _own_modules(engine.module)
+    return {prefix + name: value for prefix, module in own.items() for name, value in _whole(module, keep).items()}
 
 
 def _whole(module: nn.Module, keep: bool) -> dict[str, Tensor]:
@@ -221,8 +225,8 @@ def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None
             f"a checkpoint must hold every parameter of its run; missing: {', '.join(sorted(missing))}"
         )
     buffers = dict(engine.module.model.named_buffers())
-    if engine.module.heads is not None:
-        buffers |= {_OWN + name: buffer for name, buffer in engine.module.heads.named_buffers()}
+    for prefix, module in _own_modules(engine.module).items():
+        buffers |= {prefix + name: buffer for name, buffer in module.named_buffers()}
     with torch.no_grad():
         for name, value in weights.items():
             if name in buffers:
@@ -240,8 +244,18 @@ def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None
 
 def _parameters(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
     yield from engine.module.model.named_parameters()
-    if engine.module.heads is not None:
-        yield from ((_OWN + name, parameter) for name, parameter in engine.module.heads.named_parameters())
+    yield from ((prefix + name, parameter) for prefix, name, parameter in _own_parameters(engine.module))
+
+
+def _own_modules(module: DualEncoder) -> dict[str, nn.Module]:
+    """What learns beside the model, by what its names begin with in a checkpoint."""
+    found = {_OWN: module.heads, _MASKS: module.mask_tokens}
+    return {prefix: one for prefix, one in found.items() if one is not None}
+
+
+def _own_parameters(module: DualEncoder) -> Iterator[tuple[str, str, nn.Parameter]]:
+    for prefix, one in _own_modules(module).items():
+        yield from ((prefix, name, parameter) for name, parameter in one.named_parameters())
 
 
 def _learning(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:

@@ -7,7 +7,7 @@ B rows of this rank, K text slots, L tokens of the longest text, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,10 +20,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
 from pairmill.towers.encode import encode_text
-from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
+from pairmill.towers.token_features import (
+    check_every_patch,
+    check_tokens,
+    encode_image_tokens,
+    encode_images_from_some,
+    encode_text_tokens,
+    patches_of,
+    tower_widths,
+)
 from training.data.asked_columns import COLUMNS
 from training.data.batches import Batch
 from training.data.bundle import IMAGE_VIEWS, Layout
+from training.data.strong_views import CROP_BOXES, IMAGE_CROPS
+from training.objectives.declaration import EVERY_PATCH, NEEDS, Hides
+from training.token_hiding import MaskTokens, hidden_tokens, likeness
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
@@ -95,6 +106,20 @@ class Further(NamedTuple):
     negative_mask_BN: Tensor  #: bool
 
 
+class Crops(NamedTuple):
+    """Two crops of each row's image, for the need `view_tokens`."""
+
+    images_BVHWC: Tensor  #: uint8
+    boxes_BV4: Tensor  #: float32, where they lie in the image: see `training.data.strong_views`
+
+
+class KeptPatches(NamedTuple):
+    """Which images are encoded from some of their patches, and from which.  See `training.patch_keeping`."""
+
+    few_B: Tensor  #: bool
+    patches_BN: Tensor  #: int64, numbers of patches
+
+
 class Rows(NamedTuple):
     """A batch, or some of its rows, on the device."""
 
@@ -107,6 +132,9 @@ class Rows(NamedTuple):
     sample_id_B: Tensor  #: int64, names the row in the data for ever; -1 in padding
     asked: Mapping[str, Tensor] = {}  #: [B, …] each, those of `asked_columns.COLUMNS` that the objective names
     further: Further | None = None  #: of the needs `views` and `negatives`
+    crops: Crops | None = None  #: of the need `view_tokens`
+    draw_B: Tensor | None = None  #: int64, `token_hiding.drawn`, of the need `masked`; None: nothing is hidden
+    kept: KeptPatches | None = None  #: of `train.patch_keeping`; None: every patch is
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
@@ -120,6 +148,9 @@ class Rows(NamedTuple):
             self.sample_id_B[here],
             {name: values[here] for name, values in self.asked.items()},
             None if self.further is None else Further(*(values[here] for values in self.further)),
+            None if self.crops is None else Crops(*(values[here] for values in self.crops)),
+            None if self.draw_B is None else self.draw_B[here],
+            None if self.kept is None else KeptPatches(*(values[here] for values in self.kept)),
         )
 
 
@@ -149,7 +180,17 @@ def to_device(batch: Batch, device: torch.device, layout: Layout | None = None) 
         there(batch.sample_id_B),
         {name: there(values) for name, values in batch.asked.items() if name in COLUMNS},
         further,
+        Crops(there(batch.asked[IMAGE_CROPS]), there(batch.asked[CROP_BOXES])) if IMAGE_CROPS in batch.asked else None,
     )
+
+
+def check_needs(model: nn.Module, needs: Collection[str], why: str) -> None:
+    """Raise RecipeError for towers that cannot give what an objective needs.  why: who it is."""
+    of_texts = {"tokens", "masked"} & set(needs)
+    if of_texts or "pixels" in needs or "view_tokens" in needs:
+        check_tokens(model, why, texts=bool(of_texts))
+    if set(EVERY_PATCH) & set(needs):
+        check_every_patch(model, why)
 
 
 class DualEncoder(nn.Module):
@@ -162,8 +203,9 @@ class DualEncoder(nn.Module):
         heads: nn.Module | None = None,
         undecayed: Sequence[str] = (),
         needs: Sequence[str] = (),
+        hides: Hides | None = None,
     ) -> None:
-        """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs: the objective's.
+        """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs, hides: the objective's.
 
         Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens that are
         needed.
@@ -184,9 +226,9 @@ class DualEncoder(nn.Module):
         self.model = model
         self.heads = heads
         self.undecayed = tuple(undecayed)
-        self._raw, self._tokens = "raw" in needs, "tokens" in needs
-        if self._tokens:
-            check_tokens(model, "loss.objective")
+        self._needs = frozenset(needs)
+        check_needs(model, needs, "loss.objective")
+        self.mask_tokens = MaskTokens(tower_widths(model), hides or Hides()) if "masked" in needs else None
         self._autocast = AUTOCAST.get(precision)
         self._half = precision == "fp16"
         mean, std = image_statistics(model)
@@ -198,19 +240,35 @@ class DualEncoder(nn.Module):
         """Encode images [B, H, W, 3] and the texts of all slots [B, K, L]."""
         model: Any = self.model
         with self._precision(rows.images_BHWC.device):
-            image, text, asked = self._encoded(self._pixels(rows.images_BHWC), rows)
+            pixels = self._pixels(rows.images_BHWC)
+            image, text, asked = self._encoded(pixels, rows)
+            if self.mask_tokens is not None:
+                asked |= hidden_tokens(model, self.mask_tokens, pixels, rows, text, asked)
+            if "tokens" not in self._needs:
+                asked = {name: value for name, value in asked.items() if name not in NEEDS["tokens"].tensors}
+            if "pixels" in self._needs:
+                asked["image_patches"] = patches_of(model, pixels.float())
             if rows.further is not None:
                 asked |= self._of_further(rows.further)
+            if rows.crops is not None:
+                asked |= self._of_crops(rows.crops)
         shape = (*rows.tokens_BKL.shape[:2], -1)
         image_BD = F.normalize(image.float(), dim=-1)
         text_BKD = F.normalize(text.float(), dim=-1).view(shape)
-        if self._raw:
+        if "raw" in self._needs:
             asked |= {"raw_image": image.float(), "raw_text": text.float().view(shape)}
         bias = getattr(model, "logit_bias", None)
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
         bias = None if bias is None else bias.float().sum()
         return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=asked)
+
+    def likeness(self, rows: Rows) -> Tensor:
+        """Cosine of each patch of an image with the first text of its row [B, P]."""
+        with self._precision(rows.images_BHWC.device):
+            patches = encode_image_tokens(self.model, self._pixels(rows.images_BHWC)).tokens_BPD
+            text = encode_text(self.model, rows.tokens_BKL.flatten(0, 1))
+        return likeness(F.normalize(patches.float(), dim=-1), text, rows.text_mask_BK)
 
     def _pixels(self, images_BHWC: Tensor) -> Tensor:
         images = images_BHWC.permute(0, 3, 1, 2)
@@ -237,8 +295,10 @@ class DualEncoder(nn.Module):
     def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
         tokens = rows.tokens_BKL.flatten(0, 1)
-        if not self._tokens:
+        if not self._needs & {"tokens", "masked"}:
             model: Any = self.model
+            if rows.kept is not None:
+                return encode_images_from_some(model, pixels, *rows.kept), encode_text(model, tokens), {}
             return model.encode_image(pixels), encode_text(model, tokens), {}
         image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
         words = F.normalize(text.tokens_BLD.float(), dim=-1)
@@ -248,6 +308,12 @@ class DualEncoder(nn.Module):
             "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
         }
         return image.image_BD, text.text_BD, asked
+
+    def _of_crops(self, crops: Crops) -> dict[str, Tensor]:
+        """Unit vectors of the patches of crops, and where these lie."""
+        found = encode_image_tokens(self.model, self._pixels(crops.images_BVHWC.flatten(0, 1))).tokens_BPD
+        tokens = F.normalize(found.float(), dim=-1).view(*crops.images_BVHWC.shape[:2], *found.shape[1:])
+        return {"view_tokens": tokens, "view_boxes": crops.boxes_BV4}
 
     def _own(self, image_BD: Tensor, text_BKD: Tensor, asked: Mapping[str, Tensor]) -> Own:
         if self.heads is None:

@@ -13,7 +13,15 @@ from pairmill.yaml_text import write_yaml
 from training.data.config import DataConfig
 from training.evaluate.config import EvaluateConfig
 from training.objectives.config import LossConfig
+from training.objectives.declaration import EVERY_PATCH
 from training.schedule import CurriculumConfig, OptimConfig, TemperatureConfig
+
+
+class PatchKeepingConfig(Config):
+    """Some images are encoded from the patches most like their text (SyCoCa).  See `training.patch_keeping`."""
+
+    rows: float = Field(0.5, gt=0, le=1, description="share of the images, which are others at every step")
+    share: float = Field(0.5, gt=0, lt=1, description="share of the patches of such an image that are kept")
 
 
 class TrainConfig(Config):
@@ -29,6 +37,15 @@ class TrainConfig(Config):
     accumulate: int = Field(
         1, ge=1, description="micro-batches of a step; the loss is still that of the whole batch (GradCache)"
     )
+    patch_keeping: PatchKeepingConfig | None = Field(
+        None,
+        description="of some images, only the patches most like their text, as a moving average of the model sees "
+        "both; null: every patch of all",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `patch_keeping` where there is none."""
+        return {name: value for name, value in super().identity().items() if name != "patch_keeping" or value}
 
 
 class DeepSpeedConfig(Config):
@@ -167,11 +184,41 @@ class TrainRecipe(Config):
                 value="deepspeed.stage: 3",
                 fix="set deepspeed.stage to 2, or choose an objective without a teacher",
             )
+        if self.model.patch_dropout and set(EVERY_PATCH) & set(self.loss.opened().needs):
+            raise RecipeError(
+                f"model.patch_dropout must be 0 with loss.objective {self.loss.objective.name} and its terms, which "
+                "need every patch of an image",
+                value=self.model.patch_dropout,
+                fix="leave model.patch_dropout out, or choose another objective",
+            )
+        self._check_keeping()
         return self
 
     def identity(self) -> dict[str, Any]:
         """As for every configuration, without `curriculum` where there is none."""
         return {name: value for name, value in super().identity().items() if name != "curriculum" or value}
+
+    def _check_keeping(self) -> None:
+        if self.train.patch_keeping is None:
+            return
+        if needs := {"tokens", *EVERY_PATCH} & set(self.loss.opened().needs):
+            raise RecipeError(
+                "train.patch_keeping must be null with an objective or terms that need patches one by one",
+                value=f"loss.objective {self.loss.objective.name} needs {', '.join(sorted(needs))}",
+                fix="leave train.patch_keeping out, or choose another objective",
+            )
+        if self.model.patch_dropout:
+            raise RecipeError(
+                "model.patch_dropout must be 0 with train.patch_keeping, which chooses among all patches",
+                value=self.model.patch_dropout,
+                fix="leave one of them out",
+            )
+        if self.deepspeed.stage == 3:
+            raise RecipeError(
+                "deepspeed.stage must be below 3 with train.patch_keeping: every worker averages the whole weights",
+                value="deepspeed.stage: 3",
+                fix="set deepspeed.stage to 2, or leave train.patch_keeping out",
+            )
 
     def to_yaml(self) -> str:
         """The recipe with every default spelled out."""

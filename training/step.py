@@ -21,6 +21,7 @@ from training.losses.loss_inputs import LossOutput
 from training.model import Features, Rows
 from training.objectives.declaration import Objective
 from training.teacher import Taught, Teachers
+from training.token_hiding import drawn
 
 
 class StepResult(NamedTuple):
@@ -45,9 +46,14 @@ def train_step(
     """Forward, backward and update on a DeepSpeed engine whose gradient_accumulation_steps is `accumulate`.
 
     seed: of dropout and the like in this step on this rank; what a step draws depends on nothing that came before.
-    teacher: for an objective that needs any.
+    teacher: for an objective that needs any, and for `train.patch_keeping`.
     """
+    if "masked" in objective.needs:
+        rows = rows._replace(draw_B=drawn(objective.setup.seed, objective.when.step, rows.sample_id_B))
     parts = _micro_batches(rows, accumulate)
+    if teacher is not None and teacher.keeping is not None:
+        rows = teacher.keep(rows, parts, seed=objective.setup.seed, step=objective.when.step)
+        parts = _micro_batches(rows, accumulate)
     taught = teacher(parts) if teacher is not None else Taught()
     with engine.module.kernels(rows.images_BHWC.device):
         if accumulate == 1:

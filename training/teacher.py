@@ -13,16 +13,20 @@ ZeRO stage 3 no rank has the student's, and the recipe is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from pairmill.errors import IntegrityError, RecipeError
 from training.ema import Ema
 from training.model import LOSS_PARAMETERS, DualEncoder, Features, Own, Rows
 from training.objectives.declaration import Objective
+from training.patch_keeping import Judge, with_kept
+
+if TYPE_CHECKING:
+    from training.recipe import PatchKeepingConfig
 
 
 class Teacher:
@@ -44,9 +48,17 @@ class Teacher:
 
     def __call__(self, parts: Sequence[Rows]) -> Features:
         """The features of all rows, encoded a part at a time."""
+        return Features.joined(_called(self._module, self._weights(), parts))
+
+    def likeness(self, parts: Sequence[Rows]) -> Tensor:
+        """How like each patch of an image is to its text, for `train.patch_keeping`: see `patch_keeping.Judge`."""
+        judge = Judge(self._module)
+        weights = {f"encoder.{name}": value for name, value in self._weights().items()}
+        return torch.cat(_called(judge, weights, parts))
+
+    def _weights(self) -> dict[str, Tensor]:
         kinds = {name: parameter.dtype for name, parameter in self._module.named_parameters()}
-        weights = {name: shadow.to(kinds[name]) for name, shadow in self._average.shadow.items()}
-        return _encoded(self._module, weights, parts)
+        return {name: shadow.to(kinds[name]) for name, shadow in self._average.shadow.items()}
 
     def update(self) -> None:
         """Move towards the student after a step."""
@@ -79,7 +91,7 @@ class Frozen:
 
     def __call__(self, parts: Sequence[Rows]) -> Features:
         """The features of all rows, encoded a part at a time, without `own`."""
-        return _encoded(self._module, self._kept, parts)._replace(own=Own({}, {}))
+        return Features.joined(_called(self._module, self._kept, parts))._replace(own=Own({}, {}))
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint: the tensors themselves, not copies."""
@@ -109,10 +121,19 @@ class Teachers(NamedTuple):
 
     average: Teacher | None
     frozen: Frozen | None
+    keeping: PatchKeepingConfig | None = None  #: the average judges patches
+    taught: bool = True  #: whether the objective asks for the average
 
     def __call__(self, parts: Sequence[Rows]) -> Taught:
         """What each makes of all rows, encoded a part at a time."""
-        return Taught(*(None if one is None else one(parts) for one in self))
+        average = self.average if self.taught else None
+        return Taught(*(None if one is None else one(parts) for one in (average, self.frozen)))
+
+    def keep(self, rows: Rows, parts: Sequence[Rows], *, seed: int, step: int) -> Rows:
+        """The rows, some of whose images are to be encoded from the patches most like their text."""
+        if self.keeping is None or self.average is None:
+            return rows
+        return with_kept(rows, self.average.likeness(parts), self.keeping, seed, step)
 
     def update(self) -> None:
         """After a step."""
@@ -120,18 +141,25 @@ class Teachers(NamedTuple):
             self.average.update()
 
 
-def open_teachers(module: DualEncoder, objective: Objective) -> Teachers | None:
-    """The teachers of a run, as it begins; None where its objective asks for none.  Raises RecipeError as `Teacher`."""
-    average = Teacher(module, objective.teacher_decay) if "teacher" in objective.needs else None
+def open_teachers(
+    module: DualEncoder, objective: Objective, keeping: PatchKeepingConfig | None = None
+) -> Teachers | None:
+    """The teachers of a run, as it begins; None where nothing asks for one.  Raises RecipeError as `Teacher`.
+
+    keeping: `train.patch_keeping`, which has the average that the objective would have.
+    """
+    taught = "teacher" in objective.needs
+    average = Teacher(module, objective.teacher_decay) if taught or keeping is not None else None
     frozen = Frozen(module) if "frozen_teacher" in objective.needs else None
-    return None if average is None and frozen is None else Teachers(average, frozen)
+    return None if average is None and frozen is None else Teachers(average, frozen, keeping, taught)
 
 
 @torch.no_grad()
-def _encoded(module: DualEncoder, weights: dict[str, Tensor], parts: Sequence[Rows]) -> Features:
+def _called(module: nn.Module, weights: dict[str, Tensor], parts: Sequence[Rows]) -> list[Any]:
     was_training = module.training
     module.eval()
     try:
-        return Features.joined([functional_call(module, weights, (part,)) for part in parts])
+        # Nothing is hidden from a teacher.
+        return [functional_call(module, weights, (part._replace(draw_B=None, kept=None),)) for part in parts]
     finally:
         module.train(was_training)

@@ -32,7 +32,7 @@ from pairmill.towers.build import (
 )
 from pairmill.towers.encode import needs_full_length
 from pairmill.towers.image_sizes import take_sizes
-from pairmill.towers.token_features import check_tokens
+from pairmill.towers.token_features import check_every_patch, check_tokens, pixels_of_patch
 from pairmill.towers.tokenizer import Tokenizer, tokenizer_description
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
@@ -48,7 +48,7 @@ from training.evaluate.run import evaluate
 from training.gather import open_exchange
 from training.image_sizes import resized
 from training.intact import recipe_digest
-from training.model import AUTOCAST, DualEncoder, to_device
+from training.model import AUTOCAST, DualEncoder, check_needs, to_device
 from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe
 from training.step import StepResult, train_step
@@ -93,8 +93,10 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         bias_init=objective.bias_given,
         otherwise=Logits(objective.temperature_init, objective.bias_init),
     )
-    if "tokens" in objective.needs:
-        check_tokens(model, f"loss.objective {objective.config.name}")
+    if recipe.train.patch_keeping is not None:
+        check_tokens(model, "train.patch_keeping", texts=False)
+        check_every_patch(model, "train.patch_keeping")
+    check_needs(model, objective.needs, f"loss.objective {objective.config.name}")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     text_cfg = resolve_architecture(recipe.model).model_cfg["text_cfg"]
@@ -114,10 +116,13 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
     # What all ranks draw alike, from a seed of its own: the model's architecture does not change it.
     torch.manual_seed(recipe.train.seed)
     objective.begin(setup)
-    module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed, objective.needs)
+    heads = objective.heads(setup)
+    module = DualEncoder(
+        model, recipe.train.precision, heads, objective.undecayed, objective.needs, hides=objective.hides
+    )
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
-    return Learner(engine, ema, objective, open_teachers(module, objective))
+    return Learner(engine, ema, objective, open_teachers(module, objective, recipe.train.patch_keeping))
 
 
 def work(payload: Payload) -> None:
@@ -156,7 +161,8 @@ def _train(payload: Payload) -> None:
     highest = recipe.temperature.highest(math.exp(float(model.state_dict()["logit_scale"])))
     describe = Describe(model_description(recipe.model, model), payload.tokenizer)
     # Ranks that gather tokens must have as many of each text.
-    whole = needs_full_length(model) or "tokens" in recipe.loss.opened().needs
+    needs = recipe.loss.opened().needs
+    whole = needs_full_length(model) or bool({"tokens", "masked"} & set(needs))
     full_length = describe.tokenizer.context_length if whole else None
     setup = Setup(
         width=int(describe.model["architecture"]["embed_dim"]),
@@ -167,6 +173,7 @@ def _train(payload: Payload) -> None:
         tile=recipe.loss.tile,
         seed=recipe.train.seed,
         device=device,
+        patch_values=pixels_of_patch(model) if "pixels" in needs else None,
     )
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pairmill.errors import IntegrityError
+from pairmill.towers.hidden_tokens import Hidden, masked
 
 #: For Hugging Face encoders, which take one rectangle of tokens at a time: tokens of the texts of the first group, at
 #: most; each further group is of texts up to twice as long.
@@ -147,13 +148,16 @@ class Packed(NamedTuple):
     last_B: Tensor  #: the position of each that it is pooled at, which is its last
 
 
-def pack_causal(tower: Any, tokens_BL: Tensor) -> Packed:
-    """The states of a causal tower, before its last norm."""
+def pack_causal(tower: Any, tokens_BL: Tensor, hidden: Hidden | None = None) -> Packed:
+    """The states of a causal tower, before its last norm.  hidden: tokens that it does not see."""
     last_B = _pooled_at(tower, tokens_BL)  # what follows it is not seen
     runs = runs_of((last_B + 1).tolist(), tokens_BL.shape[1])
     tokens_T = torch.cat([tokens_BL[run.texts, : run.length].flatten() for run in runs])
     dtype = tower.transformer.get_cast_dtype()
     x_TW = tower.token_embedding(tokens_T).to(dtype)
+    if hidden is not None:
+        where_T = torch.cat([hidden.where[run.texts, : run.length].flatten() for run in runs])
+        x_TW = masked(x_TW, hidden._replace(where=where_T))
     places_LW = tower.positional_embedding.to(dtype)
     x_TW = x_TW + torch.cat([places_LW[: run.length].repeat(len(run.texts), 1) for run in runs])
     for block in tower.transformer.resblocks:

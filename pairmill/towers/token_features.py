@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError, RecipeError
 from pairmill.towers.encode import in_groups, pack_causal, pool_type, pooled, project, some_token, text_tower
+from pairmill.towers.hidden_tokens import Hidden, patches_hidden, patches_kept, words_hidden
 
 
 class ImageTokens(NamedTuple):
@@ -38,8 +39,54 @@ class TextTokens(NamedTuple):
     mask_BL: Tensor  #: bool, a token of the text
 
 
-def check_tokens(model: nn.Module, why: str) -> None:
-    """Raise RecipeError unless both towers give tokens.  why: who asks for them."""
+class TowerWidths(NamedTuple):
+    """Widths of what patches and words are embedded as, W of each tower."""
+
+    image: int
+    text: int
+
+
+def tower_widths(model: nn.Module) -> TowerWidths:
+    """Of towers that `check_tokens` takes."""
+    visual: Any = model.visual
+    image = visual.trunk.embed_dim if isinstance(visual, TimmModel) else visual.conv1.out_channels
+    return TowerWidths(int(image), int(_words_of(text_tower(model)).embedding_dim))
+
+
+def patches_of(model: nn.Module, pixels_BCHW: Tensor) -> Tensor:
+    """What each patch of the images shows [B, P, C·h·w], in the order of the tower's tokens, h and w of a patch."""
+    height, width = _patch_size(model.visual)
+    rows, columns = pixels_BCHW.shape[2] // height, pixels_BCHW.shape[3] // width
+    cut = pixels_BCHW[:, :, : rows * height, : columns * width]
+    grid = cut.reshape(*cut.shape[:2], rows, height, columns, width)
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def pixels_of_patch(model: nn.Module) -> int:
+    """C·h·w of `patches_of`."""
+    height, width = _patch_size(model.visual)
+    return 3 * height * width
+
+
+def _patch_size(visual: Any) -> tuple[int, int]:
+    size = visual.trunk.patch_embed.patch_size if isinstance(visual, TimmModel) else visual.patch_size
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def check_every_patch(model: nn.Module, why: str) -> None:
+    """Raise RecipeError if the image tower leaves out patches in training.  why: who asks for all of them."""
+    visual: Any = model.visual
+    dropout = visual.trunk.patch_drop if isinstance(visual, TimmModel) else visual.patch_dropout
+    if share := getattr(dropout, "prob", 0.0):
+        raise RecipeError(
+            f"{why} needs every patch of an image: model.patch_dropout must be 0",
+            value=f"{share}, of the architecture or the recipe",
+            fix="set model.patch_dropout to 0, or choose another objective",
+        )
+
+
+def check_tokens(model: nn.Module, why: str, *, texts: bool = True) -> None:
+    """Raise RecipeError unless the towers give tokens.  why: who asks.  texts: of texts too, not of images only."""
     visual: Any = model.visual
     if isinstance(visual, VisionTransformer):
         odd = "pools by attention, after which nothing is of a patch" if visual.attn_pool is not None else None
@@ -55,7 +102,7 @@ def check_tokens(model: nn.Module, why: str) -> None:
             fix="choose a ViT, such as ViT-B-32, or another objective",
         )
     tower = text_tower(model)
-    if isinstance(tower, HFTextEncoder) or _is_packed(tower):
+    if not texts or isinstance(tower, HFTextEncoder) or _is_packed(tower):
         return
     raise RecipeError(
         f"{why} needs tokens of texts: model.architecture must have a text tower that tells texts from padding",
@@ -66,11 +113,14 @@ def check_tokens(model: nn.Module, why: str) -> None:
     )
 
 
-def encode_image_tokens(model: nn.Module, pixels_BCHW: Tensor) -> ImageTokens:
-    """Features of images and of their patches."""
+def encode_image_tokens(model: nn.Module, pixels_BCHW: Tensor, hidden: Hidden | None = None) -> ImageTokens:
+    """Features of images and of their patches.  hidden: patches that the tower does not see."""
     visual: Any = model.visual
-    if isinstance(visual, TimmModel):
-        return _timm_tokens(visual, pixels_BCHW)
+    with patches_hidden(visual, hidden):
+        return _timm_tokens(visual, pixels_BCHW) if isinstance(visual, TimmModel) else _vit_tokens(visual, pixels_BCHW)
+
+
+def _vit_tokens(visual: Any, pixels_BCHW: Tensor) -> ImageTokens:
     pooled_BW, tokens_BPW = visual._pool(visual.transformer(visual._embeds(pixels_BCHW)))
     if visual.final_ln_after_pool:
         tokens_BPW = visual.ln_post(tokens_BPW)
@@ -79,20 +129,32 @@ def encode_image_tokens(model: nn.Module, pixels_BCHW: Tensor) -> ImageTokens:
     return ImageTokens(pooled_BW @ visual.proj, tokens_BPW @ visual.proj)
 
 
-def encode_text_tokens(model: nn.Module, tokens_BL: Tensor) -> TextTokens:
+def encode_images_from_some(model: nn.Module, pixels_BCHW: Tensor, few_B: Tensor, kept_BN: Tensor) -> Tensor:
+    """Features of images [B, D], of those in `few_B` (bool) from the patches `kept_BN` alone (their numbers, int64)."""
+    encoder: Any = model
+    few, whole = few_B.nonzero()[:, 0], (~few_B).nonzero()[:, 0]
+    parts = [encoder.encode_image(pixels_BCHW[whole])] if len(whole) else []
+    if len(few):
+        with patches_kept(encoder.visual, kept_BN[few]):
+            parts.append(encoder.encode_image(pixels_BCHW[few]))
+    return torch.cat(parts)[torch.cat([whole, few]).argsort()]
+
+
+def encode_text_tokens(model: nn.Module, tokens_BL: Tensor, hidden: Hidden | None = None) -> TextTokens:
     """Features of texts and of their tokens.  tokens_BL: as for `encode_text`.
 
+    hidden: tokens that the tower does not see, among those of `TextTokens.mask_BL`.
     A row of padding only gets finite features, and a mask that means nothing.
     Raises IntegrityError for more tokens than the tower has positions.
     """
     tower = text_tower(model)
     if isinstance(tower, HFTextEncoder):
-        return _hugging_face_tokens(tower, tokens_BL)
+        return _hugging_face_tokens(tower, tokens_BL, hidden)
     if tokens_BL.shape[1] > int(tower.context_length):
         raise IntegrityError(
             f"a tokenizer must truncate to the context length: {tokens_BL.shape[1]} tokens, not {tower.context_length}"
         )
-    packed = pack_causal(tower, tokens_BL)
+    packed = pack_causal(tower, tokens_BL, hidden)
     states_TD = project(tower, tower.ln_final(packed.x_TW))
     place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
     mask_BL = place_L <= packed.last_B[:, None]
@@ -125,16 +187,25 @@ def _timm_tokens(visual: Any, pixels_BCHW: Tensor) -> ImageTokens:
     return ImageTokens(visual.head(trunk.forward_head(x_BTW)), tokens_BPD)
 
 
-def _hugging_face_tokens(tower: Any, tokens_BL: Tensor) -> TextTokens:
+def _words_of(tower: Any) -> Any:
+    return tower.transformer.get_input_embeddings() if isinstance(tower, HFTextEncoder) else tower.token_embedding
+
+
+def _hugging_face_tokens(tower: Any, tokens_BL: Tensor, hidden: Hidden | None) -> TextTokens:
     pad_id = int(tower.config.pad_token_id or 0)
     there_BL = tokens_BL != pad_id
     used_BL = some_token(tokens_BL, pad_id)
     lengths_B = tokens_BL.shape[1] - there_BL.int().flip(1).argmax(1)
 
+    if hidden is not None:
+        used_BL = torch.where(hidden.where, -1 - used_BL, used_BL)
+
     def encode(part_BL: Tensor) -> Tensor:
-        """The text's feature, then those of its tokens, padded to L: [texts, 1 + L, D]."""
+        """The text's feature, then those of its tokens, padded to L: [texts, 1 + L, D].  Hidden ones are negative."""
+        part_BL, unseen = torch.where(part_BL < 0, -1 - part_BL, part_BL), part_BL < 0
         mask = (part_BL != tower.config.pad_token_id).long()
-        out = tower.transformer(input_ids=part_BL, attention_mask=mask)
+        with words_hidden(_words_of(tower), None if hidden is None else hidden._replace(where=unseen)):
+            out = tower.transformer(input_ids=part_BL, attention_mask=mask)
         words = tower.proj(out.last_hidden_state)
         text = tower.proj(tower.pooler(out, mask))
         return torch.cat([text[:, None], F.pad(words, (0, 0, 0, tokens_BL.shape[1] - words.shape[1]))], 1)

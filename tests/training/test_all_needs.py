@@ -33,7 +33,7 @@ ROWS, CONTEXT, STEPS = 8, 32, 4
 class Everything(Objective):
     """Takes a little of everything that the loop delivers."""
 
-    needs = tuple(name for name, need in NEEDS.items() if need.delivered)
+    needs = tuple(NEEDS)
     columns = ("noise_prob", "sample_weight", "tags")
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
@@ -42,7 +42,7 @@ class Everything(Objective):
         valid, noise = rows.text_mask_BK[:, 0], rows.asked["noise_prob"][:, 0]
         weight = rows.asked["sample_weight"] * (1 - noise.clamp(min=0))
         weight = torch.where((rows.asked["tags"] == 1).any(1), 2 * weight, weight)
-        image, parts = features.image_BD[:, None], []
+        image, asked, parts = features.image_BD[:, None], features.asked, []
         for of in (features, features.teacher, features.frozen):
             parts += [(image * of.asked[name]).sum(2).mean(1) for name in ("image_views", "text_views", "image_tokens")]
             words = (image * of.asked["text_tokens"][:, 0]).sum(2).square()
@@ -50,6 +50,17 @@ class Everything(Objective):
             wrong = (image * of.asked["neg_text"]).sum(2)
             parts.append(-torch.where(of.asked["neg_mask"], wrong, torch.zeros_like(wrong)).sum(1))
             parts.append(-0.1 * of.asked["raw_image"].square().sum(1))
+            views = of.asked["view_tokens"] * of.asked["view_boxes"].sum(2)[..., None, None].div(100).sin()
+            parts.append((image[:, None] * views).sum(3).mean((1, 2)))
+            parts.append(0.1 * of.asked["image_patches"].square().mean((1, 2)))
+        for name, hidden in (
+            ("masked_image_tokens", "image_token_hidden"),
+            ("masked_text_tokens", "text_token_hidden"),
+        ):
+            close = (features.image_BD.view(len(image), *[1] * (asked[hidden].ndim - 1), -1) * asked[name]).sum(-1)
+            parts.append(torch.where(asked[hidden], close, torch.zeros_like(close)).flatten(1).sum(1))
+            if features.teacher.asked[hidden].any():
+                raise RuntimeError("nothing must be hidden from a teacher")
         each = -torch.stack(parts).sum(0) * weight
         total = exchange.world * each[valid].sum() / exchange.total(valid.sum().float()).clamp(min=1)
         return LossOutput(total, {"total": total.detach()})
@@ -114,7 +125,7 @@ def _steps(rank: int, used: TrainRecipe, first: int, last: int, begin: Path | No
     if begin is not None:
         weights, moments, saved = torch.load(begin, weights_only=True)
         resume(objective, teacher, saved)
-        load(engine, weights, moments)
+        load(engine, weights | saved["parameters"], moments)
     exchange, found = open_exchange("gather")(0), []
     for step, rows in zip(range(first, last), batches_of(used, rank, world, first), strict=False):
         set_lr(engine, 1e-3)
@@ -130,8 +141,9 @@ def _steps(rank: int, used: TrainRecipe, first: int, last: int, begin: Path | No
 
 def test_a_batch_has_what_is_needed_and_no_more(path: str) -> None:
     [rows] = itertools.islice(batches_of(of_run(path), 0, 1, 0), 1)
-    assert rows.further is not None and rows.tokens_BKL.shape == (ROWS, 1, CONTEXT)
+    assert rows.further is not None and rows.crops is not None and rows.tokens_BKL.shape == (ROWS, 1, CONTEXT)
     assert [len(values[0]) for values in rows.further] == [1, 1, 2, 2]
+    assert rows.crops.images_BVHWC.shape == (ROWS, 2, 64, 64, 3) and rows.crops.boxes_BV4.shape == (ROWS, 2, 4)
     assert {name: values.shape for name, values in rows.asked.items()} == {
         "noise_prob": (ROWS, 1),
         "sample_weight": (ROWS,),
@@ -139,7 +151,7 @@ def test_a_batch_has_what_is_needed_and_no_more(path: str) -> None:
     }
     plain = of_run(path).model_copy(update={"loss": step_recipe().loss})
     [rows] = itertools.islice(batches_of(plain, 0, 1, 0), 1)
-    assert rows.further is None and not rows.asked
+    assert rows.further is None and rows.crops is None and not rows.asked
 
 
 @pytest.mark.slow

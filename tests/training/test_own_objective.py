@@ -22,7 +22,6 @@ from torch import Tensor
 
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
-from training.objectives import declaration
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import Setup
 from training.objectives.reference import objectives_page
@@ -159,10 +158,3 @@ def test_a_state_that_is_not_declared_is_refused() -> None:
 
     with pytest.raises(RecipeError, match="start: queue; keeps: queue, filled"):
         Forgets(RememberConfig(name="x")).begin(setup_of(step_recipe()))
-
-
-def test_a_need_that_the_loop_does_not_deliver_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    undelivered = {name: one._replace(delivered=name != "teacher") for name, one in declaration.NEEDS.items()}
-    monkeypatch.setattr(declaration, "NEEDS", undelivered)
-    with pytest.raises(RecipeError, match=r"teacher .*not delivered yet"):
-        TrainRecipe.checked(LEAST | {"loss": {"objective": PATH}})

@@ -8,6 +8,7 @@ not learn sees is `pairmill.towers.eval_transform`'s.  Normalisation is the mode
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +24,13 @@ _TRIES = 10
 _CUBIC_UP_TO = 1.5
 
 
+class Crop(NamedTuple):
+    """A crop, and where it lies in the image that was encoded."""
+
+    pixels: Pixels  #: of the model's size
+    box: tuple[int, int, int, int]  #: top, left, height, width in pixels of the whole image
+
+
 class TrainTransform:
     """Bytes and a generator to a random crop, scaled to the model's size."""
 
@@ -33,20 +41,26 @@ class TrainTransform:
 
     def __call__(self, data: bytes, rng: np.random.Generator) -> Pixels | None:
         """uint8 [height, width, 3]; None if the image cannot be decoded."""
+        crop = self.crop(data, rng)
+        return None if crop is None else crop.pixels
+
+    def crop(self, data: bytes, rng: np.random.Generator) -> Crop | None:
+        """The same, with its place."""
         whole = jpeg_size(data)
         if whole is None:
             image = with_pillow(data)
             if image is None:
                 return None
             pixels = np.asarray(image)
-            return self._scaled(pixels, crop_box(pixels.shape[0], pixels.shape[1], self.config, rng))
-        top, left, height, width = crop_box(*whole, self.config, rng)
+            box = crop_box(pixels.shape[0], pixels.shape[1], self.config, rng)
+            return Crop(self._scaled(pixels, box), box)
+        top, left, height, width = box = crop_box(*whole, self.config, rng)
         reduction = largest_reduction(lambda r: height >= r * self.height and width >= r * self.width)
         decoded = decode_reduced(data, whole, reduction)
         if decoded is None:
             return None
         rows, columns = (length / of for length, of in zip(decoded.shape[:2], whole, strict=True))
-        return self._scaled(decoded, (top * rows, left * columns, height * rows, width * columns))
+        return Crop(self._scaled(decoded, (top * rows, left * columns, height * rows, width * columns)), box)
 
     def _scaled(self, pixels: Pixels, box: tuple[float, float, float, float]) -> Pixels:
         """The box (top, left, height, width) of an image, in its pixels or fractions of them, at the model's size."""

@@ -22,6 +22,7 @@ from training.data.asked_columns import NOISE, TAGS, UNKNOWN, WEIGHT, noise_of, 
 from training.data.config import Slot
 from training.data.cursor import BundleSpec, Span
 from training.data.sample import Numbered, Source, hex_id, sample_id
+from training.data.strong_views import CROP_BOXES, CROPS, IMAGE_CROPS, PlacedCrops, StrongTransform
 from training.data.text_transforms import Text
 from training.data.texts import TextChooser, kind_code, language_code, row_generator, row_texts, text_group
 from training.data.weighted import WeightedSource
@@ -43,7 +44,7 @@ _PLAIN = ("tokens", "kind", "language", "status", "sample_id", "group_id")
 _ASKED = "asked."
 
 #: Purposes of a row's random numbers.
-_TEXTS, _CROP, _VIEWS = 0, 1, 2
+_TEXTS, _CROP, _VIEWS, _PLACED = range(4)
 
 #: The images of the need `views` among what a bundle's rows are asked for, uint8 [N, V, H, W, 3].
 IMAGE_VIEWS = "image_views"
@@ -91,7 +92,8 @@ class Bundle(NamedTuple):
     status:    int8 [N], a code of STATUSES.
     sample_id, group_id: int64 [N]; group_id -1 is unknown.
     problems:  rows, by file and row, and what of them cannot be used; the first ones.
-    asked:     [N, …] each, the columns of `asked_columns.COLUMNS` that the reader asks for, and IMAGE_VIEWS.
+    asked:     [N, …] each, the columns of `asked_columns.COLUMNS` that the reader asks for, and IMAGE_VIEWS,
+               IMAGE_CROPS, CROP_BOXES.
     """
 
     images: NDArray[np.uint8]
@@ -112,7 +114,7 @@ class Reader:
 
     slots: K.  seed: of the run; crops and text draws depend on it, on the row and on the epoch.  group: `data.group`.
     columns: of the names of `asked_columns.COLUMNS`, those to read; the sources were opened with them.
-    views, negatives: for the needs of these names; None or empty: not needed.
+    views, negatives: for the needs of these names; None or empty: not needed.  placed: for the need `view_tokens`.
     """
 
     sources: Sequence[Source]
@@ -124,6 +126,7 @@ class Reader:
     columns: tuple[str, ...] = ()
     views: Views | None = None
     negatives: tuple[Slot, ...] = ()
+    placed: StrongTransform | None = None
 
     @property
     def layout(self) -> Layout:
@@ -133,7 +136,8 @@ class Reader:
     def bytes_per_row(self) -> int:
         """Bytes of a decoded row, about."""
         pixels = self.transform.height * self.transform.width * 3
-        return pixels * (1 + self.layout.views) + 512 * sum(self.layout)
+        images = 1 + self.layout.views + (CROPS if self.placed is not None else 0)
+        return pixels * images + 512 * sum(self.layout)
 
     def __call__(self, spec: BundleSpec) -> Bundle:
         """Read a bundle."""
@@ -162,6 +166,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     n, k, layout = len(order), len(reader.slots), reader.layout
     images = np.zeros((n, reader.transform.height, reader.transform.width, 3), np.uint8)
     views = np.zeros((n, layout.views, *images.shape[1:]), np.uint8)
+    crops = PlacedCrops(n, reader.placed)
     status = np.zeros(n, np.int8)
     sample_ids = np.array([sample_id(uids[at]) for at in order], np.int64)
     # Of equal slots each draws another text, so a view of the first slot is another one while there is any.
@@ -185,6 +190,8 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
                     _fill(view, image, reader.views.transform, draw)
                 some = next(filter(None, picked))  # the first slot may have none
                 picked[k : k + layout.views] = [one or some for one in picked[k : k + layout.views]]
+            if status[row] == VALID:
+                crops.fill(row, image, row_generator(reader.seed, identity, spec.epoch, _PLACED))
             if status[row] == VALID and groups[row] < 0 and reader.group == "image":
                 groups[row] = hex_id(hashlib.sha256(image).hexdigest())
         chosen.append(picked if status[row] == VALID else [None] * sum(layout))
@@ -195,6 +202,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     there = np.diff(offsets).reshape(n, sum(layout)) > 0
     wordless = (status == VALID) & ~there[:, :k].any(1)
     status[wordless], images[wordless], views[wordless] = EMPTY_TEXT, 0, 0
+    crops.clear(wordless)
     kinds = [[kind_code(text.kind if text else None) for text in picked] for picked in chosen]
     languages = [[language_code(text.language if text else None) for text in picked] for picked in chosen]
     return Bundle(
@@ -210,6 +218,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
         asked={
             **_asked(reader.columns, rows, order, [picked[:k] for picked in chosen]),
             **({IMAGE_VIEWS: views} if layout.views else {}),
+            **crops.asked,
         },
     )
 
@@ -339,8 +348,9 @@ def _asked_of(table: pa.Table, height: int, width: int) -> dict[str, NDArray[Any
         for name in table.schema.names
         if name.startswith(_ASKED)
     }
-    if IMAGE_VIEWS in found:
-        found[IMAGE_VIEWS] = found[IMAGE_VIEWS].reshape(len(table), -1, height, width, 3)
+    for name, shape in ((IMAGE_VIEWS, (height, width, 3)), (IMAGE_CROPS, (height, width, 3)), (CROP_BOXES, (4,))):
+        if name in found:
+            found[name] = found[name].reshape(len(table), -1, *shape)
     return found
 
 

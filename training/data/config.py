@@ -129,6 +129,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 class ViewsConfig(AugmentConfig):
     """More views of a row, for an objective that needs them: strong augmentation of its image, other draws of a text.
 
+    An objective that needs `view_tokens` (`pixpro`) gets two crops of each image, made likewise, whatever the number.
     Defaults: MoCo v2's.  See `training.data.strong_views`.
     """
 

@@ -1,4 +1,4 @@
-"""More views of an image, for the need `views`: cropped and changed far more than what is trained on anyway.
+"""More views of an image, for the needs `views` and `view_tokens`: cropped and changed far more than usually.
 
     crop, mirror, jitter of brightness, contrast and saturation, grey, blur
 
@@ -8,6 +8,8 @@ without its jitter of hue, and with the three others always in this order, where
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +18,22 @@ from pairmill.pixels import Pixels
 from training.data.augment import TrainTransform
 from training.data.config import AugmentConfig, ViewsConfig
 
+#: What the need `view_tokens` has of each row: crops, uint8 [N, 2, H, W, 3], and where they lie in their image, float32
+#: [N, 2, 4], as `PlacedView.box`.
+IMAGE_CROPS, CROP_BOXES = "image_crops", "crop_boxes"
+
+#: Crops of an image there.
+CROPS = 2
+
 #: Shares of red, green and blue in luminance (ITU-R BT.601, as in torchvision).
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class PlacedView(NamedTuple):
+    """A view, and where it lies in its image."""
+
+    pixels: Pixels  #: uint8 [height, width, 3]
+    box: tuple[int, int, int, int]  #: left, top, right, bottom in pixels of the whole image; right < left: mirrored
 
 
 class StrongTransform:
@@ -30,16 +46,52 @@ class StrongTransform:
 
     def __call__(self, data: bytes, rng: np.random.Generator) -> Pixels | None:
         """uint8 [height, width, 3]; None if the image cannot be decoded."""
-        cropped = self._crop(data, rng)
-        return None if cropped is None else changed(cropped, self.config, rng)
+        view = self.placed(data, rng)
+        return None if view is None else view.pixels
+
+    def placed(self, data: bytes, rng: np.random.Generator) -> PlacedView | None:
+        """The same, with its place."""
+        crop = self._crop.crop(data, rng)
+        if crop is None:
+            return None
+        pixels, mirrored = changed(crop.pixels, self.config, rng)
+        top, left, height, width = crop.box
+        right, left = (left, left + width) if mirrored else (left + width, left)
+        return PlacedView(pixels, (left, top, right, top + height))
 
 
-def changed(pixels: Pixels, config: ViewsConfig, rng: np.random.Generator) -> Pixels:
-    """What is done to a crop.  Draws eight numbers, whatever becomes of them."""
+class PlacedCrops:
+    """The crops of some rows, and their boxes; zeros in rows that are not filled.  `asked` is empty without crops."""
+
+    def __init__(self, rows: int, transform: StrongTransform | None) -> None:
+        """transform: None: none are needed."""
+        self.asked: dict[str, NDArray[Any]] = {}
+        self._transform = transform
+        if transform is not None:
+            shape = (rows, CROPS, transform.height, transform.width, 3)
+            self.asked = {IMAGE_CROPS: np.zeros(shape, np.uint8), CROP_BOXES: np.zeros((rows, CROPS, 4), np.float32)}
+
+    def fill(self, row: int, data: bytes, rng: np.random.Generator) -> None:
+        """Crop a row's image, which can be decoded.  rng: the row's own."""
+        if self._transform is None:
+            return
+        for at in range(CROPS):
+            if (view := self._transform.placed(data, rng)) is not None:
+                self.asked[IMAGE_CROPS][row, at], self.asked[CROP_BOXES][row, at] = view
+
+    def clear(self, rows: NDArray[np.bool_]) -> None:
+        """Forget those of some rows."""
+        for values in self.asked.values():
+            values[rows] = 0
+
+
+def changed(pixels: Pixels, config: ViewsConfig, rng: np.random.Generator) -> tuple[Pixels, bool]:
+    """What is done to a crop, and whether it was mirrored.  Draws eight numbers, whatever becomes of them."""
     mirror, jitter, grey, blur = rng.random(4)
     factors = rng.uniform(1 - config.jitter, 1 + config.jitter, 3)
     sigma = rng.uniform(0.1, 2.0)
-    if mirror < config.mirror_p:
+    mirrored = bool(mirror < config.mirror_p)
+    if mirrored:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
     if jitter < config.jitter_p:
         pixels = _jittered(pixels, *factors.tolist())
@@ -47,7 +99,7 @@ def changed(pixels: Pixels, config: ViewsConfig, rng: np.random.Generator) -> Pi
         pixels = np.repeat(_whole(_luminance(pixels.astype(np.float32)))[..., None], 3, axis=2)
     if blur < config.blur_p:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), sigma), np.uint8)
-    return pixels
+    return pixels, mirrored
 
 
 def _jittered(pixels: Pixels, brightness: float, contrast: float, saturation: float) -> Pixels:

@@ -91,6 +91,7 @@ def computed(
             0,
             image.device,
             tensors["image_tokens"].shape[-1] if "image_tokens" in tensors else None,
+            tensors["image_patches"].shape[-1] if "image_patches" in tensors else None,
         )
     )
     objective.state |= {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
-from training.objectives.declaration import Objective, Setup, When
+from training.objectives.declaration import Hides, Objective, Setup, When
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,10 @@ class Composite(Objective):
     """
 
     def __init__(self, base: Objective, terms: Mapping[str, Term]) -> None:
-        """terms: by label.  Raises RecipeError for labels that share a name, and teachers of two decays."""
+        """terms: by label.
+
+        Raises RecipeError for a label given twice, and for members that disagree on a teacher or on what is hidden.
+        """
         super().__init__(NamedConfig(name=" + ".join([base.config.name, *terms])))
         self._members: dict[str, Objective] = {base.config.name: base}
         for label, term in terms.items():
@@ -69,6 +72,7 @@ class Composite(Objective):
                 fix="set the same decay for each",
             )
         self._decay = decays.pop() if decays else super().teacher_decay
+        self._hides = _agreed_hides([one.hides for _, one in members if "masked" in one.needs])
 
     @property
     def bias_init(self) -> float | None:
@@ -84,6 +88,11 @@ class Composite(Objective):
     def teacher_decay(self) -> float:
         """See `Objective`."""
         return self._decay
+
+    @property
+    def hides(self) -> Hides:
+        """See `Objective`."""
+        return self._hides
 
     def start(self, setup: Setup) -> Mapping[str, Tensor]:
         """See `Objective`."""
@@ -144,3 +153,18 @@ class Composite(Objective):
             one = self._ready(label)
             one.after_step(self._seen_by(label, features), rows, exchange)
             self.state |= {f"{label}.{name}": value for name, value in one.state.items()}
+
+
+def _agreed_hides(asked: Sequence[Hides]) -> Hides:
+    """What is hidden for all of them, in one pass.  Raises RecipeError where they ask for different things."""
+    images = {(one.image, one.patches) for one in asked if one.image is not None}
+    texts = {one.text for one in asked if one.text is not None}
+    for found in (images, texts):
+        if len(found) > 1:
+            raise RecipeError(
+                "loss.objective and loss.terms must agree on what is hidden from the model, which is encoded once",
+                value=" and ".join(sorted(map(str, found))),
+                fix="set the same keys image_share, text_share and patches for each",
+            )
+    image, patches = images.pop() if images else (None, Hides().patches)
+    return Hides(image, texts.pop() if texts else None, patches)

@@ -13,7 +13,7 @@ from pairmill.errors import RecipeError
 from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from
 from training.objectives.clip import ClipConfig
 from training.objectives.composite import Composite, Term
-from training.objectives.declaration import Objective, check_delivered, opened
+from training.objectives.declaration import Objective, opened
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
@@ -124,9 +124,8 @@ class LossConfig(Config):
         }
 
     @model_validator(mode="after")
-    def _deliverable(self) -> LossConfig:
+    def _exact(self) -> LossConfig:
         objective = self.opened()
-        check_delivered(objective)
         if self.mode not in objective.modes:
             raise RecipeError(
                 f"loss.mode must be one in which loss.objective {objective.config.name} is exact "

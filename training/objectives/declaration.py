@@ -43,50 +43,56 @@ class Need(NamedTuple):
     """Something that costs more than embeddings, so the loop makes it only where an objective asks for it."""
 
     what: str
-    delivered: bool  #: by today's loop
     tensors: tuple[str, ...] = ()  #: of `features.asked`, [B, …] each
 
 
 #: All that an objective may ask for beyond the embeddings, masks, kinds, languages and ids of its rows.
 #: P patches, L tokens, the same on all ranks, V views, N negatives of a row.
 NEEDS: Mapping[str, Need] = {
-    "teacher": Need("embeddings of the same rows by a moving average of the model: `features.teacher`", True),
-    "frozen_teacher": Need("embeddings of the same rows by the model as its run began: `features.frozen`", True),
+    "teacher": Need("embeddings of the same rows by a moving average of the model: `features.teacher`"),
+    "frozen_teacher": Need("embeddings of the same rows by the model as its run began: `features.frozen`"),
     "negatives": Need(
         "texts of a row that do not fit it [B, N, D] (`data.negatives`), and which it has [B, N]",
-        True,
         ("neg_text", "neg_mask"),
     ),
-    "raw": Need("embeddings before normalisation, [B, D] and [B, K, D]", True, ("raw_image", "raw_text")),
+    "raw": Need("embeddings before normalisation, [B, D] and [B, K, D]", ("raw_image", "raw_text")),
     "tokens": Need(
         "unit vectors of image patches [B, P, D] and of text tokens [B, K, L, D], and which those are [B, K, L]",
-        True,
         ("image_tokens", "text_tokens", "text_token_mask"),
     ),
     "views": Need(
         "strongly augmented crops of each image, and more draws of its first slot, [B, V, D] each (`data.views`)",
-        True,
         ("image_views", "text_views"),
     ),
     "masked": Need(
-        "the tokens where some are hidden from the model, as in `tokens`, and which are, bool [B, P] and [B, K, L]",
-        False,
+        "the tokens where some are hidden from the model (`hides`), as in `tokens`, and which are, bool [B, P] and "
+        "[B, K, L]; nothing is hidden from a teacher",
         ("masked_image_tokens", "image_token_hidden", "masked_text_tokens", "text_token_hidden"),
     ),
-    "pixels": Need("what each patch of an image shows, as the tower is given it, [B, P, C]", False, ("image_patches",)),
+    "pixels": Need("what each patch of an image shows, as the tower is given it, [B, P, C]", ("image_patches",)),
     "view_tokens": Need(
-        "unit vectors of the patches of two crops of each image [B, 2, P, D], and where the crops lie in it [B, 2, 4]: "
-        "left, top, right, bottom in one unit; right of left where mirrored",
-        False,
+        "unit vectors of the patches of two crops of each image (`data.views`) [B, 2, P, D], and where these lie in it "
+        "[B, 2, 4]: left, top, right, bottom in one unit; right of left where mirrored",
         ("view_tokens", "view_boxes"),
     ),
-    "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`", True),
+    "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`"),
 }
+
+#: Needs whose tensors are of every patch of an image, in its grid: `model.patch_dropout` leaves some out.
+EVERY_PATCH = ("masked", "pixels", "view_tokens")
 
 #: Where a tensor of the state lives.
 #: replicated: every worker changes it alike and holds the same; a run resumes with any number of workers.
 #: per_worker: each has its own; a run resumes with the number of workers that it was saved with.
 Where: TypeAlias = Literal["replicated", "per_worker"]
+
+
+class Hides(NamedTuple):
+    """What the need `masked` hides.  See `training.token_hiding`."""
+
+    image: float | None = None  #: share of an image's patches; None: the image tower has no second pass
+    text: float | None = None  #: likewise, of a text's tokens
+    patches: Literal["random", "like_text", "unlike_text"] = "random"  #: which ones
 
 
 class Kept(NamedTuple):
@@ -109,6 +115,7 @@ class Setup(NamedTuple):
     seed: int
     device: torch.device
     token_width: int | None = None  #: Dt of the need `tokens`; None: D
+    patch_values: int | None = None  #: C of the need `pixels`; None: it is not needed
 
 
 class When(NamedTuple):
@@ -219,6 +226,11 @@ class Objective:
         """Of the need `teacher`: share of the average that a step keeps.  0.995: ALBEF (Li et al. 2021)."""
         return 0.995
 
+    @property
+    def hides(self) -> Hides:
+        """Of the need `masked`: how much of images and texts is hidden.  ONE-PEACE's shares (Wang et al. 2023)."""
+        return Hides(0.75, 0.15)
+
     def start(self, setup: Setup) -> Mapping[str, Tensor]:
         """The state before the first step, on `setup.device`.  torch is seeded alike on all ranks."""
         return {}
@@ -321,19 +333,6 @@ def _check_known(name: str, what: str, given: Iterable[str], known: Mapping[str,
                 f"loss.objective {name}: {what} must only name {', '.join(known)}",
                 value=one,
                 fix=f"perhaps you mean: {nearest(one, known)}",
-            )
-
-
-def check_delivered(objective: Objective) -> None:
-    """Raise RecipeError for a need that the training loop does not deliver."""
-    for need in objective.needs:
-        if not NEEDS[need].delivered:
-            delivered = ", ".join(known for known, one in NEEDS.items() if one.delivered)
-            raise RecipeError(
-                f"loss.objective {objective.config.name}: needs must only name what the training loop delivers "
-                f"({delivered})",
-                value=f"{need} ({NEEDS[need].what}), not delivered yet",
-                fix="choose another objective",
             )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from pairmill.registry import NamedConfig
-from training.objectives.declaration import Objective
+from training.objectives.declaration import Hides, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 
 class DenoiseConfig(NamedConfig):
-    """Its scale and the weight of each modality."""
+    """Its scale, the weight of each modality, and how much of it is hidden."""
 
     scale: float = Field(2.5, gt=0, description="what cosines are multiplied by; it does not learn")
     image_weight: float = Field(1.0, ge=0, description="of the hidden patches")
     text_weight: float = Field(0.5, ge=0, description="of the hidden tokens of texts")
+    image_share: float = Field(0.75, gt=0, lt=1, description="share of an image's patches that are hidden")
+    text_share: float = Field(0.15, gt=0, lt=1, description="share of a text's tokens that are hidden")
+    patches: Literal["random", "like_text", "unlike_text"] = Field(
+        "random", description="which patches are hidden: any, or those most or least like the row's first text"
+    )
 
 
 class Denoise(Objective):
@@ -33,14 +38,21 @@ class Denoise(Objective):
     v̂: of the masked input; v: of the whole input, of the same model, without gradient.  L_txt is the same of the
     tokens of texts.  Other tokens of the row are negatives too, those of other rows of its group are not.  ONE-PEACE
     adds it to `clip` at a weight of 1, with its parts of a joint encoder, which two towers have not.  There negatives
-    are those of the own rank, which is mode local.  Defaults: its criterion.  Memory O(G·(P + K·L)·D + tile); in mode
-    ring with B in place of G.
+    are those of the own rank, which is mode local.  Defaults: its criterion, and the shares of its pretraining task.
+    Its towers see only what is not hidden, and whole words are hidden; ours see a learned vector in place of a hidden
+    token, at its position.  Memory O(G·(P + K·L)·D + tile); in mode ring with B in place of G.
     """
 
     Config = DenoiseConfig
     config: DenoiseConfig
     paper = "ONE-PEACE, Wang et al. 2023"
     needs = ("tokens", "masked")
+
+    @property
+    def hides(self) -> Hides:
+        """See `Objective`."""
+        image = self.config.image_share if self.config.image_weight else None
+        return Hides(image, self.config.text_share if self.config.text_weight else None, self.config.patches)
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
-from training.objectives.declaration import Objective, Setup
+from training.objectives.declaration import Hides, Objective, Setup
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 class MaskedImageConfig(NamedConfig):
     """What the decoder paints."""
 
-    patch: int = Field(16, ge=1, description="pixels on a side of a patch")
+    patch: int | None = Field(None, ge=1, description="pixels on a side of a patch; null: the image tower's")
+    image_share: float = Field(0.5, gt=0, lt=1, description="share of an image's patches that are hidden")
+    patches: Literal["random", "like_text", "unlike_text"] = Field(
+        "like_text", description="which patches are hidden: any, or those most or least like the row's first text"
+    )
 
 
 class MaskedImage(Objective):
@@ -31,9 +35,9 @@ class MaskedImage(Objective):
 
     v̂: patches of the masked input; w: tokens of a row's first text.  The decoder is one block: attention of patches to
     words, with one head as wide as the embeddings; a perceptron of four times the width; a linear layer to pixels.  Its
-    weights are the head parameters `decoder_…`.  Which patches are hidden is decided before; SyCoCa hides the half that
-    is most like the text.  The paper has no public code; its decoder has more blocks, and its weight beside `clip` is
-    uncertain: 1.  The same in every mode.
+    weights are the head parameters `decoder_…`.  SyCoCa hides the half of the patches that is most like the text, by
+    the cosine of the whole input.  Beside `denoise`, which shares the pass, both must hide the same.  The paper has no
+    public code; its decoder has more blocks, and its weight beside `clip` is uncertain: 1.  The same in every mode.
     """
 
     Config = MaskedImageConfig
@@ -46,11 +50,17 @@ class MaskedImage(Objective):
         "decoder_pixels",
     )
 
+    @property
+    def hides(self) -> Hides:
+        """See `Objective`."""
+        return Hides(self.config.image_share, None, self.config.patches)
+
     def heads(self, setup: Setup) -> nn.Module:
         """See `Objective`."""
         from training.losses.patch_decoder import PatchDecoder
 
-        return PatchDecoder(setup.width, 3 * self.config.patch**2)
+        values = setup.patch_values if self.config.patch is None else 3 * self.config.patch**2
+        return PatchDecoder(setup.width, 3 if values is None else values)
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
@@ -66,11 +76,11 @@ class MaskedImage(Objective):
         weights = {name: wide(value) for name, value in features.own.shared.items()}
         check_width("masked_image_tokens", asked["masked_image_tokens"], features.image_BD.shape[1])
         pixels_BPC = asked["image_patches"]
-        if pixels_BPC.shape[2] != 3 * self.config.patch**2:
+        if pixels_BPC.shape[2] != weights["pixels"].shape[1]:
             raise RecipeError(
                 "loss.objective masked_image: patch must be that of the image tower",
                 value=f"{self.config.patch}; a patch of the tower has {pixels_BPC.shape[2]} values",
-                fix="set loss.objective.patch to the tower's patch size",
+                fix="leave loss.objective.patch out",
             )
         with full_precision(features.image_BD.device):
             hidden_BP = asked["image_token_hidden"] & there[:, None]

@@ -90,9 +90,9 @@ any number of them; *per worker*, with the number that it was saved with.
 
 def objectives_page() -> str:
     """The page, in Markdown.  Imports every objective's declaration."""
-    needs = ["| need | what it is | delivered by the training loop |", "|---|---|---|"]
+    needs = ["| need | what it is |", "|---|---|"]
     for name, need in NEEDS.items():
-        needs.append(f"| `{name}` | {need.what} | {'yes' if need.delivered else 'not yet'} |")
+        needs.append(f"| `{name}` | {need.what} |")
     asked = "## What an objective can ask for\n\nBeyond the embeddings, masks, kinds, languages and ids of its rows:\n"
     return "\n".join([_TOP, asked, *needs, "", _KEPT, _by_name(), render(OBJECTIVES, "The objectives", _facts)])
 
@@ -111,7 +111,6 @@ def losses() -> list[dict[str, Any]]:
                 "what": " ".join(text.split("\n\n")[0].split()),
                 "equation": "\n".join(line.strip() for line in text.splitlines() if line.startswith("    ")),
                 "needs": list(objective.needs),
-                "trains": all(NEEDS[need].delivered for need in objective.needs),
                 "modes": list(objective.modes),
                 "forms": list(objective.forms),
                 "keys": [key for key in objective.Config.model_fields if key != "name"],

@@ -169,18 +169,18 @@ NOTHING = ViewsConfig(mirror_p=0, jitter_p=0, grey_p=0, blur_p=0)
 
 def test_each_change_of_a_picture_is_what_it_says() -> None:
     pixels, rng = picture(3), np.random.default_rng(0)
-    assert np.array_equal(changed(pixels, NOTHING, rng), pixels)
-    mirrored = changed(pixels, NOTHING.model_copy(update={"mirror_p": 1.0}), rng)
+    assert np.array_equal(changed(pixels, NOTHING, rng)[0], pixels)
+    mirrored = changed(pixels, NOTHING.model_copy(update={"mirror_p": 1.0}), rng)[0]
     assert np.array_equal(mirrored, pixels[:, ::-1])
-    grey = changed(pixels, NOTHING.model_copy(update={"grey_p": 1.0}), rng)
+    grey = changed(pixels, NOTHING.model_copy(update={"grey_p": 1.0}), rng)[0]
     red, green, blue = (pixels[..., at].astype(float) for at in range(3))
     expected = np.rint(0.299 * red + 0.587 * green + 0.114 * blue)
     assert all(np.abs(grey[..., at] - expected).max() <= 1 for at in range(3))
-    blurred = changed(pixels, NOTHING.model_copy(update={"blur_p": 1.0}), rng)
+    blurred = changed(pixels, NOTHING.model_copy(update={"blur_p": 1.0}), rng)[0]
     assert np.abs(np.diff(blurred.astype(int), axis=0)).sum() < np.abs(np.diff(pixels.astype(int), axis=0)).sum()
-    still = changed(pixels, NOTHING.model_copy(update={"jitter_p": 1.0, "jitter": 0.0}), rng)
+    still = changed(pixels, NOTHING.model_copy(update={"jitter_p": 1.0, "jitter": 0.0}), rng)[0]
     assert np.abs(still.astype(int) - pixels.astype(int)).max() <= 1
-    jittered = changed(pixels, NOTHING.model_copy(update={"jitter_p": 1.0}), rng)
+    jittered = changed(pixels, NOTHING.model_copy(update={"jitter_p": 1.0}), rng)[0]
     assert np.abs(jittered.astype(int) - pixels.astype(int)).mean() > 2
 
 
