@@ -1,7 +1,7 @@
 """Whether two processes on one GPU give the loss and gradients of one, for every objective and mode.
 
     python benchmarks/gpu_modes.py              on a machine with a GPU, a few minutes
-    python benchmarks/gpu_modes.py --dry-run    the same on CPUs, with few rows; nothing is recorded
+    python benchmarks/gpu_modes.py --dry-run    the same on CPUs, small and with few rows; nothing is recorded
 
 Each of two ranks has half of the rows and computes in float32 on the device; the mean over ranks is compared with one
 process on the whole batch in float64, on the device too: the largest relative error of the value and of any gradient.
@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
-from losses import models_of, tensors_of_needs
+from losses import SMALL, models_of, tensors_of_needs
 from record import machine, record, table
 from torch import Tensor
 
@@ -54,8 +54,11 @@ def tensors(objective: str, rows: int, device: torch.device) -> dict[str, Any]:
     return {**found, **tensors_of_needs(objective, rows, units, device)}
 
 
-def gradients(objective: str, given: dict[str, Any], exchange: Exchange, dtype: torch.dtype) -> dict[str, Tensor]:
+def gradients(
+    objective: str, given: dict[str, Any], exchange: Exchange, dtype: torch.dtype, *, dry: bool
+) -> dict[str, Tensor]:
     """Value and gradients of what is given, in a precision."""
+    settings = SMALL.get(objective, {}) if dry else {}
     leaves, taken = {}, {}
     for name, value in given.items():
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -64,7 +67,7 @@ def gradients(objective: str, given: dict[str, Any], exchange: Exchange, dtype: 
                 leaves[name] = taken[name].requires_grad_()
         else:
             taken[name] = value
-    total = computed(objective, taken, {}, "paper", exchange, TILE)[0].total
+    total = computed(objective, taken, settings, "paper", exchange, TILE)[0].total
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     by_name = zip(leaves.items(), found, strict=True)
     return {"": total.detach(), **{n: torch.zeros_like(leaf) if g is None else g for (n, leaf), g in by_name}}
@@ -91,7 +94,7 @@ def on_rank(rank: int, folder: str, rows: int, cuda: bool) -> None:
             kind = OBJECTIVES.get(objective)
             if mode in kind.modes and models_of(objective)[-1:] == ["loss"]:
                 given = half(tensors(objective, rows, device), rank, rows)
-                made = gradients(objective, given, exchange, torch.float32)
+                made = gradients(objective, given, exchange, torch.float32, dry=not cuda)
                 found[objective, mode] = {name: value.cpu() for name, value in made.items()}
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -127,10 +130,12 @@ def through_the_host() -> None:
 
 def expected(objective: str, mode: str, rows: int, device: torch.device) -> dict[str, Tensor]:
     """Value and gradients of one process in float64."""
+    dry = device.type == "cpu"
     whole = tensors(objective, rows, device)
     if mode != "local":
-        return gradients(objective, whole, Exchange(), torch.float64)
-    parts = [gradients(objective, half(whole, rank, rows), Exchange(), torch.float64) for rank in range(RANKS)]
+        return gradients(objective, whole, Exchange(), torch.float64, dry=dry)
+    halves = [half(whole, rank, rows) for rank in range(RANKS)]
+    parts = [gradients(objective, one, Exchange(), torch.float64, dry=dry) for one in halves]
     return together(parts, whole, rows)
 
 

@@ -1,13 +1,18 @@
 """What every objective costs: time and memory of a training step, as multiples of those of clip.
 
-    python benchmarks/losses.py              about 20 minutes on 2 free cores; a CUDA device is used where there is one
-    python benchmarks/losses.py --dry-run    every objective once, with few rows; nothing is recorded
+    python benchmarks/losses.py              about 80 minutes on 2 free cores; a CUDA device is used where there is one
+    python benchmarks/losses.py --dry-run    every objective once, small and with few rows; nothing is recorded; about
+                                             3 minutes
 
-A process for each objective and model holds two learners, one with clip and one with the objective alone, and lets
-them take steps in turn, on the same made-up rows of two texts.  So whatever else the machine does slows both.  Time is
-the median of the ratios of neighbouring steps; memory is the peak of a step over what was held before it, without the
-weights and moments that both have.  The third column is the loss alone, without towers: forward and backward on
-embeddings.  What needs more of the data than pictures and texts has that column only.
+What has been measured is kept in runs/benchmarks/losses.json until all is: a run that was ended begins where it was,
+if the code is still the same; --again begins anew.
+
+A process for each objective and model holds two learners, one with clip and one with the objective alone, and lets them
+take steps in turn, on the same made-up rows of two texts.  So whatever else the machine does slows both.  Time is the
+median of the ratios of neighbouring steps; memory is the peak of a step over what was held before it, without the
+weights and moments that both have.  Queues are full, as they are but for the first steps of a run.  The third column is
+the loss alone, without towers: forward and backward on embeddings.  What needs more of the data than pictures and texts
+has that column only.
 
 The limit is the step of clip: an objective cannot take less than the towers.
 """
@@ -15,13 +20,14 @@ The limit is the step of clip: an objective cannot take less than the towers.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +35,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
-from record import machine, record, table
+from record import WORK, machine, record, table
 from torch import Tensor
 
 from pairmill.towers.token_features import pixels_of_patch
@@ -55,16 +61,26 @@ _OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens", "masked", 
 _OF_EMBEDDINGS = frozenset({"teacher", "frozen_teacher", "raw", "views", "negatives", "columns"})
 #: Rows and width of the loss alone.
 ROWS, WIDTH = 2048, 512
+#: What the dry run sets, so that it is soon done: widths and numbers that cost time by themselves.
+SMALL: Mapping[str, Mapping[str, int]] = {
+    "barlow": {"hidden": 64, "width": 64},
+    "codebook": {"codes": 256},
+    "intra_modal": {"queue_size": 256},
+    "momentum": {"queue": 256},
+    "noise_adaptive": {"table": 1024},
+    "siam": {"hidden": 64},
+    "swav": {"hidden": 64},
+}
 
 
-def recipe(architecture: str, rows: int, objective: str) -> TrainRecipe:
+def recipe(architecture: str, rows: int, objective: Mapping[str, Any]) -> TrainRecipe:
     """A recipe of one worker, which names no data."""
     return TrainRecipe.checked(
         {
             "run_dir": "unused",
             "data": {"path": "unused", "batch_size": rows, "texts": [[{}], [{}]]},
             "model": {"architecture": architecture},
-            "loss": {"objective": objective},
+            "loss": {"objective": dict(objective)},
             "optim": {"warmup_steps": 0},
             "train": {"steps": 1000, "precision": "bf16" if torch.cuda.is_available() else "fp32"},
             "deepspeed": {"stage": 0},
@@ -78,7 +94,7 @@ def batch(rows: int, side: int, vocabulary: int, length: int, device: torch.devi
     tokens = torch.randint(1, vocabulary - 2, (rows, SLOTS, length), generator=random)
     tokens[..., -1] = vocabulary - 1  # where CLIP's text tower ends
     unknown = torch.full((rows, SLOTS), -1)
-    made = Rows(
+    made = (
         torch.randint(0, 256, (rows, side, side, 3), generator=random, dtype=torch.uint8),
         tokens,
         torch.ones(rows, SLOTS, dtype=torch.bool),
@@ -90,15 +106,18 @@ def batch(rows: int, side: int, vocabulary: int, length: int, device: torch.devi
     return made._replace(**{name: v.to(device) for name, v in made._asdict().items() if isinstance(v, Tensor)})
 
 
-def stepper(architecture: str, rows: int, side: int, objective: str, device: torch.device) -> Callable[[], None]:
-    """A function that takes one training step with the objective."""
+def stepper(
+    architecture: str, rows: int, side: int, objective: Mapping[str, Any], device: torch.device
+) -> Callable[[], None]:
+    """A function that takes one training step with the objective, by its name and settings."""
     used = recipe(architecture, rows, objective)
     model: Any = build(used)
     vocabulary, length = model.vocab_size, min(LENGTH, model.context_length)
     setup = Setup(int(model.text_projection.shape[-1]), SLOTS, rows, 0, 1, used.loss.tile, 0, device)
-    if "pixels" in OBJECTIVES.get(objective).needs:
+    if "pixels" in OBJECTIVES.get(str(objective["name"])).needs:
         setup = setup._replace(patch_values=pixels_of_patch(model))
     learner = start_learner(model, used, setup)
+    fill_queues(learner.objective.state)
     exchange, given, taken = open_exchange("gather")(0), batch(rows, side, vocabulary, length, device), 0
 
     def step() -> None:
@@ -116,6 +135,15 @@ def stepper(architecture: str, rows: int, side: int, objective: str, device: tor
         taken += 1
 
     return step
+
+
+def fill_queues(state: dict[str, Tensor]) -> None:
+    """Let queues hold embeddings of rows that no step has."""
+    for name, value in state.items():
+        if name.startswith("queue_") and value.is_floating_point():
+            state[name] = F.normalize(torch.randn_like(value), dim=-1)
+        elif name in ("queue_count", "queued"):
+            state[name] = torch.full_like(value, len(state["queue_image"]))
 
 
 def in_turn(steps: list[Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
@@ -155,28 +183,28 @@ def _status(name: str) -> float:
     return 1024.0 * int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
 
 
-def case(objective: str, model: str, rounds: int, share: float) -> dict[str, float]:
+def case(objective: str, model: str, rounds: int, *, dry: bool = False) -> dict[str, float]:
     """An objective against clip in this process.  model: of MODELS; `loss`: on embeddings alone."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(os.cpu_count() or 1)
+    pair = [{"name": "clip"}, {"name": objective, **(SMALL.get(objective, {}) if dry else {})}]
     if model == "loss":
-        made = [alone(name, int(ROWS * share), device) for name in ("clip", objective)]
-        return in_turn(made, rounds, device)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return in_turn([alone(one, 64 if dry else ROWS, device) for one in pair], rounds, device)
+    if not dist.is_initialized():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     architecture, rows, side = MODELS[model]
-    made = [stepper(architecture, max(4, int(rows * share)), side, name, device) for name in ("clip", objective)]
-    try:
-        return in_turn(made, rounds, device)
-    finally:
-        dist.destroy_process_group()
+    made = [stepper(architecture, 8 if dry else rows, side, one, device) for one in pair]
+    return in_turn(made, rounds, device)
 
 
-def alone(objective: str, rows: int, device: torch.device) -> Callable[[], None]:
+def alone(objective: Mapping[str, Any], rows: int, device: torch.device) -> Callable[[], None]:
     """A function that computes the loss of embeddings and its gradients."""
+    settings = dict(objective)
+    name = settings.pop("name")
     from training.objectives.by_name import computed
 
     random = torch.Generator().manual_seed(0)
@@ -190,12 +218,12 @@ def alone(objective: str, rows: int, device: torch.device) -> Callable[[], None]
         "text": units(rows, SLOTS, WIDTH),
         "logit_scale": torch.tensor(14.3, device=device, requires_grad=True),
         "logit_bias": torch.tensor(-10.0, device=device, requires_grad=True),
-        **tensors_of_needs(objective, rows, units, device),
+        **tensors_of_needs(name, rows, units, device),
     }
     leaves = [value for value in tensors.values() if isinstance(value, Tensor) and value.requires_grad]
 
     def step() -> None:
-        output: LossOutput = computed(objective, tensors, {}, "paper", Exchange())[0]
+        output: LossOutput = computed(name, tensors, settings, "paper", Exchange())[0]
         torch.autograd.grad(output.total, leaves, allow_unused=True)
 
     return step
@@ -203,7 +231,7 @@ def alone(objective: str, rows: int, device: torch.device) -> Callable[[], None]
 
 def tensors_of_needs(objective: str, rows: int, units: Callable[..., Tensor], device: torch.device) -> dict[str, Any]:
     """The tensors that the needs of an objective bring."""
-    needs, found = set(OBJECTIVES.get(objective).needs), {}
+    needs, found = set(OBJECTIVES.get(str(objective["name"])).needs), {}
     taught = needs & {"teacher", "frozen_teacher"}
     if "raw" in needs:
         found |= {"raw_image": units(rows, WIDTH), "raw_text": units(rows, SLOTS, WIDTH)}
@@ -219,18 +247,28 @@ def tensors_of_needs(objective: str, rows: int, units: Callable[..., Tensor], de
     return {name: value.detach() if name.startswith("teacher") else value for name, value in found.items()}
 
 
-def measured(objective: str, model: str, rounds: int, share: float) -> dict[str, float]:
+def measured(objective: str, model: str, rounds: int) -> dict[str, float]:
     """`case` in a process of its own."""
-    command = [sys.executable, __file__, "--case", objective, model, str(rounds), str(share)]
+    command = [sys.executable, __file__, "--case", objective, model, str(rounds)]
     environment = os.environ | ({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def kept(rounds: int) -> tuple[Path, dict[str, Any]]:
+    """The file of what has been measured, and what it holds, if it is of the same code and number of rounds."""
+    files = [Path(__file__), *sorted((ROOT / "training").rglob("*.py"))]
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    file = WORK / "losses.json"
+    held = json.loads(file.read_text()) if file.exists() else {}
+    began = {"code": code, "rounds": rounds, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    return file, held if {name: held.get(name) for name in began} == began else {**began, "found": {}}
+
+
 def models_of(objective: str) -> list[str]:
     """Where an objective can be measured: with the models only if the loop delivers what it needs."""
-    needs = set(OBJECTIVES.get(objective).needs)
+    needs = set(OBJECTIVES.get(str(objective["name"])).needs)
     # Tokens come from towers; views, wrong texts and columns from data, which the made-up rows lack.
     return [*(MODELS if needs <= _OF_TOWERS else []), *(["loss"] if needs <= _OF_EMBEDDINGS else [])]
 
@@ -239,18 +277,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="steps of each, in turn (default 5)")
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES.names, help="only these")
-    parser.add_argument("--dry-run", action="store_true", help="few rows, one round; nothing is recorded")
-    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--again", action="store_true", help="forget what an earlier run has measured")
+    parser.add_argument("--dry-run", action="store_true", help="small, one round; nothing is recorded")
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        objective, model, rounds, share = options.case
-        print(json.dumps(case(objective, model, int(rounds), float(share))))
+        objective, model, rounds = options.case
+        print(json.dumps(case(objective, model, int(rounds))))
         return
     began = machine()
-    rounds, share = (1, 0.1) if options.dry_run else (options.rounds, 1.0)
     found: dict[str, dict[str, dict[str, float]]] = {}
+    if options.dry_run:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    file, held = kept(options.rounds)
+    known = {} if options.again else held["found"]
     for objective in options.objectives:
-        found[objective] = {model: measured(objective, model, rounds, share) for model in models_of(objective)}
+        # The large model has no step that the small one lacks.
+        models = [one for one in models_of(objective) if not (options.dry_run and one == "ViT-B-32")]
+        found[objective] = {}
+        for model in models:
+            if options.dry_run:
+                found[objective][model] = case(objective, model, 1, dry=True)
+                continue
+            at = f"{objective} {model}"
+            if at not in known:
+                known[at] = measured(objective, model, options.rounds)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(held | {"found": known}))
+            found[objective][model] = known[at]
         print(objective, found[objective], flush=True)
     columns = [*MODELS, "loss"]
     table(
@@ -270,6 +324,7 @@ def main() -> None:
         "objectives": found,
     }
     record("losses", figures, began)
+    file.unlink()
     costs = {name: of["small ViT"] for name, of in found.items() if "small ViT" in of}
     COSTS.write_text(json.dumps(costs, indent=1) + "\n")
 

@@ -5,6 +5,8 @@ B rows of this rank, K text slots, D embedding.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from torch import Tensor
@@ -28,9 +30,10 @@ def circle_loss(
     with full_precision(inputs.image_BD.device):
         inputs, mask_BK = without_what_is_missing(inputs), inputs.text_mask_BK
         rows, columns = sides(inputs, slice(None), mask_BK, exchange)
-        bend = _bend(gamma, margin)
-        one = wide(inputs.image_BD).new_ones(())
-        negative_B = log_sums(rows, columns, one, exchange=exchange, tile=tile, own=False, bend=bend).row
+        root = math.sqrt(gamma)
+        scale, bend = wide(inputs.image_BD).new_tensor(root), _bend(root * margin)
+        found = log_sums(rows, columns, scale, exchange=exchange, tile=tile, own=False, by_column=False, bend=bend)
+        negative_B = found.row
         cosine_BK = torch.einsum("bd,bkd->bk", wide(inputs.image_BD), wide(inputs.text_BKD))
         pace_BK = (1 + margin - cosine_BK.detach()).clamp(min=0)
         positive_BK = -gamma * pace_BK * (cosine_BK - (1 - margin))
@@ -40,14 +43,15 @@ def circle_loss(
         return batch_mean(each_B, rows.valid, exchange)
 
 
-def _bend(gamma: float, margin: float) -> Bend:
-    """γ [s + m]+ (s - m) of cosines s; [s + m]+ is a weight, not differentiated."""
+def _bend(margin: float) -> Bend:
+    """[x + m]+ (x - m) of cosines x and a margin m, both times √γ; [x + m]+ is a weight, not differentiated."""
 
     def value(cosine: Tensor) -> Tensor:
-        bent = gamma * (cosine + margin).clamp_(min=0) * (cosine - margin)
-        return torch.where(cosine == -torch.inf, cosine, bent)
+        # x² - m² from -m on, 0 below.
+        cosine.clamp_(min=-margin)
+        return cosine.mul_(cosine).sub_(margin**2)
 
-    def slope(cosine: Tensor) -> Tensor:
-        return gamma * (cosine + margin).clamp_(min=0)
+    def slope(cosine: Tensor, out: Tensor) -> Tensor:
+        return torch.add(cosine, margin, out=out).clamp_(min=0)
 
-    return Bend(value, slope)
+    return Bend(value, slope, lambda cosine: max(cosine, margin) ** 2)

@@ -15,19 +15,27 @@ if TYPE_CHECKING:
 
 
 class Likeness(NamedTuple):
-    """Logits h of a soft target: the softmax of h over texts, and over images, is what a contrast learns too.
+    """A soft target t: in proportion to t over texts, and over images, are what a contrast learns too.
 
-    h is `measure(query [r, …], key [c, …])`, [r, c], and does not learn; -inf gives no share of the target.  A row or
-    text whose logits are all -inf has its own texts, or its image, as target.
+    log t, or t itself, is `measure(query [r, …], key [c, …])`, [r, c], and does not learn.  A row or text whose t are
+    all 0 has its own texts, or its image, as target.
     """
 
     query_B: Tensor  #: [B, …] of images
     key_Bk: Tensor  #: [B, k, …] of texts
     measure: Callable[[Tensor, Tensor], Tensor]
-    image_share_B: Tensor  #: what of a row's target is the softmax over texts
-    text_share_Bk: Tensor | None  #: what of a text's target is the softmax over images; None: nothing
-    own: bool = True  #: whether a row's own texts have logits
-    relative: bool = False  #: the loss is a divergence: less the entropies of the softmaxes
+    image_share_B: Tensor  #: what of a row's target is in proportion to t over texts
+    text_share_Bk: Tensor | None  #: what of a text's target is so over images; None: nothing
+    logs: bool = True  #: the measure is of log t, and the target the softmax of it
+    relative: bool = False  #: the loss is a divergence: less the entropies of these targets
+
+
+class Spread(NamedTuple):
+    """What of the targets lies on all candidates alike; where there is none, on a row's own texts, or on the image."""
+
+    image_share_B: Tensor
+    text_share_Bk: Tensor
+    own: bool  #: whether a row's own texts are among its candidates, and its image among theirs
 
 
 class Contrast(NamedTuple):
@@ -47,6 +55,7 @@ class Contrast(NamedTuple):
     text_to_image: float = 1.0  #: softmax: weight of text-to-image, to 1 of image-to-text
     sharpness: float = 1.0  #: what the scale of the logits is multiplied by
     soft: Likeness | None = None  #: softmax: the rest of the targets, which then sum to 1
+    spread: Spread | None = None  #: softmax: the same
 
 
 def one_slot(text_mask_BK: Tensor, slot: int) -> Contrast:

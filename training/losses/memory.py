@@ -33,15 +33,17 @@ def held(state: Mapping[str, Tensor], name: str) -> Side:
     return Side(queue, (queue != 0).any(1), ids, groups)
 
 
-def taken_in(state: Mapping[str, Tensor], new: Mapping[str, Tensor], ids: Tensor, groups: Tensor) -> dict[str, Tensor]:
-    """The state after `new` rows [n, D] of each queue, in the place of the oldest; every rank gives the same."""
-    size = min(len(state[name]) for name in new)
-    count = len(ids)
-    if not size or not count:
+def taken_in(state: Mapping[str, Tensor], new: Mapping[str, Tensor], count: str) -> dict[str, Tensor]:
+    """The state after `new` rows [n, …] of each queue in the place of the oldest; every rank gives the same.
+
+    count: the name of how many rows there ever were.  Queues are changed in place: a copy of each would cost more than
+    many a step.
+    """
+    size, coming = min(len(state[name]) for name in new), len(next(iter(new.values())))
+    if not size or not coming:
         return dict(state)
-    at = (state["queued"] + torch.arange(count, device=ids.device))[-size:] % size
-    found = {"queue_id": ids, "queue_group": groups, **new}
+    at = (state[count] + torch.arange(coming, device=state[count].device))[-size:] % size
     written = {
-        name: state[name].index_copy(0, at, values[-size:].to(state[name].dtype)) for name, values in found.items()
+        name: state[name].index_copy_(0, at, values[-size:].to(state[name].dtype)) for name, values in new.items()
     }
-    return {**state, **written, "queued": state["queued"] + count}
+    return {**state, **written, count: state[count] + coming}

@@ -20,8 +20,8 @@ def sets(tags: Tensor) -> Tensor:
     return ordered.masked_fill(again | (ordered < 0), NONE)
 
 
-def log_jaccard(query: Tensor, key: Tensor) -> Tensor:
-    """log(|A ∩ B| / |A ∪ B|) of sets, int64 [r, T] and [c, T] -> float64 [r, c]; -inf where they share no tag.
+def overlap(query: Tensor, key: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """|A ∩ B| / |A ∪ B| of sets, int64 [r, T] and [c, T] -> [r, c]; 0 where both are empty.
 
     r·c·T additions; memory for c numbers for each tag that the rows have, r·T of them at most.
     """
@@ -31,6 +31,7 @@ def log_jaccard(query: Tensor, key: Tensor) -> Tensor:
     held = (known[place] == key) & (key != NONE)
     has = torch.zeros(len(known), len(key), device=key.device)
     has[place[held], held.nonzero()[:, 0]] = 1.0
-    both = torch.nn.functional.embedding_bag(at, has, mode="sum")
-    either = (query != NONE).sum(1)[:, None] + (key != NONE).sum(1) - both
-    return (both.double() / either.clamp_(min=1)).log_()
+    both = torch.nn.functional.embedding_bag(at, has, mode="sum").to(dtype)
+    sizes = ((side != NONE).sum(1).to(dtype) for side in (query, key))
+    either = torch.add(next(sizes)[:, None], next(sizes)).sub_(both)
+    return both.div_(either.clamp_(min=1))

@@ -5,6 +5,7 @@ B rows of this rank, K text slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from training.objectives.declaration import Objective
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 class Contrastive(Objective):
     """Base of objectives that are contrasts of images with texts: define `contrasts`, or `targets`."""
 
+    #: What each pair of the latest step cost, by contrast (`compose.Computed`), for `after_step`.
+    pairs: Sequence[Tensor] = ()
+
     @property
     def total_weight(self) -> float:
         """What the mean of the contrasts is multiplied by."""
@@ -36,11 +40,14 @@ class Contrastive(Objective):
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
-        from training.losses.compose import compute_loss
+        from training.losses.compose import compute_with_pairs
         from training.losses.loss_inputs import LossOutput
 
-        total = compute_loss(inputs_of(features, rows), self.targets(features, rows), exchange, tile=self.setup.tile)
-        total = total * self.total_weight
+        found = compute_with_pairs(
+            inputs_of(features, rows), self.targets(features, rows), exchange, tile=self.setup.tile
+        )
+        self.pairs = found.pairs
+        total = found.total * self.total_weight
         return LossOutput(total, {self.config.name: total.detach()})
 
 

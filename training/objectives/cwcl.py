@@ -50,16 +50,16 @@ class Cwcl(Contrastive):
     def targets(self, features: Features, rows: Rows) -> list[Contrast]:
         """See `Contrastive`."""
         image_BD = frozen_of(self, features, rows).image_BD
-        return [like_images(rows.text_mask_BK, image_BD, self._logits)]
+        return [like_images(rows.text_mask_BK, image_BD, self._weights)]
 
-    def _logits(self, query: Tensor, key: Tensor) -> Tensor:
-        weight = (query @ key.T).mul_(0.5).add_(0.5 - self.config.threshold)
-        return weight.clamp_(min=0).log_().mul_(self.config.power)
+    def _weights(self, query: Tensor, key: Tensor) -> Tensor:
+        weight = (query @ key.T).mul_(0.5).add_(0.5 - self.config.threshold).clamp_(min=0)
+        return weight if self.config.power == 1 else weight.pow_(self.config.power)
 
 
 def like_images(text_mask_BK: Tensor, of_image: Tensor, measure: Measure) -> Contrast:
-    """Images have the softmax of their likeness [B, …] to a text's image as target, texts their own image."""
+    """Images have as target their likeness [B, …] to a text's image, over its sum; texts have their own image."""
     pairs = all_slots(text_mask_BK)
     key_BK = of_image[:, None].expand(-1, text_mask_BK.shape[1], *of_image.shape[1:])
-    alike = Likeness(of_image, key_BK, measure, pairs.image_weight_B, None)
+    alike = Likeness(of_image, key_BK, measure, pairs.image_weight_B, None, logs=False)
     return pairs._replace(positive_Bk=pairs.positive_Bk * 0, soft=alike)

@@ -105,9 +105,10 @@ class IntraModal(Objective):
         from training.losses.memory import taken_in
 
         there = exchange.everyone(rows.text_mask_BK.any(1))
-        new = (exchange.everyone(values)[there] for values in self._taught(features, rows))
-        ids, groups = (exchange.everyone(values)[there] for values in (rows.sample_id_B, rows.group_B))
-        self.state = taken_in(self.state, dict(zip(_QUEUES, new, strict=True)), ids, groups)
+        values = (*self._taught(features, rows), rows.sample_id_B, rows.group_B)
+        names = (*_QUEUES, "queue_id", "queue_group")
+        new = {name: exchange.everyone(of_rows)[there] for name, of_rows in zip(names, values, strict=True)}
+        self.state = taken_in(self.state, new, "queued")
 
     def _taught(self, features: Features, rows: Rows) -> tuple[Tensor, Tensor]:
         """What images and texts are close to, [B, D] each."""

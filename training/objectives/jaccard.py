@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pairmill.registry import NamedConfig
@@ -39,6 +40,8 @@ class Jaccard(Contrastive):
 
     def targets(self, features: Features, rows: Rows) -> list[Contrast]:
         """See `Contrastive`."""
-        from training.losses.tag_overlap import log_jaccard, sets
+        from training.losses.tag_overlap import overlap, sets
+        from training.losses.tiles import wide
 
-        return [like_images(rows.text_mask_BK, sets(rows.asked["tags"]), log_jaccard)]
+        measure = partial(overlap, dtype=wide(features.image_BD).dtype)
+        return [like_images(rows.text_mask_BK, sets(rows.asked["tags"]), measure)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from pairmill.registry import NamedConfig
-from training.losses.contrast import Contrast, Likeness, one_slot
+from training.losses.contrast import Contrast, Spread, one_slot
 from training.objectives.contrastive import Contrastive
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ class LabelSmoothing(Contrastive):
 
     def contrasts(self, text_mask_BK: Tensor) -> list[Contrast]:
         """See `Contrastive`."""
-        from training.losses.tiles import inner_products
-
         plain, smoothing = one_slot(text_mask_BK, 0), self.config.smoothing
         sharp, smooth = (1 - smoothing) * plain.positive_Bk, smoothing * plain.positive_Bk
-        # Logits of 0 everywhere: their softmax is uniform.
-        zeros = sharp.new_zeros(len(sharp), 1)
-        uniform = Likeness(zeros, zeros[:, None], inner_products, smooth[:, 0], smooth)
-        return [plain._replace(positive_Bk=sharp, own_image_Bk=sharp, soft=uniform)]
+        return [plain._replace(positive_Bk=sharp, own_image_Bk=sharp, spread=Spread(smooth[:, 0], smooth, own=True))]

@@ -99,9 +99,10 @@ class Momentum(Objective):
         image_own = torch.einsum("bd,bkd->bk", wide(images.student_ND), taught_BKD)
         text_own = torch.einsum("bd,bkd->bk", wide(images.teacher_ND), text_BKD)
         count = mask_BK.sum(1).clamp(min=1)
-        alpha, queue, label = self.alpha, self._queue_text(slots), self._labels()
+        alpha, filled = self.alpha, self._filled()
+        queue, label = self._queue_text(slots)[:filled], self._labels()[:filled]
         of_texts = Queue(queue.flatten(0, 1), label.repeat_interleave(slots))
-        of_images = Queue(self.state["queue_image"], label)
+        of_images = Queue(self.state["queue_image"][:filled], label)
         how = (scale, alpha, exchange, self.setup.tile)
         total = 0.5 * momentum_loss(images, texts, scale * image_own.sum(1) / count, of_texts, *how)
         total = total + 0.5 * momentum_loss(texts, images, scale * text_own.flatten(), of_images, *how)
@@ -115,7 +116,7 @@ class Momentum(Objective):
 
     def after_step(self, features: Features, rows: Rows, exchange: Exchange) -> None:
         """Put this step's rows in the place of the oldest."""
-        import torch
+        from training.losses.memory import taken_in
 
         teacher = present(self.teacher_of(features), rows.text_mask_BK)
         there = exchange.everyone(rows.text_mask_BK.any(1))
@@ -124,18 +125,17 @@ class Momentum(Objective):
             "queue_text": exchange.everyone(teacher.text_BKD)[there],
             "queue_label": exchange.everyone(_label(rows))[there],
         }
-        size, count = len(self.state["queue_image"]), self.state["queue_count"]
-        coming = int(there.sum())
-        kept = min(size, coming)
-        at = (count + torch.arange(coming - kept, coming, device=there.device)) % max(size, 1)
         state = {
             **self.state,
             "queue_text": self._queue_text(rows.text_mask_BK.shape[1]),
             "queue_label": self._labels(),
         }
-        for name, values in new.items():
-            self.state[name] = state[name].index_copy(0, at, values[coming - kept :].to(state[name].dtype))
-        self.state["queue_count"] = count + coming
+        self.state = taken_in(state, new, "queue_count")
+
+    def _filled(self) -> int:
+        """How many places of the queues may hold something: all, of queues that `loss_by_name` is given alone."""
+        size, count = len(self.state["queue_image"]), int(self.state["queue_count"])
+        return min(count, size) if count else size
 
     def _queue_text(self, slots: int) -> Tensor:
         """[Q, K, D]; `loss_by_name` may be given [Q, D] for one slot."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from pairmill.registry import NamedConfig
-from training.losses.contrast import Contrast, Likeness, all_slots
+from training.losses.contrast import Contrast, Spread, all_slots
 from training.objectives.contrastive import Contrastive, inputs_of
 from training.objectives.declaration import Kept, Setup
 
@@ -82,22 +82,11 @@ class NoiseAdaptive(Contrastive):
 
     def targets(self, features: Features, rows: Rows) -> list[Contrast]:
         """See `Contrastive`."""
-        from training.losses.tiles import inner_products
-
         pairs = all_slots(rows.text_mask_BK)
         wrong_BK = (self.config.strength * self.noise(rows)).to(pairs.text_weight_Bk) * pairs.text_weight_Bk
-        # Logits of 0 at all pairs of different rows: their softmax is uniform over the others.
-        zeros = pairs.positive_Bk.new_zeros(len(wrong_BK), 1)
-        others = Likeness(
-            zeros,
-            zeros[:, None].expand(-1, wrong_BK.shape[1], -1),
-            inner_products,
-            (pairs.positive_Bk * wrong_BK).sum(1),
-            wrong_BK,
-            own=False,
-        )
+        others = Spread((pairs.positive_Bk * wrong_BK).sum(1), wrong_BK, own=False)
         right_BK = pairs.text_weight_Bk - wrong_BK
-        return [pairs._replace(positive_Bk=pairs.positive_Bk * right_BK, own_image_Bk=right_BK, soft=others)]
+        return [pairs._replace(positive_Bk=pairs.positive_Bk * right_BK, own_image_Bk=right_BK, spread=others)]
 
     def noise(self, rows: Rows) -> Tensor:
         """ε [B, K]; 0 where there is no text."""
@@ -117,16 +106,20 @@ class NoiseAdaptive(Contrastive):
 
     def after_step(self, features: Features, rows: Rows, exchange: Exchange) -> None:
         """Remember what this step's pairs cost; at the end of an epoch, tell the losses apart."""
+        from training.losses.compose import compute_with_pairs
         from training.losses.mixture import fit_two
-        from training.losses.pair_losses import pair_losses
 
-        each_BK = pair_losses(inputs_of(features, rows), exchange, tile=self.setup.tile)
+        pairs, self.pairs = self.pairs, ()
+        if not pairs:  # a term that has no weight yet
+            contrasts = [all_slots(rows.text_mask_BK)]
+            pairs = compute_with_pairs(inputs_of(features, rows), contrasts, exchange, tile=self.setup.tile).pairs
+        each_BK = pairs[0]
         there = exchange.everyone(rows.text_mask_BK).flatten()
         losses = exchange.everyone(each_BK).flatten()[there]
         keys = exchange.everyone(_keys(rows)).flatten()[there]
         at, last = _latest(keys % len(self.state["keys"]))
         for name, values in (("losses", losses), ("keys", keys)):
-            self.state[name] = self.state[name].index_copy(0, at, values[last].to(self.state[name].dtype))
+            self.state[name].index_copy_(0, at, values[last].to(self.state[name].dtype))
         epochs, left = divmod(self.when.step + 1, self.when.steps_per_epoch)
         if left == 0 and epochs >= self.config.warm_up:
             found = fit_two(self.state["losses"][self.state["keys"] >= 0])

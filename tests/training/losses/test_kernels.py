@@ -210,9 +210,10 @@ def test_soft_targets_are_softmaxes_of_other_logits() -> None:
     other = query @ key.T
     by_row, by_column = torch.rand(2, 6, generator=random, dtype=torch.float64)
     rows = Queries(image, yes, none, number, group)
-    columns = Columns(text, yes, none, number, group, (key, other.logsumexp(0), by_column))
-    soft = SoftTarget(query, inner_products, True, other.logsumexp(1), by_row, False)
-    found = log_sums(rows, columns, scale, exchange=Exchange(), tile=(4, 5), soft=soft)
+    columns = Columns(text, yes, none, number, group, (key,))
+    soft = SoftTarget(query, inner_products, both=True)
+    sums = log_sums(rows, columns, scale, exchange=Exchange(), tile=(4, 5), soft=soft)
+    found = sums.row, sums.column, (by_row * sums.row_mean).sum() + (by_column * sums.column_mean).sum()
     logits = scale * image @ text.T
     target = by_row[:, None] * other.softmax(1) + by_column * other.softmax(0)
     expected = [logits.logsumexp(1), logits.logsumexp(0), (target * logits).sum()]
