@@ -21,12 +21,15 @@ from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
 from pairmill.towers.encode import encode_text
 from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
-from training.data.asked_columns import COLUMNS
+from training.data.asked_columns import COLUMNS, NOISE
 from training.data.batches import Batch
 from training.data.bundle import IMAGE_VIEWS, Layout
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
+
+#: The tensors of `Features.asked` that have the K text slots, [B, K, …].
+SLOT_TENSORS = ("raw_text", "text_tokens", "text_token_mask", "masked_text_tokens", "text_token_hidden")
 
 #: Recipe's precision -> what autocast computes in.  fp16 needs loss scaling, which DeepSpeed does with half weights.
 AUTOCAST = {"bf16": torch.bfloat16}
@@ -61,6 +64,14 @@ class Features(NamedTuple):
             bias=None if self.bias is None else change(self.bias),
             own=Own(rows, shared),
             asked={name: change(value) for name, value in self.asked.items()},
+        )
+
+    def with_slots(self, slots: Sequence[int]) -> Features:
+        """The same with these of the K text slots; what heads made of them stays."""
+        which = list(slots)
+        return self._replace(
+            text_BKD=self.text_BKD[:, which],
+            asked={name: v[:, which] if name in SLOT_TENSORS else v for name, v in self.asked.items()},
         )
 
     def by_row(self) -> list[Tensor]:
@@ -107,6 +118,18 @@ class Rows(NamedTuple):
     sample_id_B: Tensor  #: int64, names the row in the data for ever; -1 in padding
     asked: Mapping[str, Tensor] = {}  #: [B, …] each, those of `asked_columns.COLUMNS` that the objective names
     further: Further | None = None  #: of the needs `views` and `negatives`
+    dataset_B: Tensor | None = None  #: int64, number of the row's dataset in `data.datasets`; None: there is one
+
+    def with_slots(self, slots: Sequence[int]) -> Rows:
+        """The same rows with these of their K text slots."""
+        which = list(slots)
+        return self._replace(
+            tokens_BKL=self.tokens_BKL[:, which],
+            text_mask_BK=self.text_mask_BK[:, which],
+            kind_BK=self.kind_BK[:, which],
+            language_BK=self.language_BK[:, which],
+            asked={name: v[:, which] if name == NOISE else v for name, v in self.asked.items()},
+        )
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
@@ -120,6 +143,7 @@ class Rows(NamedTuple):
             self.sample_id_B[here],
             {name: values[here] for name, values in self.asked.items()},
             None if self.further is None else Further(*(values[here] for values in self.further)),
+            None if self.dataset_B is None else self.dataset_B[here],
         )
 
 
@@ -149,6 +173,7 @@ def to_device(batch: Batch, device: torch.device, layout: Layout | None = None) 
         there(batch.sample_id_B),
         {name: there(values) for name, values in batch.asked.items() if name in COLUMNS},
         further,
+        there(batch.dataset_B) if batch.dataset_B is not None else None,
     )
 
 

@@ -30,6 +30,7 @@ class StepResult(NamedTuple):
     parts: Mapping[str, Tensor]  #: scalars that add up to it
     scale: Tensor  #: scalar, before the update; the same on all ranks
     gradient_norm: float  #: `engine.update`; the same on all ranks
+    rates: Mapping[str, Tensor] = {}  #: `LossOutput.rates`
 
 
 def train_step(
@@ -60,7 +61,7 @@ def train_step(
     with torch.no_grad():
         objective.after_step(features.map(Tensor.detach), rows, exchange)
     objective.check_state()
-    return StepResult(output.total.detach(), output.parts, features.scale.detach(), norm)
+    return StepResult(output.total.detach(), output.parts, features.scale.detach(), norm, output.rates)
 
 
 @torch.no_grad()

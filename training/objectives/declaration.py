@@ -109,6 +109,7 @@ class Setup(NamedTuple):
     seed: int
     device: torch.device
     token_width: int | None = None  #: Dt of the need `tokens`; None: D
+    datasets: int = 1  #: of `data.datasets`
 
 
 class When(NamedTuple):
