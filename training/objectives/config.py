@@ -58,6 +58,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "grouping": "training.objectives.grouping:Grouping",
         "instance": "training.objectives.grouping:Instance",
         "self_supervised": "training.objectives.self_supervised:SelfSupervised",
+        "rocket": "training.objectives.rocket:Rocket",
         "intra_modal": "training.objectives.intra_modal:IntraModal",
         "local_mi": "training.objectives.local_mi:LocalMi",
         "image_grounded": "training.objectives.image_grounded:ImageGrounded",

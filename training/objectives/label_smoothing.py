@@ -35,11 +35,15 @@ class LabelSmoothing(Contrastive):
 
     def contrasts(self, text_mask_BK: Tensor) -> list[Contrast]:
         """See `Contrastive`."""
-        from training.losses.tiles import inner_products
+        return [smoothed(one_slot(text_mask_BK, 0), self.config.smoothing)]
 
-        plain, smoothing = one_slot(text_mask_BK, 0), self.config.smoothing
-        sharp, smooth = (1 - smoothing) * plain.positive_Bk, smoothing * plain.positive_Bk
-        # Logits of 0 everywhere: their softmax is uniform.
-        zeros = sharp.new_zeros(len(sharp), 1)
-        uniform = Likeness(zeros, zeros[:, None], inner_products, smooth[:, 0], smooth)
-        return [plain._replace(positive_Bk=sharp, own_image_Bk=sharp, soft=uniform)]
+
+def smoothed(plain: Contrast, smoothing: float) -> Contrast:
+    """A contrast of one slot whose targets are smoothed."""
+    from training.losses.tiles import inner_products
+
+    sharp, smooth = (1 - smoothing) * plain.positive_Bk, smoothing * plain.positive_Bk
+    # Logits of 0 everywhere: their softmax is uniform.
+    zeros = sharp.new_zeros(len(sharp), 1)
+    uniform = Likeness(zeros, zeros[:, None], inner_products, smooth[:, 0], smooth)
+    return plain._replace(positive_Bk=sharp, own_image_Bk=sharp, soft=uniform)
