@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
-from pairmill.towers.encode import encode_text
+from pairmill.towers.encode import encode_text, text_tower
 from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
 from training.data.asked_columns import COLUMNS, NOISE
 from training.data.batches import Batch
@@ -219,11 +220,22 @@ class DualEncoder(nn.Module):
         self._multiply = [1 / (255 * s) for s in std]
         self._add = [-m / s for m, s in zip(mean, std, strict=True)]
 
-    def forward(self, rows: Rows) -> Features:
-        """Encode images [B, H, W, 3] and the texts of all slots [B, K, L]."""
+    @property
+    def pad_id(self) -> int:
+        """The id of padding in texts."""
+        tower = text_tower(self.model)
+        found = tower.config.pad_token_id if isinstance(tower, HFTextEncoder) else getattr(tower, "pad_id", 0)
+        return int(found or 0)
+
+    def forward(self, rows: Rows, tokens: bool = False) -> Features:
+        """Encode images [B, H, W, 3] and the texts of all slots [B, K, L].
+
+        tokens: with those of the need `tokens`, which the heads do not see if the objective has no such need.
+        """
         model: Any = self.model
         with self._precision(rows.images_BHWC.device):
-            image, text, asked = self._encoded(self._pixels(rows.images_BHWC), rows)
+            image, text, found = self._encoded(self._pixels(rows.images_BHWC), rows, tokens or self._tokens)
+            asked = dict(found) if self._tokens else {}
             if rows.further is not None:
                 asked |= self._of_further(rows.further)
         shape = (*rows.tokens_BKL.shape[:2], -1)
@@ -235,7 +247,7 @@ class DualEncoder(nn.Module):
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
         bias = None if bias is None else bias.float().sum()
-        return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=asked)
+        return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=found | asked)
 
     def _pixels(self, images_BHWC: Tensor) -> Tensor:
         images = images_BHWC.permute(0, 3, 1, 2)
@@ -259,13 +271,13 @@ class DualEncoder(nn.Module):
             asked |= {"neg_text": text_BND[:, v:], "neg_mask": further.negative_mask_BN}
         return asked
 
-    def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
-        tokens = rows.tokens_BKL.flatten(0, 1)
-        if not self._tokens:
+    def _encoded(self, pixels: Tensor, rows: Rows, tokens: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are wanted."""
+        ids = rows.tokens_BKL.flatten(0, 1)
+        if not tokens:
             model: Any = self.model
-            return model.encode_image(pixels), encode_text(model, tokens), {}
-        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
+            return model.encode_image(pixels), encode_text(model, ids), {}
+        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, ids)
         words = F.normalize(text.tokens_BLD.float(), dim=-1)
         asked = {
             "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),

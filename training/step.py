@@ -21,6 +21,7 @@ from training.losses.loss_inputs import LossOutput
 from training.model import Features, Rows
 from training.objectives.declaration import Objective
 from training.teacher import Taught, Teachers
+from training.token_mask import seen
 
 
 class StepResult(NamedTuple):
@@ -50,6 +51,9 @@ def train_step(
     """
     parts = _micro_batches(rows, accumulate)
     taught = teacher(parts) if teacher is not None else Taught()
+    if objective.token_mask is not None:
+        rows = seen(rows, taught.of_tokens(), objective, pad_id=engine.module.pad_id)
+        parts = _micro_batches(rows, accumulate)
     with engine.module.kernels(rows.images_BHWC.device):
         if accumulate == 1:
             features, output, norm = _plain_step(engine, rows, objective, exchange, seed, taught)

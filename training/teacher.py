@@ -23,13 +23,16 @@ from pairmill.errors import IntegrityError, RecipeError
 from training.ema import Ema
 from training.model import LOSS_PARAMETERS, DualEncoder, Features, Own, Rows
 from training.objectives.declaration import Objective
+from training.token_mask import IMPORTANCE, with_importance
 
 
 class Teacher:
     """The average of a DualEncoder."""
 
-    def __init__(self, module: DualEncoder, decay: float) -> None:
+    def __init__(self, module: DualEncoder, decay: float, *, importance: bool = False) -> None:
         """module: its present weights, on its device, are the first teacher.  decay: d.
+
+        importance: whether its features have that of each token (`training.token_mask`).
 
         Raises RecipeError unless 0 < d < 1.
         """
@@ -39,14 +42,14 @@ class Teacher:
                 value=decay,
                 fix="give a share such as 0.995",
             )
-        self._module = module
+        self._module, self._importance = module, importance
         self._average = Ema(module, decay, warm_up=False)
 
     def __call__(self, parts: Sequence[Rows]) -> Features:
         """The features of all rows, encoded a part at a time."""
         kinds = {name: parameter.dtype for name, parameter in self._module.named_parameters()}
         weights = {name: shadow.to(kinds[name]) for name, shadow in self._average.shadow.items()}
-        return _encoded(self._module, weights, parts)
+        return _encoded(self._module, weights, parts, self._importance)
 
     def update(self) -> None:
         """Move towards the student after a step."""
@@ -64,9 +67,9 @@ class Teacher:
 class Frozen:
     """The model of a DualEncoder as it was, while the module itself learns."""
 
-    def __init__(self, module: DualEncoder) -> None:
-        """module: its present weights and buffers, on its device and in its types, are kept."""
-        self._module = module
+    def __init__(self, module: DualEncoder, *, importance: bool = False) -> None:
+        """module: its present weights and buffers, on its device and in its types, are kept.  importance: as above."""
+        self._module, self._importance = module, importance
         changing = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
         changing |= {name for name, _ in module.named_buffers()}
         # A temperature that does not learn may follow a schedule.
@@ -79,7 +82,7 @@ class Frozen:
 
     def __call__(self, parts: Sequence[Rows]) -> Features:
         """The features of all rows, encoded a part at a time, without `own`."""
-        return _encoded(self._module, self._kept, parts)._replace(own=Own({}, {}))
+        return _encoded(self._module, self._kept, parts, self._importance)._replace(own=Own({}, {}))
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint: the tensors themselves, not copies."""
@@ -98,6 +101,13 @@ class Taught(NamedTuple):
 
     average: Features | None = None
     frozen: Features | None = None
+
+    def of_tokens(self) -> Tensor:
+        """The importance of tokens [B, K, L], of the teacher that gives it.  Raises IntegrityError where none does."""
+        for one in self:
+            if one is not None and IMPORTANCE in one.asked:
+                return one.asked[IMPORTANCE]
+        raise IntegrityError("a run with loss.mask_tokens must have a teacher that says what is important")
 
     def beside(self, features: Features) -> Features:
         """The student's features with those of its teachers."""
@@ -122,16 +132,21 @@ class Teachers(NamedTuple):
 
 def open_teachers(module: DualEncoder, objective: Objective) -> Teachers | None:
     """The teachers of a run, as it begins; None where its objective asks for none.  Raises RecipeError as `Teacher`."""
-    average = Teacher(module, objective.teacher_decay) if "teacher" in objective.needs else None
-    frozen = Frozen(module) if "frozen_teacher" in objective.needs else None
+    says = objective.token_mask.teacher if objective.token_mask is not None else None
+    average, frozen = None, None
+    if "teacher" in objective.needs:
+        average = Teacher(module, objective.teacher_decay, importance=says == "average")
+    if "frozen_teacher" in objective.needs:
+        frozen = Frozen(module, importance=says == "frozen")
     return None if average is None and frozen is None else Teachers(average, frozen)
 
 
 @torch.no_grad()
-def _encoded(module: DualEncoder, weights: dict[str, Tensor], parts: Sequence[Rows]) -> Features:
+def _encoded(module: DualEncoder, weights: dict[str, Tensor], parts: Sequence[Rows], importance: bool) -> Features:
     was_training = module.training
     module.eval()
     try:
-        return Features.joined([functional_call(module, weights, (part,)) for part in parts])
+        encoded = (functional_call(module, weights, (part, importance)) for part in parts)
+        return Features.joined([with_importance(one) if importance else one for one in encoded])
     finally:
         module.train(was_training)

@@ -84,6 +84,8 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
     )
     if "tokens" in objective.needs:
         check_tokens(model, f"loss.objective {objective.config.name}")
+    if objective.token_mask is not None:
+        check_tokens(model, "loss.mask_tokens")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model

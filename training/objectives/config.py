@@ -15,6 +15,7 @@ from training.objectives.clip import ClipConfig
 from training.objectives.composite import Composite, Term
 from training.objectives.declaration import Objective, check_delivered, opened
 from training.objectives.harmonised import HarmoniseConfig, Harmonised
+from training.objectives.mask_tokens import MaskTokensConfig, with_token_mask
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
@@ -119,6 +120,10 @@ class LossConfig(Config):
         description="what to do where the gradients of the objective and of its terms conflict at an embedding; null: "
         "they are added up",
     )
+    mask_tokens: MaskTokensConfig | None = Field(
+        None,
+        description="tokens of texts that say little about their image are left out at random; null: none is",
+    )
     mode: Literal["gather", "group", "ring", "local"] = Field(
         "gather",
         description="whose texts are the negatives; gather and ring: those of all workers, with equal results; group: "
@@ -131,8 +136,9 @@ class LossConfig(Config):
     )
 
     def identity(self) -> dict[str, Any]:
-        """As for every configuration, without `harmonise` where it is null."""
-        return {name: value for name, value in super().identity().items() if name != "harmonise" or value is not None}
+        """As for every configuration, without `harmonise` and `mask_tokens` where they are null."""
+        added = ("harmonise", "mask_tokens")
+        return {name: value for name, value in super().identity().items() if name not in added or value is not None}
 
     @field_validator("terms", mode="before")
     @classmethod
@@ -167,6 +173,10 @@ class LossConfig(Config):
 
     def opened(self) -> Objective:
         """The objective with its terms, which `Objective.begin` readies for a run.  Raises RecipeError as `opened`."""
+        objective = self._added_up()
+        return objective if self.mask_tokens is None else with_token_mask(objective, self.mask_tokens)
+
+    def _added_up(self) -> Objective:
         base = opened(OBJECTIVES.get(self.objective.name), self.objective)
         if not self.terms and self.harmonise is None:
             return base

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from training.gather import Exchange
     from training.losses.loss_inputs import LossOutput
     from training.model import Features, Rows
+    from training.objectives.mask_tokens import MaskTokensConfig
 
 
 class Need(NamedTuple):
@@ -156,6 +157,8 @@ class Objective:
     setup: Setup
     #: Set before each step.
     when: When
+    #: The recipe's `loss.mask_tokens`.
+    token_mask: MaskTokensConfig | None = None
     #: One of `forms`.  A recipe always trains the paper's.
     form: str = "paper"
     #: The tensors of `keeps`, by name.
