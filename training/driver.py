@@ -141,7 +141,9 @@ def open_reader(
         recipe.train.seed,
         data.group,
         objective.columns,
-        Views(data.views.number, StrongTransform(size, data.views)) if "views" in objective.needs else None,
+        Views(data.views.number, StrongTransform(size, data.views), data.views.transforms)
+        if "views" in objective.needs
+        else None,
         data.negative_slots() if "negatives" in objective.needs else (),
         StrongTransform(size, data.views) if "view_tokens" in objective.needs else None,
     )

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
-from pairmill.towers.encode import encode_text
+from pairmill.towers.encode import encode_text, text_tower
 from pairmill.towers.token_features import (
     check_every_patch,
     check_tokens,
@@ -29,7 +30,7 @@ from pairmill.towers.token_features import (
     patches_of,
     tower_widths,
 )
-from training.data.asked_columns import COLUMNS
+from training.data.asked_columns import COLUMNS, NOISE
 from training.data.batches import Batch
 from training.data.bundle import IMAGE_VIEWS, Layout
 from training.data.strong_views import CROP_BOXES, IMAGE_CROPS
@@ -38,6 +39,9 @@ from training.token_hiding import MaskTokens, hidden_tokens, likeness
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
+
+#: The tensors of `Features.asked` that have the K text slots, [B, K, …].
+SLOT_TENSORS = ("raw_text", "text_tokens", "text_token_mask", "masked_text_tokens", "text_token_hidden")
 
 #: Recipe's precision -> what autocast computes in.  fp16 needs loss scaling, which DeepSpeed does with half weights.
 AUTOCAST = {"bf16": torch.bfloat16}
@@ -72,6 +76,14 @@ class Features(NamedTuple):
             bias=None if self.bias is None else change(self.bias),
             own=Own(rows, shared),
             asked={name: change(value) for name, value in self.asked.items()},
+        )
+
+    def with_slots(self, slots: Sequence[int]) -> Features:
+        """The same with these of the K text slots; what heads made of them stays."""
+        which = list(slots)
+        return self._replace(
+            text_BKD=self.text_BKD[:, which],
+            asked={name: v[:, which] if name in SLOT_TENSORS else v for name, v in self.asked.items()},
         )
 
     def by_row(self) -> list[Tensor]:
@@ -135,6 +147,18 @@ class Rows(NamedTuple):
     crops: Crops | None = None  #: of the need `view_tokens`
     draw_B: Tensor | None = None  #: int64, `token_hiding.drawn`, of the need `masked`; None: nothing is hidden
     kept: KeptPatches | None = None  #: of `train.patch_keeping`; None: every patch is
+    dataset_B: Tensor | None = None  #: int64, number of the row's dataset in `data.datasets`; None: there is one
+
+    def with_slots(self, slots: Sequence[int]) -> Rows:
+        """The same rows with these of their K text slots."""
+        which = list(slots)
+        return self._replace(
+            tokens_BKL=self.tokens_BKL[:, which],
+            text_mask_BK=self.text_mask_BK[:, which],
+            kind_BK=self.kind_BK[:, which],
+            language_BK=self.language_BK[:, which],
+            asked={name: v[:, which] if name == NOISE else v for name, v in self.asked.items()},
+        )
 
     def part(self, here: slice) -> Rows:
         """Some of the rows."""
@@ -151,6 +175,7 @@ class Rows(NamedTuple):
             None if self.crops is None else Crops(*(values[here] for values in self.crops)),
             None if self.draw_B is None else self.draw_B[here],
             None if self.kept is None else KeptPatches(*(values[here] for values in self.kept)),
+            None if self.dataset_B is None else self.dataset_B[here],
         )
 
 
@@ -181,6 +206,7 @@ def to_device(batch: Batch, device: torch.device, layout: Layout | None = None) 
         {name: there(values) for name, values in batch.asked.items() if name in COLUMNS},
         further,
         Crops(there(batch.asked[IMAGE_CROPS]), there(batch.asked[CROP_BOXES])) if IMAGE_CROPS in batch.asked else None,
+        dataset_B=there(batch.dataset_B) if batch.dataset_B is not None else None,
     )
 
 
@@ -236,16 +262,28 @@ class DualEncoder(nn.Module):
         self._multiply = [1 / (255 * s) for s in std]
         self._add = [-m / s for m, s in zip(mean, std, strict=True)]
 
-    def forward(self, rows: Rows) -> Features:
-        """Encode images [B, H, W, 3] and the texts of all slots [B, K, L]."""
+    @property
+    def pad_id(self) -> int:
+        """The id of padding in texts."""
+        tower = text_tower(self.model)
+        found = tower.config.pad_token_id if isinstance(tower, HFTextEncoder) else getattr(tower, "pad_id", 0)
+        return int(found or 0)
+
+    def forward(self, rows: Rows, tokens: bool = False) -> Features:
+        """Encode images [B, H, W, 3] and the texts of all slots [B, K, L].
+
+        tokens: with those of the need `tokens`, which the heads do not see if the objective has no such need.
+        """
         model: Any = self.model
         with self._precision(rows.images_BHWC.device):
             pixels = self._pixels(rows.images_BHWC)
-            image, text, asked = self._encoded(pixels, rows)
+            image, text, found = self._encoded(pixels, rows, tokens)
+            asked = dict(found)
             if self.mask_tokens is not None:
                 asked |= hidden_tokens(model, self.mask_tokens, pixels, rows, text, asked)
             if "tokens" not in self._needs:
                 asked = {name: value for name, value in asked.items() if name not in NEEDS["tokens"].tensors}
+            found = found if tokens else {}
             if "pixels" in self._needs:
                 asked["image_patches"] = patches_of(model, pixels.float())
             if rows.further is not None:
@@ -261,7 +299,7 @@ class DualEncoder(nn.Module):
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
         bias = None if bias is None else bias.float().sum()
-        return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=asked)
+        return Features(image_BD, text_BKD, scale, bias, self._own(image_BD, text_BKD, asked), asked=found | asked)
 
     def likeness(self, rows: Rows) -> Tensor:
         """Cosine of each patch of an image with the first text of its row [B, P]."""
@@ -292,15 +330,15 @@ class DualEncoder(nn.Module):
             asked |= {"neg_text": text_BND[:, v:], "neg_mask": further.negative_mask_BN}
         return asked
 
-    def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
-        tokens = rows.tokens_BKL.flatten(0, 1)
-        if not self._needs & {"tokens", "masked"}:
+    def _encoded(self, pixels: Tensor, rows: Rows, tokens: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are wanted."""
+        ids = rows.tokens_BKL.flatten(0, 1)
+        if not tokens and not self._needs & {"tokens", "masked"}:
             model: Any = self.model
             if rows.kept is not None:
-                return encode_images_from_some(model, pixels, *rows.kept), encode_text(model, tokens), {}
-            return model.encode_image(pixels), encode_text(model, tokens), {}
-        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
+                return encode_images_from_some(model, pixels, *rows.kept), encode_text(model, ids), {}
+            return model.encode_image(pixels), encode_text(model, ids), {}
+        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, ids)
         words = F.normalize(text.tokens_BLD.float(), dim=-1)
         asked = {
             "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),

@@ -144,6 +144,14 @@ class TrainRecipe(Config):
                 value=f"{self.train.accumulate} of {self.data.batch_size}",
                 fix="choose a divisor",
             )
+        slots = len(self.data.text_slots())
+        for label, term in self.loss.terms.items():
+            if term.slots is not None and max(term.slots) >= slots:
+                raise RecipeError(
+                    f"loss.terms.{label}.slots must be slots of data.texts, which has {slots}, numbered from 0",
+                    value=list(term.slots),
+                    fix="list more slots in data.texts, or name others",
+                )
         if self.checkpoint.keep_best is not None and not self.evaluate.datasets:
             raise RecipeError(
                 "checkpoint.keep_best must be a metric of the evaluation",

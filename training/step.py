@@ -22,6 +22,7 @@ from training.model import Features, Rows
 from training.objectives.declaration import Objective
 from training.teacher import Taught, Teachers
 from training.token_hiding import drawn
+from training.token_mask import seen
 
 
 class StepResult(NamedTuple):
@@ -31,6 +32,7 @@ class StepResult(NamedTuple):
     parts: Mapping[str, Tensor]  #: scalars that add up to it
     scale: Tensor  #: scalar, before the update; the same on all ranks
     gradient_norm: float  #: `engine.update`; the same on all ranks
+    rates: Mapping[str, Tensor] = {}  #: `LossOutput.rates`
 
 
 def train_step(
@@ -55,6 +57,9 @@ def train_step(
         rows = teacher.keep(rows, parts, seed=objective.setup.seed, step=objective.when.step)
         parts = _micro_batches(rows, accumulate)
     taught = teacher(parts) if teacher is not None else Taught()
+    if objective.token_mask is not None:
+        rows = seen(rows, taught.of_tokens(), objective, pad_id=engine.module.pad_id)
+        parts = _micro_batches(rows, accumulate)
     with engine.module.kernels(rows.images_BHWC.device):
         if accumulate == 1:
             features, output, norm = _plain_step(engine, rows, objective, exchange, seed, taught)
@@ -66,7 +71,7 @@ def train_step(
     with torch.no_grad():
         objective.after_step(features.map(Tensor.detach), rows, exchange)
     objective.check_state()
-    return StepResult(output.total.detach(), output.parts, features.scale.detach(), norm)
+    return StepResult(output.total.detach(), output.parts, features.scale.detach(), norm, output.rates)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from training.ema import Ema
 from training.model import LOSS_PARAMETERS, DualEncoder, Features, Own, Rows
 from training.objectives.declaration import Objective
 from training.patch_keeping import Judge, with_kept
+from training.token_mask import IMPORTANCE, with_importance
 
 if TYPE_CHECKING:
     from training.recipe import PatchKeepingConfig
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 class Teacher:
     """The average of a DualEncoder."""
 
-    def __init__(self, module: DualEncoder, decay: float) -> None:
+    def __init__(self, module: DualEncoder, decay: float, *, importance: bool = False) -> None:
         """module: its present weights, on its device, are the first teacher.  decay: d.
+
+        importance: whether its features have that of each token (`training.token_mask`).
 
         Raises RecipeError unless 0 < d < 1.
         """
@@ -43,12 +46,12 @@ class Teacher:
                 value=decay,
                 fix="give a share such as 0.995",
             )
-        self._module = module
+        self._module, self._importance = module, importance
         self._average = Ema(module, decay, warm_up=False)
 
     def __call__(self, parts: Sequence[Rows]) -> Features:
         """The features of all rows, encoded a part at a time."""
-        return Features.joined(_called(self._module, self._weights(), parts))
+        return _encoded(self._module, self._weights(), parts, self._importance)
 
     def likeness(self, parts: Sequence[Rows]) -> Tensor:
         """How like each patch of an image is to its text, for `train.patch_keeping`: see `patch_keeping.Judge`."""
@@ -76,9 +79,9 @@ class Teacher:
 class Frozen:
     """The model of a DualEncoder as it was, while the module itself learns."""
 
-    def __init__(self, module: DualEncoder) -> None:
-        """module: its present weights and buffers, on its device and in its types, are kept."""
-        self._module = module
+    def __init__(self, module: DualEncoder, *, importance: bool = False) -> None:
+        """module: its present weights and buffers, on its device and in its types, are kept.  importance: as above."""
+        self._module, self._importance = module, importance
         changing = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
         changing |= {name for name, _ in module.named_buffers()}
         # A temperature that does not learn may follow a schedule.
@@ -91,7 +94,7 @@ class Frozen:
 
     def __call__(self, parts: Sequence[Rows]) -> Features:
         """The features of all rows, encoded a part at a time, without `own`."""
-        return Features.joined(_called(self._module, self._kept, parts))._replace(own=Own({}, {}))
+        return _encoded(self._module, self._kept, parts, self._importance)._replace(own=Own({}, {}))
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint: the tensors themselves, not copies."""
@@ -110,6 +113,13 @@ class Taught(NamedTuple):
 
     average: Features | None = None
     frozen: Features | None = None
+
+    def of_tokens(self) -> Tensor:
+        """The importance of tokens [B, K, L], of the teacher that gives it.  Raises IntegrityError where none does."""
+        for one in self:
+            if one is not None and IMPORTANCE in one.asked:
+                return one.asked[IMPORTANCE]
+        raise IntegrityError("a run with loss.mask_tokens must have a teacher that says what is important")
 
     def beside(self, features: Features) -> Features:
         """The student's features with those of its teachers."""
@@ -148,18 +158,27 @@ def open_teachers(
 
     keeping: `train.patch_keeping`, which has the average that the objective would have.
     """
-    taught = "teacher" in objective.needs
-    average = Teacher(module, objective.teacher_decay) if taught or keeping is not None else None
-    frozen = Frozen(module) if "frozen_teacher" in objective.needs else None
+    says = objective.token_mask.teacher if objective.token_mask is not None else None
+    taught, average, frozen = "teacher" in objective.needs, None, None
+    if taught or keeping is not None:
+        average = Teacher(module, objective.teacher_decay, importance=says == "average")
+    if "frozen_teacher" in objective.needs:
+        frozen = Frozen(module, importance=says == "frozen")
     return None if average is None and frozen is None else Teachers(average, frozen, keeping, taught)
 
 
+def _encoded(module: DualEncoder, weights: dict[str, Tensor], parts: Sequence[Rows], importance: bool) -> Features:
+    """What a DualEncoder of these weights makes of all rows.  importance: of tokens, in place of them."""
+    encoded = _called(module, weights, parts, importance)
+    return Features.joined([with_importance(one) if importance else one for one in encoded])
+
+
 @torch.no_grad()
-def _called(module: nn.Module, weights: dict[str, Tensor], parts: Sequence[Rows]) -> list[Any]:
+def _called(module: nn.Module, weights: dict[str, Tensor], parts: Sequence[Rows], *given: object) -> list[Any]:
     was_training = module.training
     module.eval()
     try:
         # Nothing is hidden from a teacher.
-        return [functional_call(module, weights, (part._replace(draw_B=None, kept=None),)) for part in parts]
+        return [functional_call(module, weights, (part._replace(draw_B=None, kept=None), *given)) for part in parts]
     finally:
         module.train(was_training)

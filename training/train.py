@@ -15,6 +15,7 @@ from pairmill.layout import RECIPE_FILE
 from pairmill.store import Store
 from training.checkpoint_list import checkpoints_there
 from training.data.source import open_sources
+from training.data.texts import check_transforms
 from training.evaluate.datasets import check_datasets
 from training.intact import changed_keys, is_whole, read_result, same_recipe
 from training.recipe import TrainRecipe
@@ -42,6 +43,7 @@ def train(
     finished = claim(store, recipe, until)
     if finished is not None:
         return finished
+    check_transforms(recipe.data)
     sources = open_sources(recipe.data, recipe.loss.opened().columns)
     check_datasets(recipe.evaluate)
     check_trackers(recipe.log)

@@ -97,6 +97,8 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         check_tokens(model, "train.patch_keeping", texts=False)
         check_every_patch(model, "train.patch_keeping")
     check_needs(model, objective.needs, f"loss.objective {objective.config.name}")
+    if objective.token_mask is not None:
+        check_tokens(model, "loss.mask_tokens")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     text_cfg = resolve_architecture(recipe.model).model_cfg["text_cfg"]
@@ -174,6 +176,7 @@ def _train(payload: Payload) -> None:
         seed=recipe.train.seed,
         device=device,
         patch_values=pixels_of_patch(model) if "pixels" in needs else None,
+        datasets=len(plan.datasets),
     )
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner
@@ -254,6 +257,7 @@ def _train(payload: Payload) -> None:
                         {
                             "loss": agreed.loss,
                             **agreed.parts,
+                            **agreed.rates,
                             "logit_scale": float(result.scale),
                             "lr": lr,
                             **clipping.lap(),
@@ -324,21 +328,27 @@ class _Agreed(NamedTuple):
     rows: int
     skipped: int
     stop: bool
+    rates: dict[str, float]  #: shares of rows; those of no row are left out
 
 
 def _agreed(result: StepResult, batch: Any, *, stop: bool, device: torch.device) -> _Agreed:
     """What all ranks together report of a step: the loss of the whole batch, and whether to stop."""
     parts = {f"loss/{name}": float(part) for name, part in result.parts.items()} if len(result.parts) > 1 else {}
     rows, skipped = float(batch.row_valid_B.sum()), float(sum(batch.skipped.values()))
-    own = [float(result.loss), rows, skipped, float(stop), *parts.values()]
+    rates = [float(one) for rate in result.rates.values() for one in rate]
+    own = [float(result.loss), rows, skipped, float(stop), *parts.values(), *rates]
     values = torch.tensor(own, dtype=torch.float64, device=device)
     world = 1
     if dist.is_initialized():
         dist.all_reduce(values)
         world = dist.get_world_size()
     total = values.tolist()
-    means = {name: value / world for name, value in zip(parts, total[4:], strict=True)}
-    return _Agreed(total[0] / world, means, int(total[1]), int(total[2]), total[3] > 0)
+    counts = total[4 + len(parts) :]
+    means = {name: value / world for name, value in zip(parts, total[4:], strict=False)}
+    shares = {
+        name: round(some / of, 6) for name, some, of in zip(result.rates, counts[::2], counts[1::2], strict=True) if of
+    }
+    return _Agreed(total[0] / world, means, int(total[1]), int(total[2]), total[3] > 0, shares)
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.commands.arguments import Average, Json, Overrides
-from pipelines.opening import MODEL_FORMATS, check_format, check_outside, given_recipe, local_target, opened_run
+from pipelines.opening import (
+    MODEL_FORMATS,
+    check_format,
+    check_outside,
+    check_suffix,
+    given_recipe,
+    local_target,
+    opened_run,
+)
 from pipelines.output import counted, finish, say, show_losses, show_records, show_sweep, show_training
 
 app = typer.Typer()
@@ -141,3 +149,41 @@ def losses(as_json: Json = False) -> None:
         return {"losses": known()}
 
     finish(job, as_json, show_losses)
+
+
+@app.command("count-words")
+def count_words(
+    recipe: Annotated[Path, typer.Argument(help="a training recipe, whose data are read", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="the .tsv file to write or replace", show_default=False)],
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="rows to read, spread over the datasets")] = 200_000,
+    top: Annotated[int, typer.Option("--top", min=1, help="words of each language")] = 3000,
+    common: Annotated[
+        float, typer.Option("--common", min=0, max=1, help="leave out words in more than this share of the texts")
+    ] = 0.05,
+    as_json: Json = False,
+) -> None:
+    """List the significant words of a dataset, for the transform `mask_words` of `data.texts`."""
+
+    def job() -> dict[str, Any]:
+        from pairmill.atomic import whole_file
+        from pipelines.recipe import load_recipe
+        from training.data import word_counts
+        from training.data.source import open_sources
+        from training.data.word_list import word_list_text
+        from training.recipe import TrainRecipe
+
+        file = local_target(to)
+        check_suffix(file, ".tsv")
+        loaded = load_recipe(recipe, overrides or [], TrainRecipe)
+        counter = word_counts.WordCounter()
+        read = word_counts.count_words(open_sources(loaded.data), rows=rows, seed=loaded.train.seed, counter=counter)
+        words = counter.significant(top=top, common=common)
+        with whole_file(file) as stream:
+            stream.write(word_list_text(words).encode())
+        return {"path": str(file), "rows": read, "words": len(words)}
+
+    def told(done: dict[str, Any]) -> None:
+        say(f"{counted(done['words'], 'word')} of {counted(done['rows'], 'row')} written to {done['path']}")
+
+    finish(job, as_json, told)

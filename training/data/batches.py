@@ -37,6 +37,7 @@ class Batch(NamedTuple):
     skipped:       rows of this part that are not valid, by reason (padding does not count).
     problems:      of the bundles that begin here, `Bundle.problems`.
     asked:         [B, …] each, `Bundle.asked`; in padding, `asked_columns.UNKNOWN`, and views of zeros.
+    dataset_B:     int64, number of the row's dataset in `data.datasets`; 0 in padding; None: unknown.
     """
 
     images_BHWC: NDArray[np.uint8]
@@ -50,6 +51,7 @@ class Batch(NamedTuple):
     skipped: dict[str, int]
     problems: tuple[str, ...] = ()
     asked: Mapping[str, NDArray[Any]] = {}
+    dataset_B: NDArray[np.int64] | None = None
 
 
 class _Rows(NamedTuple):
@@ -58,6 +60,7 @@ class _Rows(NamedTuple):
     at: NDArray[np.int64]
     bundle: Bundle
     start: int
+    dataset: int
 
 
 def read_here(
@@ -110,7 +113,7 @@ def assemble(
                 current[lane, dataset] = next_bundle(lane, dataset), 0
             bundle, start = current.pop((lane, dataset))
             count = min(len(at), len(bundle.status) - start)
-            yield _Rows(at[:count], bundle, start)
+            yield _Rows(at[:count], bundle, start, dataset)
             if start + count < len(bundle.status):
                 current[lane, dataset] = bundle, start + count
             at = at[count:]
@@ -132,7 +135,7 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None, te
     slots = first.kind.shape[1]
     kept = texts.at(step, slots)
     lengths = np.zeros((size, slots), np.int64)
-    for at, bundle, start in rows:
+    for at, bundle, start, _ in rows:
         offsets = bundle.offsets[start * slots : (start + len(at)) * slots + 1]
         lengths[at] = np.diff(offsets).reshape(-1, slots)
     longest = int(lengths.max())
@@ -146,15 +149,17 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None, te
     kind, language = np.full(shown.shape, -1, np.int8), np.full(shown.shape, -1, np.int16)
     status = np.full(size, PADDING, np.int8)
     sample_id, group_id = np.full(size, -1, np.int64), np.full(size, -1, np.int64)
+    dataset_id = np.zeros(size, np.int64)
     asked = {
         name: np.full((size, *values.shape[1:]), UNKNOWN.get(name, 0), values.dtype)
         for name, values in first.asked.items()
     }
-    for at, bundle, start in rows:
+    for at, bundle, start, dataset in rows:
         part = slice(start, start + len(at))
         for name, values in asked.items():
             values[at] = bundle.asked[name][part]
         images[at], status[at] = bundle.images[part], bundle.status[part]
+        dataset_id[at] = dataset
         kind[at], language[at] = bundle.kind[part][:, kept.slots], bundle.language[part][:, kept.slots]
         sample_id[at], group_id[at] = bundle.sample_id[part], bundle.group_id[part]
         begin, end = bundle.offsets[start * slots], bundle.offsets[(start + len(at)) * slots]
@@ -172,6 +177,7 @@ def _batch(rows: Iterable[_Rows], size: int, pad_id: int, length: int | None, te
         sample_id_B=sample_id,
         group_id_B=group_id,
         skipped={STATUSES[code]: n for code, n in enumerate(counts) if n and code not in (VALID, PADDING)},
-        problems=tuple(problem for _, bundle, start in rows if start == 0 for problem in bundle.problems),
+        problems=tuple(problem for _, bundle, start, _ in rows if start == 0 for problem in bundle.problems),
         asked=asked if kept.drawn is None or NOISE not in asked else {**asked, NOISE: asked[NOISE][:, kept.drawn]},
+        dataset_B=dataset_id,
     )

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
+from pairmill.registry import NamedConfig
 from training.data.asked_columns import NOISE, TAGS, UNKNOWN, WEIGHT, noise_of, tags_of
 from training.data.config import Slot
 from training.data.cursor import BundleSpec, Span
 from training.data.sample import Numbered, Source, hex_id, sample_id
 from training.data.strong_views import CROP_BOXES, CROPS, IMAGE_CROPS, PlacedCrops, StrongTransform
-from training.data.text_transforms import Text
-from training.data.texts import TextChooser, kind_code, language_code, row_generator, row_texts, text_group
+from training.data.text_transforms import TEXT_TRANSFORMS, Text
+from training.data.texts import TextChooser, edited, kind_code, language_code, row_generator, row_texts, text_group
 from training.data.weighted import WeightedSource
 
 #: Why a row is not valid, by code: 0 is a valid row, the last is not a row but padding of the batch.
@@ -44,7 +45,7 @@ _PLAIN = ("tokens", "kind", "language", "status", "sample_id", "group_id")
 _ASKED = "asked."
 
 #: Purposes of a row's random numbers.
-_TEXTS, _CROP, _VIEWS, _PLACED = range(4)
+_TEXTS, _CROP, _VIEWS, _PLACED, _VIEW_TEXTS = range(5)
 
 #: The images of the need `views` among what a bundle's rows are asked for, uint8 [N, V, H, W, 3].
 IMAGE_VIEWS = "image_views"
@@ -77,6 +78,7 @@ class Views(NamedTuple):
 
     number: int  #: V
     transform: Transform
+    texts: tuple[NamedConfig, ...] = ()  #: transforms of the text of each view
 
 
 class Bundle(NamedTuple):
@@ -171,6 +173,7 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
     sample_ids = np.array([sample_id(uids[at]) for at in order], np.int64)
     # Of equal slots each draws another text, so a view of the first slot is another one while there is any.
     choose = TextChooser((*reader.slots, *reader.slots[:1] * layout.views, *reader.negatives))
+    edits = [TEXT_TRANSFORMS.get(one.name)(one) for one in reader.views.texts] if reader.views is not None else []
     chosen: list[list[Text | None]] = []
     for row, at in enumerate(order.tolist()):
         identity = int(sample_ids[row])
@@ -189,7 +192,10 @@ def read_bundle(spec: BundleSpec, reader: Reader) -> Bundle:
                 for view in views[row]:
                     _fill(view, image, reader.views.transform, draw)
                 some = next(filter(None, picked))  # the first slot may have none
-                picked[k : k + layout.views] = [one or some for one in picked[k : k + layout.views]]
+                draw = row_generator(reader.seed, identity, spec.epoch, _VIEW_TEXTS)
+                picked[k : k + layout.views] = [
+                    edited(one or some, edits, draw) for one in picked[k : k + layout.views]
+                ]
             if status[row] == VALID:
                 crops.fill(row, image, row_generator(reader.seed, identity, spec.epoch, _PLACED))
             if status[row] == VALID and groups[row] < 0 and reader.group == "image":

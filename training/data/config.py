@@ -142,6 +142,20 @@ class ViewsConfig(AugmentConfig):
     jitter: float = Field(0.4, ge=0, le=1, description="by which share of each they change, at most")
     grey_p: _Share = Field(0.2, description="probability that an image becomes grey")
     blur_p: _Share = Field(0.5, description="probability of a blur, by a Gaussian of 0.1 to 2 pixels")
+    hue: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="by which share of the circle of hues they turn at most, where brightness changes",
+    )
+    transforms: tuple[Annotated[NamedConfig, ChosenBy(TEXT_TRANSFORMS)], ...] = Field(
+        (), description="what is done to the text of each view, in this order, as data.texts[].transforms; eda: EDA"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `hue` and `transforms` where there are none."""
+        added = ("hue", "transforms")
+        return {name: value for name, value in super().identity().items() if name not in added or value}
 
 
 class NegativesConfig(Config):

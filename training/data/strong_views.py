@@ -1,9 +1,9 @@
 """More views of an image, for the needs `views` and `view_tokens`: cropped and changed far more than usually.
 
-    crop, mirror, jitter of brightness, contrast and saturation, grey, blur
+    crop, mirror, jitter of brightness, contrast, saturation and hue, grey, blur
 
 These and their defaults are MoCo v2's (Chen et al. 2020, arXiv 2003.04297), which are SimCLR's but for their strength;
-without its jitter of hue, and with the three others always in this order, where torchvision draws one.
+the jitter of hue is off by default, and the four are always in this order, where torchvision draws one.
 """
 
 from __future__ import annotations
@@ -86,15 +86,20 @@ class PlacedCrops:
 
 
 def changed(pixels: Pixels, config: ViewsConfig, rng: np.random.Generator) -> tuple[Pixels, bool]:
-    """What is done to a crop, and whether it was mirrored.  Draws eight numbers, whatever becomes of them."""
+    """What is done to a crop, and whether it was mirrored.
+
+    Draws eight numbers, and one for the hue if it may change, whatever becomes of them.
+    """
     mirror, jitter, grey, blur = rng.random(4)
     factors = rng.uniform(1 - config.jitter, 1 + config.jitter, 3)
     sigma = rng.uniform(0.1, 2.0)
+    turn = rng.uniform(-config.hue, config.hue) if config.hue else 0.0
     mirrored = bool(mirror < config.mirror_p)
     if mirrored:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
     if jitter < config.jitter_p:
         pixels = _jittered(pixels, *factors.tolist())
+        pixels = _turned(pixels, turn) if turn else pixels
     if grey < config.grey_p:
         pixels = np.repeat(_whole(_luminance(pixels.astype(np.float32)))[..., None], 3, axis=2)
     if blur < config.blur_p:
@@ -107,6 +112,14 @@ def _jittered(pixels: Pixels, brightness: float, contrast: float, saturation: fl
     image = np.clip((image - (mean := _luminance(image).mean())) * contrast + mean, 0, 255)
     own = _luminance(image)[..., None]
     return _whole((image - own) * saturation + own)
+
+
+def _turned(pixels: Pixels, turn: float) -> Pixels:
+    """With hues turned by a share of their circle; what is grey stays so."""
+    # OpenCV's hues of float images are degrees.
+    image = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    image[..., 0] = (image[..., 0] + 360 * turn) % 360
+    return _whole(255 * cv2.cvtColor(image, cv2.COLOR_HSV2RGB))
 
 
 def _luminance(image: NDArray[np.float32]) -> NDArray[np.float32]:

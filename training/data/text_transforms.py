@@ -59,6 +59,10 @@ class TextTransform(ABC):
 
 TEXT_TRANSFORMS: Registry[type[TextTransform]] = Registry(
     "data.texts.transforms",
-    {"sentences": "training.data.sentences:Sentences"},
+    {
+        "sentences": "training.data.sentences:Sentences",
+        "mask_words": "training.data.mask_words:MaskWords",
+        "eda": "training.data.eda:Eda",
+    },
     check=derived_from(TextTransform, key="data.texts.transforms"),
 )

@@ -16,7 +16,7 @@ import numpy as np
 from pairmill.folding import text_digest
 from pairmill.languages import matches, primary
 from pairmill.layout import NEGATIVE, TEXT_KINDS
-from training.data.config import ANY, Slot, TextSelector
+from training.data.config import ANY, DataConfig, Slot, TextSelector
 from training.data.sample import hex_id
 from training.data.text_transforms import TEXT_TRANSFORMS, Text, TextTransform
 
@@ -91,6 +91,22 @@ def _select(
     for transform in transforms:
         found = [made for text in found for made in transform(text, rng) if made.text.strip()]
     return found
+
+
+def check_transforms(config: DataConfig) -> None:
+    """Raise RecipeError if a transform of the recipe cannot be imported, or refuses its keys."""
+    TextChooser((*config.text_slots(), *config.negative_slots()))
+    for one in config.views.transforms:
+        TEXT_TRANSFORMS.get(one.name)(one)
+
+
+def edited(text: Text, transforms: Sequence[TextTransform], rng: np.random.Generator) -> Text:
+    """What transforms make of a text: one of their texts, all alike; the text itself where they make none."""
+    for transform in transforms:
+        made = [one for one in transform(text, rng) if one.text.strip()]
+        if made:
+            text = made[int(rng.integers(len(made)))] if len(made) > 1 else made[0]
+    return text
 
 
 def _matches(text: Text, selector: TextSelector) -> bool:

@@ -28,3 +28,5 @@ class LossOutput(NamedTuple):
 
     total: Tensor  #: scalar
     parts: Mapping[str, Tensor]  #: scalars that add up to `total`, detached
+    #: For the log, by name: [2], how many of this rank's rows and of how many; detached, the same names on all ranks.
+    rates: Mapping[str, Tensor] = {}

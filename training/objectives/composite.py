@@ -24,6 +24,7 @@ class Term(NamedTuple):
     weight: float
     start: float  #: share of the run before it counts
     ramp: float  #: share of the run over which its weight grows to the whole
+    slots: tuple[int, ...] | None = None  #: the text slots that it sees; None: all
 
     def weight_at(self, when: When) -> float:
         """Its weight in a step: 0 before `start`, then rising in a straight line over `ramp`."""
@@ -56,6 +57,7 @@ class Composite(Objective):
                 )
             self._members[label] = term.objective
         self._base, self._terms = base, dict(terms)
+        self._slots = {label: term.slots for label, term in terms.items() if term.slots is not None}
         members = self._members.items()
         self.needs = tuple(dict.fromkeys(need for _, one in members for need in one.needs))
         self.teacher_tensors = tuple(dict.fromkeys(name for _, one in members for name in one.teacher_tensors))
@@ -98,7 +100,7 @@ class Composite(Objective):
         """See `Objective`."""
         state: dict[str, Tensor] = {}
         for label, one in self._members.items():
-            one.begin(setup)
+            one.begin(self._setup_of(label, setup))
             state |= {f"{label}.{name}": value for name, value in one.state.items()}
         return state
 
@@ -106,9 +108,12 @@ class Composite(Objective):
         """See `Objective`."""
         from training.objectives.composite_heads import Heads
 
-        made = {label: one.heads(setup) for label, one in self._members.items()}
+        made = {label: one.heads(self._setup_of(label, setup)) for label, one in self._members.items()}
         found = {label: (head, self._tensors(label)) for label, head in made.items() if head is not None}
-        return Heads(found) if found else None
+        return Heads(found, self._slots) if found else None
+
+    def _setup_of(self, label: str, setup: Setup) -> Setup:
+        return setup._replace(slots=len(self._slots[label])) if label in self._slots else setup
 
     def _tensors(self, label: str) -> tuple[str, ...]:
         """The tensors of `features.asked` that a member's needs name."""
@@ -126,7 +131,11 @@ class Composite(Objective):
         teacher, frozen = (
             None if one is None else self._seen_by(label, one) for one in (features.teacher, features.frozen)
         )
-        return features._replace(own=Own(rows, shared), teacher=teacher, frozen=frozen)
+        seen = features._replace(own=Own(rows, shared), teacher=teacher, frozen=frozen)
+        return seen.with_slots(self._slots[label]) if label in self._slots else seen
+
+    def _rows_of(self, label: str, rows: Rows) -> Rows:
+        return rows.with_slots(self._slots[label]) if label in self._slots else rows
 
     def _ready(self, label: str) -> Objective:
         one, begin = self._members[label], f"{label}."
@@ -138,20 +147,31 @@ class Composite(Objective):
         """See `Objective`."""
         from training.losses.loss_inputs import LossOutput
 
-        label = self._base.config.name
-        total, parts = self._ready(label)(self._seen_by(label, features), rows, exchange)
-        parts = dict(parts)
-        for label, term in self._terms.items():
-            if weight := term.weight_at(self.when):
-                found = self._ready(label)(self._seen_by(label, features), rows, exchange)
-                total, parts[label] = total + weight * found.total, weight * found.total.detach()
-        return LossOutput(total, parts)
+        base, *others = self._weights()
+        output = self._output(base, features, rows, exchange)
+        total, parts, rates = output.total, dict(output.parts), dict(output.rates)
+        for label in others:
+            found = self._output(label, features, rows, exchange)
+            total, parts[label] = total + found.total, found.total.detach()
+            rates |= found.rates
+        return LossOutput(total, parts, rates)
+
+    def _weights(self) -> dict[str, float]:
+        """By label, the base first: the weights of those that count in this step."""
+        weights = {label: term.weight_at(self.when) for label, term in self._terms.items()}
+        return {self._base.config.name: 1.0, **{label: weight for label, weight in weights.items() if weight}}
+
+    def _output(self, label: str, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
+        """Of one of them, with its weight in `total`."""
+        found = self._ready(label)(self._seen_by(label, features), self._rows_of(label, rows), exchange)
+        weight = self._weights()[label]
+        return found if label == self._base.config.name else found._replace(total=weight * found.total)
 
     def after_step(self, features: Features, rows: Rows, exchange: Exchange) -> None:
         """See `Objective`."""
         for label in self._members:
             one = self._ready(label)
-            one.after_step(self._seen_by(label, features), rows, exchange)
+            one.after_step(self._seen_by(label, features), self._rows_of(label, rows), exchange)
             self.state |= {f"{label}.{name}": value for name, value in one.state.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,8 @@ from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from
 from training.objectives.clip import ClipConfig
 from training.objectives.composite import Composite, Term
 from training.objectives.declaration import Objective, opened
+from training.objectives.harmonised import HarmoniseConfig, Harmonised
+from training.objectives.mask_tokens import MaskTokensConfig, with_token_mask
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
@@ -57,6 +59,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "grouping": "training.objectives.grouping:Grouping",
         "instance": "training.objectives.grouping:Instance",
         "self_supervised": "training.objectives.self_supervised:SelfSupervised",
+        "rocket": "training.objectives.rocket:Rocket",
         "intra_modal": "training.objectives.intra_modal:IntraModal",
         "local_mi": "training.objectives.local_mi:LocalMi",
         "image_grounded": "training.objectives.image_grounded:ImageGrounded",
@@ -79,6 +82,24 @@ class TermConfig(Config):
     weight: float = Field(1.0, ge=0, description="what it is multiplied by")
     start: float = Field(0.0, ge=0, le=1, description="share of the run before it counts")
     ramp: float = Field(0.0, ge=0, le=1, description="share of the run, after start, over which its weight grows")
+    slots: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="the text slots that it sees, by their numbers from 0, as if there were no others; null: all",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `slots` where it is null."""
+        return {name: value for name, value in super().identity().items() if name != "slots" or value is not None}
+
+    @field_validator("slots")
+    @classmethod
+    def _each_once(cls, slots: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if slots is not None and len(set(slots)) < len(slots):
+            raise RecipeError(
+                "the slots of a term must be named once each", value=list(slots), fix="leave the second one out"
+            )
+        return slots
 
 
 class LossConfig(Config):
@@ -94,6 +115,15 @@ class LossConfig(Config):
         description="what is added to the objective, by a label: other objectives of docs/objectives.md; the label is "
         "the objective's name unless the term has a key objective",
     )
+    harmonise: HarmoniseConfig | None = Field(
+        None,
+        description="what to do where the gradients of the objective and of its terms conflict at an embedding; null: "
+        "they are added up",
+    )
+    mask_tokens: MaskTokensConfig | None = Field(
+        None,
+        description="tokens of texts that say little about their image are left out at random; null: none is",
+    )
     mode: Literal["gather", "group", "ring", "local"] = Field(
         "gather",
         description="whose texts are the negatives; gather and ring: those of all workers, with equal results; group: "
@@ -104,6 +134,11 @@ class LossConfig(Config):
         (1024, 2048),
         description="rows and columns of the logits held at a time; takes 12 bytes times their product",
     )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `harmonise` and `mask_tokens` where they are null."""
+        added = ("harmonise", "mask_tokens")
+        return {name: value for name, value in super().identity().items() if name not in added or value is not None}
 
     @field_validator("terms", mode="before")
     @classmethod
@@ -137,11 +172,17 @@ class LossConfig(Config):
 
     def opened(self) -> Objective:
         """The objective with its terms, which `Objective.begin` readies for a run.  Raises RecipeError as `opened`."""
+        objective = self._added_up()
+        return objective if self.mask_tokens is None else with_token_mask(objective, self.mask_tokens)
+
+    def _added_up(self) -> Objective:
         base = opened(OBJECTIVES.get(self.objective.name), self.objective)
-        if not self.terms:
+        if not self.terms and self.harmonise is None:
             return base
         found = {
-            label: Term(opened(OBJECTIVES.get(one.objective.name), one.objective), one.weight, one.start, one.ramp)
+            label: Term(
+                opened(OBJECTIVES.get(one.objective.name), one.objective), one.weight, one.start, one.ramp, one.slots
+            )
             for label, one in self.terms.items()
         }
-        return Composite(base, found)
+        return Composite(base, found) if self.harmonise is None else Harmonised(base, found, self.harmonise)

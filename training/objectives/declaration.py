@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from training.gather import Exchange
     from training.losses.loss_inputs import LossOutput
     from training.model import Features, Rows
+    from training.objectives.mask_tokens import MaskTokensConfig
 
 
 class Need(NamedTuple):
@@ -116,6 +117,7 @@ class Setup(NamedTuple):
     device: torch.device
     token_width: int | None = None  #: Dt of the need `tokens`; None: D
     patch_values: int | None = None  #: C of the need `pixels`; None: it is not needed
+    datasets: int = 1  #: of `data.datasets`
 
 
 class When(NamedTuple):
@@ -162,6 +164,8 @@ class Objective:
     setup: Setup
     #: Set before each step.
     when: When
+    #: The recipe's `loss.mask_tokens`.
+    token_mask: MaskTokensConfig | None = None
     #: One of `forms`.  A recipe always trains the paper's.
     form: str = "paper"
     #: The tensors of `keeps`, by name.

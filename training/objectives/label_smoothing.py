@@ -35,6 +35,10 @@ class LabelSmoothing(Contrastive):
 
     def contrasts(self, text_mask_BK: Tensor) -> list[Contrast]:
         """See `Contrastive`."""
-        plain, smoothing = one_slot(text_mask_BK, 0), self.config.smoothing
-        sharp, smooth = (1 - smoothing) * plain.positive_Bk, smoothing * plain.positive_Bk
-        return [plain._replace(positive_Bk=sharp, own_image_Bk=sharp, spread=Spread(smooth[:, 0], smooth, own=True))]
+        return [smoothed(one_slot(text_mask_BK, 0), self.config.smoothing)]
+
+
+def smoothed(plain: Contrast, smoothing: float) -> Contrast:
+    """A contrast of one slot whose targets are smoothed."""
+    sharp, smooth = (1 - smoothing) * plain.positive_Bk, smoothing * plain.positive_Bk
+    return plain._replace(positive_Bk=sharp, own_image_Bk=sharp, spread=Spread(smooth[:, 0], smooth, own=True))

@@ -42,6 +42,32 @@ loss:
     far: {objective: {name: siglip, bias_init: -10}}      # under a label of its own
 ```
 
+A term may see some of the text slots only.  Where gradients of the objective and its terms conflict at the embedding
+of an image, `harmonise` projects them (Wu et al. 2022), and the log's `conflict_rate` says how many rows that are; with
+several datasets, `conflict_rate/0` is of the first of `data.datasets`, and so on.  A high rate says that the texts of a
+dataset disagree about its images:
+
+```yaml
+data:
+  texts: [[{kind: short}], [{kind: long}]]
+loss:
+  objective: clip                                         # of slot 0
+  terms:
+    long: {objective: clip, slots: [1]}
+  harmonise: {drop_below: [-0.3, 0]}                      # drops rows that conflict more and more, too
+```
+
+A text slot of masked captions is one more text of an image (SNP-S3's masking, without its predictions):
+
+```yaml
+data:
+  texts: [[{kind: alt}], [{kind: alt, transforms: [{name: mask_words, words: words.tsv}]}]]
+loss:
+  objective: one_to_k
+```
+
+`pairmill count-words RECIPE --to words.tsv` makes that list of words.
+
 A sweep names them the same way, with their keys below them:
 
 ```yaml

@@ -56,7 +56,9 @@ def reader_of(config: DataConfig, *, views: bool = False, negatives: bool = Fals
         config.text_slots(),
         tokenizer(),
         5,
-        views=Views(config.views.number, StrongTransform(SIZE, config.views)) if views else None,
+        views=Views(config.views.number, StrongTransform(SIZE, config.views), config.views.transforms)
+        if views
+        else None,
         negatives=config.negative_slots() if negatives else (),
     )
 
