@@ -2,7 +2,7 @@
 
 These are functions of named inputs and know nothing of ranks; `training.gather` does.  Read in this order:
 loss_inputs, contrast, tiles, exponentials, softmax, sigmoid, spread, compose (what `contrastive` needs); row_lse,
-reverse_kl, circle_value, queued, mixture, tag_overlap (further targets); pairs, multi_view, refine, drawn, rocket,
+reverse_kl, circle_value, queued, mixture, tag_overlap (further targets); pairs, multi_view, refine, drawn, head_losses,
 projectors, mixing, backward (of embeddings alone); pair_kernel and pair_contrast, token_similarity, word_similarity,
 volume, multilinear_product, codes, token_heads (other similarities than the inner product, and what learns in them);
 present and negatives, memory, hard_negatives, token_grids, patch_grouping, propagation, patch_decoder (of views,
