@@ -184,7 +184,8 @@ class DualEncoder(nn.Module):
         self.model = model
         self.heads = heads
         self.undecayed = tuple(undecayed)
-        self._raw, self._tokens = "raw" in needs, "tokens" in needs
+        self._needs = frozenset(needs)
+        self._tokens = bool(self._needs & {"tokens", "tower"})
         if self._tokens:
             check_tokens(model, "loss.objective")
         self._autocast = AUTOCAST.get(precision)
@@ -204,8 +205,10 @@ class DualEncoder(nn.Module):
         shape = (*rows.tokens_BKL.shape[:2], -1)
         image_BD = F.normalize(image.float(), dim=-1)
         text_BKD = F.normalize(text.float(), dim=-1).view(shape)
-        if self._raw:
+        if "raw" in self._needs:
             asked |= {"raw_image": image.float(), "raw_text": text.float().view(shape)}
+        if "present" in self._needs:
+            asked["text_there"] = rows.text_mask_BK
         bias = getattr(model, "logit_bias", None)
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
@@ -219,20 +222,42 @@ class DualEncoder(nn.Module):
         return pixels.half() if self._half else pixels
 
     def _of_further(self, further: Further) -> dict[str, Tensor]:
-        """Unit embeddings of further views and texts."""
-        model: Any = self.model
+        """Unit embeddings of further views and texts, and what the towers give of them if it is needed."""
         tokens_BNL = torch.cat([further.views_BVL, further.negatives_BNL], 1)
-        text = encode_text(model, tokens_BNL.flatten(0, 1))
-        text_BND = F.normalize(text.float(), dim=-1).view(*tokens_BNL.shape[:2], -1)
-        v = further.views_BVL.shape[1]
+        shape, v = (*tokens_BNL.shape[:2], -1), further.views_BVL.shape[1]
+        text, tower = self._text(tokens_BNL.flatten(0, 1))
+        of_texts = {"": F.normalize(text.float(), dim=-1).view(shape)}
+        if tower is not None:
+            of_texts["tower_"] = tower.float().view(shape)
         asked = {}
-        if v:
-            image = model.encode_image(self._pixels(further.images_BVHWC.flatten(0, 1)))
-            asked["image_views"] = F.normalize(image.float(), dim=-1).view(len(tokens_BNL), v, -1)
-            asked["text_views"] = text_BND[:, :v]
+        for begin, text_BND in of_texts.items():
+            if v:
+                asked[f"{begin}text_views"] = text_BND[:, :v]
+            if further.negatives_BNL.shape[1]:
+                asked[f"{begin}neg_text"] = text_BND[:, v:]
         if further.negatives_BNL.shape[1]:
-            asked |= {"neg_text": text_BND[:, v:], "neg_mask": further.negative_mask_BN}
+            asked["neg_mask"] = further.negative_mask_BN
+        if v:
+            image, tower = self._image(self._pixels(further.images_BVHWC.flatten(0, 1)))
+            asked["image_views"] = F.normalize(image.float(), dim=-1).view(len(tokens_BNL), v, -1)
+            if tower is not None:
+                asked["tower_image_views"] = tower.float().view(len(tokens_BNL), v, -1)
         return asked
+
+    def _image(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of images, and what their tower gives before its projection if that is needed."""
+        model: Any = self.model
+        if "tower" not in self._needs:
+            return model.encode_image(pixels), None
+        found = encode_image_tokens(model, pixels)
+        return found.image_BD, found.tower_BW
+
+    def _text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `_image`, of texts."""
+        if "tower" not in self._needs:
+            return encode_text(self.model, tokens), None
+        found = encode_text_tokens(self.model, tokens)
+        return found.text_BD, found.tower_BW
 
     def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
@@ -241,12 +266,17 @@ class DualEncoder(nn.Module):
             model: Any = self.model
             return model.encode_image(pixels), encode_text(model, tokens), {}
         image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
-        words = F.normalize(text.tokens_BLD.float(), dim=-1)
-        asked = {
-            "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
-            "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
-            "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
-        }
+        asked = {}
+        if "tokens" in self._needs:
+            words = F.normalize(text.tokens_BLD.float(), dim=-1)
+            asked = {
+                "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
+                "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
+                "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
+            }
+        if "tower" in self._needs:
+            text_BKW = text.tower_BW.float().view(*rows.tokens_BKL.shape[:2], -1)
+            asked |= {"tower_image": image.tower_BW.float(), "tower_text": text_BKW}
         return image.image_BD, text.text_BD, asked
 
     def _own(self, image_BD: Tensor, text_BKD: Tensor, asked: Mapping[str, Tensor]) -> Own:

@@ -141,6 +141,12 @@ class TrainRecipe(Config):
                     value=f"{every}, {self.checkpoint.every_steps}",
                     fix="set evaluate.every_steps to checkpoint.every_steps, or a part of it",
                 )
+        if self.train.accumulate > 1 and self.loss.opened().mixes_rows:
+            raise RecipeError(
+                "train.accumulate must be 1 with a projector whose norm is batch, which is over the whole batch",
+                value=self.train.accumulate,
+                fix="set train.accumulate to 1, or the norm of each projector in loss.terms to layer",
+            )
         if self.train.precision == "fp16" and self.deepspeed.stage == 0:
             raise RecipeError(
                 "deepspeed.stage must be at least 1 with train.precision fp16, for the float32 master copy of weights",

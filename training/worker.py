@@ -23,7 +23,7 @@ from pairmill.faults import fault_point
 from pairmill.store import Store
 from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
 from pairmill.towers.encode import needs_full_length
-from pairmill.towers.token_features import check_tokens
+from pairmill.towers.token_features import check_tokens, tower_widths
 from pairmill.towers.tokenizer import Tokenizer
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
@@ -84,6 +84,8 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
     )
     if "tokens" in objective.needs:
         check_tokens(model, f"loss.objective {objective.config.name}")
+    if "tower" in objective.needs:
+        check_tokens(model, "a projector with input tower", "input: embedding for the projectors of loss.terms")
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model
@@ -92,6 +94,8 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
 def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> Learner:
     """A model, as `build` gives it, ready for its first step.  A collective call."""
     objective = recipe.loss.opened()
+    if "tower" in objective.needs:
+        setup = setup._replace(tower_widths=tower_widths(model))
     # What all ranks draw alike, from a seed of its own: the model's architecture does not change it.
     torch.manual_seed(recipe.train.seed)
     objective.begin(setup)

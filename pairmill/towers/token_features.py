@@ -4,6 +4,7 @@
 
 so a token lives in the space of the embeddings, of width D.  An image's tokens are its patches, without class tokens.
 A text's are those of the text, its start and end among them; [CLS] of a Hugging Face tower pooled there is none.
+What the towers give before their projection comes along.
 
 B images or texts on this rank, P patches (those that patch dropout leaves), L tokens, W tower width, D embedding.
 """
@@ -20,6 +21,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError, RecipeError
+from pairmill.towers.build import image_size
 from pairmill.towers.encode import in_groups, pack_causal, pool_type, pooled, project, some_token, text_tower
 
 
@@ -28,6 +30,7 @@ class ImageTokens(NamedTuple):
 
     image_BD: Tensor  #: as `model.encode_image`
     tokens_BPD: Tensor
+    tower_BW: Tensor  #: what was projected to `image_BD`
 
 
 class TextTokens(NamedTuple):
@@ -36,10 +39,11 @@ class TextTokens(NamedTuple):
     text_BD: Tensor  #: as `encode_text`
     tokens_BLD: Tensor  #: zeros where the mask is false
     mask_BL: Tensor  #: bool, a token of the text
+    tower_BW: Tensor  #: what was projected to `text_BD`
 
 
-def check_tokens(model: nn.Module, why: str) -> None:
-    """Raise RecipeError unless both towers give tokens.  why: who asks for them."""
+def check_tokens(model: nn.Module, why: str, otherwise: str = "another objective") -> None:
+    """Raise RecipeError unless both towers give tokens.  why: who asks for them.  otherwise: what to choose instead."""
     visual: Any = model.visual
     if isinstance(visual, VisionTransformer):
         odd = "pools by attention, after which nothing is of a patch" if visual.attn_pool is not None else None
@@ -52,7 +56,7 @@ def check_tokens(model: nn.Module, why: str) -> None:
             f"{why} needs patches of images: model.architecture must have a vision transformer with a class token or "
             "mean pooling",
             value=f"its image tower {odd}",
-            fix="choose a ViT, such as ViT-B-32, or another objective",
+            fix=f"choose a ViT, such as ViT-B-32, or {otherwise}",
         )
     tower = text_tower(model)
     if isinstance(tower, HFTextEncoder) or _is_packed(tower):
@@ -61,8 +65,8 @@ def check_tokens(model: nn.Module, why: str) -> None:
         f"{why} needs tokens of texts: model.architecture must have a text tower that tells texts from padding",
         value="its text tower "
         + ("appends a class token" if getattr(tower, "cls_emb", None) is not None else "attends to the padding"),
-        fix="choose a causal tower pooled at the end of the text, such as ViT-B-32's, a model.text_model, or another "
-        "objective",
+        fix="choose a causal tower pooled at the end of the text, such as ViT-B-32's, a model.text_model, or "
+        f"{otherwise}",
     )
 
 
@@ -75,8 +79,8 @@ def encode_image_tokens(model: nn.Module, pixels_BCHW: Tensor) -> ImageTokens:
     if visual.final_ln_after_pool:
         tokens_BPW = visual.ln_post(tokens_BPW)
     if visual.proj is None:
-        return ImageTokens(pooled_BW, tokens_BPW)
-    return ImageTokens(pooled_BW @ visual.proj, tokens_BPW @ visual.proj)
+        return ImageTokens(pooled_BW, tokens_BPW, pooled_BW)
+    return ImageTokens(pooled_BW @ visual.proj, tokens_BPW @ visual.proj, pooled_BW)
 
 
 def encode_text_tokens(model: nn.Module, tokens_BL: Tensor) -> TextTokens:
@@ -93,16 +97,33 @@ def encode_text_tokens(model: nn.Module, tokens_BL: Tensor) -> TextTokens:
             f"a tokenizer must truncate to the context length: {tokens_BL.shape[1]} tokens, not {tower.context_length}"
         )
     packed = pack_causal(tower, tokens_BL)
-    states_TD = project(tower, tower.ln_final(packed.x_TW))
+    states_TW = tower.ln_final(packed.x_TW)
+    states_TD = project(tower, states_TW)
     place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
     mask_BL = place_L <= packed.last_B[:, None]
     # Where each token of a text is in the long matrix; padding is anywhere, and masked.
     at_BL = packed.start_B[:, None] + torch.minimum(place_L, packed.last_B[:, None])
-    return _masked(pooled(tower, packed), states_TD[at_BL], mask_BL)
+    tower_BW = states_TW[packed.start_B + packed.last_B]
+    return _masked(pooled(tower, packed), states_TD[at_BL], mask_BL, tower_BW)
 
 
-def _masked(text_BD: Tensor, tokens_BLD: Tensor, mask_BL: Tensor) -> TextTokens:
-    return TextTokens(text_BD, torch.where(mask_BL[..., None], tokens_BLD, tokens_BLD.new_zeros(())), mask_BL)
+@torch.no_grad()
+def tower_widths(model: nn.Module) -> tuple[int, int]:
+    """The widths Wi and Wt of what the towers give before their projections; encodes an image and a text."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        size = image_size(model)
+        image = encode_image_tokens(model, torch.zeros(1, 3, size, size, device=device))
+        text = encode_text_tokens(model, torch.zeros(1, 2, dtype=torch.long, device=device))
+    finally:
+        model.train(training)
+    return image.tower_BW.shape[1], text.tower_BW.shape[1]
+
+
+def _masked(text_BD: Tensor, tokens_BLD: Tensor, mask_BL: Tensor, tower_BW: Tensor) -> TextTokens:
+    tokens_BLD = torch.where(mask_BL[..., None], tokens_BLD, tokens_BLD.new_zeros(()))
+    return TextTokens(text_BD, tokens_BLD, mask_BL, tower_BW)
 
 
 def _is_packed(tower: Any) -> bool:
@@ -122,7 +143,8 @@ def _timm_tokens(visual: Any, pixels_BCHW: Tensor) -> ImageTokens:
     x_BTW = trunk.forward_features(pixels_BCHW)
     tokens_BPW = trunk.fc_norm(x_BTW[:, trunk.num_prefix_tokens :])
     tokens_BPD = visual.head(trunk.head(trunk.head_drop(tokens_BPW)))
-    return ImageTokens(visual.head(trunk.forward_head(x_BTW)), tokens_BPD)
+    tower_BW = trunk.forward_head(x_BTW, pre_logits=True)
+    return ImageTokens(visual.head(trunk.head(tower_BW)), tokens_BPD, tower_BW)
 
 
 def _hugging_face_tokens(tower: Any, tokens_BL: Tensor) -> TextTokens:
@@ -132,14 +154,17 @@ def _hugging_face_tokens(tower: Any, tokens_BL: Tensor) -> TextTokens:
     lengths_B = tokens_BL.shape[1] - there_BL.int().flip(1).argmax(1)
 
     def encode(part_BL: Tensor) -> Tensor:
-        """The text's feature, then those of its tokens, padded to L: [texts, 1 + L, D]."""
+        """The text's feature, those of its tokens, padded to L, and the unprojected one: [texts, (1 + L) · D + W]."""
         mask = (part_BL != tower.config.pad_token_id).long()
         out = tower.transformer(input_ids=part_BL, attention_mask=mask)
         words = tower.proj(out.last_hidden_state)
-        text = tower.proj(tower.pooler(out, mask))
-        return torch.cat([text[:, None], F.pad(words, (0, 0, 0, tokens_BL.shape[1] - words.shape[1]))], 1)
+        pooled_BW = tower.pooler(out, mask)
+        padded = F.pad(words, (0, 0, 0, tokens_BL.shape[1] - words.shape[1]))
+        return torch.cat([torch.cat([tower.proj(pooled_BW)[:, None], padded], 1).flatten(1), pooled_BW], 1)
 
     found = in_groups(encode, used_BL, lengths_B)
     if isinstance(tower.pooler, ClsPooler):
         there_BL = there_BL.index_fill(1, there_BL.new_tensor([0], dtype=torch.long), False)
-    return _masked(found[:, 0], found[:, 1:], there_BL)
+    width = (1 + tokens_BL.shape[1]) * int(tower.output_dim)
+    both_BLD = found[:, :width].reshape(len(found), -1, int(tower.output_dim))
+    return _masked(both_BLD[:, 0], both_BLD[:, 1:], there_BL, found[:, width:])

@@ -3,6 +3,7 @@
 These are functions of named inputs and know nothing of ranks; `training.gather` does.  Read in this order:
 loss_inputs, contrast, tiles, softmax, sigmoid, compose (what `contrastive` needs); reverse_kl, circle_value, queued,
 pair_losses and mixture, tag_overlap (further targets); row_lse, pairs, multi_view, refine, drawn, rocket, projectors,
+whole_batch_norm, separate_projector,
 mixing, backward (of embeddings alone); pair_kernel and pair_contrast, token_similarity, word_similarity, volume,
 multilinear_product, codes, token_heads (other similarities than the inner product, and what learns in them); present
 and negatives, memory, hard_negatives, token_grids, patch_grouping, propagation, patch_decoder (of views, tokens, wrong

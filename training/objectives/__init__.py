@@ -7,7 +7,9 @@ inner product), head_names, align, uniform, cross_uniform, mv_infonce, mv_dhel, 
 backward_compatible (of embeddings alone), self_supervised, intra_modal, local_mi (each modality with itself),
 with_negatives, image_grounded, text_grounded, ema_distill (texts that were written to be wrong), grouping (patches and
 texts), denoise, pixpro, masked_image (hidden tokens and patches), composite and composite_heads (an objective with
-terms added to it), config (the recipe's section `loss` and the registry), saved (an objective in a checkpoint), by_name
+terms added to it),
+projector (a term with a projection of its own),
+config (the recipe's section `loss` and the registry), saved (an objective in a checkpoint), by_name
 (any objective on plain tensors), reference (docs/objectives.md).
 
 No module here imports torch when it is imported, composite_heads excepted: a recipe is checked before anything that

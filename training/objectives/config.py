@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from pairmill.registry import ChosenBy, NamedConfig, Registry, derived_from
 from training.objectives.clip import ClipConfig
 from training.objectives.composite import Composite, Term
 from training.objectives.declaration import Objective, check_delivered, opened
+from training.objectives.projector import Projected, ProjectorConfig
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
@@ -79,6 +80,20 @@ class TermConfig(Config):
     weight: float = Field(1.0, ge=0, description="what it is multiplied by")
     start: float = Field(0.0, ge=0, le=1, description="share of the run before it counts")
     ramp: float = Field(0.0, ge=0, le=1, description="share of the run, after start, over which its weight grows")
+    projector: ProjectorConfig | None = Field(
+        None, description="projector of the term's own, which is never exported; null: it sees the model's embeddings"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `projector` where there is none."""
+        return {name: value for name, value in super().identity().items() if name != "projector" or value}
+
+    def opened(self, label: str) -> Objective:
+        """The objective, through its projector.  Raises RecipeError as `opened`, and as `Projected`."""
+        objective = opened(OBJECTIVES.get(self.objective.name), self.objective)
+        if self.projector is None:
+            return objective
+        return Projected(objective, self.projector, f"loss.terms.{label}.projector")
 
 
 class LossConfig(Config):
@@ -141,8 +156,5 @@ class LossConfig(Config):
         base = opened(OBJECTIVES.get(self.objective.name), self.objective)
         if not self.terms:
             return base
-        found = {
-            label: Term(opened(OBJECTIVES.get(one.objective.name), one.objective), one.weight, one.start, one.ramp)
-            for label, one in self.terms.items()
-        }
+        found = {label: Term(one.opened(label), one.weight, one.start, one.ramp) for label, one in self.terms.items()}
         return Composite(base, found)

@@ -80,6 +80,12 @@ NEEDS: Mapping[str, Need] = {
         False,
         ("view_tokens", "view_boxes"),
     ),
+    "tower": Need(
+        "what the towers give before their own projections, [B, Wi] and [B, K, Wt] of their widths",
+        True,
+        ("tower_image", "tower_text"),
+    ),
+    "present": Need("which texts there are, bool [B, K], for heads that mix rows", True, ("text_there",)),
     "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`", True),
 }
 
@@ -109,6 +115,7 @@ class Setup(NamedTuple):
     seed: int
     device: torch.device
     token_width: int | None = None  #: Dt of the need `tokens`; None: D
+    tower_widths: tuple[int, int] | None = None  #: Wi, Wt of the need `tower`
 
 
 class When(NamedTuple):
@@ -150,6 +157,8 @@ class Objective:
     parameters: tuple[str, ...] = ()
     #: Names of parameters of `heads` without weight decay: codebooks, prototypes.  Vectors and biases have none anyway.
     undecayed: tuple[str, ...] = ()
+    #: Whether what heads make of a row depends on the other rows of the batch: there must be one micro-batch.
+    mixes_rows: bool = False
 
     config: NamedConfig
     setup: Setup

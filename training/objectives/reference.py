@@ -40,7 +40,12 @@ loss:
   terms:
     per_slot: {weight: 0.5, start: 0.1, ramp: 0.2}        # counts from a tenth of the run on, whole after two more
     far: {objective: {name: siglip, bias_init: -10}}      # under a label of its own
+    local: {objective: label_smoothing, projector: {hidden: 4096}}        # on projections of its own
 ```
+
+A term with a `projector` sees the embeddings through perceptrons that only it has, in place of the model's own
+projections, with a temperature of its own (CL2L, Fini et al. 2023).  They learn with the model, are in its checkpoints,
+and are left behind when it is evaluated or exported.
 
 A sweep names them the same way, with their keys below them:
 
