@@ -35,6 +35,7 @@ from pairmill.towers.architecture import (
 from pairmill.towers.config import ModelConfig
 from pairmill.towers.encode import text_tower
 from pairmill.towers.eval_transform import EvalTransform
+from pairmill.towers.growth import grown, inherit, sizes_in, sizes_of
 from pairmill.towers.tokenizer import tokenizer_description
 from pairmill.towers.weights import is_big_vision, load_weights, read_weights
 
@@ -79,7 +80,7 @@ def build_model(
     learnt = set()
     if weights is not None:
         with without_open_clips_log():
-            learnt = load_weights(model, weights, state)
+            learnt = _load_weights(model, config, weights, state)
     _set_logits(
         model,
         otherwise.temperature if temperature_init is None and "logit_scale" not in learnt else temperature_init,
@@ -89,6 +90,23 @@ def build_model(
     if config.gradient_checkpointing:
         _checkpoint_activations(model, config)
     return model.train()
+
+
+def _load_weights(model: nn.Module, config: ModelConfig, weights: Path, state: dict[str, Tensor] | None) -> set[str]:
+    """As `load_weights`; through growth where the recipe asks for it."""
+    if config.grow is None:
+        return load_weights(model, weights, state)
+    if state is None:
+        raise RecipeError(
+            "model.grow must be null with weights of big_vision",
+            value=weights,
+            fix="export a model that was trained from them first, or remove model.grow",
+        )
+    drawn = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    small = sizes_in(weights.parent, CONFIG_FILE, state)
+    learnt = load_weights(model, weights, grown(state, small, sizes_of(model), config.grow.new_layers))
+    inherit(model, drawn, config.grow.momentum)
+    return learnt
 
 
 def image_statistics(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
 
 from pairmill.config import Config
+from pairmill.errors import RecipeError
 
 
 class ImageLock(Config):
@@ -28,6 +31,19 @@ class TextLock(Config):
     )
 
 
+class Growth(Config):
+    """How the weights of a smaller model become those of this architecture (GrowCLIP, Deng et al. 2023)."""
+
+    momentum: float = Field(
+        0.9, ge=0, le=1, description="share of the smaller model in each weight; the rest is drawn (0.9 is uncertain)"
+    )
+    new_layers: Literal["copy", "identity"] = Field(
+        "copy",
+        description="what a further layer begins as: copy: the layer before it (GrowCLIP); identity: that, adding "
+        "nothing yet",
+    )
+
+
 class ModelConfig(Config):
     """The dual encoder: any open_clip architecture, from scratch or from weights."""
 
@@ -47,6 +63,11 @@ class ModelConfig(Config):
         min_length=1,
         description="open_clip tag of this architecture whose mean, std and crop images are prepared with; null: those "
         "of the weights, else those that all its tags share",
+    )
+    grow: Growth | None = Field(
+        None,
+        description="how the weights of a smaller model grow: model.pretrained is then the folder of a checkpoint or "
+        "export of fewer layers, channels or heads; null: they must fit",
     )
     image_size: int | None = Field(
         None, ge=1, description="side of the input image in pixels; null: the architecture's"
@@ -85,3 +106,17 @@ class ModelConfig(Config):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay per step of the average of the weights; null: no average"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without `grow` where there is none."""
+        return {name: value for name, value in super().identity().items() if name != "grow" or value}
+
+    @model_validator(mode="after")
+    def _grows_from_something(self) -> ModelConfig:
+        if self.grow is not None and self.pretrained is None:
+            raise RecipeError(
+                "model.pretrained must be set with model.grow",
+                value="null",
+                fix="set it to the folder of a smaller model's checkpoint, or remove model.grow",
+            )
+        return self
