@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
-from pairmill.towers.encode import encode_text
+from pairmill.towers.encode import encode_image, encode_text
 from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
 from training.data.asked_columns import COLUMNS
 from training.data.batches import Batch
@@ -246,10 +246,9 @@ class DualEncoder(nn.Module):
 
     def _image(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embeddings of images, and what their tower gives before its projection if that is needed."""
-        model: Any = self.model
         if "tower" not in self._needs:
-            return model.encode_image(pixels), None
-        found = encode_image_tokens(model, pixels)
+            return encode_image(self.model, pixels), None
+        found = encode_image_tokens(self.model, pixels)
         return found.image_BD, found.tower_BW
 
     def _text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -263,8 +262,7 @@ class DualEncoder(nn.Module):
         """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
         tokens = rows.tokens_BKL.flatten(0, 1)
         if not self._tokens:
-            model: Any = self.model
-            return model.encode_image(pixels), encode_text(model, tokens), {}
+            return encode_image(self.model, pixels), encode_text(self.model, tokens), {}
         image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
         asked = {}
         if "tokens" in self._needs:

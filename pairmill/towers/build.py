@@ -37,6 +37,7 @@ from pairmill.towers.encode import text_tower
 from pairmill.towers.eval_transform import EvalTransform
 from pairmill.towers.growth import grown, inherit, sizes_in, sizes_of
 from pairmill.towers.tokenizer import tokenizer_description
+from pairmill.towers.vl_ffn import VL_FFN, add_heads
 from pairmill.towers.weights import is_big_vision, load_weights, read_weights
 
 
@@ -77,6 +78,7 @@ def build_model(
     name = config.architecture if config.text_model is None else f"{config.architecture} with {config.text_model}"
     model: nn.Module = _create(model_cfg, architecture.preprocess, name, tower_weights=weights is None)
     _check_size(model, config)
+    add_heads(model, model_cfg["embed_dim"], architecture.vl_ffn)
     learnt = set()
     if weights is not None:
         with without_open_clips_log():
@@ -94,6 +96,9 @@ def build_model(
 
 def _load_weights(model: nn.Module, config: ModelConfig, weights: Path, state: dict[str, Tensor] | None) -> set[str]:
     """As `load_weights`; through growth where the recipe asks for it."""
+    if config.vl_ffn is not None and state is not None and not any(name.startswith(f"{VL_FFN}.") for name in state):
+        # Of towers that were trained without heads.
+        state |= {name: value for name, value in model.state_dict().items() if name.startswith(f"{VL_FFN}.")}
     if config.grow is None:
         return load_weights(model, weights, state)
     if state is None:
@@ -139,7 +144,8 @@ def model_description(config: ModelConfig, model: nn.Module) -> dict[str, Any]:
     """What `build_model(config)` built, as JSON data without weights.
 
     `architecture` (open_clip's model_cfg, resolved), `preprocess` (open_clip's preprocess_cfg), `tokenizer` (for
-    `tokenizer_from_description`), `text_tower` (the configuration of a Hugging Face text tower, else None), `name`.
+    `tokenizer_from_description`), `text_tower` (the configuration of a Hugging Face text tower, else None), `name`, and
+    where there are heads `vl_ffn`.
     """
     architecture = resolve_architecture(config)
     model_cfg = deepcopy(architecture.model_cfg)
@@ -157,6 +163,7 @@ def model_description(config: ModelConfig, model: nn.Module) -> dict[str, Any]:
         "preprocess": _preprocess(model),
         "tokenizer": tokenizer_description(model_cfg["text_cfg"]),
         "text_tower": text,
+        **({VL_FFN: architecture.vl_ffn} if architecture.vl_ffn else {}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))
     return plain
@@ -176,6 +183,7 @@ def build_from_description(description: dict[str, Any]) -> nn.Module:
             model_cfg["text_cfg"]["hf_model_name"] = str(tower)
         name = description.get("name", "the checkpoint")
         model: nn.Module = _create(model_cfg, description["preprocess"], name, tower_weights=False)
+    add_heads(model, model_cfg["embed_dim"], description.get(VL_FFN))
     return model.eval()
 
 

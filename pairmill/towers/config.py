@@ -44,6 +44,14 @@ class Growth(Config):
     )
 
 
+class VlFfnConfig(Config):
+    """Feed-forward heads over both towers (VL-FFN of M2-Encoder, Guo et al. 2024): `pairmill.towers.vl_ffn`."""
+
+    own_layers: int = Field(1, ge=0, description="layers of each modality's own, first")
+    shared_layers: int = Field(3, ge=0, description="layers that images and texts share, after those (3: M2-Encoder)")
+    ratio: float = Field(4.0, gt=0, description="width of a layer's hidden numbers over that of the embedding")
+
+
 class ModelConfig(Config):
     """The dual encoder: any open_clip architecture, from scratch or from weights."""
 
@@ -88,6 +96,11 @@ class ModelConfig(Config):
         True,
         description="whether a Hugging Face text tower starts from its own weights; false: from its configuration only",
     )
+    vl_ffn: VlFfnConfig | None = Field(
+        None,
+        description="feed-forward heads over both towers, which begin as the identity; pairmill alone loads such a "
+        "model, and does not export it; null: those of a `local-dir:` architecture, else none",
+    )
     lock_image: ImageLock = Field(default_factory=ImageLock, description="parts of the image tower that do not learn")
     lock_text: TextLock = Field(default_factory=TextLock, description="parts of the text tower that do not learn")
     gradient_checkpointing: bool = Field(
@@ -108,8 +121,10 @@ class ModelConfig(Config):
     )
 
     def identity(self) -> dict[str, Any]:
-        """As for every configuration, without `grow` where there is none."""
-        return {name: value for name, value in super().identity().items() if name != "grow" or value}
+        """As for every configuration, without the keys that were added later where they have their defaults."""
+        added = ("grow", "vl_ffn")
+        fields = type(self).model_fields
+        return {n: value for n, value in super().identity().items() if n not in added or value != fields[n].default}
 
     @model_validator(mode="after")
     def _grows_from_something(self) -> ModelConfig:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pairmill.errors import IntegrityError
+from pairmill.towers.vl_ffn import through_heads
 
 #: For Hugging Face encoders, which take one rectangle of tokens at a time: tokens of the texts of the first group, at
 #: most; each further group is of texts up to twice as long.
@@ -61,13 +62,25 @@ def needs_full_length(model: nn.Module) -> bool:
     return tower.attn_mask is None and not getattr(tower, "use_pad_mask", False)
 
 
+def encode_image(model: nn.Module, pixels_BCHW: Tensor) -> Tensor:
+    """Features [B, D] of images, not normalised: `model.encode_image`, through the model's heads."""
+    tower: Any = model
+    return through_heads(model, tower.encode_image(pixels_BCHW), "image")
+
+
 def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
     """Features [B, D] of texts, not normalised; equal to `model.encode_text` of the same tokens padded to P.
+
+    They go through the model's heads, if it has any.
 
     tokens_BL: integer [B, L], 1 <= L <= P, L = P where `needs_full_length`; padded with the tokenizer's `pad_id`.  A
     row of padding only (an unused text slot, which the loss masks) gets finite features, so that zero gradients stay 0.
     Raises IntegrityError for another L.
     """
+    return through_heads(model, _tower_text(model, tokens_BL), "text")
+
+
+def _tower_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
     tower = text_tower(model)
     if isinstance(tower, HFTextEncoder):
         pad_id = int(tower.config.pad_token_id or 0)

@@ -2,9 +2,9 @@
 
     token = tower's own projection (last layer, after its last norm)
 
-so a token lives in the space of the embeddings, of width D.  An image's tokens are its patches, without class tokens.
-A text's are those of the text, its start and end among them; [CLS] of a Hugging Face tower pooled there is none.
-What the towers give before their projection comes along.
+so a token lives in the space of the embeddings, of width D, and goes through the model's heads as they do.  An image's
+tokens are its patches, without class tokens.  A text's are those of the text, its start and end among them; [CLS] of a
+Hugging Face tower pooled there is none.  What the towers give before their projection comes along.
 
 B images or texts on this rank, P patches (those that patch dropout leaves), L tokens, W tower width, D embedding.
 """
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pairmill.errors import IntegrityError, RecipeError
 from pairmill.towers.build import image_size
 from pairmill.towers.encode import in_groups, pack_causal, pool_type, pooled, project, some_token, text_tower
+from pairmill.towers.vl_ffn import through_heads
 
 
 class ImageTokens(NamedTuple):
@@ -72,7 +73,12 @@ def check_tokens(model: nn.Module, why: str, otherwise: str = "another objective
 
 def encode_image_tokens(model: nn.Module, pixels_BCHW: Tensor) -> ImageTokens:
     """Features of images and of their patches."""
-    visual: Any = model.visual
+    found = _image_tokens(model.visual, pixels_BCHW)
+    image_BD, tokens_BPD = (through_heads(model, x, "image") for x in (found.image_BD, found.tokens_BPD))
+    return ImageTokens(image_BD, tokens_BPD, found.tower_BW)
+
+
+def _image_tokens(visual: Any, pixels_BCHW: Tensor) -> ImageTokens:
     if isinstance(visual, TimmModel):
         return _timm_tokens(visual, pixels_BCHW)
     pooled_BW, tokens_BPW = visual._pool(visual.transformer(visual._embeds(pixels_BCHW)))
@@ -89,7 +95,12 @@ def encode_text_tokens(model: nn.Module, tokens_BL: Tensor) -> TextTokens:
     A row of padding only gets finite features, and a mask that means nothing.
     Raises IntegrityError for more tokens than the tower has positions.
     """
-    tower = text_tower(model)
+    found = _text_tokens(text_tower(model), tokens_BL)
+    text_BD, tokens_BLD = (through_heads(model, x, "text") for x in (found.text_BD, found.tokens_BLD))
+    return _masked(text_BD, tokens_BLD, found.mask_BL, found.tower_BW)
+
+
+def _text_tokens(tower: Any, tokens_BL: Tensor) -> TextTokens:
     if isinstance(tower, HFTextEncoder):
         return _hugging_face_tokens(tower, tokens_BL)
     if tokens_BL.shape[1] > int(tower.context_length):
