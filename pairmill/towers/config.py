@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from pairmill.config import Config
@@ -67,6 +69,12 @@ class ModelConfig(Config):
         True,
         description="whether a Hugging Face text tower starts from its own weights; false: from its configuration only",
     )
+    corner_tokens: int = Field(
+        0,
+        ge=0,
+        description="tokens added to each text that see all of it and that nothing sees, for an objective that learns "
+        "from their features (LoTLIP: 2); they learn even if the text tower is locked; no export has them",
+    )
     lock_image: ImageLock = Field(default_factory=ImageLock, description="parts of the image tower that do not learn")
     lock_text: TextLock = Field(default_factory=TextLock, description="parts of the text tower that do not learn")
     gradient_checkpointing: bool = Field(
@@ -85,3 +93,9 @@ class ModelConfig(Config):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay per step of the average of the weights; null: no average"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """As for every configuration, without the keys that were added later where they have their defaults."""
+        added = ("corner_tokens",)
+        fields = type(self).model_fields
+        return {n: value for n, value in super().identity().items() if n not in added or value != fields[n].default}

@@ -20,7 +20,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError, RecipeError
-from pairmill.towers.encode import in_groups, pack_causal, pool_type, pooled, project, some_token, text_tower
+from pairmill.towers.encode import in_groups, is_packed, pack_causal, pooled, project, some_token, text_tower
 
 
 class ImageTokens(NamedTuple):
@@ -55,7 +55,7 @@ def check_tokens(model: nn.Module, why: str) -> None:
             fix="choose a ViT, such as ViT-B-32, or another objective",
         )
     tower = text_tower(model)
-    if isinstance(tower, HFTextEncoder) or _is_packed(tower):
+    if isinstance(tower, HFTextEncoder) or is_packed(tower):
         return
     raise RecipeError(
         f"{why} needs tokens of texts: model.architecture must have a text tower that tells texts from padding",
@@ -103,12 +103,6 @@ def encode_text_tokens(model: nn.Module, tokens_BL: Tensor) -> TextTokens:
 
 def _masked(text_BD: Tensor, tokens_BLD: Tensor, mask_BL: Tensor) -> TextTokens:
     return TextTokens(text_BD, torch.where(mask_BL[..., None], tokens_BLD, tokens_BLD.new_zeros(())), mask_BL)
-
-
-def _is_packed(tower: Any) -> bool:
-    """Whether it is a causal tower whose texts end where it pools."""
-    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-    return causal and pool_type(tower) in ("argmax", "eos")
 
 
 def _is_timm_vit(trunk: nn.Module) -> bool:
