@@ -60,13 +60,19 @@ def build_model(
     weights say anything; a bias in either gives the model one.
 
     Weights that are drawn follow torch's global seed: the caller sets it, to the same value on all ranks.
-    A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid, texts
-    linear (open_clip's `resize_pos_embed`, `resize_text_pos_embed`).
+    A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid
+    (open_clip's `resize_pos_embed`), texts as `pairmill.towers.positions` says.
 
     Raises RecipeError: as `resolve_architecture`; weights that do not fit; a lock that the tower does not support.
     """
     architecture = resolve_architecture(config)
     weights = resolve_weights(config)
+    if weights is None and config.kept_positions:
+        raise RecipeError(
+            "model.kept_positions must be 0 for a model from scratch",
+            value=config.kept_positions,
+            fix="leave it out, or set model.pretrained",
+        )
     model_cfg = deepcopy(architecture.model_cfg)
     if bias_init is not None or otherwise.bias is not None:
         model_cfg["init_logit_bias"] = otherwise.bias if bias_init is None else bias_init
@@ -79,7 +85,7 @@ def build_model(
     learnt = set()
     if weights is not None:
         with without_open_clips_log():
-            learnt = load_weights(model, weights, state)
+            learnt = load_weights(model, weights, state, kept_positions=config.kept_positions)
     _set_logits(
         model,
         otherwise.temperature if temperature_init is None and "logit_scale" not in learnt else temperature_init,

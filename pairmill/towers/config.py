@@ -56,6 +56,13 @@ class ModelConfig(Config):
     context_length: int | None = Field(
         None, ge=2, description="longest text in tokens, start and end included; null: the architecture's"
     )
+    kept_positions: int = Field(
+        0,
+        ge=0,
+        description="first positions of the text tower that keep their embeddings where context_length is not that of "
+        "the weights, while the others are stretched (Long-CLIP: 20, for a context of 248 from 77); 0: all are "
+        "interpolated, as by open_clip",
+    )
     tokenizer: str | None = Field(
         None,
         description="folder or hub id of a Hugging Face tokenizer, or a SentencePiece .model file (unigram); null: "
@@ -96,6 +103,6 @@ class ModelConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """As for every configuration, without the keys that were added later where they have their defaults."""
-        added = ("corner_tokens",)
+        added = ("kept_positions", "corner_tokens")
         fields = type(self).model_fields
         return {n: value for n, value in super().identity().items() if n not in added or value != fields[n].default}
