@@ -50,19 +50,22 @@ MODELS: dict[str, tuple[str, int, int]] = {
     "ViT-B-32": ("ViT-B-32", 32, 224),
 }
 #: Needs that made-up pictures and texts meet, and those that made-up embeddings meet.
-_OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens"})
-_OF_EMBEDDINGS = frozenset({"teacher", "frozen_teacher", "raw", "views", "negatives", "columns"})
+_OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens", "text_extra"})
+_OF_EMBEDDINGS = frozenset({"teacher", "frozen_teacher", "raw", "views", "negatives", "columns", "text_extra"})
+#: Corner tokens of a text, for an objective that learns from them.
+CORNERS = 2
 #: Rows and width of the loss alone.
 ROWS, WIDTH = 2048, 512
 
 
 def recipe(architecture: str, rows: int, objective: str) -> TrainRecipe:
     """A recipe of one worker, which names no data."""
+    needs = OBJECTIVES.get(objective).needs
     return TrainRecipe.checked(
         {
             "run_dir": "unused",
             "data": {"path": "unused", "batch_size": rows, "texts": [[{}], [{}]]},
-            "model": {"architecture": architecture},
+            "model": {"architecture": architecture, "corner_tokens": CORNERS * ("text_extra" in needs)},
             "loss": {"objective": objective},
             "optim": {"warmup_steps": 0},
             "train": {"steps": 1000, "precision": "bf16" if torch.cuda.is_available() else "fp32"},
@@ -209,6 +212,8 @@ def tensors_of_needs(objective: str, rows: int, units: Callable[..., Tensor], de
         found |= {f"teacher_{name}": value for name, value in found.items() if name.startswith("raw")}
     if "views" in needs:
         found |= {"image_views": units(rows, 2, WIDTH), "text_views": units(rows, 2, WIDTH)}
+    if "text_extra" in needs:
+        found |= {"text_extra": units(rows, SLOTS, CORNERS, WIDTH)}
     if "negatives" in needs:
         found |= {"neg_text": units(rows, 4, WIDTH)}
     if "columns" in needs:

@@ -2,7 +2,8 @@
 
 DeepSpeed's own checkpoints are cut by rank and stage.  Ours hold each parameter's weight and Adam moments whole, under
 its name, so a run resumes with any number of workers and any ZeRO stage, and an export needs no consolidation.
-Parameters of the model have open_clip's names; those of the objective's heads have theirs, after `objective.`.
+Parameters of the model have open_clip's names; those of the objective's heads and of corner tokens have theirs, after
+`objective.` and `corners.`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from training.recipe import TrainRecipe
 #: Of AdamW, in the names of both torch's and DeepSpeed's implementations.
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
-#: What the names of the objective's own parameters begin with.
-_OWN = "objective."
+#: What the names of the objective's own parameters begin with, and those of corner tokens.
+_OWN, _CORNERS = "objective.", "corners."
 
 #: Gradients of at least so many elements are exchanged one by one, in place; smaller ones are packed together.
 _BY_ITSELF = 100_000
@@ -67,13 +68,14 @@ def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: i
 
 
 def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
-    """The model's groups, with the objective's parameters at the full learning rate in those that they belong to."""
+    """The model's groups, with the other parameters at the full learning rate in those that they belong to."""
     weight_decay = recipe.optim.weight_decay
     groups = parameter_groups(module.model, weight_decay=weight_decay, layer_decay=recipe.model.layer_decay)
-    for name, parameter in module.heads.named_parameters() if module.heads is not None else ():
+    for name, parameter in _beside(module):
         if not parameter.requires_grad:
             continue
-        own = weight_decay if name not in module.undecayed and decays(name, parameter) else 0.0
+        decayed = name.removeprefix(_OWN) not in module.undecayed and decays(name, parameter)
+        own = weight_decay if decayed else 0.0
         for group in groups:
             if (group["lr_scale"], group["weight_decay"]) == (1.0, own):
                 break
@@ -81,8 +83,16 @@ def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
             group = {"params": [], "weight_decay": own, "lr_scale": 1.0, "names": []}
             groups.append(group)
         group["params"].append(parameter)
-        group["names"].append(_OWN + name)
+        group["names"].append(name)
     return groups
+
+
+def _beside(module: DualEncoder, *, buffers: bool = False) -> Iterator[tuple[str, Any]]:
+    """The parameters of the objective's heads and of corner tokens, or their buffers, by the names in a checkpoint."""
+    for begin, one in ((_OWN, module.heads), (_CORNERS, module.corners)):
+        if one is not None:
+            found = one.named_buffers() if buffers else one.named_parameters()
+            yield from ((begin + name, value) for name, value in found)
 
 
 @contextmanager
@@ -179,9 +189,12 @@ def model_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
 
 
 def objective_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
-    """As `model_weights`, of the objective's heads; empty if there are none."""
-    heads: nn.Module | None = engine.module.heads
-    return {} if heads is None else {_OWN + name: value for name, value in _whole(heads, keep).items()}
+    """As `model_weights`, of the objective's heads and of corner tokens; empty if there are none."""
+    found: dict[str, Tensor] = {}
+    for begin, one in ((_OWN, engine.module.heads), (_CORNERS, engine.module.corners)):
+        if one is not None:
+            found |= {begin + name: value for name, value in _whole(one, keep).items()}
+    return found
 
 
 def _whole(module: nn.Module, keep: bool) -> dict[str, Tensor]:
@@ -221,8 +234,7 @@ def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None
             f"a checkpoint must hold every parameter of its run; missing: {', '.join(sorted(missing))}"
         )
     buffers = dict(engine.module.model.named_buffers())
-    if engine.module.heads is not None:
-        buffers |= {_OWN + name: buffer for name, buffer in engine.module.heads.named_buffers()}
+    buffers |= dict(_beside(engine.module, buffers=True))
     with torch.no_grad():
         for name, value in weights.items():
             if name in buffers:
@@ -240,8 +252,7 @@ def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None
 
 def _parameters(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
     yield from engine.module.model.named_parameters()
-    if engine.module.heads is not None:
-        yield from ((_OWN + name, parameter) for name, parameter in engine.module.heads.named_parameters())
+    yield from _beside(engine.module)
 
 
 def _learning(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:

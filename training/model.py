@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
+from pairmill.towers.corner_tokens import CornerTokens, encode_text_corners
 from pairmill.towers.encode import encode_image, encode_text
 from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
 from training.data.asked_columns import COLUMNS
@@ -153,7 +154,7 @@ def to_device(batch: Batch, device: torch.device, layout: Layout | None = None) 
 
 
 class DualEncoder(nn.Module):
-    """Both towers of an open_clip model, from pixels and tokens to features, and the objective's heads."""
+    """Both towers of an open_clip model, from pixels and tokens to features; corner tokens; the objective's heads."""
 
     def __init__(
         self,
@@ -162,8 +163,11 @@ class DualEncoder(nn.Module):
         heads: nn.Module | None = None,
         undecayed: Sequence[str] = (),
         needs: Sequence[str] = (),
+        corners: CornerTokens | None = None,
     ) -> None:
         """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs: the objective's.
+
+        corners: for the need `text_extra`.
 
         Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens that are
         needed.
@@ -183,6 +187,7 @@ class DualEncoder(nn.Module):
                 )
         self.model = model
         self.heads = heads
+        self.corners = corners
         self.undecayed = tuple(undecayed)
         self._needs = frozenset(needs)
         self._tokens = bool(self._needs & {"tokens", "tower"})
@@ -261,13 +266,20 @@ class DualEncoder(nn.Module):
     def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
         tokens = rows.tokens_BKL.flatten(0, 1)
-        if not self._tokens:
-            return encode_image(self.model, pixels), encode_text(self.model, tokens), {}
-        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
+        model: Any = self.model
         asked = {}
+        text_BD = None
+        if self.corners is not None:
+            text_BD, extra = encode_text_corners(model, tokens, self.corners())
+            extra_BmD = F.normalize(extra.float(), dim=-1)
+            asked["text_extra"] = extra_BmD.view(*rows.tokens_BKL.shape[:2], *extra_BmD.shape[1:])
+        if not self._tokens:
+            text_BD = encode_text(model, tokens) if text_BD is None else text_BD
+            return encode_image(model, pixels), text_BD, asked
+        image, text = encode_image_tokens(model, pixels), encode_text_tokens(model, tokens)
         if "tokens" in self._needs:
             words = F.normalize(text.tokens_BLD.float(), dim=-1)
-            asked = {
+            asked |= {
                 "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
                 "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
                 "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],

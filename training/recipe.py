@@ -165,6 +165,15 @@ class TrainRecipe(Config):
                 value="deepspeed.stage: 3",
                 fix="set deepspeed.stage to 2, or leave model.ema_decay out",
             )
+        objective = self.loss.opened()
+        corners, asked = self.model.corner_tokens, "text_extra" in objective.needs
+        if bool(corners) != asked:
+            raise RecipeError(
+                f"model.corner_tokens must be {'at least 1' if asked else '0'} with loss.objective "
+                f"{objective.config.name}, which {'learns from' if asked else 'ignores'} their features",
+                value=f"model.corner_tokens: {corners}",
+                fix="set model.corner_tokens: 2" if asked else "leave it out, or choose loss.objective: lotlip",
+            )
         if {"teacher", "frozen_teacher"} & set(self.loss.opened().needs) and self.deepspeed.stage == 3:
             raise RecipeError(
                 f"deepspeed.stage must be below 3 with loss.objective {self.loss.objective.name}: every worker holds "

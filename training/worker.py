@@ -22,6 +22,7 @@ from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
 from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
+from pairmill.towers.corner_tokens import CornerTokens, check_corners
 from pairmill.towers.encode import needs_full_length
 from pairmill.towers.token_features import check_tokens, tower_widths
 from pairmill.towers.tokenizer import Tokenizer
@@ -72,7 +73,7 @@ class Payload(NamedTuple):
 def build(recipe: TrainRecipe) -> torch.nn.Module:
     """The open_clip model of a recipe, its weights drawn by `train.seed`.
 
-    Raises RecipeError for towers that cannot give what the objective needs.
+    Raises RecipeError for towers that cannot give what the objective needs, or have no corner tokens.
     """
     torch.manual_seed(recipe.train.seed)
     objective = recipe.loss.opened()
@@ -86,6 +87,8 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         check_tokens(model, f"loss.objective {objective.config.name}")
     if "tower" in objective.needs:
         check_tokens(model, "a projector with input tower", "input: embedding for the projectors of loss.terms")
+    if recipe.model.corner_tokens:
+        check_corners(model)
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model
@@ -99,7 +102,9 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
     # What all ranks draw alike, from a seed of its own: the model's architecture does not change it.
     torch.manual_seed(recipe.train.seed)
     objective.begin(setup)
-    module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed, objective.needs)
+    heads = objective.heads(setup)
+    corners = CornerTokens(model, recipe.model.corner_tokens) if recipe.model.corner_tokens else None
+    module = DualEncoder(model, recipe.train.precision, heads, objective.undecayed, objective.needs, corners)
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
     return Learner(engine, ema, objective, open_teachers(module, objective))

@@ -62,13 +62,19 @@ def build_model(
     weights say anything; a bias in either gives the model one.
 
     Weights that are drawn follow torch's global seed: the caller sets it, to the same value on all ranks.
-    A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid, texts
-    linear (open_clip's `resize_pos_embed`, `resize_text_pos_embed`).
+    A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid
+    (open_clip's `resize_pos_embed`), texts as `pairmill.towers.positions` says.
 
     Raises RecipeError: as `resolve_architecture`; weights that do not fit; a lock that the tower does not support.
     """
     architecture = resolve_architecture(config)
     weights = resolve_weights(config)
+    if weights is None and config.kept_positions:
+        raise RecipeError(
+            "model.kept_positions must be 0 for a model from scratch",
+            value=config.kept_positions,
+            fix="leave it out, or set model.pretrained",
+        )
     model_cfg = deepcopy(architecture.model_cfg)
     if bias_init is not None or otherwise.bias is not None:
         model_cfg["init_logit_bias"] = otherwise.bias if bias_init is None else bias_init
@@ -100,7 +106,7 @@ def _load_weights(model: nn.Module, config: ModelConfig, weights: Path, state: d
         # Of towers that were trained without heads.
         state |= {name: value for name, value in model.state_dict().items() if name.startswith(f"{VL_FFN}.")}
     if config.grow is None:
-        return load_weights(model, weights, state)
+        return load_weights(model, weights, state, kept_positions=config.kept_positions)
     if state is None:
         raise RecipeError(
             "model.grow must be null with weights of big_vision",
@@ -109,7 +115,8 @@ def _load_weights(model: nn.Module, config: ModelConfig, weights: Path, state: d
         )
     drawn = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     small = sizes_in(weights.parent, CONFIG_FILE, state)
-    learnt = load_weights(model, weights, grown(state, small, sizes_of(model), config.grow.new_layers))
+    larger = grown(state, small, sizes_of(model), config.grow.new_layers)
+    learnt = load_weights(model, weights, larger, kept_positions=config.kept_positions)
     inherit(model, drawn, config.grow.momentum)
     return learnt
 

@@ -83,6 +83,13 @@ class ModelConfig(Config):
     context_length: int | None = Field(
         None, ge=2, description="longest text in tokens, start and end included; null: the architecture's"
     )
+    kept_positions: int = Field(
+        0,
+        ge=0,
+        description="first positions of the text tower that keep their embeddings where context_length is not that of "
+        "the weights, while the others are stretched (Long-CLIP: 20, for a context of 248 from 77); 0: all are "
+        "interpolated, as by open_clip",
+    )
     tokenizer: str | None = Field(
         None,
         description="folder or hub id of a Hugging Face tokenizer, or a SentencePiece .model file (unigram); null: "
@@ -100,6 +107,12 @@ class ModelConfig(Config):
         None,
         description="feed-forward heads over both towers, which begin as the identity; pairmill alone loads such a "
         "model, and does not export it; null: those of a `local-dir:` architecture, else none",
+    )
+    corner_tokens: int = Field(
+        0,
+        ge=0,
+        description="tokens added to each text that see all of it and that nothing sees, for an objective that learns "
+        "from their features (LoTLIP: 2); they learn even if the text tower is locked; no export has them",
     )
     lock_image: ImageLock = Field(default_factory=ImageLock, description="parts of the image tower that do not learn")
     lock_text: TextLock = Field(default_factory=TextLock, description="parts of the text tower that do not learn")
@@ -122,7 +135,7 @@ class ModelConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """As for every configuration, without the keys that were added later where they have their defaults."""
-        added = ("grow", "vl_ffn")
+        added = ("kept_positions", "corner_tokens", "grow", "vl_ffn")
         fields = type(self).model_fields
         return {n: value for n, value in super().identity().items() if n not in added or value != fields[n].default}
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError, RecipeError
 from pairmill.towers.build import image_size
-from pairmill.towers.encode import in_groups, pack_causal, pool_type, pooled, project, some_token, text_tower
+from pairmill.towers.encode import in_groups, is_packed, pack_causal, pooled, project, some_token, text_tower
 from pairmill.towers.vl_ffn import through_heads
 
 
@@ -60,7 +60,7 @@ def check_tokens(model: nn.Module, why: str, otherwise: str = "another objective
             fix=f"choose a ViT, such as ViT-B-32, or {otherwise}",
         )
     tower = text_tower(model)
-    if isinstance(tower, HFTextEncoder) or _is_packed(tower):
+    if isinstance(tower, HFTextEncoder) or is_packed(tower):
         return
     raise RecipeError(
         f"{why} needs tokens of texts: model.architecture must have a text tower that tells texts from padding",
@@ -135,12 +135,6 @@ def tower_widths(model: nn.Module) -> tuple[int, int]:
 def _masked(text_BD: Tensor, tokens_BLD: Tensor, mask_BL: Tensor, tower_BW: Tensor) -> TextTokens:
     tokens_BLD = torch.where(mask_BL[..., None], tokens_BLD, tokens_BLD.new_zeros(()))
     return TextTokens(text_BD, tokens_BLD, mask_BL, tower_BW)
-
-
-def _is_packed(tower: Any) -> bool:
-    """Whether it is a causal tower whose texts end where it pools."""
-    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-    return causal and pool_type(tower) in ("argmax", "eos")
 
 
 def _is_timm_vit(trunk: nn.Module) -> bool:

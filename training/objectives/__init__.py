@@ -1,7 +1,8 @@
 """What is learnt from a batch: one declaration an objective.
 
 Read in this order: declaration (what an objective says of itself), contrastive (what most are built on), clip,
-one_to_k, per_slot, siglip, label_smoothing, cwcl, momentum, noise_adaptive, sdm, jaccard, circle, distill (what is
+one_to_k, per_slot, siglip, label_smoothing, cwcl, momentum, noise_adaptive, sdm, jaccard, circle, distill,
+lotlip (what is
 positive), token_max, token_max_reduced, gram, multilinear, text_words, levels, codebook (other similarities than the
 inner product), head_names, align, uniform, cross_uniform, mv_infonce, mv_dhel, mixup, barlow, siam, swav, rafa, hycd,
 backward_compatible (of embeddings alone), self_supervised, intra_modal, local_mi (each modality with itself),

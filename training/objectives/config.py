@@ -24,6 +24,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "one_to_k": "training.objectives.one_to_k:OneToK",
         "per_slot": "training.objectives.per_slot:PerSlot",
         "siglip": "training.objectives.siglip:Siglip",
+        "lotlip": "training.objectives.lotlip:Lotlip",
         "label_smoothing": "training.objectives.label_smoothing:LabelSmoothing",
         "cwcl": "training.objectives.cwcl:Cwcl",
         "momentum": "training.objectives.momentum:Momentum",

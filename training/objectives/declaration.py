@@ -68,6 +68,9 @@ NEEDS: Mapping[str, Need] = {
         True,
         ("image_views", "text_views"),
     ),
+    "text_extra": Need(
+        "unit vectors of the corner tokens of texts, [B, K, m, D] (`model.corner_tokens`)", True, ("text_extra",)
+    ),
     "masked": Need(
         "the tokens where some are hidden from the model, as in `tokens`, and which are, bool [B, P] and [B, K, L]",
         False,
