@@ -20,8 +20,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
-from pairmill.towers.encode import encode_text, text_tower
+from pairmill.towers.corner_tokens import CornerTokens, encode_text_corners
+from pairmill.towers.encode import encode_image, encode_text, text_tower
 from pairmill.towers.token_features import (
+    ImageTokens,
+    TextTokens,
     check_every_patch,
     check_tokens,
     encode_image_tokens,
@@ -41,7 +44,10 @@ from training.token_hiding import MaskTokens, hidden_tokens, likeness
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
 
 #: The tensors of `Features.asked` that have the K text slots, [B, K, …].
-SLOT_TENSORS = ("raw_text", "text_tokens", "text_token_mask", "masked_text_tokens", "text_token_hidden")
+SLOT_TENSORS = (
+    *("raw_text", "text_tokens", "text_token_mask", "masked_text_tokens", "text_token_hidden"),
+    *("text_extra", "tower_text", "text_there"),
+)
 
 #: Recipe's precision -> what autocast computes in.  fp16 needs loss scaling, which DeepSpeed does with half weights.
 AUTOCAST = {"bf16": torch.bfloat16}
@@ -215,12 +221,14 @@ def check_needs(model: nn.Module, needs: Collection[str], why: str) -> None:
     of_texts = {"tokens", "masked"} & set(needs)
     if of_texts or "pixels" in needs or "view_tokens" in needs:
         check_tokens(model, why, texts=bool(of_texts))
+    if "tower" in needs:
+        check_tokens(model, "a projector with input tower", "input: embedding for the projectors of loss.terms")
     if set(EVERY_PATCH) & set(needs):
         check_every_patch(model, why)
 
 
 class DualEncoder(nn.Module):
-    """Both towers of an open_clip model, from pixels and tokens to features, and the objective's heads."""
+    """Both towers of an open_clip model, from pixels and tokens to features; corner tokens; the objective's heads."""
 
     def __init__(
         self,
@@ -230,8 +238,11 @@ class DualEncoder(nn.Module):
         undecayed: Sequence[str] = (),
         needs: Sequence[str] = (),
         hides: Hides | None = None,
+        corners: CornerTokens | None = None,
     ) -> None:
         """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs, hides: the objective's.
+
+        corners: for the need `text_extra`.
 
         Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens that are
         needed.
@@ -251,6 +262,7 @@ class DualEncoder(nn.Module):
                 )
         self.model = model
         self.heads = heads
+        self.corners = corners
         self.undecayed = tuple(undecayed)
         self._needs = frozenset(needs)
         check_needs(model, needs, "loss.objective")
@@ -295,6 +307,8 @@ class DualEncoder(nn.Module):
         text_BKD = F.normalize(text.float(), dim=-1).view(shape)
         if "raw" in self._needs:
             asked |= {"raw_image": image.float(), "raw_text": text.float().view(shape)}
+        if "present" in self._needs:
+            asked["text_there"] = rows.text_mask_BK
         bias = getattr(model, "logit_bias", None)
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
@@ -315,36 +329,61 @@ class DualEncoder(nn.Module):
         return pixels.half() if self._half else pixels
 
     def _of_further(self, further: Further) -> dict[str, Tensor]:
-        """Unit embeddings of further views and texts."""
-        model: Any = self.model
+        """Unit embeddings of further views and texts, and what the towers give of them if it is needed."""
         tokens_BNL = torch.cat([further.views_BVL, further.negatives_BNL], 1)
-        text = encode_text(model, tokens_BNL.flatten(0, 1))
-        text_BND = F.normalize(text.float(), dim=-1).view(*tokens_BNL.shape[:2], -1)
-        v = further.views_BVL.shape[1]
+        shape, v = (*tokens_BNL.shape[:2], -1), further.views_BVL.shape[1]
+        text, tower = self._text(tokens_BNL.flatten(0, 1))
+        of_texts = {"": F.normalize(text.float(), dim=-1).view(shape)}
+        if tower is not None:
+            of_texts["tower_"] = tower.float().view(shape)
         asked = {}
-        if v:
-            image = model.encode_image(self._pixels(further.images_BVHWC.flatten(0, 1)))
-            asked["image_views"] = F.normalize(image.float(), dim=-1).view(len(tokens_BNL), v, -1)
-            asked["text_views"] = text_BND[:, :v]
+        for begin, text_BND in of_texts.items():
+            if v:
+                asked[f"{begin}text_views"] = text_BND[:, :v]
+            if further.negatives_BNL.shape[1]:
+                asked[f"{begin}neg_text"] = text_BND[:, v:]
         if further.negatives_BNL.shape[1]:
-            asked |= {"neg_text": text_BND[:, v:], "neg_mask": further.negative_mask_BN}
+            asked["neg_mask"] = further.negative_mask_BN
+        if v:
+            image, tower = self._image(self._pixels(further.images_BVHWC.flatten(0, 1)))
+            asked["image_views"] = F.normalize(image.float(), dim=-1).view(len(tokens_BNL), v, -1)
+            if tower is not None:
+                asked["tower_image_views"] = tower.float().view(len(tokens_BNL), v, -1)
         return asked
 
+    def _image(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of images, and what their tower gives before its projection if that is needed."""
+        if "tower" not in self._needs:
+            return encode_image(self.model, pixels), None
+        found = encode_image_tokens(self.model, pixels)
+        return found.image_BD, found.tower_BW
+
+    def _text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `_image`, of texts."""
+        if "tower" not in self._needs:
+            return encode_text(self.model, tokens), None
+        found = encode_text_tokens(self.model, tokens)
+        return found.text_BD, found.tower_BW
+
     def _encoded(self, pixels: Tensor, rows: Rows, tokens: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are wanted."""
-        ids = rows.tokens_BKL.flatten(0, 1)
-        if not tokens and not self._needs & {"tokens", "masked"}:
-            model: Any = self.model
+        """Embeddings of images [B, D] and of texts [B * K, D], and what else of both is needed, or wanted as tokens."""
+        ids, asked = rows.tokens_BKL.flatten(0, 1), {}
+        text_BD: Tensor | None = None
+        if self.corners is not None:
+            text_BD, extra = encode_text_corners(self.model, ids, self.corners())
+            extra_BmD = F.normalize(extra.float(), dim=-1)
+            asked["text_extra"] = extra_BmD.view(*rows.tokens_BKL.shape[:2], *extra_BmD.shape[1:])
+        if not tokens and not self._needs & {"tokens", "masked", "tower"}:
+            text_BD = encode_text(self.model, ids) if text_BD is None else text_BD
             if rows.kept is not None:
-                return encode_images_from_some(model, pixels, *rows.kept), encode_text(model, ids), {}
-            return model.encode_image(pixels), encode_text(model, ids), {}
+                return encode_images_from_some(self.model, pixels, *rows.kept), text_BD, asked
+            return encode_image(self.model, pixels), text_BD, asked
         image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, ids)
-        words = F.normalize(text.tokens_BLD.float(), dim=-1)
-        asked = {
-            "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
-            "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
-            "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
-        }
+        if "tower" in self._needs:
+            text_BKW = text.tower_BW.float().view(*rows.tokens_BKL.shape[:2], -1)
+            asked |= {"tower_image": image.tower_BW.float(), "tower_text": text_BKW}
+        if tokens or self._needs & {"tokens", "masked"}:
+            asked |= _units(image, text, rows)
         return image.image_BD, text.text_BD, asked
 
     def _of_crops(self, crops: Crops) -> dict[str, Tensor]:
@@ -387,3 +426,13 @@ class DualEncoder(nn.Module):
             return nullcontext()
         # torch 2.14's fused attention takes twice to four times as long there in bfloat16, most of it backward.
         return sdpa_kernel(SDPBackend.MATH)
+
+
+def _units(image: ImageTokens, text: TextTokens, rows: Rows) -> dict[str, Tensor]:
+    """The tensors of the need `tokens`."""
+    words = F.normalize(text.tokens_BLD.float(), dim=-1)
+    return {
+        "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
+        "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
+        "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
+    }

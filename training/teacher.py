@@ -77,7 +77,7 @@ class Teacher:
 
 
 class Frozen:
-    """The model of a DualEncoder as it was, while the module itself learns."""
+    """The model of a DualEncoder, with its corner tokens, as it was, while the module itself learns."""
 
     def __init__(self, module: DualEncoder, *, importance: bool = False) -> None:
         """module: its present weights and buffers, on its device and in its types, are kept.  importance: as above."""
@@ -89,7 +89,7 @@ class Frozen:
         self._kept: dict[str, Tensor] = {
             name: value.detach().clone()
             for name, value in module.state_dict().items()
-            if name in changing and name.startswith("model.")
+            if name in changing and name.startswith(("model.", "corners."))
         }
 
     def __call__(self, parts: Sequence[Rows]) -> Features:

@@ -66,6 +66,7 @@ class Composite(Objective):
         self.undecayed = tuple(f"{label}.{name}" for label, one in members for name in one.undecayed)
         self.modes = tuple(mode for mode in base.modes if all(mode in one.modes for _, one in members))
         self.temperature_init = base.temperature_init
+        self.mixes_rows = any(one.mixes_rows for _, one in members)
         decays = {one.teacher_decay for _, one in members if "teacher" in one.needs}
         if len(decays) > 1:
             raise RecipeError(

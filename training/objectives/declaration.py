@@ -65,6 +65,9 @@ NEEDS: Mapping[str, Need] = {
         "strongly augmented crops of each image, and more draws of its first slot, [B, V, D] each (`data.views`)",
         ("image_views", "text_views"),
     ),
+    "text_extra": Need(
+        "unit vectors of the corner tokens of texts, [B, K, m, D] (`model.corner_tokens`)", ("text_extra",)
+    ),
     "masked": Need(
         "the tokens where some are hidden from the model (`hides`), as in `tokens`, and which are, bool [B, P] and "
         "[B, K, L]; nothing is hidden from a teacher",
@@ -76,6 +79,11 @@ NEEDS: Mapping[str, Need] = {
         "[B, 2, 4]: left, top, right, bottom in one unit; right of left where mirrored",
         ("view_tokens", "view_boxes"),
     ),
+    "tower": Need(
+        "what the towers give before their own projections, [B, Wi] and [B, K, Wt] of their widths",
+        ("tower_image", "tower_text"),
+    ),
+    "present": Need("which texts there are, bool [B, K], for heads that mix rows", ("text_there",)),
     "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`"),
 }
 
@@ -118,6 +126,7 @@ class Setup(NamedTuple):
     token_width: int | None = None  #: Dt of the need `tokens`; None: D
     patch_values: int | None = None  #: C of the need `pixels`; None: it is not needed
     datasets: int = 1  #: of `data.datasets`
+    tower_widths: tuple[int, int] | None = None  #: Wi, Wt of the need `tower`
 
 
 class When(NamedTuple):
@@ -159,6 +168,8 @@ class Objective:
     parameters: tuple[str, ...] = ()
     #: Names of parameters of `heads` without weight decay: codebooks, prototypes.  Vectors and biases have none anyway.
     undecayed: tuple[str, ...] = ()
+    #: Whether what heads make of a row depends on the other rows of the batch: there must be one micro-batch.
+    mixes_rows: bool = False
 
     config: NamedConfig
     setup: Setup

@@ -37,6 +37,7 @@ def test_patches_are_the_last_states_in_the_space_of_the_embeddings(tmp_path: Pa
     pixels = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     found = encode_image_tokens(model, pixels)
     torch.testing.assert_close(found.image_BD, model.encode_image(pixels), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.tower_BW @ model.visual.proj, found.image_BD, rtol=0, atol=1e-12)
     visual, states = model.visual, []
     visual.transformer.register_forward_hook(lambda module, given, out: states.append(out))
     visual(pixels)
@@ -58,6 +59,7 @@ def test_a_timm_tower_has_patches_too(tmp_path: Path, pool: str, proj: str | Non
     found = encode_image_tokens(model, pixels)
     torch.testing.assert_close(found.image_BD, model.encode_image(pixels), rtol=0, atol=1e-12)
     assert found.tokens_BPD.shape == (2, 100, 48)
+    torch.testing.assert_close(model.visual.head(found.tower_BW), found.image_BD, rtol=0, atol=1e-12)
     if pool == "avg" and proj == "linear":  # the mean of what a linear map makes is what it makes of the mean
         trunk = model.visual.trunk
         expected = model.visual.head(trunk.fc_norm(trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]))
@@ -76,6 +78,7 @@ def test_tokens_of_packed_texts_are_those_of_each_text_alone(name: str, length: 
     found = encode_text_tokens(model, tokens)
     assert found.mask_BL.sum(1).tolist() == list(LENGTHS)
     torch.testing.assert_close(found.text_BD, encode_text(model, tokens), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.tower_BW @ tower.text_projection, found.text_BD, rtol=0, atol=1e-12)
     whole = torch.nn.functional.pad(tokens, (0, CONTEXT - length))
     x = tower.token_embedding(whole) + tower.positional_embedding
     tower.transformer.grad_checkpointing = False
@@ -102,6 +105,7 @@ def test_a_hugging_face_tower_has_tokens(tmp_path: Path, pooler: str) -> None:
     tokens = torch.cat([tokens, torch.zeros_like(tokens[:1])])
     found = encode_text_tokens(model, tokens)
     torch.testing.assert_close(found.text_BD, encode_text(model, tokens), rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.text.proj(found.tower_BW), found.text_BD, rtol=0, atol=1e-12)
     assert found.tokens_BLD.isfinite().all()
     first = pooler == "cls_pooler"
     for row, own in enumerate(lengths[:-1]):

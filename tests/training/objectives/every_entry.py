@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import naive_contrastive
+import naive_lotlip
 import naive_policies
 import naive_similarities
 import naive_targets
@@ -12,6 +13,7 @@ import naive_views
 
 ENTRIES = [
     *naive_contrastive.ENTRIES,
+    *naive_lotlip.ENTRIES,
     *naive_targets.ENTRIES,
     *naive_terms.ENTRIES,
     *naive_similarities.ENTRIES,

@@ -39,11 +39,13 @@ def test_a_recipe_with_every_default_spelled_out_is_the_same_one() -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES.names)
 def test_a_model_starts_where_its_objective_says(name: str) -> None:
-    model: Any = build(TrainRecipe.checked(LEAST | {"loss": {"objective": name}}))
+    corners = 2 * ("text_extra" in OBJECTIVES.get(name).needs)
+    least = LEAST | {"model": {**LEAST["model"], "corner_tokens": corners}, "loss": {"objective": name}}
+    model: Any = build(TrainRecipe.checked(least))
     scale = 10.0 if name == "siglip" else 1 / 0.07
     assert model.logit_scale.item() == pytest.approx(math.log(scale))
     assert (model.logit_bias is None) == (name != "siglip")
-    given = LEAST | {"loss": {"objective": name}, "temperature": {"init": 0.5}}
+    given = least | {"temperature": {"init": 0.5}}
     assert build(TrainRecipe.checked(given)).logit_scale.item() == pytest.approx(math.log(2))
 
 
