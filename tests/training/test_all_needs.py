@@ -115,7 +115,7 @@ def _steps(rank: int, used: TrainRecipe, first: int, last: int, begin: Path | No
     if begin is not None:
         weights, moments, saved = torch.load(begin, weights_only=True)
         resume(objective, teacher, saved)
-        load(engine, weights, moments)
+        load(engine, weights | saved["parameters"], moments)
     exchange, found = open_exchange("gather")(0), []
     for step, rows in zip(range(first, last), batches_of(used, rank, world, first), strict=False):
         set_lr(engine, 1e-3)
