@@ -3,7 +3,8 @@
     token = tower's own projection (last layer, after its last norm)
 
 so a token lives in the space of the embeddings, of width D.  An image's tokens are its patches, without class tokens.
-A text's are those of the text, its start and end among them; [CLS] of a Hugging Face tower pooled there is none.
+A text's are those of the text, its start and end among them.  [CLS] of a Hugging Face tower pooled there is none, nor
+is the class token of a CoCa's, nor an end that is also the padding, as SigLIP's is.
 
 B images or texts on this rank, P patches (those that patch dropout leaves), L tokens, W tower width, D embedding.
 """
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from open_clip.hf_model import ClsPooler, HFTextEncoder
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError, RecipeError
@@ -55,15 +56,13 @@ def check_tokens(model: nn.Module, why: str) -> None:
             fix="choose a ViT, such as ViT-B-32, or another objective",
         )
     tower = text_tower(model)
-    if isinstance(tower, HFTextEncoder) or _is_packed(tower):
-        return
-    raise RecipeError(
-        f"{why} needs tokens of texts: model.architecture must have a text tower that tells texts from padding",
-        value="its text tower "
-        + ("appends a class token" if getattr(tower, "cls_emb", None) is not None else "attends to the padding"),
-        fix="choose a causal tower pooled at the end of the text, such as ViT-B-32's, a model.text_model, or another "
-        "objective",
-    )
+    if not (isinstance(tower, HFTextEncoder | TextTransformer) or _is_packed(tower)):
+        raise RecipeError(
+            f"{why} needs tokens of texts: model.architecture must have a text tower of its own, or one that is pooled "
+            "at the end of a text",
+            value=f"text_cfg.pool_type: {pool_type(tower)}, custom_text: false",
+            fix='use a JSON architecture with "custom_text": true, or choose another objective',
+        )
 
 
 def encode_image_tokens(model: nn.Module, pixels_BCHW: Tensor) -> ImageTokens:
@@ -79,8 +78,8 @@ def encode_image_tokens(model: nn.Module, pixels_BCHW: Tensor) -> ImageTokens:
     return ImageTokens(pooled_BW @ visual.proj, tokens_BPW @ visual.proj)
 
 
-def encode_text_tokens(model: nn.Module, tokens_BL: Tensor) -> TextTokens:
-    """Features of texts and of their tokens.  tokens_BL: as for `encode_text`.
+def encode_text_tokens(model: nn.Module, tokens_BL: Tensor, pad_id: int = 0) -> TextTokens:
+    """Features of texts and of their tokens.  tokens_BL: as for `encode_text`.  pad_id: of the tokenizer.
 
     A row of padding only gets finite features, and a mask that means nothing.
     Raises IntegrityError for more tokens than the tower has positions.
@@ -92,6 +91,8 @@ def encode_text_tokens(model: nn.Module, tokens_BL: Tensor) -> TextTokens:
         raise IntegrityError(
             f"a tokenizer must truncate to the context length: {tokens_BL.shape[1]} tokens, not {tower.context_length}"
         )
+    if not _is_packed(tower):
+        return _whole_tokens(tower, tokens_BL, pad_id)
     packed = pack_causal(tower, tokens_BL)
     states_TD = project(tower, tower.ln_final(packed.x_TW))
     place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
@@ -109,6 +110,21 @@ def _is_packed(tower: Any) -> bool:
     """Whether it is a causal tower whose texts end where it pools."""
     causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
     return causal and pool_type(tower) in ("argmax", "eos")
+
+
+def _whole_tokens(tower: Any, tokens_BL: Tensor, pad_id: int) -> TextTokens:
+    """Of an open_clip tower that takes texts with their padding: `TextTransformer.forward`."""
+    place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+    # What follows the last token that is no padding; a token of that id within a text is one of the text.
+    own_B = torch.where(tokens_BL != pad_id, place_L + 1, 0).amax(1)
+    masks = tower.cls_emb is not None or tower.use_pad_mask
+    x_BLW, mask = tower._embeds(some_token(tokens_BL, tower.pad_id) if masks else tokens_BL)
+    x_BLW = tower.ln_final(tower.transformer(x_BLW, attn_mask=mask))
+    if tower.cls_emb is not None:
+        pooled_BW, x_BLW = x_BLW[:, -1], x_BLW[:, :-1]
+    else:
+        pooled_BW = text_global_pool(x_BLW, tokens_BL, tower.pool_type, tower.eos_id)
+    return _masked(project(tower, pooled_BW), project(tower, x_BLW), place_L < own_B[:, None])
 
 
 def _is_timm_vit(trunk: nn.Module) -> bool:
