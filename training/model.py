@@ -19,11 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
+from pairmill.towers.caption_decoder import NO_LABEL, check_decoder, encode_captions
 from pairmill.towers.encode import encode_text
 from pairmill.towers.token_features import check_tokens, encode_image_tokens, encode_text_tokens
 from training.data.asked_columns import COLUMNS
 from training.data.batches import Batch
 from training.data.bundle import IMAGE_VIEWS, Layout
+from training.losses.vocabulary import word_losses
 
 #: Parameters of the loss that open_clip keeps in its models, scalars.
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
@@ -162,11 +164,14 @@ class DualEncoder(nn.Module):
         heads: nn.Module | None = None,
         undecayed: Sequence[str] = (),
         needs: Sequence[str] = (),
+        pad_id: int = 0,
     ) -> None:
         """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs: the objective's.
 
-        Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens that are
-        needed.
+        pad_id: what texts are padded with.
+
+        Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens or a decoder
+        that are needed.
         """
         super().__init__()
         # DeepSpeed 0.19 broadcasts parameters as bytes, which a tensor of no dimensions does not allow.
@@ -183,10 +188,13 @@ class DualEncoder(nn.Module):
                 )
         self.model = model
         self.heads = heads
-        self.undecayed = tuple(undecayed)
-        self._raw, self._tokens = "raw" in needs, "tokens" in needs
+        self.undecayed, self._pad_id = tuple(undecayed), pad_id
+        self._raw, self._tokens, self._captions = (need in needs for need in ("raw", "tokens", "captions"))
+        self._images_only = "image_views" in needs and "views" not in needs
         if self._tokens:
             check_tokens(model, "loss.objective")
+        if self._captions:
+            check_decoder(model, "loss.objective")
         self._autocast = AUTOCAST.get(precision)
         self._half = precision == "fp16"
         mean, std = image_statistics(model)
@@ -221,26 +229,40 @@ class DualEncoder(nn.Module):
     def _of_further(self, further: Further) -> dict[str, Tensor]:
         """Unit embeddings of further views and texts."""
         model: Any = self.model
-        tokens_BNL = torch.cat([further.views_BVL, further.negatives_BNL], 1)
-        text = encode_text(model, tokens_BNL.flatten(0, 1))
-        text_BND = F.normalize(text.float(), dim=-1).view(*tokens_BNL.shape[:2], -1)
         v = further.views_BVL.shape[1]
+        tokens_BNL = torch.cat([further.views_BVL[:, v if self._images_only else 0 :], further.negatives_BNL], 1)
         asked = {}
         if v:
             image = model.encode_image(self._pixels(further.images_BVHWC.flatten(0, 1)))
             asked["image_views"] = F.normalize(image.float(), dim=-1).view(len(tokens_BNL), v, -1)
-            asked["text_views"] = text_BND[:, :v]
-        if further.negatives_BNL.shape[1]:
-            asked |= {"neg_text": text_BND[:, v:], "neg_mask": further.negative_mask_BN}
+        if not tokens_BNL.shape[1]:
+            return asked
+        text = encode_text(model, tokens_BNL.flatten(0, 1))
+        text_BND = F.normalize(text.float(), dim=-1).view(*tokens_BNL.shape[:2], -1)
+        n = further.negatives_BNL.shape[1]
+        views_BVD, negatives_BND = torch.split(text_BND, [tokens_BNL.shape[1] - n, n], 1)
+        if views_BVD.shape[1]:
+            asked["text_views"] = views_BVD
+        if n:
+            asked |= {"neg_text": negatives_BND, "neg_mask": further.negative_mask_BN}
         return asked
 
     def _encoded(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are needed."""
+        """Embeddings of images [B, D] and of texts [B * K, D], and what else of both is needed."""
         tokens = rows.tokens_BKL.flatten(0, 1)
-        if not self._tokens:
-            model: Any = self.model
-            return model.encode_image(pixels), encode_text(model, tokens), {}
-        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, tokens)
+        with_tokens = self._with_tokens(pixels, rows) if self._tokens else None
+        # A teacher, which encodes in evaluation mode, is asked for no captions.
+        if self._captions and self.training:
+            image, text, asked = self._captioned(pixels, rows)
+            return image, text, {**asked, **(with_tokens[2] if with_tokens is not None else {})}
+        if with_tokens is not None:
+            return with_tokens
+        model: Any = self.model
+        return model.encode_image(pixels, normalize=False), encode_text(model, tokens), {}
+
+    def _with_tokens(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        image = encode_image_tokens(self.model, pixels)
+        text = encode_text_tokens(self.model, rows.tokens_BKL.flatten(0, 1), self._pad_id)
         words = F.normalize(text.tokens_BLD.float(), dim=-1)
         asked = {
             "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
@@ -248,6 +270,21 @@ class DualEncoder(nn.Module):
             "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
         }
         return image.image_BD, text.text_BD, asked
+
+    def _captioned(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        model: Any = self.model
+        found = encode_captions(model, pixels, rows.tokens_BKL.flatten(0, 1), rows.text_mask_BK.flatten())
+        there_NL = found.label_NL != NO_LABEL
+        states_TW = found.states_NLW[there_NL[:, : found.states_NLW.shape[1]]]
+        # The vocabulary is projected to in the precision of the towers, the losses are float32.
+        kind = states_TW.dtype if self._autocast is None else self._autocast
+        losses_T = word_losses(
+            states_TW.to(kind), model.text_decoder.text_projection.to(kind), found.label_NL[there_NL]
+        )
+        losses_NL = losses_T.new_zeros(there_NL.shape).masked_scatter(there_NL, losses_T)
+        shape = rows.tokens_BKL.shape
+        asked = {"caption_losses": losses_NL.view(shape), "caption_labels": found.label_NL.view(shape)}
+        return found.image_BD, found.text_ND, asked
 
     def _own(self, image_BD: Tensor, text_BKD: Tensor, asked: Mapping[str, Tensor]) -> Own:
         if self.heads is None:

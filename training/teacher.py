@@ -109,10 +109,13 @@ class Teachers(NamedTuple):
 
     average: Teacher | None
     frozen: Frozen | None
+    further: bool  #: whether they encode further views and texts
 
     def __call__(self, parts: Sequence[Rows]) -> Taught:
         """What each makes of all rows, encoded a part at a time."""
-        return Taught(*(None if one is None else one(parts) for one in self))
+        if not self.further:
+            parts = [part._replace(further=None) for part in parts]
+        return Taught(*(None if one is None else one(parts) for one in (self.average, self.frozen)))
 
     def update(self) -> None:
         """After a step."""
@@ -124,7 +127,7 @@ def open_teachers(module: DualEncoder, objective: Objective) -> Teachers | None:
     """The teachers of a run, as it begins; None where its objective asks for none.  Raises RecipeError as `Teacher`."""
     average = Teacher(module, objective.teacher_decay) if "teacher" in objective.needs else None
     frozen = Frozen(module) if "frozen_teacher" in objective.needs else None
-    return None if average is None and frozen is None else Teachers(average, frozen)
+    return None if average is None and frozen is None else Teachers(average, frozen, objective.teacher_further)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from pairmill.errors import IntegrityError, UserError, nearest
 from pairmill.faults import fault_point
 from pairmill.store import Store
 from pairmill.towers.build import Logits, build_from_description, build_model, eval_transform, model_description
+from pairmill.towers.caption_decoder import check_decoder, has_decoder
 from pairmill.towers.encode import needs_full_length
 from pairmill.towers.token_features import check_tokens
 from pairmill.towers.tokenizer import Tokenizer
@@ -84,6 +85,11 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
     )
     if "tokens" in objective.needs:
         check_tokens(model, f"loss.objective {objective.config.name}")
+    if "captions" in objective.needs:
+        check_decoder(model, f"loss.objective {objective.config.name}")
+    elif has_decoder(model):
+        # Nothing teaches it, and weight decay would wear it down.
+        model.text_decoder.requires_grad_(False)
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     return model
@@ -95,7 +101,10 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
     # What all ranks draw alike, from a seed of its own: the model's architecture does not change it.
     torch.manual_seed(recipe.train.seed)
     objective.begin(setup)
-    module = DualEncoder(model, recipe.train.precision, objective.heads(setup), objective.undecayed, objective.needs)
+    heads = objective.heads(setup)
+    module = DualEncoder(
+        model, recipe.train.precision, heads, objective.undecayed, objective.needs, pad_id=setup.pad_id
+    )
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
     return Learner(engine, ema, objective, open_teachers(module, objective))
@@ -148,6 +157,7 @@ def _train(payload: Payload) -> None:
         tile=recipe.loss.tile,
         seed=recipe.train.seed,
         device=device,
+        pad_id=describe.tokenizer.pad_id,
     )
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner

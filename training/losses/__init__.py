@@ -5,6 +5,7 @@ loss_inputs, contrast, tiles, softmax, sigmoid, compose (what `contrastive` need
 pair_losses and mixture, tag_overlap (further targets); row_lse, pairs, multi_view, refine, drawn, rocket, projectors,
 mixing, backward (of embeddings alone); pair_kernel and pair_contrast, token_similarity, word_similarity, volume,
 multilinear_product, codes, token_heads (other similarities than the inner product, and what learns in them); present
-and negatives, memory, hard_negatives, token_grids, patch_grouping, propagation, patch_decoder (of views, tokens, wrong
-texts or a teacher).  What names a loss in a recipe is in `training/objectives/`.
+and negatives, memory, hard_negatives, token_grids, patch_grouping, propagation, patch_decoder, self_distillation,
+kmeans, vocabulary (of views, tokens, wrong texts, a teacher, clusters or a decoder).
+What names a loss in a recipe is in `training/objectives/`.
 """

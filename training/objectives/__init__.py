@@ -6,7 +6,9 @@ positive), token_max, token_max_reduced, gram, multilinear, text_words, levels, 
 inner product), head_names, align, uniform, cross_uniform, mv_infonce, mv_dhel, mixup, barlow, siam, swav, rafa, hycd,
 backward_compatible (of embeddings alone), self_supervised, intra_modal, local_mi (each modality with itself),
 with_negatives, image_grounded, text_grounded, ema_distill (texts that were written to be wrong), grouping (patches and
-texts), denoise, pixpro, masked_image (hidden tokens and patches), composite and composite_heads (an objective with
+texts), denoise, pixpro, masked_image (hidden tokens and patches), prototype (clusters of the other
+modality), local_global (views and
+hidden patches predict an average), captioning (a decoder), composite and composite_heads (an objective with
 terms added to it), config (the recipe's section `loss` and the registry), saved (an objective in a checkpoint), by_name
 (any objective on plain tensors), reference (docs/objectives.md).
 

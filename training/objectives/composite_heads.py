@@ -24,7 +24,8 @@ class Heads(nn.Module):
         rows: dict[str, Tensor] = {}
         shared: dict[str, Tensor] = {}
         for label, names in self._asked.items():
-            given = [{name: asked[name] for name in names}] if names and asked is not None else []
+            # A teacher may have been given less than the model.
+            given = [{name: asked[name] for name in names if name in asked}] if names and asked is not None else []
             made: Own = self.get_submodule(label)(image_BD, text_BKD, *given)
             rows |= {f"{label}.{name}": value for name, value in made.rows.items()}
             shared |= {f"{label}.{name}": value for name, value in made.shared.items()}

@@ -63,10 +63,18 @@ NEEDS: Mapping[str, Need] = {
         True,
         ("image_tokens", "text_tokens", "text_token_mask"),
     ),
+    "image_views": Need("the images of `views` alone, where nothing needs more texts", True, ("image_views",)),
     "views": Need(
         "strongly augmented crops of each image, and more draws of its first slot, [B, V, D] each (`data.views`)",
         True,
         ("image_views", "text_views"),
+    ),
+    "captions": Need(
+        "of a CoCa model: -log of the share [B, K, L] that its decoder gives each token of a text, in nats, from the "
+        "tokens before it and the image, and which token it is [B, K, L], negative for none; outside of a run, logits "
+        "[B, K, L, V] in place of the former",
+        True,
+        ("caption_losses", "caption_labels", "caption_logits"),
     ),
     "masked": Need(
         "the tokens where some are hidden from the model, as in `tokens`, and which are, bool [B, P] and [B, K, L]",
@@ -109,6 +117,7 @@ class Setup(NamedTuple):
     seed: int
     device: torch.device
     token_width: int | None = None  #: Dt of the need `tokens`; None: D
+    pad_id: int = 0  #: what texts are padded with
 
 
 class When(NamedTuple):
@@ -138,6 +147,8 @@ class Objective:
     needs: tuple[str, ...] = ()
     #: Which tensors of its needs the teacher gives too, in `features.teacher.asked`; masks come from the rows alone.
     teacher_tensors: tuple[str, ...] = ()
+    #: Whether a teacher encodes the views and negatives that the objective needs of the model.
+    teacher_further: bool = True
     #: Tensors of its needs, and `teacher_…`, that `loss_by_name` may be called without.  The loop gives all of them.
     optional_tensors: tuple[str, ...] = ()
     #: Of the need `columns`: names of COLUMNS.  `data.columns` says what they are called in the data.

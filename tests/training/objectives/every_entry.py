@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import naive_contrastive
+import naive_generative
 import naive_similarities
 import naive_targets
 import naive_terms
@@ -16,5 +17,6 @@ ENTRIES = [
     *naive_similarities.ENTRIES,
     *naive_views.ENTRIES,
     *naive_tokens.ENTRIES,
+    *naive_generative.ENTRIES,
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}
