@@ -6,6 +6,7 @@ B rows of this rank, K text slots, V views or patches of a row, D embedding, E p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
@@ -48,16 +49,13 @@ def prediction_losses(
     prototypes [C, E], temperatures: the student's, the teacher's.  The teacher's logits are less `centre_C`, and get no
     gradient.  No more than `most` logits exist at a time, or those of one row; they are computed again backward.
     """
-    given = [wide(student_BVE), *(wide(one) for one in prototypes), wide(centre_C)]
-    taught_BE = wide(taught_BE)
+    student_BVE, taught_BE, centre_C = wide(student_BVE), wide(taught_BE), wide(centre_C)
+    own_CE, its_CE = (wide(one) for one in prototypes)
     rows = max(1, most // (student_BVE.shape[1] * len(centre_C)))
-    losses = []
-    for student, taught in zip(torch.split(given[0], rows), torch.split(taught_BE, rows), strict=True):
-        args = (student, taught, *given[1:], temperatures)
-        if rows < len(student_BVE):
-            losses.append(checkpoint(_cross_entropies, *args, use_reentrant=False, preserve_rng_state=False))
-        else:
-            losses.append(_cross_entropies(*args))
+    again = partial(checkpoint, _cross_entropies, use_reentrant=False, preserve_rng_state=False)
+    compute = again if rows < len(student_BVE) else _cross_entropies
+    parts = zip(torch.split(student_BVE, rows), torch.split(taught_BE, rows), strict=True)
+    losses = [compute(student, taught, own_CE, its_CE, centre_C, temperatures) for student, taught in parts]
     return torch.cat(losses)
 
 
