@@ -130,7 +130,7 @@ def test_k_means_finds_what_lies_apart() -> None:
     for tile in ((1024, 2048), (7, 3)):
         found = clusters(points, 4, restarts=10, tile=tile, **how)  # type: ignore[arg-type]
         assert sorted(found.label_N.bincount().tolist()) == [10, 20, 25, 30]
-        assert all(len(set(some.tolist())) == 1 for some in found.label_N.split([20, 30, 10, 25]))
+        assert all(len(set(some.tolist())) == 1 for some in torch.split(found.label_N, [20, 30, 10, 25]))
         torch.testing.assert_close(found.centroid_CE, means_by_label(points, found.label_N, 4))
     far = [
         float((points - one.centroid_CE[one.label_N]).square().sum())
