@@ -224,7 +224,7 @@ class TrainRecipe(Config):
     def _check_keeping(self) -> None:
         if self.train.patch_keeping is None:
             return
-        if needs := {"tokens", "tower", *EVERY_PATCH} & set(self.loss.opened().needs):
+        if needs := {"tokens", "tower", "captions", *EVERY_PATCH} & set(self.loss.opened().needs):
             raise RecipeError(
                 "train.patch_keeping must be null with an objective or terms that need patches one by one, or "
                 "what a tower gives before its projection",

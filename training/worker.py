@@ -30,6 +30,7 @@ from pairmill.towers.build import (
     image_size,
     model_description,
 )
+from pairmill.towers.caption_decoder import has_decoder
 from pairmill.towers.corner_tokens import CornerTokens, check_corners
 from pairmill.towers.encode import needs_full_length
 from pairmill.towers.image_sizes import take_sizes
@@ -102,6 +103,9 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
         check_tokens(model, "loss.mask_tokens")
     if recipe.model.corner_tokens:
         check_corners(model)
+    if has_decoder(model) and "captions" not in objective.needs:
+        # Nothing teaches it, and weight decay would wear it down.
+        model.text_decoder.requires_grad_(False)
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     text_cfg = resolve_architecture(recipe.model).model_cfg["text_cfg"]
@@ -133,6 +137,7 @@ def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> 
         objective.needs,
         corners=corners,
         hides=objective.hides,
+        pad_id=setup.pad_id,
     )
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
@@ -189,6 +194,7 @@ def _train(payload: Payload) -> None:
         device=device,
         patch_values=pixels_of_patch(model) if "pixels" in needs else None,
         datasets=len(plan.datasets),
+        pad_id=describe.tokenizer.pad_id,
     )
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner

@@ -32,6 +32,7 @@ from pairmill.towers.architecture import (
     resolve_architecture,
     resolve_weights,
 )
+from pairmill.towers.caption_decoder import has_decoder
 from pairmill.towers.config import ModelConfig
 from pairmill.towers.encode import text_tower
 from pairmill.towers.eval_transform import EvalTransform
@@ -220,6 +221,10 @@ def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *,
                 fix="correct the architecture, or the keys of `model` that change it",
             ) from error
     _cut_patches_by_matmul(model.visual)
+    if has_decoder(model):
+        # open_clip 3.3 leaves it as the memory was: nothing calls its `init_parameters`, whose spread this is.
+        projection = model.text_decoder.text_projection
+        nn.init.normal_(projection, std=len(projection) ** -0.5)
     return model
 
 

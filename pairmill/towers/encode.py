@@ -82,7 +82,7 @@ def is_packed(tower: Any) -> bool:
 def encode_image(model: nn.Module, pixels_BCHW: Tensor) -> Tensor:
     """Features [B, D] of images, not normalised: `model.encode_image`, through the model's heads."""
     tower: Any = model
-    return through_heads(model, tower.encode_image(pixels_BCHW), "image")
+    return through_heads(model, tower.encode_image(pixels_BCHW, normalize=False), "image")
 
 
 def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
     token = tower's own projection (last layer, after its last norm)
 
 so a token lives in the space of the embeddings, of width D, and goes through the model's heads as they do.  An image's
-tokens are its patches, without class tokens.  A text's are those of the text, its start and end among them; [CLS] of a
-Hugging Face tower pooled there is none.  What the towers give before their projection comes along.
+tokens are its patches, without class tokens.  A text's are those of the text, its start and end among them.  [CLS] of a
+Hugging Face tower pooled there is none, nor is the class token of a CoCa's, nor an end that is also the padding, as
+SigLIP's is.  What the towers give before their projection comes along.
 
 B images or texts on this rank, P patches (those that patch dropout leaves), L tokens, W tower width, D embedding.
 """
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from open_clip.hf_model import ClsPooler, HFTextEncoder
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError, RecipeError
@@ -26,7 +27,9 @@ from pairmill.towers.encode import (
     encode_image,
     in_groups,
     is_packed,
+    needs_full_length,
     pack_causal,
+    pool_type,
     pooled,
     project,
     some_token,
@@ -119,14 +122,13 @@ def check_tokens(model: nn.Module, why: str, otherwise: str = "another objective
             fix=f"choose a ViT, such as ViT-B-32, or {otherwise}",
         )
     tower = text_tower(model)
-    if not texts or isinstance(tower, HFTextEncoder) or is_packed(tower):
+    if not texts or isinstance(tower, HFTextEncoder | TextTransformer) or is_packed(tower):
         return
     raise RecipeError(
-        f"{why} needs tokens of texts: model.architecture must have a text tower that tells texts from padding",
-        value="its text tower "
-        + ("appends a class token" if getattr(tower, "cls_emb", None) is not None else "attends to the padding"),
-        fix="choose a causal tower pooled at the end of the text, such as ViT-B-32's, a model.text_model, or "
-        f"{otherwise}",
+        f"{why} needs tokens of texts: model.architecture must have a text tower of its own, or one that is pooled at "
+        "the end of a text",
+        value=f"text_cfg.pool_type: {pool_type(tower)}, custom_text: false",
+        fix=f'use a JSON architecture with "custom_text": true, or choose {otherwise}',
     )
 
 
@@ -158,25 +160,29 @@ def encode_images_from_some(model: nn.Module, pixels_BCHW: Tensor, few_B: Tensor
     return torch.cat(parts)[torch.cat([whole, few]).argsort()]
 
 
-def encode_text_tokens(model: nn.Module, tokens_BL: Tensor, hidden: Hidden | None = None) -> TextTokens:
-    """Features of texts and of their tokens.  tokens_BL: as for `encode_text`.
+def encode_text_tokens(
+    model: nn.Module, tokens_BL: Tensor, hidden: Hidden | None = None, *, pad_id: int = 0
+) -> TextTokens:
+    """Features of texts and of their tokens.  tokens_BL: as for `encode_text`.  pad_id: of the tokenizer.
 
     hidden: tokens that the tower does not see, among those of `TextTokens.mask_BL`.
     A row of padding only gets finite features, and a mask that means nothing.
     Raises IntegrityError for more tokens than the tower has positions.
     """
-    found = _text_tokens(text_tower(model), tokens_BL, hidden)
+    found = _text_tokens(text_tower(model), tokens_BL, hidden, pad_id)
     text_BD, tokens_BLD = (through_heads(model, x, "text") for x in (found.text_BD, found.tokens_BLD))
     return _masked(text_BD, tokens_BLD, found.mask_BL, found.tower_BW)
 
 
-def _text_tokens(tower: Any, tokens_BL: Tensor, hidden: Hidden | None) -> TextTokens:
+def _text_tokens(tower: Any, tokens_BL: Tensor, hidden: Hidden | None, pad_id: int) -> TextTokens:
     if isinstance(tower, HFTextEncoder):
         return _hugging_face_tokens(tower, tokens_BL, hidden)
     if tokens_BL.shape[1] > int(tower.context_length):
         raise IntegrityError(
             f"a tokenizer must truncate to the context length: {tokens_BL.shape[1]} tokens, not {tower.context_length}"
         )
+    if not is_packed(tower):
+        return _whole_tokens(tower, tokens_BL, hidden, pad_id)
     packed = pack_causal(tower, tokens_BL, hidden)
     states_TW = tower.ln_final(packed.x_TW)
     states_TD = project(tower, states_TW)
@@ -196,7 +202,8 @@ def pooled_widths(model: nn.Module) -> tuple[int, int]:
     try:
         size = image_size(model)
         image = encode_image_tokens(model, torch.zeros(1, 3, size, size, device=device))
-        text = encode_text_tokens(model, torch.zeros(1, 2, dtype=torch.long, device=device))
+        length = int(text_tower(model).context_length) if needs_full_length(model) else 2
+        text = encode_text_tokens(model, torch.zeros(1, length, dtype=torch.long, device=device))
     finally:
         model.train(training)
     return image.tower_BW.shape[1], text.tower_BW.shape[1]
@@ -205,6 +212,22 @@ def pooled_widths(model: nn.Module) -> tuple[int, int]:
 def _masked(text_BD: Tensor, tokens_BLD: Tensor, mask_BL: Tensor, tower_BW: Tensor) -> TextTokens:
     tokens_BLD = torch.where(mask_BL[..., None], tokens_BLD, tokens_BLD.new_zeros(()))
     return TextTokens(text_BD, tokens_BLD, mask_BL, tower_BW)
+
+
+def _whole_tokens(tower: Any, tokens_BL: Tensor, hidden: Hidden | None, pad_id: int) -> TextTokens:
+    """Of an open_clip tower that takes texts with their padding: `TextTransformer.forward`."""
+    place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+    # What follows the last token that is no padding; a token of that id within a text is one of the text.
+    own_B = torch.where(tokens_BL != pad_id, place_L + 1, 0).amax(1)
+    masks = tower.cls_emb is not None or tower.use_pad_mask
+    with words_hidden(_words_of(tower), hidden):
+        x_BLW, mask = tower._embeds(some_token(tokens_BL, tower.pad_id) if masks else tokens_BL)
+    x_BLW = tower.ln_final(tower.transformer(x_BLW, attn_mask=mask))
+    if tower.cls_emb is not None:
+        pooled_BW, x_BLW = x_BLW[:, -1], x_BLW[:, :-1]
+    else:
+        pooled_BW = text_global_pool(x_BLW, tokens_BL, tower.pool_type, tower.eos_id)
+    return _masked(project(tower, pooled_BW), project(tower, x_BLW), place_L < own_B[:, None], pooled_BW)
 
 
 def _is_timm_vit(trunk: nn.Module) -> bool:

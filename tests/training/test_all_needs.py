@@ -33,7 +33,7 @@ ROWS, CONTEXT, STEPS = 8, 32, 4
 class Everything(Objective):
     """Takes a little of everything that the loop delivers."""
 
-    needs = tuple(NEEDS)
+    needs = tuple(name for name in NEEDS if name != "captions")  # of a CoCa alone
     columns = ("noise_prob", "sample_weight", "tags")
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:

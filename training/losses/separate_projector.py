@@ -74,16 +74,16 @@ class SeparateProjector(nn.Module):
         """Project."""
         asked = asked or {}
         given = {"image": image_BD, "text": text_BKD, **asked}
-        raw = {
-            name: self._projected(name, given[self._begin + name], asked) for name in ("image", "text", *self._further)
-        }
+        # A teacher may have been given less than the model.
+        names = ("image", "text", *(name for name in self._further if self._begin + name in given))
+        raw = {name: self._projected(name, given[self._begin + name], asked) for name in names}
         rows = {name: F.normalize(wide(value), dim=-1) for name, value in raw.items()}
         rows |= {"raw_image": raw["image"], "raw_text": raw["text"]}
         shared = {"scale": self.log_scale.exp().sum()} if self._own_scale else {}
         if self.inner is not None:
             # Of the type of its weights, which fp16 halves.
             seen = {**asked, **{name: value.to(image_BD.dtype) for name, value in rows.items()}}
-            others = {name: seen[name] for name in self._inner_tensors}
+            others = {name: seen[name] for name in self._inner_tensors if name in seen}
             made: Own = self.inner(seen["image"], seen["text"], *([others] if others else []))
             rows |= {f"inner.{name}": value for name, value in made.rows.items()}
             shared |= {f"inner.{name}": value for name, value in made.shared.items()}

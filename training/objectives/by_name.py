@@ -37,7 +37,7 @@ _TAUGHT = tuple(
     t
     for need in NEEDS.values()
     for t in need.tensors
-    if not t.endswith(("_mask", "_hidden", "_boxes", "_patches", "_there"))
+    if not t.endswith(("_mask", "_hidden", "_boxes", "_patches", "_there", "_labels"))
 )
 #: The same rows as a teacher sees them: an average of the model, or a model that does not learn.
 TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", *(f"teacher_{name}" for name in _TAUGHT))

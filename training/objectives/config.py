@@ -70,6 +70,10 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "denoise": "training.objectives.denoise:Denoise",
         "pixpro": "training.objectives.pixpro:Pixpro",
         "masked_image": "training.objectives.masked_image:MaskedImage",
+        "prototype": "training.objectives.prototype:Prototype",
+        "local_global": "training.objectives.local_global:LocalGlobal",
+        "masked_prediction": "training.objectives.local_global:MaskedPrediction",
+        "captioning": "training.objectives.captioning:Captioning",
     },
     check=derived_from(Objective, key="loss.objective"),
 )

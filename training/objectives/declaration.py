@@ -61,12 +61,19 @@ NEEDS: Mapping[str, Need] = {
         "unit vectors of image patches [B, P, D] and of text tokens [B, K, L, D], and which those are [B, K, L]",
         ("image_tokens", "text_tokens", "text_token_mask"),
     ),
+    "image_views": Need("the images of `views` alone, where nothing needs more texts", ("image_views",)),
     "views": Need(
         "strongly augmented crops of each image, and more draws of its first slot, [B, V, D] each (`data.views`)",
         ("image_views", "text_views"),
     ),
     "text_extra": Need(
         "unit vectors of the corner tokens of texts, [B, K, m, D] (`model.corner_tokens`)", ("text_extra",)
+    ),
+    "captions": Need(
+        "of a CoCa model: -log of the share [B, K, L] that its decoder gives each token of a text, in nats, from the "
+        "tokens before it and the image, and which token it is [B, K, L], negative for none; outside of a run, logits "
+        "[B, K, L, V] in place of the former",
+        ("caption_losses", "caption_labels", "caption_logits"),
     ),
     "masked": Need(
         "the tokens where some are hidden from the model (`hides`), as in `tokens`, and which are, bool [B, P] and "
@@ -127,6 +134,7 @@ class Setup(NamedTuple):
     patch_values: int | None = None  #: C of the need `pixels`; None: it is not needed
     datasets: int = 1  #: of `data.datasets`
     tower_widths: tuple[int, int] | None = None  #: Wi, Wt of the need `tower`
+    pad_id: int = 0  #: what texts are padded with
 
 
 class When(NamedTuple):
@@ -156,6 +164,8 @@ class Objective:
     needs: tuple[str, ...] = ()
     #: Which tensors of its needs the teacher gives too, in `features.teacher.asked`; masks come from the rows alone.
     teacher_tensors: tuple[str, ...] = ()
+    #: Whether a teacher encodes the views and negatives that the objective needs of the model.
+    teacher_further: bool = True
     #: Tensors of its needs, and `teacher_…`, that `loss_by_name` may be called without.  The loop gives all of them.
     optional_tensors: tuple[str, ...] = ()
     #: Of the need `columns`: names of COLUMNS.  `data.columns` says what they are called in the data.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from training.model import Features, Rows
 
 #: Needs whose tensors can be projected, or are no embeddings.
-_PROJECTED = ("teacher", "raw", "views", "negatives", "present", "columns")
+_PROJECTED = ("teacher", "raw", "image_views", "views", "negatives", "present", "columns")
 _FURTHER = ("image_views", "text_views", "neg_text")
 
 
@@ -63,6 +63,7 @@ class Projected(Objective):
             )
         self._inner, self._projector = inner, projector
         self.modes, self.teacher_tensors = inner.modes, inner.teacher_tensors
+        self.teacher_further = inner.teacher_further
         self.columns, self.keeps = inner.columns, inner.keeps
         self.temperature_init = inner.temperature_init
         self.undecayed = tuple(f"inner.{name}" for name in inner.undecayed)

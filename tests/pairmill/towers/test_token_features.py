@@ -120,12 +120,51 @@ def test_a_hugging_face_tower_has_tokens(tmp_path: Path, pooler: str) -> None:
     [
         ("resnet", "needs patches .*\n.*ModifiedResNet"),
         ("coca", "needs patches .*\n.*pools by attention"),
-        ("siglip", "needs tokens of texts.*\n.*attends to the padding"),
     ],
 )
 def test_towers_without_tokens_are_refused(name: str, said: str) -> None:
     with pytest.raises(RecipeError, match=f"token_max {said}"):
         check_tokens(build(name), "token_max")
+
+
+def test_a_tower_without_a_text_tower_of_its_own_must_pool_at_the_end(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "vit.json").read_text())
+    config["text_cfg"]["pool_type"] = "last"
+    (tmp_path / "last.json").write_text(json.dumps(config))
+    model = build_model(ModelConfig(architecture=str(tmp_path / "last.json")), temperature_init=None, bias_init=None)
+    with pytest.raises(RecipeError, match=r"token_max needs tokens of texts: .*\n.*pool_type: last"):
+        check_tokens(model, "token_max")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "pad"),
+    [
+        ("siglip", {}, 1),  # as SigLIP's: the end is the padding too
+        ("coca", {}, 0),
+        ("vit", {"no_causal_mask": True}, 0),
+    ],
+)
+def test_towers_that_take_the_padding_have_tokens_of_the_text_alone(
+    tmp_path: Path, name: str, text: dict[str, Any], pad: int
+) -> None:
+    model = built(tmp_path, {}, text) if text else build(name).double().eval()
+    if name != "coca":  # whose images have no patches
+        check_tokens(model, "a test")
+    tower = model.text
+    tokens = torch.full((4, tower.context_length), pad)
+    lengths = (2, 5, tower.context_length, 0)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = torch.randint(4, 400, (length,))
+    tokens[1, 2] = pad  # within a text
+    found = encode_text_tokens(model, tokens, pad_id=pad)
+    assert found.mask_BL.sum(1).tolist() == list(lengths)
+    torch.testing.assert_close(found.text_BD[:3], encode_text(model, tokens[:3]), rtol=0, atol=1e-12)
+    assert found.text_BD.isfinite().all() and not found.tokens_BLD[~found.mask_BL].any()
+    for row, length in enumerate(lengths[:3]):
+        x, mask = tower._embeds(tokens[row : row + 1])
+        states = tower.ln_final(tower.transformer(x, attn_mask=mask))[0, :length]
+        expected = states @ tower.text_projection if name != "siglip" else tower.text_projection(states)
+        torch.testing.assert_close(found.tokens_BLD[row, :length], expected, rtol=0, atol=1e-12)
 
 
 def test_a_text_longer_than_the_context_is_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import naive_contrastive
+import naive_generative
 import naive_lotlip
 import naive_policies
 import naive_similarities
@@ -20,5 +21,6 @@ ENTRIES = [
     *naive_views.ENTRIES,
     *naive_tokens.ENTRIES,
     *naive_policies.ENTRIES,
+    *naive_generative.ENTRIES,
 ]
 BY_NAME = {entry.name: entry for entry in ENTRIES}
