@@ -58,7 +58,9 @@ MODELS: dict[str, tuple[str, int, int]] = {
 }
 #: Needs that made-up pictures and texts meet, and those that made-up embeddings meet.
 _OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens", "masked", "pixels", "text_extra"})
-_OF_EMBEDDINGS = frozenset({"teacher", "frozen_teacher", "raw", "views", "negatives", "columns", "text_extra"})
+_OF_EMBEDDINGS = frozenset(
+    {"teacher", "frozen_teacher", "raw", "views", "image_views", "negatives", "columns", "text_extra"}
+)
 #: Corner tokens of a text, for an objective that learns from them.
 CORNERS = 2
 #: Rows and width of the loss alone.
@@ -68,8 +70,11 @@ SMALL: Mapping[str, Mapping[str, int]] = {
     "barlow": {"hidden": 64, "width": 64},
     "codebook": {"codes": 256},
     "intra_modal": {"queue_size": 256},
+    "local_global": {"hidden": 64, "prototypes": 256},
+    "masked_prediction": {"hidden": 64, "prototypes": 256},
     "momentum": {"queue": 256},
     "noise_adaptive": {"table": 1024},
+    "prototype": {"hidden": 64, "clusters": 4, "episode": 8},
     "siam": {"hidden": 64},
     "swav": {"hidden": 64},
 }
@@ -243,6 +248,8 @@ def tensors_of_needs(objective: str, rows: int, units: Callable[..., Tensor], de
         found |= {f"teacher_{name}": value for name, value in found.items() if name.startswith("raw")}
     if "views" in needs:
         found |= {"image_views": units(rows, 2, WIDTH), "text_views": units(rows, 2, WIDTH)}
+    if "image_views" in needs:
+        found |= {"image_views": units(rows, 2, WIDTH)}
     if "text_extra" in needs:
         found |= {"text_extra": units(rows, SLOTS, CORNERS, WIDTH)}
     if "negatives" in needs:

@@ -131,7 +131,10 @@ def test_a_teacher_encodes_views_only_where_an_objective_has_it_do_so() -> None:
 
     of = {"hidden": 4, "width": 4, "prototypes": 4}
     local = {"local_global": {"objective": {"name": "local_global", **of}}}
-    for terms, seen in ((local, set()), ({**local, "self_supervised": {}}, {"image_views", "text_views"})):
+    projector = {"layers": 2, "hidden": 4, "norm": "layer", "input": "embedding"}
+    projected = {"local_global": {**local["local_global"], "projector": projector}}
+    both = {**local, "self_supervised": {}}
+    for terms, seen in ((local, set()), (projected, set()), (both, {"image_views", "text_views"})):
         used = step_recipe(loss={"objective": "clip", "terms": terms}, model={"patch_dropout": None})
         objective = used.loss.opened()
         objective.begin(setup_of(used))
