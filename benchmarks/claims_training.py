@@ -60,8 +60,9 @@ def train(changes: dict[str, Any], weights: Path) -> dict[str, float]:
         tile=recipe.loss.tile,
         seed=recipe.train.seed,
         device=device,
+        pad_id=tokenizer.pad_id,
     )
-    whole = needs_full_length(model) or "tokens" in recipe.loss.opened().needs
+    whole = needs_full_length(model) or bool({"tokens", "masked"} & set(recipe.loss.opened().needs))
     learner = start_learner(model, recipe, setup)
     engine, _, objective, teacher = learner
     stream = assemble(

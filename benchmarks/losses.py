@@ -57,8 +57,12 @@ MODELS: dict[str, tuple[str, int, int]] = {
     "ViT-B-32": ("ViT-B-32", 32, 224),
 }
 #: Needs that made-up pictures and texts meet, and those that made-up embeddings meet.
-_OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens", "masked", "pixels"})
-_OF_EMBEDDINGS = frozenset({"teacher", "frozen_teacher", "raw", "views", "negatives", "columns"})
+_OF_TOWERS = frozenset({"teacher", "frozen_teacher", "raw", "tokens", "masked", "pixels", "text_extra"})
+_OF_EMBEDDINGS = frozenset(
+    {"teacher", "frozen_teacher", "raw", "views", "image_views", "negatives", "columns", "text_extra"}
+)
+#: Corner tokens of a text, for an objective that learns from them.
+CORNERS = 2
 #: Rows and width of the loss alone.
 ROWS, WIDTH = 2048, 512
 #: What the dry run sets, so that it is soon done: widths and numbers that cost time by themselves.
@@ -66,8 +70,11 @@ SMALL: Mapping[str, Mapping[str, int]] = {
     "barlow": {"hidden": 64, "width": 64},
     "codebook": {"codes": 256},
     "intra_modal": {"queue_size": 256},
+    "local_global": {"hidden": 64, "prototypes": 256},
+    "masked_prediction": {"hidden": 64, "prototypes": 256},
     "momentum": {"queue": 256},
     "noise_adaptive": {"table": 1024},
+    "prototype": {"hidden": 64, "clusters": 4, "episode": 8},
     "siam": {"hidden": 64},
     "swav": {"hidden": 64},
 }
@@ -75,11 +82,12 @@ SMALL: Mapping[str, Mapping[str, int]] = {
 
 def recipe(architecture: str, rows: int, objective: Mapping[str, Any]) -> TrainRecipe:
     """A recipe of one worker, which names no data."""
+    needs = OBJECTIVES.get(str(objective["name"])).needs
     return TrainRecipe.checked(
         {
             "run_dir": "unused",
             "data": {"path": "unused", "batch_size": rows, "texts": [[{}], [{}]]},
-            "model": {"architecture": architecture},
+            "model": {"architecture": architecture, "corner_tokens": CORNERS * ("text_extra" in needs)},
             "loss": {"objective": dict(objective)},
             "optim": {"warmup_steps": 0},
             "train": {"steps": 1000, "precision": "bf16" if torch.cuda.is_available() else "fp32"},
@@ -103,7 +111,7 @@ def batch(rows: int, side: int, vocabulary: int, length: int, device: torch.devi
         unknown,
         torch.arange(rows),
     )
-    return made._replace(**{name: v.to(device) for name, v in made._asdict().items() if isinstance(v, Tensor)})
+    return Rows(*(value.to(device) for value in made))
 
 
 def stepper(
@@ -231,7 +239,7 @@ def alone(objective: Mapping[str, Any], rows: int, device: torch.device) -> Call
 
 def tensors_of_needs(objective: str, rows: int, units: Callable[..., Tensor], device: torch.device) -> dict[str, Any]:
     """The tensors that the needs of an objective bring."""
-    needs, found = set(OBJECTIVES.get(str(objective["name"])).needs), {}
+    needs, found = set(OBJECTIVES.get(objective).needs), {}
     taught = needs & {"teacher", "frozen_teacher"}
     if "raw" in needs:
         found |= {"raw_image": units(rows, WIDTH), "raw_text": units(rows, SLOTS, WIDTH)}
@@ -240,6 +248,10 @@ def tensors_of_needs(objective: str, rows: int, units: Callable[..., Tensor], de
         found |= {f"teacher_{name}": value for name, value in found.items() if name.startswith("raw")}
     if "views" in needs:
         found |= {"image_views": units(rows, 2, WIDTH), "text_views": units(rows, 2, WIDTH)}
+    if "image_views" in needs:
+        found |= {"image_views": units(rows, 2, WIDTH)}
+    if "text_extra" in needs:
+        found |= {"text_extra": units(rows, SLOTS, CORNERS, WIDTH)}
     if "negatives" in needs:
         found |= {"neg_text": units(rows, 4, WIDTH)}
     if "columns" in needs:
@@ -268,7 +280,7 @@ def kept(rounds: int) -> tuple[Path, dict[str, Any]]:
 
 def models_of(objective: str) -> list[str]:
     """Where an objective can be measured: with the models only if the loop delivers what it needs."""
-    needs = set(OBJECTIVES.get(str(objective["name"])).needs)
+    needs = set(OBJECTIVES.get(objective).needs)
     # Tokens come from towers; views, wrong texts and columns from data, which the made-up rows lack.
     return [*(MODELS if needs <= _OF_TOWERS else []), *(["loss"] if needs <= _OF_EMBEDDINGS else [])]
 

@@ -29,7 +29,7 @@ from training.checkpoint import EMA_FILE
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Record, write_results
 from training.evaluate.run import evaluate
-from training.export import export_open_clip
+from training.export import check_exportable, export_open_clip
 from training.export_check import Difference, differences, open_clip_side, own_side, transformers_side
 from training.export_transformers import export_transformers
 from training.intact import RESULT_FILE, read_result
@@ -135,6 +135,7 @@ def export_model(checkpoint: str, to: Path, form: str, *, average: bool = False)
     write = export_open_clip if native else export_transformers
     with model_folder(checkpoint) as folder:
         model, tokenizer, _, description = _loaded(folder, average=average)
+        check_exportable(description)
         write(model.state_dict(), description, tokenizer, to)
         found = differences(own_side(model, tokenizer), open_clip_side(to) if native else transformers_side(to))
     library = "open_clip_torch" if native else "transformers"

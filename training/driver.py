@@ -34,7 +34,8 @@ from pairmill.origin import with_origin
 from pairmill.stopping import stoppable
 from pairmill.store import Store
 from pairmill.towers.build import image_size
-from pairmill.towers.tokenizer import open_tokenizer
+from pairmill.towers.caption_decoder import has_decoder
+from pairmill.towers.tokenizer import Tokenizer, open_tokenizer
 from pairmill.worker_errors import first_cause, raised_by
 from training.data.augment import TrainTransform
 from training.data.bundle import Reader, Tokenize, Views
@@ -73,6 +74,8 @@ def run(
     """Train, or resume, the recipe's run in `store`; arguments, result and errors as in `training.train.train`."""
     model, tokenizer = build(recipe), open_tokenizer(recipe.model)
     reader = open_reader(recipe, sources, image_size(model), tokenizer.tokens)
+    if has_decoder(model):
+        _check_decoder(recipe, model, tokenizer)
     del model
     compute = recipe.compute
     # Nothing is written, nor damage repaired, before the lock is held; Ray takes seconds to start.
@@ -133,6 +136,7 @@ def open_reader(
 ) -> Reader:
     """The reader of a recipe's batches, with what its objective needs of them.  size: of the model's images."""
     data, objective = recipe.data, recipe.loss.opened()
+    views = {"views", "image_views"} & set(objective.needs)
     return Reader(
         sources,
         TrainTransform(size, data.augment),
@@ -141,12 +145,26 @@ def open_reader(
         recipe.train.seed,
         data.group,
         objective.columns,
-        Views(data.views.number, StrongTransform(size, data.views), data.views.transforms)
-        if "views" in objective.needs
-        else None,
+        Views(data.views.number, StrongTransform(size, data.views), data.views.transforms) if views else None,
         data.negative_slots() if "negatives" in objective.needs else (),
         StrongTransform(size, data.views) if "view_tokens" in objective.needs else None,
     )
+
+
+def _check_decoder(recipe: TrainRecipe, model: Any, tokenizer: Tokenizer) -> None:
+    """Warn of a decoder that does not learn.  Raises RecipeError where it would learn to write padding."""
+    if "captions" not in recipe.loss.opened().needs:
+        logger.warning(
+            "%s has a caption decoder, which does not learn, as loss.objective says nothing of captions: add "
+            "loss.terms: {captioning: {weight: 2}} for CoCa's own objective",
+            recipe.model.architecture,
+        )
+    elif model.text.pad_id != tokenizer.pad_id:
+        raise RecipeError(
+            "the text tower of a CoCa must know the id that the tokenizer pads with, which no caption holds",
+            value=f"text_cfg.pad_id {model.text.pad_id}, of the tokenizer {tokenizer.pad_id}",
+            fix=f'use a JSON architecture with "pad_id": {tokenizer.pad_id} in its text_cfg',
+        )
 
 
 def _clear(store: Store) -> None:

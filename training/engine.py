@@ -2,8 +2,8 @@
 
 DeepSpeed's own checkpoints are cut by rank and stage.  Ours hold each parameter's weight and Adam moments whole, under
 its name, so a run resumes with any number of workers and any ZeRO stage, and an export needs no consolidation.
-Parameters of the model have open_clip's names; those of the objective's heads have theirs, after `objective.`;
-mask tokens begin with `mask_tokens.`.
+Parameters of the model have open_clip's names; those of the objective's heads, of corner tokens and of mask tokens
+have theirs, after `objective.`, `corners.` and `mask_tokens.`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,8 @@ from training.recipe import TrainRecipe
 #: Of AdamW, in the names of both torch's and DeepSpeed's implementations.
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
-#: What the names of the objective's own parameters begin with.
-_OWN = "objective."
-
-#: What the mask tokens' names begin with there.
-_MASKS = "mask_tokens."
+#: What the names of the objective's own parameters begin with, those of corner tokens, and those of mask tokens.
+_OWN, _CORNERS, _MASKS = "objective.", "corners.", "mask_tokens."
 
 #: Gradients of at least so many elements are exchanged one by one, in place; smaller ones are packed together.
 _BY_ITSELF = 100_000
@@ -71,13 +68,14 @@ def start_engine(module: DualEncoder, recipe: TrainRecipe, *, rows_per_worker: i
 
 
 def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
-    """The model's groups, with the objective's parameters at the full learning rate in those that they belong to."""
+    """The model's groups, with the other parameters at the full learning rate in those that they belong to."""
     weight_decay = recipe.optim.weight_decay
     groups = parameter_groups(module.model, weight_decay=weight_decay, layer_decay=recipe.model.layer_decay)
-    for prefix, name, parameter in _own_parameters(module):
+    for name, parameter in _beside(module):
         if not parameter.requires_grad:
             continue
-        own = weight_decay if name not in module.undecayed and decays(name, parameter) else 0.0
+        decayed = name.removeprefix(_OWN) not in module.undecayed and decays(name, parameter)
+        own = weight_decay if decayed else 0.0
         for group in groups:
             if (group["lr_scale"], group["weight_decay"]) == (1.0, own):
                 break
@@ -85,8 +83,21 @@ def _groups(module: DualEncoder, recipe: TrainRecipe) -> list[dict[str, Any]]:
             group = {"params": [], "weight_decay": own, "lr_scale": 1.0, "names": []}
             groups.append(group)
         group["params"].append(parameter)
-        group["names"].append(prefix + name)
+        group["names"].append(name)
     return groups
+
+
+def _modules_beside(module: DualEncoder) -> dict[str, nn.Module]:
+    """What learns beside the model, by what its names begin with in a checkpoint."""
+    found = {_OWN: module.heads, _CORNERS: module.corners, _MASKS: module.mask_tokens}
+    return {begin: one for begin, one in found.items() if one is not None}
+
+
+def _beside(module: DualEncoder, *, buffers: bool = False) -> Iterator[tuple[str, Any]]:
+    """The parameters of what learns beside the model, or its buffers, by their names in a checkpoint."""
+    for begin, one in _modules_beside(module).items():
+        found = one.named_buffers() if buffers else one.named_parameters()
+        yield from ((begin + name, value) for name, value in found)
 
 
 @contextmanager
@@ -183,9 +194,9 @@ def model_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
 
 
 def objective_weights(engine: Any, *, keep: bool = True) -> dict[str, Tensor]:
-    """As `model_weights`, of the objective's heads and the mask tokens; empty if there are none."""
-    own = _own_modules(engine.module)
-    return {prefix + name: value for prefix, module in own.items() for name, value in _whole(module, keep).items()}
+    """As `model_weights`, of what learns beside the model; empty if nothing does."""
+    beside = _modules_beside(engine.module)
+    return {begin + name: value for begin, one in beside.items() for name, value in _whole(one, keep).items()}
 
 
 def _whole(module: nn.Module, keep: bool) -> dict[str, Tensor]:
@@ -225,8 +236,7 @@ def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None
             f"a checkpoint must hold every parameter of its run; missing: {', '.join(sorted(missing))}"
         )
     buffers = dict(engine.module.model.named_buffers())
-    for prefix, module in _own_modules(engine.module).items():
-        buffers |= {prefix + name: buffer for name, buffer in module.named_buffers()}
+    buffers |= dict(_beside(engine.module, buffers=True))
     with torch.no_grad():
         for name, value in weights.items():
             if name in buffers:
@@ -244,18 +254,7 @@ def load(engine: Any, weights: dict[str, Tensor], state: dict[str, Any]) -> None
 
 def _parameters(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
     yield from engine.module.model.named_parameters()
-    yield from ((prefix + name, parameter) for prefix, name, parameter in _own_parameters(engine.module))
-
-
-def _own_modules(module: DualEncoder) -> dict[str, nn.Module]:
-    """What learns beside the model, by what its names begin with in a checkpoint."""
-    found = {_OWN: module.heads, _MASKS: module.mask_tokens}
-    return {prefix: one for prefix, one in found.items() if one is not None}
-
-
-def _own_parameters(module: DualEncoder) -> Iterator[tuple[str, str, nn.Parameter]]:
-    for prefix, one in _own_modules(module).items():
-        yield from ((prefix, name, parameter) for name, parameter in one.named_parameters())
+    yield from _beside(engine.module)
 
 
 def _learning(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:

@@ -24,8 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pairmill.atomic import whole_folder
+from pairmill.errors import UserError
 from pairmill.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER
 from pairmill.towers.tokenizer import Tokenizer
+from pairmill.towers.vl_ffn import VL_FFN
 from pairmill.towers.weights import WEIGHTS_FILE
 from training.model_card import ARCHITECTURE_FILE, CARD_FILE, open_clip_card
 
@@ -56,10 +58,22 @@ def export_open_clip(
             _write_json(partial / TEXT_TOWER_FOLDER / "config.json", description["text_tower"])
         preprocess = {k: v for k, v in description["preprocess"].items() if k != "size"}
         config = {"name": description["name"], "model_cfg": model_cfg, "preprocess_cfg": preprocess}
+        if description.get(VL_FFN):
+            config[VL_FFN] = description[VL_FFN]
         _write_json(partial / CONFIG_FILE, config)
         _write_json(partial / ARCHITECTURE_FILE, model_cfg)
         save_file(_own_storage(state_dict), partial / WEIGHTS_FILE, metadata={"format": "pt"})
         (partial / CARD_FILE).write_text(open_clip_card(description, state_dict, folder.name), encoding="utf-8")
+
+
+def check_exportable(description: Mapping[str, Any]) -> None:
+    """Raise UserError for a model that no other library loads, though its checkpoints are in open_clip's form."""
+    if description.get(VL_FFN):
+        raise UserError(
+            "a model must be without model.vl_ffn to be exported: no other library has such heads",
+            value=description["name"],
+            fix="use its checkpoint in pairmill, as architecture local-dir:FOLDER, or train without model.vl_ffn",
+        )
 
 
 def _point_at(text_cfg: dict[str, Any], home: str) -> None:

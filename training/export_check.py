@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pairmill.pixels import Pixels
 from pairmill.towers.build import eval_transform, image_statistics, without_open_clips_log
-from pairmill.towers.encode import encode_text, needs_full_length
+from pairmill.towers.encode import encode_image, encode_text, needs_full_length
 from pairmill.towers.tokenizer import Tokenizer
 from training.export_transformers import without_progress_bars
 
@@ -123,8 +123,7 @@ def own_side(model: Any, tokenizer: Tokenizer) -> Side:
         decoded = [transform(data) for data in files]
         pixels = torch.from_numpy(np.stack([image for image in decoded if image is not None]))
         with torch.inference_mode():
-            encoded: Tensor = model.encode_image((pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
-        return encoded
+            return encode_image(model, (pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
 
     return Side(lambda batch: [row.tolist() for row in tokenizer(batch)], texts, images, tokenizer.pad_id)
 

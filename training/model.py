@@ -20,8 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairmill.errors import RecipeError
 from pairmill.towers.build import image_statistics
-from pairmill.towers.encode import encode_text, text_tower
+from pairmill.towers.caption_decoder import NO_LABEL, check_decoder, encode_captions
+from pairmill.towers.corner_tokens import CornerTokens, encode_text_corners
+from pairmill.towers.encode import encode_image, encode_text, text_tower
 from pairmill.towers.token_features import (
+    ImageTokens,
+    TextTokens,
     check_every_patch,
     check_tokens,
     encode_image_tokens,
@@ -34,6 +38,7 @@ from training.data.asked_columns import COLUMNS, NOISE
 from training.data.batches import Batch
 from training.data.bundle import IMAGE_VIEWS, Layout
 from training.data.strong_views import CROP_BOXES, IMAGE_CROPS
+from training.losses.vocabulary import word_losses
 from training.objectives.declaration import EVERY_PATCH, NEEDS, Hides
 from training.token_hiding import MaskTokens, hidden_tokens, likeness
 
@@ -41,7 +46,10 @@ from training.token_hiding import MaskTokens, hidden_tokens, likeness
 LOSS_PARAMETERS = ("logit_scale", "logit_bias")
 
 #: The tensors of `Features.asked` that have the K text slots, [B, K, …].
-SLOT_TENSORS = ("raw_text", "text_tokens", "text_token_mask", "masked_text_tokens", "text_token_hidden")
+SLOT_TENSORS = (
+    *("raw_text", "text_tokens", "text_token_mask", "masked_text_tokens", "text_token_hidden"),
+    *("text_extra", "tower_text", "text_there", "caption_losses", "caption_labels"),
+)
 
 #: Recipe's precision -> what autocast computes in.  fp16 needs loss scaling, which DeepSpeed does with half weights.
 AUTOCAST = {"bf16": torch.bfloat16}
@@ -215,12 +223,16 @@ def check_needs(model: nn.Module, needs: Collection[str], why: str) -> None:
     of_texts = {"tokens", "masked"} & set(needs)
     if of_texts or "pixels" in needs or "view_tokens" in needs:
         check_tokens(model, why, texts=bool(of_texts))
+    if "tower" in needs:
+        check_tokens(model, "a projector with input tower", "input: embedding for the projectors of loss.terms")
     if set(EVERY_PATCH) & set(needs):
         check_every_patch(model, why)
+    if "captions" in needs:
+        check_decoder(model, why)
 
 
 class DualEncoder(nn.Module):
-    """Both towers of an open_clip model, from pixels and tokens to features, and the objective's heads."""
+    """Both towers of an open_clip model, from pixels and tokens to features; corner tokens; the objective's heads."""
 
     def __init__(
         self,
@@ -230,11 +242,15 @@ class DualEncoder(nn.Module):
         undecayed: Sequence[str] = (),
         needs: Sequence[str] = (),
         hides: Hides | None = None,
+        corners: CornerTokens | None = None,
+        pad_id: int | None = None,
     ) -> None:
         """model: an open_clip model.  precision: the recipe's.  heads, undecayed, needs, hides: the objective's.
 
-        Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens that are
-        needed.
+        corners: for the need `text_extra`.  pad_id: what texts are padded with; None: what their tower says.
+
+        Raises RecipeError for a parameter of the heads without dimensions, and for towers without tokens or a decoder
+        that are needed.
         """
         super().__init__()
         # DeepSpeed 0.19 broadcasts parameters as bytes, which a tensor of no dimensions does not allow.
@@ -251,8 +267,11 @@ class DualEncoder(nn.Module):
                 )
         self.model = model
         self.heads = heads
+        self.corners = corners
         self.undecayed = tuple(undecayed)
+        self.pad_id = _pad_id(model) if pad_id is None else pad_id
         self._needs = frozenset(needs)
+        self._images_only = "image_views" in needs and "views" not in needs
         check_needs(model, needs, "loss.objective")
         self.mask_tokens = MaskTokens(tower_widths(model), hides or Hides()) if "masked" in needs else None
         self._autocast = AUTOCAST.get(precision)
@@ -261,13 +280,6 @@ class DualEncoder(nn.Module):
         # One multiplication and one addition a pixel, on the device: (x/255 - mean) / std.
         self._multiply = [1 / (255 * s) for s in std]
         self._add = [-m / s for m, s in zip(mean, std, strict=True)]
-
-    @property
-    def pad_id(self) -> int:
-        """The id of padding in texts."""
-        tower = text_tower(self.model)
-        found = tower.config.pad_token_id if isinstance(tower, HFTextEncoder) else getattr(tower, "pad_id", 0)
-        return int(found or 0)
 
     def forward(self, rows: Rows, tokens: bool = False) -> Features:
         """Encode images [B, H, W, 3] and the texts of all slots [B, K, L].
@@ -280,7 +292,7 @@ class DualEncoder(nn.Module):
             image, text, found = self._encoded(pixels, rows, tokens)
             asked = dict(found)
             if self.mask_tokens is not None:
-                asked |= hidden_tokens(model, self.mask_tokens, pixels, rows, text, asked)
+                asked |= hidden_tokens(model, self.mask_tokens, pixels, rows, text, asked, pad_id=self.pad_id)
             if "tokens" not in self._needs:
                 asked = {name: value for name, value in asked.items() if name not in NEEDS["tokens"].tensors}
             found = found if tokens else {}
@@ -295,6 +307,8 @@ class DualEncoder(nn.Module):
         text_BKD = F.normalize(text.float(), dim=-1).view(shape)
         if "raw" in self._needs:
             asked |= {"raw_image": image.float(), "raw_text": text.float().view(shape)}
+        if "present" in self._needs:
+            asked["text_there"] = rows.text_mask_BK
         bias = getattr(model, "logit_bias", None)
         # New tensors, not the parameters: at ZeRO stage 3 those are empty outside of this method.
         scale = model.logit_scale.float().exp().sum()
@@ -315,37 +329,90 @@ class DualEncoder(nn.Module):
         return pixels.half() if self._half else pixels
 
     def _of_further(self, further: Further) -> dict[str, Tensor]:
-        """Unit embeddings of further views and texts."""
-        model: Any = self.model
-        tokens_BNL = torch.cat([further.views_BVL, further.negatives_BNL], 1)
-        text = encode_text(model, tokens_BNL.flatten(0, 1))
-        text_BND = F.normalize(text.float(), dim=-1).view(*tokens_BNL.shape[:2], -1)
-        v = further.views_BVL.shape[1]
-        asked = {}
+        """Unit embeddings of further views and texts, and what the towers give of them if it is needed."""
+        v, n = further.views_BVL.shape[1], further.negatives_BNL.shape[1]
+        tokens_BNL = torch.cat([further.views_BVL[:, v if self._images_only else 0 :], further.negatives_BNL], 1)
+        shape, asked = (*tokens_BNL.shape[:2], -1), {}
+        if shape[1]:
+            text, tower = self._text(tokens_BNL.flatten(0, 1))
+            of_texts = {"": F.normalize(text.float(), dim=-1).view(shape)}
+            if tower is not None:
+                of_texts["tower_"] = tower.float().view(shape)
+            for begin, text_BND in of_texts.items():
+                views_BVD, negatives_BND = torch.split(text_BND, [shape[1] - n, n], 1)
+                if shape[1] > n:
+                    asked[f"{begin}text_views"] = views_BVD
+                if n:
+                    asked[f"{begin}neg_text"] = negatives_BND
+        if n:
+            asked["neg_mask"] = further.negative_mask_BN
         if v:
-            image = model.encode_image(self._pixels(further.images_BVHWC.flatten(0, 1)))
+            image, tower = self._image(self._pixels(further.images_BVHWC.flatten(0, 1)))
             asked["image_views"] = F.normalize(image.float(), dim=-1).view(len(tokens_BNL), v, -1)
-            asked["text_views"] = text_BND[:, :v]
-        if further.negatives_BNL.shape[1]:
-            asked |= {"neg_text": text_BND[:, v:], "neg_mask": further.negative_mask_BN}
+            if tower is not None:
+                asked["tower_image_views"] = tower.float().view(len(tokens_BNL), v, -1)
         return asked
 
+    def _image(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of images, and what their tower gives before its projection if that is needed."""
+        if "tower" not in self._needs:
+            return encode_image(self.model, pixels), None
+        found = encode_image_tokens(self.model, pixels)
+        return found.image_BD, found.tower_BW
+
+    def _text(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `_image`, of texts."""
+        if "tower" not in self._needs:
+            return encode_text(self.model, tokens), None
+        found = encode_text_tokens(self.model, tokens, pad_id=self.pad_id)
+        return found.text_BD, found.tower_BW
+
     def _encoded(self, pixels: Tensor, rows: Rows, tokens: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Embeddings of images [B, D] and of texts [B * K, D], and unit vectors of their tokens if they are wanted."""
+        """Embeddings of images [B, D] and of texts [B * K, D], and what else of both is needed, or wanted as tokens."""
         ids = rows.tokens_BKL.flatten(0, 1)
-        if not tokens and not self._needs & {"tokens", "masked"}:
-            model: Any = self.model
-            if rows.kept is not None:
-                return encode_images_from_some(model, pixels, *rows.kept), encode_text(model, ids), {}
-            return model.encode_image(pixels), encode_text(model, ids), {}
-        image, text = encode_image_tokens(self.model, pixels), encode_text_tokens(self.model, ids)
-        words = F.normalize(text.tokens_BLD.float(), dim=-1)
-        asked = {
-            "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
-            "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
-            "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
-        }
-        return image.image_BD, text.text_BD, asked
+        image_BD, text_BD, asked = self._with_texts(pixels, rows)
+        if tokens or self._needs & {"tokens", "masked", "tower"}:
+            image = encode_image_tokens(self.model, pixels)
+            text = encode_text_tokens(self.model, ids, pad_id=self.pad_id)
+            image_BD = image.image_BD if image_BD is None else image_BD
+            text_BD = text.text_BD if text_BD is None else text_BD
+            if "tower" in self._needs:
+                text_BKW = text.tower_BW.float().view(*rows.tokens_BKL.shape[:2], -1)
+                asked |= {"tower_image": image.tower_BW.float(), "tower_text": text_BKW}
+            if tokens or self._needs & {"tokens", "masked"}:
+                asked |= _units(image, text, rows)
+        if image_BD is None:
+            model, kept = self.model, rows.kept
+            image_BD = encode_image(model, pixels) if kept is None else encode_images_from_some(model, pixels, *kept)
+        return image_BD, encode_text(self.model, ids) if text_BD is None else text_BD, asked
+
+    def _with_texts(self, pixels: Tensor, rows: Rows) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
+        """What comes with captions or corner tokens: embeddings of images and texts, None of what does not; the need's.
+
+        A teacher, which encodes in evaluation mode, is asked for no captions.
+        """
+        if "captions" in self._needs and self.training:
+            return self._captioned(pixels, rows)
+        if self.corners is None:
+            return None, None, {}
+        text_BD, extra = encode_text_corners(self.model, rows.tokens_BKL.flatten(0, 1), self.corners())
+        extra_BmD = F.normalize(extra.float(), dim=-1)
+        return None, text_BD, {"text_extra": extra_BmD.view(*rows.tokens_BKL.shape[:2], *extra_BmD.shape[1:])}
+
+    def _captioned(self, pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        model: Any = self.model
+        found = encode_captions(model, pixels, rows.tokens_BKL.flatten(0, 1), rows.text_mask_BK.flatten())
+        there_NL = found.label_NL != NO_LABEL
+        states_TW = found.states_NLW[there_NL[:, : found.states_NLW.shape[1]]]
+        # The vocabulary is projected to in the precision of the towers, the losses are float32.
+        kind = states_TW.dtype if self._autocast is None else self._autocast
+        losses_T = word_losses(
+            states_TW.to(kind), model.text_decoder.text_projection.to(kind), found.label_NL[there_NL]
+        )
+        losses_NL = losses_T.new_zeros(there_NL.shape).masked_scatter(there_NL, losses_T)
+        shape = rows.tokens_BKL.shape
+        asked = {"caption_losses": losses_NL.view(shape), "caption_labels": found.label_NL.view(shape)}
+        return found.image_BD, found.text_ND, asked
 
     def _of_crops(self, crops: Crops) -> dict[str, Tensor]:
         """Unit vectors of the patches of crops, and where these lie."""
@@ -387,3 +454,20 @@ class DualEncoder(nn.Module):
             return nullcontext()
         # torch 2.14's fused attention takes twice to four times as long there in bfloat16, most of it backward.
         return sdpa_kernel(SDPBackend.MATH)
+
+
+def _pad_id(model: nn.Module) -> int:
+    """The id of padding in texts, by their tower."""
+    tower = text_tower(model)
+    found = tower.config.pad_token_id if isinstance(tower, HFTextEncoder) else getattr(tower, "pad_id", 0)
+    return int(found or 0)
+
+
+def _units(image: ImageTokens, text: TextTokens, rows: Rows) -> dict[str, Tensor]:
+    """The tensors of the need `tokens`."""
+    words = F.normalize(text.tokens_BLD.float(), dim=-1)
+    return {
+        "image_tokens": F.normalize(image.tokens_BPD.float(), dim=-1),
+        "text_tokens": words.view(*rows.tokens_BKL.shape, -1),
+        "text_token_mask": text.mask_BL.view(rows.tokens_BKL.shape) & rows.text_mask_BK[..., None],
+    }

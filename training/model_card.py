@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pairmill.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER
+from pairmill.towers.vl_ffn import VL_FFN
 from pairmill.towers.weights import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ _ADVICE = {
 
 def open_clip_card(description: Mapping[str, Any], state_dict: Mapping[str, Tensor], name: str) -> str:
     """Of a folder in open_clip's form.  Arguments as `training.export.export_open_clip`'s; name: of the folder."""
+    if description.get(VL_FFN):
+        return f"""{_top(description, state_dict, name, library="pairmill")}
+It has feed-forward heads over both towers (`model.vl_ffn`), which no other library knows.  To train from it, or to
+embed with it: `model.architecture: local-dir:{name}`.
+"""
     return f"""{_top(description, state_dict, name, library="open_clip")}
 ```python
 {_open_clip_code(description, name)}```

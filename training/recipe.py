@@ -167,6 +167,12 @@ class TrainRecipe(Config):
                     value=f"{every}, {self.checkpoint.every_steps}",
                     fix="set evaluate.every_steps to checkpoint.every_steps, or a part of it",
                 )
+        if self.train.accumulate > 1 and self.loss.opened().mixes_rows:
+            raise RecipeError(
+                "train.accumulate must be 1 with a projector whose norm is batch, which is over the whole batch",
+                value=self.train.accumulate,
+                fix="set train.accumulate to 1, or the norm of each projector in loss.terms to layer",
+            )
         if self.train.precision == "fp16" and self.deepspeed.stage == 0:
             raise RecipeError(
                 "deepspeed.stage must be at least 1 with train.precision fp16, for the float32 master copy of weights",
@@ -184,6 +190,15 @@ class TrainRecipe(Config):
                 "deepspeed.stage must be below 3 with model.ema_decay: every worker averages the whole weights",
                 value="deepspeed.stage: 3",
                 fix="set deepspeed.stage to 2, or leave model.ema_decay out",
+            )
+        objective = self.loss.opened()
+        corners, asked = self.model.corner_tokens, "text_extra" in objective.needs
+        if bool(corners) != asked:
+            raise RecipeError(
+                f"model.corner_tokens must be {'at least 1' if asked else '0'} with loss.objective "
+                f"{objective.config.name}, which {'learns from' if asked else 'ignores'} their features",
+                value=f"model.corner_tokens: {corners}",
+                fix="set model.corner_tokens: 2" if asked else "leave it out, or choose loss.objective: lotlip",
             )
         if {"teacher", "frozen_teacher"} & set(self.loss.opened().needs) and self.deepspeed.stage == 3:
             raise RecipeError(
@@ -209,9 +224,10 @@ class TrainRecipe(Config):
     def _check_keeping(self) -> None:
         if self.train.patch_keeping is None:
             return
-        if needs := {"tokens", *EVERY_PATCH} & set(self.loss.opened().needs):
+        if needs := {"tokens", "tower", "captions", *EVERY_PATCH} & set(self.loss.opened().needs):
             raise RecipeError(
-                "train.patch_keeping must be null with an objective or terms that need patches one by one",
+                "train.patch_keeping must be null with an objective or terms that need patches one by one, or "
+                "what a tower gives before its projection",
                 value=f"loss.objective {self.loss.objective.name} needs {', '.join(sorted(needs))}",
                 fix="leave train.patch_keeping out, or choose another objective",
             )

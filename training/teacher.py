@@ -77,7 +77,7 @@ class Teacher:
 
 
 class Frozen:
-    """The model of a DualEncoder as it was, while the module itself learns."""
+    """The model of a DualEncoder, with its corner tokens, as it was, while the module itself learns."""
 
     def __init__(self, module: DualEncoder, *, importance: bool = False) -> None:
         """module: its present weights and buffers, on its device and in its types, are kept.  importance: as above."""
@@ -89,7 +89,7 @@ class Frozen:
         self._kept: dict[str, Tensor] = {
             name: value.detach().clone()
             for name, value in module.state_dict().items()
-            if name in changing and name.startswith("model.")
+            if name in changing and name.startswith(("model.", "corners."))
         }
 
     def __call__(self, parts: Sequence[Rows]) -> Features:
@@ -133,9 +133,12 @@ class Teachers(NamedTuple):
     frozen: Frozen | None
     keeping: PatchKeepingConfig | None = None  #: the average judges patches
     taught: bool = True  #: whether the objective asks for the average
+    further: bool = True  #: whether they encode further views and texts
 
     def __call__(self, parts: Sequence[Rows]) -> Taught:
         """What each makes of all rows, encoded a part at a time."""
+        if not self.further:
+            parts = [part._replace(further=None) for part in parts]
         average = self.average if self.taught else None
         return Taught(*(None if one is None else one(parts) for one in (average, self.frozen)))
 
@@ -164,7 +167,9 @@ def open_teachers(
         average = Teacher(module, objective.teacher_decay, importance=says == "average")
     if "frozen_teacher" in objective.needs:
         frozen = Frozen(module, importance=says == "frozen")
-    return None if average is None and frozen is None else Teachers(average, frozen, keeping, taught)
+    if average is None and frozen is None:
+        return None
+    return Teachers(average, frozen, keeping, taught, objective.teacher_further)
 
 
 def _encoded(module: DualEncoder, weights: dict[str, Tensor], parts: Sequence[Rows], importance: bool) -> Features:

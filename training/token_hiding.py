@@ -57,7 +57,14 @@ def _vector(width: int) -> nn.Parameter:
 
 
 def hidden_tokens(
-    model: nn.Module, masks: MaskTokens, pixels_BCHW: Tensor, rows: Rows, text: Tensor, whole: Mapping[str, Tensor]
+    model: nn.Module,
+    masks: MaskTokens,
+    pixels_BCHW: Tensor,
+    rows: Rows,
+    text: Tensor,
+    whole: Mapping[str, Tensor],
+    *,
+    pad_id: int,
 ) -> dict[str, Tensor]:
     """The tensors of the need.  text: embeddings [B * K, D].  whole: tokens of the whole input, of the need `tokens`.
 
@@ -73,7 +80,7 @@ def hidden_tokens(
     if rows.draw_B is not None and text_mask_W is not None:
         words_BKL = hidden_words(masks.hides.text or 0.0, rows.draw_B, mask_BKL)
         hidden = Hidden(words_BKL.flatten(0, 1), text_mask_W)
-        found = encode_text_tokens(model, rows.tokens_BKL.flatten(0, 1), hidden).tokens_BLD
+        found = encode_text_tokens(model, rows.tokens_BKL.flatten(0, 1), hidden, pad_id=pad_id).tokens_BLD
         text_BKLD = F.normalize(found.float(), dim=-1).view(text_BKLD.shape)
     return {
         "masked_image_tokens": image_BPD,

@@ -30,9 +30,11 @@ from pairmill.towers.build import (
     image_size,
     model_description,
 )
+from pairmill.towers.caption_decoder import has_decoder
+from pairmill.towers.corner_tokens import CornerTokens, check_corners
 from pairmill.towers.encode import needs_full_length
 from pairmill.towers.image_sizes import take_sizes
-from pairmill.towers.token_features import check_every_patch, check_tokens, pixels_of_patch
+from pairmill.towers.token_features import check_every_patch, check_tokens, pixels_of_patch, pooled_widths
 from pairmill.towers.tokenizer import Tokenizer, tokenizer_description
 from training.bad_rows import BadRows
 from training.checkpoint import Describe, Learner, Progress, from_first, restore, save
@@ -83,7 +85,7 @@ class Payload(NamedTuple):
 def build(recipe: TrainRecipe) -> torch.nn.Module:
     """The open_clip model of a recipe, its weights drawn by `train.seed`.
 
-    Raises RecipeError for towers that cannot give what the objective needs.
+    Raises RecipeError for towers that cannot give what the objective needs, or have no corner tokens.
     """
     torch.manual_seed(recipe.train.seed)
     objective = recipe.loss.opened()
@@ -99,6 +101,11 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
     check_needs(model, objective.needs, f"loss.objective {objective.config.name}")
     if objective.token_mask is not None:
         check_tokens(model, "loss.mask_tokens")
+    if recipe.model.corner_tokens:
+        check_corners(model)
+    if has_decoder(model) and "captions" not in objective.needs:
+        # Nothing teaches it, and weight decay would wear it down.
+        model.text_decoder.requires_grad_(False)
     if not recipe.temperature.learnable:
         model.logit_scale.requires_grad_(False)
     text_cfg = resolve_architecture(recipe.model).model_cfg["text_cfg"]
@@ -115,12 +122,22 @@ def build(recipe: TrainRecipe) -> torch.nn.Module:
 def start_learner(model: torch.nn.Module, recipe: TrainRecipe, setup: Setup) -> Learner:
     """A model, as `build` gives it, ready for its first step.  A collective call."""
     objective = recipe.loss.opened()
+    if "tower" in objective.needs:
+        setup = setup._replace(tower_widths=pooled_widths(model))
     # What all ranks draw alike, from a seed of its own: the model's architecture does not change it.
     torch.manual_seed(recipe.train.seed)
     objective.begin(setup)
     heads = objective.heads(setup)
+    corners = CornerTokens(model, recipe.model.corner_tokens) if recipe.model.corner_tokens else None
     module = DualEncoder(
-        model, recipe.train.precision, heads, objective.undecayed, objective.needs, hides=objective.hides
+        model,
+        recipe.train.precision,
+        heads,
+        objective.undecayed,
+        objective.needs,
+        corners=corners,
+        hides=objective.hides,
+        pad_id=setup.pad_id,
     )
     engine = start_engine(module, recipe, rows_per_worker=setup.rows)
     ema = Ema(model, recipe.model.ema_decay) if recipe.model.ema_decay else None
@@ -177,6 +194,7 @@ def _train(payload: Payload) -> None:
         device=device,
         patch_values=pixels_of_patch(model) if "pixels" in needs else None,
         datasets=len(plan.datasets),
+        pad_id=describe.tokenizer.pad_id,
     )
     learner = start_learner(model, recipe, setup)
     engine, ema, objective, teacher = learner

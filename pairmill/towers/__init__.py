@@ -2,6 +2,7 @@
 
     recipe section `model` -> architecture -> weights -> model and tokenizer -> pixels and texts to unit embeddings
 
-Read in this order: config, architecture, no_weights, weights, build, model_folder; sentencepiece, tokens, tokenizer;
-hidden_tokens, encode, token_features, eval_transform, embed.
+Read in this order: config, architecture, no_weights, positions, weights, growth, vl_ffn, build, model_folder;
+sentencepiece, tokens, tokenizer; hidden_tokens, encode, token_features, corner_tokens, caption_decoder, image_sizes,
+eval_transform, embed.
 """

@@ -26,6 +26,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from pairmill.errors import RecipeError, nearest
 from pairmill.towers.config import ModelConfig
+from pairmill.towers.vl_ffn import VL_FFN
 from pairmill.towers.weights import quick_gelu_of, weights_in
 
 #: open_clip's name for the configuration of a model folder.
@@ -48,6 +49,8 @@ class Architecture(NamedTuple):
     """open_clip's `model_cfg`: embed_dim, vision_cfg, text_cfg, …"""
     preprocess: dict[str, Any]
     """open_clip's `preprocess_cfg`: mean, std, interpolation, …; `size` is that of the tower built."""
+    vl_ffn: dict[str, Any] | None = None
+    """`VlFfnConfig` of the heads over both towers."""
 
 
 def resolve_architecture(config: ModelConfig) -> Architecture:
@@ -87,7 +90,8 @@ def resolve_architecture(config: ModelConfig) -> Architecture:
         own = _common(name, weights=config.pretrained)
     preprocess = merge_preprocess_dict(preprocess, own)
     _override(config, model_cfg, name if schema == "local-dir" else None)
-    return Architecture(model_cfg, preprocess)
+    heads = None if schema != "local-dir" else json.loads((Path(name) / CONFIG_FILE).read_text()).get(VL_FFN)
+    return Architecture(model_cfg, preprocess, heads if config.vl_ffn is None else config.vl_ffn.model_dump())
 
 
 def resolve_weights(config: ModelConfig) -> Path | None:

@@ -32,10 +32,13 @@ from pairmill.towers.architecture import (
     resolve_architecture,
     resolve_weights,
 )
+from pairmill.towers.caption_decoder import has_decoder
 from pairmill.towers.config import ModelConfig
 from pairmill.towers.encode import text_tower
 from pairmill.towers.eval_transform import EvalTransform
+from pairmill.towers.growth import grown, inherit, sizes_in, sizes_of
 from pairmill.towers.tokenizer import tokenizer_description
+from pairmill.towers.vl_ffn import VL_FFN, add_heads
 from pairmill.towers.weights import is_big_vision, load_weights, read_weights
 
 
@@ -60,13 +63,19 @@ def build_model(
     weights say anything; a bias in either gives the model one.
 
     Weights that are drawn follow torch's global seed: the caller sets it, to the same value on all ranks.
-    A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid, texts
-    linear (open_clip's `resize_pos_embed`, `resize_text_pos_embed`).
+    A position embedding of another length than the checkpoint's is interpolated: images bicubic on the grid
+    (open_clip's `resize_pos_embed`), texts as `pairmill.towers.positions` says.
 
     Raises RecipeError: as `resolve_architecture`; weights that do not fit; a lock that the tower does not support.
     """
     architecture = resolve_architecture(config)
     weights = resolve_weights(config)
+    if weights is None and config.kept_positions:
+        raise RecipeError(
+            "model.kept_positions must be 0 for a model from scratch",
+            value=config.kept_positions,
+            fix="leave it out, or set model.pretrained",
+        )
     model_cfg = deepcopy(architecture.model_cfg)
     if bias_init is not None or otherwise.bias is not None:
         model_cfg["init_logit_bias"] = otherwise.bias if bias_init is None else bias_init
@@ -76,10 +85,11 @@ def build_model(
     name = config.architecture if config.text_model is None else f"{config.architecture} with {config.text_model}"
     model: nn.Module = _create(model_cfg, architecture.preprocess, name, tower_weights=weights is None)
     _check_size(model, config)
+    add_heads(model, model_cfg["embed_dim"], architecture.vl_ffn)
     learnt = set()
     if weights is not None:
         with without_open_clips_log():
-            learnt = load_weights(model, weights, state)
+            learnt = _load_weights(model, config, weights, state)
     _set_logits(
         model,
         otherwise.temperature if temperature_init is None and "logit_scale" not in learnt else temperature_init,
@@ -89,6 +99,27 @@ def build_model(
     if config.gradient_checkpointing:
         _checkpoint_activations(model, config)
     return model.train()
+
+
+def _load_weights(model: nn.Module, config: ModelConfig, weights: Path, state: dict[str, Tensor] | None) -> set[str]:
+    """As `load_weights`; through growth where the recipe asks for it."""
+    if config.vl_ffn is not None and state is not None and not any(name.startswith(f"{VL_FFN}.") for name in state):
+        # Of towers that were trained without heads.
+        state |= {name: value for name, value in model.state_dict().items() if name.startswith(f"{VL_FFN}.")}
+    if config.grow is None:
+        return load_weights(model, weights, state, kept_positions=config.kept_positions)
+    if state is None:
+        raise RecipeError(
+            "model.grow must be null with weights of big_vision",
+            value=weights,
+            fix="export a model that was trained from them first, or remove model.grow",
+        )
+    drawn = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    small = sizes_in(weights.parent, CONFIG_FILE, state)
+    larger = grown(state, small, sizes_of(model), config.grow.new_layers)
+    learnt = load_weights(model, weights, larger, kept_positions=config.kept_positions)
+    inherit(model, drawn, config.grow.momentum)
+    return learnt
 
 
 def image_statistics(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -121,7 +152,8 @@ def model_description(config: ModelConfig, model: nn.Module) -> dict[str, Any]:
     """What `build_model(config)` built, as JSON data without weights.
 
     `architecture` (open_clip's model_cfg, resolved), `preprocess` (open_clip's preprocess_cfg), `tokenizer` (for
-    `tokenizer_from_description`), `text_tower` (the configuration of a Hugging Face text tower, else None), `name`.
+    `tokenizer_from_description`), `text_tower` (the configuration of a Hugging Face text tower, else None), `name`, and
+    where there are heads `vl_ffn`.
     """
     architecture = resolve_architecture(config)
     model_cfg = deepcopy(architecture.model_cfg)
@@ -139,6 +171,7 @@ def model_description(config: ModelConfig, model: nn.Module) -> dict[str, Any]:
         "preprocess": _preprocess(model),
         "tokenizer": tokenizer_description(model_cfg["text_cfg"]),
         "text_tower": text,
+        **({VL_FFN: architecture.vl_ffn} if architecture.vl_ffn else {}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))
     return plain
@@ -158,6 +191,7 @@ def build_from_description(description: dict[str, Any]) -> nn.Module:
             model_cfg["text_cfg"]["hf_model_name"] = str(tower)
         name = description.get("name", "the checkpoint")
         model: nn.Module = _create(model_cfg, description["preprocess"], name, tower_weights=False)
+    add_heads(model, model_cfg["embed_dim"], description.get(VL_FFN))
     return model.eval()
 
 
@@ -187,6 +221,10 @@ def _create(model_cfg: dict[str, Any], preprocess: dict[str, Any], name: str, *,
                 fix="correct the architecture, or the keys of `model` that change it",
             ) from error
     _cut_patches_by_matmul(model.visual)
+    if has_decoder(model):
+        # open_clip 3.3 leaves it as the memory was: nothing calls its `init_parameters`, whose spread this is.
+        projection = model.text_decoder.text_projection
+        nn.init.normal_(projection, std=len(projection) ** -0.5)
     return model
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pairmill.towers.encode import encode_text, needs_full_length
+from pairmill.towers.encode import encode_image, encode_text, needs_full_length
 
 
 class AnyTokenizer(Protocol):
@@ -51,7 +51,7 @@ def embed_images(
     if autocast is None:
         pixels = pixels.to(next(model.parameters()).dtype)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        features_BD: Tensor = model.encode_image(pixels)  # type: ignore[operator]
+        features_BD = encode_image(model, pixels)
     return normalize(features_BD.float(), dim=-1)
 
 

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pairmill.errors import IntegrityError
 from pairmill.towers.hidden_tokens import Hidden, masked
+from pairmill.towers.vl_ffn import through_heads
 
 #: For Hugging Face encoders, which take one rectangle of tokens at a time: tokens of the texts of the first group, at
 #: most; each further group is of texts up to twice as long.
@@ -40,6 +41,16 @@ class Run(NamedTuple):
 
     texts: list[int]  #: rows of the batch
     length: int  #: tokens of each, padding included
+
+
+class Beside(NamedTuple):
+    """Queries that each text has beside its tokens, and that nothing but themselves sees.
+
+    They are the end of the long matrix, text by text in the order of the runs.
+    """
+
+    number: int  #: of each text
+    visible: list[Tensor]  #: of each run, bool [texts, number, length + number]: which tokens, and which of themselves
 
 
 def text_tower(model: nn.Module) -> Any:
@@ -62,13 +73,31 @@ def needs_full_length(model: nn.Module) -> bool:
     return tower.attn_mask is None and not getattr(tower, "use_pad_mask", False)
 
 
+def is_packed(tower: Any) -> bool:
+    """Whether it is a causal tower whose texts end where it pools."""
+    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
+    return causal and pool_type(tower) in ("argmax", "eos")
+
+
+def encode_image(model: nn.Module, pixels_BCHW: Tensor) -> Tensor:
+    """Features [B, D] of images, not normalised: `model.encode_image`, through the model's heads."""
+    tower: Any = model
+    return through_heads(model, tower.encode_image(pixels_BCHW, normalize=False), "image")
+
+
 def encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
     """Features [B, D] of texts, not normalised; equal to `model.encode_text` of the same tokens padded to P.
+
+    They go through the model's heads, if it has any.
 
     tokens_BL: integer [B, L], 1 <= L <= P, L = P where `needs_full_length`; padded with the tokenizer's `pad_id`.  A
     row of padding only (an unused text slot, which the loss masks) gets finite features, so that zero gradients stay 0.
     Raises IntegrityError for another L.
     """
+    return through_heads(model, _tower_text(model, tokens_BL), "text")
+
+
+def _tower_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
     tower = text_tower(model)
     if isinstance(tower, HFTextEncoder):
         pad_id = int(tower.config.pad_token_id or 0)
@@ -146,10 +175,18 @@ class Packed(NamedTuple):
     x_TW: Tensor
     start_B: Tensor  #: where each text begins
     last_B: Tensor  #: the position of each that it is pooled at, which is its last
+    beside_BmW: Tensor | None = None  #: what the texts have beside their tokens
 
 
-def pack_causal(tower: Any, tokens_BL: Tensor, hidden: Hidden | None = None) -> Packed:
-    """The states of a causal tower, before its last norm.  hidden: tokens that it does not see."""
+def pack_causal(
+    tower: Any, tokens_BL: Tensor, hidden: Hidden | None = None, *, beside_mW: Tensor | None = None
+) -> Packed:
+    """The states of a causal tower, before its last norm.
+
+    hidden: tokens that it does not see.
+    beside_mW: embeddings that each text has beside its tokens, at the position that it is pooled at: each sees the
+    tokens before that one, and itself.
+    """
     last_B = _pooled_at(tower, tokens_BL)  # what follows it is not seen
     runs = runs_of((last_B + 1).tolist(), tokens_BL.shape[1])
     tokens_T = torch.cat([tokens_BL[run.texts, : run.length].flatten() for run in runs])
@@ -160,15 +197,32 @@ def pack_causal(tower: Any, tokens_BL: Tensor, hidden: Hidden | None = None) -> 
         x_TW = masked(x_TW, hidden._replace(where=where_T))
     places_LW = tower.positional_embedding.to(dtype)
     x_TW = x_TW + torch.cat([places_LW[: run.length].repeat(len(run.texts), 1) for run in runs])
+    order = [text for run in runs for text in run.texts]
+    tokens, beside = len(x_TW), None
+    if beside_mW is not None:
+        m = len(beside_mW)
+        added_BmW = beside_mW.to(dtype) + places_LW[last_B[order]][:, None]
+        x_TW = torch.cat([x_TW, added_BmW.flatten(0, 1)])
+        own_mm = torch.eye(m, dtype=torch.bool, device=tokens_BL.device)
+        visible = [_visible(last_B[run.texts], run.length, own_mm) for run in runs]
+        beside = Beside(m, visible)
     for block in tower.transformer.resblocks:
         if tower.transformer.grad_checkpointing:
-            x_TW = checkpoint(_block, block, x_TW, runs, tower.attn_mask, use_reentrant=False)
+            x_TW = checkpoint(_block, block, x_TW, runs, tower.attn_mask, beside, use_reentrant=False)
         else:
-            x_TW = _block(block, x_TW, runs, tower.attn_mask)
-    order = [text for run in runs for text in run.texts]
+            x_TW = _block(block, x_TW, runs, tower.attn_mask, beside)
+    back = torch.tensor(order, device=tokens_BL.device).argsort()
     starts = torch.tensor([run.length for run in runs for _ in run.texts]).cumsum(0).roll(1)
     starts[0] = 0
-    return Packed(x_TW, starts[torch.tensor(order).argsort()].to(tokens_BL.device), last_B)
+    added_BmW = None if beside is None else x_TW[tokens:].unflatten(0, (-1, beside.number))[back]
+    return Packed(x_TW[:tokens], starts.to(tokens_BL.device)[back], last_B, added_BmW)
+
+
+def _visible(last_G: Tensor, length: int, own_mm: Tensor) -> Tensor:
+    """What queries beside the tokens of texts of one run see, bool [texts, m, length + m]."""
+    before_GL = torch.arange(length, device=last_G.device) < last_G[:, None]
+    own_Gmm = own_mm.expand(len(last_G), -1, -1)
+    return torch.cat([before_GL[:, None].expand(-1, len(own_mm), -1), own_Gmm], 2)
 
 
 def pooled(tower: Any, packed: Packed) -> Tensor:
@@ -199,10 +253,13 @@ def runs_of(lengths: list[int], longest: int) -> list[Run]:
     return [runs[length] for length in sorted(runs)]
 
 
-def _block(block: Any, x_TW: Tensor, runs: list[Run], mask_PP: Tensor) -> Tensor:
-    """A block of the transformer over all runs; `ResidualAttentionBlock.forward` where it is open_clip's plain one."""
+def _block(block: Any, x_TW: Tensor, runs: list[Run], mask_PP: Tensor, beside: Beside | None) -> Tensor:
+    """A block of the transformer over all runs; `ResidualAttentionBlock.forward` where it is open_clip's plain one.
+
+    Only that takes queries beside the tokens.
+    """
     if isinstance(block, ResidualAttentionBlock):
-        x_TW = x_TW + block.ls_1(_attention(block.attn, block.ln_1(x_TW), runs))
+        x_TW = x_TW + block.ls_1(_attention(block.attn, block.ln_1(x_TW), runs, beside))
         out_TW: Tensor = x_TW + block.ls_2(block.mlp(block.ln_2(x_TW)))
         return out_TW
     parts = [
@@ -212,17 +269,31 @@ def _block(block: Any, x_TW: Tensor, runs: list[Run], mask_PP: Tensor) -> Tensor
     return torch.cat(parts)
 
 
-def _attention(attention: nn.MultiheadAttention, x_TW: Tensor, runs: list[Run]) -> Tensor:
-    """Causal self-attention within each text."""
-    heads = attention.num_heads
+def _attention(attention: nn.MultiheadAttention, x_TW: Tensor, runs: list[Run], beside: Beside | None) -> Tensor:
+    """Causal self-attention within each text, and that of the queries beside its tokens."""
     qkv_T = F.linear(x_TW, attention.in_proj_weight, attention.in_proj_bias)
-    seen = []
-    for qkv_GL in _split(qkv_T, runs):
-        q_GHLE, k_GHLE, v_GHLE = qkv_GL.view(*qkv_GL.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
-        y_GHLE = F.scaled_dot_product_attention(q_GHLE, k_GHLE, v_GHLE, is_causal=True)
-        seen.append(y_GHLE.transpose(1, 2).flatten(0, 1).flatten(1))
+    tokens = sum(len(run.texts) * run.length for run in runs)
+    heads = [_heads(qkv_GL, attention.num_heads) for qkv_GL in _split(qkv_T[:tokens], runs)]
+    seen = [_flat(F.scaled_dot_product_attention(*qkv, is_causal=True)) for qkv in heads]
+    if beside is not None:
+        added = torch.split(qkv_T[tokens:], [len(run.texts) * beside.number for run in runs])
+        for run, (_, k_GHLE, v_GHLE), qkv, visible in zip(runs, heads, added, beside.visible, strict=True):
+            q_GHmE, k_GHmE, v_GHmE = _heads(qkv.view(len(run.texts), beside.number, -1), attention.num_heads)
+            keys, values = torch.cat([k_GHLE, k_GHmE], 2), torch.cat([v_GHLE, v_GHmE], 2)
+            seen.append(_flat(F.scaled_dot_product_attention(q_GHmE, keys, values, attn_mask=visible[:, None])))
     mixed_TW: Tensor = attention.out_proj(torch.cat(seen))
     return mixed_TW
+
+
+def _heads(qkv_GL: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """[texts, L, 3 · W] -> queries, keys and values [texts, heads, L, W / heads]."""
+    q_GHLE, k_GHLE, v_GHLE = qkv_GL.view(*qkv_GL.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+    return q_GHLE, k_GHLE, v_GHLE
+
+
+def _flat(y_GHLE: Tensor) -> Tensor:
+    """[texts, heads, L, W / heads] -> [texts · L, W]."""
+    return y_GHLE.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 def _split(x_TW: Tensor, runs: list[Run]) -> list[Tensor]:

@@ -14,6 +14,7 @@ from pairmill.errors import InputError, RecipeError
 from pairmill.towers.architecture import CONFIG_FILE, TEXT_TOWER_FOLDER, localise
 from pairmill.towers.build import build_from_description, without_open_clips_log
 from pairmill.towers.tokenizer import Tokenizer, tokenizer_description, tokenizer_from_description
+from pairmill.towers.vl_ffn import VL_FFN
 from pairmill.towers.weights import load_weights, weights_in
 
 
@@ -48,6 +49,7 @@ def load_exported(folder: Path) -> Exported:
         "architecture": model_cfg,
         "preprocess": preprocess,
         "text_tower": json.loads(tower.read_text(encoding="utf-8")) if tower.is_file() else None,
+        **({VL_FFN: config[VL_FFN]} if config.get(VL_FFN) else {}),
     }
     model: Any = build_from_description(description)
     try:

@@ -2,8 +2,10 @@
 
     token = tower's own projection (last layer, after its last norm)
 
-so a token lives in the space of the embeddings, of width D.  An image's tokens are its patches, without class tokens.
-A text's are those of the text, its start and end among them; [CLS] of a Hugging Face tower pooled there is none.
+so a token lives in the space of the embeddings, of width D, and goes through the model's heads as they do.  An image's
+tokens are its patches, without class tokens.  A text's are those of the text, its start and end among them.  [CLS] of a
+Hugging Face tower pooled there is none, nor is the class token of a CoCa's, nor an end that is also the padding, as
+SigLIP's is.  What the towers give before their projection comes along.
 
 B images or texts on this rank, P patches (those that patch dropout leaves), L tokens, W tower width, D embedding.
 """
@@ -16,12 +18,25 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from open_clip.hf_model import ClsPooler, HFTextEncoder
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from pairmill.errors import IntegrityError, RecipeError
-from pairmill.towers.encode import in_groups, pack_causal, pool_type, pooled, project, some_token, text_tower
+from pairmill.towers.build import image_size
+from pairmill.towers.encode import (
+    encode_image,
+    in_groups,
+    is_packed,
+    needs_full_length,
+    pack_causal,
+    pool_type,
+    pooled,
+    project,
+    some_token,
+    text_tower,
+)
 from pairmill.towers.hidden_tokens import Hidden, patches_hidden, patches_kept, words_hidden
+from pairmill.towers.vl_ffn import through_heads
 
 
 class ImageTokens(NamedTuple):
@@ -29,6 +44,7 @@ class ImageTokens(NamedTuple):
 
     image_BD: Tensor  #: as `model.encode_image`
     tokens_BPD: Tensor
+    tower_BW: Tensor  #: what was projected to `image_BD`
 
 
 class TextTokens(NamedTuple):
@@ -37,6 +53,7 @@ class TextTokens(NamedTuple):
     text_BD: Tensor  #: as `encode_text`
     tokens_BLD: Tensor  #: zeros where the mask is false
     mask_BL: Tensor  #: bool, a token of the text
+    tower_BW: Tensor  #: what was projected to `text_BD`
 
 
 class TowerWidths(NamedTuple):
@@ -85,8 +102,11 @@ def check_every_patch(model: nn.Module, why: str) -> None:
         )
 
 
-def check_tokens(model: nn.Module, why: str, *, texts: bool = True) -> None:
-    """Raise RecipeError unless the towers give tokens.  why: who asks.  texts: of texts too, not of images only."""
+def check_tokens(model: nn.Module, why: str, otherwise: str = "another objective", *, texts: bool = True) -> None:
+    """Raise RecipeError unless the towers give tokens.
+
+    why: who asks for them.  otherwise: what to choose instead.  texts: of texts too, not of images only.
+    """
     visual: Any = model.visual
     if isinstance(visual, VisionTransformer):
         odd = "pools by attention, after which nothing is of a patch" if visual.attn_pool is not None else None
@@ -99,17 +119,16 @@ def check_tokens(model: nn.Module, why: str, *, texts: bool = True) -> None:
             f"{why} needs patches of images: model.architecture must have a vision transformer with a class token or "
             "mean pooling",
             value=f"its image tower {odd}",
-            fix="choose a ViT, such as ViT-B-32, or another objective",
+            fix=f"choose a ViT, such as ViT-B-32, or {otherwise}",
         )
     tower = text_tower(model)
-    if not texts or isinstance(tower, HFTextEncoder) or _is_packed(tower):
+    if not texts or isinstance(tower, HFTextEncoder | TextTransformer) or is_packed(tower):
         return
     raise RecipeError(
-        f"{why} needs tokens of texts: model.architecture must have a text tower that tells texts from padding",
-        value="its text tower "
-        + ("appends a class token" if getattr(tower, "cls_emb", None) is not None else "attends to the padding"),
-        fix="choose a causal tower pooled at the end of the text, such as ViT-B-32's, a model.text_model, or another "
-        "objective",
+        f"{why} needs tokens of texts: model.architecture must have a text tower of its own, or one that is pooled at "
+        "the end of a text",
+        value=f"text_cfg.pool_type: {pool_type(tower)}, custom_text: false",
+        fix=f'use a JSON architecture with "custom_text": true, or choose {otherwise}',
     )
 
 
@@ -117,7 +136,9 @@ def encode_image_tokens(model: nn.Module, pixels_BCHW: Tensor, hidden: Hidden | 
     """Features of images and of their patches.  hidden: patches that the tower does not see."""
     visual: Any = model.visual
     with patches_hidden(visual, hidden):
-        return _timm_tokens(visual, pixels_BCHW) if isinstance(visual, TimmModel) else _vit_tokens(visual, pixels_BCHW)
+        found = _timm_tokens(visual, pixels_BCHW) if isinstance(visual, TimmModel) else _vit_tokens(visual, pixels_BCHW)
+    image_BD, tokens_BPD = (through_heads(model, x, "image") for x in (found.image_BD, found.tokens_BPD))
+    return ImageTokens(image_BD, tokens_BPD, found.tower_BW)
 
 
 def _vit_tokens(visual: Any, pixels_BCHW: Tensor) -> ImageTokens:
@@ -125,52 +146,88 @@ def _vit_tokens(visual: Any, pixels_BCHW: Tensor) -> ImageTokens:
     if visual.final_ln_after_pool:
         tokens_BPW = visual.ln_post(tokens_BPW)
     if visual.proj is None:
-        return ImageTokens(pooled_BW, tokens_BPW)
-    return ImageTokens(pooled_BW @ visual.proj, tokens_BPW @ visual.proj)
+        return ImageTokens(pooled_BW, tokens_BPW, pooled_BW)
+    return ImageTokens(pooled_BW @ visual.proj, tokens_BPW @ visual.proj, pooled_BW)
 
 
 def encode_images_from_some(model: nn.Module, pixels_BCHW: Tensor, few_B: Tensor, kept_BN: Tensor) -> Tensor:
     """Features of images [B, D], of those in `few_B` (bool) from the patches `kept_BN` alone (their numbers, int64)."""
-    encoder: Any = model
     few, whole = few_B.nonzero()[:, 0], (~few_B).nonzero()[:, 0]
-    parts = [encoder.encode_image(pixels_BCHW[whole])] if len(whole) else []
+    parts = [encode_image(model, pixels_BCHW[whole])] if len(whole) else []
     if len(few):
-        with patches_kept(encoder.visual, kept_BN[few]):
-            parts.append(encoder.encode_image(pixels_BCHW[few]))
+        with patches_kept(model.visual, kept_BN[few]):
+            parts.append(encode_image(model, pixels_BCHW[few]))
     return torch.cat(parts)[torch.cat([whole, few]).argsort()]
 
 
-def encode_text_tokens(model: nn.Module, tokens_BL: Tensor, hidden: Hidden | None = None) -> TextTokens:
-    """Features of texts and of their tokens.  tokens_BL: as for `encode_text`.
+def encode_text_tokens(
+    model: nn.Module, tokens_BL: Tensor, hidden: Hidden | None = None, *, pad_id: int = 0
+) -> TextTokens:
+    """Features of texts and of their tokens.  tokens_BL: as for `encode_text`.  pad_id: of the tokenizer.
 
     hidden: tokens that the tower does not see, among those of `TextTokens.mask_BL`.
     A row of padding only gets finite features, and a mask that means nothing.
     Raises IntegrityError for more tokens than the tower has positions.
     """
-    tower = text_tower(model)
+    found = _text_tokens(text_tower(model), tokens_BL, hidden, pad_id)
+    text_BD, tokens_BLD = (through_heads(model, x, "text") for x in (found.text_BD, found.tokens_BLD))
+    return _masked(text_BD, tokens_BLD, found.mask_BL, found.tower_BW)
+
+
+def _text_tokens(tower: Any, tokens_BL: Tensor, hidden: Hidden | None, pad_id: int) -> TextTokens:
     if isinstance(tower, HFTextEncoder):
         return _hugging_face_tokens(tower, tokens_BL, hidden)
     if tokens_BL.shape[1] > int(tower.context_length):
         raise IntegrityError(
             f"a tokenizer must truncate to the context length: {tokens_BL.shape[1]} tokens, not {tower.context_length}"
         )
+    if not is_packed(tower):
+        return _whole_tokens(tower, tokens_BL, hidden, pad_id)
     packed = pack_causal(tower, tokens_BL, hidden)
-    states_TD = project(tower, tower.ln_final(packed.x_TW))
+    states_TW = tower.ln_final(packed.x_TW)
+    states_TD = project(tower, states_TW)
     place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
     mask_BL = place_L <= packed.last_B[:, None]
     # Where each token of a text is in the long matrix; padding is anywhere, and masked.
     at_BL = packed.start_B[:, None] + torch.minimum(place_L, packed.last_B[:, None])
-    return _masked(pooled(tower, packed), states_TD[at_BL], mask_BL)
+    tower_BW = states_TW[packed.start_B + packed.last_B]
+    return _masked(pooled(tower, packed), states_TD[at_BL], mask_BL, tower_BW)
 
 
-def _masked(text_BD: Tensor, tokens_BLD: Tensor, mask_BL: Tensor) -> TextTokens:
-    return TextTokens(text_BD, torch.where(mask_BL[..., None], tokens_BLD, tokens_BLD.new_zeros(())), mask_BL)
+@torch.no_grad()
+def pooled_widths(model: nn.Module) -> tuple[int, int]:
+    """The widths Wi and Wt of what the towers give before their projections; encodes an image and a text."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        size = image_size(model)
+        image = encode_image_tokens(model, torch.zeros(1, 3, size, size, device=device))
+        length = int(text_tower(model).context_length) if needs_full_length(model) else 2
+        text = encode_text_tokens(model, torch.zeros(1, length, dtype=torch.long, device=device))
+    finally:
+        model.train(training)
+    return image.tower_BW.shape[1], text.tower_BW.shape[1]
 
 
-def _is_packed(tower: Any) -> bool:
-    """Whether it is a causal tower whose texts end where it pools."""
-    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-    return causal and pool_type(tower) in ("argmax", "eos")
+def _masked(text_BD: Tensor, tokens_BLD: Tensor, mask_BL: Tensor, tower_BW: Tensor) -> TextTokens:
+    tokens_BLD = torch.where(mask_BL[..., None], tokens_BLD, tokens_BLD.new_zeros(()))
+    return TextTokens(text_BD, tokens_BLD, mask_BL, tower_BW)
+
+
+def _whole_tokens(tower: Any, tokens_BL: Tensor, hidden: Hidden | None, pad_id: int) -> TextTokens:
+    """Of an open_clip tower that takes texts with their padding: `TextTransformer.forward`."""
+    place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+    # What follows the last token that is no padding; a token of that id within a text is one of the text.
+    own_B = torch.where(tokens_BL != pad_id, place_L + 1, 0).amax(1)
+    masks = tower.cls_emb is not None or tower.use_pad_mask
+    with words_hidden(_words_of(tower), hidden):
+        x_BLW, mask = tower._embeds(some_token(tokens_BL, tower.pad_id) if masks else tokens_BL)
+    x_BLW = tower.ln_final(tower.transformer(x_BLW, attn_mask=mask))
+    if tower.cls_emb is not None:
+        pooled_BW, x_BLW = x_BLW[:, -1], x_BLW[:, :-1]
+    else:
+        pooled_BW = text_global_pool(x_BLW, tokens_BL, tower.pool_type, tower.eos_id)
+    return _masked(project(tower, pooled_BW), project(tower, x_BLW), place_L < own_B[:, None], pooled_BW)
 
 
 def _is_timm_vit(trunk: nn.Module) -> bool:
@@ -184,7 +241,8 @@ def _timm_tokens(visual: Any, pixels_BCHW: Tensor) -> ImageTokens:
     x_BTW = trunk.forward_features(pixels_BCHW)
     tokens_BPW = trunk.fc_norm(x_BTW[:, trunk.num_prefix_tokens :])
     tokens_BPD = visual.head(trunk.head(trunk.head_drop(tokens_BPW)))
-    return ImageTokens(visual.head(trunk.forward_head(x_BTW)), tokens_BPD)
+    tower_BW = trunk.forward_head(x_BTW, pre_logits=True)
+    return ImageTokens(visual.head(trunk.head(tower_BW)), tokens_BPD, tower_BW)
 
 
 def _words_of(tower: Any) -> Any:
@@ -201,16 +259,22 @@ def _hugging_face_tokens(tower: Any, tokens_BL: Tensor, hidden: Hidden | None) -
         used_BL = torch.where(hidden.where, -1 - used_BL, used_BL)
 
     def encode(part_BL: Tensor) -> Tensor:
-        """The text's feature, then those of its tokens, padded to L: [texts, 1 + L, D].  Hidden ones are negative."""
+        """The text's feature, those of its tokens, padded to L, and the unprojected one: [texts, (1 + L) · D + W].
+
+        Hidden tokens are negative.
+        """
         part_BL, unseen = torch.where(part_BL < 0, -1 - part_BL, part_BL), part_BL < 0
         mask = (part_BL != tower.config.pad_token_id).long()
         with words_hidden(_words_of(tower), None if hidden is None else hidden._replace(where=unseen)):
             out = tower.transformer(input_ids=part_BL, attention_mask=mask)
         words = tower.proj(out.last_hidden_state)
-        text = tower.proj(tower.pooler(out, mask))
-        return torch.cat([text[:, None], F.pad(words, (0, 0, 0, tokens_BL.shape[1] - words.shape[1]))], 1)
+        pooled_BW = tower.pooler(out, mask)
+        padded = F.pad(words, (0, 0, 0, tokens_BL.shape[1] - words.shape[1]))
+        return torch.cat([torch.cat([tower.proj(pooled_BW)[:, None], padded], 1).flatten(1), pooled_BW], 1)
 
     found = in_groups(encode, used_BL, lengths_B)
     if isinstance(tower.pooler, ClsPooler):
         there_BL = there_BL.index_fill(1, there_BL.new_tensor([0], dtype=torch.long), False)
-    return _masked(found[:, 0], found[:, 1:], there_BL)
+    width = (1 + tokens_BL.shape[1]) * int(tower.output_dim)
+    both_BLD = found[:, :width].reshape(len(found), -1, int(tower.output_dim))
+    return _masked(both_BLD[:, 0], both_BLD[:, 1:], there_BL, found[:, width:])

@@ -20,13 +20,14 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
-from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pairmill.checkpoint_files import require_whole
 from pairmill.errors import RecipeError, UserError
 from pairmill.towers.no_weights import no_weights
+from pairmill.towers.positions import fit_positions
 
 #: open_clip's name for the weights of a model folder.
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -81,16 +82,24 @@ def is_big_vision(file: Path) -> bool:
     return file.suffix in (".npz", ".npy")
 
 
-def load_weights(model: nn.Module, file: Path, state: dict[str, Tensor] | None = None) -> set[str]:
+def load_weights(
+    model: nn.Module, file: Path, state: dict[str, Tensor] | None = None, *, kept_positions: int = 0
+) -> set[str]:
     """Load a file into an open_clip model; returns the names that the file had a value for.
 
     state: what `read_weights` found in it, if it was read already.  A position embedding of another length is
-    interpolated, by open_clip.
+    interpolated, by open_clip; that of the text tower as `fit_positions` with kept_positions.
     Raises RecipeError: it cannot be read without running code in it, holds several models or a part of one, or does not
     fit.
     """
     model_: Any = model
     if is_big_vision(file):
+        if kept_positions:
+            raise RecipeError(
+                "model.kept_positions must be 0 for weights in big_vision's form, which only open_clip reads",
+                value=kept_positions,
+                fix="leave it out, or export the model first and start from the export",
+            )
         try:
             open_clip.load_checkpoint(model_, str(file))
         except Exception as error:
@@ -98,7 +107,9 @@ def load_weights(model: nn.Module, file: Path, state: dict[str, Tensor] | None =
         return set(model.state_dict())
     found = read_weights(file) if state is None else state
     try:
-        return _load(model_, found)
+        return _load(model_, found, kept_positions)
+    except UserError:
+        raise
     except Exception as error:  # shapes and names fail in ways of their own
         raise _unfit(file, error) from error
 
@@ -278,7 +289,7 @@ def _own_names(held: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     }
 
 
-def _load(model: Any, state: dict[str, Tensor]) -> set[str]:
+def _load(model: Any, state: dict[str, Tensor], kept_positions: int) -> set[str]:
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
@@ -296,7 +307,7 @@ def _load(model: Any, state: dict[str, Tensor]) -> set[str]:
         if name == "logit_bias" or name.endswith(".num_batches_tracked"):
             state.setdefault(name, value)
     resize_pos_embed(state, model)
-    resize_text_pos_embed(state, model)
+    fit_positions(state, model, kept_positions)
     if misfits := list(_misfits(kept, state)):
         raise ValueError("; ".join(misfits))
     model.load_state_dict(state, strict=True)

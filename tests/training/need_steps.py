@@ -12,6 +12,7 @@ from torch import Tensor
 
 from training.gather import open_exchange
 from training.model import Rows
+from training.objectives.declaration import When
 from training.recipe import TrainRecipe
 
 
@@ -43,6 +44,7 @@ def three_steps(
     exchange, found = open_exchange("gather")(0), []
     for step in range(3):
         set_lr(engine, 1e-3)
+        objective.when = When(step, 3, 3)
         rows = rows_of(step, rank, world)
         result = train_step(
             engine, rows, objective, exchange, accumulate=used.train.accumulate, seed=step, teacher=teacher

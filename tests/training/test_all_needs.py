@@ -33,7 +33,7 @@ ROWS, CONTEXT, STEPS = 8, 32, 4
 class Everything(Objective):
     """Takes a little of everything that the loop delivers."""
 
-    needs = tuple(NEEDS)
+    needs = tuple(name for name in NEEDS if name != "captions")  # of a CoCa alone
     columns = ("noise_prob", "sample_weight", "tags")
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
@@ -49,6 +49,7 @@ class Everything(Objective):
             parts.append(-torch.where(of.asked["text_token_mask"][:, 0], words, torch.zeros_like(words)).sum(1))
             wrong = (image * of.asked["neg_text"]).sum(2)
             parts.append(-torch.where(of.asked["neg_mask"], wrong, torch.zeros_like(wrong)).sum(1))
+            parts.append((image[:, None] * of.asked["text_extra"]).sum(3)[:, 0].mean(1))
             parts.append(-0.1 * of.asked["raw_image"].square().sum(1))
             views = of.asked["view_tokens"] * of.asked["view_boxes"].sum(2)[..., None, None].div(100).sin()
             parts.append((image[:, None] * views).sum(3).mean((1, 2)))
@@ -72,7 +73,7 @@ def of_run(path: str, *, accumulate: int = 1) -> TrainRecipe:
     return step_recipe(
         data={**data, "batch_size": ROWS, "lanes": 4, "bundle_rows": 6},
         loss={"objective": f"{__name__}:Everything"},
-        model={"patch_dropout": None},
+        model={"patch_dropout": None, "corner_tokens": 2},
         train={"accumulate": accumulate},
     )
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from gloo_ranks import run_on_ranks
 from need_steps import recipe_of, three_steps
-from test_step import LENGTH, ROWS
+from test_step import LENGTH, ROWS, setup_of
+from test_step import recipe as step_recipe
 from test_step import rows_of as plain_rows_of
 from torch import Tensor
 
@@ -116,3 +117,34 @@ def test_one_of_the_needs_brings_its_own_only() -> None:
     assert module(rows._replace(further=wrong)).asked.keys() == {"neg_text", "neg_mask"}
     views = further._replace(negatives_BNL=nothing)
     assert module(rows._replace(further=views)).asked.keys() == {"image_views", "text_views"}
+    images = DualEncoder(module.model, "fp32", needs=("image_views", "negatives"))
+    alone, whole = images(rows).asked, module(rows).asked
+    assert alone.keys() == {"image_views", "neg_text", "neg_mask"}
+    assert images(rows._replace(further=views)).asked.keys() == {"image_views"}
+    for name, value in alone.items():
+        torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-5)
+
+
+def test_a_teacher_encodes_views_only_where_an_objective_has_it_do_so() -> None:
+    from training.teacher import open_teachers
+    from training.worker import build
+
+    of = {"hidden": 4, "width": 4, "prototypes": 4}
+    local = {"local_global": {"objective": {"name": "local_global", **of}}}
+    projector = {"layers": 2, "hidden": 4, "norm": "layer", "input": "embedding"}
+    projected = {"local_global": {**local["local_global"], "projector": projector}}
+    both = {**local, "self_supervised": {}}
+    for terms, seen in ((local, set()), (projected, set()), (both, {"image_views", "text_views"})):
+        used = step_recipe(loss={"objective": "clip", "terms": terms}, model={"patch_dropout": None})
+        objective = used.loss.opened()
+        objective.begin(setup_of(used))
+        module = DualEncoder(build(used), "fp32", objective.heads(setup_of(used)), (), objective.needs)
+        teacher = open_teachers(module, objective)
+        assert teacher is not None
+        rows = rows_of(0, 0, 1)
+        further = rows.further
+        assert further is not None
+        rows = rows._replace(further=further._replace(negatives_BNL=further.negatives_BNL[:, :0]))
+        taught = teacher([rows]).average
+        assert taught is not None and taught.asked.keys() == seen
+        assert "local_global.image" in taught.own.rows

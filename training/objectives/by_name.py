@@ -34,7 +34,10 @@ BASIC: Mapping[str, str] = {
 _OPTIONAL = ("neg_mask", "text_token_mask")
 #: What a teacher may give beside its embeddings.
 _TAUGHT = tuple(
-    t for need in NEEDS.values() for t in need.tensors if not t.endswith(("_mask", "_hidden", "_boxes", "_patches"))
+    t
+    for need in NEEDS.values()
+    for t in need.tensors
+    if not t.endswith(("_mask", "_hidden", "_boxes", "_patches", "_there", "_labels"))
 )
 #: The same rows as a teacher sees them: an average of the model, or a model that does not learn.
 TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", *(f"teacher_{name}" for name in _TAUGHT))
@@ -45,6 +48,7 @@ STAND_INS: Mapping[str, str] = {
     "teacher_raw_image": "teacher_image",
     "teacher_raw_text": "teacher_text",
     "teacher_image_views": "teacher_image",
+    "text_there": "text_mask",
 }
 #: Where the run stands, integers; left out: the last step of a run of one epoch.
 WHEN = ("step", "steps", "steps_per_epoch")

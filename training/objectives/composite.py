@@ -61,11 +61,14 @@ class Composite(Objective):
         members = self._members.items()
         self.needs = tuple(dict.fromkeys(need for _, one in members for need in one.needs))
         self.teacher_tensors = tuple(dict.fromkeys(name for _, one in members for name in one.teacher_tensors))
+        further = [one for _, one in members if {"image_views", "views", "negatives"} & set(one.needs)]
+        self.teacher_further = any(one.teacher_further for one in further)
         self.columns = tuple(dict.fromkeys(column for _, one in members for column in one.columns))
         self.keeps = tuple(kept._replace(name=f"{label}.{kept.name}") for label, one in members for kept in one.keeps)
         self.undecayed = tuple(f"{label}.{name}" for label, one in members for name in one.undecayed)
         self.modes = tuple(mode for mode in base.modes if all(mode in one.modes for _, one in members))
         self.temperature_init = base.temperature_init
+        self.mixes_rows = any(one.mixes_rows for _, one in members)
         decays = {one.teacher_decay for _, one in members if "teacher" in one.needs}
         if len(decays) > 1:
             raise RecipeError(

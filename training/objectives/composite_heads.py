@@ -28,9 +28,10 @@ class Heads(nn.Module):
         shared: dict[str, Tensor] = {}
         for label, names in self._asked.items():
             which = self._slots.get(label, slice(None))
-            tensors = {name: asked[name] for name in names} if asked is not None else {}
+            # A teacher may have been given less than the model.
+            tensors = {name: asked[name] for name in names if name in asked} if asked is not None else {}
             tensors = {name: v[:, which] if name in SLOT_TENSORS else v for name, v in tensors.items()}
-            given = [tensors] if tensors else []
+            given = [tensors] if names and asked is not None else []
             made: Own = self.get_submodule(label)(image_BD, text_BKD[:, which], *given)
             rows |= {f"{label}.{name}": value for name, value in made.rows.items()}
             shared |= {f"{label}.{name}": value for name, value in made.shared.items()}

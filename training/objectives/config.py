@@ -16,6 +16,7 @@ from training.objectives.composite import Composite, Term
 from training.objectives.declaration import Objective, opened
 from training.objectives.harmonised import HarmoniseConfig, Harmonised
 from training.objectives.mask_tokens import MaskTokensConfig, with_token_mask
+from training.objectives.projector import Projected, ProjectorConfig
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "loss.objective",
@@ -25,6 +26,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "one_to_k": "training.objectives.one_to_k:OneToK",
         "per_slot": "training.objectives.per_slot:PerSlot",
         "siglip": "training.objectives.siglip:Siglip",
+        "lotlip": "training.objectives.lotlip:Lotlip",
         "label_smoothing": "training.objectives.label_smoothing:LabelSmoothing",
         "cwcl": "training.objectives.cwcl:Cwcl",
         "momentum": "training.objectives.momentum:Momentum",
@@ -68,6 +70,10 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "denoise": "training.objectives.denoise:Denoise",
         "pixpro": "training.objectives.pixpro:Pixpro",
         "masked_image": "training.objectives.masked_image:MaskedImage",
+        "prototype": "training.objectives.prototype:Prototype",
+        "local_global": "training.objectives.local_global:LocalGlobal",
+        "masked_prediction": "training.objectives.local_global:MaskedPrediction",
+        "captioning": "training.objectives.captioning:Captioning",
     },
     check=derived_from(Objective, key="loss.objective"),
 )
@@ -87,10 +93,14 @@ class TermConfig(Config):
         min_length=1,
         description="the text slots that it sees, by their numbers from 0, as if there were no others; null: all",
     )
+    projector: ProjectorConfig | None = Field(
+        None, description="projector of the term's own, which is never exported; null: it sees the model's embeddings"
+    )
 
     def identity(self) -> dict[str, Any]:
-        """As for every configuration, without `slots` where it is null."""
-        return {name: value for name, value in super().identity().items() if name != "slots" or value is not None}
+        """As for every configuration, without `slots` and `projector` where they are null."""
+        added = ("slots", "projector")
+        return {name: value for name, value in super().identity().items() if name not in added or value is not None}
 
     @field_validator("slots")
     @classmethod
@@ -100,6 +110,13 @@ class TermConfig(Config):
                 "the slots of a term must be named once each", value=list(slots), fix="leave the second one out"
             )
         return slots
+
+    def opened(self, label: str) -> Objective:
+        """The objective, through its projector.  Raises RecipeError as `opened`, and as `Projected`."""
+        objective = opened(OBJECTIVES.get(self.objective.name), self.objective)
+        if self.projector is None:
+            return objective
+        return Projected(objective, self.projector, f"loss.terms.{label}.projector")
 
 
 class LossConfig(Config):
@@ -180,9 +197,7 @@ class LossConfig(Config):
         if not self.terms and self.harmonise is None:
             return base
         found = {
-            label: Term(
-                opened(OBJECTIVES.get(one.objective.name), one.objective), one.weight, one.start, one.ramp, one.slots
-            )
+            label: Term(one.opened(label), one.weight, one.start, one.ramp, one.slots)
             for label, one in self.terms.items()
         }
         return Composite(base, found) if self.harmonise is None else Harmonised(base, found, self.harmonise)

@@ -61,9 +61,19 @@ NEEDS: Mapping[str, Need] = {
         "unit vectors of image patches [B, P, D] and of text tokens [B, K, L, D], and which those are [B, K, L]",
         ("image_tokens", "text_tokens", "text_token_mask"),
     ),
+    "image_views": Need("the images of `views` alone, where nothing needs more texts", ("image_views",)),
     "views": Need(
         "strongly augmented crops of each image, and more draws of its first slot, [B, V, D] each (`data.views`)",
         ("image_views", "text_views"),
+    ),
+    "text_extra": Need(
+        "unit vectors of the corner tokens of texts, [B, K, m, D] (`model.corner_tokens`)", ("text_extra",)
+    ),
+    "captions": Need(
+        "of a CoCa model: -log of the share [B, K, L] that its decoder gives each token of a text, in nats, from the "
+        "tokens before it and the image, and which token it is [B, K, L], negative for none; outside of a run, logits "
+        "[B, K, L, V] in place of the former",
+        ("caption_losses", "caption_labels", "caption_logits"),
     ),
     "masked": Need(
         "the tokens where some are hidden from the model (`hides`), as in `tokens`, and which are, bool [B, P] and "
@@ -76,6 +86,11 @@ NEEDS: Mapping[str, Need] = {
         "[B, 2, 4]: left, top, right, bottom in one unit; right of left where mirrored",
         ("view_tokens", "view_boxes"),
     ),
+    "tower": Need(
+        "what the towers give before their own projections, [B, Wi] and [B, K, Wt] of their widths",
+        ("tower_image", "tower_text"),
+    ),
+    "present": Need("which texts there are, bool [B, K], for heads that mix rows", ("text_there",)),
     "columns": Need("columns of the data that the objective names in `columns`, in `rows.asked`"),
 }
 
@@ -118,6 +133,8 @@ class Setup(NamedTuple):
     token_width: int | None = None  #: Dt of the need `tokens`; None: D
     patch_values: int | None = None  #: C of the need `pixels`; None: it is not needed
     datasets: int = 1  #: of `data.datasets`
+    tower_widths: tuple[int, int] | None = None  #: Wi, Wt of the need `tower`
+    pad_id: int = 0  #: what texts are padded with
 
 
 class When(NamedTuple):
@@ -147,6 +164,8 @@ class Objective:
     needs: tuple[str, ...] = ()
     #: Which tensors of its needs the teacher gives too, in `features.teacher.asked`; masks come from the rows alone.
     teacher_tensors: tuple[str, ...] = ()
+    #: Whether a teacher encodes the views and negatives that the objective needs of the model.
+    teacher_further: bool = True
     #: Tensors of its needs, and `teacher_…`, that `loss_by_name` may be called without.  The loop gives all of them.
     optional_tensors: tuple[str, ...] = ()
     #: Of the need `columns`: names of COLUMNS.  `data.columns` says what they are called in the data.
@@ -159,6 +178,8 @@ class Objective:
     parameters: tuple[str, ...] = ()
     #: Names of parameters of `heads` without weight decay: codebooks, prototypes.  Vectors and biases have none anyway.
     undecayed: tuple[str, ...] = ()
+    #: Whether what heads make of a row depends on the other rows of the batch: there must be one micro-batch.
+    mixes_rows: bool = False
 
     config: NamedConfig
     setup: Setup

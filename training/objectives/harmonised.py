@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.model import Features, Rows
 
 #: Needs whose tensors carry no gradient past the image embedding that is compared.
-_COMPARED = ("teacher", "frozen_teacher", "negatives", "views", "columns")
+_COMPARED = ("teacher", "frozen_teacher", "negatives", "views", "image_views", "text_extra", "columns")
 
 _Cosine = Annotated[float, Field(ge=-1, le=1)]
 

@@ -36,7 +36,7 @@ def with_token_mask(objective: Objective, config: MaskTokensConfig) -> Objective
 
     Raises RecipeError for one that compares tokens: teacher and student would have other ones.
     """
-    if tokens := {"tokens", "masked"} & set(objective.needs):
+    if tokens := {"tokens", "masked", "captions"} & set(objective.needs):
         raise RecipeError(
             "loss.mask_tokens must come with objectives that compare no tokens: those of a text would change places",
             value=f"{objective.config.name}, which needs {min(tokens)}",

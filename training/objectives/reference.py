@@ -40,6 +40,7 @@ loss:
   terms:
     per_slot: {weight: 0.5, start: 0.1, ramp: 0.2}        # counts from a tenth of the run on, whole after two more
     far: {objective: {name: siglip, bias_init: -10}}      # under a label of its own
+    local: {objective: label_smoothing, projector: {hidden: 4096}}        # on projections of its own
 ```
 
 A term may see some of the text slots only.  Where gradients of the objective and its terms conflict at the embedding
@@ -67,6 +68,10 @@ loss:
 ```
 
 `pairmill count-words RECIPE --to words.tsv` makes that list of words.
+
+A term with a `projector` sees the embeddings through perceptrons that only it has, in place of the model's own
+projections, with a temperature of its own (CL2L, Fini et al. 2023).  They learn with the model, are in its checkpoints,
+and are left behind when it is evaluated or exported.
 
 A sweep names them the same way, with their keys below them:
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_token_features import built
-from test_towers_encode import CONTEXT, END, build, padded
+from test_towers_encode import CONFIGS, CONTEXT, END, build, padded
 from tiny_text import write_bert
 from torch import Tensor
 
 from pairmill.errors import RecipeError
+from pairmill.towers.build import build_model
+from pairmill.towers.config import ModelConfig
 from pairmill.towers.hidden_tokens import Hidden
 from pairmill.towers.token_features import (
     check_every_patch,
@@ -131,6 +134,20 @@ def test_a_hidden_word_is_the_mask_token_at_its_position(checkpointed: bool) -> 
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
 
 
+def test_a_hidden_word_of_a_tower_that_takes_the_padding_is_too() -> None:
+    model = build("siglip").double().eval()
+    tokens, tower = torch.full((2, CONTEXT), 1), model.text
+    tokens[0, :7], tokens[1, :2] = torch.arange(10, 17), torch.arange(20, 22)
+    where = torch.zeros_like(tokens, dtype=torch.bool)
+    where[0, [1, 4]] = True
+    mask = mask_of(tower_widths(model).text).detach()
+    found = encode_text_tokens(model, tokens, Hidden(where, mask), pad_id=1)
+    x = torch.where(where[..., None], mask, tower.token_embedding(tokens)) + tower.positional_embedding[:CONTEXT]
+    states = tower.ln_final(tower.transformer(x))
+    torch.testing.assert_close(found.text_BD, tower.text_projection(states[:, -1]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.tokens_BLD[0, :7], tower.text_projection(states[0, :7]), rtol=0, atol=1e-12)
+
+
 @pytest.mark.slow
 def test_a_hidden_word_of_a_hugging_face_tower_is_too(tmp_path: Path) -> None:
     bert = str(write_bert(tmp_path / "bert"))
@@ -172,7 +189,11 @@ def test_a_tower_that_leaves_patches_out_is_refused(tmp_path: Path, vision: dict
     check_every_patch(built(tmp_path / "whole", vision, {}, patch_dropout=0.0), "a test")
 
 
-def test_texts_are_asked_for_only_where_they_are_needed() -> None:
+def test_texts_are_asked_for_only_where_they_are_needed(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "vit.json").read_text())
+    config["text_cfg"]["pool_type"] = "last"
+    (tmp_path / "last.json").write_text(json.dumps(config))
+    model = build_model(ModelConfig(architecture=str(tmp_path / "last.json")), temperature_init=None, bias_init=None)
     with pytest.raises(RecipeError, match="needs tokens of texts"):
-        check_tokens(build("siglip"), "a test")
-    check_tokens(build("siglip"), "a test", texts=False)
+        check_tokens(model, "a test")
+    check_tokens(model, "a test", texts=False)

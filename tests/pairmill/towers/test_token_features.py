@@ -37,6 +37,7 @@ def test_patches_are_the_last_states_in_the_space_of_the_embeddings(tmp_path: Pa
     pixels = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     found = encode_image_tokens(model, pixels)
     torch.testing.assert_close(found.image_BD, model.encode_image(pixels), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.tower_BW @ model.visual.proj, found.image_BD, rtol=0, atol=1e-12)
     visual, states = model.visual, []
     visual.transformer.register_forward_hook(lambda module, given, out: states.append(out))
     visual(pixels)
@@ -58,6 +59,7 @@ def test_a_timm_tower_has_patches_too(tmp_path: Path, pool: str, proj: str | Non
     found = encode_image_tokens(model, pixels)
     torch.testing.assert_close(found.image_BD, model.encode_image(pixels), rtol=0, atol=1e-12)
     assert found.tokens_BPD.shape == (2, 100, 48)
+    torch.testing.assert_close(model.visual.head(found.tower_BW), found.image_BD, rtol=0, atol=1e-12)
     if pool == "avg" and proj == "linear":  # the mean of what a linear map makes is what it makes of the mean
         trunk = model.visual.trunk
         expected = model.visual.head(trunk.fc_norm(trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :]))
@@ -76,6 +78,7 @@ def test_tokens_of_packed_texts_are_those_of_each_text_alone(name: str, length: 
     found = encode_text_tokens(model, tokens)
     assert found.mask_BL.sum(1).tolist() == list(LENGTHS)
     torch.testing.assert_close(found.text_BD, encode_text(model, tokens), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.tower_BW @ tower.text_projection, found.text_BD, rtol=0, atol=1e-12)
     whole = torch.nn.functional.pad(tokens, (0, CONTEXT - length))
     x = tower.token_embedding(whole) + tower.positional_embedding
     tower.transformer.grad_checkpointing = False
@@ -102,6 +105,7 @@ def test_a_hugging_face_tower_has_tokens(tmp_path: Path, pooler: str) -> None:
     tokens = torch.cat([tokens, torch.zeros_like(tokens[:1])])
     found = encode_text_tokens(model, tokens)
     torch.testing.assert_close(found.text_BD, encode_text(model, tokens), rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.text.proj(found.tower_BW), found.text_BD, rtol=0, atol=1e-12)
     assert found.tokens_BLD.isfinite().all()
     first = pooler == "cls_pooler"
     for row, own in enumerate(lengths[:-1]):
@@ -116,12 +120,51 @@ def test_a_hugging_face_tower_has_tokens(tmp_path: Path, pooler: str) -> None:
     [
         ("resnet", "needs patches .*\n.*ModifiedResNet"),
         ("coca", "needs patches .*\n.*pools by attention"),
-        ("siglip", "needs tokens of texts.*\n.*attends to the padding"),
     ],
 )
 def test_towers_without_tokens_are_refused(name: str, said: str) -> None:
     with pytest.raises(RecipeError, match=f"token_max {said}"):
         check_tokens(build(name), "token_max")
+
+
+def test_a_tower_without_a_text_tower_of_its_own_must_pool_at_the_end(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "vit.json").read_text())
+    config["text_cfg"]["pool_type"] = "last"
+    (tmp_path / "last.json").write_text(json.dumps(config))
+    model = build_model(ModelConfig(architecture=str(tmp_path / "last.json")), temperature_init=None, bias_init=None)
+    with pytest.raises(RecipeError, match=r"token_max needs tokens of texts: .*\n.*pool_type: last"):
+        check_tokens(model, "token_max")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "pad"),
+    [
+        ("siglip", {}, 1),  # as SigLIP's: the end is the padding too
+        ("coca", {}, 0),
+        ("vit", {"no_causal_mask": True}, 0),
+    ],
+)
+def test_towers_that_take_the_padding_have_tokens_of_the_text_alone(
+    tmp_path: Path, name: str, text: dict[str, Any], pad: int
+) -> None:
+    model = built(tmp_path, {}, text) if text else build(name).double().eval()
+    if name != "coca":  # whose images have no patches
+        check_tokens(model, "a test")
+    tower = model.text
+    tokens = torch.full((4, tower.context_length), pad)
+    lengths = (2, 5, tower.context_length, 0)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = torch.randint(4, 400, (length,))
+    tokens[1, 2] = pad  # within a text
+    found = encode_text_tokens(model, tokens, pad_id=pad)
+    assert found.mask_BL.sum(1).tolist() == list(lengths)
+    torch.testing.assert_close(found.text_BD[:3], encode_text(model, tokens[:3]), rtol=0, atol=1e-12)
+    assert found.text_BD.isfinite().all() and not found.tokens_BLD[~found.mask_BL].any()
+    for row, length in enumerate(lengths[:3]):
+        x, mask = tower._embeds(tokens[row : row + 1])
+        states = tower.ln_final(tower.transformer(x, attn_mask=mask))[0, :length]
+        expected = states @ tower.text_projection if name != "siglip" else tower.text_projection(states)
+        torch.testing.assert_close(found.tokens_BLD[row, :length], expected, rtol=0, atol=1e-12)
 
 
 def test_a_text_longer_than_the_context_is_an_error() -> None:

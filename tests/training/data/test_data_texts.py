@@ -70,6 +70,25 @@ def test_sentences(caption: str, sentences: list[str]) -> None:
     assert split_sentences(caption) == sentences
 
 
+def test_runs_of_sentences_end_with_their_caption_and_their_keys_count_where_they_are_set() -> None:
+    captions = [LONG, Text("It barks. Loudly", "en", "long")]
+    of = {"name": "sentences", "merged": 3, "joined_by": " [SEP] "}
+    slot = TextSelector.checked({"kind": "long", "transforms": [of]})
+    runs = {
+        "A dog runs [SEP] It is 3.5 years old [SEP] The sky is blue",
+        "It is 3.5 years old [SEP] The sky is blue [SEP] Grass",
+        "It barks [SEP] Loudly",
+    }
+    chosen = TextChooser([(slot,)] * 3)(captions, np.random.default_rng(0))
+    assert {text.text for text in chosen if text} == runs
+    nothing = TextSelector.checked({"transforms": [of]})
+    assert TextChooser([(nothing,)])([Text(" . ", "en", "long")], np.random.default_rng(0)) == [None]
+    pairs = TextSelector.checked({"transforms": [{"name": "sentences", "merged": 2}]})
+    assert draws([captions[1]], (pairs,), 5) == {"It barks. Loudly": 5}
+    assert pairs.identity()["transforms"] == [{"name": "sentences", "merged": 2}]
+    assert TextSelector.checked({"transforms": ["sentences"]}).identity()["transforms"] == [{"name": "sentences"}]
+
+
 def test_one_text_is_one_group_whatever_its_case_width_and_spaces() -> None:
     group = text_group(Text("Red apple：1", "en", "alt"))
     assert group == text_group(Text(" red  APPLE:1", None, "long")) != text_group(Text("red apple 1", "en", "alt"))

@@ -54,11 +54,13 @@ BY_ROW = (
     *("teacher_image_views", "teacher_text_views", "teacher_image_tokens", "teacher_text_tokens", "teacher_neg_text"),
     *("masked_image_tokens", "image_token_hidden", "masked_text_tokens", "text_token_hidden"),
     *("view_tokens", "view_boxes", "teacher_view_tokens", "image_patches"),
+    *("text_extra", "caption_losses", "caption_labels", "caption_logits"),
 )
 #: Those of them that have a row's text slots next.
 BY_SLOT = (
     *("text", "text_mask", "text_role", "text_lang", "teacher_text", "raw_text", "teacher_raw_text", "noise_prob"),
     *("text_tokens", "text_token_mask", "teacher_text_tokens", "masked_text_tokens", "text_token_hidden"),
+    *("text_extra", "caption_losses", "caption_labels", "caption_logits"),
 )
 
 

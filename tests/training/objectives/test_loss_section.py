@@ -39,11 +39,14 @@ def test_a_recipe_with_every_default_spelled_out_is_the_same_one() -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES.names)
 def test_a_model_starts_where_its_objective_says(name: str) -> None:
-    model: Any = build(TrainRecipe.checked(LEAST | {"loss": {"objective": name}}))
+    needs = OBJECTIVES.get(name).needs
+    towers = {"architecture": f"tests/pairmill/towers/configs/{'coca' if 'captions' in needs else 'vit'}.json"}
+    least = LEAST | {"model": {**towers, "corner_tokens": 2 * ("text_extra" in needs)}, "loss": {"objective": name}}
+    model: Any = build(TrainRecipe.checked(least))
     scale = 10.0 if name == "siglip" else 1 / 0.07
     assert model.logit_scale.item() == pytest.approx(math.log(scale))
     assert (model.logit_bias is None) == (name != "siglip")
-    given = LEAST | {"loss": {"objective": name}, "temperature": {"init": 0.5}}
+    given = least | {"temperature": {"init": 0.5}}
     assert build(TrainRecipe.checked(given)).logit_scale.item() == pytest.approx(math.log(2))
 
 
