@@ -144,7 +144,7 @@ class CurriculumConfig(Config):
                 )
         if self.text_length and not any_length:
             raise RecipeError(
-                "curriculum.text_length needs a text tower to which padding makes no difference",
+                "with curriculum.text_length, padding must make no difference to the text tower",
                 value="model.architecture reads all positions of its context",
                 fix="choose a causal tower pooled at the end of the text, such as ViT-B-32's, or a model.text_model",
             )

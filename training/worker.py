@@ -48,11 +48,11 @@ from training.engine import limit_scale, model_weights, set_lr, set_scale, start
 from training.errors import ERROR_FILE, FinalError, diverged, leave_error, parts_of
 from training.evaluate.run import evaluate
 from training.gather import open_exchange
-from training.image_sizes import resized
 from training.intact import recipe_digest
 from training.model import AUTOCAST, DualEncoder, check_needs, to_device
 from training.objectives.declaration import Setup, When
 from training.recipe import TrainRecipe
+from training.resizing import resized
 from training.step import StepResult, train_step
 from training.teacher import open_teachers
 from training.telemetry import Telemetry

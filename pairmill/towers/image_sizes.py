@@ -44,7 +44,7 @@ def take_sizes(model: nn.Module, sizes: Sequence[int]) -> None:
     if stride is None:
         trunk = f"timm's {type(visual.trunk).__name__}" if isinstance(visual, TimmModel) else type(visual).__name__
         raise RecipeError(
-            "curriculum.image_size needs a model.architecture whose image tower is a ViT or a ResNet",
+            "with curriculum.image_size, the image tower of model.architecture must be a ViT or a ResNet",
             value=f"its image tower is {trunk}",
             fix="choose a ViT, such as ViT-B-32, or leave curriculum.image_size out",
         )

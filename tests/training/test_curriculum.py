@@ -23,9 +23,9 @@ from training.data.config import TextSelector
 from training.data.cursor import ReadingPlan
 from training.data.source import open_source
 from training.data.step_texts import Shorten, StepTexts
-from training.image_sizes import resized
 from training.model import DualEncoder, Further, Rows
 from training.recipe import TrainRecipe
+from training.resizing import resized
 from training.schedule import CurriculumConfig
 from training.worker import build
 
@@ -53,7 +53,7 @@ def test_stages_out_of_order_are_refused(stages: list[list[float]]) -> None:
         ({"image_size": [[0, 24], [0.5, 64]]}, "vit", "a multiple of the patches"),
         ({"text_length": [[0, 16]]}, "vit", "curriculum.text_length must end with the model's"),
         ({"text_length": [[0, 2], [0.5, 32]]}, "vit", "room for a word"),
-        ({"text_length": [[0, 16], [0.5, 32]]}, "siglip", "padding makes no difference"),
+        ({"text_length": [[0, 16], [0.5, 32]]}, "siglip", "padding must make no difference"),
     ],
 )
 def test_what_the_towers_cannot_do_is_refused_before_any_work(

@@ -53,8 +53,8 @@ class Barlow(Objective):
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
+        from training.losses.head_losses import cross_correlation_loss
         from training.losses.loss_inputs import LossOutput
-        from training.losses.rocket import cross_correlation_loss
 
         own = features.own.rows
         loss = cross_correlation_loss(own["image"], own["text"], rows.text_mask_BK, self.config.off_diagonal, exchange)

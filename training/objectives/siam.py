@@ -66,8 +66,8 @@ class Siam(Objective):
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
+        from training.losses.head_losses import prediction_loss
         from training.losses.loss_inputs import LossOutput
-        from training.losses.rocket import prediction_loss
 
         own = features.own.rows
         target = self.teacher_of(features).own.rows if self.config.target == "teacher" else own

@@ -63,8 +63,8 @@ class Swav(Objective):
 
     def __call__(self, features: Features, rows: Rows, exchange: Exchange) -> LossOutput:
         """See `Objective`."""
+        from training.losses.head_losses import assignment_loss
         from training.losses.loss_inputs import LossOutput
-        from training.losses.rocket import assignment_loss
 
         total = assignment_loss(
             features.own.rows["image"],

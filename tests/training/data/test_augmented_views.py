@@ -17,7 +17,8 @@ NOTHING = {"mirror_p": 0, "grey_p": 0, "blur_p": 0, "jitter_p": 1, "jitter": 0}
 
 
 def turned(pixels: np.ndarray, hue: float, draw: int = 0) -> np.ndarray:
-    return changed(pixels, ViewsConfig.checked({**NOTHING, "hue": hue}), np.random.default_rng(draw))
+    found, _ = changed(pixels, ViewsConfig.checked({**NOTHING, "hue": hue}), np.random.default_rng(draw))
+    return found
 
 
 def test_hues_turn_and_grey_stays() -> None:

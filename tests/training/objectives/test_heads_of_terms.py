@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pairmill.errors import RecipeError
 from training.gather import Exchange
-from training.losses.rocket import balanced, cross_correlation_loss
+from training.losses.head_losses import balanced, cross_correlation_loss
 from training.objectives import loss_by_name
 from training.objectives.by_name import _features, _opened, _rows
 from training.objectives.config import LossConfig
