@@ -50,7 +50,7 @@ def check_decoder(model: nn.Module, why: str) -> None:
     decoder: Any = model.text_decoder
     if isinstance(tower, HFTextEncoder) or tower.attn_mask is None:
         raise RecipeError(
-            f"{why} needs a causal text tower: one that attends both ways shows the decoder the token to predict",
+            f"{why} needs a text tower that must be causal: any other shows the decoder the token to predict",
             value="a Hugging Face encoder" if isinstance(tower, HFTextEncoder) else "text_cfg.no_causal_mask: true",
             fix="choose coca_ViT-B-32 or another CoCa with open_clip's own text tower",
         )
