@@ -176,7 +176,7 @@ def test_a_decoder_that_nothing_teaches_stays_as_it_is(small: str) -> None:
     ("change", "said"),
     [
         (None, "needs a caption decoder: .*CoCa"),
-        ({"text_cfg": {"no_causal_mask": True}}, "text tower that must be causal"),
+        ({"text_cfg": {"no_causal_mask": True}}, "needs a text tower that must be causal"),
         ({"multimodal_cfg": {"context_length": CONTEXT - 2}}, "must take the texts"),
     ],
 )
