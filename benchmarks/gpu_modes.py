@@ -40,6 +40,7 @@ MODES: dict[str, int | None] = {"gather": None, "ring": None, "group": 2, "local
 def tensors(objective: str, rows: int, device: torch.device) -> dict[str, Any]:
     """The whole batch, the same in each process."""
     random = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)  # of tags
 
     def units(*shape: int) -> Tensor:
         return F.normalize(torch.randn(*shape, generator=random, dtype=torch.float64), dim=-1).to(device)
@@ -51,7 +52,7 @@ def tensors(objective: str, rows: int, device: torch.device) -> dict[str, Any]:
         "logit_scale": torch.tensor(14.3, dtype=torch.float64, device=device),
         "logit_bias": torch.tensor(-10.0, dtype=torch.float64, device=device),
     }
-    return {**found, **tensors_of_needs(objective, rows, units, device)}
+    return {**found, **tensors_of_needs(objective, rows, units, device, WIDTH)}
 
 
 def gradients(
@@ -67,6 +68,7 @@ def gradients(
                 leaves[name] = taken[name].requires_grad_()
         else:
             taken[name] = value
+    torch.manual_seed(0)  # of heads: every process has the same
     total = computed(objective, taken, settings, "paper", exchange, TILE)[0].total
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     by_name = zip(leaves.items(), found, strict=True)

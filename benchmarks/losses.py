@@ -237,23 +237,25 @@ def alone(objective: Mapping[str, Any], rows: int, device: torch.device) -> Call
     return step
 
 
-def tensors_of_needs(objective: str, rows: int, units: Callable[..., Tensor], device: torch.device) -> dict[str, Any]:
+def tensors_of_needs(
+    objective: str, rows: int, units: Callable[..., Tensor], device: torch.device, width: int = WIDTH
+) -> dict[str, Any]:
     """The tensors that the needs of an objective bring."""
     needs, found = set(OBJECTIVES.get(objective).needs), {}
     taught = needs & {"teacher", "frozen_teacher"}
     if "raw" in needs:
-        found |= {"raw_image": units(rows, WIDTH), "raw_text": units(rows, SLOTS, WIDTH)}
+        found |= {"raw_image": units(rows, width), "raw_text": units(rows, SLOTS, width)}
     if taught:
-        found |= {"teacher_image": units(rows, WIDTH), "teacher_text": units(rows, SLOTS, WIDTH)}
+        found |= {"teacher_image": units(rows, width), "teacher_text": units(rows, SLOTS, width)}
         found |= {f"teacher_{name}": value for name, value in found.items() if name.startswith("raw")}
     if "views" in needs:
-        found |= {"image_views": units(rows, 2, WIDTH), "text_views": units(rows, 2, WIDTH)}
+        found |= {"image_views": units(rows, 2, width), "text_views": units(rows, 2, width)}
     if "image_views" in needs:
-        found |= {"image_views": units(rows, 2, WIDTH)}
+        found |= {"image_views": units(rows, 2, width)}
     if "text_extra" in needs:
-        found |= {"text_extra": units(rows, SLOTS, CORNERS, WIDTH)}
+        found |= {"text_extra": units(rows, SLOTS, CORNERS, width)}
     if "negatives" in needs:
-        found |= {"neg_text": units(rows, 4, WIDTH)}
+        found |= {"neg_text": units(rows, 4, width)}
     if "columns" in needs:
         found |= {"tags": torch.randint(0, 50, (rows, 5), device=device)}
     return {name: value.detach() if name.startswith("teacher") else value for name, value in found.items()}
