@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="OBJECTIVE", help="some of them; nothing is recorded")
     options = parser.parse_args()
     began = machine()
-    names = options.only or [name for name in OBJECTIVES.names() if name not in LEFT_OUT]
+    names = options.only or [name for name in OBJECTIVES.names if name not in LEFT_OUT]
     report = sweep(names, options.steps)
     found: dict[str, list[float]] = defaultdict(list)
     chance = 0.0
