@@ -17,21 +17,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import claims_data
 from claims_arms import CLAIMS, STEPS, TOWERS, Arm, Claim, recipe_of
 from claims_data import FOLDER, KINDS
-from record import machine, record
-from scipy.stats import t as student
+from record import interval, machine, record
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = FOLDER / "models"
@@ -84,12 +82,6 @@ def train_all(claims: Sequence[Claim], seeds: Iterable[int], processes: int) -> 
                 for number, job in enumerate(jobs):
                     job.result()
                     print(f"seed {seed}: {number + 1} of {len(jobs)} models", flush=True)
-
-
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean, and the interval of 95 % by Student's t."""
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return {"mean": mean(values), "low": mean(values) - half, "high": mean(values) + half}
 
 
 def verdict(found: Mapping[str, float], expected: str) -> str:

@@ -25,8 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from claims import interval
-from record import WORK, machine, record, table
+from record import WORK, interval, machine, record, table
 
 from training.objectives.config import OBJECTIVES
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import distributions
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 import psutil
@@ -78,6 +79,14 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
     """Ratio of each alternation, and their median."""
     each = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {"median": round(median(each), 3), "each": [round(r, 3) for r in each]}
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean, and the interval of 95 % by Student's t; without an end for a single value."""
+    from scipy.stats import t as student  # few benchmarks need it, and it is slow to import
+
+    half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return {"mean": mean(values), "low": mean(values) - half, "high": mean(values) + half}
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

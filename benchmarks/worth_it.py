@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from drawings import Drawing, drawings, flat, swapped
-from record import WORK, machine, record, table
-from scipy.stats import t as student
+from record import WORK, interval, machine, record, table
 from server import serve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,10 +202,9 @@ def trained(
     return results
 
 
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean, and the interval of 95 % by Student's t."""
-    half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return {"mean": round(mean(values), 4), "low": round(mean(values) - half, 4), "high": round(mean(values) + half, 4)}
+def rounded(values: Sequence[float]) -> dict[str, float]:
+    """Mean and interval, to four digits."""
+    return {name: round(value, 4) for name, value in interval(values).items()}
 
 
 def main() -> None:
@@ -232,12 +228,12 @@ def main() -> None:
         entry: dict[str, Any] = dict(chosen[name])
         for kind in METRICS:
             own = [results[name][kind] for results in by_seed]
-            entry[kind] = {"recall@10": interval(own)}
+            entry[kind] = {"recall@10": rounded(own)}
             against = {"everything": "everything", "random of its size": f"random_{int(chosen[name]['rows'])}"}
             for label, other in against.items():
                 if name != other and other in by_seed[0]:
                     pairs_ = zip(own, (results[other][kind] for results in by_seed), strict=True)
-                    entry[kind][f"minus {label}"] = interval([a - b for a, b in pairs_])
+                    entry[kind][f"minus {label}"] = rounded([a - b for a, b in pairs_])
             lines.append(
                 [name, int(chosen[name]["rows"]), chosen[name]["swapped"], kind, *map(spelled, entry[kind].values())]
             )

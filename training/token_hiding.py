@@ -136,9 +136,13 @@ def hidden_words(share: float, draw_B: Tensor, mask_BKL: Tensor) -> Tensor:
     rows, slots, length = mask_BKL.shape
     slot_K1, place_L = (torch.arange(n, device=mask_BKL.device) for n in (slots, length))
     order_BKL = numbers(draw_B, _PLACES * (slot_K1[:, None] + 1) + place_L)
-    before = mask_BKL.cumsum(2)
-    inner_BKL = mask_BKL & (before > 1) & (before < before[..., -1:])
-    return _first(order_BKL.flatten(0, 1), inner_BKL.flatten(0, 1), share).view(rows, slots, length)
+    return _first(order_BKL.flatten(0, 1), inner(mask_BKL).flatten(0, 1), share).view(rows, slots, length)
+
+
+def inner(mask_BKL: Tensor) -> Tensor:
+    """The tokens of each text [B, K, L] without its first and its last, which most tokenizers add."""
+    number = mask_BKL.cumsum(2)
+    return mask_BKL & (number > 1) & (number < number[..., -1:])
 
 
 def _first(order: Tensor, among: Tensor, share: float) -> Tensor:

@@ -8,21 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from training.losses.drawn import GOLDEN, mixed, signed
 from training.model import Features, Rows
 from training.objectives.declaration import Objective
 from training.objectives.mask_tokens import MaskTokensConfig
+from training.token_hiding import inner
 
 #: What a teacher's features have in place of its tokens.
 IMPORTANCE = "text_importance"
-
-
-def _signed(word: int) -> int:
-    """The lowest 64 bits as an int64."""
-    return (word + 2**63) % 2**64 - 2**63
-
-
-# Constants of SplitMix64 (Steele, Lea and Flood 2014).
-_STEP, _MIX, _REMIX = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def with_importance(features: Features) -> Features:
@@ -43,12 +36,6 @@ def with_importance(features: Features) -> Features:
     differ = mask_BKL & (most > least)
     importance = torch.where(differ, (both_BKL - least) / torch.where(most > least, most - least, 1.0), 1.0)
     return features._replace(asked={**asked, IMPORTANCE: importance})
-
-
-def inner(mask_BKL: Tensor) -> Tensor:
-    """The tokens of each text [B, K, L] without its first and its last, which most tokenizers add."""
-    number = mask_BKL.cumsum(2)
-    return mask_BKL & (number > 1) & (number < number[..., -1:])
 
 
 def seen(rows: Rows, importance_BKL: Tensor, objective: Objective, *, pad_id: int) -> Rows:
@@ -81,13 +68,6 @@ def _uniform(rows: Rows, seed: int, step: int) -> Tensor:
     slot_K, place_L = (torch.arange(1, size + 1, device=rows.tokens_BKL.device) for size in (slots, length))
     # Not of the length, which is another one on another rank.
     place_KL = (slot_K[:, None] << 32) + place_L
-    row_B = _mixed(_mixed(rows.sample_id_B + _signed(_STEP * (step + 1))) + seed)
-    words = row_B[:, None, None] + _STEP * place_KL
-    return (_mixed(words).bitwise_right_shift(11) & (2**53 - 1)).double() / 2**53
-
-
-def _mixed(words: Tensor) -> Tensor:
-    """SplitMix64's mixing of int64 numbers, which wrap around."""
-    for shift, factor in ((30, _MIX), (27, _REMIX)):
-        words = (words ^ (words.bitwise_right_shift(shift) & (2 ** (64 - shift) - 1))) * factor
-    return words ^ (words.bitwise_right_shift(31) & (2**33 - 1))
+    row_B = mixed(mixed(rows.sample_id_B + signed(GOLDEN * (step + 1))) + seed)
+    words = row_B[:, None, None] + signed(GOLDEN) * place_KL
+    return (mixed(words).bitwise_right_shift(11) & (2**53 - 1)).double() / 2**53

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 from gloo_ranks import run_on_ranks
+from need_steps import three_steps
 from test_step import recipe as step_recipe
-from test_step import rows_of, setup_of
+from test_step import rows_of
 from torch import Tensor
 
 from pairmill.errors import RecipeError
-from training.gather import open_exchange
 from training.model import Features, Rows
 from training.objectives.config import LossConfig
-from training.objectives.declaration import When
 from training.objectives.mask_tokens import MaskTokensConfig
 from training.recipe import TrainRecipe
 from training.token_mask import IMPORTANCE, with_importance, without_noise
@@ -124,23 +121,7 @@ def of(teacher: str = "average", *, accumulate: int = 1, most: float = 1.0) -> T
 
 def steps(rank: int, used: TrainRecipe) -> Tensor:
     """The whole batch's losses of three steps."""
-    import torch.distributed as dist
-
-    from training.engine import set_lr
-    from training.step import train_step
-    from training.worker import build, start_learner
-
-    world = dist.get_world_size()
-    engine, _, objective, teacher = start_learner(build(used), used, setup_of(used, rank, world))
-    exchange, found = open_exchange("gather")(0), []
-    for step in range(3):
-        set_lr(engine, 1e-3)
-        objective.when = When(step, 3, 3)
-        rows = rows_of(step, rank, world)
-        options: dict[str, Any] = {"accumulate": used.train.accumulate, "seed": step, "teacher": teacher}
-        result = train_step(engine, rows, objective, exchange, **options)
-        found.append(exchange.total(result.loss) / world)
-    return torch.stack(found)
+    return three_steps(rank, used, rows_of)[0]
 
 
 @pytest.mark.slow

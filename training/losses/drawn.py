@@ -14,7 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15
+#: g, of 64 bits.
+GOLDEN = 0x9E3779B97F4A7C15
 #: (bits to shift by, factor) of each round.
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 _WORD = 1 << 64
@@ -29,16 +30,17 @@ def normals(seed: int, step: int, id_B: Tensor, width: int) -> Tensor:
 def _uniforms(seed: int, step: int, id_B: Tensor, count: int) -> Tensor:
     """Numbers between 0 and 1, both left out, float64 [B, count]."""
     start = _mixed_number(_mixed_number(seed) + step)
-    state = _mixed(id_B + _signed(start))
-    counter = torch.arange(1, count + 1, device=id_B.device) * _signed(_GOLDEN)
-    bits = _mixed(state[:, None] + counter)
+    state = mixed(id_B + signed(start))
+    counter = torch.arange(1, count + 1, device=id_B.device) * signed(GOLDEN)
+    bits = mixed(state[:, None] + counter)
     # 53 bits, as many as a float64 holds, in the middle of their step.
     return (_shifted(bits, 11).double() + 0.5) * 2.0**-53
 
 
-def _mixed(state: Tensor) -> Tensor:
+def mixed(state: Tensor) -> Tensor:
+    """SplitMix64's mixing of int64 numbers, which wrap around."""
     for shift, factor in _ROUNDS:
-        state = (state ^ _shifted(state, shift)) * _signed(factor)
+        state = (state ^ _shifted(state, shift)) * signed(factor)
     return state
 
 
@@ -55,6 +57,7 @@ def _shifted(bits: Tensor, by: int) -> Tensor:
     return found
 
 
-def _signed(bits: int) -> int:
+def signed(bits: int) -> int:
+    """The lowest 64 bits as an int64."""
     bits %= _WORD
     return bits - _WORD if bits >= _WORD // 2 else bits
