@@ -50,9 +50,9 @@ def made() -> None:
     if (FOLDER / "tokenizer").is_dir():
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
-    words = _labels()
     found: dict[str, dict[bool, list[dict[str, Any]]]] = {kind: {True: [], False: []} for kind in KINDS}
     chosen = [d for d in drawings() if d.kind == "clip art" or not _has_tone(d.file)]
+    words = _labels()
     with ProcessPoolExecutor(2) as pool:
         pictures = list(pool.map(_picture, [d.file for d in chosen], chunksize=64))
     for drawing, picture in zip(chosen, pictures, strict=True):

@@ -55,20 +55,36 @@ def tensors(objective: str, rows: int, device: torch.device) -> dict[str, Any]:
     return {**found, **tensors_of_needs(objective, rows, units, device, WIDTH)}
 
 
+def weights_of_heads(objective: str, given: dict[str, Any], *, dry: bool) -> dict[str, Tensor]:
+    """What an objective's own heads begin with, in float64: drawn once, since a draw depends on the precision."""
+    settings = SMALL.get(objective, {}) if dry else {}
+    opened = computed(objective, given, settings, "paper", Exchange(), TILE)[1]
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    heads = opened.heads(opened.setup)
+    torch.set_default_dtype(torch.float32)
+    return {} if heads is None else {name: weight.detach() for name, weight in heads.named_parameters()}
+
+
 def gradients(
-    objective: str, given: dict[str, Any], exchange: Exchange, dtype: torch.dtype, *, dry: bool
+    objective: str,
+    given: dict[str, Any],
+    weights: dict[str, Tensor],
+    exchange: Exchange,
+    dtype: torch.dtype,
+    *,
+    dry: bool,
 ) -> dict[str, Tensor]:
-    """Value and gradients of what is given, in a precision."""
+    """Value and gradients of what is given, in a precision.  weights: of the heads."""
     settings = SMALL.get(objective, {}) if dry else {}
     leaves, taken = {}, {}
-    for name, value in given.items():
+    for name, value in {**given, **weights}.items():
         if isinstance(value, Tensor) and value.is_floating_point():
-            taken[name] = value.detach().to(dtype)
+            taken[name] = value.detach().to(given["image"].device, dtype)
             if not name.startswith("teacher"):
                 leaves[name] = taken[name].requires_grad_()
         else:
             taken[name] = value
-    torch.manual_seed(0)  # of heads: every process has the same
     total = computed(objective, taken, settings, "paper", exchange, TILE)[0].total
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     by_name = zip(leaves.items(), found, strict=True)
@@ -95,8 +111,10 @@ def on_rank(rank: int, folder: str, rows: int, cuda: bool) -> None:
         for objective in OBJECTIVES.names:
             kind = OBJECTIVES.get(objective)
             if mode in kind.modes and models_of(objective)[-1:] == ["loss"]:
-                given = half(tensors(objective, rows, device), rank, rows)
-                made = gradients(objective, given, exchange, torch.float32, dry=not cuda)
+                whole = tensors(objective, rows, device)
+                weights = weights_of_heads(objective, whole, dry=not cuda)
+                given = half(whole, rank, rows)
+                made = gradients(objective, given, weights, exchange, torch.float32, dry=not cuda)
                 found[objective, mode] = {name: value.cpu() for name, value in made.items()}
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -134,10 +152,11 @@ def expected(objective: str, mode: str, rows: int, device: torch.device) -> dict
     """Value and gradients of one process in float64."""
     dry = device.type == "cpu"
     whole = tensors(objective, rows, device)
+    weights = weights_of_heads(objective, whole, dry=dry)
     if mode != "local":
-        return gradients(objective, whole, Exchange(), torch.float64, dry=dry)
+        return gradients(objective, whole, weights, Exchange(), torch.float64, dry=dry)
     halves = [half(whole, rank, rows) for rank in range(RANKS)]
-    parts = [gradients(objective, one, Exchange(), torch.float64, dry=dry) for one in halves]
+    parts = [gradients(objective, one, weights, Exchange(), torch.float64, dry=dry) for one in halves]
     return together(parts, whole, rows)
 
 
@@ -145,7 +164,7 @@ def together(parts: list[dict[str, Tensor]], whole: dict[str, Any], rows: int) -
     """The mean over ranks: of values and shared tensors, and of each rank's own rows, which no other has."""
     found = {}
     for name in parts[0]:
-        by_row = name and whole[name].ndim and len(whole[name]) == rows
+        by_row = name in whole and whole[name].ndim and len(whole[name]) == rows
         of_ranks = [part[name] for part in parts]
         found[name] = torch.cat(of_ranks) / RANKS if by_row else torch.stack(of_ranks).mean(0)
     return found

@@ -195,10 +195,28 @@ def check_space(space: Space, base: Mapping[str, Any]) -> None:
             try:
                 recipe_at(base, {**point, key: value})
             except RecipeError as error:
+                if _passes(base, _completed(space, base, {**point, key: value})):
+                    continue
                 fix = (
                     f"{error.fix}; or say with `when` which entries have the key" if len(points) > 1 else str(error.fix)
                 )
                 raise RecipeError(f"space: {key}: {error.rule}", value=json.dumps(value), fix=fix) from error
+
+
+def _completed(space: Space, base: Mapping[str, Any], point: Point) -> Point:
+    """The point with the keys that matter in it: an entry may need another key, which only it brings by a `when`."""
+    for key, parameter in space.items():
+        if key not in point and parameter.when and matters(parameter, point, base):
+            point = {**point, key: parameter.edges[0]}
+    return point
+
+
+def _passes(base: Mapping[str, Any], point: Point) -> bool:
+    try:
+        recipe_at(base, point)
+    except RecipeError:
+        return False
+    return True
 
 
 def _chosen(space: Space, key: str, point: Point) -> list[Point]:

@@ -127,6 +127,19 @@ def test_a_whole_entry_is_a_value_too() -> None:
     assert "optim.eps" in points({**whole, **no_more})[1]
 
 
+def test_an_entry_may_need_a_key_that_it_brings_by_a_when() -> None:
+    lotlip = {"loss.objective": {"grid": ["clip", "lotlip"]}}
+    corners = {"model.corner_tokens": {"grid": [2], "when": {"loss.objective": "lotlip"}}}
+    space = {key: Parameter.checked(kind) for key, kind in {**lotlip, **corners}.items()}
+    check_space(space, BASE)
+    assert points({**lotlip, **corners}) == [
+        {"loss.objective": "clip"},
+        {"loss.objective": "lotlip", "model.corner_tokens": 2},
+    ]
+    with pytest.raises(RecipeError, match="corner_tokens must be at least 1"):
+        check_space({"loss.objective": space["loss.objective"]}, BASE)
+
+
 def test_a_point_is_a_recipe() -> None:
     recipe = recipe_at(BASE, {"loss": {"objective": "siglip"}, "optim.lr": 0.5}, seed=3, name="t")
     assert (recipe.loss.objective.name, recipe.optim.lr, recipe.train.seed, recipe.name) == ("siglip", 0.5, 3, "t")
