@@ -170,6 +170,19 @@ def together(parts: list[dict[str, Tensor]], whole: dict[str, Any], rows: int) -
     return found
 
 
+def largest_error(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """The largest relative error; of a gradient that is nought but for rounding, relative to the largest gradient.
+
+    Such is that of a bias before a batch norm.
+    """
+    norms = {name: float(value.norm()) for name, value in wanted.items()}
+    largest = max(norms.values()) or 1.0
+    return max(
+        float((found[name].double() - value.cpu()).norm()) / (norms[name] if norms[name] > 1e-9 * largest else largest)
+        for name, value in wanted.items()
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4096, help="of the whole batch (default 4096)")
@@ -188,9 +201,7 @@ def main() -> None:
         if (objective, mode) in of_ranks[0]:
             wanted = expected(objective, mode, rows, device)
             found = together([part[objective, mode] for part in of_ranks], tensors(objective, rows, device), rows)
-            errors.setdefault(objective, {})[mode] = max(
-                float((found[n].double() - v.cpu()).norm() / v.norm().cpu().clamp(min=1e-12)) for n, v in wanted.items()
-            )
+            errors.setdefault(objective, {})[mode] = largest_error(found, wanted)
     table(
         ["objective", *MODES], [[n, *(f"{of[m]:.1e}" if m in of else "—" for m in MODES)] for n, of in errors.items()]
     )

@@ -6,6 +6,8 @@
 Three rates, each a limit of the next: the model on pixels that are on the device already; the model with the transfer
 of uint8 pixels; the stage `embed` as a job's actors run it, on a shard that CPU tasks have prepared.  Beside them, what
 one core prepares, and so how many cores keep the GPU busy.
+
+Busy is the share of the stage's time in which a kernel runs, pictures' or captions', as torch's profiler sees it.
 """
 
 from __future__ import annotations
@@ -41,6 +43,28 @@ def seconds(work: Any, rounds: int) -> float:
             torch.cuda.synchronize()
         found.append(time.perf_counter() - began)
     return median(found[1:])  # the first one compiles and allocates
+
+
+def busy(work: Any) -> float | None:
+    """The share of a call's time in which the device computes; None without a device."""
+    if not torch.cuda.is_available():
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        began = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        took = time.perf_counter() - began
+    spans = sorted((one.time_range.start, one.time_range.end) for one in seen.events() if _is_kernel(one))
+    total, reached = 0.0, 0.0
+    for start, end in spans:  # microseconds; kernels of two streams may overlap
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total / 1e6 / took
+
+
+def _is_kernel(event: Any) -> bool:
+    """Whether the device computes in it, rather than copying or filling memory."""
+    return event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(("Memcpy", "Memset"))
 
 
 def main() -> None:
@@ -100,9 +124,10 @@ def main() -> None:
         "model, with the transfer": options.batch_size / seconds(transferred, 4 * options.rounds),
         "stage, with captions and columns": options.images / seconds(lambda: stage(rows), options.rounds),
     }
-    busy = rates["stage, with captions and columns"] / rates["model, pixels on the device"]
+    share = busy(lambda: stage(rows))
     table(["pictures/s", "median"], [[name, rate] for name, rate in rates.items()])
-    print(f"the device computes on pictures {busy:.0%} of the stage's time; the rest is captions, transfer and columns")
+    if share is not None:
+        print(f"the device computes {share:.0%} of the stage's time; the rest is transfer and columns")
     print(
         f"a core prepares {preparing:.0f} pictures/s: {rates['stage, with captions and columns'] / preparing:.1f} cores"
     )
@@ -114,7 +139,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name(),
         "cores": os.cpu_count(),
         "pictures_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "busy_with_pictures": round(busy, 3),
+        "busy": None if share is None else round(share, 3),
         "prepared_per_core_and_second": round(preparing, 1),
     }
     record("gpu_score", figures, began)

@@ -216,6 +216,9 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     found = drawings()
     curated(found, 2 * options.steps)
+    if not options.seeds:
+        print("the run and the models that score it are made; no model is trained on a selection")
+        return
     chosen = sizes()
     by_seed = [trained(found, seed, options.steps, chosen) for seed in range(options.seeds)]
     figures: dict[str, Any] = {"swapped": SWAPPED, "steps": options.steps, "seeds": options.seeds, "selections": {}}

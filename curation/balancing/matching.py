@@ -7,7 +7,7 @@ where it begins or ends with a letter of a script without spaces, or with punctu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,11 @@ class Matcher:
             found += entries
             of += [at] * len(entries)
         return Matches(np.array(found, np.int32), np.array(of, np.int32))
+
+
+def never_named(entries: Iterable[str]) -> int:
+    """How many entries no caption can name, as `St. Louis`: in a caption the full stop stands apart."""
+    return sum(_spaced_entry(entry) not in _spaced(entry) for entry in entries)
 
 
 def _spaced(text: str) -> str:

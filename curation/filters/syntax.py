@@ -136,7 +136,7 @@ def _with_quotes(source: str) -> str | None:
     for at in range(0, len(parts), 2):
         name = parts[at].strip()
         if name and not (name.isidentifier() and not iskeyword(name)) and _UNREAD_NAME.fullmatch(name):
-            parts[at] = parts[at].replace(name, _spelled(f"{_INPUT}.{name}"))
+            parts[at] = parts[at].replace(name, _spelled(f"{_INPUT}.{name.removeprefix(f'{_INPUT}.')}"))
     corrected = "".join(parts)
     try:
         ast.parse(corrected, mode="eval")
@@ -209,6 +209,13 @@ def _operands(text: Source, node: ast.expr) -> list[ast.expr]:
             if wanted == 2:
                 search_text(text, name, args[1])
             return args[:1]
+        case ast.Call(func=ast.Name(id=name)) if name in POPULATION:
+            refuse_part(
+                text,
+                node,
+                f"{name} must be in the `where` or `weight` of a selection, where all rows are known",
+                "make a selection with it in `where`, and choose from that one by `from`",
+            )
         case ast.Call(func=ast.Name(id=name)):
             refuse_part(
                 text,

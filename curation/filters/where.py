@@ -22,8 +22,8 @@ drops: where
 In a selection (`curation.selections`) there are functions over all rows of its `from`, those that `uids` leaves, too:
 
                     quantile(x, q)      the inverted CDF: the least value of x that at least the share q of the values
-                                        do not exceed (numpy's method="inverted_cdf"), so always a value of x; null and
-                                        NaN do not count
+                                        do not exceed, q as it is written (numpy's method="inverted_cdf", but exact), so
+                                        always a value of x; null and NaN do not count
                     quantile(x, q, by=y)  the same among the rows with the row's own value of y
                     count(), count(by=y)  how many rows there are, or have the row's own value of y; null is a value
 

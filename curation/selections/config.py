@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from curation.duplicates.kinds import KINDS, PIXELS, DeduplicateConfig, strongest_first
 from curation.duplicates.other_runs import OtherRun, OtherRunConfig
@@ -23,7 +24,7 @@ from curation.selections.decontaminate_rule import DecontaminateBy
 from curation.selections.expression import ALL
 from curation.selections.skew_rule import SkewConfig
 from curation.selections.uids import uids_digest
-from pairmill.config import Config
+from pairmill.config import OF_ENTRY, Config
 from pairmill.errors import RecipeError
 from pairmill.registry import ChosenBy, NamedConfig, is_import_path
 
@@ -126,7 +127,12 @@ def _spelled_out(value: Any) -> Any:
 
 def _rule_of_weights(value: Any) -> Any:
     """A mapping as the rule that it must be, so that a mistake is one of its keys."""
-    return SkewConfig.checked(value, at="selections.NAME.weight") if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    try:
+        return SkewConfig.checked(value, at="weight")
+    except RecipeError as error:
+        raise PydanticCustomError(OF_ENTRY, "{key}", {"key": "weight", "error": error}) from error
 
 
 class SelectionConfig(_From):

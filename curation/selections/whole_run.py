@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -79,17 +79,21 @@ def _value(rules: Rules, text: str, passes: Passes, load: Load, rows: int, limit
     if is_count(call):
         sizes = find_sizes(passes, read, above=rules.alike(text))
         return pa.table({"group": sizes["group"], "value": sizes["rows"].cast(pa.float64())})
-    share = float(literal(source, call.args[1]))
+    share = Fraction(str(literal(source, call.args[1])))
     cuts = find_cuts(
         passes, read, lambda size, _: _inverted(size, share), rows=rows, words=1, always=True, limits=limits
     )
     return pa.table({"group": cuts["group"], "value": value_of(cuts["score"].to_numpy())})
 
 
-def _inverted(size: Ints, share: float) -> Ints:
-    """Which of so many ordered values is the quantile, from 1: numpy's method="inverted_cdf", in its arithmetic."""
-    found: Ints = np.clip(np.ceil(size * share - 1).astype(np.int64), 0, size - 1) + 1
-    return found
+def _inverted(size: Ints, share: Fraction) -> Ints:
+    """Which of so many ordered values is the quantile, from 1: the inverted CDF."""
+    return np.clip(_rounded_up(size.tolist(), share), 1, size)
+
+
+def _rounded_up(rows: Sequence[int], share: Fraction) -> Ints:
+    """Exact: 0.3 of 10 rows are 3, and 0.07 of 100 are 7, which they are not in binary."""
+    return np.array([-(-one * share.numerator // share.denominator) for one in rows], np.int64)
 
 
 def _cuts(
@@ -114,9 +118,7 @@ def _wanted(rule: QuotaConfig | TopConfig) -> Wanted:
     def wanted(size: Ints, total: int) -> Ints:
         if rule.share is None:
             return np.minimum(size, rule.rows or 0)
-        # Exact: 0.3 of 10 rows are 3, which 0.3 in binary is not.
-        share = Fraction(str(rule.share))
         whole = size.tolist() if of_group else [total] * len(size)
-        return np.minimum(size, np.array([-(-rows * share.numerator // share.denominator) for rows in whole], np.int64))
+        return np.minimum(size, _rounded_up(whole, Fraction(str(rule.share))))
 
     return wanted

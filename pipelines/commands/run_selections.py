@@ -170,7 +170,8 @@ def metadata(
     """Make the metadata of a selection's rule `balance` from titles and counts, such as Wikipedia's page views."""
 
     def job() -> dict[str, Any]:
-        from curation.balancing.metadata import build, metadata_text
+        from curation.balancing.matching import never_named
+        from curation.balancing.metadata import build, metadata_text, shown_name
         from pairmill.atomic import whole_file
 
         file = local_target(to)
@@ -178,11 +179,19 @@ def metadata(
         found = build(titles, least=least, language=language, without=(":",) if without is None else without)
         with whole_file(file) as stream:
             stream.write(metadata_text(found).encode())
-        return {"path": str(file), "entries": {name or "other": len(entries) for name, entries in found.items()}}
+        return {
+            "path": str(file),
+            "entries": {shown_name(name): len(entries) for name, entries in found.items()},
+            "never_named": {shown_name(name): never_named(entries) for name, entries in found.items()},
+        }
 
     def show(done: dict[str, Any]) -> None:
         for name, entries in done["entries"].items():
-            say(f"{name:<6} {entries:,} entries")
+            never = done["never_named"][name]
+            more = (
+                f", of which no caption can name {never:,}: marks inside them stand apart in captions" if never else ""
+            )
+            say(f"{name:<6} {entries:,} entries{more}")
         say(f"written to {done['path']}")
 
     finish(job, as_json, show)

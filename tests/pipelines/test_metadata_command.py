@@ -24,6 +24,16 @@ def test_it_writes_what_the_rule_reads(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_metadata(tmp_path / "m.json") == {"en": ["Hot dog"], "zh": ["桥"]}
 
 
+def test_it_says_how_many_entries_no_caption_can_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = tmp_path / "views.tsv"
+    titles.write_text("title\tcount\nSt._Louis\t95\nDr._No\t94\nHot_dog\t93\nWest-östlich\t92\n", encoding="utf-8")
+    monkeypatch.setattr(output, "_stdout", said := io.StringIO())
+    done = CliRunner().invoke(app, ["metadata", str(titles), "--to", str(tmp_path / "m.json"), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(said.getvalue())
+    assert (found["entries"], found["never_named"]) == ({"other": 4}, {"other": 2})
+
+
 def test_a_wrong_list_or_target_is_refused(tmp_path: Path) -> None:
     (tmp_path / "views.csv").write_text("name,count\nx,1\n")
     for to, says in (("m.json", "a list of titles must be"), ("m.txt", "--to must end in .json")):

@@ -78,8 +78,8 @@ def rounded_up(share: str, rows: int) -> int:
 
 
 def quantile(rows: Iterable[Row], value: Callable[[Row], Any], share: float) -> float | None:
-    there = [value(row) for row in rows if not missing(value(row))]
-    return float(np.quantile(there, share, method="inverted_cdf")) if there else None
+    there = sorted(value(row) for row in rows if not missing(value(row)))
+    return next((each for at, each in enumerate(there, 1) if at >= Fraction(str(share)) * len(there)), None)
 
 
 def host(row: Row) -> str:

@@ -91,7 +91,7 @@ def test_the_best_of_each_group_stay_in_every_layout(way: str, most: int) -> Non
 
 @pytest.mark.parametrize("way", LIMITS)
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.7, 1.0])
-def test_a_quantile_is_numpy_s_inverted_cdf(way: str, share: float) -> None:
+def test_a_cut_is_at_numpy_s_inverted_cdf(way: str, share: float) -> None:
     rows = some_rows(800, seed=3)
     for shards in layouts(rows, 4):
         tables = [measured(shard["group"], shard["score"]) for shard in shards]

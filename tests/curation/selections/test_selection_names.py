@@ -147,7 +147,12 @@ def test_each_comes_after_what_it_is_made_from_whatever_the_order() -> None:
         ({"a": {"where": "quantile(count(), 0.5) > 1"}}, "must not hold another function over all rows", "quantile"),
         ({"a": {"where": "count(x) > 1"}}, "count must be called as", "count"),
         ({"a": {"where": "random('x') > 1"}}, "the seed of random must be a whole number", "random"),
-        ({"a": {"top": {"by": "quantile(x, 0.5)", "rows": 1}}}, "must call a known function: quantile", "quantile"),
+        (
+            {"a": {"top": {"by": "quantile(x, 0.5)", "rows": 1}}},
+            "quantile must be in the `where` or `weight`",
+            "quantile",
+        ),
+        ({"a": {"weight": {"per": "language"}}}, "selections.a.weight.of must be set", "nothing"),
     ],
 )
 def test_a_wrong_section_is_refused(selections: dict[str, Any], rule: str, value: str) -> None:

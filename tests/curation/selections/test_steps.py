@@ -144,6 +144,17 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], set[str]]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("share", "rows", "place"), [("0.07", 100, 7), ("0.29", 100, 29), ("0.0", 10, 1), ("1", 10, 10)]
+)
+def test_a_quantile_is_of_the_share_as_it_is_written(share: str, rows: int, place: int) -> None:
+    """In binary 0.07 of 100 is more than 7, so numpy's answer is the eighth value."""
+    alive = ROWS.filter(pc.is_null(ROWS["drop_reason"]))
+    given = set_columns(alive.slice(0, rows), {"width": pa.array(range(1, rows + 1), pa.int32())})
+    made = select([given], {"a": {"where": f"width == quantile(width, {share})"}})["a"]
+    assert [uid for uid, (reason, _) in made.items() if reason is None] == [given["uid"][place - 1].as_py()]
+
+
 @pytest.mark.parametrize("way", LIMITS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_rule_keeps_what_brute_force_keeps_in_every_layout(case: str, way: str) -> None:
