@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairmill.errors import RecipeError, nearest
-from training.data.sample import hex_id
+from training.data.sample import group_of, hex_id
 
 
 def storage(kind: pa.DataType) -> pa.DataType:
@@ -119,13 +119,8 @@ def uids(column: pa.ChunkedArray) -> list[str | None]:
 
 
 def groups(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """A column that `is_group` as int64; -1 for null and what is no whole number."""
-    found = []
-    for value in stored(column).to_pylist():
-        whole = value is not None and value == value // 1 and abs(value) < 2**64
-        # 63 bits, so that only -1 is negative of what int64 does not hold.
-        found.append(-1 if not whole else int(value) if -(2**63) <= value < 2**63 else int(value) & (2**63 - 1))
-    return np.array(found, np.int64)
+    """A column that `is_group` as int64, each as `sample.group_of`."""
+    return np.array([group_of(value) for value in stored(column).to_pylist()], np.int64)
 
 
 def number_table(rows: pa.Table | Mapping[str, pa.ChunkedArray], columns: Sequence[str]) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from pairmill.config import digest
 from pairmill.errors import RecipeError
 from pairmill.uris import Found
 from training.data import asked_columns
-from training.data.sample import hex_id, samples
+from training.data.sample import group_of, hex_id, samples
 
 _MEMBERS = ("image", "txt", "json", "cls")
 _KINDS = {
@@ -111,15 +111,16 @@ class TarSource:
 
         uids, images, texts, groups, labels, wrong = [], [], [], [], [], []
         values: dict[str, list[object]] = {name: [] for name in self._asked}
-        for row, number in enumerate(rows):
+        for row, at in enumerate(rows):
             facts, problem = _facts(member(row, "json"))
-            uids.append(str(facts.get("uid") or f"{self._names[piece]}/{index.keys[number]}"))
+            uids.append(str(facts.get("uid") or f"{self._names[piece]}/{index.keys[at]}"))
             images.append(member(row, "image"))
             texts.append(self._texts(member(row, "txt"), facts))
             group = facts.get("group_id")
-            if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
+            if group is not None and (isinstance(group, bool) or not isinstance(group, int | float)):
                 problem, group = problem or f"a group_id must be an integer, not {type(group).__name__}", None
-            groups.append(hex_id(facts.get("sha256")) if group is None else group & (2**63 - 1))
+            number = group_of(group)
+            groups.append(hex_id(facts.get("sha256")) if number < 0 else number)
             labels.append(_number(member(row, "cls")))
             for name, key in self._asked.items():
                 values[name].append(facts.get(key))
