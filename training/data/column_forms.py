@@ -50,6 +50,14 @@ def is_list(kind: pa.DataType) -> bool:
     return any(getattr(pa.types, name)(kind) for name in lists)
 
 
+def is_void(kind: pa.DataType) -> bool:
+    """Whether values can only be null, as in a part without any: pandas then writes a type that says no more."""
+    kind = storage(kind)
+    if pa.types.is_struct(kind):
+        return any(is_void(kind.field(name).type) for name in ("bytes", "text") if kind.get_field_index(name) >= 0)
+    return is_void(kind.value_type) if is_list(kind) else bool(pa.types.is_null(kind))
+
+
 def is_image(kind: pa.DataType) -> bool:
     """Whether values are encoded images, as bytes or as Hugging Face's struct with them."""
     kind = storage(kind)
@@ -101,6 +109,8 @@ def stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def image_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column that `is_image` as binary."""
     column = stored(column)
+    if is_void(column.type):
+        return pa.chunked_array([pa.nulls(len(column), pa.binary())])
     if pa.types.is_struct(column.type):
         column = stored(pc.struct_field(column, "bytes"))
     if is_list(column.type):
