@@ -9,6 +9,7 @@ group_id  int64   rows with equal ids show the same image and are no negatives o
 label     int64   number of the row's class, for evaluation; null if there is none
 weight    float   weight of the row; null if there is none, or none was asked for (`training.data.asked_columns`)
 tags      list of int64   ids of what is in the picture; null likewise
+lines     bool    in evaluation: the texts are the lines of a `.txt`, of which blank ones and none count too; else null
 problem   string  where the row is and what of it cannot be used; null if all can
 """
 
@@ -37,6 +38,7 @@ SAMPLE = pa.schema(
         ("label", pa.int64()),
         ("weight", pa.float32()),
         ("tags", pa.list_(pa.int64())),
+        ("lines", pa.bool_()),
         ("problem", pa.string()),
     ]
 )
@@ -91,6 +93,7 @@ def samples(
     labels: Sequence[int | None] | None = None,
     weights: Sequence[float | None] | None = None,
     tags: Sequence[Sequence[int | None] | None] | None = None,
+    lines: Sequence[bool] | None = None,
     *,
     places: Sequence[str] | None = None,
     wrong: Sequence[str | None] | None = None,
@@ -117,7 +120,7 @@ def samples(
         pa.array(group_ids, pa.int64()),
         *(
             pa.nulls(len(uids), SAMPLE.field(name).type) if found is None else pa.array(found, SAMPLE.field(name).type)
-            for name, found in (("label", labels), ("weight", weights), ("tags", tags))
+            for name, found in (("label", labels), ("weight", weights), ("tags", tags), ("lines", lines))
         ),
         pa.array(problems, pa.string()),
     ]

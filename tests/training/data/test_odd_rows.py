@@ -151,6 +151,32 @@ def test_of_group_ids_only_minus_one_is_none(tmp_path: Path, form: str) -> None:
     assert len(pictures.made) == (7 if form == "null" else 5)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"caf\xe9", None),
+        ("caf\u00e9".encode("utf-16"), None),
+        (b"cut off \xe2\x82", None),
+        ("\ufeffcaf\u00e9".encode(), "caf\u00e9"),
+        ("caf\u00e9 \ufffd".encode(), "caf\u00e9 \ufffd"),
+    ],
+)
+def test_a_txt_that_is_not_utf8_is_a_bad_row(tmp_path: Path, text: bytes, found: str | None) -> None:
+    samples = [
+        (str(n), {"jpg": jpeg(n), ending: one}) for n, (ending, one) in enumerate([("txt", b"a"), ("txt", text)])
+    ]
+    write_tar(tmp_path / "x.tar", [*samples, ("2", {"jpg": jpeg(2), "caption": text})])
+    source = open_source(str(tmp_path))
+    rows = source.read(0).to_pylist()
+    assert [[one["text"] for one in row["texts"]] for row in rows] == [["a"], *[[found] if found else []] * 2]
+    assert statuses(source) == ["valid", *["valid" if found else "bad_row"] * 2]
+    assert [row["problem"] and row["problem"].partition(":")[0] for row in rows] == (
+        [None] * 3 if found else [None, "x.tar, sample 1", "x.tar, sample 2"]
+    )
+    evaluated = list(read_rows(EvaluateDatasetConfig(path=str(tmp_path))))
+    assert [[one.text for one in row.texts] for row in evaluated] == [["a"], *[[found] if found else []] * 2]
+
+
 def test_a_json_without_a_group_id_has_that_of_its_picture(tmp_path: Path) -> None:
     facts = [{"group_id": id_, "sha256": "1" * 64} for id_ in (-1, None, float("nan"), 3, 3.0, 2**64 + 3)]
     write_tar(tmp_path / "x.tar", [(str(n), {"jpg": jpeg(n), "json": as_json(one)}) for n, one in enumerate(facts)])
