@@ -149,5 +149,6 @@ def _outside(path: str) -> Iterator[tuple[bytes, str]]:
                 yield picture.read_bytes(), text.read_text(encoding="utf-8", errors="replace").strip()
         return
     for row in read_rows(EvaluateDatasetConfig(path=path)):
-        if row.image and row.texts:
-            yield row.image, row.texts[0].text
+        written = [text.text for text in row.texts if text.text.strip()]
+        if row.image and written:
+            yield row.image, written[0]

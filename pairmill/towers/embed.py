@@ -70,10 +70,30 @@ def embed_texts(
     Batches hold texts of similar length, each padded to its longest, or to the context where the tower needs that.
     Raises ValueError without any text.
     """
-    device = torch.device(device)
     if not len(texts):
         raise ValueError("texts must not be empty")
-    ids = [row for first in range(0, len(texts), 4096) for row in tokenize(list(texts[first : first + 4096]))]
+    return embed_tokens(
+        model, tokenize, token_ids(tokenize, texts), batch_size=batch_size, device=device, autocast=autocast
+    )
+
+
+def token_ids(tokenize: AnyTokenizer, texts: Sequence[str]) -> list[NDArray[np.integer[Any]]]:
+    """The ids of each text, some texts at a time."""
+    return [row for first in range(0, len(texts), 4096) for row in tokenize(list(texts[first : first + 4096]))]
+
+
+@torch.inference_mode()
+def embed_tokens(
+    model: nn.Module,
+    tokenize: AnyTokenizer,
+    ids: Sequence[NDArray[np.integer[Any]]],
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """As `embed_texts`, of the ids that `tokenize` gave for at least one text."""
+    device = torch.device(device)
     order = np.argsort([len(row) for row in ids], kind="stable")
     pad_to = tokenize.context_length if needs_full_length(model) else None
     features = []

@@ -3,8 +3,8 @@
 file -> read without running anything in it -> the mapping that holds the model -> the model's own names -> loaded
 
 What is read: safetensors; `torch.save` of a state dict, or of a checkpoint around one (open_clip, Lightning, DeepSpeed,
-torch.compile, DistributedDataParallel), whatever other objects lie beside it; TorchScript, as OpenAI published its
-models; big_vision's .npz.
+torch.compile, DistributedDataParallel), of tensors or NumPy arrays, whatever other objects lie beside it; TorchScript,
+as OpenAI published its models; big_vision's .npz.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
@@ -60,6 +61,9 @@ _BETWEEN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."
 
 #: Names in a message.
 _NAMED = 3
+
+#: NumPy's names of the types that weights have.
+_NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 
 #: Integers that OpenAI's archives keep among the weights.
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
@@ -173,7 +177,52 @@ class _InertMapping:
         return OrderedDict()
 
 
+class _NumpyType(_Inert):
+    """The type of a NumPy array: its name, such as f4, and as attributes its byte order among others."""
+
+    def __init__(self, name: Any = "", *_: Any) -> None:
+        super().__init__()
+        self.name = name
+
+
+class _NumpyArray(_Inert):
+    """A NumPy array.  attributes: (_, shape, type, whether in Fortran's order, bytes)."""
+
+
+class _NumpyScalar(_NumpyArray):
+    """A NumPy number, as an array without dimensions."""
+
+    def __init__(self, kind: Any = None, data: Any = b"", *_: Any) -> None:
+        super().__init__()
+        self.attributes = (1, (), kind, False, data)
+
+
+#: What NumPy's arrays and numbers are pickled with, since NumPy 2 and before.
+_OF_NUMPY: Mapping[str, type] = {
+    "numpy.dtype": _NumpyType,
+    **{f"numpy.{core}.multiarray._reconstruct": _NumpyArray for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _NumpyScalar for core in ("core", "_core")},
+}
+
+
+def _of_numpy(value: Any) -> Any:
+    """A NumPy array or number as a tensor; any other value as it is."""
+    if not isinstance(value, _NumpyArray):
+        return value
+    try:
+        _, shape, kind, by_columns, data = value.attributes
+        order = kind.attributes[1]
+        if order not in ("<", ">", "|", "=") or kind.name not in _NUMPY_TYPES:
+            return value
+        array = np.frombuffer(data, np.dtype(f"{order}{kind.name}")).reshape(shape, order="F" if by_columns else "C")
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return value
+    return torch.from_numpy(array.astype(kind.name))
+
+
 def _inert(full_name: str) -> type:
+    if full_name in _OF_NUMPY:
+        return _OF_NUMPY[full_name]
     if "dict" in full_name.lower():
         return _InertMapping
     return type("_Inert", (_Inert,), {"stands_for": full_name})
@@ -282,6 +331,9 @@ def _own_names(held: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
             raise _several(file, [start.removesuffix(".") for start in starts])
     start = starts[0] if starts else "module." if next(iter(renamed)).startswith("module.") else ""
     own = {name.removeprefix(start): value for name, value in renamed.items() if name.startswith(start)}
+    # Among tensors, only the two numbers may be NumPy's: what else there is of it lies beside the weights.
+    of_numpy = own if not any(isinstance(value, Tensor) for value in own.values()) else (_ANCHOR, "logit_bias")
+    own = {name: _of_numpy(value) if name in of_numpy else value for name, value in own.items()}
     return {
         name: value if isinstance(value, Tensor) else torch.tensor(float(value))
         for name, value in own.items()

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pairmill.errors import RecipeError, nearest
-from training.data.sample import hex_id
+from training.data.sample import group_of, hex_id
 
 
 def storage(kind: pa.DataType) -> pa.DataType:
@@ -48,6 +48,14 @@ def is_list(kind: pa.DataType) -> bool:
     kind = storage(kind)
     lists = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
     return any(getattr(pa.types, name)(kind) for name in lists)
+
+
+def is_void(kind: pa.DataType) -> bool:
+    """Whether values can only be null, as in a part without any: pandas then writes a type that says no more."""
+    kind = storage(kind)
+    if pa.types.is_struct(kind):
+        return any(is_void(kind.field(name).type) for name in ("bytes", "text") if kind.get_field_index(name) >= 0)
+    return is_void(kind.value_type) if is_list(kind) else bool(pa.types.is_null(kind))
 
 
 def is_image(kind: pa.DataType) -> bool:
@@ -101,6 +109,8 @@ def stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def image_bytes(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column that `is_image` as binary."""
     column = stored(column)
+    if is_void(column.type):
+        return pa.chunked_array([pa.nulls(len(column), pa.binary())])
     if pa.types.is_struct(column.type):
         column = stored(pc.struct_field(column, "bytes"))
     if is_list(column.type):
@@ -119,13 +129,8 @@ def uids(column: pa.ChunkedArray) -> list[str | None]:
 
 
 def groups(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """A column that `is_group` as int64; -1 for null and what is no whole number."""
-    found = []
-    for value in stored(column).to_pylist():
-        whole = value is not None and value == value // 1 and abs(value) < 2**64
-        # 63 bits, so that only -1 is negative of what int64 does not hold.
-        found.append(-1 if not whole else int(value) if -(2**63) <= value < 2**63 else int(value) & (2**63 - 1))
-    return np.array(found, np.int64)
+    """A column that `is_group` as int64, each as `sample.group_of`."""
+    return np.array([group_of(value) for value in stored(column).to_pylist()], np.int64)
 
 
 def number_table(rows: pa.Table | Mapping[str, pa.ChunkedArray], columns: Sequence[str]) -> NDArray[np.int64]:

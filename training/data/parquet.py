@@ -62,7 +62,8 @@ class ParquetSource:
         self._filesystem, self._paths, self._names = found.filesystem, found.paths, found.names
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
             footers = list(pool.map(self._footer, found.paths))
-        schema = footers[0].schema.to_arrow_schema()
+        schemas = [footer.schema.to_arrow_schema() for footer in footers]
+        schema = _known(schemas)
         self._image = _column(schema, image_column, IMAGE_COLUMNS, "image", column_forms.is_image, name)
         self._label = _label_column(schema, text_column) if evaluated else None
         self.labelled = self._label is not None
@@ -78,8 +79,7 @@ class ParquetSource:
         fits = dict(_EXTRA) | {self._image: (column_forms.is_image, _TYPES["image"])}
         if self._text is not None:
             fits[self._text] = column_forms.is_text, _TYPES["text"]
-        for path, footer in zip(found.paths, footers, strict=True):
-            own = footer.schema.to_arrow_schema()
+        for path, own in zip(found.paths, schemas, strict=True):
             missing = set(self._columns) - set(own.names)
             if missing:
                 raise RecipeError(
@@ -90,7 +90,8 @@ class ParquetSource:
             for column, (kind, what) in fits.items():
                 if column in self._columns:
                     _check_type(own, column, kind, what, path)
-            asked_columns.columns_of(own, asked, dataset=path)
+            there = {of: column for of, column in asked.items() if not column_forms.is_void(own.field(column).type)}
+            asked_columns.columns_of(own, there, dataset=path)
         self._numbers: tuple[str, ...] = ()
         self._groups = RowGroups(found.filesystem, self._columns)
         groups = [
@@ -177,6 +178,15 @@ class ParquetSource:
             ) from None
 
 
+def _known(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The columns of the first file, each with its type in the first file that has a value of it."""
+    fields = []
+    for field in schemas[0]:
+        typed = (schema.field(field.name) for schema in schemas if field.name in schema.names)
+        fields.append(next((one for one in typed if not column_forms.is_void(one.type)), field))
+    return pa.schema(fields)
+
+
 def _column(
     schema: pa.Schema,
     wanted: str | None,
@@ -225,9 +235,10 @@ _EXTRA: Mapping[str, tuple[Callable[[pa.DataType], bool], str]] = {
 
 
 def _check_type(schema: pa.Schema, column: str, fits: Callable[[pa.DataType], bool], what: str, path: str) -> None:
-    if not fits(schema.field(column).type):
+    kind = schema.field(column).type
+    if not fits(kind) and not column_forms.is_void(kind):
         raise RecipeError(
             f"the column {column} of a dataset must hold {what}",
-            value=f"{schema.field(column).type}, in {path}",
+            value=f"{kind}, in {path}",
             fix="write the column anew with such a type, or rename it if it is for something else",
         )

@@ -4,10 +4,12 @@ uid       string  names the row for good; from the dataset, else made from the r
 image     binary  the encoded picture; null if there is none
 texts     list of {text, language, kind}
 scores    list of a map from name to number for each of the texts; null if none were asked for
-group_id  int64   rows with equal ids show the same image and are no negatives of each other; -1: unknown
+group_id  int64   rows with equal ids show the same image and are no negatives of each other; -1: unknown, none else
+                  is negative (`group_of`)
 label     int64   number of the row's class, for evaluation; null if there is none
 weight    float   weight of the row; null if there is none, or none was asked for (`training.data.asked_columns`)
 tags      list of int64   ids of what is in the picture; null likewise
+lines     bool    in evaluation: the texts are the lines of a `.txt`, of which blank ones and none count too; else null
 problem   string  where the row is and what of it cannot be used; null if all can
 """
 
@@ -21,6 +23,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+#: The bits of a number that is not negative.
+_LOW = 2**63 - 1
+
 #: Arrow types of a text and of a sample.
 SAMPLE_TEXT = pa.struct([("text", pa.string()), ("language", pa.string()), ("kind", pa.string())])
 SAMPLE = pa.schema(
@@ -33,6 +38,7 @@ SAMPLE = pa.schema(
         ("label", pa.int64()),
         ("weight", pa.float32()),
         ("tags", pa.list_(pa.int64())),
+        ("lines", pa.bool_()),
         ("problem", pa.string()),
     ]
 )
@@ -87,6 +93,7 @@ def samples(
     labels: Sequence[int | None] | None = None,
     weights: Sequence[float | None] | None = None,
     tags: Sequence[Sequence[int | None] | None] | None = None,
+    lines: Sequence[bool] | None = None,
     *,
     places: Sequence[str] | None = None,
     wrong: Sequence[str | None] | None = None,
@@ -113,7 +120,7 @@ def samples(
         pa.array(group_ids, pa.int64()),
         *(
             pa.nulls(len(uids), SAMPLE.field(name).type) if found is None else pa.array(found, SAMPLE.field(name).type)
-            for name, found in (("label", labels), ("weight", weights), ("tags", tags))
+            for name, found in (("label", labels), ("weight", weights), ("tags", tags), ("lines", lines))
         ),
         pa.array(problems, pa.string()),
     ]
@@ -180,10 +187,20 @@ def group_ids(sha256: Sequence[object]) -> NDArray[np.int64]:
     return np.array([hex_id(digest) for digest in sha256], np.int64)
 
 
+def group_of(number: float | None) -> int:
+    """A group's number as SAMPLE has it, its low 63 bits; -1 for null, -1, and what is no whole number.
+
+    Hashes are signed in one dataset and unsigned in another, and only -1 says that there is none.
+    """
+    if isinstance(number, float):
+        number = int(number) if number.is_integer() and abs(number) < 2**64 else None
+    return -1 if number is None or number == -1 else number & _LOW
+
+
 def hex_id(digest: object) -> int:
     """63 bits of the first 8 bytes of a hex digest; -1 if it is none."""
     try:
-        return int(str(digest)[:16], 16) & (2**63 - 1) if digest is not None else -1
+        return int(str(digest)[:16], 16) & _LOW if digest is not None else -1
     except ValueError:
         return -1
 

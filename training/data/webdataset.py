@@ -8,6 +8,7 @@ under `caption` or the like.
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from pairmill.config import digest
 from pairmill.errors import RecipeError
 from pairmill.uris import Found
 from training.data import asked_columns
-from training.data.sample import hex_id, samples
+from training.data.sample import group_of, hex_id, samples
 
 _MEMBERS = ("image", "txt", "json", "cls")
 _KINDS = {
@@ -33,6 +34,8 @@ _KINDS = {
     "json": "json",
     "cls": "cls",
 }
+#: Of several pictures of a sample, CLIP_benchmark takes that of the ending listed first.
+_EVALUATED = dict.fromkeys(("webp", "png", "jpg", "jpeg"), "image") | _KINDS
 _JSON_TEXTS = ("texts", "caption", "captions", "text")
 _INDEX_THREADS = 8
 
@@ -61,12 +64,20 @@ class TarSource:
         evaluated: bool = False,
         asked: Mapping[str, str] = {},
     ) -> None:
-        """text_column: the key of the json files with the text.  evaluated: each line of a `.txt` is a text.
+        """text_column: the key of the json files with the text.  evaluated: each line of a `.txt` is a text, and tars
+        are in the order of their numbers.
         asked: keys of the json files with what an objective asks for (`training.data.asked_columns`).
 
         Raises RecipeError for a file that is not a tar, if no sample has anything beside its image, and if the first
         one lacks a key that is asked for.
         """
+        if evaluated:
+            order = sorted(range(len(found.paths)), key=lambda at: _by_number(found.paths[at]))
+            found = found._replace(
+                paths=tuple(found.paths[at] for at in order),
+                names=tuple(found.names[at] for at in order),
+                sizes=tuple(found.sizes[at] for at in order),
+            )
         self.name, self._evaluated = name, evaluated
         self._filesystem, self._text_key = found.filesystem, text_column
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:
@@ -102,24 +113,31 @@ class TarSource:
         offset, size = index.offset[rows.start : rows.stop], index.size[rows.start : rows.stop]
         first = int(offset[size > 0].min())
         with self._filesystem.open_input_file(self._paths[piece]) as stream:
-            data = stream.read_at(int((offset + size).max()) - first, first)
+            data: bytes = stream.read_at(int((offset + size).max()) - first, first)
 
         def member(row: int, which: str) -> bytes | None:
             at = _MEMBERS.index(which)
+            if not size[row, at]:
+                # CLIP_benchmark's empty .txt says that there is no caption, and no other file says one then.
+                return b"" if self._evaluated and which == "txt" and offset[row, at] else None
             begin = int(offset[row, at]) - first
-            return data[begin : begin + int(size[row, at])] if size[row, at] else None
+            return data[begin : begin + int(size[row, at])]
 
-        uids, images, texts, groups, labels, wrong = [], [], [], [], [], []
+        uids, images, texts, groups, labels, lines, wrong = [], [], [], [], [], [], []
         values: dict[str, list[object]] = {name: [] for name in self._asked}
-        for row, number in enumerate(rows):
+        for row, at in enumerate(rows):
             facts, problem = _facts(member(row, "json"))
-            uids.append(str(facts.get("uid") or f"{self._names[piece]}/{index.keys[number]}"))
+            uids.append(str(facts.get("uid") or f"{self._names[piece]}/{index.keys[at]}"))
             images.append(member(row, "image"))
-            texts.append(self._texts(member(row, "txt"), facts))
+            own, by_lines, odd = self._texts(member(row, "txt"), facts)
+            texts.append(own)
+            lines.append(by_lines)
+            problem = problem or odd
             group = facts.get("group_id")
-            if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
+            if group is not None and (isinstance(group, bool) or not isinstance(group, int | float)):
                 problem, group = problem or f"a group_id must be an integer, not {type(group).__name__}", None
-            groups.append(hex_id(facts.get("sha256")) if group is None else group & (2**63 - 1))
+            number = group_of(group)
+            groups.append(hex_id(facts.get("sha256")) if number < 0 else number)
             labels.append(_number(member(row, "cls")))
             for name, key in self._asked.items():
                 values[name].append(facts.get(key))
@@ -128,7 +146,8 @@ class TarSource:
         more = asked_columns.asked_of(values, texts)
         wrong = [one or other for one, other in zip(wrong, more.wrong, strict=True)]
         numbers = np.array(groups, np.int64)
-        return samples(uids, images, more.texts, numbers, labels, more.weights, more.tags, places=places, wrong=wrong)
+        columns = uids, images, more.texts, numbers, labels, more.weights, more.tags, lines if self._evaluated else None
+        return samples(*columns, places=places, wrong=wrong)
 
     def _check_asked(self) -> None:
         """Raise RecipeError unless the first sample's json has what is asked for."""
@@ -140,15 +159,20 @@ class TarSource:
                 where = f"the .json of sample {self._indexes[0].keys[0]} of {self._names[0]}"
                 raise asked_columns.no_column(name, key, where, sorted(facts))
 
-    def _texts(self, txt: bytes | None, facts: dict[str, Any]) -> object:
+    def _texts(self, txt: bytes | None, facts: dict[str, Any]) -> tuple[object, bool, str | None]:
+        """The texts of a sample, whether they are the lines of its `.txt`, and what is wrong with it."""
         if self._text_key is not None:
-            return facts.get(self._text_key)
+            return facts.get(self._text_key), False, None
         if isinstance(facts.get("texts"), list):
-            return facts["texts"]
-        if txt is not None:
-            text = txt.decode("utf-8", "replace")
-            return text.splitlines() if self._evaluated else text
-        return next((facts[key] for key in _JSON_TEXTS if facts.get(key)), None)
+            return facts["texts"], False, None
+        if txt is None:
+            return next((facts[key] for key in _JSON_TEXTS if facts.get(key)), None), False, None
+        try:
+            # With or without the mark that editors of Windows put first.
+            text = txt.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return None, False, f"its text is not UTF-8: {error.reason}"
+        return text.splitlines() if self._evaluated else text, self._evaluated, None
 
     def _index(self, path: str) -> _Index:
         try:
@@ -157,7 +181,8 @@ class TarSource:
                 BoundedTar.open(fileobj=stream, mode="r:") as tar,
             ):
                 left_out: Counter[str] = Counter()
-                found = list(tars.samples(tar, _KINDS, _place, lambda kinds: "image" in kinds, left_out))
+                kinds = _EVALUATED if self._evaluated else _KINDS
+                found = list(tars.samples(tar, kinds, _place, lambda kinds: "image" in kinds, left_out))
         except tarfile.TarError as error:
             raise RecipeError(
                 "every .tar file of data.path must be a readable, uncompressed tar",
@@ -172,6 +197,11 @@ class TarSource:
 
 def _place(member: tarfile.TarInfo) -> tuple[int, int]:
     return member.offset_data, member.size
+
+
+def _by_number(path: str) -> list[str | int]:
+    """Sorts 2.tar before 10.tar."""
+    return [int(part) if at % 2 else part for at, part in enumerate(re.split(r"(\d+)", path))]
 
 
 def _unique(keys: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.evaluate.ranks import positive_ranks, positives_of
+from training.evaluate.ranks import firsts, positive_ranks, positives_of
 from training.precision import full_precision
 
 #: Images whose logits are in memory at a time.
@@ -18,7 +18,7 @@ _IMAGE_CHUNK = 1024
 def accuracy_metrics(image_ND: Tensor, class_CD: Tensor, label_N: Tensor, name_C: Tensor) -> dict[str, float]:
     """Fractions, by CLIP_benchmark's names; label_N is int64, the class of each image.
 
-    name_C: int64, classes of one number have the same name, as two pairs of ImageNet's have.
+    name_C: int64, classes of one number have the same name to the tokenizer, as two pairs of ImageNet's have.
     acc1, acc5: the true class is the nearest, among the five nearest (acc5 only with five classes or more).  Ties count
     as wrong (`ranks`), except among classes of one name: there torch's `topk` chooses, as in CLIP_benchmark 1.6.
     mean_per_class_recall: share of the images of a class that are nearest to it (the first class of that name),
@@ -47,7 +47,7 @@ def _by_name(image_ND: Tensor, class_CD: Tensor, label_N: Tensor, name_C: Tensor
 
     CLIP_benchmark takes acc1 from the same `topk` as acc5, and which of equal scores that puts first depends on its k.
     """
-    names, first_of_C = _firsts(name_C)
+    first_of_C, names = firsts(name_C)
     row_N = torch.arange(len(label_N), device=label_N.device)
     # Among names, which are distinct, ties count as wrong as everywhere.
     positives = positives_of(row_N, names[label_N], len(label_N), len(first_of_C))
@@ -62,11 +62,3 @@ def _by_name(image_ND: Tensor, class_CD: Tensor, label_N: Tensor, name_C: Tensor
             chosen.append((top[:, 0] == own[:, 0], (top == own).any(1), logits.argmax(1) == own[:, 0]))
     first_N, five_N, nearest_N = (torch.cat(parts) for parts in zip(*chosen, strict=True))
     return first_N & (rank_N <= 1), five_N & (rank_N <= 5), nearest_N & (rank_N <= 1)
-
-
-def _firsts(name_C: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of each class's name, counted from 0, and the first class of each."""
-    _, number_C = torch.unique(name_C, return_inverse=True)
-    first = torch.full((int(number_C.max()) + 1,), len(name_C), device=name_C.device)
-    first.scatter_reduce_(0, number_C, torch.arange(len(name_C), device=name_C.device), "amin")
-    return number_C, first

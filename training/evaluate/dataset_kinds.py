@@ -4,12 +4,13 @@ A kind is one class in one file and one line in the registry below, or its impor
 it gives have names; the built-in kinds and metrics share these:
 
     image_ND    float32  unit embeddings of the N images
-    text_UD     float32  unit embeddings of the U distinct texts
+    same_N      int64    equal for images whose pictures are equal
+    text_UD     float32  unit embeddings of the U texts that differ to the tokenizer
     image_P, text_P      int64, rows of the two: P pairs of an image and a text of its own
     language_P, kind_P   lists of str: language and kind of the text of each pair
     class_CD    float32  unit classifier, a row for each of C classes
     label_N     int64    class of each image
-    name_C      int64    equal for classes of the same name
+    name_C      int64    equal for classes of the same name to the tokenizer
 
 Its module imports torch only in `__call__`, since it is imported wherever a recipe is read.
 """

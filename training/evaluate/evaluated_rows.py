@@ -19,7 +19,7 @@ _ROWS = 1024
 
 
 class EvaluatedText(NamedTuple):
-    """A text of a row, not blank.  language: as `pairmill.languages.canonical` spells it."""
+    """A text of a row, blank only as a line of a `.txt`.  language: as `pairmill.languages.canonical` spells it."""
 
     text: str
     language: str
@@ -30,13 +30,14 @@ class EvaluatedRow(NamedTuple):
     """A row of a dataset.
 
     image: encoded; empty if there is none.  group_id: rows of one show the same image; -1: unknown.  label: number of
-    its class, if it has one.
+    its class, if it has one.  textless: it has no text, and is an image of the dataset all the same.
     """
 
     image: bytes
     texts: list[EvaluatedText]
     group_id: int = -1
     label: int | None = None
+    textless: bool = False
 
 
 def read_rows(dataset: EvaluateDatasetConfig) -> Iterator[EvaluatedRow]:
@@ -60,14 +61,15 @@ def open_dataset(dataset: EvaluateDatasetConfig) -> Source:
 
 def rows_of(table: pa.Table) -> Iterator[EvaluatedRow]:
     """The rows of a table of SAMPLE columns."""
-    for batch in table.select(["image", "texts", "group_id", "label"]).to_batches(max_chunksize=256):
+    for batch in table.select(["image", "texts", "group_id", "label", "lines"]).to_batches(max_chunksize=256):
         for row in batch.to_pylist():
             texts = [
                 EvaluatedText(text["text"], canonical(text["language"]), text["kind"] or UNKNOWN)
                 for text in row["texts"] or ()
-                if text["text"] and text["text"].strip() and text["kind"] != NEGATIVE
+                if (row["lines"] or (text["text"] and text["text"].strip())) and text["kind"] != NEGATIVE
             ]
-            yield EvaluatedRow(row["image"] or b"", texts, row["group_id"], row["label"])
+            textless = bool(row["lines"]) and not row["texts"]
+            yield EvaluatedRow(row["image"] or b"", texts, row["group_id"], row["label"], textless)
 
 
 def chosen_texts(

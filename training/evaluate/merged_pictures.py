@@ -11,11 +11,16 @@ from training.evaluate.evaluated_rows import EvaluatedRow
 
 @dataclass
 class Picture:
-    """An image.  image: its encoded bytes, until it is embedded.  uses: what becomes of each of its rows, in order."""
+    """An image.
+
+    image: its encoded bytes, until it is embedded.  uses: what becomes of each of its rows, in order.  same: a number
+    that images of equal pixels share, once it is embedded.
+    """
 
     image: bytes
     uses: list[Any] = field(default_factory=list)
     corrupt: bool = False
+    same: int = -1
 
 
 class Pictures:

@@ -56,12 +56,13 @@ class Recall(Metric):
     """
 
     Config = RecallConfig
-    needs = ("image_ND", "text_UD", "image_P", "text_P", "language_P", "kind_P")
+    needs = ("image_ND", "same_N", "text_UD", "image_P", "text_P", "language_P", "kind_P")
 
     def __call__(
         self,
         *,
         image_ND: Tensor,
+        same_N: Tensor,
         text_UD: Tensor,
         image_P: Tensor,
         text_P: Tensor,
@@ -71,13 +72,14 @@ class Recall(Metric):
         """See `recall.recall_metrics`."""
         from training.evaluate.recall import recall_metrics
 
-        return recall_metrics(image_ND, text_UD[text_P], image_P, language_P, kind_P, self.config.at, key_M=text_P)
+        texts = text_UD[text_P], image_P, language_P, kind_P
+        return recall_metrics(image_ND, *texts, self.config.at, key_M=text_P, same_N=same_N)
 
 
 class RankVariance(Metric):
     """Mean rank variance over languages and over kinds of text (Nie et al. 2024): is one image ranked alike in all?"""
 
-    needs = Recall.needs
+    needs = ("image_ND", "text_UD", "image_P", "text_P", "language_P", "kind_P")
 
     def __call__(
         self,

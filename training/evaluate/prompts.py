@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from pairmill.errors import RecipeError
 from pairmill.languages import canonical, primary
+
+logger = logging.getLogger("pairmill")
 
 #: The language of a file that does not name its own.
 DEFAULT_LANGUAGE = "en"
@@ -53,12 +56,13 @@ def templates_of(language: str, path: str | None = None) -> tuple[str, ...]:
             value=", ".join(by_language),
             fix=f"add {language} to {path}, or name the languages to evaluate in `languages`",
         )
-    for template in by_language[language]:
+    own = by_language[language]
+    for template in filter(None, own) if any(own) else [""]:
         if "{c}" not in template and "{}" not in template:
             raise RecipeError(
                 "a prompt template must hold {c} or {}, the class name", value=template, fix=f"fix {path}"
             )
-    return tuple(by_language[language])
+    return tuple(own)
 
 
 def fill(template: str, class_name: str) -> str:
@@ -88,7 +92,7 @@ def class_names_of(path: str, languages: Sequence[str] | None) -> dict[str, list
         )
     found = {language: found[language] for language in languages or found}
     sizes = {language: len(names) for language, names in found.items()}
-    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+    if len(set(sizes.values())) != 1 or not all(map(any, found.values())):
         raise RecipeError(
             "class_names must have one list per language, of the same classes in the same order",
             value=", ".join(f"{language}: {size}" for language, size in sizes.items()) or "nothing",
@@ -100,6 +104,7 @@ def class_names_of(path: str, languages: Sequence[str] | None) -> dict[str, list
 def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
     """A file of strings by language: JSON {language: list}, or a JSON list or one a line, which are in `language`.
 
+    Each line is one, an empty one too, as in CLIP_benchmark; those are named in a warning.
     key: the recipe key, for the error.  Raises RecipeError if the file cannot be read or holds anything else.
     """
     forms = 'write a JSON list, JSON {"en": [...], "zh": [...]}, or plain text with one a line'
@@ -109,7 +114,7 @@ def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"`{key}` must be a readable UTF-8 file", value=f"{path}: {error}", fix=forms) from error
     if text.lstrip()[:1] not in ("[", "{") or not path.endswith(".json"):
-        return {canonical(language): _lines(text, key, path)}
+        return {canonical(language): _told([line.strip() for line in text.splitlines()], key, path)}
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
@@ -126,16 +131,13 @@ def read_lists(path: str, key: str, language: str) -> dict[str, list[str]]:
     for names in lists.values():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RecipeError(f"`{key}` must hold lists of strings", value=str(names)[:80], fix=forms)
+        _told(names, key, path)
     return lists
 
 
-def _lines(text: str, key: str, path: str) -> list[str]:
-    """The lines of a file.  Raises RecipeError for an empty one among class names, which are counted by their lines."""
-    lines = [line.strip() for line in text.rstrip().splitlines()]
-    if key == "class_names" and "" in lines:
-        raise RecipeError(
-            "`class_names` must have a name on every line, since classes are numbered by it",
-            value=f"{path}: line {lines.index('') + 1} is empty",
-            fix="remove the empty line, or write the name that belongs there",
-        )
-    return [line for line in lines if line]
+def _told(lines: list[str], key: str, path: str) -> list[str]:
+    """The lines, after a warning that names empty ones."""
+    if empty := [str(number) for number, line in enumerate(lines, 1) if not line]:
+        what = "a class without a name" if key == "class_names" else "a prompt without text"
+        logger.warning("%s: an empty line is %s, as in CLIP_benchmark; remove line %s", path, what, ", ".join(empty))
+    return lines

@@ -10,7 +10,8 @@ names the subset: `language_zh/…`, `kind_long/…` (long-text retrieval).  A s
 only its texts, and only the images that have one.
 
 As there, each occurrence of a text is a text of its own, even where equal texts describe several images, which no model
-can tell apart.  Where there are such texts, `distinct_texts/…` has the numbers with equal texts as one key with several
+can tell apart; so are images whose pictures are equal; and an image without a text is among the images, and is a query
+that finds none.  Where there are equal texts, `distinct_texts/…` has the numbers with those as one key with several
 positives.
 """
 
@@ -25,20 +26,21 @@ from torch import Tensor
 
 from pairmill.errors import IntegrityError
 from training.evaluate.rank_variance import mean_rank_variance
-from training.evaluate.ranks import positive_ranks, positives_of
+from training.evaluate.ranks import hits, positive_ranks, positives_of
 
 
 class Pool(NamedTuple):
     """Some images, some texts, and which belong together.
 
     image_I, text_U: int64, rows of the embedding matrices.  image_P, text_P: int64, positive pairs as positions in
-    `image_I` and `text_U`.  key_U: int64, equal texts have the same; None: they are distinct.
+    `image_I` and `text_U`.  same_I, key_U: int64, equal images and texts have the same; None: they are distinct.
     """
 
     image_I: Tensor
     text_U: Tensor
     image_P: Tensor
     text_P: Tensor
+    same_I: Tensor | None = None
     key_U: Tensor | None = None
 
 
@@ -51,24 +53,29 @@ def recall_metrics(
     ks: Sequence[int] = (1, 5, 10),
     *,
     key_M: Tensor | None = None,
+    same_N: Tensor | None = None,
 ) -> dict[str, float]:
     """Recall@k of all texts, of each language and of each kind (where there are several), and of distinct texts.
 
     image_ND, text_MD: float32, unit rows, one device.  Row m of `text_MD` is a text of image `text_to_image_M[m]`
-    (int64) in `language_M[m]` and of kind `kind_M[m]`.  key_M (int64): equal keys are equal texts (see above); of
-    distinct texts, the first one's embedding stands for all.  Without it no two texts are equal.
+    (int64) in `language_M[m]` and of kind `kind_M[m]`.  key_M, same_N (int64): equal numbers are equal texts and equal
+    images (see above), and the embedding of the first stands for all.  Without them no two are equal.
 
     `image_retrieval_chance@1`, `text_retrieval_chance@1`: expected recall@1 of a random order (`chance_recall`).
     """
     image_M, key_M = _located(image_ND, text_MD, text_to_image_M, language_M, kind_M, key_M)
+    same_N = None if same_N is None else same_N.to(image_ND.device)
     every_M = torch.ones_like(image_M, dtype=torch.bool)
-    metrics = _recalls(image_ND, text_MD, occurrences_of(every_M, image_M, key_M), ks)
+    image_I, text_U = (torch.arange(len(rows), device=rows.device) for rows in (image_ND, text_MD))
+    metrics = _recalls(image_ND, text_MD, Pool(image_I, text_U, image_M, text_U, same_N, key_M), ks)
     for facet, masks in _facets(language_M, kind_M, image_ND.device):
         for value, mask_M in masks.items():
-            found = _recalls(image_ND, text_MD, occurrences_of(mask_M, image_M, key_M), ks)
+            found = _recalls(image_ND, text_MD, occurrences_of(mask_M, image_M, key_M, same_N), ks)
             metrics |= {f"{facet}_{value}/{name}": number for name, number in found.items()}
     if len(torch.unique(key_M)) < len(key_M):
-        found = _recalls(image_ND, text_MD, pool_of(every_M, image_M, key_M), ks)
+        pool = pool_of(every_M, image_M, key_M)
+        pool = pool._replace(image_I=image_I, image_P=pool.image_I[pool.image_P], same_I=same_N)
+        found = _recalls(image_ND, text_MD, pool, ks)
         metrics |= {f"distinct_texts/{name}": number for name, number in found.items()}
     return metrics
 
@@ -124,11 +131,12 @@ def _facets(
             yield facet, masks
 
 
-def occurrences_of(mask_M: Tensor, image_M: Tensor, key_M: Tensor) -> Pool:
+def occurrences_of(mask_M: Tensor, image_M: Tensor, key_M: Tensor, same_N: Tensor | None) -> Pool:
     """The text occurrences where `mask_M` is true, each as a text of its own, and their images."""
     row_S = mask_M.nonzero()[:, 0]
     image_I, image_P = torch.unique(image_M[row_S], return_inverse=True)
-    return Pool(image_I, row_S, image_P, torch.arange(len(row_S), device=row_S.device), key_M[row_S])
+    same_I = None if same_N is None else same_N[image_I]
+    return Pool(image_I, row_S, image_P, torch.arange(len(row_S), device=row_S.device), same_I, key_M[row_S])
 
 
 def pool_of(mask_M: Tensor, image_M: Tensor, key_M: Tensor) -> Pool:
@@ -160,11 +168,11 @@ def _recalls(image_ND: Tensor, text_MD: Tensor, pool: Pool, ks: Sequence[int]) -
     metrics: dict[str, float] = {}
     for name, queries, keys, query_P, key_P, same_M in (
         ("text_retrieval", image_ID, text_UD, pool.image_P, pool.text_P, pool.key_U),
-        ("image_retrieval", text_UD, image_ID, pool.text_P, pool.image_P, None),
+        ("image_retrieval", text_UD, image_ID, pool.text_P, pool.image_P, pool.same_I),
     ):
         positives = positives_of(query_P, key_P, len(queries), len(keys))
-        best_N = positive_ranks(queries, keys, positives, same_M=same_M).best_N
-        metrics |= {f"{name}_recall@{k}": float((best_N <= k).double().mean()) for k in ks}
+        hit_KN = hits(queries, keys, positives, ks, same_M=same_M)
+        metrics |= {f"{name}_recall@{k}": float(hit_N.double().mean()) for k, hit_N in zip(ks, hit_KN, strict=True)}
         metrics[f"{name}_chance@1"] = chance_recall(positives.counts, len(keys), 1)
     return metrics
 

@@ -21,7 +21,8 @@ class RetrievalConfig(NamedConfig):
     merge_images: bool = Field(
         True,
         description="whether rows of equal pictures or of one group_id are one image with the texts of all of them; "
-        "false: each row is an image, as in CLIP_benchmark",
+        "false: each row is an image, as in CLIP_benchmark, and of images that are equal to the model torch's `topk` "
+        "chooses, as there",
     )
     text_kinds: tuple[str, ...] | None = Field(
         None, description="kinds of text used (alt, short, long, …); null: all there are"
@@ -33,7 +34,7 @@ class Retrieval(DatasetKind):
 
     Config = RetrievalConfig
     task = "zeroshot_retrieval"
-    gives = ("image_ND", "text_UD", "image_P", "text_P", "language_P", "kind_P")
+    gives = ("image_ND", "same_N", "text_UD", "image_P", "text_P", "language_P", "kind_P")
     config: RetrievalConfig
 
     def __call__(self, encoder: Encoder) -> Iterator[Embedded]:
@@ -42,21 +43,26 @@ class Retrieval(DatasetKind):
 
         rows = encoder.rows(
             read_rows(self.dataset),
-            lambda row: chosen_texts(row.texts, self.languages, self.config.text_kinds) or None,
+            lambda row: (
+                chosen_texts(row.texts, self.languages, self.config.text_kinds) or ([] if row.textless else None)
+            ),
             reason="no_text",
             max_images=self.evaluate.max_images,
             merged=self.config.merge_images,
         )
-        self.refuse_empty(rows, "give it texts of these languages and kinds, or change `languages` or `text_kinds`")
+        described = rows._replace(chosen=[texts for texts in rows.chosen if texts])
+        self.refuse_empty(
+            described, "give it texts of these languages and kinds, or change `languages` or `text_kinds`"
+        )
         occurrences = [(image, text) for image, texts in zip(rows.image_R, rows.chosen, strict=True) for text in texts]
-        row_of: dict[tuple[str, str], int] = {}
-        text_P = torch.tensor([row_of.setdefault((t.text, t.language), len(row_of)) for _, t in occurrences])
+        text_UD, text_P = encoder.distinct_texts([text.text for _, text in occurrences])
         languages = [text.language for _, text in occurrences]
         features = {
             "image_ND": rows.image_ND,
-            "text_UD": encoder.texts([text for text, _ in row_of]),
+            "same_N": rows.same_N,
+            "text_UD": text_UD,
             "image_P": torch.tensor([image for image, _ in occurrences]).to(encoder.device),
-            "text_P": text_P.to(encoder.device),
+            "text_P": torch.tensor(text_P, device=encoder.device),
             "language_P": languages,
             "kind_P": [text.kind for _, text in occurrences],
         }

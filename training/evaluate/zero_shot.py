@@ -75,9 +75,12 @@ class ZeroShot(DatasetKind):
         label_N = torch.tensor(rows.chosen, device=encoder.device)
         for language, names in class_names.items():
             # Classes of one name have one embedding: what comes out for them is a tie, to the last bit.
-            number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
-            weights = classifier_weights(encoder.texts, list(number_of), templates[language], encoder.batch_size)
-            name_C = torch.tensor([number_of[name] for name in names], device=encoder.device)
+            numbers = encoder.prompt_sets([fill(template, name) for template in templates[language]] for name in names)
+            distinct = dict(zip(numbers, names, strict=True))
+            weights = classifier_weights(
+                encoder.texts, list(distinct.values()), templates[language], encoder.batch_size
+            )
+            name_C = torch.tensor(numbers, device=encoder.device)
             features = {
                 "image_ND": rows.image_ND,
                 "class_CD": weights[name_C],
@@ -134,6 +137,8 @@ class Labels:
         self._of = {}
         for names in class_names.values():
             for label, name in enumerate(names):
+                if not name:
+                    continue
                 other = self._of.setdefault(_folded(name), label)
                 if other != label:
                     raise RecipeError(

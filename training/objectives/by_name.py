@@ -25,7 +25,7 @@ BASIC: Mapping[str, str] = {
     "text_mask": "[B, K] bool: the slot holds a text; left out: all do",
     "text_role": "[B, K] integer: `training.data.texts.kind_code`; left out: unknown, -1",
     "text_lang": "[B, K] integer: `training.data.texts.language_code`; left out: unknown, -1",
-    "group_id": "[B] integer: rows of one group are no negatives of each other; left out or -1: none",
+    "group_id": "[B] integer, of either sign: rows of one group are no negatives of each other; left out or -1: none",
     "sample_id": "[B] integer: names the row in the data; left out: its number",
     "logit_scale": "scalar, 1/temperature; left out: of the objective's temperature",
     "logit_bias": "scalar; left out: the objective's",
@@ -218,11 +218,13 @@ def _rows(tensors: Mapping[str, Any]) -> Rows:
 
     unknown = torch.full((rows, slots), -1, device=image.device)
     number = torch.arange(rows, device=image.device)
+    group = given("group_id", torch.full_like(number, -1)).long()
     return Rows(
         image.new_zeros((rows, 1, 1, 3), dtype=torch.uint8),
         number.new_zeros((rows, slots, 1)),
         given("text_mask", torch.ones((rows, slots), dtype=torch.bool, device=image.device)),
-        given("group_id", torch.full_like(number, -1)),
+        # As `sample.group_of`.
+        torch.where(group == -1, group, group & (2**63 - 1)),
         given("text_role", unknown),
         given("text_lang", unknown),
         given("sample_id", number),

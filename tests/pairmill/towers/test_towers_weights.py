@@ -93,6 +93,18 @@ FORMS: dict[str, Callable[[State], Any]] = {
         "random": np.random.default_rng(0).bit_generator.state,
     },
     "numbers among weights": lambda s: {**s, "epoch": 3, "logit_scale": float(s["logit_scale"])},
+    "a NumPy number among weights": lambda s: {
+        **s,
+        "epoch": np.int64(3),
+        "mean": np.zeros(3),
+        "logit_scale": np.float32(s["logit_scale"]),
+    },
+    "a NumPy array of one number": lambda s: {**s, "logit_scale": s["logit_scale"].numpy()},
+    "NumPy arrays": lambda s: {n: v.numpy() for n, v in s.items()},
+    "NumPy arrays of other layouts": lambda s: {
+        "epoch": 3,
+        "state_dict": {f"module.{n}": np.array(v.numpy().astype(">f4"), order="F") for n, v in s.items()},
+    },
     "averaged beside": lambda s: {"ema": {n: v * 0 for n, v in s.items()}, "state_dict": s},
     "parameters": lambda s: {n: nn.Parameter(v) for n, v in s.items()},
 }

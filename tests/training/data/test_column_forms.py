@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_datasets import jpeg
 
+from pairmill.errors import RecipeError
 from training.data import column_forms, row_groups
+from training.data.config import DataConfig
 from training.data.parquet import ParquetSource
 from training.data.source import open_source
 from training.evaluate import evaluated_rows
@@ -64,6 +66,50 @@ def test_images(tmp_path: Path, form: str) -> None:
     source = open_source(str(tmp_path))
     assert source.read(0)["image"].to_pylist() == IMAGES
     assert source.read(0, 1, 2)["image"].to_pylist() == IMAGES[1:2]
+
+
+@pytest.mark.parametrize("void", ["first", "second"])
+@pytest.mark.parametrize(
+    ("column", "kinds"),
+    [
+        ("image", [pa.null(), pa.struct([("bytes", pa.null()), ("path", pa.null())]), pa.list_(pa.null())]),
+        ("caption", [pa.null(), pa.list_(pa.null()), pa.list_(pa.struct([("text", pa.null())]))]),
+        ("uid", [pa.null()]),
+        ("group_id", [pa.null()]),
+        ("sha256", [pa.null()]),
+        ("noise", [pa.null(), pa.list_(pa.null())]),
+    ],
+)
+def test_a_part_without_any_value_of_a_column(tmp_path: Path, column: str, kinds: list[pa.DataType], void: str) -> None:
+    whole = {"image": IMAGES, "caption": ["a", "b", "c"], "uid": ["1", "2", "3"], "group_id": [1, 2, 3]}
+    whole |= {"sha256": ["1" * 64] * 3, "noise": [0.5] * 3}
+    for number, kind in enumerate(kinds):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        names = ("a", "b") if void == "first" else ("b", "a")
+        write(folder / f"{names[0]}.parquet", **{**whole, column: pa.nulls(3, kind)})
+        write(folder / f"{names[1]}.parquet", **whole)
+        config = DataConfig(path=str(folder), columns={"noise_prob": "noise"})
+        source = open_source(str(folder), config=config, asked=["noise_prob"])
+        rows = [row for piece in range(2) for row in source.read(piece).to_pylist()]
+        empty, full = (rows[:3], rows[3:]) if void == "first" else (rows[3:], rows[:3])
+        assert [row["problem"] for row in rows] == [None] * 6
+        assert [row["image"] for row in full] == IMAGES and [row["uid"] for row in full] == ["1", "2", "3"]
+        assert [row["image"] for row in empty] == ([None] * 3 if column == "image" else IMAGES)
+        assert [len(row["texts"]) for row in empty] == [0 if column == "caption" else 1] * 3
+        assert [row["uid"] for row in empty] == (
+            [f"{names[0]}.parquet/0/{n}" for n in range(3)] if column == "uid" else ["1", "2", "3"]
+        )
+        assert [row["group_id"] for row in empty] == ([-1] * 3 if column == "group_id" else [1, 2, 3])
+
+
+@pytest.mark.parametrize("column", ["image", "caption"])
+def test_a_column_without_any_value_in_any_file_is_refused(tmp_path: Path, column: str) -> None:
+    write(tmp_path / "x.parquet", **{"image": IMAGES, "caption": ["a", "b", "c"], column: pa.nulls(3)})
+    with pytest.raises(RecipeError, match="image" if column == "image" else "text"):
+        open_source(str(tmp_path))
+    write(tmp_path / "x.parquet", **{"image": IMAGES, "text": ["a", "b", "c"], "jpg": IMAGES, column: pa.nulls(3)})
+    assert len(open_source(str(tmp_path)).read(0)) == 3
 
 
 def test_a_fixed_number_of_bytes_and_nulls(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ from training.data.config import DataConfig
 from training.data.cursor import make_plan, single_pass
 from training.data.sample import SAMPLE, Source, as_texts
 from training.data.source import open_source
+from training.evaluate.config import EvaluateDatasetConfig
+from training.evaluate.evaluated_rows import read_rows
+from training.evaluate.merged_pictures import Pictures
 
 HALF = "\ud83d"
 
@@ -115,11 +118,71 @@ def test_odd_values_of_a_parquet_column(tmp_path: Path) -> None:
     source = open_source(path)
     rows = source.read(0)
     assert rows["uid"].to_pylist() == ["part.parquet/0/0", "a", "part.parquet/0/2", "a"]
-    assert rows["group_id"].to_pylist() == [1, -1, -1, -3]
+    assert rows["group_id"].to_pylist() == [1, -1, -1, 2**63 - 3]
     assert [problem for problem in rows["problem"].to_pylist() if problem] == [
         "part.parquet, row 1: not UTF-8: unexpected end of data"
     ]
     assert statuses(source) == ["valid", "bad_row", "no_text", "empty_text"]
+
+
+@pytest.mark.parametrize("form", ["tar", "signed", "unsigned", "floats", "null"])
+def test_of_group_ids_only_minus_one_is_none(tmp_path: Path, form: str) -> None:
+    """Hashes are signed in one dataset and unsigned in another; rows of one id are one group in each."""
+    ids = {"unsigned": [2**64 - 5] * 3, "floats": [-5.0] * 3, "null": [None] * 3}.get(form, [-5] * 3)
+    ids += [None, 9, 9] if form in ("unsigned", "null") else [-1, 9, 9]
+    ids += [-1 if form != "unsigned" else None, 0]
+    kind = {"unsigned": pa.uint64(), "floats": pa.float64()}.get(form, pa.int64())
+    if form == "tar":
+        samples = [
+            (str(n), {"jpg": jpeg(n), "json": as_json({"caption": "x", "group_id": id_})}) for n, id_ in enumerate(ids)
+        ]
+        path = str(write_tar(tmp_path / "x.tar", samples))
+    else:
+        path = written(tmp_path, image=[jpeg(n) for n in range(8)], text=["x"] * 8, group_id=pa.array(ids, kind))
+    source = open_source(path)
+    fifth = -1 if form == "null" else 2**63 - 5
+    assert source.read(0)["group_id"].to_pylist() == [fifth] * 3 + [-1, 9, 9, -1, 0]
+    assert source.read(0)["problem"].null_count == 8
+    (spec,) = single_pass(source.rows, 100)
+    assert len(set(reader_of([source])(spec).group_id)) == (7 if form == "null" else 5)
+    pictures = Pictures(merged=True)
+    for row in read_rows(EvaluateDatasetConfig(path=path)):
+        pictures.of(row, new=True)
+    assert len(pictures.made) == (7 if form == "null" else 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"caf\xe9", None),
+        ("caf\u00e9".encode("utf-16"), None),
+        (b"cut off \xe2\x82", None),
+        ("\ufeffcaf\u00e9".encode(), "caf\u00e9"),
+        ("caf\u00e9 \ufffd".encode(), "caf\u00e9 \ufffd"),
+    ],
+)
+def test_a_txt_that_is_not_utf8_is_a_bad_row(tmp_path: Path, text: bytes, found: str | None) -> None:
+    samples = [
+        (str(n), {"jpg": jpeg(n), ending: one}) for n, (ending, one) in enumerate([("txt", b"a"), ("txt", text)])
+    ]
+    write_tar(tmp_path / "x.tar", [*samples, ("2", {"jpg": jpeg(2), "caption": text})])
+    source = open_source(str(tmp_path))
+    rows = source.read(0).to_pylist()
+    assert [[one["text"] for one in row["texts"]] for row in rows] == [["a"], *[[found] if found else []] * 2]
+    assert statuses(source) == ["valid", *["valid" if found else "bad_row"] * 2]
+    assert [row["problem"] and row["problem"].partition(":")[0] for row in rows] == (
+        [None] * 3 if found else [None, "x.tar, sample 1", "x.tar, sample 2"]
+    )
+    evaluated = list(read_rows(EvaluateDatasetConfig(path=str(tmp_path))))
+    assert [[one.text for one in row.texts] for row in evaluated] == [["a"], *[[found] if found else []] * 2]
+
+
+def test_a_json_without_a_group_id_has_that_of_its_picture(tmp_path: Path) -> None:
+    facts = [{"group_id": id_, "sha256": "1" * 64} for id_ in (-1, None, float("nan"), 3, 3.0, 2**64 + 3)]
+    write_tar(tmp_path / "x.tar", [(str(n), {"jpg": jpeg(n), "json": as_json(one)}) for n, one in enumerate(facts)])
+    rows = open_source(str(tmp_path)).read(0)
+    assert rows["group_id"].to_pylist() == [int("1" * 16, 16)] * 3 + [3] * 3
+    assert rows["problem"].null_count == 6
 
 
 def test_rows_are_named_by_bytes_too(tmp_path: Path) -> None:

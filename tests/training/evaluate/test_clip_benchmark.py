@@ -151,12 +151,73 @@ def test_a_row_an_image_is_theirs_on_the_tar_as_it_is(model: nn.Module, tokenize
     )
 
 
-def png(seed: int) -> bytes:
+@pytest.mark.parametrize("form", ["\n\n", "\n", "", "  \n", "\r\n\x0c", "two\n\nof them", "\ufeffcat\n"])
+@pytest.mark.parametrize("every", [1, 5])
+def test_blank_lines(model: nn.Module, tokenizer: Tokenizer, tmp_path: Path, form: str, every: int) -> None:
+    """`form` ends every caption file, or is every fifth one."""
+    texts = ["\n".join(captions(n, 2)) for n in range(60)]
+    texts = [text + form if every == 1 else form if n % 5 == 0 else text for n, text in enumerate(texts)]
+    samples = [(f"s{n:07d}", {"jpg": jpeg(n, detail=3), "txt": text.encode()}) for n, text in enumerate(texts)]
+    root = folder(tmp_path, [samples[:40], samples[40:]], dataset_type="retrieval")
+    found = ours(model, tokenizer, root / "test", {"name": "retrieval"})
+    assert (found["images"], found["texts"]) == (60, sum(len(text.splitlines()) for text in texts))
+    assert found["skipped"]["no_text"] == 0
+    agree(found, their_retrieval(model, root))
+
+
+@pytest.mark.parametrize("number", [50, 200])
+@pytest.mark.parametrize("equal", ["bytes", "pixels"])
+@pytest.mark.parametrize("copies", [2, 5])
+def test_equal_pictures(
+    model: nn.Module, tokenizer: Tokenizer, tmp_path: Path, copies: int, equal: str, number: int
+) -> None:
+    """A row a caption: which of the equal pictures is found is a draw that torch decides, by the number of rows."""
+    samples = [
+        (f"{n:06d}", {"png": png(n // copies, n if equal == "pixels" else 0), "txt": captions(n, 1)[0].encode()})
+        for n in range(number)
+    ]
+    root = folder(tmp_path, [samples], dataset_type="retrieval")
+    theirs = their_retrieval(model, root, batch_size=number)
+    agree(ours(model, tokenizer, root / "test", {"name": "retrieval", "merge_images": False}), theirs)
+
+
+def test_more_than_ten_tars(model: nn.Module, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Their order decides which of equal captions comes first."""
+    samples = [
+        (f"{n:06d}", {"jpg": jpeg(n, detail=3), "txt": "\n".join(captions(n % 9, 2)).encode()}) for n in range(60)
+    ]
+    root = folder(tmp_path, [samples[at : at + 5] for at in range(0, 60, 5)], dataset_type="retrieval")
+    agree(ours(model, tokenizer, root / "test", {"name": "retrieval"}), their_retrieval(model, root, batch_size=60))
+
+
+def test_captions_that_are_equal_to_the_tokenizer(model: nn.Module, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    texts = [[text.upper() if n % 2 else text for text in captions(n // 4, 2)] for n in range(80)]
+    texts[7] = [" ".join(WORDS * 9), " ".join(WORDS * 10)]
+    samples = [(f"{n:06d}", {"jpg": jpeg(n, detail=3), "txt": "\n".join(own).encode()}) for n, own in enumerate(texts)]
+    root = folder(tmp_path, [samples], dataset_type="retrieval")
+    theirs = their_retrieval(model, root, batch_size=80)
+    agree(ours(model, tokenizer, root / "test", {"name": "retrieval"}), theirs)
+
+
+def test_of_several_pictures_theirs(model: nn.Module, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    endings = ["jpg", "jpeg", "png", "webp"]
+    samples = []
+    for n in range(40):
+        pair = endings[n % 4], endings[(n // 4) % 4]
+        pictures = {ending: png(2 * n + at) for at, ending in enumerate(pair)}
+        samples.append((f"{n:06d}", {**pictures, "txt": captions(n, 1)[0].encode()}))
+    root = folder(tmp_path, [samples], dataset_type="retrieval")
+    agree(ours(model, tokenizer, root / "test", {"name": "retrieval"}), their_retrieval(model, root))
+
+
+def png(seed: int, comment: int = 0) -> bytes:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
     from small_datasets import picture
 
-    out = io.BytesIO()
-    Image.fromarray(picture(seed, detail=3)).save(out, "png")
+    out, about = io.BytesIO(), PngInfo()
+    about.add_text("comment", str(comment))
+    Image.fromarray(picture(seed, detail=3)).save(out, "png", pnginfo=about)
     return out.getvalue()
 
 
@@ -165,7 +226,10 @@ def class_samples(classes: int) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield f"s{n:07d}", {"jpg": jpeg(n, detail=2), "cls": str(n * 7 % classes).encode()}
 
 
-@pytest.mark.parametrize("names", ["distinct", "shared", "four", "marked", "many"])
+@pytest.mark.parametrize(
+    "names",
+    ["distinct", "shared", "four", "marked", "many", "cased", "spaced", "blank end", "blank ends", "blank", "template"],
+)
 def test_classes_by_number(model: nn.Module, tokenizer: Tokenizer, tmp_path: Path, names: str) -> None:
     listed = {
         "distinct": WORDS,
@@ -173,8 +237,23 @@ def test_classes_by_number(model: nn.Module, tokenizer: Tokenizer, tmp_path: Pat
         "four": ["crane", "dog", "crane", "cat"],
         "marked": ["\ufeffcat", *WORDS],
         "many": [f"{a} {b}" for a in WORDS[:7] for b in WORDS] * 5,
+        "cased": ["Cat", "cat", "dog", "DOG", "x", "y"],
+        "spaced": [
+            "red  cat",
+            "red cat",
+            "red&amp;blue",
+            "red&blue",
+            "caf\u00e9",
+            "cafe\u0301",
+            " ".join(WORDS * 9),
+            *WORDS,
+        ],
+        "blank end": [*WORDS, ""],
+        "blank ends": [*WORDS, "", " "],
+        "blank": [*WORDS[:5], "", *WORDS[5:], "", "cat"],
+        "template": WORDS,
     }[names]
-    templates = ["a photo of a {c}.", "{c}", "the {c} in the rain"]
+    templates = ["a photo of a {c}.", *([""] if names == "template" else []), "{c}", "the {c} in the rain"]
     root = folder(
         tmp_path,
         [list(class_samples(len(listed)))],

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.evaluate.ranks import positive_ranks, positives_of
+from training.evaluate.ranks import hits, positive_ranks, positives_of
 
 
 def naive_ranks(queries: np.ndarray, keys: np.ndarray, positives: list[set[int]]) -> tuple[list[int], list[list[int]]]:
@@ -32,32 +32,37 @@ def ranking_problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[set[
     return np.array(queries, np.float32), np.array(keys, np.float32), positives
 
 
-@given(ranking_problems(), st.data(), st.integers(1, 4))
-def test_of_keys_that_are_equal_by_nature_the_first_goes_first(
-    problem: tuple[np.ndarray, np.ndarray, list[set[int]]], data: st.DataObject, key_chunk: int
+@given(ranking_problems(), st.data())
+def test_among_keys_that_are_equal_by_nature_topk_chooses(
+    problem: tuple[np.ndarray, np.ndarray, list[set[int]]], data: st.DataObject
 ) -> None:
     queries, keys, positives = problem
     same = data.draw(st.lists(st.integers(0, 3), min_size=len(keys), max_size=len(keys)))
     keys = keys[[same.index(number) for number in same]]
+    ks = (1, 2, len(keys), len(keys) + 1)
     csr = positives_of(*pairs_of(positives), len(queries), len(keys))
-    ranks = positive_ranks(
-        torch.from_numpy(queries), torch.from_numpy(keys), csr, key_chunk=key_chunk, same_M=torch.tensor(same)
-    )
-    expected = []
-    for query, own in zip(queries.astype(np.float64), positives, strict=True):
+    found = hits(torch.from_numpy(queries), torch.from_numpy(keys), csr, ks, same_M=torch.tensor(same))
+    for query, own, hit_K in zip(queries.astype(np.float64), positives, found.T.tolist(), strict=True):
         scores = keys.astype(np.float64) @ query
-        # Of the keys that are no positives: all that score higher; of equal ones, other keys and earlier equal ones.
-        ahead = [
-            sum(
-                scores[k] > scores[p] or (scores[k] == scores[p] and (same[k] != same[p] or k < p))
-                for k in range(len(keys))
-                if k not in own
-            )
-            for p in own
-        ]
-        place = [sum(scores[o] > scores[p] or (scores[o] == scores[p] and o < p) for o in own) for p in own]
-        expected.append(min((1 + a + b for a, b in zip(ahead, place, strict=True)), default=len(keys) + 1))
-    assert ranks.best_N.tolist() == expected
+        best = max((scores[p] for p in own), default=-math.inf)
+        for k, hit in zip(ks, hit_K, strict=True):
+            top = set(torch.from_numpy(scores).topk(min(k, len(keys))).indices.tolist())
+            # A key that differs and scores as high is a miss.
+            ahead = {same[m] for m in range(len(keys)) if m not in own and scores[m] >= best} - {same[p] for p in own}
+            assert not hit or (top & own and len(ahead) < k)
+            alone = len({s for m, s in enumerate(same) if scores[m] == best}) == 1
+            if alone or not own:
+                assert hit == bool(top & own)
+
+
+def test_hits_of_distinct_keys_are_ranks() -> None:
+    rng = np.random.default_rng(1)
+    queries, keys = (torch.from_numpy(rng.normal(size=(n, 8)).astype(np.float32)) for n in (30, 40))
+    csr = positives_of(torch.arange(29), torch.from_numpy(rng.integers(0, 40, 29)), 30, 40)
+    best_N = positive_ranks(queries, keys, csr).best_N
+    for same in (None, torch.arange(40)):
+        found = hits(queries, keys, csr, (1, 5, 100), same_M=same)
+        assert found.tolist() == [(best_N <= 1).tolist(), (best_N <= 5).tolist(), [True] * 29 + [False]]
 
 
 def pairs_of(positives: list[set[int]]) -> tuple[torch.Tensor, torch.Tensor]:

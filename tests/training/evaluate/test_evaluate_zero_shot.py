@@ -72,10 +72,14 @@ def test_only_the_place_of_the_class_name_is_special() -> None:
     assert fill("a {}.", "cat") == "a cat."
 
 
-def test_files_of_templates(tmp_path: Path) -> None:
+def test_files_of_templates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = tmp_path / "templates.txt"
     lines.write_text("{} \n\na photo of {c}\n")
-    assert templates_of("fr", str(lines)) == ("{}", "a photo of {c}")
+    assert templates_of("fr", str(lines)) == ("{}", "", "a photo of {c}")
+    assert "line 2" in caplog.text
+    lines.write_text("\n\n")
+    with pytest.raises(RecipeError, match="must hold"):
+        templates_of("fr", str(lines))
     by_language = tmp_path / "templates.json"
     by_language.write_text(json.dumps({"en": ["x"], "zh": ["{c}"]}))
     assert templates_of("zh", str(by_language)) == ("{c}",)
@@ -96,8 +100,6 @@ def test_files_of_templates(tmp_path: Path) -> None:
         ("f.json", '{"en": ["cat"], "zh": ["猫", "狗"]}'),
         ("g.json", '{"zh": ["猫"]}'),
         ("missing", None),
-        ("gap.txt", "cat\n\ndog\n"),
-        ("late.txt", "\ncat\n"),
     ],
 )
 def test_a_class_name_file_that_cannot_be_right(tmp_path: Path, name: str, content: str | None) -> None:
@@ -113,10 +115,19 @@ def test_class_names_by_language(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("猫\n狗\n")
     assert class_names_of(str(tmp_path / "names.txt"), ["zh"]) == {"zh": ["猫", "狗"]}
     (tmp_path / "marked.json").write_text('\ufeff["cat", "dog"]', encoding="utf-8")
-    (tmp_path / "marked.txt").write_text("\ufeffcat\r\ndog\r\n\r\n", encoding="utf-8")
+    (tmp_path / "marked.txt").write_text("\ufeffcat\r\ndog\r\n", encoding="utf-8")
     for name in ("marked.json", "marked.txt"):
         assert class_names_of(str(tmp_path / name), None) == {"en": ["cat", "dog"]}
     assert len(class_names_of("imagenet", None)["en"]) == 1000
+
+
+def test_an_empty_line_is_a_class_without_a_name_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "names.txt").write_text("\ncat\n \ndog\n\n")
+    found = class_names_of(str(tmp_path / "names.txt"), None)
+    assert found == {"en": ["", "cat", "", "dog", ""]}
+    assert "line 1, 3, 5" in caplog.text
+    by_name = Labels(found, "name")
+    assert [by_name([text]) for text in ("", " ", "cat", "dog")] == [None, None, 1, 3]
 
 
 def test_class_names_in_any_spelling_of_their_language(tmp_path: Path) -> None:

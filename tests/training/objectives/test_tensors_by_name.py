@@ -35,6 +35,19 @@ def test_none_is_a_tensor_left_out() -> None:
         total("cwcl", {**tensors, "teacher_image": None})
 
 
+def test_a_group_may_have_any_number_but_minus_one() -> None:
+    for name in ("clip", "siglip", "sdm"):
+        found = [
+            total(name, batch(group_id=torch.tensor(ids, dtype=kind)))
+            for ids, kind in (
+                ([7, 7, -1, 8, 7], torch.int64),
+                ([-5, -5, -1, -2, -5], torch.int32),
+                ([-(2**63), -(2**63), -1, -(2**62), -(2**63)], torch.int64),
+            )
+        ]
+        assert found[0] == found[1] == found[2] != total(name, batch(group_id=torch.full((ROWS,), -1)))
+
+
 def test_a_scale_may_be_a_number() -> None:
     for name in ("clip", "gram", "distill"):
         tensors = tensors_of(BY_NAME[name], ROWS, SLOTS, WIDTH)
