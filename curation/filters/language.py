@@ -12,7 +12,6 @@ the script decides what it can, and `curation/filters/evidence.py` weighs what t
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
@@ -27,7 +26,7 @@ from curation.filters.evidence import best, lid_model, weigh
 from curation.filters.han import chinese_or_japanese
 from curation.filters.scripts import SCRIPTS, script_of
 from pairmill.config import Config
-from pairmill.languages import UNKNOWN, canonical
+from pairmill.languages import ISO_639_1, UNKNOWN, canonical
 from pairmill.regex import compile_later
 
 #: Characters of a text that suffice to identify its language.
@@ -74,7 +73,7 @@ class LanguageConfig(Config):
     @classmethod
     def _codes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for code in value or ():
-            if canonical(code) != UNKNOWN and not re.fullmatch("[a-z]{2}", canonical(code)):
+            if canonical(code) not in (UNKNOWN, *ISO_639_1):
                 raise ValueError(f"a language must have an ISO 639-1 code, such as en or zh, or be und; got {code!r}")
         return None if value is None else tuple(dict.fromkeys(map(canonical, value)))
 

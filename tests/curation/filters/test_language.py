@@ -227,7 +227,14 @@ def test_scripts_do_not_overlap() -> None:
 def test_languages_to_keep_may_be_spelled_in_any_way() -> None:
     spelled = LanguageConfig.model_validate({"languages": ["EN", "eng", "zh-CN", "und", "pt_BR"]})
     assert spelled.languages == ("en", "zh", "und", "pt")
-    for unknown in ("zh-Hant", "yue", "english", "1"):
+    # as the detectors call them
+    assert LanguageConfig.model_validate({"languages": ["nb", "iw", "fil", "ger"]}).languages == (
+        "no",
+        "he",
+        "tl",
+        "de",
+    )
+    for unknown in ("zh-Hant", "yue", "english", "1", "jp", "cn", "xx"):
         with pytest.raises(ValueError, match="must have an ISO 639-1 code"):
             LanguageConfig.model_validate({"languages": [unknown]})
 
