@@ -134,7 +134,7 @@ def _languages(tag: str) -> Iterator[str]:
     if not _VARIANTS.search(tag):
         language = canonical(tag).partition("-")[0]
         if len(language) == 2:
-            yield {"nb": "no"}.get(language, language)
+            yield language
 
 
 if __name__ == "__main__":

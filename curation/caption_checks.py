@@ -1,7 +1,8 @@
 """Checks of captions that need no picture; curation/reasoning.py finds what is reasoning.
 
-Captioners fail in four visible ways: they fall into a loop, they stop in mid-sentence, they refuse, and they answer
-with their reasoning.  What is left without these, if it is whole sentences, is the caption.
+Captioners fail in five visible ways: they fall into a loop, they stop in mid-sentence, they refuse, they answer with
+their reasoning, and they go on with another turn of the dialogue.  What is left without these, if it is whole
+sentences, is the caption.
 
 Captioners also write no full stop, or say that no picture is finer: what is uncertain keeps its caption.
 """
@@ -9,13 +10,15 @@ Captioners also write no full stop, or say that no picture is finer: what is unc
 from __future__ import annotations
 
 import re
+from functools import cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from curation.reasoning import thinks_aloud, without_reasoning
 from curation.translation_checks import Loops
 from curation.whole_sentences import sentences
 
-Fault = Literal["repetition", "truncated", "refusal", "reasoning"]
+Fault = Literal["repetition", "truncated", "refusal", "reasoning", "special_token"]
 
 #: Most consecutive repeats of a phrase, as for translations (`translate.max_repeat`).
 MOST_REPEATS = 3
@@ -31,51 +34,16 @@ _NUMBER = re.compile(r"\d+")
 #: A phrase of so many words that comes so often is a loop although each has another number (`Step 1: a dog.`).
 _NUMBERED_PHRASE, _NUMBERED_REPEATS = 3, 4
 
-_NOT_ABLE = (
-    r"(?:can(?:no|['’])t|can\ not|(?:am|['’]m)\ (?:not\ able|unable)|(?:do\ not|don['’]t)\ have|(?:will\ not|won['’]t)"
-    r"|(?:was|were)\ (?:not\ able|unable)|could(?:\ not|n['’]t))"
-)
-_WHAT = (
-    r"(?:assist|help|see|view|describe|provide|identify|process|access|analy[sz]e|comply|fulfil|caption|interpret|any"
-    r"|recogni[sz]e|discuss|generate|the\ ability)"
-)
-#: How models decline, in the languages of the common ones.
-_REFUSAL = re.compile(
-    r"\W*(?:"
-    + "|".join(
-        (
-            rf"(?:I(?:['’]m|\ am)\ (?:very\ |really\ |so\ )?sorry|(?:my\ )?apologies|I\ apologi[sz]e)"
-            rf"(?=[,.;:!—–-]\s*(?:but\b|I\b|this\b|that\b|there\b|as\b)|\ but\b|\ I\ {_NOT_ABLE}|\W*\Z"
-            r"|\ for\ (?:the|any)\ (?:confusion|inconvenience))",
-            rf"(?:unfortunately|sorry),?\ (?:but\ )?I(?:\ |(?=['’])){_NOT_ABLE}\b",
-            rf"I(?:\ |(?=['’])){_NOT_ABLE}\ (?:\w+\ ){{0,3}}{_WHAT}\b",
-            r"as\ an?\ (?:AI|language\ model|large\ language|artificial\ intelligence|text-based)\b[^.]{0,60},?\ I\b",
-            r"there\ is\ no\ (?:image|picture)\ (?:provided|attached|visible"
-            r"|to\ (?:describe|see|caption|analy[sz]e))\b",
-            r"no\ image\ (?:was|is|has\ been)\ "
-            r"(?:provided|attached|uploaded|shared|given|visible|available|included)\b",
-            r"please\ (?:provide|upload|share)\ (?:me\ with\ )?"
-            r"(?:the|an?|your|another)\ (?:\w+\ )?(?:image|picture|photo)\b",
-            r"(?:很|非常)?(?:抱歉|对不起|對不起|遗憾)[,，。]?\s*(?:我|但|无法|無法|不能|这|該|该)",
-            r"我?(?:无法|無法|不能)(?:为您|为你|為您)?(?:提供|描述|识别|辨识|識別|协助|查看|看到|分析|处理|回答|描繪)(?!的)",
-            r"我(?:看不到|没有办法|沒有辦法)\S{0,4}(?:图|圖|描述|查看)",
-            r"作为(?:一个|一名)?(?:AI|人工智能)|申し訳(?:ありません|ございません)|(?:この)?画像を(?:表示|説明)できません",
-            r"죄송합니다|(?:извините|к\ сожалению),\ (?:но\ )?я\b",
-            r"(?:es\ )?tut\ mir\ (?:sehr\ )?leid(?=[,.;!]|\ aber\b|\s*\Z)|leider\ kann\ ich\b",
-            r"ich\ (?:kann|werde)\ (?:\w+\ ){0,4}nicht\ (?:\w+\ )?"
-            r"(?:beschreiben|erkennen|sehen|helfen|identifizieren|anzeigen|analysieren|beantworten)\b",
-            r"ich\ bin\ nicht\ in\ der\ Lage\b",
-            r"je\ suis\ (?:vraiment\ )?désolée?(?=[,.;!]|\ mais\b|\s*\Z)|désolée?,\ (?:mais\ )?je\b",
-            r"je\ ne\ (?:peux|vois|suis)\ pas\b|je\ n['’]arrive\ pas\b",
-            r"(?:lo\ (?:siento|lamento)|disculpa|perdón)(?:\ mucho)?,",
-            r"no\ puedo\ (?:ayudar|describir|ver|identificar|analizar)\b",
-            r"mi\ dispiace,|non\ posso\ (?:descrivere|aiutar|vedere|identificare)",
-            r"desculpe,|sinto\ muito(?=[,.;!]|\ mas\b|\s*\Z)|lamento,\ (?:mas|não)",
-            r"não\ (?:posso|consigo)\ (?:descrever|ver|ajudar|identificar)\b",
-        )
-    )
-    + ")",
-    re.IGNORECASE,
+#: How models decline.
+_REFUSALS = Path(__file__).parent / "data" / "refusals.txt"
+_NAMED = re.compile(r"([a-z ]+) = (.+)")
+
+#: Special tokens of chat templates and tokenizers, with the role that may follow in the next turn's head.
+_SPECIAL_TOKEN = re.compile(
+    r"(?:<[|｜][\w▁ -]{1,40}[|｜]>|</?(?:s|bos|eos|pad|unk|image|image_soft_token)>|\[/?INST\]|<</?SYS>>"
+    r"|<(?:start|end)_of_(?:turn|image|utterance|text)>|</?im_(?:start|end|sep)>|\[(?:BOS|EOS|PAD|UNK|CLS|SEP)\]"
+    r"|<0x[0-9A-F]{2}>|<extra_id_\d{1,3}>)"
+    r"(?:(?:assistant|model|user|system)(?=[\n:<]|\Z))?"
 )
 #: Marks and words in which no caption ends.  Particles (`a train passing by`) are none of them, nor is what may be a
 #: name: a capital (`vitamin A`), a letter (`the letter y`).
@@ -103,7 +71,16 @@ def checked(text: str, *, cut: bool) -> Checked:
     text = without_reasoning(text)
     if not text:
         return Checked("", "reasoning")
-    if _REFUSAL.match(text):
+    # Around a text, special tokens are what a server did not take away; what follows one is another turn.
+    turns = [turn for part in _SPECIAL_TOKEN.split(text) if (turn := part.strip())]
+    if not turns:
+        return Checked("", "special_token")
+    found = _checked_turn(turns[0], cut=cut and len(turns) == 1)
+    return found._replace(fault="special_token") if len(turns) > 1 and found.fault is None else found
+
+
+def _checked_turn(text: str, *, cut: bool) -> Checked:
+    if _refusal().match(text):
         return Checked("", "refusal")
     repeats = _Repeats(text)
     repeats.add(text)
@@ -115,6 +92,21 @@ def checked(text: str, *, cut: bool) -> Checked:
     if rest and (cut or _is_half(rest, after_sentences=bool(whole))):
         return Checked(text.removesuffix(rest).strip(), "truncated")
     return Checked(text, None)
+
+
+@cache
+def _refusal() -> re.Pattern[str]:
+    """What a refusal begins with: any line of the file, with what names stand for put in."""
+    names: dict[str, str] = {}
+    patterns = []
+    for line in _REFUSALS.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("# "):
+            line = re.sub("<([a-z ]+)>", lambda name: names[name[1]], line)
+            if named := _NAMED.fullmatch(line):
+                names[named[1]] = named[2]
+            else:
+                patterns.append(line)
+    return re.compile(rf"\W*(?:{'|'.join(patterns)})", re.IGNORECASE)
 
 
 def _is_half(rest: str, *, after_sentences: bool) -> bool:

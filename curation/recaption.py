@@ -58,6 +58,7 @@ class RecaptionStatus(str, Enum):
     TRUNCATED = "truncated"  # no text: not one sentence ended at the token limit
     REFUSAL = "refusal"  # no text: the model declined to write one
     REASONING = "reasoning"  # no text: the model's reasoning, and no caption behind it
+    SPECIAL_TOKEN = "special_token"  # no text: special tokens of the model, and no caption before them
 
 
 class Prompt(Config):
@@ -169,9 +170,10 @@ class _Row:
 class Recaption(Stage):
     """Write new captions from the image: several prompts per row, by the engine that the recipe names.
 
-    A loop, a half sentence, a refusal and reasoning are no captions (`caption_checks`): the whole sentences without
-    them stay, or the row has no text and a status that says why.  The same rows are returned in the same order, and
-    none is ever dropped.  Rows go to the engine in row order, so a shard is always cut into the same batches.
+    A loop, a half sentence, a refusal, reasoning and another turn are no captions (`caption_checks`): the whole
+    sentences without them stay, or the row has no text and a status that says why.  The same rows are returned in the
+    same order, and none is ever dropped.  Rows go to the engine in row order, so a shard is always cut into the same
+    batches.
 
     Raises JobError if the engine is dead (a call and a harmless probe both get no answer), or if all of at least
     `guard.MANY` texts of a table fail alike: the shard stays uncommitted, and running again resumes with it.

@@ -6,13 +6,15 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core.core_schema import WithDefaultSchema
+from pydantic_core import PydanticKnownError
+from pydantic_core.core_schema import CoreSchema, WithDefaultSchema, no_info_before_validator_function
 from typing_extensions import Self
 
 from pairmill.errors import RecipeError, UserError, nearest
@@ -55,6 +57,12 @@ class Config(BaseModel):
             raise _explain(error, cls, at) from error
 
     @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        """As pydantic's, but true and false are no numbers."""
+        made: CoreSchema = _numbers_only(handler(source), outermost=True)
+        return made
+
+    @classmethod
     def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
         """As pydantic's, with the defaults that a factory makes."""
         return super().model_json_schema(*args, **{"schema_generator": _SchemaWithDefaults, **options})
@@ -74,6 +82,31 @@ class Config(BaseModel):
         """The fields that say what may be fetched and kept, as plain JSON data."""
         fields = type(self).model_fields
         return {name: value for name, value in self.model_dump(mode="json").items() if marked(fields[name], POLICY)}
+
+
+#: What a schema of pydantic-core holds beside schemas.
+_NO_SCHEMAS = frozenset({"default", "metadata", "serialization", "expected"})
+
+
+def _numbers_only(schema: Any, *, outermost: bool = False) -> Any:
+    """The schema of a section, which refuses true and false for each number; the sections in it do so themselves."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_numbers_only, schema))
+    if not isinstance(schema, dict) or (schema.get("type") == "model" and not outermost):
+        return schema
+    if schema.get("type") in ("int", "float"):
+        return no_info_before_validator_function(partial(_no_truth_value, schema["type"]), cast(CoreSchema, schema))
+    # Validators of a section stand around its model.
+    outermost = outermost and schema.get("type") != "model"
+    return {
+        key: inner if key in _NO_SCHEMAS else _numbers_only(inner, outermost=outermost) for key, inner in schema.items()
+    }
+
+
+def _no_truth_value(kind: Literal["int", "float"], value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type" if kind == "int" else "float_type")
+    return value
 
 
 class Placement(Config):

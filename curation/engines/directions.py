@@ -34,12 +34,12 @@ def language_tokens(vocabulary: Collection[str]) -> dict[str, str]:
     """
     if FLORES["en"] in vocabulary:
         return {iso: token for iso, token in FLORES.items() if token in vocabulary}
-    m2m = {match[1]: match[0] for match in map(_M2M.fullmatch, vocabulary) if match}
+    m2m = {canonical(match[1]): match[0] for match in map(_M2M.fullmatch, vocabulary) if match}
     if "en" in m2m:
         return m2m
     if "en_XX" in vocabulary:
         mbart = (match for match in map(_MBART.fullmatch, sorted(vocabulary)) if match)
-        return {_COUNTRY_SCRIPTS.get(match[0], match[1]): match[0] for match in mbart}
+        return {_COUNTRY_SCRIPTS.get(match[0], canonical(match[1])): match[0] for match in mbart}
     return {}
 
 

@@ -12,7 +12,7 @@ the script decides what it can, and `curation/filters/evidence.py` weighs what t
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
@@ -27,7 +27,7 @@ from curation.filters.evidence import best, lid_model, weigh
 from curation.filters.han import chinese_or_japanese
 from curation.filters.scripts import SCRIPTS, script_of
 from pairmill.config import Config
-from pairmill.languages import UNKNOWN, canonical
+from pairmill.languages import ISO_639_1, UNKNOWN, canonical
 from pairmill.regex import compile_later
 
 #: Characters of a text that suffice to identify its language.
@@ -49,6 +49,16 @@ _READ_AS_TURKISH = -0.7
 
 #: Any but the likeliest language of a script.
 _SECOND_LANGUAGE = 0.65
+
+#: Signs and emoji of which NFKC makes letters, but not letters in circles and squares.
+_LETTERS = frozenset((*range(0x24B6, 0x24EA), *range(0x1F130, 0x1F14A))) - {ord("Ⓜ")}
+_BLOCKS_OF_SIGNS = (*range(0x2100, 0x2E00), *range(0x3200, 0x3400), *range(0x1F100, 0x1F300))
+_SIGNS = dict.fromkeys(
+    {ord("ℹ"), *(code for code in _BLOCKS_OF_SIGNS if unicodedata.category(chr(code)) == "So")} - _LETTERS, " "
+)
+
+#: A Wikipedia's code, as lid.176 gives it, that is another language's in ISO 639 (Albanian): Alemannic.
+_OF_WIKIPEDIA = {"als": "gsw"}
 
 _ONLY_LATIN = compile_later(rf"[\x00-\x7f{SCRIPTS['latin']}\u2010-\u2026]*")  # and dashes, quotes, dots
 _WORD = compile_later(r"[^\W\d_]+")
@@ -74,7 +84,7 @@ class LanguageConfig(Config):
     @classmethod
     def _codes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for code in value or ():
-            if canonical(code) != UNKNOWN and not re.fullmatch("[a-z]{2}", canonical(code)):
+            if canonical(code) not in (UNKNOWN, *ISO_639_1):
                 raise ValueError(f"a language must have an ISO 639-1 code, such as en or zh, or be und; got {code!r}")
         return None if value is None else tuple(dict.fromkeys(map(canonical, value)))
 
@@ -93,11 +103,14 @@ def language_masks(rows: pa.Table, config: LanguageConfig) -> dict[str, pa.Chunk
 def detect(texts: Sequence[str]) -> tuple[list[str], list[float]]:
     """Language (ISO 639-1, or `und`) and confidence (0-1) of each text.
 
+    Full-width and mathematical letters, ligatures and letters in circles (NFKC) are read as the plain ones; signs that
+    NFKC spells out (™, №) are no letters.
     The confidence is the chosen language's share of the weights of all candidates, or the share of the letters in the
     chosen script where the script alone decides.
     """
     # Half an emoji, as a model's server may send it, is no text that lid.176 takes.
     whole = (text[:_PREFIX].replace("\n", " ").encode(errors="replace").decode() for text in texts)
+    whole = (unicodedata.normalize("NFKC", text.translate(_SIGNS))[:_PREFIX] for text in whole)
     found = [_detect_one(*_as_written_in_running_text(text)) for text in whole]
     return [language for language, _ in found], [score for _, score in found]
 
@@ -109,7 +122,8 @@ def detect_by_lid(texts: Sequence[str]) -> tuple[list[str], list[float]]:
         # As fastText's users do: it reads one line.  Half an emoji is no text that it takes.
         line = text.replace("\n", " ").encode(errors="replace").decode()
         labels, probabilities = lid_model().predict(line, k=1)
-        languages.append(labels[0].removeprefix("__label__") if labels else UNKNOWN)
+        language = labels[0].removeprefix("__label__") if labels else UNKNOWN
+        languages.append(_OF_WIKIPEDIA.get(language, language))
         scores.append(min(1.0, float(probabilities[0])) if labels else 0.0)
     return languages, scores
 

@@ -117,7 +117,7 @@ class Filter(Stage):
     """Geometry, text, language, shared alt texts, NSFW, word lists, `filter.where` expressions, your own functions."""
 
     name, segment = "filter", "collect"
-    version = 3  # 2: languages of capitals; 3: two detectors of languages
+    version = 4  # 2: languages of capitals; 3: two detectors of languages; 4: of letters as NFKC has them
     libraries = (*DETECTORS, "ftfy")
     drops = FILTER_REASONS
     reads_input = True

@@ -21,16 +21,21 @@ _TURN = 2**13
 _TURN_LINES = 200
 
 _MISSPELT = ("dissallow", "dissalow", "disalow", "diasllow", "disallaw")
+#: Names of fields without hyphens, underscores and spaces: sites write Crawl-delay, Crawl_delay and Crawldelay.
 _FIELDS = {
-    **dict.fromkeys(("user-agent", "useragent", "user agent"), "agent"),
+    "useragent": "agent",
     **dict.fromkeys(("disallow", *_MISSPELT), "disallow"),
     "allow": "allow",
-    **dict.fromkeys(("crawl-delay", "crawl delay"), "delay"),
+    "crawldelay": "delay",
     # Between agents and rules, these end a list of agents, as a rule does.
-    **dict.fromkeys(("request-rate", "request rate", "visit-time", "visit time"), "other"),
+    **dict.fromkeys(("requestrate", "visittime"), "other"),
     # These belong to no group.
-    **dict.fromkeys(("sitemap", "sitemaps", "site-map", "host"), "site"),
+    **dict.fromkeys(("sitemap", "sitemaps", "host"), "site"),
 }
+_BETWEEN_WORDS = re.compile(r"[-_\s]+")
+#: An agent's name ends before its version, a comment or an address; several may stand in a line.
+_COMMENT = re.compile(r"\([^()]*\)")
+_AGENT = re.compile(r"[a-z0-9_.*-]*")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_.~/=-]*\Z")
 _PLAIN_PATTERN = re.compile(r"[A-Za-z0-9_.~/=*-]+\$?\Z")
@@ -214,9 +219,7 @@ def _read_groups(text: str) -> Iterable[_Group]:
             if not naming and (group.rules or group.delays or group.agents):
                 yield group
                 group = _Group([], [], [])
-            name = value.lower()
-            # A wildcard in a name is none, but the rest of the name counts.
-            group.agents.extend(each for each in (name, "" if name == "*" else name.replace("*", "")) if each)
+            group.agents.extend(_agents(value))
         elif value and group.agents:
             if field == "delay":
                 group.delays.append(value)
@@ -224,6 +227,14 @@ def _read_groups(text: str) -> Iterable[_Group]:
                 group.rules.append(_Rule(field == "allow", value))
         naming = field == "agent"
     yield group
+
+
+def _agents(value: str) -> Iterable[str]:
+    for part in re.split("[,;]", _COMMENT.sub("", value.lower())):
+        named = _AGENT.match(part.strip())
+        name = named[0] if named else ""
+        # A wildcard in a name is none, but the rest of the name counts.
+        yield from (each for each in (name, "" if name == "*" else name.replace("*", "")) if each)
 
 
 def _take_turns(lines: int) -> None:
@@ -237,17 +248,21 @@ def _read_line(line: str) -> tuple[str, str]:
     `Disallow /x` without a colon counts too.
     """
     name, colon, value = line.partition(":")
-    field = _FIELDS.get(name.strip().lower(), "") if colon else ""
+    field = _field(name) if colon else ""
     if field:
         return field, value.strip()
     if colon and (not value or value[0].isspace()):
         return "other", value.strip()
     words = line.split(None, 2)
     for count in (1, 2):
-        field = _FIELDS.get(" ".join(words[:count]).lower(), "")
+        field = _field(" ".join(words[:count]))
         if field:
             return field, " ".join(line.split()[count:])
     return "other" if colon else "", ""
+
+
+def _field(name: str) -> str:
+    return _FIELDS.get(_BETWEEN_WORDS.sub("", name.lower()), "")
 
 
 def _seconds(text: str) -> float | None:

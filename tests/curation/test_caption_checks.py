@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -189,3 +192,153 @@ def test_sentences_end_where_readers_end_them() -> None:
     assert sentences("狗在跑。天空“很蓝。”海") == (["狗在跑。", "天空“很蓝。”"], "海")
     assert sentences("3.5 apples at example.com") == ([], "3.5 apples at example.com")
     assert sentences("") == ([], "")
+
+
+#: How models of different languages decline.
+REFUSALS = [
+    "죄송하지만 이미지를 볼 수 없습니다.",
+    "죄송합니다. 이미지를 설명할 수 없습니다.",
+    "이미지를 볼 수 없습니다.",
+    "이 이미지는 설명할 수 없습니다.",
+    "I do not see any image attached.",
+    "It is not possible to describe this image.",
+    "Unfortunately, the image is not visible.",
+    "It seems that no image was provided.",
+    "I don't see an image in your message.",
+    "I'm afraid I can't see the picture.",
+    "The image you uploaded could not be loaded.",
+    "You have not provided an image.",
+    "Could you please upload the image again?",
+    "It looks like the image failed to load.",
+    "There doesn't seem to be an image attached.",
+    "I'm not comfortable describing this person.",
+    "I must decline to describe this.",
+    "I'm not allowed to identify people.",
+    "没有看到图片，请重新上传。",
+    "图片无法显示。",
+    "すみません、画像を見ることができません。",
+    "この画像を説明することはできません。",
+    "残念ながら、画像が表示されていません。",
+    "Я не могу описать это изображение.",
+    "К сожалению, изображение не загружено.",
+    "Es ist nicht möglich, dieses Bild zu beschreiben.",
+    "Ich sehe kein Bild.",
+    "Leider wurde kein Bild hochgeladen.",
+    "Malheureusement, l'image n'est pas visible.",
+    "Aucune image n'a été fournie.",
+    "No veo ninguna imagen.",
+    "No es posible describir esta imagen.",
+    "Lamentablemente, no puedo ver la imagen.",
+    "Purtroppo non riesco a vedere l'immagine.",
+    "Infelizmente, não consigo ver a imagem.",
+    "Não vejo nenhuma imagem.",
+    "Helaas kan ik deze afbeelding niet zien.",
+    "Niestety nie widzę obrazu.",
+    "Üzgünüm, bu resmi göremiyorum.",
+    "Xin lỗi, tôi không thể xem hình ảnh này.",
+    "Maaf, saya tidak dapat melihat gambar.",
+    "عذراً، لا أستطيع رؤية الصورة.",
+    "آسف، لا يمكنني وصف الصورة",
+    "क्षमा करें, मैं यह छवि नहीं देख सकता।",
+    "मैं इस छवि का वर्णन नहीं कर सकता।",
+]
+
+#: Captions with the words of refusals.
+NO_REFUSALS = [
+    "Sorry sign on a closed door",
+    "The image is not sharp but shows a dog",
+    "This image was taken at night",
+    "The picture is not framed",
+    "The photo is not in focus",
+    "An image of a dog is shown",
+    "No image is more famous than the Mona Lisa.",
+    "A sign: it is impossible to describe love",
+    "No dogs allowed sign",
+    "죄송합니다 라고 적힌 표지판",
+    "죄송합니다라고 쓰인 카드를 든 남자",
+    "お詫びの看板",
+    "申し訳ありませんと書かれた看板",
+    "ごめんなさいと書かれたカード",
+    "この写真は夜に撮影された",
+    "没有看到大海的男孩",
+    "没有图片的墙",
+    "Je ne regrette rien poster",
+    "Nie mogę się doczekać plakat",
+    "Ich sehe was, was du nicht siehst Spiel",
+    "No es posible aparcar aquí",
+    "No veo la hora de ir",
+    "No hay imagen más bella",
+    "Lo siento escrito en un muro",
+    "Não estacione placa",
+    "Maaf lahir batin kartu lebaran",
+    "Xin lỗi viết trên bảng",
+    "लड़का और छवि",
+    "Я не забуду плакат",
+    "You did it poster",
+    "Could you please close the door sign",
+    "Can you see the picture in the cloud",
+    "Hello kitty image on a bag",
+    "The picture was not hung on the wall",
+    "Your image here sign on a billboard",
+    "There is no picture on the wall.",
+    "It's not possible to see the person's face",
+    "I do not see evil monkey",
+    "I don't have a picture perfect life mug",
+    "I see a picture of a dog",
+    "this image is available in three sizes",
+    "Unfortunately named street sign",
+    "However big the dog",
+    "Ik kan het niet boek omslag",
+    "Maalesef yazılı duvar",
+    "لا أرى شيئا لوحة",
+    "사진을 볼 수 있는 전시회",
+    "이미지가 없는 벽",
+]
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_a_refusal_is_no_caption_in_any_language(text: str) -> None:
+    assert checked(text, cut=False) == ("", "refusal")
+
+
+@pytest.mark.parametrize("text", NO_REFUSALS)
+def test_a_caption_may_have_the_words_of_a_refusal(text: str) -> None:
+    for written in (text, text.rstrip(".") + ".", text[:1].upper() + text[1:]):
+        assert checked(written, cut=False) == (written, None)
+
+
+def test_no_label_of_an_emoji_is_a_refusal() -> None:
+    lines = (Path(__file__).parents[2] / "samples/emoji/labels.jsonl").read_text(encoding="utf-8").splitlines()
+    labels = [label for line in lines for key, label in json.loads(line).items() if key in ("en", "zh")]
+    assert len(labels) > 1000
+    assert [label for label in labels if checked(label, cut=False).fault in ("refusal", "special_token")] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "fault"),
+    [
+        *((f"A dog.{token}", "A dog.", None) for token in ("<|im_end|>", "<|endoftext|>", "</s></s>", "<|eot_id|>\n")),
+        *(
+            (f"A dog. {token}", "A dog.", None)
+            for token in ("<end_of_turn>", "<eos>", "[EOS]", "<｜end▁of▁sentence｜>")
+        ),
+        *((f"{token} A dog.</s>", "A dog.", None) for token in ("<s>", "[/INST]", "<bos>", "<|im_start|>assistant\n")),
+        ("A dog.<|im_end|>\n<|im_start|>assistant\n", "A dog.", None),
+        ("A dog.<end_of_turn>\n<start_of_turn>model", "A dog.", None),
+        ("<|im_end|>", "", "special_token"),
+        ("<s></s>", "", "special_token"),
+        ("A dog.<|im_end|>\n<|im_start|>user\nAnd a cat?", "A dog.", "special_token"),
+        ("A dog.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nA dog.", "A dog.", "special_token"),
+        ("A dog. [INST] What is it? [/INST] A cat.", "A dog.", "special_token"),
+        ("A dog. It has a<|im_end|>more", "A dog.", "truncated"),
+        ("<|endoftext|>Sorry, I can't see it.", "", "refusal"),
+        ("A dog says <hello> & [hi], </b> and <3", "A dog says <hello> & [hi], </b> and <3", None),
+    ],
+)
+def test_special_tokens_are_no_text(text: str, left: str, fault: str | None) -> None:
+    assert checked(text, cut=False) == (left, fault)
+
+
+def test_what_the_limit_cut_is_the_last_turn() -> None:
+    assert checked("A dog<|im_end|>And a", cut=True) == ("A dog", "special_token")
+    assert checked("A dog<|im_end|>", cut=True) == ("", "truncated")

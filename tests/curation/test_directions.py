@@ -12,6 +12,7 @@ def test_language_tokens_of_each_family() -> None:
         "zh-hant": "zho_Hant",
     }
     assert language_tokens({"__en__", "__zh__", "__init__x"}) == {"en": "__en__", "zh": "__zh__"}
+    assert language_tokens({"__en__", "__iw__"})["he"] == "__iw__"
     assert language_tokens({"en_XX", "zh_CN", "fr_XX"}) == {"en": "en_XX", "zh": "zh_CN", "fr": "fr_XX"}
     assert language_tokens({"dog", ">>zh<<"}) == {}
 

@@ -300,11 +300,14 @@ def test_only_a_sure_detector_calls_a_language_wrong() -> None:
     assert not is_wrong_language("en", 0.4, "zh", least_confidence=0.5)
     assert not is_wrong_language("und", 1.0, "zh", least_confidence=0.5)
     assert not is_wrong_language("zh", 1.0, "zh-hant", least_confidence=0.5)
+    for detected, target in (("no", "nb"), ("tl", "fil"), ("he", "iw"), ("de", "ger")):
+        assert not is_wrong_language(detected, 0.97, target, least_confidence=0.5)
 
 
 def test_languages_of_a_recipe_are_canonical() -> None:
     made_config = config(targets=["zh-CN", "zh", "en"], engine={"pair": ["eng", "zho"]})
     assert made_config.targets == ("zh", "en")
+    assert config(targets=["nb", "fil", "iw", "ger"]).targets == ("no", "tl", "he", "de")
     assert made_config.engine.model_dump()["pair"] == ("en", "zh")
     with pytest.raises(ValidationError):
         config(targets=[])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.filters.language import LanguageConfig, detect
+from curation.filters import language
+from curation.filters.language import LanguageConfig, detect, detect_by_lid
 from curation.filters.scripts import jis_level, script_of, spelling
 
 #: Language -> texts of two to six words as a caption would have them.
@@ -227,9 +229,71 @@ def test_scripts_do_not_overlap() -> None:
 def test_languages_to_keep_may_be_spelled_in_any_way() -> None:
     spelled = LanguageConfig.model_validate({"languages": ["EN", "eng", "zh-CN", "und", "pt_BR"]})
     assert spelled.languages == ("en", "zh", "und", "pt")
-    for unknown in ("zh-Hant", "yue", "english", "1"):
+    # as the detectors call them
+    assert LanguageConfig.model_validate({"languages": ["nb", "iw", "fil", "ger"]}).languages == (
+        "no",
+        "he",
+        "tl",
+        "de",
+    )
+    for unknown in ("zh-Hant", "yue", "english", "1", "jp", "cn", "xx"):
         with pytest.raises(ValueError, match="must have an ISO 639-1 code"):
             LanguageConfig.model_validate({"languages": [unknown]})
+
+
+def _styled(text: str, capital: int, small: int) -> str:
+    """The letters a-z from another block, by where its A and a are."""
+    found = [chr(small + ord(c) - 97) if c.islower() else chr(capital + ord(c) - 65) for c in text if c.isalpha()]
+    letters = iter(found)
+    return "".join(next(letters) if c.isalpha() else c for c in text)
+
+
+#: Name -> where the block of letters has A and a.
+BLOCKS = {
+    "full width": (0xFF21, 0xFF41),
+    "bold": (0x1D400, 0x1D41A),
+    "sans-serif bold italic": (0x1D63C, 0x1D656),
+    "typewriter": (0x1D670, 0x1D68A),
+    "circled": (0x24B6, 0x24D0),
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [("en", "RED DRESS"), ("en", "a dog running on the beach"), ("de", "ein Hund am Strand"), ("fr", "Pomme Rouge")],
+)
+def test_styled_letters_are_read_as_plain_ones(language: str, text: str, block: str) -> None:
+    assert detect([_styled(text, *BLOCKS[block])]) == detect([text]) and detect([text])[0] == [language]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "language"),
+    [
+        ("ﬁne ﬂowers in an oﬃce", "fine flowers in an office", "en"),
+        ("ﾋﾟｱﾉを弾く女性", "ピアノを弾く女性", "ja"),
+        (unicodedata.normalize("NFD", "빨간 사과"), "빨간 사과", "ko"),
+        ("cafe\u0301 et the\u0301 sur la table", "café et thé sur la table", "fr"),
+        ("\ufe91\ufef4\ufe96 \ufb90\ufe92\ufef4\ufeae", "بيت کبير", "ar"),
+        ("\u2f24\u2f3c", "大心", "zh"),  # radicals
+    ],
+)
+def test_letters_of_compatibility_are_those_they_stand_for(text: str, plain: str, language: str) -> None:
+    assert detect([text]) == detect([plain]) and detect([text])[0] == [language]
+
+
+@pytest.mark.parametrize("text", ["™", "ℹ️", "Ⓜ️", "㊙️", "№ 5", "5 ℃", "㏒", "½", "①②③", "🅿️"])
+def test_a_sign_is_no_letter(text: str) -> None:
+    assert detect([text]) == (["und"], [0.0])
+
+
+def test_lid_alone_names_languages_as_iso_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Alemannic:
+        def predict(self, line: str, k: int) -> tuple[list[str], list[float]]:
+            return ["__label__als"], [0.9]
+
+    monkeypatch.setattr(language, "lid_model", Alemannic)
+    assert detect_by_lid(["Grüezi mitenand"]) == (["gsw"], [0.9])
 
 
 def test_half_an_emoji_is_no_letter() -> None:

@@ -44,6 +44,30 @@ def test_rules_are_read_as_protego_reads_them(lines: list[str], paths: list[str]
 
 
 @pytest.mark.parametrize(
+    "agent",
+    [
+        *("pairmill/1.0", "Pairmill/2", "pairmill 1.0", "pairmill;", "pairmill+images", "* (all)", "*,"),
+        *("pairmill (+https://x.example/, bot)", "pairmill, otherbot", "otherbot, pairmill/1", "otherbot; pairmill"),
+    ],
+)
+def test_an_agent_ends_where_its_product_token_does(agent: str) -> None:
+    robots = Robots(f"User-agent: {agent}\nDisallow: /\n")
+    assert not robots.can_fetch("http://h.example/a", "pairmill")
+
+
+@pytest.mark.parametrize("agent", ["otherbot/1.0 (like pairmill)", "pairmillion/1", "otherbot/pairmill", "(pairmill)"])
+def test_other_agents_are_not_us(agent: str) -> None:
+    assert Robots(f"User-agent: {agent}\nDisallow: /\n").can_fetch("http://h.example/a", "pairmill")
+
+
+@pytest.mark.parametrize("field", ["Crawldelay", "Crawl_delay", "CRAWL-DELAY ", "crawl delay", "Crawl - delay"])
+@pytest.mark.parametrize("agent", ["User-agent", "User_Agent", "useragent"])
+def test_words_of_a_field_are_joined_in_any_way(agent: str, field: str) -> None:
+    rules = parse_robots(f"{agent}: *\n{field}: 5\n".encode())
+    assert rules is not None and rules.rules("pairmill").delay_s == 5.0
+
+
+@pytest.mark.parametrize(
     ("value", "seconds"),
     [("10", 10.0), ("0.5", 0.5), (".5", 0.5), ("10 s", 10.0), ("10s", 10.0), ("0", 0.0)]
     + [(value, 0.0) for value in ("", "s", "-5", "nan", "inf", ".", "1" * 400)],
