@@ -294,7 +294,7 @@ def _plain_value(text: str, separator: re.Match[str], before: str, at: int) -> t
         if "\n" in separator[0]:  # a block, or a value on a line of its own
             block = re.compile(r"[^\n]+(?:\n[ \t]+[^\n]+)*").match(text, at)
             return (block[0], block.span()) if block else ("", (at, at))
-        line = re.compile(r"(?:(?! #)[^\n\"'{,])+").match(text, at)
+        line = re.compile(r"(?!\{)(?:(?! #)[^\n\"',])+").match(text, at)
         if line:
             value = line[0].rstrip()
             return value, (at, at + len(value))

@@ -61,7 +61,9 @@ _VOCABULARY = words(
 #: Words for no value, or for one that is no text.
 NULLS = words("true false null none nil yes no on off nan")
 #: What stands for a value that is somewhere else, or is masked.
-PLACEHOLDER = re.compile(r"\$\{?[A-Za-z_]\w*\}?|\{\{.*\}\}|<[\w /-]+>|%\(\w+\)s|\$\(.*|\*{3,}|…|\.\.\.|\\?", re.DOTALL)
+PLACEHOLDER = re.compile(
+    r"\$\{?[A-Za-z_]\w*\}?|\$\{oc\.env:\w+\}|\$?\{\{.*\}\}|<[\w /-]+>|%\(\w+\)s|\$\(.*|\*{3,}|…|\.\.\.|\\?", re.DOTALL
+)
 
 
 def _split(name: str) -> list[str]:

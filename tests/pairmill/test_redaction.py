@@ -141,6 +141,9 @@ tokens: 1,234
 unexpected token: ']'
 recaption.engine.api_key_env=OPENAI_API_KEY
 api_key=${OPENAI_API_KEY}
+api_key: ${OPENAI_API_KEY}
+secret: ${oc.env:SECRET}
+token: ${{ secrets.TOKEN }}
 password_file=/run/secrets/x
 password: null
 run_dir=s3://bucket/run@2 input.path=/shared/urls.parquet
@@ -277,6 +280,11 @@ def test_values_of_secret_named_variables_are_masked_wherever_they_stand() -> No
 def test_a_key_of_some_service_is_masked_if_it_looks_like_one(text: str) -> None:
     assert A not in redact(text.replace("§", A), {})
     assert redact(text.replace("§", "name"), {}) == text.replace("§", "name")
+
+
+@pytest.mark.parametrize("secret", ["abc{def}ghi", "$hunter22{x", "${NAME}/x", "${NAME:-hunter22}"])
+def test_a_secret_with_braces_is_masked_to_its_end(secret: str) -> None:
+    assert redact(f"secret: {secret}\nname: x", {}) == f"secret: {MASK}\nname: x"
 
 
 def test_each_of_a_list_under_a_secret_name_is_masked() -> None:
