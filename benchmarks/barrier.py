@@ -76,7 +76,7 @@ def written(folder: str, shard: int, rows: int, texts: str) -> None:
         "uid": pa.array(uids),
         "sha256": pa.array([f"{one:064x}" for one in same_bytes.tolist()]),
         "phash": pa.array(hashes, pa.uint64()),
-        "colours": pa.array([bytes(48)] * n, pa.binary()),
+        "colours": pa.array([bytes(192)] * n, pa.binary()),
         "caption": pq.ParquetFile(texts).read_row_group(shard)["caption"].combine_chunks(),
         "original_width": pa.array(rng.integers(200, 2000, n), pa.int32()),
         "original_height": pa.array(rng.integers(200, 2000, n), pa.int32()),

@@ -51,7 +51,7 @@ EMOJI = {
 }
 OF_CLIP_ART, OF_EMOJI = 300, 200
 #: What was measured of drawings as they are, for another round.
-MEASURED = WORK / "drawings-measured.json"
+MEASURED = WORK / "drawings-measured-64.json"  # colours of 64 parts
 _ROWS = 2000
 _TONE = re.compile("-1f3f[b-f]")
 

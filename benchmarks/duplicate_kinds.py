@@ -53,7 +53,7 @@ NAMES = ("duplicate_pair", "duplicate_image", "near_duplicate_image", "near_dupl
 WAYS = ("smaller", "jpeg", "webp", "cropped", "caption", "recoloured")
 EVERY = 10
 LAYOUTS = 10
-CACHE = WORK / "duplicate-kinds.parquet"
+CACHE = WORK / "duplicate-kinds-64.parquet"  # colours of 64 parts
 _BLOCK = 1024
 _ROWS = pa.schema(
     [
@@ -144,7 +144,7 @@ def brute(name: str, rows: pa.Table, kind: Kind) -> Pairs:
         ones = np.bitwise_count(phash)
         good = (ones >= config.min_bits) & (ones <= 64 - config.min_bits)
         colours = np.array([np.frombuffer(one, np.uint8) for one in rows["colours"].to_pylist()], np.float64)
-        points = colours.reshape(len(rows), 16, 3)
+        points = colours.reshape(len(rows), 64, 3)
 
         def close(a: slice) -> npt.NDArray[np.bool_]:
             near = np.bitwise_count(phash[a, None] ^ phash[None]) <= config.max_distance

@@ -63,7 +63,7 @@ def hashes_of(count: int) -> Hashes:
 def families(hashes: Hashes) -> tuple[Families, float, float]:
     """The family of each hash, and the seconds, of the clock and of the processor, in which all pairs were found."""
     kind = NearDuplicateImage(NearDuplicateImageConfig(name="near_duplicate_image", max_distance=DISTANCE, min_bits=0))
-    colours = pa.array([bytes(48)], pa.binary()).take(pa.array(np.zeros(len(hashes), np.int64)))
+    colours = pa.array([bytes(192)], pa.binary()).take(pa.array(np.zeros(len(hashes), np.int64)))
     rows = pa.table({"phash": hashes, "colours": colours}, schema=kind.columns)
     began, cpu = time.perf_counter(), time.process_time()
     keys = [kind.keys(rows.slice(at, BLOCK)) for at in range(0, len(rows), BLOCK)]

@@ -118,7 +118,7 @@ def ours(path: Path, rows: int, probes: int, to: Path) -> dict[str, Any]:
     del parts
     fit = time.perf_counter()
     cpu = {"sample and fit": time.process_time()}
-    partitions = (1 + rows // PARTITION_ROWS) * kind.keys_per_row * max(1, kind.row_bytes // ROW_BYTES)
+    partitions = (1 + rows // PARTITION_ROWS) * kind.keys_per_row * max(1, -(-kind.row_bytes // ROW_BYTES))
     fit_mb = peak_mb()
     folder = WORK / "semantic-partitions"
     folder.mkdir(exist_ok=True)

@@ -52,7 +52,7 @@ REFERENCE = pa.schema(
 #: Longer side of the small pictures.
 THUMBNAIL = 160
 #: Raised when a correction of this code makes fingerprints differ.
-_VERSION = 1
+_VERSION = 2  # 2: colours of 8 x 8 parts
 #: Items whose pictures are held at a time.
 _AT_A_TIME = 256
 

@@ -4,8 +4,9 @@ A perceptual hash of 64 bits changes with the frame: of drawings of which 5 % of
 within 4 bits.  The set is small and its pictures are at hand, so each is also hashed as it would look cut: in all
 places of frames that are `crop` and half of that smaller, a quarter of `crop` apart.  Rows have one hash each.  Where
 one is within `max_distance` bits, and the colours of 4 x 4 parts are at most `max_colour` apart
-(`curation.duplicates.colours`), the pictures themselves are compared, `curation.decontamination.picture_difference`: of
-the few rows that come so far alone is the stored picture read.  Nothing is fetched.
+(`curation.duplicates.colours`; those of 8 x 8 change too much where a strip is cut off), the pictures themselves are
+compared, `curation.decontamination.picture_difference`: of the few rows that come so far alone is the stored picture
+read.  Nothing is fetched.
 
 Hashes that differ in at most d bits agree in one of d + 1 blocks, so each row meets those of an equal block alone.
 
@@ -25,7 +26,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from curation.decontamination.match_kinds import Matches, MatchKind, Pictured, Pictures, Places
-from curation.duplicates.colours import Layouts, layouts, within
+from curation.duplicates.colours import Layouts, coarse, known, layouts, within
 from curation.duplicates.near_duplicate_image import HASH_BITS, Hashes, bit_count, blocks
 from curation.schema import Status
 from pairmill.registry import NamedConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 #: Pairs that share a block and are compared at once.
 _PAIRS = 1 << 21
+#: Numbers of a frame's colours, a byte each: of 4 x 4 parts.
 _LAYOUT = 48
 #: Whole numbers of 8, 16, 32 or 64 bits, none negative.
 _Narrow = npt.NDArray[np.unsignedinteger[Any]]
@@ -102,7 +104,7 @@ class NearImage(MatchKind):
 
     name = "near_image"
     reads = ("phash", "colours")
-    # uint64, little-endian, and a layout of colours for each frame
+    # uint64, little-endian, and a layout of 4 x 4 parts for each frame
     columns = pa.schema([("frame_hashes", pa.binary()), ("frame_colours", pa.binary())])
     Config = NearImageConfig
     config: NearImageConfig
@@ -178,12 +180,12 @@ class NearImage(MatchKind):
 
     def _guessed(self, rows: pa.Table, index: _Index) -> Matches:
         """Rows and items of like hashes and colours, by row; the similarity is the share of equal bits."""
-        row = np.flatnonzero(np.asarray(rows["phash"].is_valid()) & np.asarray(rows["colours"].is_valid()))
+        row = np.flatnonzero(np.asarray(rows["phash"].is_valid()) & np.asarray(known(rows["colours"])))
         some = rows.take(pa.array(row))
         hash_: Hashes = some["phash"].to_numpy()
         informative = self._informative(hash_)
         row, hash_ = row[informative], hash_[informative]
-        colours = layouts(some["colours"].filter(pa.array(informative)))
+        colours = coarse(layouts(some["colours"].filter(pa.array(informative))))
         found = [np.empty((3, 0), np.int64)]
         for (shift, mask), order, values in zip(
             blocks(self.config.max_distance), index.order, index.values, strict=True
@@ -198,7 +200,7 @@ class NearImage(MatchKind):
                 distance = bit_count(hash_[mine] ^ index.hash[frame]).astype(np.int64)
                 near = np.flatnonzero(distance <= self.config.max_distance)
                 mine, frame, distance = mine[near], frame[near], distance[near]
-                alike = within(colours[mine], index.colours[frame], self.config.max_colour)
+                alike = within(colours, mine, index.colours, frame, self.config.max_colour)
                 found.append(np.stack([mine[alike], index.item[frame[alike]], distance[alike]]))
         mine, item, distance = np.concatenate(found, axis=1)
         best = np.lexsort((distance, item, mine))
@@ -228,18 +230,18 @@ def frames(crop: float) -> list[tuple[float, float, float, float]]:
 
 
 def _framed(pixels: npt.NDArray[np.uint8], crop: float) -> tuple[bytes, bytes]:
-    """The hashes and the colours of all frames of a picture, uint8 RGB [H, W, 3]."""
+    """The hashes and the colours (4 x 4 parts) of all frames of a picture, uint8 RGB [H, W, 3]."""
     from curation.images.measure import colour_layout, grey_copy, perceptual_hash
 
     height, width = pixels.shape[:2]
-    hashes, colours = [], []
+    hashes, found = [], []
     for left, top, right, bottom in frames(crop):
         rows = slice(round(top * height), max(round(top * height) + 1, round(bottom * height)))
         columns = slice(round(left * width), max(round(left * width) + 1, round(right * width)))
         frame = np.ascontiguousarray(pixels[rows, columns])
         hashes.append(perceptual_hash(grey_copy(frame)))
-        colours.append(colour_layout(frame))
-    return np.array(hashes, np.uint64).tobytes(), b"".join(colours)
+        found.append(colour_layout(frame))
+    return np.array(hashes, np.uint64).tobytes(), coarse(layouts(pa.chunked_array([found], pa.binary()))).tobytes()
 
 
 def _narrow(numbers: npt.NDArray[Any], largest: int) -> _Narrow:

@@ -1,7 +1,7 @@
 """How far apart the colours of two pictures are, from what `curation.images.measure.colour_layout` keeps of each.
 
-Every picture has 16 parts, and each part a point: half its luma, Cb and Cr.  The distance of two pictures is the
-largest of the 16 distances of their points.
+Every picture has 64 parts, and each part a point: half its luma, Cb and Cr.  The distance of two pictures is the
+largest of the 64 distances of their points.
 """
 
 from __future__ import annotations
@@ -9,38 +9,52 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.duplicates.kinds import Indices
 
 Layouts = npt.NDArray[np.uint8]
 
 #: Numbers of a layout, a byte each.
-_NUMBERS = 48
+NUMBERS = 192
 
-#: Pairs whose distance is computed at once: 3 MB as int32.
-_CHUNK = 1 << 14
+#: Numbers of layouts that are subtracted at once: 3 MB as int32.
+_CHUNK = 3 << 18
+
+
+def known(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Mask of the rows that have a layout; one of another length was made by earlier code, and counts as none."""
+    return pc.fill_null(pc.equal(pc.binary_length(column), NUMBERS), False)
 
 
 def layouts(column: pa.ChunkedArray) -> Layouts:
-    """The layouts of rows, [n, 16, 3].  Raises ArrowInvalid for values of another length."""
-    fixed = column.combine_chunks().cast(pa.binary(_NUMBERS))
+    """The layouts of rows, [n, 64, 3].  Raises ArrowInvalid for values of another length."""
+    fixed = column.combine_chunks().cast(pa.binary(NUMBERS))
     if not len(fixed):
-        return np.empty((0, _NUMBERS // 3, 3), np.uint8)
+        return np.empty((0, NUMBERS // 3, 3), np.uint8)
     data = np.frombuffer(fixed.buffers()[1], np.uint8)
-    at = fixed.offset * _NUMBERS
-    return data[at : at + len(fixed) * _NUMBERS].reshape(len(fixed), _NUMBERS // 3, 3)
+    at = fixed.offset * NUMBERS
+    return data[at : at + len(fixed) * NUMBERS].reshape(len(fixed), NUMBERS // 3, 3)
 
 
-def within(a: Layouts, b: Layouts, most: int) -> npt.NDArray[np.bool_]:
-    """Mask of the pairs a[i], b[i] whose distance is at most `most`."""
-    found = np.zeros(len(a), np.bool_)
-    for begin in range(0, len(a), _CHUNK):
-        part = slice(begin, begin + _CHUNK)
+def coarse(fine: Layouts) -> Layouts:
+    """The layouts of 4 x 4 parts, [n, 16, 3], from those of 8 x 8, [n, 64, 3]: each part the mean of 2 x 2."""
+    sums = fine.reshape(-1, 4, 2, 4, 2, 3).sum((2, 4), dtype=np.uint16)
+    means: Layouts = ((sums + 2) // 4).astype(np.uint8)
+    return means.reshape(-1, 16, 3)
+
+
+def within(a: Layouts, one: Indices, b: Layouts, other: Indices, most: int) -> npt.NDArray[np.bool_]:
+    """Mask of the pairs a[one[i]], b[other[i]] whose distance is at most `most`."""
+    found = np.zeros(len(one), np.bool_)
+    step = _CHUNK // (a.shape[1] * a.shape[2])
+    for begin in range(0, len(one), step):
+        left, right = one[begin : begin + step], other[begin : begin + step]
         # Most pairs that differ do so in any of a few numbers.
-        few = a[part, ::5, 0].astype(np.int16) - b[part, ::5, 0]
+        few = a[:, ::5, 0][left].astype(np.int16) - b[:, ::5, 0][right]
         at = np.flatnonzero((np.abs(few) <= most).all(1))
-        apart = a[part][at].astype(np.int32) - b[part][at]
-        found[begin + at] = (apart * apart).sum(-1).max(-1) <= most * most
+        apart = a[left[at]].astype(np.int32) - b[right[at]]
+        found[begin + at] = np.einsum("nkc,nkc->nk", apart, apart).max(-1) <= most * most
     return found
 
 
@@ -54,19 +68,18 @@ def leaders(starts: npt.NDArray[np.bool_], colours: Layouts, most: int) -> Indic
     group = np.cumsum(starts) - 1
     leader: Indices = np.arange(len(starts))
     left = np.flatnonzero(np.bincount(group, minlength=1)[group] > 1)  # rows that are alone lead themselves
-    left = left[np.lexsort((_by_value(colours[left]), group[left]))]
+    left = left[np.lexsort((_by_value(colours)[left], group[left]))]
     while len(left):
         begins = np.ones(len(left), np.bool_)
         begins[1:] = group[left[1:]] != group[left[:-1]]
         leader[left] = left[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
-        left = left[~within(colours[left], colours[leader[left]], most)]
+        left = left[~within(colours, left, colours, leader[left], most)]
     return leader
 
 
 def _by_value(colours: Layouts) -> npt.NDArray[np.uint64]:
     """A number for each layout that depends on nothing else."""
-    words = np.ascontiguousarray(colours).reshape(len(colours), _NUMBERS).view(np.uint64)
+    words = np.ascontiguousarray(colours).reshape(len(colours), NUMBERS).view(np.uint64)
     odd = np.random.default_rng(0).integers(0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    with np.errstate(over="ignore"):
-        summed: npt.NDArray[np.uint64] = (words * odd).sum(1, dtype=np.uint64)
+    summed: npt.NDArray[np.uint64] = words @ odd  # modulo 2^64
     return summed

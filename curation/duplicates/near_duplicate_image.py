@@ -2,7 +2,8 @@
 
 The 64-bit hashes differ in at most d bits, and the colours are at most c apart (`curation.duplicates.colours`): the
 hash sees only grey, and a product in eight colours is eight pictures.  What is coloured must be large enough to change
-the mean of one of 4 x 4 parts: of ten drawings of a ring, each with another stone of 0.7 % of its area, 2 are kept.
+the mean of one of 8 x 8 parts: of ten pictures that differ in the colour of a dot alone, all are kept if it is 1 % of
+their area, 9 if it is 0.5 %, and 2 if it is 0.1 %.
 
 Cut the hash into d + 1 blocks of bits: of two hashes that differ in at most d bits, at least one block is the same
 (pigeonhole; Norouzi et al. 2012, "Fast search in Hamming space with multi-index hashing").  So each row is sent to
@@ -33,7 +34,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from curation.duplicates.colours import Layouts, layouts, leaders, within
+from curation.duplicates.colours import NUMBERS, Layouts, known, layouts, leaders, within
 from curation.duplicates.kinds import KEYS, Indices, Kind
 from pairmill.registry import NamedConfig
 
@@ -87,10 +88,9 @@ class NearDuplicateImageConfig(NamedConfig):
         8,
         ge=0,
         le=400,
-        description="most levels (of 255) by which the colours of near-duplicates differ, in each of 4 x 4 parts; luma "
-        "counts half, and a part has its mean colour: pictures that differ in the colour of 3 % of their area or less, "
-        "such as rings with other stones, are near-duplicates; 3 keeps most of them, and misses copies of low quality; "
-        "400: colours do not count",
+        description="most levels (of 255) by which the colours of near-duplicates differ, in each of 8 x 8 parts; luma "
+        "counts half, and a part has its mean colour: pictures that differ in the colour of less than 0.5 % of their "
+        "area may be near-duplicates; 400: colours do not count",
     )
 
 
@@ -108,10 +108,15 @@ class NearDuplicateImage(Kind):
         """One for each block of bits."""
         return self.config.max_distance + 1
 
+    @property
+    def row_bytes(self) -> int:
+        """A hash and colours."""
+        return HASH_BITS // 8 + NUMBERS
+
     def keys(self, rows: pa.Table) -> pa.Table:
         """Number and value of each block of bits, for each row with an informative hash."""
         max_distance, min_bits = self.config.max_distance, self.config.min_bits
-        row = np.flatnonzero(pc.and_(rows["phash"].is_valid(), rows["colours"].is_valid()))
+        row = np.flatnonzero(pc.and_(rows["phash"].is_valid(), known(rows["colours"])))
         phash = _hashes(rows.take(pa.array(row)))
         ones = bit_count(phash)
         informative = (ones >= min_bits) & (ones <= HASH_BITS - min_bits)
@@ -166,7 +171,7 @@ def _close_pairs(
         one, other = (np.concatenate([pair[end] for pair in found] or [left[:0]]) for end in (0, 1))
         here = _meet_here_first(key[one], phash[one] ^ phash[other], max_distance)
         one, other = one[here], other[here]
-        same = within(colours[one], colours[other], max_colour)
+        same = within(colours, one, colours, other, max_colour)
         return one[same], other[same]
 
     _, start, size = np.unique(key, return_index=True, return_counts=True)

@@ -28,11 +28,11 @@ class Inspect(Stage):
         Column("frames", pa.int32(), "frames of the original"),
         Column("sha256", pa.string(), "SHA-256 of the original bytes, hex", carried=True),
         Column("phash", pa.uint64(), "64-bit DCT perceptual hash", carried=True),
-        Column("colours", pa.binary(), "half the luma, Cb and Cr of 4 x 4 parts, a byte each"),
+        Column("colours", pa.binary(), "half the luma, Cb and Cr of 8 x 8 parts, a byte each"),
         Column("sharpness", pa.float32(), "variance of the Laplacian of the grey picture", carried=True),
         Column("entropy", pa.float32(), "entropy of the grey values, bits", carried=True),
     )
-    version = 2  # 2: colours
+    version = 3  # 2: colours; 3: of 8 x 8 parts
     libraries = ("numpy", "opencv-python-headless", "pillow", "simplejpeg")
     drops = tuple(status.value for status in Status if status in INSPECT_STATUSES)
     Config = ImageConfig

@@ -85,7 +85,7 @@ def losers_over(
     first = 1 + max(shards, default=-1)
     elsewhere = [(other, shard) for other in others for shard in other.shards]
     partitions = (1 + compared // PARTITION_ROWS) * sum(
-        kind.keys_per_row * max(1, kind.row_bytes // ROW_BYTES) for kind in kinds
+        kind.keys_per_row * max(1, -(-kind.row_bytes // ROW_BYTES)) for kind in kinds
     )
     # What kinds have learnt may be large: each worker fetches it once.
     shared = ray.put(kinds)

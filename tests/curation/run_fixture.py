@@ -240,7 +240,7 @@ def _image_record(url: str) -> dict[str, object]:
         image = picture(name if name.startswith("same-") else url)
         record |= {"image": image, "sha256": hashlib.sha256(image).hexdigest(), "width": 96, "height": 64}
         record |= {"original_width": 960, "original_height": 640, "format": "jpeg", "frames": 1}
-        record |= {"phash": 2**63 + len(url), "colours": bytes(48), "sharpness": 100.0, "entropy": 5.0}
+        record |= {"phash": 2**63 + len(url), "colours": bytes(192), "sharpness": 100.0, "entropy": 5.0}
         record |= {"opt_out": "", "robots": "allowed", "route": "80", "image_settings": ImageConfig().settings}
     return record
 

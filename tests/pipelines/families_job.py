@@ -47,7 +47,7 @@ def rows(shard: int) -> pa.Table:
             "alt": "",
             "sha256": f"{picture:064x}",
             "phash": random.Random(chance.randrange(500)).getrandbits(64) ^ 1 << chance.randrange(64),
-            "colours": bytes(48),
+            "colours": bytes(192),
             # That of another picture in one row of five, and one of two endings.
             "caption": f"{words(picture if chance.random() > 0.2 else chance.randrange(900))} {chance.randrange(2)}",
             "original_width": chance.randrange(1, 5),

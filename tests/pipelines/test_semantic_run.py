@@ -36,7 +36,7 @@ class Colours(Stage):
 
     name, segment = "colours_embedding", "score"
     reads = ("colours",)
-    adds = (Column(COLUMN, pa.list_(pa.float16(), 48), "the colours of the parts"),)
+    adds = (Column(COLUMN, pa.list_(pa.float16(), 192), "the colours of the parts"),)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         vectors = [
@@ -46,7 +46,7 @@ class Colours(Stage):
         vectors = [
             None if one is None else (one / np.linalg.norm(one.astype(float))).astype(np.float16) for one in vectors
         ]
-        return set_columns(rows, {COLUMN: pa.array(vectors, pa.list_(pa.float16(), 48))})
+        return set_columns(rows, {COLUMN: pa.array(vectors, pa.list_(pa.float16(), 192))})
 
 
 @pytest.fixture(scope="module")

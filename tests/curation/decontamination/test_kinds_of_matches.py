@@ -8,6 +8,7 @@ import re
 import unicodedata
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -55,6 +56,11 @@ def test_equal_bytes_are_found_and_nothing_else() -> None:
     assert pairs(kind, rows, pa.table({"sha256": pa.array([], pa.string())})) == {}
 
 
+def in_quarters(parts: Any) -> bytes:
+    """A row's layout of 8 x 8 parts, from one of 4 x 4: [16, 3]."""
+    return bytes(parts.reshape(4, 4, 3).repeat(2, 0).repeat(2, 1).tobytes())
+
+
 @pytest.mark.parametrize("distance", [0, 1, 4, 6, 9])
 def test_hashes_and_colours_are_compared_as_by_brute_force(distance: int) -> None:
     rng = np.random.default_rng(distance)
@@ -82,7 +88,7 @@ def test_hashes_and_colours_are_compared_as_by_brute_force(distance: int) -> Non
     rows = pa.table(
         {
             "phash": pa.array([*hashes, None, 0], pa.uint64()),
-            "colours": pa.array([*(one.tobytes() for one in colours), None, bytes(48)], pa.binary()),
+            "colours": pa.array([*(in_quarters(one) for one in colours), None, bytes(192)], pa.binary()),
         }
     )
     expected: dict[tuple[int, int], float] = {}
@@ -100,6 +106,39 @@ def test_hashes_and_colours_are_compared_as_by_brute_force(distance: int) -> Non
     assert pairs(kind, rows, reference) == expected
 
 
+def means_of_four(layout: bytes) -> bytes:
+    """4 x 4 parts from 8 x 8, with halves rounded up."""
+    parts = [layout[at : at + 3] for at in range(0, 192, 3)]
+    return bytes(
+        (sum(parts[at + step][channel] for step in (0, 1, 8, 9)) + 2) // 4
+        for at in (16 * y + 2 * x for y in range(4) for x in range(4))
+        for channel in range(3)
+    )
+
+
+def test_a_layout_is_within_a_level_of_the_means_of_its_quarters() -> None:
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    quarters = cv2.resize(pixels, (4, 4), interpolation=cv2.INTER_AREA).astype(float)
+    luma, blue = quarters @ [0.299, 0.587, 0.114], quarters[..., 2]
+    expected = np.stack([luma / 2, 128 + (blue - luma) / 1.772, 128 + (quarters[..., 0] - luma) / 1.402], -1)
+    found = np.frombuffer(means_of_four(colour_layout(pixels)), np.uint8).reshape(4, 4, 3)
+    assert np.abs(found - expected).max() <= 1.5
+
+
+def test_rows_whose_colours_earlier_code_measured_are_not_compared() -> None:
+    phash = 0x0F0F_3333_5555_A5A5
+    reference = pa.table(
+        {
+            "frame_hashes": pa.array([np.array([phash], np.uint64).tobytes()], pa.binary()),
+            "frame_colours": pa.array([bytes(48)], pa.binary()),
+            "thumbnail": pa.nulls(1, pa.binary()),
+        }
+    )
+    rows = pa.table({"phash": pa.array([phash] * 2, pa.uint64()), "colours": [bytes(48), bytes(192)]})
+    assert pairs(NearImage(NearImageConfig(name="near_image", max_difference=255)), rows, reference) == {(1, 0): 1}
+
+
 def test_a_picture_is_hashed_whole_and_as_it_would_look_cut() -> None:
     rng = np.random.default_rng(1)
     grid = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
@@ -115,10 +154,10 @@ def test_a_picture_is_hashed_whole_and_as_it_would_look_cut() -> None:
         hashes = np.frombuffer(made["frame_hashes"][0].as_py(), np.uint64)
         assert len(hashes) == len(frames(crop)) == count and made["frame_hashes"][1].as_py() is None
         assert hashes[0] == whole.inspected.phash
-        assert made["frame_colours"][0].as_py()[:48] == whole.inspected.colours
+        assert made["frame_colours"][0].as_py()[:48] == means_of_four(whole.inspected.colours)
     cut = np.asarray(image)[15:300, 0:380]  # all of the strips at the top and at the right
     assert perceptual_hash(grey_copy(np.ascontiguousarray(cut))) in hashes.tolist()
-    assert colour_layout(np.ascontiguousarray(cut)) in made["frame_colours"][0].as_py()
+    assert means_of_four(colour_layout(np.ascontiguousarray(cut))) in made["frame_colours"][0].as_py()
     assert NearImage(NearImageConfig(name="near_image")).fingerprints([], {})["frame_hashes"].type == pa.binary()
 
 
@@ -253,7 +292,7 @@ def test_an_index_of_frames_is_small_and_finds_each_item_of_a_set_of_any_size(it
     kind = NearImage(NearImageConfig(name="near_image", max_difference=255))
     at = np.unique([*rng.integers(0, items, 60).tolist(), 0, items - 1])
     hashes = [int(framed[item][rng.integers(framed.shape[1])]) ^ 0b1011 for item in at]
-    rows = pa.table({"phash": pa.array(hashes, pa.uint64()), "colours": pa.array([bytes(48)] * len(at), pa.binary())})
+    rows = pa.table({"phash": pa.array(hashes, pa.uint64()), "colours": pa.array([bytes(192)] * len(at), pa.binary())})
     found = pairs(kind, rows, reference)
     assert {(row, int(item)) for row, item in enumerate(at)} <= found.keys()
     for (row, item), similarity in found.items():

@@ -56,7 +56,7 @@ def row(number: int, **columns: Any) -> Row:
         "score": 0.0,
         "sha256": f"{rng.getrandbits(256):064x}",
         "phash": rng.getrandbits(64),
-        "colours": bytes(48),
+        "colours": bytes(192),
         "caption": f"caption {number}",
         "host": f"host {number}",
         **columns,
@@ -210,7 +210,7 @@ def alike(one: Row, other: Row, chosen: Any) -> bool:
         both = (one["phash"], other["phash"])
         telling = all(chosen.min_bits <= phash.bit_count() <= 64 - chosen.min_bits for phash in both)
         apart = [a - b for a, b in zip(one["colours"], other["colours"], strict=True)]
-        points = (apart[at : at + 3] for at in range(0, 48, 3))
+        points = (apart[at : at + 3] for at in range(0, 192, 3))
         like = all(sum(value * value for value in point) <= chosen.max_colour**2 for point in points)
         return telling and like and (both[0] ^ both[1]).bit_count() <= chosen.max_distance
     return one["sha256"] == other["sha256"] and (chosen.name == IMAGE or one["caption"] == other["caption"])
@@ -270,7 +270,7 @@ def over_a_cluster(rows: pa.Table, config: DeduplicateConfig, rng: random.Random
 
 def layout(colour: int, shade: int, part: int) -> bytes:
     """Colours that are alike but for one part's shade."""
-    points = [[40 * colour, 128, 100]] * 16
+    points = [[40 * colour, 128, 100]] * 64
     points[part] = [40 * colour, 128 + shade, 100]
     return bytes(itertools.chain.from_iterable(points))
 
@@ -286,7 +286,7 @@ def clustered_rows(draw: st.DrawFn) -> list[Row]:
         *[st.integers(0, most) for most in (12, 2, 20)],
         st.sampled_from([-1.5, 0.0, 2.0]),
         # Three colours, each in shades that are less than half the limit apart.
-        st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 15)),
+        st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 63)),
     )
     drawn = draw(st.lists(one, max_size=25))
     return [

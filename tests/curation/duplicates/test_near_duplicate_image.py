@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from curation.duplicates import near_duplicate_image
+from curation.duplicates import colours, near_duplicate_image
 from curation.duplicates.near_duplicate_image import NearDuplicateImage, NearDuplicateImageConfig, blocks
 
 BASE = 0x0F0F_3333_5555_A5A5
@@ -28,7 +28,7 @@ def near(max_distance: int = 4) -> NearDuplicateImage:
     return NearDuplicateImage(NearDuplicateImageConfig(name="near_duplicate_image", max_distance=max_distance))
 
 
-GREY = bytes([60, 128, 128] * 16)
+GREY = bytes([60, 128, 128] * 64)
 
 
 def linked(hashes: Hashes, max_distance: int, colours: list[bytes] | None = None) -> list[tuple[int, int]]:
@@ -95,7 +95,7 @@ def test_a_clique_and_a_crowd_of_equal_hashes_give_few_edges() -> None:
 
 
 def shade(luma: int, *, part: int = 0, rest: int = 60) -> bytes:
-    points = [[rest, 128, 128]] * 16
+    points = [[rest, 128, 128]] * 64
     points[part] = [luma, 128, 128]
     return bytes(itertools.chain.from_iterable(points))
 
@@ -108,10 +108,28 @@ def test_equal_hashes_of_other_colours_are_not_linked() -> None:
     assert linked(hashes[[0, 3]], 4, [colours[0], colours[3]]) == [(0, 1)]
     assert linked(hashes[[0, 4]], 4, [colours[0], colours[4]]) == []
     # One part is enough, in any channel.
-    for at in range(48):
+    for at in range(192):
         changed = bytearray(GREY)
         changed[at] += 9
         assert linked(hashes[:2], 4, [GREY, bytes(changed)]) == []
+
+
+def test_colours_that_earlier_code_measured_are_not_compared() -> None:
+    hashes = np.array([BASE] * 4, np.uint64)
+    assert linked(hashes, 4, [GREY, GREY[:48], GREY[:48], GREY]) == [(0, 3)]
+
+
+@pytest.mark.parametrize("parts", [16, 64])
+def test_pairs_are_compared_as_one_by_one_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+    rng = np.random.default_rng(parts)
+    a = rng.integers(100, 112, (40, parts, 3), dtype=np.uint8)
+    b = (a[rng.integers(0, 40, 30)] + rng.integers(0, 7, (30, parts, 3))).astype(np.uint8)
+    one, other = (each.ravel() for each in np.meshgrid(np.arange(40), np.arange(30)))
+    apart = [np.linalg.norm(a[i].astype(float) - b[j], axis=-1).max() for i, j in zip(one, other, strict=True)]
+    for chunk in (3 << 18, 6 * 64 * 3):
+        monkeypatch.setattr(colours, "_CHUNK", chunk)
+        for most in (0, 9, 11):
+            assert colours.within(a, one, b, other, most).tolist() == [gap <= most for gap in apart]
 
 
 def test_the_links_of_equal_hashes_do_not_depend_on_the_order_of_the_rows() -> None:

@@ -58,6 +58,70 @@ def bag(colour: str) -> Image.Image:
     return image
 
 
+def ring(colour: str) -> Image.Image:
+    """A stone of 0.7 % of the picture."""
+    image, draw = white_studio()
+    draw.ellipse((300, 820, 940, 900), fill=(215, 215, 215))  # a shadow: without it, much of the hash is chance
+    draw.ellipse((210, 360, 714, 864), outline=(190, 190, 195), width=52)
+    draw.ellipse((414, 276, 510, 372), fill=colour)
+    return image.reduce(2)
+
+
+def shirt(colour: str) -> Image.Image:
+    """A logo of 0.7 %."""
+    image, draw = white_studio()
+    left = [(240, 180), (420, 140), (604, 140), (784, 180), (900, 400), (780, 460), (740, 380), (740, 920)]
+    draw.polygon([*left, (284, 920), (284, 380), (244, 460), (124, 400)], fill=(40, 44, 60))
+    draw.rectangle((568, 300, 652, 386), fill=colour)
+    return image.reduce(2)
+
+
+def shoe(colour: str) -> Image.Image:
+    """A sole of 2.4 %."""
+    image, draw = white_studio()
+    upper = [(140, 660), (180, 420), (360, 440), (580, 580), (860, 640), (880, 690), (140, 690)]
+    draw.polygon(upper, fill=(60, 60, 64))
+    draw.rectangle((140, 690, 880, 724), fill=colour)
+    return image.reduce(2)
+
+
+def lipstick(colour: str) -> Image.Image:
+    """A tip of 1.1 %."""
+    image, draw = white_studio()
+    draw.polygon([(592, 880), (592, 600), (900, 880)], fill=(215, 215, 215))
+    draw.rectangle((432, 440, 592, 880), fill=(30, 30, 32))
+    draw.rectangle((452, 320, 572, 440), fill=(205, 175, 90))
+    draw.rectangle((472, 190, 552, 320), fill=colour)
+    draw.ellipse((472, 150, 552, 230), fill=colour)
+    return image.reduce(2)
+
+
+def white_studio() -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """Twice as large as the picture, whose edges are soft."""
+    image = Image.new("RGB", (1024, 1024), "white")
+    return image, ImageDraw.Draw(image)
+
+
+SMALL = (ring, shirt, shoe, lipstick)
+SHADES = ("#dc1e1e", "#1e963c", "#1e3cc8", "#f0c828", "#8228a0", "#f0781e", "#28bec8", "#f082b4", "#6e4628", "#141414")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+@pytest.mark.parametrize("drawn", SMALL)
+def test_a_product_whose_small_part_has_ten_colours_is_ten_pictures(drawn: Any, format: str) -> None:
+    assert linked(*(encoded(drawn(shade), format) for shade in SHADES)) == set()
+
+
+@pytest.mark.parametrize("drawn", SMALL)
+def test_copies_of_a_product_with_a_small_coloured_part_are_near_duplicates(drawn: Any) -> None:
+    for shade in SHADES:
+        image = drawn(shade)
+        small, third = (image.resize((side, side), Image.Resampling.LANCZOS) for side in (307, 171))
+        copies = [encoded(small, "PNG"), encoded(third, "PNG")]
+        copies += [encoded(image, format, quality=quality) for format in ("JPEG", "WEBP") for quality in (20, 80)]
+        assert all(linked(encoded(image, "PNG"), copy) for copy in copies), shade
+
+
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
 @pytest.mark.parametrize("drawn", [dress, bag])
 def test_a_product_in_twelve_colours_is_twelve_pictures(drawn: Any, format: str) -> None:
