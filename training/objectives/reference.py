@@ -15,6 +15,7 @@ from pairmill.registry_docs import render
 from training.objectives.by_name import BASIC, QUEUES, STAND_INS, TEACHER, WHEN
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import COLUMNS, NEEDS, Objective
+from training.objectives.tensor_shapes import shape_of
 
 #: What `benchmarks/losses.py` measured: name -> time and memory of a training step, as multiples of those of clip.
 COSTS = Path(__file__).with_name("costs.json")
@@ -110,7 +111,11 @@ output.total.backward()  # scalar; output.parts adds up to it
 ```
 
 It is differentiable in every floating tensor, and float64 tensors give a float64 loss.  `form="released"` gives what an
-objective's official code computes where the objective says that it differs from the paper.  The tensors:
+objective's official code computes where the objective says that it differs from the paper.
+
+A letter is the same size in all tensors: B rows, K text slots, D embedding, V views, N negatives of a row, P patches
+and L tokens of width T, M corner tokens.  A teacher is as wide as the model, E = D and U = T, unless it is a frozen
+one, and may have other views, W.  A mask may be zeros and ones of any type.  What does not fit is refused.
 """
 
 _KEPT = """\
@@ -156,14 +161,14 @@ def _by_name() -> str:
     tensors = {
         **BASIC,
         **{name: _of_teacher(name) for name in TEACHER},
-        **dict.fromkeys(QUEUES, "[Q, D] of any Q: embeddings of earlier steps, for objectives that keep them"),
+        **dict.fromkeys(QUEUES, "of any Q: embeddings of earlier steps, for objectives that keep them"),
         **of_needs,
         **COLUMNS,
-        **dict.fromkeys(WHEN, "integer: where the run stands; left out: at the last step of one epoch"),
+        **dict.fromkeys(WHEN, "where the run stands; left out: at the last step of one epoch"),
     }
-    lines = [f"| `{name}` | {what} |" for name, what in tensors.items()]
+    lines = [f"| `{name}` | {shape_of(name)} | {what} |" for name, what in tensors.items()]
     own = "State and the parameters of an objective's own are tensors too, by the names that it gives them.\n"
-    return "\n".join([_BY_NAME, "| tensor | what it is |", "|---|---|", *lines, "", own])
+    return "\n".join([_BY_NAME, "| tensor | shape | what it is |", "|---|---|---|", *lines, "", own])
 
 
 def _of_teacher(name: str) -> str:
