@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,15 @@ def telling(patches: Tensor, tensors: Tensors, share: float) -> tuple[Tensor, Te
             if mask[i, k].any():
                 of_patch += product[:, mask[i, k]].sum(1)
             of_token = product.sum(0).masked_fill(~mask[i, k], -math.inf)
-            best = of_token.argsort(descending=True)[: math.ceil(share * mask.shape[2])]
-            kept[i, k, best] = mask[i, k, best]
-        kept_patches[i, of_patch.argsort(descending=True)[: math.ceil(share * patches.shape[1])]] = True
+            best = of_token.argsort(descending=True)[: share_of(int(mask[i, k].sum()), share)]
+            kept[i, k, best] = True
+        kept_patches[i, of_patch.argsort(descending=True)[: share_of(patches.shape[1], share)]] = True
     return kept, kept_patches
+
+
+def share_of(count: int, share: float) -> int:
+    """Tokens of most weight, of those that there are; 0.07 of 100 are 7."""
+    return math.ceil(Decimal(str(share)) * count)
 
 
 def token_max(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
