@@ -113,16 +113,18 @@ def test_what_a_teacher_must_give_too_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("side", "cells"), [(1, 1), (2, 2), (7, 3), (14, 4), (16, 4), (24, 6)])
-def test_any_square_grid_is_pooled_and_no_patch_left_out(side: int, cells: int) -> None:
+def test_any_square_grid_is_pooled_in_whole_cells(side: int, cells: int) -> None:
     patches = torch.randn(2, side * side, 3, dtype=torch.float64, requires_grad=True)
-    pooled = pooled_grid(patches)
+    pooled, wide = pooled_grid(patches), math.isqrt(side)
     assert pooled.shape == (2, cells * cells, 3)
-    torch.testing.assert_close(pooled_grid(torch.ones(1, side * side, 1)), torch.ones(1, cells * cells, 1))
+    grid = patches.view(2, side, side, 3)
+    torch.testing.assert_close(pooled[:, 0], grid[:, :wide, :wide].mean((1, 2)))
+    last = slice((cells - 1) * wide, cells * wide)
+    torch.testing.assert_close(pooled[:, -1], grid[:, last, last].mean((1, 2)))
     (gradient,) = torch.autograd.grad(pooled.sum(), patches)
-    assert (gradient > 0).all()
-    if side % cells == 0:
-        first = patches.view(2, side, side, 3)[:, : side // cells, : side // cells].mean((1, 2))
-        torch.testing.assert_close(pooled[:, 0], first)
+    # No patch is in two cells, and the remainder is in none.
+    assert (gradient > 0).sum() == 2 * 3 * (cells * wide) ** 2
+    assert torch.allclose(gradient[gradient > 0], torch.tensor(1 / wide**2, dtype=torch.float64))
 
 
 def test_tokens_that_cannot_be_used_are_refused() -> None:
