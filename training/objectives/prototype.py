@@ -134,11 +134,19 @@ class Prototype(Objective):
         return LossOutput(total, {self.config.name: total.detach()})
 
     def take_state(self, given: Mapping[str, Tensor]) -> None:
-        """See `Objective`; of any number of clusters, the same in all four tensors of them."""
+        """See `Objective`; clusters, of any number, are given all four tensors at once and count as found."""
+        missing = [name for name in _CLUSTERS if name not in given]
+        if 0 < len(missing) < len(_CLUSTERS):
+            raise RecipeError(
+                f"loss.objective {self.config.name} must be given all tensors of its clusters: {', '.join(_CLUSTERS)}",
+                value=f"without {', '.join(missing)}",
+                fix="add what is missing",
+            )
         clusters = next((len(given[name]) for name in _CLUSTERS if name in given), self.config.clusters)
         for name in _CLUSTERS:
             self.state[name] = self.state[name][:1].expand(clusters, -1)
-        super().take_state(given)
+        found = {} if missing else {"rounds": self.state["rounds"].new_ones(())}
+        super().take_state({**found, **given})
 
     def _losses(self, image_TE: Tensor, text_TE: Tensor, scale: Tensor) -> Tensor:
         """½ (L_I + L_T) of pairs [T]."""
