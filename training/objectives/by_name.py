@@ -65,7 +65,7 @@ def loss_by_name(
     tensors: by the names of BASIC, TEACHER, QUEUES, WHEN, NEEDS and COLUMNS; the objective's own state and the
     parameters of its heads by their names; None for one that is left out.  float64 tensors give a float64 loss.
     Data (COLUMNS), teacher and state are constants.  settings: the objective's own keys.
-    form: released: what the official code computes, where the objective says that it differs from the paper.
+    form: released: what the official code computes, if it is among the `forms` of the objective; else as paper.
     Raises RecipeError for an unknown name, setting, tensor or form, for a tensor that the objective lacks, and for one
     of another type or shape than its name has (`tensor_shapes`); a mask may be zeros and ones of any type.
     """

@@ -111,7 +111,8 @@ output.total.backward()  # scalar; output.parts adds up to it
 ```
 
 It is differentiable in every floating tensor, and float64 tensors give a float64 loss.  `form="released"` gives what an
-objective's official code computes where the objective says that it differs from the paper.
+objective's official code computes, for objectives below that have this form; it is the paper's for others, and a
+deviation from released code that an objective describes without naming the form is in both.
 
 A letter is the same size in all tensors: B rows, K text slots, D embedding, V views, N negatives of a row, P patches
 and L tokens of width T, M corner tokens.  A teacher is as wide as the model, E = D and U = T, unless it is a frozen

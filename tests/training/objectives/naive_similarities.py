@@ -158,7 +158,8 @@ def multilinear(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Ten
             else:
                 found = [(a, b) for a in rows for b in rows]
             near = [j for j in rows if j == i or group[j] == group[i] >= 0]
-            found = [pair for pair in found if not (pair[0] in near and pair[1] in near)]
+            kept = form == "released" and settings.get("negatives", "n") == "n"
+            found = [(a, b) for a, b in found if not (a in near and b in near) or (kept and a == b == i)]
             products = [(sides[anchor][i] * sides[one][a] * sides[other][b]).sum() for a, b in [(i, i), *found]]
             each.append(-(scale * torch.stack(products)).log_softmax(0)[0])
     return torch.stack(each).mean()
@@ -358,6 +359,7 @@ ENTRIES = [
             {"slots": [2, 0]},
             {"negatives": "n_squared", "sqrt_width": True},
         ),
+        forms=("paper", "released"),
         at_chance=lambda rows, slots: 2 * math.log(rows),
         spares_groups=False,  # with two texts a row: test_multilinear
         slots_alike=False,
