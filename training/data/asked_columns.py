@@ -29,7 +29,7 @@ MOST_TAGS = 64
 COLUMNS: Mapping[str, str] = {
     NOISE: "probability that a text does not belong to its image; a list has one for each text of the "
     "row, a number is of the first text, the caption; -1 for unknown",
-    WEIGHT: "weight of a row, 0 or more; 1 for unknown",
+    WEIGHT: "weight of a row, 0 or more; 1 for unknown; for objectives of your own: none below reads it",
     TAGS: f"ids of what is in a picture; -1 for none; G = {MOST_TAGS} in a run, of which a row has the first; "
     "words become ids whatever their case, width and spaces",
 }

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pairmill.errors import RecipeError, nearest
+from pairmill.layout import TEXT_KINDS
 from pairmill.registry import ChosenBy
-from training.data.asked_columns import NOISE
+from training.data.asked_columns import NOISE, WEIGHT
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import COLUMNS, NEEDS, Objective, Setup, When, opened
 from training.objectives.tensor_shapes import as_tensors, check_alike, check_shapes
@@ -24,7 +25,8 @@ BASIC: Mapping[str, str] = {
     "image": "embeddings of images",
     "text": "of their texts",
     "text_mask": "the slot holds a text; left out: all do",
-    "text_role": "`training.data.texts.kind_code`; left out: unknown, -1",
+    "text_role": f"what kind of text it is: {', '.join(f'{at} {kind}' for at, kind in enumerate(TEXT_KINDS))} "
+    "(`training.data.texts.kind_code`); left out or -1: unknown",
     "text_lang": "`training.data.texts.language_code`; left out: unknown, -1",
     "group_id": "of either sign: rows of one group are no negatives of each other; left out or -1: none",
     "sample_id": "names the row in the data; left out: its number",
@@ -92,6 +94,7 @@ def computed(
     check_shapes(tensors, asked, average="teacher" in objective.needs)
     tensors = _with_stand_ins(objective, tensors)
     _check_tensors(name, objective, tensors)
+    _check_kinds(tensors)
     features, rows = _features(objective, tensors), _rows(tensors)
     image, text = features.image_BD, features.text_BKD
     objective.begin(
@@ -119,7 +122,24 @@ def computed(
     return output, objective
 
 
+def _check_kinds(tensors: Mapping[str, Any]) -> None:
+    """Raise RecipeError for a code of no kind of text: another numbering would put texts into the wrong level."""
+    role = tensors.get("text_role")
+    if role is not None and bool(((role < -1) | (role >= len(TEXT_KINDS))).any()):
+        raise RecipeError(
+            f"text_role must be from -1 to {len(TEXT_KINDS) - 1}",
+            value=", ".join(str(code) for code in role.unique().tolist()),
+            fix=f"number kinds as here: {', '.join(TEXT_KINDS)}",
+        )
+
+
 def _opened(name: str, settings: Mapping[str, Any], form: str) -> Objective:
+    if "name" in settings:
+        raise RecipeError(
+            "the settings of loss_by_name must be the objective's own keys, without name",
+            value=f"name: {settings['name']}",
+            fix="leave it out; the first argument names the objective",
+        )
     config = ChosenBy(OBJECTIVES).parse({"name": name, **settings})
     objective = opened(OBJECTIVES.get(name), config)
     if form not in ("paper", "released"):
@@ -166,6 +186,12 @@ def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) 
         )
     known = [*BASIC, *TEACHER, *QUEUES, *WHEN, *COLUMNS, *(t for need in NEEDS.values() for t in need.tensors)]
     own = [*(kept.name for kept in objective.keeps), *objective.parameters]
+    if WEIGHT in tensors and WEIGHT not in objective.columns:
+        raise RecipeError(
+            f"{WEIGHT} must only be given to an objective that names it in its columns",
+            value=f"loss.objective {name}, which weighs all rows alike",
+            fix="leave it out",
+        )
     for one in tensors:
         if one not in known and one not in own:
             raise RecipeError(

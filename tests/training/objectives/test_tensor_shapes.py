@@ -89,6 +89,9 @@ def test_a_mask_may_be_zeros_and_ones_of_any_type(entry: Entry, kind: torch.dtyp
         ({"text_mask": torch.full((ROWS, SLOTS), 2)}, "text_mask must be bool, or zeros and ones"),
         ({"text_mask": torch.full((ROWS, SLOTS), torch.nan)}, "text_mask must be bool, or zeros and ones"),
         ({"group_id": torch.zeros(ROWS)}, "group_id must hold integers"),
+        ({"text_role": torch.full((ROWS, SLOTS), 5)}, "text_role must be from -1 to 4"),
+        ({"text_role": torch.full((ROWS, SLOTS), -2)}, "text_role must be from -1 to 4"),
+        ({"sample_weight": torch.ones(ROWS)}, "sample_weight must only be given to an objective that names it"),
         ({"image": torch.zeros(ROWS, WIDTH, dtype=torch.int64)}, "image must be of floating point"),
         ({"image": np.zeros((ROWS, WIDTH))}, "image must be a tensor of torch"),
         ({"logit_scale": "100"}, "logit_scale must be a tensor of torch or a number"),
@@ -101,7 +104,9 @@ def test_what_is_said_of_a_wrong_tensor(change: dict[str, Any], said: str) -> No
         loss_by_name("clip", {**basic(ROWS, SLOTS, WIDTH), **change})
 
 
-def test_settings_are_a_mapping() -> None:
+def test_settings_are_a_mapping_without_a_name() -> None:
+    with pytest.raises(RecipeError, match="without name"):
+        loss_by_name("clip", basic(ROWS, SLOTS, WIDTH), {"name": "siglip"})
     with pytest.raises(RecipeError, match="settings must be a mapping"):
         loss_by_name("clip", basic(ROWS, SLOTS, WIDTH), ["smoothing"])  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="tensors must be a mapping"):
