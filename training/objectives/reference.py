@@ -136,7 +136,7 @@ def objectives_page() -> str:
 
 def losses() -> list[dict[str, Any]]:
     """Every objective as plain data: name, paper, what it is, equation, needs, modes, forms, keys, measured cost."""
-    costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
+    costs = _costs()
     found = []
     for name in OBJECTIVES.names:
         objective = OBJECTIVES.get(name)
@@ -155,6 +155,11 @@ def losses() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _costs() -> dict[str, dict[str, float]]:
+    """By name, multiples of clip's time and memory; nothing where nothing was measured."""
+    return json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
 
 
 def _by_name() -> str:
@@ -178,11 +183,13 @@ def _of_teacher(name: str) -> str:
 
 
 def _facts(objective: type[Objective]) -> str:
+    names = {OBJECTIVES.get(name): name for name in OBJECTIVES.names}
     needs = ", ".join(f"`{need}`" for need in objective.needs) or "nothing"
     facts = [f"Paper: {objective.paper}."] if objective.paper else []
     facts += [f"Needs {needs}.", f"Temperature at the start: {objective.temperature_init:g}."]
-    if objective.modes != Objective.modes:
-        facts.append(f"Exact in `loss.mode` {', '.join(objective.modes)}.")
+    facts.append(f"Exact in `loss.mode` {', '.join(objective.modes)}.")
+    if cost := _costs().get(names[objective]):
+        facts.append(f"A step takes {cost['time']:.2f} of clip's time and {cost['memory']:.2f} of its memory.")
     if "released" in objective.forms:
         facts.append('`form="released"` is what the official code computes.')
     if not objective.keeps:
