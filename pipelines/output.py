@@ -143,13 +143,16 @@ def show_losses(result: dict[str, Any]) -> None:
     for one in result["losses"]:
         say(f"{one['name']}    {one['paper']}")
         say(f"    {one['what']}")
-        facts = [f"needs {', '.join(one['needs'])}"] if one["needs"] else []
+        for line in one["equation"].splitlines():
+            say(f"        {line}")
+        facts = [f"needs {', '.join(one['needs']) or 'nothing'}", f"modes {', '.join(one['modes'])}"]
+        facts.append(f"forms {', '.join(one['forms'])}")
         if one["keys"]:
             facts.append(f"keys {', '.join(one['keys'])}")
         if one["cost"] is not None:
-            facts.append(f"a step takes {one['cost']['time']:.2f} of clip's time")
-        if facts:
-            say(f"    {'; '.join(facts)}")
+            cost = one["cost"]
+            facts.append(f"a step takes {cost['time']:.2f} of clip's time and {cost['memory']:.2f} of its memory")
+        say(f"    {'; '.join(facts)}")
 
 
 def show_records(result: dict[str, Any]) -> None:

@@ -25,12 +25,12 @@ NOISE, WEIGHT, TAGS = "noise_prob", "sample_weight", "tags"
 #: T: tags of a row that are kept, the first ones.
 MOST_TAGS = 64
 
-#: By name, what each is.  B rows, K text slots, T tags.
+#: By name, what each is; their shapes: `training.objectives.tensor_shapes`.
 COLUMNS: Mapping[str, str] = {
-    NOISE: "[B, K] float32, probability that a text does not belong to its image; a list has one for each text of the "
+    NOISE: "probability that a text does not belong to its image; a list has one for each text of the "
     "row, a number is of the first text, the caption; -1 for unknown",
-    WEIGHT: "[B] float32, weight of a row, 0 or more; 1 for unknown",
-    TAGS: f"[B, T] int64, ids of what is in a picture; -1 for none; T = {MOST_TAGS}, of which a row has the first; "
+    WEIGHT: "weight of a row, 0 or more; 1 for unknown; for objectives of your own: none below reads it",
+    TAGS: f"ids of what is in a picture; -1 for none; G = {MOST_TAGS} in a run, of which a row has the first; "
     "words become ids whatever their case, width and spaces",
 }
 

@@ -26,11 +26,7 @@ def empty(names: tuple[str, ...], size: int, width: int, device: torch.device) -
 def held(state: Mapping[str, Tensor], name: str) -> Side:
     """What a queue holds.  Its rows are named by their ids in the data, so that none meets its own earlier self."""
     queue = state[name]
-    size = len(queue)
-    unknown = torch.full((size,), -1, device=queue.device)
-    # A queue that was given without ids and groups has none.
-    ids, groups = (state[of] if len(state[of]) == size else unknown for of in ("queue_id", "queue_group"))
-    return Side(queue, (queue != 0).any(1), ids, groups)
+    return Side(queue, (queue != 0).any(1), state["queue_id"], state["queue_group"])
 
 
 def taken_in(state: Mapping[str, Tensor], new: Mapping[str, Tensor], count: str) -> dict[str, Tensor]:

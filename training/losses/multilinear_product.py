@@ -27,11 +27,13 @@ def multilinear_loss(
     *,
     draw: tuple[int, int] | None,
     tile: tuple[int, int],
+    keeps_own: bool = False,
 ) -> Tensor:
     """Mean over the three anchors of the cross-entropy of an anchor's own other two against others'.
 
     draw: (seed, step): the others of each anchor are one permutation of the rows each; None: all N² pairs of rows.
     Negatives of which both are the anchor's own row's, or of rows of its group, are left out.
+    keeps_own: those of which both are the own row's stay where they were drawn.
     """
     with full_precision(vectors_B3D.device):
         vectors_B3D = torch.where(valid_B[:, None, None], wide(vectors_B3D), 0.0)
@@ -55,7 +57,7 @@ def multilinear_loss(
                 losses.append(_against_all(x_nD, first_ND, second_ND, at_n, near_nN, scale, tile))
             else:
                 drawn = [_permutation((*draw, anchor, at), order_N) for at in others]
-                losses.append(_against_drawn(x_nD, (first_ND, second_ND), drawn, at_n, near_nN, scale))
+                losses.append(_against_drawn(x_nD, (first_ND, second_ND), drawn, at_n, near_nN, scale, keeps_own))
         # The sum is of no row too, so that a rank without any takes part in the backward pass.
         total = torch.stack(losses).sum() / 3 + 0.0 * (all_G3D.sum() + scale)
         return exchange.world * total / exchange.total(valid_B.sum().double()).clamp(min=1.0).to(total.dtype)
@@ -72,6 +74,7 @@ def _against_drawn(
     at_n: Tensor,
     near_nN: Tensor,
     scale: Tensor,
+    keeps_own: bool,
 ) -> Tensor:
     """Sum over anchors of -log softmax at the own pair, among N products."""
     logits = x_nD @ (others[0][drawn[0]] * others[1][drawn[1]]).T
@@ -79,6 +82,8 @@ def _against_drawn(
     diagonal = torch.zeros_like(near_nN).scatter_(1, at_n[:, None], True)
     logits = torch.where(diagonal, own[:, None], logits)
     out = near_nN[:, drawn[0]] & near_nN[:, drawn[1]] & ~diagonal
+    if keeps_own:
+        out &= ~(diagonal[:, drawn[0]] & diagonal[:, drawn[1]])
     return ((scale * logits).masked_fill(out, -torch.inf).logsumexp(1) - scale * own).sum()
 
 

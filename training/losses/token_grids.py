@@ -34,12 +34,12 @@ def side_of(name: str, patches: int) -> int:
 
 
 def pooled_grid(patches_BPD: Tensor) -> Tensor:
-    """Patches of a square grid, in rows, averaged over cells of about ⌊√side⌋ patches a side -> [B, A, D].
+    """Patches of a square grid, in rows, averaged over cells of ⌊√side⌋ patches a side -> [B, A, D].
 
-    A side has ⌊side / ⌊√side⌋⌋ cells, which cover the whole picture: 16 patches make 4 cells, 14 make 4, 7 make 3.
-    Raises RecipeError for a grid that is not square.
+    What does not fill a cell at the right and at the bottom is left out: 16 patches a side make 4 cells, 14 make 4 and
+    leave 2, 7 make 3 and leave 1.  Raises RecipeError for a grid that is not square.
     """
     rows, count, width = patches_BPD.shape
     side = side_of("image_tokens", count)
     grid = patches_BPD.transpose(1, 2).reshape(rows, width, side, side)
-    return F.adaptive_avg_pool2d(grid, side // math.isqrt(side)).flatten(2).transpose(1, 2)
+    return F.avg_pool2d(grid, math.isqrt(side)).flatten(2).transpose(1, 2)

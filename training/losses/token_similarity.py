@@ -5,7 +5,6 @@ B rows, K text slots, P patches, L tokens, Dt width of a token; r images and c t
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -190,11 +189,18 @@ def _pairs_of(tile: tuple[int, int], patches: int, tokens: int) -> tuple[int, in
 
 
 def _chosen(token_nAD: Tensor, exists_nA: Tensor, weight_nA: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """The ⌈share·A⌉ tokens of most weight, and which of them exist."""
+    """The ⌈share·A_n⌉ tokens of most weight among the A_n of a row that exist, and which places hold one."""
     there = exists_nA > 0
-    count = math.ceil(share * token_nAD.shape[1])
-    at = weight_nA.masked_fill(~there, -torch.inf).topk(count, dim=1).indices
-    return token_nAD.gather(1, at[..., None].expand(-1, -1, token_nAD.shape[2])), there.gather(1, at)
+    count_n = _share_of(there.sum(1), share)
+    most = _share_of(torch.tensor(there.shape[1]), share).item()
+    at = weight_nA.masked_fill(~there, -torch.inf).topk(int(most), dim=1).indices
+    kept = torch.arange(int(most), device=at.device) < count_n[:, None]
+    return token_nAD.gather(1, at[..., None].expand(-1, -1, token_nAD.shape[2])), kept
+
+
+def _share_of(count: Tensor, share: float) -> Tensor:
+    """⌈share·count⌉, where 0.07 of 100 is 7: binary arithmetic would make it 8."""
+    return (share * count.double() - 1e-9).ceil().long()
 
 
 def _weighed(token_nAD: Tensor, weight_nA: Tensor) -> Tensor:

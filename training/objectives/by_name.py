@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pairmill.errors import RecipeError, nearest
+from pairmill.layout import TEXT_KINDS
 from pairmill.registry import ChosenBy
-from training.data.asked_columns import NOISE
+from training.data.asked_columns import NOISE, WEIGHT
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import COLUMNS, NEEDS, Objective, Setup, When, opened
+from training.objectives.tensor_shapes import as_tensors, check_alike, check_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,15 +22,16 @@ if TYPE_CHECKING:
 
 #: Tensors that every objective takes.  B rows, K text slots, D embedding; features are L2-normalised.
 BASIC: Mapping[str, str] = {
-    "image": "[B, D]",
-    "text": "[B, K, D]",
-    "text_mask": "[B, K] bool: the slot holds a text; left out: all do",
-    "text_role": "[B, K] integer: `training.data.texts.kind_code`; left out: unknown, -1",
-    "text_lang": "[B, K] integer: `training.data.texts.language_code`; left out: unknown, -1",
-    "group_id": "[B] integer, of either sign: rows of one group are no negatives of each other; left out or -1: none",
-    "sample_id": "[B] integer: names the row in the data; left out: its number",
-    "logit_scale": "scalar, 1/temperature; left out: of the objective's temperature",
-    "logit_bias": "scalar; left out: the objective's",
+    "image": "embeddings of images",
+    "text": "of their texts",
+    "text_mask": "the slot holds a text; left out: all do",
+    "text_role": f"what kind of text it is: {', '.join(f'{at} {kind}' for at, kind in enumerate(TEXT_KINDS))} "
+    "(`training.data.texts.kind_code`); left out or -1: unknown",
+    "text_lang": "`training.data.texts.language_code`; left out: unknown, -1",
+    "group_id": "of either sign: rows of one group are no negatives of each other; left out or -1: none",
+    "sample_id": "names the row in the data; left out: its number",
+    "logit_scale": "1/temperature; left out: of the objective's temperature",
+    "logit_bias": "left out: the objective's",
 }
 #: Tensors of NEEDS that may be left out: then everything is there.
 _OPTIONAL = ("neg_mask", "text_token_mask")
@@ -41,6 +44,8 @@ _TAUGHT = tuple(
 )
 #: The same rows as a teacher sees them: an average of the model, or a model that does not learn.
 TEACHER = ("teacher_image", "teacher_text", "teacher_logit_scale", *(f"teacher_{name}" for name in _TAUGHT))
+#: Of a row's negatives, and how many dimensions they have.
+_NEGATIVES: Mapping[str, int] = {"neg_text": 3, "teacher_neg_text": 3, "neg_mask": 2}
 #: Embeddings of earlier steps, for the objectives that keep them; others do without.
 QUEUES = ("queue_image", "queue_text")
 #: What is taken in place of a tensor that an objective asks for and is not given.
@@ -62,11 +67,15 @@ def loss_by_name(
     tensors: by the names of BASIC, TEACHER, QUEUES, WHEN, NEEDS and COLUMNS; the objective's own state and the
     parameters of its heads by their names; None for one that is left out.  float64 tensors give a float64 loss.
     Data (COLUMNS), teacher and state are constants.  settings: the objective's own keys.
-    form: released: what the official code computes, where the objective says that it differs from the paper.
-    Raises RecipeError for an unknown name, setting, tensor or form, and for a tensor that the objective lacks.
+    form: released: what the official code computes, if it is among the `forms` of the objective; else as paper.
+    Raises RecipeError for an unknown name, setting, tensor or form, for a tensor that the objective lacks, and for one
+    of another type or shape than its name has (`tensor_shapes`); a mask may be zeros and ones of any type.
     """
     from training.gather import Exchange
 
+    for what, given in (("tensors", tensors), ("settings", settings or {})):
+        if not isinstance(given, Mapping):
+            raise RecipeError(f"{what} must be a mapping of names", value=type(given).__name__, fix="give a dict")
     return computed(name, tensors, settings or {}, form, Exchange())[0]
 
 
@@ -80,8 +89,12 @@ def computed(
 ) -> tuple[LossOutput, Objective]:
     """As `loss_by_name`, of one rank's rows over any exchange; the objective, whose state has changed by one step."""
     objective = _opened(name, settings, form)
+    tensors = _negatives_by_row(as_tensors(tensors))
+    asked = [*_asked(objective), *BASIC, *objective.columns, *(kept.name for kept in objective.keeps)]
+    check_shapes(tensors, asked, average="teacher" in objective.needs)
     tensors = _with_stand_ins(objective, tensors)
     _check_tensors(name, objective, tensors)
+    _check_kinds(tensors)
     features, rows = _features(objective, tensors), _rows(tensors)
     image, text = features.image_BD, features.text_BKD
     objective.begin(
@@ -98,9 +111,9 @@ def computed(
             tensors["image_patches"].shape[-1] if "image_patches" in tensors else None,
         )
     )
-    objective.state |= {
-        kept.name: tensors[kept.name].detach().clone() for kept in objective.keeps if kept.name in tensors
-    }
+    objective.take_state(
+        {kept.name: tensors[kept.name].detach().clone() for kept in objective.keeps if kept.name in tensors}
+    )
     features = _with_own(objective, features, rows.text_mask_BK, tensors)
     steps = int(tensors.get("steps", 1))
     objective.when = When(int(tensors.get("step", steps - 1)), steps, int(tensors.get("steps_per_epoch", steps)))
@@ -109,7 +122,24 @@ def computed(
     return output, objective
 
 
+def _check_kinds(tensors: Mapping[str, Any]) -> None:
+    """Raise RecipeError for a code of no kind of text: another numbering would put texts into the wrong level."""
+    role = tensors.get("text_role")
+    if role is not None and bool(((role < -1) | (role >= len(TEXT_KINDS))).any()):
+        raise RecipeError(
+            f"text_role must be from -1 to {len(TEXT_KINDS) - 1}",
+            value=", ".join(str(code) for code in role.unique().tolist()),
+            fix=f"number kinds as here: {', '.join(TEXT_KINDS)}",
+        )
+
+
 def _opened(name: str, settings: Mapping[str, Any], form: str) -> Objective:
+    if "name" in settings:
+        raise RecipeError(
+            "the settings of loss_by_name must be the objective's own keys, without name",
+            value=f"name: {settings['name']}",
+            fix="leave it out; the first argument names the objective",
+        )
     config = ChosenBy(OBJECTIVES).parse({"name": name, **settings})
     objective = opened(OBJECTIVES.get(name), config)
     if form not in ("paper", "released"):
@@ -127,17 +157,21 @@ def _asked(objective: Objective) -> list[str]:
     return asked
 
 
+def _negatives_by_row(tensors: dict[str, Any]) -> dict[str, Any]:
+    """With negatives [B·N, …], those of a row one after the other, as [B, N, …]."""
+    rows = len(tensors["image"]) if "image" in tensors and tensors["image"].ndim else 0
+    flat = [one for one, plain in _NEGATIVES.items() if one in tensors and tensors[one].ndim == plain - 1 and rows]
+    by_row = {one: tensors[one].unflatten(0, (rows, -1)) for one in flat if len(tensors[one]) % rows == 0}
+    return {**tensors, **by_row}
+
+
 def _with_stand_ins(objective: Objective, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors that are not None, with STAND_INS, and negatives by row where they lie one after the other."""
-    found = {name: value for name, value in tensors.items() if value is not None}
+    """The tensors with STAND_INS."""
+    found = dict(tensors)
     for name, other in STAND_INS.items():
         if name in _asked(objective) and name not in found and other in found:
             # An embedding is one view.
             found[name] = found[other][:, None] if name.endswith("_views") else found[other]
-    for name, plain in (("neg_text", 3), ("teacher_neg_text", 3), ("neg_mask", 2)):
-        if name in found and found[name].ndim == plain - 1 and "image" in found:
-            # [B·N, …], those of a row one after the other.
-            found[name] = found[name].unflatten(0, (len(found["image"]), -1))
     return found
 
 
@@ -152,6 +186,12 @@ def _check_tensors(name: str, objective: Objective, tensors: Mapping[str, Any]) 
         )
     known = [*BASIC, *TEACHER, *QUEUES, *WHEN, *COLUMNS, *(t for need in NEEDS.values() for t in need.tensors)]
     own = [*(kept.name for kept in objective.keeps), *objective.parameters]
+    if WEIGHT in tensors and WEIGHT not in objective.columns:
+        raise RecipeError(
+            f"{WEIGHT} must only be given to an objective that names it in its columns",
+            value=f"loss.objective {name}, which weighs all rows alike",
+            fix="leave it out",
+        )
     for one in tensors:
         if one not in known and one not in own:
             raise RecipeError(
@@ -165,12 +205,6 @@ def _features(objective: Objective, tensors: Mapping[str, Any]) -> Features:
     from training.model import Features
 
     image, text = tensors["image"], tensors["text"]
-    if image.ndim != 2 or text.ndim != 3 or len(image) != len(text) or image.shape[1] != text.shape[2]:
-        raise RecipeError(
-            "image must be [B, D] and text [B, K, D]",
-            value=f"{list(image.shape)} and {list(text.shape)}",
-            fix="give a text of each row as text[:, None], [B, 1, D]",
-        )
     scale = tensors.get("logit_scale", 1 / objective.temperature_init)
     bias = tensors.get("logit_bias", objective.bias_init)
     features = Features(
@@ -258,7 +292,14 @@ def _with_own(objective: Objective, features: Features, text_mask_BK: Tensor, te
     if heads is None:
         return features
     heads = heads.to(features.image_BD)
-    parameters = {name: tensors[name] for name, _ in heads.named_parameters() if name in tensors}
+    shapes = {name: list(parameter.shape) for name, parameter in heads.named_parameters()}
+    # A number may have brackets or none.
+    parameters = {
+        name: tensors[name].view(shape) if shape in ([], [1]) and tensors[name].shape in ((), (1,)) else tensors[name]
+        for name, shape in shapes.items()
+        if name in tensors
+    }
+    check_alike("the objective's settings make it", parameters, shapes)
 
     def made(of: Features) -> Features:
         image_BD = torch.where(text_mask_BK.any(1)[:, None], of.image_BD, 0.0)

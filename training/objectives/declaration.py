@@ -290,6 +290,16 @@ class Objective:
     def after_step(self, features: Features, rows: Rows, exchange: Exchange) -> None:
         """Change the state after the optimiser's update, without gradient: once a step, with all rows of the step."""
 
+    def take_state(self, given: Mapping[str, Tensor]) -> None:
+        """Go on from some of the state, which `loss_by_name` is given.
+
+        Raises RecipeError for a tensor of another shape than `start` gives it.
+        """
+        from training.objectives.tensor_shapes import check_alike
+
+        check_alike("the objective's settings make it", given, {name: t.shape for name, t in self.state.items()})
+        self.state |= given
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a checkpoint's state.  Raises RecipeError for tensors of another form than `start` gives."""
         now, then = _forms_of(self.state), _forms_of(state)

@@ -116,7 +116,8 @@ class Instance(_Grouped):
 
         L = mean_ik ½ [-log softmax_l(s_l g_ik·t_il)_k - log softmax_l(s_l t_ik·g_il)_k]
 
-    An option of DreamLIP's code, there in one direction; SPARC (Bica et al. 2024) has both.  The same in every mode.
+    DreamLIP's code defines it, in one direction, and never calls it, so it has no released form; SPARC (Bica et al.
+    2024) has both directions.  The same in every mode.
     """
 
     def contrasted(

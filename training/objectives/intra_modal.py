@@ -110,6 +110,12 @@ class IntraModal(Objective):
         new = {name: exchange.everyone(of_rows)[there] for name, of_rows in zip(names, values, strict=True)}
         self.state = taken_in(self.state, new, "queued")
 
+    def take_state(self, given: Mapping[str, Tensor]) -> None:
+        """See `Objective`; queues may be of any length, as `given_queues` says."""
+        from training.objectives.given_queues import queues_from
+
+        self.state = queues_from(self.state, given, ("queue_id", "queue_group"))
+
     def _taught(self, features: Features, rows: Rows) -> tuple[Tensor, Tensor]:
         """What images and texts are close to, [B, D] each."""
         from training.losses.present import first_text, zeroed

@@ -29,11 +29,12 @@ class LocalMi(Objective):
         L_img = mean_i mean_a -log(exp(s l_ia·x_i) / (exp(s l_ia·x_i) + Σ_{j≠i} Σ_b exp(s l_jb·x_i)))
         L     = ½ (L_img + L_txt)
 
-    l_ia: the moving average's patches, averaged over cells of the grid; L_txt is the same of each text and its tokens,
-    and a row's other texts are no negatives.  TCL adds it, and `intra_modal`, to a contrast of images with texts at a
-    weight of 1 each.  Deviations from the released code: any square grid is pooled (there only one whose side is a
-    perfect square; see `training.losses.token_grids.pooled_grid`); negatives are those of all peers, there of the own
-    rank, which is mode local.  Default: TCL, pretraining.  Memory O(G·(A + K·L)·D + tile) in every mode but local.
+    l_ia: the moving average's patches, averaged over cells of ⌊P^(1/4)⌋ patches a side (those that do not fill a cell
+    are left out); L_txt is the same of each text and its tokens, and a row's other texts are no negatives.  TCL adds
+    it, and `intra_modal`, to a contrast of images with texts at a weight of 1 each.  Deviations from the released
+    code: any square grid is pooled (there only one whose side is a perfect square; see
+    `training.losses.token_grids.pooled_grid`); negatives are those of all peers, there of the own rank, which is mode
+    local.  Default: TCL, pretraining.  Memory O(G·(A + K·L)·D + tile) in every mode but local.
     """
 
     Config = LocalMiConfig

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
 from training.objectives.contrastive import inputs_of, present
 from training.objectives.declaration import Kept, Objective, Setup
@@ -100,7 +99,7 @@ class Momentum(Objective):
         text_own = torch.einsum("bd,bkd->bk", wide(images.teacher_ND), text_BKD)
         count = mask_BK.sum(1).clamp(min=1)
         alpha, filled = self.alpha, self._filled()
-        queue, label = self._queue_text(slots)[:filled], self._labels()[:filled]
+        queue, label = self.state["queue_text"][:filled], self.state["queue_label"][:filled]
         of_texts = Queue(queue.flatten(0, 1), label.repeat_interleave(slots))
         of_images = Queue(self.state["queue_image"][:filled], label)
         how = (scale, alpha, exchange, self.setup.tile)
@@ -125,34 +124,18 @@ class Momentum(Objective):
             "queue_text": exchange.everyone(teacher.text_BKD)[there],
             "queue_label": exchange.everyone(_label(rows))[there],
         }
-        state = {
-            **self.state,
-            "queue_text": self._queue_text(rows.text_mask_BK.shape[1]),
-            "queue_label": self._labels(),
-        }
-        self.state = taken_in(state, new, "queue_count")
+        self.state = taken_in(self.state, new, "queue_count")
+
+    def take_state(self, given: Mapping[str, Tensor]) -> None:
+        """See `Objective`; queues may be of any length, as `given_queues` says."""
+        from training.objectives.given_queues import queues_from
+
+        self.state = queues_from(self.state, given, ("queue_label",))
 
     def _filled(self) -> int:
         """How many places of the queues may hold something: all, of queues that `loss_by_name` is given alone."""
         size, count = len(self.state["queue_image"]), int(self.state["queue_count"])
         return min(count, size) if count else size
-
-    def _queue_text(self, slots: int) -> Tensor:
-        """[Q, K, D]; `loss_by_name` may be given [Q, D] for one slot."""
-        queue = self.state["queue_text"]
-        queue = queue[:, None] if queue.ndim == 2 else queue
-        if queue.shape[:2] != (len(self.state["queue_image"]), slots):
-            raise RecipeError(
-                "queue_text of loss.objective momentum must have the rows of queue_image and the slots of the batch",
-                value=f"{list(queue.shape)}; queue_image {list(self.state['queue_image'].shape)}, {slots} slots",
-                fix="give queue_text as [Q, K, D]",
-            )
-        return queue
-
-    def _labels(self) -> Tensor:
-        """[Q]; of queues that `loss_by_name` is given without labels, none."""
-        label, size = self.state["queue_label"], len(self.state["queue_image"])
-        return label if len(label) == size else label.new_full((size,), -1)
 
     def _sides(self, features: Features, rows: Rows, exchange: Exchange) -> tuple[Side, Side]:
         from training.losses.compose import without_what_is_missing

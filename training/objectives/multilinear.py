@@ -40,14 +40,15 @@ class Multilinear(Objective):
     Each of the three is the anchor in turn, against one random permutation each of the other two, with its own pair in
     the place of its row; or against all N² pairs.  A row counts if it has both texts.
     Permutations are drawn by (seed, step) over the rows in the order of their ids, the same on all workers: so W
-    workers compute what one would.  Released code draws without a seed, and keeps a negative of which both parts are
-    the anchor's own by chance; that is left out here, as are those of its group.
+    workers compute what one would.  Negatives of which both parts are the anchor's own by chance, or of its group, are
+    left out; the released form keeps the former.  That code draws without a seed, and knows no groups.
     It needs both texts to score an image, so add it to an objective for pairs.  Symile raises the limit of the
     temperature, for products of three unit vectors are small: see temperature.max, or sqrt_width.  The logits take
     O(B·G) memory, and features of all rows are gathered in every mode but local; with n_squared, O(G²) at least.
     """
 
     paper = "Symile, Saporta et al. 2024"
+    forms = ("paper", "released")
     Config = MultilinearConfig
     config: MultilinearConfig
 
@@ -80,5 +81,6 @@ class Multilinear(Objective):
             exchange,
             draw=(self.setup.seed, self.when.step) if self.config.negatives == "n" else None,
             tile=self.setup.tile,
+            keeps_own=self.form == "released",
         )
         return LossOutput(total, {self.config.name: total.detach()})

@@ -35,7 +35,6 @@ class OneToK(Contrastive):
     paper = "CCRK, Nie et al. 2024"
     Config = OneToKConfig
     config: OneToKConfig
-    paper = "CCRK, Nie et al. 2024"
     forms = ("paper", "released")
 
     def contrasts(self, text_mask_BK: Tensor) -> list[Contrast]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from training.losses.loss_inputs import LossOutput
     from training.model import Features, Rows
 
+#: The tensors of the state that have a row for each cluster.
+_CLUSTERS = ("image_centroids", "text_centroids", "image_of_text", "text_of_image")
+
 
 class PrototypeConfig(NamedConfig):
     """Its episodes and clusters, and the widths of the projectors."""
@@ -100,7 +103,7 @@ class Prototype(Objective):
 
         episode, clusters, width = self.config.episode, self.config.clusters, self.config.width
         rows = {"episode_image": episode, "episode_text": episode}
-        rows |= dict.fromkeys(("image_centroids", "text_centroids", "image_of_text", "text_of_image"), clusters)
+        rows |= dict.fromkeys(_CLUSTERS, clusters)
         return {
             **{name: torch.zeros(number, width, device=setup.device) for name, number in rows.items()},
             **{name: torch.zeros((), dtype=torch.int64, device=setup.device) for name in ("filled", "rounds")},
@@ -129,6 +132,21 @@ class Prototype(Objective):
         each_BK = losses_T.new_zeros(mask_BK.shape).masked_scatter(mask_BK, losses_T)
         total = batch_mean(each_BK.sum(1) / mask_BK.sum(1).clamp(min=1), mask_BK.any(1), exchange)
         return LossOutput(total, {self.config.name: total.detach()})
+
+    def take_state(self, given: Mapping[str, Tensor]) -> None:
+        """See `Objective`; clusters, of any number, are given all four tensors at once and count as found."""
+        missing = [name for name in _CLUSTERS if name not in given]
+        if 0 < len(missing) < len(_CLUSTERS):
+            raise RecipeError(
+                f"loss.objective {self.config.name} must be given all tensors of its clusters: {', '.join(_CLUSTERS)}",
+                value=f"without {', '.join(missing)}",
+                fix="add what is missing",
+            )
+        clusters = next((len(given[name]) for name in _CLUSTERS if name in given), self.config.clusters)
+        for name in _CLUSTERS:
+            self.state[name] = self.state[name][:1].expand(clusters, -1)
+        found = {} if missing else {"rounds": self.state["rounds"].new_ones(())}
+        super().take_state({**found, **given})
 
     def _losses(self, image_TE: Tensor, text_TE: Tensor, scale: Tensor) -> Tensor:
         """½ (L_I + L_T) of pairs [T]."""

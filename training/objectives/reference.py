@@ -15,6 +15,7 @@ from pairmill.registry_docs import render
 from training.objectives.by_name import BASIC, QUEUES, STAND_INS, TEACHER, WHEN
 from training.objectives.config import OBJECTIVES
 from training.objectives.declaration import COLUMNS, NEEDS, Objective
+from training.objectives.tensor_shapes import shape_of
 
 #: What `benchmarks/losses.py` measured: name -> time and memory of a training step, as multiples of those of clip.
 COSTS = Path(__file__).with_name("costs.json")
@@ -110,7 +111,12 @@ output.total.backward()  # scalar; output.parts adds up to it
 ```
 
 It is differentiable in every floating tensor, and float64 tensors give a float64 loss.  `form="released"` gives what an
-objective's official code computes where the objective says that it differs from the paper.  The tensors:
+objective's official code computes, for objectives below that have this form; it is the paper's for others, and a
+deviation from released code that an objective describes without naming the form is in both.
+
+A letter is the same size in all tensors: B rows, K text slots, D embedding, V views, N negatives of a row, P patches
+and L tokens of width T, M corner tokens.  A teacher is as wide as the model, E = D and U = T, unless it is a frozen
+one, and may have other views, W.  A mask may be zeros and ones of any type.  What does not fit is refused.
 """
 
 _KEPT = """\
@@ -130,7 +136,7 @@ def objectives_page() -> str:
 
 def losses() -> list[dict[str, Any]]:
     """Every objective as plain data: name, paper, what it is, equation, needs, modes, forms, keys, measured cost."""
-    costs = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
+    costs = _costs()
     found = []
     for name in OBJECTIVES.names:
         objective = OBJECTIVES.get(name)
@@ -151,19 +157,24 @@ def losses() -> list[dict[str, Any]]:
     return found
 
 
+def _costs() -> dict[str, dict[str, float]]:
+    """By name, multiples of clip's time and memory; nothing where nothing was measured."""
+    return json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
+
+
 def _by_name() -> str:
     of_needs = {tensor: f"of the need `{name}`" for name, need in NEEDS.items() for tensor in need.tensors}
     tensors = {
         **BASIC,
         **{name: _of_teacher(name) for name in TEACHER},
-        **dict.fromkeys(QUEUES, "[Q, D] of any Q: embeddings of earlier steps, for objectives that keep them"),
+        **dict.fromkeys(QUEUES, "of any Q: embeddings of earlier steps, for objectives that keep them"),
         **of_needs,
         **COLUMNS,
-        **dict.fromkeys(WHEN, "integer: where the run stands; left out: at the last step of one epoch"),
+        **dict.fromkeys(WHEN, "where the run stands; left out: at the last step of one epoch"),
     }
-    lines = [f"| `{name}` | {what} |" for name, what in tensors.items()]
+    lines = [f"| `{name}` | {shape_of(name)} | {what} |" for name, what in tensors.items()]
     own = "State and the parameters of an objective's own are tensors too, by the names that it gives them.\n"
-    return "\n".join([_BY_NAME, "| tensor | what it is |", "|---|---|", *lines, "", own])
+    return "\n".join([_BY_NAME, "| tensor | shape | what it is |", "|---|---|---|", *lines, "", own])
 
 
 def _of_teacher(name: str) -> str:
@@ -172,11 +183,13 @@ def _of_teacher(name: str) -> str:
 
 
 def _facts(objective: type[Objective]) -> str:
+    names = {OBJECTIVES.get(name): name for name in OBJECTIVES.names}
     needs = ", ".join(f"`{need}`" for need in objective.needs) or "nothing"
     facts = [f"Paper: {objective.paper}."] if objective.paper else []
     facts += [f"Needs {needs}.", f"Temperature at the start: {objective.temperature_init:g}."]
-    if objective.modes != Objective.modes:
-        facts.append(f"Exact in `loss.mode` {', '.join(objective.modes)}.")
+    facts.append(f"Exact in `loss.mode` {', '.join(objective.modes)}.")
+    if cost := _costs().get(names[objective]):
+        facts.append(f"A step takes {cost['time']:.2f} of clip's time and {cost['memory']:.2f} of its memory.")
     if "released" in objective.forms:
         facts.append('`form="released"` is what the official code computes.')
     if not objective.keeps:

@@ -43,7 +43,8 @@ class TokenMax(Objective):
     tokens exist tile by tile, `loss.tile` of them at a time: memory is that of the tokens of all rows in mode gather,
     and of the own rows in mode ring.
     With top_share, a token counts as much as the sum of its cosines with the other side of its own row, and only the
-    best are gathered; the own side keeps all of its tokens (DeCLIP, whose count of 16 tokens is a share here).
+    best are gathered; the own side keeps all of its tokens (DeCLIP, whose count of 16 tokens is a share here).  The
+    share is of the tokens that a text has, rounded up.
     The released form is x-clip's, which takes all tokens and contrasts both similarities over images.
     """
 

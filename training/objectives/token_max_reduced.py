@@ -34,7 +34,7 @@ class TokenMaxReduced(TokenMax):
 
     W₁ and W₃ mix within groups of the width.  The n tokens (12) are compared at n/P of the cost, and so are gathered.
     With own_scale it has a temperature of its own.  Wukong also keeps the image tower as it was trained before: see
-    `locked`.  The released form is that of `token_max`.
+    `model.lock_image.locked`.  The released form is that of `token_max`.
     """
 
     paper = "Wukong, Gu et al. 2022"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,15 @@ def telling(patches: Tensor, tensors: Tensors, share: float) -> tuple[Tensor, Te
             if mask[i, k].any():
                 of_patch += product[:, mask[i, k]].sum(1)
             of_token = product.sum(0).masked_fill(~mask[i, k], -math.inf)
-            best = of_token.argsort(descending=True)[: math.ceil(share * mask.shape[2])]
-            kept[i, k, best] = mask[i, k, best]
-        kept_patches[i, of_patch.argsort(descending=True)[: math.ceil(share * patches.shape[1])]] = True
+            best = of_token.argsort(descending=True)[: share_of(int(mask[i, k].sum()), share)]
+            kept[i, k, best] = True
+        kept_patches[i, of_patch.argsort(descending=True)[: share_of(patches.shape[1], share)]] = True
     return kept, kept_patches
+
+
+def share_of(count: int, share: float) -> int:
+    """Tokens of most weight, of those that there are; 0.07 of 100 are 7."""
+    return math.ceil(Decimal(str(share)) * count)
 
 
 def token_max(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Tensor:
@@ -152,7 +158,8 @@ def multilinear(tensors: Tensors, settings: Mapping[str, Any], form: str) -> Ten
             else:
                 found = [(a, b) for a in rows for b in rows]
             near = [j for j in rows if j == i or group[j] == group[i] >= 0]
-            found = [pair for pair in found if not (pair[0] in near and pair[1] in near)]
+            kept = form == "released" and settings.get("negatives", "n") == "n"
+            found = [(a, b) for a, b in found if not (a in near and b in near) or (kept and a == b == i)]
             products = [(sides[anchor][i] * sides[one][a] * sides[other][b]).sum() for a, b in [(i, i), *found]]
             each.append(-(scale * torch.stack(products)).log_softmax(0)[0])
     return torch.stack(each).mean()
@@ -352,6 +359,7 @@ ENTRIES = [
             {"slots": [2, 0]},
             {"negatives": "n_squared", "sqrt_width": True},
         ),
+        forms=("paper", "released"),
         at_chance=lambda rows, slots: 2 * math.log(rows),
         spares_groups=False,  # with two texts a row: test_multilinear
         slots_alike=False,

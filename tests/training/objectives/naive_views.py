@@ -162,12 +162,12 @@ def with_wrong_texts(tensors: dict[str, Any], random: torch.Generator) -> dict[s
 
 
 def pooled(patches: Tensor) -> list[Tensor]:
-    """Means over the cells of a square grid."""
+    """Means over cells of ⌊√side⌋ patches a side; those that make no cell are left out."""
     side = math.isqrt(len(patches))
-    cells = side // math.isqrt(side)
-    ends = [(c * side // cells, -(-(c + 1) * side // cells)) for c in range(cells)]
+    wide = math.isqrt(side)
+    begins = [c * wide for c in range(side // wide)]
     grid = patches.reshape(side, side, -1)
-    return [grid[top:bottom, left:right].mean((0, 1)) for top, bottom in ends for left, right in ends]
+    return [grid[top : top + wide, left : left + wide].mean((0, 1)) for top in begins for left in begins]
 
 
 def local_mi(tensors: Tensors, settings: Settings, form: str) -> Tensor:

@@ -95,16 +95,32 @@ def test_the_teachers_share_grows_over_the_first_epoch(step: int, share: float) 
     torch.testing.assert_close(found, by_hand(tensors, {"alpha": share}, "paper"))
 
 
-def test_queues_of_another_form_are_refused_or_understood() -> None:
-    tensors = tensors_of(BY_NAME["momentum"], ROWS, 1, WIDTH)
-    flat = {**tensors, "queue_text": tensors["queue_text"][:, 0]}
-    settings = {"queue": 5}
-    assert torch.equal(
-        loss_by_name("momentum", flat, settings).total, loss_by_name("momentum", tensors, settings).total
-    )
-    short = {**tensors, "queue_text": tensors["queue_text"][:3]}
-    with pytest.raises(RecipeError, match=r"\[3, 1, 4\]; queue_image \[5, 4\]"):
-        loss_by_name("momentum", short, settings)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_queues_may_be_of_any_length_and_of_first_texts(slots: int) -> None:
+    tensors = tensors_of(BY_NAME["momentum"], ROWS, slots, WIDTH)
+
+    def total(**queues: Tensor) -> Tensor:
+        return loss_by_name("momentum", {**tensors, **queues}, {"queue": 5}).total
+
+    image, text = tensors["queue_image"], tensors["queue_text"]
+    firsts = torch.cat([text[:, :1], torch.zeros_like(text[:, 1:])], 1)
+    assert total(queue_text=text[:, 0]) == total(queue_text=firsts)
+    filled = torch.cat([text[:3], torch.zeros_like(text[3:])])
+    torch.testing.assert_close(total(queue_text=text[:3]), total(queue_text=filled))
+    empty = torch.zeros_like(image)
+    left_out = {name: value for name, value in tensors.items() if name != "queue_image"}
+    found = loss_by_name("momentum", left_out, {"queue": 5}).total
+    torch.testing.assert_close(found, total(queue_image=empty))
+
+
+@pytest.mark.parametrize("name", ["momentum", "intra_modal"])
+def test_labels_of_a_queue_are_as_many_as_its_rows(name: str) -> None:
+    tensors, settings = tensors_of(BY_NAME[name], ROWS, SLOTS, WIDTH), BY_NAME[name].settings[0]
+    labels = "queue_label" if name == "momentum" else "queue_group"
+    tensors = {one: value for one, value in tensors.items() if one not in ("queue_id", "queue_group")}
+    given = {**tensors, labels: torch.arange(3)}
+    with pytest.raises(RecipeError, match=f"{labels} must be as large as the rows of each queue"):
+        loss_by_name(name, given, settings)
 
 
 def _on_rank(rank: int, tensors: dict[str, Any]) -> dict[str, Tensor]:

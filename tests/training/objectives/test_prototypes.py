@@ -165,3 +165,14 @@ def test_captioning_asks_for_one_of_two_tensors() -> None:
     assert logits.shape[-1] > C
     with pytest.raises(RecipeError, match="caption_losses or caption_logits"):
         loss_by_name("captioning", tensors)
+
+
+def test_clusters_that_are_given_count_as_found() -> None:
+    entry = BY_NAME["prototype"]
+    tensors = tensors_of(entry, 5, 2, 6)
+    few = {name: value for name, value in tensors.items() if name != "rounds"}
+    found = loss_by_name("prototype", few, entry.settings[0]).total
+    assert found == loss_by_name("prototype", tensors, entry.settings[0]).total != 0
+    del few["text_of_image"]
+    with pytest.raises(RecipeError, match="without text_of_image"):
+        loss_by_name("prototype", few, entry.settings[0])

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
-from entries import basic
+from entries import Entry, basic
+from entries import tensors_of as every_tensor
+from every_entry import ENTRIES
 from naive_similarities import token_max_tensors
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training.gather import Exchange
 from training.objectives import loss_by_name
 from training.objectives.by_name import computed
+from training.objectives.config import OBJECTIVES
 
 
 class Largest(TorchDispatchMode):
@@ -104,3 +107,43 @@ def test_a_share_of_one_is_all_tokens() -> None:
     torch.testing.assert_close(
         loss_by_name("token_max", tensors, {"top_share": 1.0}).total, loss_by_name("token_max", tensors).total
     )
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings"),
+    [
+        (entry, settings)
+        for entry in ENTRIES
+        for settings in entry.settings
+        if {"tokens", "masked", "captions"} & set(OBJECTIVES.get(entry.name).needs)
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_longer_padding_changes_nothing(entry: Entry, settings: Any) -> None:
+    tensors = every_tensor(entry, 5, 2, 6)
+    longer = dict(tensors)
+    for name in ("text_tokens", "teacher_text_tokens", "masked_text_tokens", "caption_logits"):
+        if name in tensors:
+            longer[name] = F.pad(tensors[name], (0, 0, 0, 7), value=0.5)
+    for name, value in (("text_token_mask", False), ("text_token_hidden", False), ("caption_labels", -1)):
+        if name in tensors:
+            longer[name] = F.pad(tensors[name], (0, 7), value=value)
+    # The released form of FDT takes padding for a token, as its documentation says.
+    for form in entry.forms if entry.name != "codebook" else ["paper"]:
+        found = loss_by_name(entry.name, longer, settings, form).total
+        torch.testing.assert_close(found, loss_by_name(entry.name, tensors, settings, form).total)
+
+
+def test_a_share_is_of_a_texts_own_tokens() -> None:
+    # Each text has 5 tokens of which its patches tell the first ones; a quarter of 5, rounded up, is 2.
+    tensors = tensors_of(4, 3, 20, 8)
+    mask = torch.zeros(4, 1, 20, dtype=torch.bool)
+    mask[..., :5] = True
+    alone = {**tensors, "text_tokens": tensors["text_tokens"][:, :, :5]}
+    found = [
+        loss_by_name("token_max", given, {"top_share": 0.25}).total
+        for given in ({**tensors, "text_token_mask": mask}, alone)
+    ]
+    torch.testing.assert_close(*found)
+    all_of_them = loss_by_name("token_max", alone, {"top_share": 1.0}).total
+    assert not torch.isclose(found[0], all_of_them)

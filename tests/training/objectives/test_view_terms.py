@@ -113,25 +113,29 @@ def test_what_a_teacher_must_give_too_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("side", "cells"), [(1, 1), (2, 2), (7, 3), (14, 4), (16, 4), (24, 6)])
-def test_any_square_grid_is_pooled_and_no_patch_left_out(side: int, cells: int) -> None:
+def test_any_square_grid_is_pooled_in_whole_cells(side: int, cells: int) -> None:
     patches = torch.randn(2, side * side, 3, dtype=torch.float64, requires_grad=True)
-    pooled = pooled_grid(patches)
+    pooled, wide = pooled_grid(patches), math.isqrt(side)
     assert pooled.shape == (2, cells * cells, 3)
-    torch.testing.assert_close(pooled_grid(torch.ones(1, side * side, 1)), torch.ones(1, cells * cells, 1))
+    grid = patches.view(2, side, side, 3)
+    torch.testing.assert_close(pooled[:, 0], grid[:, :wide, :wide].mean((1, 2)))
+    last = slice((cells - 1) * wide, cells * wide)
+    torch.testing.assert_close(pooled[:, -1], grid[:, last, last].mean((1, 2)))
     (gradient,) = torch.autograd.grad(pooled.sum(), patches)
-    assert (gradient > 0).all()
-    if side % cells == 0:
-        first = patches.view(2, side, side, 3)[:, : side // cells, : side // cells].mean((1, 2))
-        torch.testing.assert_close(pooled[:, 0], first)
+    # No patch is in two cells, and the remainder is in none.
+    assert (gradient > 0).sum() == 2 * 3 * (cells * wide) ** 2
+    assert torch.allclose(gradient[gradient > 0], torch.tensor(1 / wide**2, dtype=torch.float64))
 
 
 def test_tokens_that_cannot_be_used_are_refused() -> None:
     tensors = tensors_of(BY_NAME["local_mi"], ROWS, SLOTS, WIDTH)
     with pytest.raises(RecipeError, match="square grid"):
-        loss_by_name("local_mi", {**tensors, "teacher_image_tokens": tensors["teacher_image_tokens"][:, 1:]})
+        loss_by_name(
+            "local_mi", {**tensors, **{name: tensors[name][:, 1:] for name in tensors if "image_tokens" in name}}
+        )
     tensors = tensors_of(BY_NAME["grouping"], ROWS, SLOTS, WIDTH)
     with pytest.raises(RecipeError, match="as wide as the embeddings"):
-        loss_by_name("grouping", {**tensors, "image_tokens": tensors["image_tokens"][..., 1:]})
+        loss_by_name("grouping", {**tensors, **{name: tensors[name][..., 1:] for name in tensors if "_tokens" in name}})
 
 
 def test_without_a_wrong_text_it_is_clip() -> None:
@@ -208,3 +212,14 @@ def test_the_patch_of_another_tower_is_refused() -> None:
     weights = [name for name in tensors if name.startswith("decoder_")]
     with pytest.raises(RecipeError, match=r"must.*\n.*12 values"):
         loss_by_name("masked_image", {n: v for n, v in tensors.items() if n not in weights}, {"patch": 3})
+
+
+def test_a_queue_of_all_slots_is_that_of_its_first_texts() -> None:
+    tensors, settings = tensors_of(BY_NAME["intra_modal"], ROWS, SLOTS, WIDTH), BY_NAME["intra_modal"].settings[0]
+    first = tensors["queue_text"]
+    # The first row has a text in the last slot alone, the others have more texts than one.
+    whole = torch.stack([first, *[first.roll(1, 0)] * (SLOTS - 1)], 1)
+    whole[~first.any(1)] = 0
+    whole[0, :-1], whole[0, -1] = 0, first[0]
+    found = loss_by_name("intra_modal", {**tensors, "queue_text": whole}, settings).total
+    assert found == loss_by_name("intra_modal", tensors, settings).total
