@@ -88,9 +88,8 @@ def data() -> Path:
 
 
 def tower(name: str) -> Path:
-    """The demo's model with a vision transformer in place of its ResNet; coca: with a decoder too."""
-    described = json.loads((ROOT / "pipelines" / "recipes" / "models" / "emoji.json").read_text())
-    described["vision_cfg"] = {"image_size": 64, "layers": 3, "width": 128, "head_width": 32, "patch_size": 8}
+    """The architecture of the demo with a vision transformer in place of its ResNet; coca: with a decoder too."""
+    described = json.loads((ROOT / "pipelines" / "recipes" / "models" / "emoji-vit.json").read_text())
     if name == "coca":
         described["vision_cfg"] |= {"attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True}
         text = {key: value for key, value in described["text_cfg"].items() if key not in ("pool_type", "eos_id")}
