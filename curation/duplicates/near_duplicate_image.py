@@ -42,6 +42,8 @@ Hashes = npt.NDArray[np.uint64]
 
 HASH_BITS = 64
 
+# Most rows of one hash that are all compared with others, which links every close pair.  Of more rows only leaders are.
+_COMPARED = 8
 # Hashes compared at once: 16k of them with their keys and results stay in a core's second-level cache.
 _CHUNK = 1 << 14
 # Pairs found before they are reduced to a forest: 16 MB.
@@ -132,7 +134,10 @@ class NearDuplicateImage(Kind):
         return pa.table({"row": np.tile(row, max_distance + 1), "key": key}, schema=KEYS)
 
     def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:
-        """Pairs within `max_distance` bits: fewer than rows, and connecting what all such pairs connect."""
+        """Pairs that are close: fewer than rows, and connecting what all close pairs connect.
+
+        Of more than `_COMPARED` rows of one hash, only those that lead others of like colours are compared further.
+        """
         max_distance, max_colour = self.config.max_distance, self.config.max_colour
         key = rows["key"].to_numpy()
         phash, colours = _hashes(rows), layouts(rows["colours"])
@@ -141,6 +146,10 @@ class NearDuplicateImage(Kind):
         changes = np.ones(len(order), dtype=bool)
         changes[1:] = (key[1:] != key[:-1]) | (phash[1:] != phash[:-1])
         centre = leaders(changes, colours, max_colour)
+        group = np.cumsum(changes) - 1
+        few = np.flatnonzero((np.bincount(group, minlength=1)[group] <= _COMPARED) & (centre != np.arange(len(centre))))
+        unlike = few[~within(colours, few, colours, centre[few], 0)]
+        centre[unlike] = unlike
         leads = centre == np.arange(len(centre))
         heads = np.flatnonzero(leads)
         # Rows of the same hash meet in every band; their stars come from the first.
@@ -163,7 +172,7 @@ def _close_pairs(
 ) -> tuple[Indices, Indices]:
     """A spanning forest of the pairs of equal key that are close, as indices (left, right).
 
-    key, phash, colours: [n], sorted by key; those of one key and hash are more than `max_colour` apart.
+    key, phash, colours: [n], sorted by key.
     """
 
     def alike(found: list[tuple[Indices, Indices]]) -> tuple[Indices, Indices]:
@@ -230,7 +239,7 @@ def _forest(left: Indices, right: Indices, one: Indices, other: Indices, phash: 
     left, right = np.append(left, one), np.append(right, other)
     nodes, ends = np.unique(np.concatenate([left, right]), return_inverse=True)
     a, b = ends.reshape(2, -1)
-    # Leaders of the same hash are not close, so no distance is zero, which would mean no edge.
-    distance = bit_count(phash[left] ^ phash[right])
+    # A distance of zero would mean no edge.
+    distance = bit_count(phash[left] ^ phash[right]) + 1
     tree = coo_array(minimum_spanning_tree(coo_array((distance, (a, b)), shape=(len(nodes), len(nodes))).tocsr()))
     return nodes[tree.row], nodes[tree.col]
