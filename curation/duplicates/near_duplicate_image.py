@@ -43,7 +43,7 @@ Hashes = npt.NDArray[np.uint64]
 HASH_BITS = 64
 
 # Most rows of one hash that are all compared with others, which links every close pair.  Of more rows only leaders are.
-_COMPARED = 8
+_COMPARED = 64
 # Hashes compared at once: 16k of them with their keys and results stay in a core's second-level cache.
 _CHUNK = 1 << 14
 # Pairs found before they are reduced to a forest: 16 MB.
