@@ -222,6 +222,8 @@ def _chunks(size: Indices) -> Iterator[slice]:
 
 def _meet_here_first(key: Indices, differing: Hashes, max_distance: int) -> npt.NDArray[np.bool_]:
     """Mask of the pairs for which this band is the first they share, so that each pair is found once."""
+    if max_distance == 0:  # the whole hash is the only band
+        return np.ones(len(key), np.bool_)
     first = np.full(len(key), max_distance + 1)
     for number, (shift, mask) in reversed(list(enumerate(blocks(max_distance)))):
         first[(differing >> np.uint64(shift)) & np.uint64(mask) == 0] = number

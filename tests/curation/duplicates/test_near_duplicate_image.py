@@ -84,15 +84,16 @@ def test_components_are_those_of_all_pairs_in_pieces_of_any_size(
     assert edges <= close
 
 
+@pytest.mark.parametrize("max_distance", [0, 4])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_close_pair_of_few_rows_of_a_hash_is_in_one_family(seed: int) -> None:
+def test_every_close_pair_of_few_rows_of_a_hash_is_in_one_family(seed: int, max_distance: int) -> None:
     """Also where the leaders of two hashes, or of one, are unlike and others of theirs are not."""
     rng = np.random.default_rng(seed)
     near_by = np.array([BASE, flip(BASE, 3), flip(BASE, 3, 40), flip(BASE, 9, 10, 50)], np.uint64)
     hashes = near_by[np.arange(32) % 4]
     lumas = rng.integers(0, 128, 32)
-    edges = set(linked(hashes, 4, [shade(int(luma)) for luma in lumas]))
-    close = {(i, j) for i, j in all_close_pairs(hashes, 4) if abs(int(lumas[i]) - int(lumas[j])) <= 8}
+    edges = set(linked(hashes, max_distance, [shade(int(luma)) for luma in lumas]))
+    close = {(i, j) for i, j in all_close_pairs(hashes, max_distance) if abs(int(lumas[i]) - int(lumas[j])) <= 8}
     assert components(32, edges) == components(32, close)
     assert edges <= close
 
