@@ -95,6 +95,7 @@ LANGUAGES = MappingProxyType(
         "cyrillic": tuple(CYRILLIC),
         "arabic": ("ar", "fa", "ur", "ps", "sd", "ug", "ku"),
         "hebrew": ("he", "yi"),
+        "thaana": ("dv",),
         "devanagari": ("hi", "mr", "ne", "sa"),
         "bengali": ("bn", "as"),
         "hangul": ("ko",),

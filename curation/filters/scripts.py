@@ -21,6 +21,7 @@ SCRIPTS = MappingProxyType(
         "greek": "\u0370-\u03ff\u1f00-\u1fff",
         "arabic": "\u0620-\u064a\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefc",
         "hebrew": "\u05d0-\u05f4",
+        "thaana": "\u0780-\u07b1",
         "devanagari": "\u0900-\u097f",
         "bengali": "\u0980-\u09ff",
         "gurmukhi": "\u0a00-\u0a7f",

@@ -66,6 +66,7 @@ TEXTS = {
     "he": ("תפוח אדום",),
     "el": ("κόκκινο μήλο",),
     "hi": ("लाल सेब", "समुद्र तट पर कुत्ता"),
+    "dv": ("ރަތް އާފަލު",),
 }
 
 
@@ -77,7 +78,9 @@ def test_short_texts(language: str) -> None:
 
 #: Texts of the languages whose letters have capitals, that are right in running text.
 CASED = {
-    language: texts for language, texts in TEXTS.items() if language not in ("zh", "ja", "ko", "th", "ar", "he", "hi")
+    language: texts
+    for language, texts in TEXTS.items()
+    if language not in ("zh", "ja", "ko", "th", "ar", "he", "hi", "dv")
 }
 
 
