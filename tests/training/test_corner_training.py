@@ -154,5 +154,5 @@ def test_a_tower_that_cannot_have_corners_is_refused_as_the_model_is_built() -> 
 def test_corner_features_of_another_form_are_refused() -> None:
     image, text = torch.eye(3), torch.eye(3)[:, None].expand(3, 2, 3)
     for extra in (torch.zeros(3, 2, 3), torch.zeros(3, 1, 2, 3), torch.zeros(3, 2, 2, 4)):
-        with pytest.raises(RecipeError, match=r"text_extra must be \[B, K, m, D\]"):
+        with pytest.raises(RecipeError, match=r"text_extra must be \[B, K, M, D\]"):
             loss_by_name("lotlip", {"image": image, "text": text, "text_extra": extra})
