@@ -29,7 +29,7 @@ from torch import Tensor
 
 from training import gather
 from training.gather import Exchange, open_exchange
-from training.objectives.by_name import computed
+from training.objectives.by_name import computed, drawn_heads
 from training.objectives.config import OBJECTIVES
 
 RANKS, SLOTS, WIDTH, TILE = 2, 2, 256, (256, 512)
@@ -59,10 +59,7 @@ def weights_of_heads(objective: str, given: dict[str, Any], *, dry: bool) -> dic
     """What an objective's own heads begin with, in float64: drawn once, since a draw depends on the precision."""
     settings = SMALL.get(objective, {}) if dry else {}
     opened = computed(objective, given, settings, "paper", Exchange(), TILE)[1]
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    heads = opened.heads(opened.setup)
-    torch.set_default_dtype(torch.float32)
+    heads = drawn_heads(opened, torch.float64)
     return {} if heads is None else {name: weight.detach() for name, weight in heads.named_parameters()}
 
 

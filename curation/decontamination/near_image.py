@@ -241,7 +241,7 @@ def _framed(pixels: npt.NDArray[np.uint8], crop: float) -> tuple[bytes, bytes]:
         frame = np.ascontiguousarray(pixels[rows, columns])
         hashes.append(perceptual_hash(grey_copy(frame)))
         found.append(colour_layout(frame))
-    return np.array(hashes, np.uint64).tobytes(), coarse(layouts(pa.chunked_array([found], pa.binary()))).tobytes()
+    return np.array(hashes, np.uint64).tobytes(), coarse(np.frombuffer(b"".join(found), np.uint8)).tobytes()
 
 
 def _narrow(numbers: npt.NDArray[Any], largest: int) -> _Narrow:

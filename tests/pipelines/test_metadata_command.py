@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -14,23 +15,25 @@ from pipelines import output
 from pipelines.cli import app
 
 
-def test_it_writes_what_the_rule_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    titles = tmp_path / "views.tsv"
-    titles.write_text("title\tcount\tlanguage\nHot_dog\t90\ten\nRare\t3\ten\n桥\t80\tzh\n", encoding="utf-8")
+def made(folder: Path, titles: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `pairmill metadata` says of a list of titles; it writes folder/m.json."""
+    (folder / "views.tsv").write_text(titles, encoding="utf-8")
     monkeypatch.setattr(output, "_stdout", said := io.StringIO())
-    done = CliRunner().invoke(app, ["metadata", str(titles), "--to", str(tmp_path / "m.json"), "--json"])
+    done = CliRunner().invoke(app, ["metadata", str(folder / "views.tsv"), "--to", str(folder / "m.json"), "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(said.getvalue())["entries"] == {"en": 1, "zh": 1}
+    found: dict[str, Any] = json.loads(said.getvalue())
+    return found
+
+
+def test_it_writes_what_the_rule_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = made(tmp_path, "title\tcount\tlanguage\nHot_dog\t90\ten\nRare\t3\ten\n桥\t80\tzh\n", monkeypatch)
+    assert found["entries"] == {"en": 1, "zh": 1}
     assert read_metadata(tmp_path / "m.json") == {"en": ["Hot dog"], "zh": ["桥"]}
 
 
 def test_it_says_how_many_entries_no_caption_can_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    titles = tmp_path / "views.tsv"
-    titles.write_text("title\tcount\nSt._Louis\t95\nDr._No\t94\nHot_dog\t93\nWest-östlich\t92\n", encoding="utf-8")
-    monkeypatch.setattr(output, "_stdout", said := io.StringIO())
-    done = CliRunner().invoke(app, ["metadata", str(titles), "--to", str(tmp_path / "m.json"), "--json"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(said.getvalue())
+    titles = "title\tcount\nSt._Louis\t95\nDr._No\t94\nHot_dog\t93\nWest-östlich\t92\n"
+    found = made(tmp_path, titles, monkeypatch)
     assert (found["entries"], found["never_named"]) == ({"other": 4}, {"other": 2})
 
 

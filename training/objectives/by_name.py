@@ -14,7 +14,8 @@ from training.objectives.declaration import COLUMNS, NEEDS, Objective, Setup, Wh
 from training.objectives.tensor_shapes import as_tensors, check_alike, check_shapes
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
     from training.gather import Exchange
     from training.losses.loss_inputs import LossOutput
@@ -272,6 +273,23 @@ def _column(name: str, values: Tensor, slots: int) -> Tensor:
     return values[:, None].expand(-1, slots) if name == NOISE and values.ndim == 1 else values
 
 
+def drawn_heads(objective: Objective, dtype: torch.dtype) -> nn.Module | None:
+    """An objective's own heads as seed 0 draws them; None if it has none.
+
+    dtype: of the features, so that a float64 loss has what a parameter begins with in float64.
+    """
+    import torch
+
+    usual = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            torch.set_default_dtype(torch.promote_types(usual, dtype))
+            return objective.heads(objective.setup)
+        finally:
+            torch.set_default_dtype(usual)
+
+
 def _with_own(objective: Objective, features: Features, text_mask_BK: Tensor, tensors: Mapping[str, Any]) -> Features:
     """With what the heads make, of parameters that are among the tensors or drawn by seed 0.
 
@@ -280,15 +298,7 @@ def _with_own(objective: Objective, features: Features, text_mask_BK: Tensor, te
     import torch
     from torch.func import functional_call
 
-    usual = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            # So that a float64 loss has what a parameter begins with in float64.
-            torch.set_default_dtype(torch.promote_types(usual, features.image_BD.dtype))
-            heads = objective.heads(objective.setup)
-        finally:
-            torch.set_default_dtype(usual)
+    heads = drawn_heads(objective, features.image_BD.dtype)
     if heads is None:
         return features
     heads = heads.to(features.image_BD)
