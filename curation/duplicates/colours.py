@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.duplicates.kinds import Indices
+from pairmill.errors import RunDirError
 
 Layouts = npt.NDArray[np.uint8]
 
@@ -23,8 +24,16 @@ _CHUNK = 3 << 18
 
 
 def known(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Mask of the rows that have a layout; one of another length was made by earlier code, and counts as none."""
-    return pc.fill_null(pc.equal(pc.binary_length(column), NUMBERS), False)
+    """Mask of the rows that have a layout.  Raises RunDirError for one of another length: other code made it."""
+    length = pc.binary_length(column)
+    if others := set(pc.unique(length).to_pylist()) - {None, NUMBERS}:
+        raise RunDirError(
+            "pictures whose colours are compared must have been measured by this version of pairmill",
+            value=f"colours of {max(others)} bytes, which are of {NUMBERS} now",
+            fix="curate the run that they come from, this one or one of against, again with this version, or leave "
+            "out the kind of duplicates or matches that compares colours",
+        )
+    return length.is_valid()
 
 
 def layouts(column: pa.ChunkedArray) -> Layouts:

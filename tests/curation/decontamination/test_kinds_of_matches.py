@@ -26,7 +26,7 @@ from curation.embedding.vectors import vector_column
 from curation.images.config import ImageConfig
 from curation.images.inspect import inspect_image
 from curation.images.measure import colour_layout, grey_copy, perceptual_hash
-from pairmill.errors import RecipeError
+from pairmill.errors import RecipeError, RunDirError
 from pairmill.registry import NamedConfig
 
 
@@ -126,7 +126,7 @@ def test_a_layout_is_within_a_level_of_the_means_of_its_quarters() -> None:
     assert np.abs(found - expected).max() <= 1.5
 
 
-def test_rows_whose_colours_earlier_code_measured_are_not_compared() -> None:
+def test_rows_whose_colours_other_code_measured_are_refused() -> None:
     phash = 0x0F0F_3333_5555_A5A5
     reference = pa.table(
         {
@@ -136,7 +136,10 @@ def test_rows_whose_colours_earlier_code_measured_are_not_compared() -> None:
         }
     )
     rows = pa.table({"phash": pa.array([phash] * 2, pa.uint64()), "colours": [bytes(48), bytes(192)]})
-    assert pairs(NearImage(NearImageConfig(name="near_image", max_difference=255)), rows, reference) == {(1, 0): 1}
+    with pytest.raises(RunDirError) as refused:
+        pairs(NearImage(NearImageConfig(name="near_image", max_difference=255)), rows, reference)
+    assert refused.value.value == "colours of 48 bytes, which are of 192 now"
+    assert pairs(NearImage(NearImageConfig(name="near_image", max_difference=255)), rows[1:], reference) == {(0, 0): 1}
 
 
 def test_a_picture_is_hashed_whole_and_as_it_would_look_cut() -> None:

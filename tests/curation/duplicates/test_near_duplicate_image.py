@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from curation.duplicates import colours, near_duplicate_image
 from curation.duplicates.near_duplicate_image import NearDuplicateImage, NearDuplicateImageConfig, blocks
+from pairmill.errors import RunDirError
 
 BASE = 0x0F0F_3333_5555_A5A5
 Hashes = np.ndarray[Any, Any]
@@ -128,9 +129,11 @@ def test_equal_hashes_of_other_colours_are_not_linked() -> None:
         assert linked(hashes[:2], 4, [GREY, bytes(changed)]) == []
 
 
-def test_colours_that_earlier_code_measured_are_not_compared() -> None:
-    hashes = np.array([BASE] * 4, np.uint64)
-    assert linked(hashes, 4, [GREY, GREY[:48], GREY[:48], GREY]) == [(0, 3)]
+def test_colours_that_other_code_measured_are_refused() -> None:
+    hashes = np.array([BASE] * 3, np.uint64)
+    with pytest.raises(RunDirError) as refused:
+        linked(hashes, 4, [GREY, GREY[:48], GREY])
+    assert refused.value.value == "colours of 48 bytes, which are of 192 now"
 
 
 @pytest.mark.parametrize("parts", [16, 64])
