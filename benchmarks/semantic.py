@@ -109,13 +109,14 @@ def ours(path: Path, rows: int, probes: int, to: Path) -> dict[str, Any]:
     ).resolved(["image_embedding_made_up"])
     kind = kinds_of(config)[0]
     numbers = range(math.ceil(rows / SHARD))
-    parts: list[pa.Table] = []
-    for number in numbers:
-        parts.append(sample_of(shard(path, rows, number), kind, rows))
-        if len(parts) == 32:
-            parts = [smallest(parts, kind, rows)]
-    kind = fitted(kind, smallest(parts, kind, rows), rows)
-    del parts
+    sample = sample_of(shard(path, rows, 0), kind, rows)
+    # A thread for each core, as Ray has a task for each: `OPENBLAS_NUM_THREADS` is 1 for both.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for at in range(1, len(numbers), 32):
+            some = pool.map(lambda number: sample_of(shard(path, rows, number), kind, rows), numbers[at : at + 32])
+            sample = smallest([sample, *some], kind, rows)
+    kind = fitted(kind, sample, rows)
+    del sample
     fit = time.perf_counter()
     cpu = {"sample and fit": time.process_time()}
     partitions = (1 + rows // PARTITION_ROWS) * kind.keys_per_row * max(1, -(-kind.row_bytes // ROW_BYTES))
@@ -144,7 +145,6 @@ def ours(path: Path, rows: int, probes: int, to: Path) -> dict[str, Any]:
         return ends
 
     locks = [threading.Lock() for _ in files]
-    # A thread for each core, as Ray has a task for each: `OPENBLAS_NUM_THREADS` is 1 for both.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(written, numbers))
         for writer, file in zip(writers, files, strict=True):

@@ -86,7 +86,7 @@ def found_edges(met: pa.Table, *, kinds: Sequence[Kind]) -> pa.Table:
     """
     edges = [EDGES.empty_table()]
     for code, kind in enumerate(kinds):
-        rows = met.filter(pc.equal(met["kind"], code))
+        rows = met if len(kinds) == 1 else met.filter(pc.equal(met["kind"], code))
         own = {name: rows[_own(kind, name)] for name in kind.columns.names}
         a, b = _edges(kind, pa.table({**own, "key": rows["key"]}))
         edges.append(edges_between(rows, a, b, kind=code))

@@ -21,6 +21,8 @@ Products = npt.NDArray[Any]
 
 #: Rows whose products are computed at once.
 BLOCK = 4096
+#: Rows that are converted at once: 512 KB of 512 numbers, which stay in a core's cache between the steps.
+_IN_CACHE = 256
 
 
 def margin(dimensions: int) -> float:
@@ -33,11 +35,14 @@ def margin(dimensions: int) -> float:
 
 def widened(vectors: Vectors) -> npt.NDArray[np.float32]:
     """The same numbers as float32; NumPy's own conversion takes five times as long."""
-    bits = np.ascontiguousarray(vectors).view(np.int16).astype(np.int32)
-    bits <<= 13
-    bits &= np.int32(-0x70000001)  # 0x8FFFFFFF: the sign was extended into the exponent
-    wide = bits.view(np.float32)
-    wide *= np.float32(2.0**112)
+    wide = np.empty(vectors.shape, np.float32)
+    for begin in range(0, len(vectors), _IN_CACHE):
+        part = wide[begin : begin + _IN_CACHE]
+        bits = part.view(np.int32)
+        bits[...] = np.ascontiguousarray(vectors[begin : begin + _IN_CACHE]).view(np.int16)
+        bits <<= 13
+        bits &= np.int32(-0x70000001)  # 0x8FFFFFFF: the sign was extended into the exponent
+        part *= np.float32(2.0**112)
     return wide
 
 
@@ -52,7 +57,8 @@ def exact_pairs(a: Vectors, b: Vectors) -> npt.NDArray[np.float64]:
     found = np.empty(len(a))
     for begin in range(0, len(a), BLOCK):
         part = slice(begin, begin + BLOCK)
-        found[part] = (widened(a[part]).astype(np.float64) * widened(b[part])).sum(1)
+        one = widened(a[part]).astype(np.float64)
+        found[part] = np.einsum("nd,nd->n", one, one if a is b else widened(b[part]).astype(np.float64))
     return found
 
 

@@ -16,7 +16,6 @@ cluster that the sample says will have more than `_MOST_TOGETHER` rows is cut in
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -30,6 +29,7 @@ from pydantic import Field
 from curation.duplicates.components import star
 from curation.duplicates.edges import stars
 from curation.duplicates.exact_products import Vectors, by_value, exact_pairs, margin, widened
+from curation.duplicates.fitting import keyed_hashes
 from curation.duplicates.kinds import KEYS, Indices, Kind
 from curation.duplicates.vector_clusters import Clusters, clusters_of
 from pairmill.errors import RecipeError
@@ -52,6 +52,9 @@ _MOST_TOGETHER, _CONNECTORS = 500_000, 4000
 #: may be.  At 1 no duplicate is missed if the centres are 1 apart.  Half of it finds 99.6 % instead of 99.8 % of near
 #: copies, for 1.4 clusters a row instead of 1.6, as directions in 512 dimensions are seldom those of the two centres.
 _REACH = 0.5
+
+#: Key of the hashes that decide it, which must not be those of a sample.
+_LOTS = 2**64 - 1
 
 #: Where a key has the number of its chunk.
 _CHUNK = 1 << 20
@@ -170,11 +173,8 @@ class SemanticDuplicate(Kind):
     def narrow(self, rows: pa.Table) -> Mapping[str, pa.Array | pa.ChunkedArray]:
         """The embeddings as float16, of unit length; null where there is none, or none that has a direction."""
         vectors = _unit_vectors(rows[self.reads[0]])
-        lots = [
-            int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little")
-            for uid in rows["uid"].to_pylist()
-        ]
-        return {"vector": vectors, "lot": pc.if_else(vectors.is_valid(), pa.array(lots, pa.uint32()), None)}
+        lots = (keyed_hashes(rows["uid"], _LOTS) >> np.uint64(32)).astype(np.uint32)
+        return {"vector": vectors, "lot": pc.if_else(vectors.is_valid(), pa.array(lots), None)}
 
     def sample_rows(self, rows: int) -> int:
         """64 for each cluster."""
@@ -313,10 +313,7 @@ def _of_chunk(chunk: Any) -> pa.Array:
     numbers, sizes = _numbers(values), np.diff(begins)
     # A null list may have any values behind it.
     there = chunk.is_valid().to_numpy(zero_copy_only=False) & (sizes > 0)
-    length = np.zeros(n)
-    if n:
-        squares = np.append(np.square(numbers, dtype=np.float64), 0)
-        length = np.sqrt(np.where(there, np.add.reduceat(squares, begins[:-1]), 0))
+    length = _lengths(numbers, begins, there)
     there &= np.isfinite(length) & (length > 0)
     numbers, sizes, length = numbers[np.repeat(there, sizes)], np.where(there, sizes, 0), length[there]
     unit = (np.abs(length - 1) < 0.01) & (numbers.dtype == np.float16)
@@ -327,6 +324,20 @@ def _of_chunk(chunk: Any) -> pa.Array:
     return pa.Array.from_buffers(
         pa.binary(), n, [pa.array(there).buffers()[1], pa.py_buffer(offsets), pa.py_buffer(data)]
     )
+
+
+def _lengths(numbers: npt.NDArray[Any], begins: Indices, there: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """The length of the vector from each of `begins` to the next, [n]; 0 where none is there."""
+    n = len(there)
+    if n and there.all() and numbers.dtype == np.float16 and len(set(np.diff(begins))) == 1:
+        alike = numbers.reshape(n, -1)
+        squares = exact_pairs(alike, alike)
+        if (np.abs(squares - 1) < 0.01).all():  # else there may be infinities, which it does not know
+            return np.sqrt(squares)
+    if not n:
+        return np.zeros(0)
+    squares = np.append(np.square(numbers, dtype=np.float64), 0)
+    return np.sqrt(np.where(there, np.add.reduceat(squares, begins[:-1]), 0))
 
 
 def _numbers(values: Any) -> npt.NDArray[Any]:

@@ -46,7 +46,7 @@ class Clusters(NamedTuple):
         return np.concatenate([empty, *position]), np.concatenate([empty, *(leaf for _, leaf in found)])
 
     def _of(self, vectors: Vectors, count: int, reach: float) -> tuple[Indices, Indices]:
-        n, clear = len(vectors), margin(vectors.shape[1])
+        n, clear, wide = len(vectors), margin(vectors.shape[1]), widened(vectors)
         cells = np.sort(nearest(vectors, self.cells, max(_CELLS, count)), axis=1)
         per_cell = min(count + 1, int(np.diff(self.starts).max()))
         # A row of a cell with fewer leaves has places that are left empty.
@@ -58,7 +58,7 @@ class Clusters(NamedTuple):
             rows, column = at[ends[cell] : ends[cell + 1]], which[ends[cell] : ends[cell + 1]]
             if len(rows):
                 first, last = self.starts[cell : cell + 2]
-                products = widened(vectors[rows]) @ widened(self.leaves[first:last]).T
+                products = wide[rows] @ widened(self.leaves[first:last]).T
                 kept = min(per_cell, last - first)
                 top = np.argpartition(-products, kept - 1, axis=1)[:, :kept]
                 value[rows, column, :kept] = np.take_along_axis(products, top, 1)
