@@ -164,9 +164,11 @@ class Asking:
         return found
 
     def _wanted(
-        self, begun: Begun, missing: Sequence[int], requests: Sequence[Any], how: Mapping[str, Any]
+        self, begun: Begun, missing: list[int], requests: Sequence[Any], how: Mapping[str, Any]
     ) -> tuple[list[int], list[int]]:
         """The requests of all batches that are not finished, and those that failed in the others."""
+        if begun.new == missing and not begun.failed:
+            return missing, []
         planned = sorted({*begun.new, *missing})
         given = [requests[at] for at in planned]
         cut = getattr(self.engine, "batches", None)
