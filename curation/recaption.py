@@ -280,10 +280,7 @@ class Recaption(Stage):
         return _Row(at=at, encoded=encoded, digest=made_from(encoded), image=image, caption=caption)
 
     def _caption(self, chunk: Sequence[_Row]) -> list[Generated | Failure]:
-        """Request every prompt for every row, prompt by prompt, and write the answers into the rows.
-
-        Returns the answers that the engine gave now.
-        """
+        """Request every prompt for every row, prompt by prompt, and write the answers into the rows."""
         asked = [(row, prompt_id) for prompt_id in self._prompts for row in chunk]
         requests = [self._request(row, prompt_id) for row, prompt_id in asked]
         names = [self._name(row, request) for (row, _), request in zip(asked, requests, strict=True)]
@@ -305,7 +302,7 @@ class Recaption(Stage):
                     )
                 if text:
                     row.texts.append(self._provenance(prompt_id, answer, text))
-        return answers.new
+        return answers.all
 
     def _request(self, row: _Row, prompt_id: str) -> CaptionRequest:
         prompt = self._prompts[prompt_id]

@@ -267,7 +267,7 @@ class Translate(Stage):
             names = [self._name(job) for job in alike]
             made = self._asking.answers("translate", texts, names, source=source, target=target)
             stop_if_dead(made.new, stage="translate", probe=partial(self._probe, source, target))
-            answers += made.new
+            answers += made.all
             outcomes |= zip(alike, self._judge(alike, made.all), strict=True)
         stop_if_useless(answers, stage="translate")
         return outcomes

@@ -156,8 +156,10 @@ class Generations:
         """Keep a text.  place: what `look_up` found.  work: as there."""
         path = place.path
         with self._reached():
+            # Another shard may have been quicker.  If both write at this moment, one text is lost, and its shard would
+            # have it written again if it were killed before its commit.
             if work is not None and not place.damaged and self._store.exists(path):
-                path = name.path(work)  # another shard was quicker
+                path = name.path(work)
             kept = _Kept(str(name), answer.text, answer.score, answer.cut, *(work or ()))
             data = json.dumps(checked(kept._asdict()), ensure_ascii=False).encode()
             # A folder in its place cannot be replaced, and is no reason to lose the shard.

@@ -101,7 +101,7 @@ class EngineConfig(Placement):
             cache.open()
         plan = None if runtime.store is None else read_plan(runtime.store)
         whole = self.identity()
-        by = {name: whole[name] for name in ("engine", "model", "source") if name in whole}
+        by: dict[str, Any] = {name: whole[name] for name in ("engine", "model", "source") if name in whole}
 
         def count(outcome: str, requests: int) -> None:
             if runtime.meter is not None:

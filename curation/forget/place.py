@@ -165,7 +165,7 @@ class Place:
         """The caches of generations: the run's own, and those that its recipe names."""
         sections = (section for section in self.recipe.values() if isinstance(section, Mapping))
         named = dict.fromkeys(place for one in sections if isinstance(place := one.get("cache"), str))
-        return [Generations(place) for place in (self.store.within(GENERATIONS), *named)]
+        return [Generations(self.store.within(GENERATIONS)), *map(Generations, named)]
 
     def files(self, shards: Iterable[int], parts: Iterable[int]) -> list[pafs.FileInfo]:
         """The existing data files of some shards, of every table, and of some parts."""

@@ -16,6 +16,7 @@ from PIL import Image
 from test_telemetry import Recorded
 
 from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines.guard import MANY
 from curation.engines.model_files import PROJECT_ROOT
 from curation.engines.own import OwnEngine
 from curation.plan_file import Plan, write_plan
@@ -210,6 +211,22 @@ def test_a_dead_engine_is_noticed_behind_a_full_cache(run: Store, engine: Neighb
         stage(table([10, 11, 12, 40]))
 
 
+class Picky(Neighbourly):
+    """Can do nothing that is smaller than the probe."""
+
+    def _one(self, line: str, score: float) -> Generated | Failure:
+        return super()._one(line, score) if line.endswith(" 64") else Failure("cannot")
+
+
+def test_many_rows_that_fail_alike_do_not_end_a_job_that_has_texts(run: Store, engine: Neighbourly) -> None:
+    rows = table(range(1, MANY + 5))
+    captioner(engine, run, prompts={"one": "one"})(rows.slice(MANY))
+    stage = captioner(Picky(engine.log), run, prompts={"one": "one"})
+    assert stage(rows)["recaption_status"].to_pylist() == ["engine_error"] * MANY + ["success"] * 4
+    with pytest.raises(JobError, match=f"failed for all {MANY} texts"):
+        stage(rows.slice(0, MANY))
+
+
 # What a kill costs
 
 
@@ -246,9 +263,9 @@ def test_a_shard_that_was_killed_comes_out_the_same_and_pays_for_what_was_at_wor
         if not killed(lambda stage=stage: stage(rows), point, at_pass, counters):  # type: ignore[misc]  # bound now
             break
         assert stage(rows).equals(expected)
-        # The batch that was being kept, the one that was computed meanwhile, and what failed once more.
+        # The batch that was being kept, the one that was computed meanwhile, and what failed once more, with a probe.
         at_work = SIZE if point == "engine.answered" else 2 * SIZE
-        assert len(engine.paid()) <= len(whole) + at_work + len(failing)
+        assert len(engine.paid()) <= len(whole) + at_work + 2 * len(failing)
         assert not list(Path(stage._asking._cache._store.path("begun")).glob("*/*.json"))  # type: ignore[union-attr]
     assert at_pass > 9
 

@@ -14,6 +14,7 @@ from traces import traces
 
 from curation.engines import Generated
 from curation.engines.generations import Generations, Name, Place, made_from
+from curation.healing import examine
 from pairmill import faults
 from pairmill.errors import UserError
 from pairmill.layout import GENERATIONS
@@ -92,6 +93,7 @@ def test_what_was_made_from_the_rows_is_gone_and_the_rest_is_there(
     assert texts(cache, kept) == len(kept)
     place = tmp_path / "cache" if elsewhere else Path(made.store.path(GENERATIONS))
     assert traces([place], {uid.encode() for uid in GONE}) == {}
+    assert examine(made.store).damaged == []
 
 
 def test_a_cache_that_is_out_of_reach_is_reported_and_keeps_no_row(
