@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from neighbourly import SIZE, Neighbourly
 from PIL import Image
 from test_telemetry import Recorded
 
 from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines.generations import Generations, made_from
 from curation.engines.guard import MANY
 from curation.engines.model_files import PROJECT_ROOT
 from curation.engines.own import OwnEngine
@@ -455,6 +458,24 @@ def test_an_object_that_is_none_is_a_miss_and_is_written_again(run: Store, engin
     assert counts == {"hit": 1, "damaged": 1}
     _, paid = paid_for(engine, lambda: stage(rows))
     assert len(paid) == (1 if harm == "a folder" else 0)
+
+
+def test_a_bucket_is_a_cache_too(engine: Neighbourly, run: Store) -> None:
+    """An object store as Arrow shows it: no renames, no folders, no locks."""
+    memory = MemoryFileSystem()
+    run._fs, run._local = pafs.PyFileSystem(pafs.FSSpecHandler(memory)), False
+    rows = table(range(10, 17))
+    out, paid = paid_for(engine, lambda: captioner(engine, run)(rows))
+    again, free = paid_for(engine, lambda: captioner(engine, run)(rows))
+    assert again.equals(out) and (len(paid), len(free)) == (21, 0)
+    cache = Generations(run.within(GENERATIONS))
+    gone = made_from(rows["image"][2].as_py())
+    assert sorted(one.text for one in cache.forget([gone])) == [
+        *("It says one 12.", "It says three 12.", "It says two alt 12 12.")
+    ]
+    _, paid = paid_for(engine, lambda: captioner(engine, run)(rows))
+    assert len(paid) == 3
+    memory.store.clear()
 
 
 def test_hits_and_misses_are_counted(run: Store, engine: Neighbourly) -> None:
