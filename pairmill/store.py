@@ -208,8 +208,7 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        if self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound:
-            self._fs.delete_file(self.path(name))
+        self._delete(self.path(name))
 
     def read_json(self, name: str) -> Any | None:
         """The JSON data of a file; None if there is no such file."""

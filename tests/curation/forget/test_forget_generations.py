@@ -96,6 +96,16 @@ def test_what_was_made_from_the_rows_is_gone_and_the_rest_is_there(
     assert examine(made.store).damaged == []
 
 
+def test_a_picture_of_several_shards_is_forgotten_once_by_all(tmp_path: Path) -> None:
+    cache = Generations(str(tmp_path))
+    for at in range(40):
+        write(cache, b"one", f"text {at}", key=f"{at:032x}")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: cache.forget([made_from(b"one")]), range(8)))
+    assert {one.text for texts in found for one in texts} == {f"text {at}" for at in range(40)}
+    assert texts(cache, [b"one"]) == 0 and not list(tmp_path.glob("??/??/*"))
+
+
 def test_a_cache_that_is_out_of_reach_is_reported_and_keeps_no_row(
     made: Made, needles: set[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
