@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines import Answered, CaptionRequest, Failure, Generated, unheard
 from curation.engines.guard import describe
 from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
@@ -111,6 +111,8 @@ class OpenAICaptioner:
     """
 
     Config = OpenAIConfig
+    #: Whatever a server computes together, nothing here could compute the same way again.
+    independent = True
 
     @classmethod
     def check(cls, config: OpenAIConfig, section: EngineConfig) -> Checkpoint:
@@ -150,11 +152,11 @@ class OpenAICaptioner:
                 )
             self._hidden.append(self._key)
 
-    def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
-        """One answer per request, in order."""
-        return asyncio.run(self._caption_all(requests))
+    def caption(self, requests: Sequence[CaptionRequest], answered: Answered = unheard) -> list[Generated | Failure]:
+        """One answer per request, in order.  answered: gets each as it comes."""
+        return asyncio.run(self._caption_all(requests, answered))
 
-    async def _caption_all(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
+    async def _caption_all(self, requests: Sequence[CaptionRequest], answered: Answered) -> list[Generated | Failure]:
         import aiohttp
 
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
@@ -165,11 +167,13 @@ class OpenAICaptioner:
             connector=aiohttp.TCPConnector(limit=self._config.concurrency),
         ) as session:
 
-            async def answer(request: CaptionRequest) -> Generated | Failure:
+            async def answer(at: int, request: CaptionRequest) -> Generated | Failure:
                 async with in_flight:
-                    return await self._caption_one(session, request)
+                    made = await self._caption_one(session, request)
+                answered([at], [made])
+                return made
 
-            return await asyncio.gather(*(answer(request) for request in requests))
+            return await asyncio.gather(*(answer(at, request) for at, request in enumerate(requests)))
 
     async def _caption_one(self, session: aiohttp.ClientSession, request: CaptionRequest) -> Generated | Failure:
         body = self.request_body(request)
