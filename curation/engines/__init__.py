@@ -1,9 +1,9 @@
 """Engines that generate text: the requests of the recaption and translate stages, and the answers.
 
 Read in this order: this file (the contract and the two registries), settings (keys that engines share), guard (no
-request can hurt another), model_files (which are loaded), decoding (batched generation with scores), then one file per
-engine.  An engine answers every request, in order; for one it cannot answer it returns a `Failure`, and raises no
-exception.
+request can hurt another), model_files (which are loaded), decoding (batched generation with scores), chat_servers and
+openai_client (models behind servers), checkpoint_translator (translators in this process), then one file per engine.
+An engine answers every request, in order; for one it cannot answer it returns a `Failure`, and raises no exception.
 
 A new engine is one class in one file and one line in a registry below, or its import path in the recipe:
 
@@ -147,6 +147,10 @@ CAPTION_ENGINES: Registry[Engine] = Registry(
 
 TRANSLATE_ENGINES: Registry[Engine] = Registry(
     "translate.engine",
-    {"transformers": "curation.engines.transformers_translate:TransformersTranslator"},
+    {
+        "transformers": "curation.engines.transformers_translate:TransformersTranslator",
+        "ctranslate2": "curation.engines.ctranslate2_translate:CTranslate2Translator",
+        "openai": "curation.engines.openai_translate:OpenAITranslator",
+    },
     check=with_methods("check", "load", key="translate.engine"),
 )
