@@ -157,8 +157,9 @@ class Generations:
         path = place.path
         with self._reached():
             # Another shard may have been quicker.  If both write at this moment, one text is lost, and its shard would
-            # have it written again if it were killed before its commit.
-            if work is not None and not place.damaged and self._store.exists(path):
+            # have it written again if it were killed before its commit.  A bucket lists if asked whether an object
+            # exists, and does not if it is read.
+            if work is not None and not place.damaged and self._read(name, path)[0].answer is not None:
                 path = name.path(work)
             kept = _Kept(str(name), answer.text, answer.score, answer.cut, *(work or ()))
             data = json.dumps(checked(kept._asdict()), ensure_ascii=False).encode()
