@@ -36,6 +36,9 @@ SELECTIONS = "selections"
 #: The folder of what probes found about a run's embeddings; like reports, they are made from the rest.
 PROBES = "probes"
 
+#: The folder of the texts that models wrote for a run, unless its recipe names another one.
+GENERATIONS = "generations"
+
 #: The column of a selection in which duplicates stay, and of what is packed from it: the number of a row's family.
 GROUP_ID = "group_id"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from curation.engines import Failure, Generated
+from curation.engines import Answered, Failure, Generated, batches_of, unheard
 from curation.engines.directions import MANY, language_tokens, marian_targets, pair_of_name
 from curation.engines.guard import answer_batch
 from pairmill.errors import IntegrityError, UserError
@@ -87,11 +87,44 @@ class CheckpointTranslator:
         from_here = self._pair[0] in (source, MANY)
         return from_here and (target in self._targets if self._targets else target == self._pair[1])
 
-    def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
+    def translate(
+        self, texts: Sequence[str], *, source: str, target: str, answered: Answered = unheard
+    ) -> list[Generated | Failure]:
         """One answer per text, in order; batches are cut after sorting by length in tokens, so that they pad little.
 
+        answered: gets each batch.
         Raises IntegrityError for a direction that the model does not have.
         """
+        encoded, forced = self._encoded(texts, source, target)
+        answers: dict[int, Generated | Failure] = {}
+        for batch in self._cut(encoded):
+            made: Sequence[Generated | Failure] = [self._too_long(encoded[at]) for at in batch]
+            if len(encoded[batch[0]]) <= self._max_input_tokens:
+                made = answer_batch(
+                    [encoded[at] for at in batch],
+                    lambda inputs: self._generate(inputs, forced),
+                    fault="engine.translate",
+                    recover=self._free_memory,
+                )
+            answered(batch, made)
+            answers.update(zip(batch, made, strict=True))
+        return [answers[at] for at in range(len(texts))]
+
+    def batches(self, texts: Sequence[str], *, source: str, target: str) -> list[list[int]]:
+        """The texts that are computed together."""
+        return self._cut(self._encoded(texts, source, target)[0])
+
+    def _cut(self, encoded: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Batches of like length in tokens; texts that are too long are apart."""
+        by_length = sorted(range(len(encoded)), key=lambda at: (len(encoded[at]), at))
+        too_long = [len(encoded[at]) > self._max_input_tokens for at in by_length]
+        return [[by_length[place] for place in batch] for batch in batches_of(too_long, self._batch_size)]
+
+    def _too_long(self, ids: Sequence[int]) -> Failure:
+        return Failure(f"text of {len(ids)} tokens, the model takes {self._max_input_tokens}")
+
+    def _encoded(self, texts: Sequence[str], source: str, target: str) -> tuple[list[list[int]], str | None]:
+        """The tokens of each text, and the one that the model must begin with."""
         if not self.supports(source, target):
             raise IntegrityError(f"a translator must get directions that it supports, not {source} to {target}")
         prefix, forced = "", None
@@ -101,23 +134,7 @@ class CheckpointTranslator:
             forced = self._tokens[target]
         elif self._targets:
             prefix = f"{self._targets[target]} "
-        encoded = [self._tokenizer(prefix + text)["input_ids"] for text in texts]
-        answers: list[Generated | Failure] = [
-            Failure(f"text of {len(ids)} tokens, the model takes {self._max_input_tokens}") for ids in encoded
-        ]
-        fitting = [at for at, ids in enumerate(encoded) if len(ids) <= self._max_input_tokens]
-        by_length = sorted(fitting, key=lambda at: (len(encoded[at]), at))
-        for start in range(0, len(by_length), self._batch_size):
-            batch = by_length[start : start + self._batch_size]
-            made = answer_batch(
-                [encoded[at] for at in batch],
-                lambda inputs: self._generate(inputs, forced),
-                fault="engine.translate",
-                recover=self._free_memory,
-            )
-            for at, answer in zip(batch, made, strict=True):
-                answers[at] = answer
-        return answers
+        return [self._tokenizer(prefix + text)["input_ids"] for text in texts], forced
 
     def _generate(self, token_ids: Sequence[Sequence[int]], forced: str | None) -> list[Generated]:
         """One answer per text.  forced: the token of the target language, with which the model must begin."""

@@ -10,7 +10,7 @@ import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines import Answered, CaptionRequest, Failure, Generated, unheard
 from curation.engines.model_files import Checkpoint
 from curation.engines.openai_client import ChatClient, OpenAIConfig
 from curation.engines.settings import EngineConfig
@@ -31,6 +31,8 @@ class OpenAICaptioner:
     """
 
     Config = OpenAIConfig
+    #: Whatever a server computes together, nothing here could compute the same way again.
+    independent = True
 
     @classmethod
     def check(cls, config: OpenAIConfig, section: EngineConfig) -> Checkpoint:
@@ -56,9 +58,9 @@ class OpenAICaptioner:
         self._top_p = top_p
         self._client = ChatClient(config, key="recaption.engine", fault="engine.recaption")
 
-    def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
-        """One answer per request, in order."""
-        return self._client.answers(requests, self._body)
+    def caption(self, requests: Sequence[CaptionRequest], answered: Answered = unheard) -> list[Generated | Failure]:
+        """One answer per request, in order.  answered: gets each as it comes."""
+        return self._client.answers(requests, self._body, answered)
 
     def _body(self, request: CaptionRequest) -> dict[str, Any]:
         content = [

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
-from curation.engines import Failure, Generated
+from curation.engines import Answered, Failure, Generated, unheard
 from curation.engines.chat_servers import ChatServer, ChatServers
 from curation.engines.guard import describe
 from pairmill.config import EXECUTION
@@ -139,20 +139,21 @@ class ChatClient:
             self._hidden.append(self._key)
 
     def answers(
-        self, requests: Sequence[Request], body: Callable[[Request], dict[str, Any]]
+        self, requests: Sequence[Request], body: Callable[[Request], dict[str, Any]], answered: Answered = unheard
     ) -> list[Generated | Failure]:
         """One answer per request, in order.
 
         body: the JSON body of a request, made when it is its turn; `logprobs` and `extra_body` are added.
+        answered: gets each answer as it comes.
         """
-        return asyncio.run(self._answer_all(requests, body))
+        return asyncio.run(self._answer_all(requests, body, answered))
 
     def filled(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request with the fields that the recipe adds to every one."""
         return {**body, **({"logprobs": True} if self._config.logprobs else {}), **self.extra_body}
 
     async def _answer_all(
-        self, requests: Sequence[Request], body: Callable[[Request], dict[str, Any]]
+        self, requests: Sequence[Request], body: Callable[[Request], dict[str, Any]], answered: Answered
     ) -> list[Generated | Failure]:
         import aiohttp
 
@@ -164,11 +165,13 @@ class ChatClient:
             connector=aiohttp.TCPConnector(limit=self._config.concurrency),
         ) as session:
 
-            async def answer(request: Request) -> Generated | Failure:
+            async def answer(at: int, request: Request) -> Generated | Failure:
                 async with in_flight:
-                    return await self._answer(session, self.filled(body(request)))
+                    made = await self._answer(session, self.filled(body(request)))
+                answered([at], [made])
+                return made
 
-            return await asyncio.gather(*(answer(request) for request in requests))
+            return await asyncio.gather(*(answer(at, request) for at, request in enumerate(requests)))
 
     async def _answer(self, session: aiohttp.ClientSession, body: Mapping[str, Any]) -> Generated | Failure:
         later: dict[ChatServer, float] = {}

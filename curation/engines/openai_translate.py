@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from curation.engines import Failure, Generated
+from curation.engines import Answered, Failure, Generated, unheard
 from curation.engines.model_files import Checkpoint
 from curation.engines.openai_client import ChatClient, OpenAIConfig
 from curation.engines.settings import EngineConfig
@@ -56,6 +56,8 @@ class OpenAITranslator:
     """
 
     Config = OpenAITranslatorConfig
+    #: Whatever a server computes together, nothing here could compute the same way again.
+    independent = True
 
     @classmethod
     def check(cls, config: OpenAITranslatorConfig, section: EngineConfig) -> Checkpoint:
@@ -79,12 +81,17 @@ class OpenAITranslator:
         """Any direction."""
         return source != target
 
-    def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
-        """One answer per text, in order.  Raises IntegrityError if source and target are the same."""
+    def translate(
+        self, texts: Sequence[str], *, source: str, target: str, answered: Answered = unheard
+    ) -> list[Generated | Failure]:
+        """One answer per text, in order.  answered: gets each as it comes.
+
+        Raises IntegrityError if source and target are the same.
+        """
         if not self.supports(source, target):
             raise IntegrityError(f"a translator must get directions that it supports, not {source} to {target}")
         languages = {"source": _name(source), "target": _name(target)}
-        return self._client.answers(texts, lambda text: self._request({**languages, "text": text}))
+        return self._client.answers(texts, lambda text: self._request({**languages, "text": text}), answered)
 
     def _request(self, values: Mapping[str, str]) -> dict[str, Any]:
         # In one pass: what stands in braces in a text is no placeholder.

@@ -35,7 +35,10 @@ class VllmConfig(NamedConfig):
         description="vLLM's own engine arguments, such as max_model_len, tensor_parallel_size, quantization",
     )
     rows_per_call: int = Field(
-        default=256, ge=1, description="images given to vLLM at a time", json_schema_extra=EXECUTION
+        default=256,
+        ge=1,
+        description="images given to vLLM at a time; a kill loses the texts of as many",
+        json_schema_extra=EXECUTION,
     )
 
 

@@ -272,6 +272,7 @@ CHANGES: dict[str, Change] = {
     # Captions.  A key of one engine is `engine{name}.key`.
     **{f"recaption.{key}": nothing(value) for key, value in PLACEMENT.items()},
     "recaption.engine_timeout_s": nothing(5.5),
+    "recaption.cache": nothing("texts"),
     "recaption.enabled": makes("columns/recaption", "columns/translate")(False),
     "recaption.model": captions(str(MODELS / "translator")),
     "recaption.revision": captions("r2", recaption__engine="openai"),
@@ -302,6 +303,7 @@ CHANGES: dict[str, Change] = {
     # Translations
     **{f"translate.{key}": nothing(value) for key, value in PLACEMENT.items()},
     "translate.engine_timeout_s": nothing(5.5),
+    "translate.cache": nothing("texts"),
     "translate.enabled": translations(False),
     "translate.model": translations(str(MODELS / "captioner")),
     # A folder's revision is its content: to name it changes what is asked for, not what comes.

@@ -4,9 +4,12 @@ import base64
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from chat_server import KEY, ChatServer, serving
 from hypothesis import given, settings
@@ -17,8 +20,11 @@ from pydantic import ValidationError
 from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.openai_caption import OpenAICaptioner, data_uri
 from curation.engines.openai_client import OpenAIConfig, Rejected, TryLater, read_completion
+from curation.recaption import Recaption, RecaptionConfig
+from curation.stage import Runtime
 from pairmill import faults
 from pairmill.errors import UserError
+from pairmill.store import Store
 
 
 @pytest.fixture
@@ -131,6 +137,51 @@ def test_answers_keep_their_order_and_bad_rows_their_place(server: tuple[ChatSer
     words = [answer.text.split()[0] if isinstance(answer, Generated) else "400" for answer in answers]
     assert words == prompts
     assert 2 <= chat.most_in_flight <= 5
+
+
+def test_each_answer_is_reported_as_it_comes(server: tuple[ChatServer, str]) -> None:
+    chat, url = server
+    reported: dict[int, Generated | Failure] = {}
+    in_flight: list[int] = []
+
+    def answered(positions: Sequence[int], answers: Sequence[Generated | Failure]) -> None:
+        reported.update(zip(positions, answers, strict=True))
+        in_flight.append(len(chat.requests))
+
+    prompts = [f"n{n}" for n in range(12)]
+    prompts[4] = "400"
+    answers = captioner(url, concurrency=2).caption([request(prompt) for prompt in prompts], answered)
+    assert [reported[at] for at in range(12)] == answers
+    assert in_flight[0] < 5  # when the first was reported, most had not been asked for
+
+
+def test_a_server_is_paid_once_for_what_it_answered_before_the_job_died(
+    server: tuple[ChatServer, str], tmp_path: Path
+) -> None:
+    chat, url = server
+    engine = {"name": "openai", "base_url": url, "concurrency": 2, "backoff_s": 0.01}
+    prompts = {f"n{n}": f"n{n}" for n in range(12)}
+    config = RecaptionConfig.checked({"model": "owner/name", "engine": engine, "prompts": prompts})
+    file = io.BytesIO()
+    Image.new("RGB", (12, 8)).save(file, "PNG")
+    nothing = pa.nulls(1, pa.string())
+    rows = pa.table({"image": pa.array([file.getvalue()]), "drop_stage": nothing, "drop_reason": nothing})
+
+    def work() -> pa.Table:
+        stage = Recaption(config)
+        stage.setup(Runtime(Store(str(tmp_path / "run"))))
+        return stage(rows)
+
+    child = os.fork()
+    if not child:
+        faults._armed = faults._parse("engine.answered:kill@6", str(tmp_path))
+        work()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    assert len(work()["recaptions"][0]) == 12
+    # Two were being asked for when it died, and one was being kept.
+    assert len(chat.requests) <= 12 + 3
+    assert max(len(tries) for tries in chat.times.values()) <= 2
 
 
 def test_an_injected_fault_is_tried_again(
