@@ -2,8 +2,9 @@
 
 Read in this order: this file (the contract and the two registries), settings (keys that engines share), generations
 (the cache of what engines wrote), asking (what is asked for, and when it is kept), guard (no request can hurt another),
-model_files (which are loaded), decoding (batched generation with scores), then one file per engine.  An engine answers
-every request, in order; for one it cannot answer it returns a `Failure`, and raises no exception.
+model_files (which are loaded), decoding (batched generation with scores), chat_servers and openai_client (models behind
+servers), checkpoint_translator (translators in this process), then one file per engine.  An engine answers every
+request, in order; for one it cannot answer it returns a `Failure`, and raises no exception.
 
 A text is decided by its request, its model and the engine's own keys, and by nothing else: then the cache gives it
 again.  Of an engine that does no more than answer, the texts of a call are kept when the call returns.  An engine that
@@ -177,6 +178,10 @@ CAPTION_ENGINES: Registry[Engine] = Registry(
 
 TRANSLATE_ENGINES: Registry[Engine] = Registry(
     "translate.engine",
-    {"transformers": "curation.engines.transformers_translate:TransformersTranslator"},
+    {
+        "transformers": "curation.engines.transformers_translate:TransformersTranslator",
+        "ctranslate2": "curation.engines.ctranslate2_translate:CTranslate2Translator",
+        "openai": "curation.engines.openai_translate:OpenAITranslator",
+    },
     check=with_methods("check", "load", key="translate.engine"),
 )

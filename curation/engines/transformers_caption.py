@@ -28,6 +28,9 @@ class TransformersCaptioner:
     if it has one, else before the text to write, as in BLIP.  A vision-encoder-decoder takes no prompt and can write
     one text per image.
 
+    A score depends in its last bits on the images of its batch, which a shard always cuts alike; a text seldom does (of
+    49 drawings with the sample captioner none, greedy or sampled, in float32 and in bfloat16).
+
     Raises UserError if the checkpoint cannot be loaded, or is of neither family.
     """
 

@@ -45,6 +45,9 @@ class VllmConfig(NamedConfig):
 class VllmCaptioner:
     """`vllm.LLM` in this process, on the GPUs of this actor; it batches by itself.  Needs `pairmill[gpu]`.
 
+    Texts may depend on what is computed beside them.  vLLM has a mode in which they do not (the environment variable
+    VLLM_BATCH_INVARIANT), which was not made for models that read images; that is asked of it (vllm 27059).
+
     Raises UserError if vLLM is not installed, or the model cannot be loaded.
     """
 

@@ -316,6 +316,23 @@ CHANGES: dict[str, Change] = {
     },
     "translate.engine{transformers}.num_beams": translations(2),
     "translate.engine{transformers}.pair": translations(["en", "de"]),
+    "translate.engine{ctranslate2}.compute_type": translations("int8_float32"),
+    "translate.engine{ctranslate2}.num_beams": translations(2),
+    "translate.engine{ctranslate2}.pair": translations(["en", "de"]),
+    "translate.engine{ctranslate2}.conversions": nothing("folder"),
+    "translate.engine{ctranslate2}.device": nothing("cpu"),
+    **{
+        f"translate.engine{{ctranslate2}}.{key}": nothing(3) for key in ("batch_size", "inter_threads", "intra_threads")
+    },
+    **{
+        "translate.engine{openai}.base_url": nothing(["http://a/v1", "http://b/v1"]),
+        "translate.engine{openai}.api_key_env": nothing("K"),
+    },
+    **{f"translate.engine{{openai}}.{key}": nothing(7.0) for key in ("timeout_s", "backoff_s", "max_retry_after_s")},
+    **{f"translate.engine{{openai}}.{key}": nothing(7) for key in ("concurrency", "retries")},
+    "translate.engine{openai}.prompt": translations("{{text}}"),
+    "translate.engine{openai}.logprobs": translations(False),
+    "translate.engine{openai}.extra_body": translations({"min_p": 0.1}),
     **{"translate.targets": translations(["de"]), "translate.kinds": translations(["alt"])},
     "translate.max_new_tokens": translations(9),
     **{"translate.min_length_ratio": translations(0.1), "translate.max_length_ratio": translations(9.0)},

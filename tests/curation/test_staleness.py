@@ -102,8 +102,9 @@ def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRec
         if brace:
             name, _, key = rest.partition("}.")
             value = value.format(**files) if isinstance(value, str) and "{" in value else value
+            engine = BASE.get(at.partition(".")[0], {}).get("engine", {})
             needed = {
-                **BASE.get(at.partition(".")[0], {}).get("engine", {}),
+                **(engine if engine.get("name") == name else {}),
                 **HEAD.get(name, {}),
                 **NEEDED.get(name, {}),
             }
@@ -120,7 +121,8 @@ def chosen(key: str) -> dict[str, Any]:
     name = rest.partition("}")[0]
     if brace and at.endswith("[]"):
         return {at.removesuffix("[]"): [{"name": name, **NEEDED.get(name, {})}]}
-    return {at: name} if brace and at == "recaption.engine" else {}
+    engine = BASE.get(at.partition(".")[0], {}).get("engine", {})
+    return {at: name} if brace and at.endswith(".engine") and engine.get("name") != name else {}
 
 
 @pytest.mark.slow
