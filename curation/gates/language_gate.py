@@ -7,24 +7,27 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from curation.filters.evidence import DETECTORS
-from curation.gates.gate import Gate, GateKeys, Verdict, Written
-from curation.translation_checks import is_wrong_language
+from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written
 from pairmill.languages import UNKNOWN, primary
 
 
 class LanguageKeys(GateKeys):
     """When a text is in another language."""
 
-    min_score: float = Field(
-        0.7, ge=0, le=1, description="least confidence of the detector, 0-1, to be sure of another language"
+    min_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="least share, 0-1, that the language has of the detectors' weights, with its near relatives "
+        "(Galician: Portuguese and Spanish)",
     )
 
 
 class LanguageGate(Gate):
     """Refuse a text that is surely not in the language that its prompt or its translator was asked for.
 
-    The value is the detector's confidence.  A text without letters passes, and so does one of which the detector is
-    unsure, as it mostly is of one or two words.
+    The value is the share of that language.  A text without letters passes, and so does a single word that the language
+    may have borrowed, and one in a language that no detector knows.
     """
 
     Config = LanguageKeys
@@ -32,16 +35,13 @@ class LanguageGate(Gate):
 
     def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
         """A verdict for each text."""
-        # Imported here: it loads the language model.
-        from curation.filters.language import detect
+        return [self._verdict(one) for one in texts]
 
-        return [
-            self._verdict(one, language, score)
-            for one, language, score in zip(texts, *detect([one.text for one in texts]), strict=True)
-        ]
+    def _verdict(self, text: Written) -> Verdict:
+        # Imported here: it loads the language models.
+        from curation.filters.language import share_of
 
-    def _verdict(self, text: Written, language: str, score: float) -> Verdict:
-        if text.language is None or primary(text.language) == UNKNOWN:
-            return Verdict(False)
-        wrong = is_wrong_language(language, score, text.language, least_confidence=self.config.min_score)
-        return Verdict(wrong, score if wrong else None)
+        if primary(text.language) == UNKNOWN:
+            return ACCEPTED
+        share = share_of(text.text, text.language or "")
+        return Verdict(True, share) if share is not None and share < self.config.min_share else ACCEPTED

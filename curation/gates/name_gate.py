@@ -26,8 +26,9 @@ under over behind beside near inside outside against between around above below 
 """
 #: Words within a name; first words of a sentence that have their capital from there.
 _JOINING, _BEGINNINGS = frozenset(_JOINING_WORDS.split()), frozenset(_FIRST_WORDS.split())
-#: Share of a text's words from which on capitals say nothing: Title Case, headlines.
-_TITLE_CASE = 0.6
+#: Share of a text's words behind the first, from which on capitals say nothing: Title Case, headlines; and from which
+#: on a first word is not taken for a part of a name (`Man Riding a Horse`).
+_TITLE_CASE, _LIKE_TITLES = 0.75, 0.5
 #: Letters that two words must share from the beginning to be one name in two forms (`Bavaria`, `Bavarian`).
 _STEM = 4
 
@@ -87,24 +88,30 @@ def names(text: str) -> list[str]:
     >>> names("A statue of Queen Victoria in front of the Palace of Justice. The Dog runs.")
     ['Queen Victoria', 'Palace of Justice']
     """
-    words = _WORD.findall(text)
-    if sum(word[0].isupper() for word in words) > _TITLE_CASE * len(words):
+    words = _WORD.findall(text)[1:]
+    share = sum(word[0].isupper() for word in words) / max(1, len(words))
+    if share > _TITLE_CASE:
         return []
     whole, rest = sentences(text)
     found = []
     for sentence in (*whole, rest):
-        found += [" ".join(run) for run in _runs(sentence) if sum(word[0].isupper() for word in run) > 1]
+        runs = _runs(sentence, with_first=share <= _LIKE_TITLES)
+        found += [" ".join(run) for run in runs if sum(word[0].isupper() for word in run) > 1]
     return found
 
 
-def _runs(sentence: str) -> list[list[str]]:
-    """Words with capitals that follow each other, with what may join them, without the first word of the sentence."""
+def _runs(sentence: str, *, with_first: bool) -> list[list[str]]:
+    """Words with capitals that follow each other, with what may join them.
+
+    with_first: whether the first word of the sentence may be of a name.
+    """
     runs: list[list[str]] = [[]]
     end = 0
     for at, word in enumerate(_WORD.finditer(sentence)):
         apart = sentence[end : word.start()].strip(" ")
         end = word.end()
-        raised = word[0][0].isupper() and not (at == 0 and word[0].lower() in _BEGINNINGS)
+        is_first = at == 0 and (not with_first or word[0].lower() in _BEGINNINGS)
+        raised = word[0][0].isupper() and not is_first
         if apart:
             runs.append([])
         if raised or (runs[-1] and word[0].lower() in _JOINING):

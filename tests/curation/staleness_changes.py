@@ -337,7 +337,7 @@ CHANGES: dict[str, Change] = {
     "gate.enabled": gated(False),
     "gate.gates": gated(["opener"]),
     **{f"gate.gates[]{{{name}}}.kinds": gated(["long"], **TWICE) for name in GATES.names},
-    "gate.gates[]{language}.min_score": gated(0.9),
+    "gate.gates[]{language}.min_share": gated(0.5),
     **{f"gate.gates[]{{length}}.{key}": gated({"short": [1, 9]}) for key in ("words", "characters")},
     "gate.gates[]{log_probability}.least": gated(-2.0),
     "gate.gates[]{log_probability}.quantile": gated(0.02),
