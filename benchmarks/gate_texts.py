@@ -7,9 +7,10 @@
 | tuxpaint | label of the stamp, in 72 languages | names of its folders | PNG | Debian `tuxpaint-stamps-default` |
 | clipart | description of the drawing | title and keywords | none | Debian `openclipart-svg` |
 
-Captions and alt texts are by people.  The phrases of bad texts below were written for this benchmark, after the gates
-and by the same author: they are no sample of what models write.  What is measured on a half of the pictures, by a hash
-of their names, is held out: nothing was chosen by it.
+Captions and alt texts are by people.  Clip art does not say its language, which is taken to be English: some is not.
+The phrases of bad texts below were written for this benchmark, after the gates and by the same author: they are no
+sample of what models write.  What is measured on a half of the pictures, by a hash of their names, is held out: nothing
+was chosen by it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Picture(NamedTuple):
     captions: Mapping[str, str]
     alt: str
     file: Path | None
+
+    @property
+    def key(self) -> str:
+        """Vendors of emoji name their drawings alike."""
+        return f"{self.vendor}/{self.name}"
 
     @property
     def held_out(self) -> bool:

@@ -43,7 +43,7 @@ def read_texts(pictures: list[Picture], most: int) -> dict[str, str]:
     head = Ocr.load(OcrConfig(name="ocr", size=320))
     images = pa.array([one.file.read_bytes() for one in chosen if one.file is not None])
     found = head(images, caption=pa.array([one.captions["en"] for one in chosen]))["text"].to_pylist()
-    return {one.name: text or "" for one, text in zip(chosen, found, strict=True)}
+    return {one.key: text or "" for one, text in zip(chosen, found, strict=True)}
 
 
 def verdict(stage: GateStage, picture: Picture, planted: Planted, shown: str | None) -> tuple[str | None, str]:
@@ -63,13 +63,13 @@ def caught(stage: GateStage, pictures: list[Picture], shown: dict[str, str], cou
     figures = {}
     for kind, plant in gate_texts.planters(others).items():
         chance, by, missed = random.Random(kind), Counter[str](), []
-        usable = [one for one in pictures if not kind.startswith("invented") or one.name in shown]
+        usable = [one for one in pictures if not kind.startswith("invented") or one.key in shown]
         while by.total() < count:
             picture = chance.choice(usable)
             planted = plant(picture, chance)
             if planted is None:
                 continue
-            refused_by, left = verdict(stage, picture, planted, shown.get(picture.name))
+            refused_by, left = verdict(stage, picture, planted, shown.get(picture.key))
             gone = planted.bad.casefold() not in left.casefold()
             by[refused_by or ("changed" if gone else "missed")] += 1
             if refused_by is None and not gone:
@@ -84,7 +84,7 @@ def refused(stage: GateStage, pictures: list[Picture], shown: dict[str, str], co
     examples: dict[str, list[str]] = defaultdict(list)
     for picture, language in gate_texts.real_captions(pictures, count, random.Random(1)):
         text = picture.captions[language]
-        refused_by, left = verdict(stage, picture, Planted(text, "", language), shown.get(picture.name))
+        refused_by, left = verdict(stage, picture, Planted(text, "", language), shown.get(picture.key))
         by[picture.vendor][refused_by or ("changed" if left != text else "kept")] += 1
         if refused_by is not None or left != text:
             examples[picture.vendor].append(f"{refused_by or 'changed'} {language}: {text[:90]}")
@@ -115,7 +115,7 @@ def main() -> None:
             "caught": caught(stage, pictures, shown, given.count),
             "refused": refused(stage, pictures, shown, given.count),
             # Gates that need OCR pass all others.
-            "refused_of_read": refused(stage, [one for one in pictures if one.name in shown], shown, given.count),
+            "refused_of_read": refused(stage, [one for one in pictures if one.key in shown], shown, given.count),
         }
         for name, stage in stages.items()
     }
