@@ -292,5 +292,5 @@ def real_captions(pictures: Iterable[Picture], most: int, chance: random.Random)
     for picture in pictures:
         kept = found.setdefault(picture.vendor, [])
         if len(kept) < most:
-            kept += [(picture, code) for code in {"en", chance.choice(sorted(picture.captions))}]
+            kept += [(picture, code) for code in dict.fromkeys(("en", chance.choice(sorted(picture.captions))))]
     return [one for kept in found.values() for one in kept]
