@@ -7,17 +7,19 @@ other rows have too is forgotten with them; whoever needs it again has it writte
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.caption_checks import checked
-from curation.engines import Generated
 from curation.engines.generations import Generations, made_from
 from curation.table import COLUMNS, IMAGES, tables_there
 from pairmill.errors import JobError
 from pairmill.store import Store, shard_file
+
+T = TypeVar("T")
 
 #: The columns with pictures and texts that generations are made from.
 _SOURCES = ("image", "caption", "recaptions")
@@ -33,15 +35,20 @@ def forget_generations(
     digests = {made_from(source) for source in _sources(store, shard, uids)}
     unreached: dict[str, str] = {}
 
-    def forget(digests: Collection[str]) -> Iterator[Generated]:
+    def of_caches(work: Callable[[Generations], T]) -> list[T]:
+        found = []
         for cache in caches:
             try:
-                yield from cache.forget(digests)
+                found.append(work(cache))
             except JobError as error:
                 unreached[cache.uri] = str(error)
+        return found
 
-    texts = [text for one in forget(digests) for text in (one.text, checked(one.text, cut=one.cut)[0])]
-    list(forget({made_from(text) for text in texts} - digests))
+    held = [one for some in of_caches(lambda cache: cache.held(digests)) for one in some]
+    texts = {text for one in held for text in (one.text, checked(one.text, cut=one.cut)[0])}
+    # What tells of the others goes last, so that a run that is killed between the two finds them when it is repeated.
+    of_caches(lambda cache: cache.forget({made_from(text) for text in texts} - digests))
+    of_caches(lambda cache: cache.forget(digests))
     return unreached
 
 
