@@ -4,8 +4,8 @@ Languages write one number in many ways: `1,000` and `1.000`, `3.5` and `3,5`, `
 `一百二十五`, `the 1980s` and `80年代`, `19th` and `XIXe`.  So a number is a set of readings, and two are the same if
 they share one.  What languages write in one word (up to 20, and tens up to 100) is not looked for.
 
-Of 9,173 messages of Vim with digits in eight languages, 6 are refused: in 5 the translator was wrong, the other is an
-address.
+Of 8,780 messages of Vim with two digits or more, in eight languages, 5 are refused: in 3 the translator was wrong, the
+others have another address.  With one number of each changed, 96 % are.
 """
 
 from __future__ import annotations
