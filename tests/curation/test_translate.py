@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tiny_models import save_marian
 
 from curation.engines import Failure, Generated
 from curation.engines.guard import MANY
@@ -572,3 +573,29 @@ def test_the_sample_translator_by_sentences(tmp_path: Path) -> None:
     assert first["source_sentences"] == 5
     assert (first["status"], first["sentences"], first["text"].count("。")) == ("success", 5, 4)
     assert results["never"]["translations"][0][0]["status"].as_py() == "lost_sentences"
+
+
+@pytest.mark.slow
+def test_a_real_model_translates_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Forth by the sample translator, back by a tiny Marian model of random weights, which says nothing alike."""
+    back = str(save_marian(tmp_path / "back"))
+    common: dict[str, Any] = {"engine": {"pair": ("en", "zh"), "batch_size": 2}, "max_new_tokens": 32}
+    rows = table(["A red apple. The dog. A cat!", "The dog.", "red apple"])
+    results = {}
+    for name, least in (("all", 0), ("none", 99)):
+        stage = Translate(config(**common, min_back_chrf=least, back_model=back, cache=str(tmp_path / name)))
+        stage.setup(Runtime())
+        results[name] = stage(rows)
+        assert stage(rows).equals(results[name])  # from the cache
+    assert {status for row in statuses(results["all"]) for status in row} == {"success"}
+    assert {status for row in statuses(results["none"]) for status in row} == {"back_translation"}
+    scores = [one["back_chrf"] for row in results["all"]["translations"].to_pylist() for one in row]
+    assert all(0 <= score < 99 for score in scores)
+    # The same after an engine's call that failed once, forth or back.
+    for call in (2, 4):
+        passes = tmp_path / f"failed-{call}"
+        passes.mkdir()
+        monkeypatch.setattr(faults, "_armed", faults._parse(f"engine.translate:raise@{call}", str(passes)))
+        stage = Translate(config(**common, min_back_chrf=0, back_model=back))
+        stage.setup(Runtime())
+        assert stage(rows).equals(results["all"])
