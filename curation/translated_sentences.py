@@ -37,6 +37,7 @@ _STATEMENT = {"zh": "。", "ja": "。", "ur": "۔", "am": "።", "ti": "።", "h
 _STATEMENT |= dict.fromkeys(("hi", "bn", "ne", "pa", "or", "as", "sa"), "।")
 _QUESTION = {"zh": "？", "ja": "？", "el": ";"} | dict.fromkeys(("ar", "fa", "ur", "ps", "ug", "sd"), "؟")
 _EXCLAMATION = {"zh": "！", "ja": "！"}
+_MARKS = {".", "?", "!", *_STATEMENT.values(), *_QUESTION.values(), *_EXCLAMATION.values()}
 
 
 class Block(NamedTuple):
@@ -77,6 +78,14 @@ def ended(text: str, source: str, target: str) -> str:
     elif any(one in mark[1] for one in "!！"):
         kind, usual = _EXCLAMATION, "!"
     return text.rstrip(_NO_END) + kind.get(target, usual)
+
+
+def requests_of(text: str) -> set[str]:
+    """All that may have been asked for, in any language, to translate a text, or to translate it back."""
+    # One language for each way of cutting.
+    cuts = [block.sentences for language in ("en", "de", "zh") for block in blocks(text, language)]
+    found = {text, text.strip(), *(sentence for one in cuts for sentence in one)}
+    return found | {one.rstrip(_NO_END) + mark for one in found if not _MARK.search(one) for mark in _MARKS}
 
 
 def joined(parts: list[Block], target: str) -> str:

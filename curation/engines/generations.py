@@ -195,23 +195,28 @@ class Generations:
         """Where the cache is."""
         return self._store.uri
 
-    def forget(self, digests: Iterable[str]) -> list[Generated]:
-        """Delete all generations that were made from these; what they held."""
+    def forget(self, digests: Iterable[str], *, only_look: bool = False) -> list[Generated]:
+        """Delete all generations that were made from these; what they held.  only_look: delete none."""
         folders: dict[str, set[str]] = defaultdict(set)
         for one in digests:
             folders[_folder(one)].add(one)
         with self._reached(), ThreadPoolExecutor(IN_FLIGHT) as pool:
-            return [one for found in pool.map(self._forget_in, folders, folders.values()) for one in found]
+            return [
+                one
+                for found in pool.map(partial(self._forget_in, only_look), folders, folders.values())
+                for one in found
+            ]
 
-    def _forget_in(self, folder: str, digests: Collection[str]) -> list[Generated]:
+    def _forget_in(self, only_look: bool, folder: str, digests: Collection[str]) -> list[Generated]:
         found = []
         for file in self._store.names(folder):
             made, _, key = file.removesuffix(".json").partition("-")
             if made in digests:
                 place, _ = self._read(Name(made, key.partition("-")[0]), f"{folder}/{file}")
                 found += [place.answer] if place.answer else []
-                fault_point("forget.generation")
-                self._store.remove(f"{folder}/{file}")
+                if not only_look:
+                    fault_point("forget.generation")
+                    self._store.remove(f"{folder}/{file}")
         return found
 
     @contextlib.contextmanager

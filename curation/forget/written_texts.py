@@ -1,8 +1,9 @@
 """Take what models wrote of forgotten rows out of the caches of a run.
 
-Of a row's picture every generation goes, whatever prompt or model it was for, and of its texts every translation, also
-those of captions that the run has replaced since: they are made from what the picture's generations hold.  A text that
-other rows have too is forgotten with them; whoever needs it again has it written again.
+Of a row's picture every generation goes, whatever prompt or model it was for, and of its texts and their sentences
+every translation, with what was translated back of it.  So do those of captions that the run has replaced since: they
+are made from what the picture's generations hold.  A text that other rows have too is forgotten with them; whoever
+needs it again has it written again.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from curation.caption_checks import checked
 from curation.engines import Generated
 from curation.engines.generations import Generations, made_from
 from curation.table import COLUMNS, IMAGES, tables_there
+from curation.translated_sentences import requests_of
 from pairmill.errors import JobError
 from pairmill.store import Store, shard_file
 
 #: The columns with pictures and texts that generations are made from.
-_SOURCES = ("image", "caption", "recaptions")
+_SOURCES = ("image", "caption", "recaptions", "translations")
+#: From a picture's caption to its translation, and from there to what is translated back.
+_FURTHER = 2
 
 
 def forget_generations(
@@ -30,19 +34,33 @@ def forget_generations(
 
     Repeating it does no harm.  Returns the caches that cannot be reached, and why.
     """
-    digests = {made_from(source) for source in _sources(store, shard, uids)}
+    layers = [_digests(_sources(store, shard, uids))]
     unreached: dict[str, str] = {}
 
-    def forget(digests: Collection[str]) -> Iterator[Generated]:
+    def forget(digests: Collection[str], *, only_look: bool) -> Iterator[Generated]:
         for cache in caches:
             try:
-                yield from cache.forget(digests)
+                yield from cache.forget(digests, only_look=only_look)
             except JobError as error:
                 unreached[cache.uri] = str(error)
 
-    texts = [text for one in forget(digests) for text in (one.text, checked(one.text, cut=one.cut)[0])]
-    list(forget({made_from(text) for text in texts} - digests))
+    for _ in range(_FURTHER):
+        made = forget(layers[-1], only_look=True)
+        texts = [text for one in made for text in (one.text, checked(one.text, cut=one.cut)[0])]
+        layers.append(_digests(texts).difference(*layers))
+    # What leads to the last ones goes after them, so that a command that was killed finds them again.
+    for digests in reversed(layers):
+        list(forget(digests, only_look=False))
     return unreached
+
+
+def _digests(sources: Iterable[bytes | str]) -> set[str]:
+    """Of all requests that these pictures and texts were in."""
+    return {
+        made_from(request)
+        for source in sources
+        for request in ({source} if isinstance(source, bytes) else requests_of(source))
+    }
 
 
 def _sources(store: Store, shard: int, uids: Collection[str]) -> Iterator[bytes | str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.translated_sentences import Block, blocks, count_sentences, ended, joined
+from curation.translated_sentences import Block, blocks, count_sentences, ended, joined, requests_of
 from curation.whole_sentences import sentences
 
 
@@ -138,3 +138,15 @@ def test_the_work_grows_with_the_text() -> None:
 
 def test_marks_of_all_scripts_end_sentences_everywhere() -> None:
     assert sentences("एक कुत्ता। एक बिल्ली") == (["एक कुत्ता।"], "एक बिल्ली")
+
+
+@pytest.mark.parametrize("language", ["en", "de", "zh", "ja", "hi", "ur", "am", "el", "th"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_all_requests_of_a_text_are_found_whatever_its_language(language: str, data: st.DataObject) -> None:
+    pieces = ["dog", "Am", "13.", "Mai", "狗。", "猫", "कुत्ता।", '"So!"', "he", "\n\n", "- ", "Is", "it?", "Yes!", "."]
+    text = " ".join(data.draw(st.lists(st.sampled_from(pieces), min_size=1, max_size=12)))
+    made = data.draw(st.sampled_from(["Hund", "一只狗", " dog, "]))
+    assert requests_of(text) >= {text, *parts(text, language)}
+    for source in parts(text, "en"):
+        assert ended(made, source, language) in requests_of(made)
