@@ -8,18 +8,21 @@ needs it again has it written again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.caption_checks import checked
-from curation.engines import Generated
 from curation.engines.generations import Generations, made_from
 from curation.table import COLUMNS, IMAGES, tables_there
 from curation.translated_sentences import requests_of
 from pairmill.errors import JobError
 from pairmill.store import Store, shard_file
+
+T = TypeVar("T")
 
 #: The columns with pictures and texts that generations are made from.
 _SOURCES = ("image", "caption", "recaptions", "translations")
@@ -37,20 +40,23 @@ def forget_generations(
     layers = [_digests(_sources(store, shard, uids))]
     unreached: dict[str, str] = {}
 
-    def forget(digests: Collection[str], *, only_look: bool) -> Iterator[Generated]:
+    def of_caches(work: Callable[[Generations], T]) -> list[T]:
+        found = []
         for cache in caches:
             try:
-                yield from cache.forget(digests, only_look=only_look)
+                found.append(work(cache))
             except JobError as error:
                 unreached[cache.uri] = str(error)
+        return found
 
     for _ in range(_FURTHER):
-        made = forget(layers[-1], only_look=True)
-        texts = [text for one in made for text in (one.text, checked(one.text, cut=one.cut)[0])]
+        digests = layers[-1]
+        held = [one for some in of_caches(partial(Generations.held, digests=digests)) for one in some]
+        texts = {text for one in held for text in (one.text, checked(one.text, cut=one.cut)[0])}
         layers.append(_digests(texts).difference(*layers))
-    # What leads to the last ones goes after them, so that a command that was killed finds them again.
+    # What tells of the others goes last, so that a run that is killed between the two finds them when it is repeated.
     for digests in reversed(layers):
-        list(forget(digests, only_look=False))
+        of_caches(partial(Generations.forget, digests=digests))
     return unreached
 
 

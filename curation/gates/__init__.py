@@ -7,7 +7,7 @@
 
 Nothing is deleted: a refused text stays where its model's stage put it, and the column `gate` says who refused it.
 
-Read in this order: gate (what a gate is, and the registry), stage (the stage that asks them); then the gates:
-opener_gate, language_gate, length_gate, probability_gate, similarity_gate, and those that compare with evidence:
-evidence, number_gate, quotation_gate, name_gate.
+Read in this order: gate (what a gate is, and the registry), stage (the stage that asks them), opener_gate,
+language_gate, length_gate, probability_gate, similarity_gate, supported (what a row has to compare with), number_gate,
+quotation_gate, name_gate.
 """

@@ -10,8 +10,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from curation.filters.words import words_of
-from curation.gates.evidence import check_reader, read_column, shown_text
 from curation.gates.gate import ACCEPTED, REFUSED, Gate, GateKeys, Verdict, Written, WrittenKind
+from curation.gates.supported import check_reader, read_column, shown_text
 from curation.whole_sentences import sentences
 from pairmill.languages import primary
 

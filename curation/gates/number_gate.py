@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from curation.gates.evidence import check_reader, read_column, shown_text
 from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written
+from curation.gates.supported import check_reader, read_column, shown_text
 
 #: Digits with their separators; not those within a word that begins with a letter (`F16`, `mp3`).
 _NUMBER = re.compile(r"(?<![^\W\d_])(?<!\d)(?:[0-9]{1,3}(?:[.,'][0-9]{3})+(?![0-9])|[0-9]+)(?:[.,][0-9]+)?")

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from curation.gates.evidence import check_reader, read_column, shown_text
 from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written
+from curation.gates.supported import check_reader, read_column, shown_text
 from pairmill.folding import fold
 
 _QUOTED = re.compile(

@@ -470,9 +470,11 @@ def test_a_bucket_is_a_cache_too(engine: Neighbourly, run: Store) -> None:
     assert again.equals(out) and (len(paid), len(free)) == (21, 0)
     cache = Generations(run.within(GENERATIONS))
     gone = made_from(rows["image"][2].as_py())
-    assert sorted(one.text for one in cache.forget([gone])) == [
+    assert sorted(one.text for one in cache.held([gone])) == [
         *("It says one 12.", "It says three 12.", "It says two alt 12 12.")
     ]
+    cache.forget([gone])
+    assert cache.held([gone]) == []
     _, paid = paid_for(engine, lambda: captioner(engine, run)(rows))
     assert len(paid) == 3
     memory.store.clear()

@@ -91,7 +91,7 @@ def test_what_was_made_from_the_rows_is_gone_and_the_rest_is_there(
         killed(made, tmp_path, point)
     done = forget(made.store, WANTED, made.copies, sure=True)
     assert GENERATIONS not in done["not_looked_into"]
-    assert texts(cache, gone) == 0
+    assert [one if isinstance(one, str) else made_from(one) for one in gone if texts(cache, [one])] == []
     kept = {one for one in others if not isinstance(one, str) or "An earlier" not in one}
     assert texts(cache, kept) == len(kept)
     place = tmp_path / "cache" if elsewhere else Path(made.store.path(GENERATIONS))
@@ -103,9 +103,9 @@ def test_a_picture_of_several_shards_is_forgotten_once_by_all(tmp_path: Path) ->
     cache = Generations(str(tmp_path))
     for at in range(40):
         write(cache, b"one", f"text {at}", key=f"{at:032x}")
+    assert {one.text for one in cache.held([made_from(b"one")])} == {f"text {at}" for at in range(40)}
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: cache.forget([made_from(b"one")]), range(8)))
-    assert {one.text for texts in found for one in texts} == {f"text {at}" for at in range(40)}
+        list(pool.map(lambda _: cache.forget([made_from(b"one")]), range(8)))
     assert texts(cache, [b"one"]) == 0 and not list(tmp_path.glob("??/??/*"))
 
 
@@ -121,3 +121,14 @@ def test_a_cache_that_is_out_of_reach_is_reported_and_keeps_no_row(
     tables = [folder for folder in (made.folder / "run").iterdir() if folder.name != GENERATIONS]
     assert traces(tables, needles) == {}
     assert (made.store.read_json("runs/run-0002.json") or {})["forgot"]["not_cleaned"] == [cache.uri]
+
+
+@pytest.mark.parametrize("at_pass", [3, 8, 20])
+def test_what_only_the_cache_knows_is_found_again_after_a_kill(made: Made, tmp_path: Path, at_pass: int) -> None:
+    """A picture's earlier captions, which say what was translated, go after the translations."""
+    cache = Generations(made.store.within(GENERATIONS))
+    gone, _ = filled(made.store, cache)
+    killed(made, tmp_path, "forget.generation", at_pass)
+    assert 0 < texts(cache, gone) < len(gone)
+    forget(made.store, WANTED, made.copies, sure=True)
+    assert texts(cache, gone) == 0
