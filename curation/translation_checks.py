@@ -14,7 +14,10 @@ from pairmill.languages import UNKNOWN, primary
 
 
 class TranslationStatus(str, Enum):
-    """What became of one text in one target language.  Every value but success means that there is no text."""
+    """What became of one text in one target language.  Every value but success means that there is no text.
+
+    Where a text is translated by sentences, it is the status of the first one that is refused.
+    """
 
     SUCCESS = "success"
     UNSUPPORTED_LANGUAGE = "unsupported_language"  # the model does not translate from this language into the target
@@ -25,6 +28,9 @@ class TranslationStatus(str, Enum):
     BAD_LENGTH_RATIO = "bad_length_ratio"
     REPETITION = "repetition"
     LOST_SENTENCES = "lost_sentences"  # fewer and much shorter than the source
+    NUMBERS_DIFFER = "numbers_differ"  # a number lost or made up
+    LOST_TERM = "lost_term"  # of the glossary
+    BACK_TRANSLATION = "back_translation"  # too unlike the source when translated back, or not translated back
 
 
 class LengthBounds(NamedTuple):

@@ -8,8 +8,9 @@ import re
 _ABBREVIATION = re.compile(
     r"\b(?:mr|mrs|ms|dr|st|no|vs|etc|e\.g|i\.e|approx|prof|jr|sr|inc|ltd|bzw|z\.b|ca|mme|sra?|\w)\.$", re.IGNORECASE
 )
-#: A mark that ends a sentence, with the quotes and brackets that close behind it.
-_END = re.compile(r"(?:(?<![.!?…])[.!?…]+[\"'”’»)\]]*(?=\s|\Z)|[。！？｡]+[」』”’）]*)")
+#: A mark that ends a sentence, with the quotes and brackets that close behind it.  Those that need no space behind them
+#: are of Chinese and Japanese, of Indic scripts, and of Arabic, Ethiopic, Armenian, Khmer and Burmese.
+_END = re.compile(r"(?:(?<![.!?…])[.!?…]+[\"'”“’»«)\]]*(?=\s|\Z)|[。！？｡।॥؟۔።፧։។៕။]+[」』”’»）)\"]*)")
 #: Characters before a point that are enough to recognise an abbreviation.
 _LONGEST_ABBREVIATION = 12
 

@@ -81,6 +81,8 @@ class Generated:
     """Mean log-probability (nats) of its tokens, end-of-text included; None if the engine does not report it."""
     cut: bool = False
     """The text reached its token limit before it ended."""
+    tokens: int | None = None
+    """How many tokens the score is the mean of; None if the engine does not report it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", storable(self.text))
@@ -127,7 +129,10 @@ class Captioner(Protocol):
 
 
 class Translator(Protocol):
-    """Turns texts of one language into another.  Languages are ISO 639-1 codes, and `zh-hant`."""
+    """Turns texts of one language into another.  Languages are ISO 639-1 codes, and `zh-hant`.
+
+    One whose model was trained on single sentences, and drops some of several, says so with `sentence_model = True`.
+    """
 
     sampling: str
     """How tokens are chosen, as stored with each text: `greedy`, `beams=4`."""

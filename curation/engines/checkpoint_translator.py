@@ -42,6 +42,8 @@ class CheckpointTranslator:
     """
 
     sampling: str
+    #: OPUS-MT, NLLB, M2M100 and mBART-50 were trained on pairs of single sentences.
+    sentence_model = True
 
     def __init__(
         self,

@@ -163,6 +163,7 @@ class CTranslate2Translator(CheckpointTranslator):
             Generated(
                 text=text,
                 score=_mean(result.scores[0], len(tokens), 0 if forced is None else 1),
+                tokens=len(tokens) - (0 if forced is None else 1),
                 cut=len(tokens) >= self._max_new_tokens and tokens[-1] != self._end,
             )
             for text, tokens, result in zip(texts, written, results, strict=True)

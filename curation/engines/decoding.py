@@ -33,6 +33,8 @@ class Decoded(NamedTuple):
     """Generated tokens of each request, end-of-text not included."""
     scores: list[float]
     """Mean log-probability (nats) of each request's tokens, end-of-text included."""
+    counts: list[int]
+    """How many tokens that is the mean of: without a forced first one."""
     cut: list[bool]
     """Whether the token limit came before end-of-text."""
 
@@ -161,15 +163,17 @@ def decode(
         return Decoded(
             tokens=[tokens for tokens, _, _ in ended],
             scores=[mean * used / max(1, used - first) for mean, (_, used, _) in zip(means, ended, strict=True)],
+            counts=[max(1, used - first) for _, used, _ in ended],
             cut=[cut for _, _, cut in ended],
         )
     new_BL = output.sequences[:, -watcher.steps :]
     logp_BL = watcher.finish(new_BL[:, -1]).cpu()
-    decoded = Decoded(tokens=[], scores=[], cut=[])
+    decoded = Decoded(tokens=[], scores=[], counts=[], cut=[])
     for row, logp_L in zip(new_BL.tolist(), logp_BL, strict=True):
         tokens, used, cut = _until_end(row, ends, max_new_tokens)
         decoded.tokens.append(tokens)
         decoded.scores.append(float(logp_L[min(first, used - 1) : used].double().mean()))
+        decoded.counts.append(max(1, used - first))
         decoded.cut.append(cut)
     return decoded
 

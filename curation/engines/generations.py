@@ -98,6 +98,7 @@ class _Kept(NamedTuple):
     text: str
     score: float | None
     cut: bool
+    tokens: int | None
     plan: str | None = None
     shard: int | None = None
 
@@ -152,7 +153,7 @@ class Generations:
         if kept.of != str(name):
             return Place(path, damaged=True), None
         made_for = None if kept.plan is None or kept.shard is None else Work(kept.plan, kept.shard)
-        return Place(path, Generated(kept.text, kept.score, kept.cut)), made_for
+        return Place(path, Generated(kept.text, kept.score, kept.cut, kept.tokens)), made_for
 
     def keep(self, name: Name, place: Place, answer: Generated, work: Work | None) -> None:
         """Keep a text.  place: what `look_up` found.  work: as there."""
@@ -163,7 +164,7 @@ class Generations:
             # exists, and does not if it is read.
             if work is not None and not place.damaged and self._read(name, path)[0].answer is not None:
                 path = name.path(work)
-            kept = _Kept(str(name), answer.text, answer.score, answer.cut, *(work or ()))
+            kept = _Kept(str(name), answer.text, answer.score, answer.cut, answer.tokens, *(work or ()))
             data = json.dumps(checked(kept._asdict()), ensure_ascii=False).encode()
             # A folder in its place cannot be replaced, and is no reason to lose the shard.
             with contextlib.suppress(IsADirectoryError):

@@ -260,7 +260,9 @@ def read_completion(content: bytes) -> Generated:
         raise TryLater(f"the answer is not a chat completion: content is a {type(text).__name__}")
     if score is not None and not math.isfinite(score):  # JSON of some servers has NaN and -Infinity
         score = None
-    return Generated(text=(text or "").strip(), score=score, cut=reason == "length")
+    return Generated(
+        text=(text or "").strip(), score=score, cut=reason == "length", tokens=None if score is None else len(logprobs)
+    )
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -117,8 +117,8 @@ class TransformersTranslator(CheckpointTranslator):
         )
         texts = self._texts(decoded.tokens, forced)
         return [
-            Generated(text=text, score=score, cut=cut)
-            for text, score, cut in zip(texts, decoded.scores, decoded.cut, strict=True)
+            Generated(text=text, score=score, cut=cut, tokens=count)
+            for text, score, cut, count in zip(texts, decoded.scores, decoded.cut, decoded.counts, strict=True)
         ]
 
     def _free_memory(self) -> None:

@@ -1,13 +1,15 @@
 """Take what models wrote of forgotten rows out of the caches of a run.
 
-Of a row's picture every generation goes, whatever prompt or model it was for, and of its texts every translation, also
-those of captions that the run has replaced since: they are made from what the picture's generations hold.  A text that
-other rows have too is forgotten with them; whoever needs it again has it written again.
+Of a row's picture every generation goes, whatever prompt or model it was for, and of its texts and their sentences
+every translation, with what was translated back of it.  So do those of captions that the run has replaced since: they
+are made from what the picture's generations hold.  A text that other rows have too is forgotten with them; whoever
+needs it again has it written again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -16,13 +18,16 @@ import pyarrow.compute as pc
 from curation.caption_checks import checked
 from curation.engines.generations import Generations, made_from
 from curation.table import COLUMNS, IMAGES, tables_there
+from curation.translated_sentences import requests_of
 from pairmill.errors import JobError
 from pairmill.store import Store, shard_file
 
 T = TypeVar("T")
 
 #: The columns with pictures and texts that generations are made from.
-_SOURCES = ("image", "caption", "recaptions")
+_SOURCES = ("image", "caption", "recaptions", "translations")
+#: From a picture's caption to its translation, and from there to what is translated back.
+_FURTHER = 2
 
 
 def forget_generations(
@@ -32,7 +37,7 @@ def forget_generations(
 
     Repeating it does no harm.  Returns the caches that cannot be reached, and why.
     """
-    digests = {made_from(source) for source in _sources(store, shard, uids)}
+    layers = [_digests(_sources(store, shard, uids))]
     unreached: dict[str, str] = {}
 
     def of_caches(work: Callable[[Generations], T]) -> list[T]:
@@ -44,12 +49,24 @@ def forget_generations(
                 unreached[cache.uri] = str(error)
         return found
 
-    held = [one for some in of_caches(lambda cache: cache.held(digests)) for one in some]
-    texts = {text for one in held for text in (one.text, checked(one.text, cut=one.cut)[0])}
+    for _ in range(_FURTHER):
+        digests = layers[-1]
+        held = [one for some in of_caches(partial(Generations.held, digests=digests)) for one in some]
+        texts = {text for one in held for text in (one.text, checked(one.text, cut=one.cut)[0])}
+        layers.append(_digests(texts).difference(*layers))
     # What tells of the others goes last, so that a run that is killed between the two finds them when it is repeated.
-    of_caches(lambda cache: cache.forget({made_from(text) for text in texts} - digests))
-    of_caches(lambda cache: cache.forget(digests))
+    for digests in reversed(layers):
+        of_caches(partial(Generations.forget, digests=digests))
     return unreached
+
+
+def _digests(sources: Iterable[bytes | str]) -> set[str]:
+    """Of all requests that these pictures and texts were in."""
+    return {
+        made_from(request)
+        for source in sources
+        for request in ({source} if isinstance(source, bytes) else requests_of(source))
+    }
 
 
 def _sources(store: Store, shard: int, uids: Collection[str]) -> Iterator[bytes | str]:

@@ -53,7 +53,7 @@ def test_the_image_goes_as_our_own_bytes_and_the_text_comes_back_with_its_score(
 ) -> None:
     chat, url = server
     (answer,) = captioner(url).caption([request("a cat")])
-    assert answer == Generated("a cat data:image/jpeg;base64 12x8", score=-0.75)
+    assert answer == Generated("a cat data:image/jpeg;base64 12x8", score=-0.75, tokens=4)
     body = chat.requests[0]["body"]
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("owner/name", 20, 0.0)
     assert "seed" not in body
@@ -125,7 +125,7 @@ def test_what_will_not_pass_is_tried_once(
 def test_a_text_at_its_limit_is_marked_as_cut_and_nothing_as_empty(server: tuple[ChatServer, str]) -> None:
     _, url = server
     cut, nothing = captioner(url).caption([request("one two three", max_new_tokens=2), request("nothing")])
-    assert cut == Generated("one two", score=-0.25, cut=True)
+    assert cut == Generated("one two", score=-0.25, cut=True, tokens=2)
     assert nothing == Generated("", score=None)
 
 
@@ -281,7 +281,7 @@ def test_half_an_emoji_in_an_error_can_be_stored() -> None:
 def test_a_score_is_a_number(logprobs: str, score: float | None) -> None:
     tokens = ", ".join(f'{{"logprob": {each}}}' for each in logprobs.strip("[]").split(","))
     answer = f'{{"choices": [{{"message": {{"content": "a dog"}}, "logprobs": {{"content": [{tokens}]}}}}]}}'
-    assert read_completion(answer.encode()) == Generated("a dog", score)
+    assert read_completion(answer.encode()) == Generated("a dog", score, tokens=None if score is None else 2)
 
 
 @pytest.mark.parametrize("logprob", ["1" + "0" * 400, 'Infinity}, {"logprob": -Infinity'])

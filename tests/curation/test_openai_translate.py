@@ -54,7 +54,7 @@ def test_the_prompt_names_the_languages_and_holds_the_text_as_it_is(echo: tuple[
     made = translator(url, prompt="{source} > {target}: {text}")
     text = "a {target} of {text} \\1"
     assert made.translate([text], source="en", target="zh-hant") == [
-        Generated(f"English > Traditional Chinese: {text}", score=-0.5)
+        Generated(f"English > Traditional Chinese: {text}", score=-0.5, tokens=9)
     ]
     (body,) = server.bodies
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("owner/name", 64, 0.0)
@@ -71,7 +71,7 @@ def test_the_prompt_that_is_not_set_asks_for_the_translation_alone(echo: tuple[E
 def test_a_text_at_its_limit_is_marked_as_cut(echo: tuple[Echo, str]) -> None:
     _, url = echo
     answers = translator(url, limit=2, prompt="{text}").translate(["a b c", "a b"], source="en", target="de")
-    assert answers == [Generated("a b", score=-0.5, cut=True), Generated("a b", score=-0.5)]
+    assert answers == [Generated("a b", score=-0.5, cut=True, tokens=3), Generated("a b", score=-0.5, tokens=2)]
 
 
 def test_any_two_languages_are_a_direction() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tiny_models import save_marian
 
 from curation.engines import Failure, Generated
 from curation.engines.guard import MANY
@@ -23,6 +24,7 @@ from curation.translation_checks import (
     length_bounds,
     longest_loop,
 )
+from curation.translation_verdicts import mean_score
 from pairmill import faults
 from pairmill.errors import JobError
 from pairmill.layout import TEXT
@@ -121,6 +123,10 @@ def test_every_text_of_a_row_is_translated_with_its_provenance() -> None:
         "sampling": "greedy",
         "score": -0.25,
         "status": "success",
+        "source_sentences": 1,
+        "sentences": 1,
+        "failed_sentence": None,
+        "back_chrf": None,
     }
     assert out["translate_status"].to_pylist() == ["success"]
     assert out["translate_error"].to_pylist() == [None]
@@ -128,6 +134,8 @@ def test_every_text_of_a_row_is_translated_with_its_provenance() -> None:
 
 def test_a_translation_has_fields_of_the_product_and_its_own() -> None:
     wanted = {field.name: field.type for field in TEXT} | {"source_kind": pa.string(), "status": pa.string()}
+    wanted |= dict.fromkeys(("source_sentences", "sentences", "failed_sentence"), pa.int32())
+    wanted |= {"back_chrf": pa.float32()}
     assert {field.name: field.type for field in TRANSLATION}.items() <= wanted.items()
 
 
@@ -325,3 +333,269 @@ def test_the_sample_translator_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_p
     # Bit for bit the same when computed again, also after an engine call that failed once.
     monkeypatch.setattr(faults, "_armed", faults._parse("engine.translate:raise@2", str(tmp_path)))
     assert stage(table([*words, "狗"], languages=["en"] * 5 + ["zh"])).equals(out)
+
+
+FIVE = "A dog runs. A cat sleeps. A bird sings. A horse stands. A cow eats."
+FIVE_ZH = ["一只狗在跑。", "一只猫在睡觉。", "一只鸟在唱歌。", "一匹马站着。", "一头牛在吃东西。"]
+SENTENCES = dict(zip([f"{one}." for one in FIVE.rstrip(".").split(". ")], FIVE_ZH, strict=True))
+
+
+class OfSentences(Scripted):
+    """An engine of a sentence model: of a text of several it translates the first and drops the others."""
+
+    sentence_model = True
+
+    def __init__(self, texts: Mapping[str, str] = SENTENCES, directions: Any = (("en", "zh"), ("zh", "en"))) -> None:
+        super().__init__(directions)
+        self.texts = texts
+
+    def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
+        self.asked.append((source, target, list(texts)))
+        known = self.texts if target == "zh" else {made: text for text, made in self.texts.items()}
+        return [self._answer(known, text) for text in texts]
+
+    def _answer(self, known: Mapping[str, str], text: str) -> Generated | Failure:
+        first = next((one for one in known if text.startswith(one)), None)
+        tokens = len(text.split())
+        return Failure("unknown") if first is None else Generated(known[first], -1.0 / tokens, tokens=tokens)
+
+
+def entry(rows: pa.Table) -> dict[str, Any]:
+    ((one,),) = rows["translations"].to_pylist()
+    return dict(one)
+
+
+def test_a_text_of_five_sentences_has_five() -> None:
+    engine = OfSentences()
+    one = entry(Translate(config(), engine=engine)(table([FIVE])))
+    assert (one["text"], one["status"]) == ("".join(FIVE_ZH), "success")
+    assert (one["source_sentences"], one["sentences"], one["failed_sentence"]) == (5, 5, None)
+    assert engine.asked == [("en", "zh", sorted(SENTENCES))]
+
+
+def test_a_text_of_five_sentences_that_comes_back_as_one_is_refused() -> None:
+    one = entry(Translate(config(split="never"), engine=OfSentences())(table([FIVE])))
+    assert (one["text"], one["status"]) == (None, "lost_sentences")
+    assert (one["source_sentences"], one["sentences"], one["failed_sentence"]) == (5, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("split", "sentence_model", "requests"),
+    [("auto", True, 5), ("auto", False, 1), ("always", False, 5), ("never", True, 1)],
+)
+def test_split_says_when_sentences_are_requests(split: str, sentence_model: bool, requests: int) -> None:
+    engine = OfSentences()
+    engine.sentence_model = sentence_model
+    Translate(config(split=split), engine=engine)(table([FIVE]))
+    assert len(engine.asked[0][2]) == requests
+
+
+def test_the_score_is_the_mean_over_all_tokens() -> None:
+    text = "A dog runs. A very big cat sleeps well."
+    made = {"A dog runs.": FIVE_ZH[0], "A very big cat sleeps well.": "一只很大的猫睡得很好。"}
+    one = entry(Translate(config(), engine=OfSentences(made))(table([text])))
+    assert one["score"] == pytest.approx(-(3 * 1 / 3 + 6 * 1 / 6) / 9)
+
+
+def test_without_numbers_of_tokens_characters_count() -> None:
+    answers = [Generated("abc", -1.0), Generated("a", -4.0)]
+    assert mean_score(answers) == pytest.approx(-(4 * 1 + 2 * 4) / 6)
+    assert mean_score([*answers, Generated("a", None)]) is None
+    assert mean_score([Generated("a", None)]) is None
+    assert mean_score([*answers, Failure("boom")]) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("", "empty"),
+        ("A horse stands and looks at us from afar.", "wrong_language"),
+        ("一匹马一匹马一匹马一匹马一匹马", "repetition"),
+        ("一匹马站在1984年的草地上。", "numbers_differ"),
+        ("马" * 3 + "站在草地上看着远处的群山和蓝天白云。" * 2, "bad_length_ratio"),
+    ],
+)
+def test_the_sentence_that_fails_is_named_with_its_reason(answer: str, status: str) -> None:
+    made = {**SENTENCES, "A horse stands.": answer}
+    one = entry(Translate(config(), engine=OfSentences(made))(table([FIVE])))
+    assert (one["text"], one["status"], one["failed_sentence"]) == (None, status, 3)
+
+
+def test_a_sentence_that_the_engine_fails_for_is_tried_again() -> None:
+    made = {text: zh for text, zh in SENTENCES.items() if text != "A horse stands."}
+    stage = Translate(config(), engine=OfSentences(made))
+    out = stage(table([FIVE]))
+    assert (entry(out)["status"], entry(out)["failed_sentence"]) == ("engine_error", 3)
+    assert stage.unfinished(out).to_pylist() == [True]
+
+
+def test_a_mark_that_the_translator_left_out_is_put_in() -> None:
+    made = {text: zh.rstrip("。") for text, zh in SENTENCES.items()}
+    one = entry(Translate(config(), engine=OfSentences(made))(table([FIVE])))
+    assert (one["text"], one["sentences"]) == ("".join(FIVE_ZH), 5)
+
+
+def test_a_sentence_is_paid_for_once(tmp_path: Path) -> None:
+    first, second = OfSentences(), OfSentences()
+    Translate(config(cache=str(tmp_path)), engine=first)(table([FIVE, "A cat sleeps. A dog runs."]))
+    assert [len(texts) for _, _, texts in first.asked] == [5]
+    rows = table(["A dog runs.", "A cow eats. A cat sleeps. A dog runs."])
+    out = Translate(config(cache=str(tmp_path)), engine=second)(rows)
+    assert second.asked == []
+    assert out["translations"][1][0]["text"].as_py() == FIVE_ZH[4] + FIVE_ZH[1] + FIVE_ZH[0]
+    # The number of tokens is kept with the score.
+    assert out["translations"][1][0]["score"].as_py() == pytest.approx(-3 / 9)
+
+
+def test_a_text_without_a_term_of_the_glossary_is_refused(tmp_path: Path) -> None:
+    terms = tmp_path / "terms.tsv"
+    terms.write_text("dog\tzh\t狗\ncat\tzh\t喵\n", encoding="utf-8")
+    settings = config(glossary=str(terms))
+    stage = Translate(settings, engine=OfSentences())
+    out = stage(table(["A dog runs.", FIVE]))
+    assert [[one["status"], one["failed_sentence"]] for (one,) in out["translations"].to_pylist()] == [
+        ["success", None],
+        ["lost_term", 1],
+    ]
+    before = stage.revision()
+    terms.write_text("dog\tzh\t狗\n", encoding="utf-8")
+    assert Translate(settings, engine=OfSentences()).revision() != before
+    assert Translate(config()).revision() == model_revision(config())
+
+
+def test_texts_are_translated_back_and_compared() -> None:
+    class Forgetful(OfSentences):
+        def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
+            made = super().translate(texts, source=source, target=target)
+            return [
+                Generated("Something else.", -1.0) if "马" in text else one
+                for text, one in zip(texts, made, strict=True)
+            ]
+
+    engine = Forgetful()
+    out = Translate(config(min_back_chrf=60), engine=engine)(table(["A dog runs. A cat sleeps.", "A horse stands."]))
+    (good,), (bad,) = out["translations"].to_pylist()
+    assert (good["status"], good["back_chrf"]) == ("success", 100.0)
+    assert (bad["status"], bad["text"]) == ("back_translation", None)
+    assert bad["back_chrf"] < 60
+    assert engine.asked == [
+        ("en", "zh", ["A cat sleeps.", "A dog runs.", "A horse stands."]),
+        ("zh", "en", sorted([FIVE_ZH[0], FIVE_ZH[1], FIVE_ZH[3]])),
+    ]
+
+
+def test_another_model_translates_back() -> None:
+    forth, back = OfSentences(directions=[("en", "zh")]), OfSentences(directions=[("zh", "en")])
+    settings = config(min_back_chrf=60, back_model=SAMPLE, engine={"pair": ["en", "zh"]})
+    assert settings.back is not None
+    assert settings.back.engine.model_dump()["pair"] == ("zh", "en")
+    stage = Translate(settings, engine=forth, back=back)
+    assert entry(stage(table([FIVE])))["back_chrf"] == 100.0
+    assert [source for source, _, _ in [*forth.asked, *back.asked]] == ["en", "zh"]
+    assert stage.revision() == [model_revision(config())] * 2
+
+
+def test_a_text_that_cannot_be_translated_back_has_not_passed() -> None:
+    engine = OfSentences(directions=[("en", "zh")])
+    one = entry(Translate(config(min_back_chrf=0), engine=engine)(table([FIVE])))
+    assert (one["text"], one["status"], one["back_chrf"]) == (None, "back_translation", None)
+
+
+def test_an_engine_that_fails_while_translating_back_is_asked_again() -> None:
+    class OneWay(OfSentences):
+        def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
+            if target == "en":
+                return [Generated("1", 0.0) if text == "1" else Failure("boom") for text in texts]
+            return super().translate(texts, source=source, target=target)
+
+    stage = Translate(config(min_back_chrf=10), engine=OneWay())
+    out = stage(table([FIVE]))
+    assert (entry(out)["status"], entry(out)["text"]) == ("engine_error", None)
+    assert stage.unfinished(out).to_pylist() == [True]
+
+
+def test_keys_of_back_translation_come_together() -> None:
+    with pytest.raises(ValidationError, match="min_back_chrf"):
+        config(back_model=SAMPLE)
+    with pytest.raises(ValidationError, match="back_model"):
+        config(min_back_chrf=30, back_revision="main")
+
+
+def test_sources_of_both_languages_get_the_other_one() -> None:
+    engine = OfSentences(directions=[("en", "zh"), ("zh", "en"), ("zh-hant", "en")])
+    rows = table(
+        [FIVE, "".join(FIVE_ZH), FIVE],
+        languages=["en", "zh-Hant", "EN"],
+        recaptions=[[made(FIVE_ZH[0], language="zh")], [made("A dog runs.")], []],
+    )
+    out = Translate(config(targets=("en", "zh")), engine=engine)(rows)
+    assert {(source, target) for source, target, _ in engine.asked} == set(engine.directions)
+    assert {status for row in statuses(out) for status in row} == {"success"}
+    assert [[(one["language"], one["source_index"]) for one in row] for row in out["translations"].to_pylist()] == [
+        [("en", 1), ("zh", 0)],
+        [("en", 0), ("zh", 1)],
+        [("zh", 0)],
+    ]
+
+
+@given(
+    st.lists(st.sampled_from(sorted(SENTENCES)), min_size=1, max_size=8),
+    st.sets(st.sampled_from(sorted(SENTENCES)), max_size=2),
+)
+@settings(deadline=None, max_examples=40)
+def test_a_text_has_all_its_sentences_or_none(chosen: list[str], bad: set[str]) -> None:
+    texts = {text: "" if text in bad else zh for text, zh in SENTENCES.items()}
+    stage = Translate(config(check_language=False, max_repeat=8), engine=OfSentences(texts))
+    one = entry(stage(table([" ".join(chosen)])))
+    first_bad = next((at for at, text in enumerate(chosen) if text in bad), None)
+    assert one["source_sentences"] == len(chosen)
+    if first_bad is None:
+        assert (one["text"], one["sentences"]) == ("".join(texts[text] for text in chosen), len(chosen))
+    else:
+        assert (one["text"], one["status"]) == (None, "empty")
+        assert one["failed_sentence"] == (first_bad if len(chosen) > 1 else None)
+
+
+@pytest.mark.slow
+def test_the_sample_translator_by_sentences(tmp_path: Path) -> None:
+    """As one text, the sample translator gives one label for five sentences (measured)."""
+    text = "A red apple. The dog. A cat! The sun. A black bird."
+    settings = {"engine": {"pair": ("en", "zh"), "batch_size": 2}, "max_new_tokens": 32}
+    rows = table([text, "The dog.", "A cat! The dog."])
+    results = {}
+    for split in ("always", "auto", "never"):
+        stage = Translate(config(**settings, split=split, cache=str(tmp_path / split)))
+        stage.setup(Runtime())
+        results[split] = stage(rows)
+        assert stage(rows).equals(results[split])  # from the cache
+    assert results["auto"].equals(results["always"])
+    first = results["auto"]["translations"][0][0].as_py()
+    assert first["source_sentences"] == 5
+    assert (first["status"], first["sentences"], first["text"].count("。")) == ("success", 5, 4)
+    assert results["never"]["translations"][0][0]["status"].as_py() == "lost_sentences"
+
+
+@pytest.mark.slow
+def test_a_real_model_translates_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Forth by the sample translator, back by a tiny Marian model of random weights, which says nothing alike."""
+    back = str(save_marian(tmp_path / "back"))
+    common: dict[str, Any] = {"engine": {"pair": ("en", "zh"), "batch_size": 2}, "max_new_tokens": 32}
+    rows = table(["A red apple. The dog. A cat!", "The dog.", "red apple"])
+    results = {}
+    for name, least in (("all", 0), ("none", 99)):
+        stage = Translate(config(**common, min_back_chrf=least, back_model=back, cache=str(tmp_path / name)))
+        stage.setup(Runtime())
+        results[name] = stage(rows)
+        assert stage(rows).equals(results[name])  # from the cache
+    assert {status for row in statuses(results["all"]) for status in row} == {"success"}
+    assert {status for row in statuses(results["none"]) for status in row} == {"back_translation"}
+    scores = [one["back_chrf"] for row in results["all"]["translations"].to_pylist() for one in row]
+    assert all(0 <= score < 99 for score in scores)
+    # The same after an engine's call that failed once, forth or back.
+    for call in (2, 4):
+        passes = tmp_path / f"failed-{call}"
+        passes.mkdir()
+        monkeypatch.setattr(faults, "_armed", faults._parse(f"engine.translate:raise@{call}", str(passes)))
+        stage = Translate(config(**common, min_back_chrf=0, back_model=back))
+        stage.setup(Runtime())
+        assert stage(rows).equals(results["all"])
