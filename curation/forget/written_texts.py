@@ -1,8 +1,8 @@
 """Take what models wrote of forgotten rows out of the caches of a run.
 
-Of a row's picture every generation goes, whatever prompt or model it was for, and of its texts every translation, also
-those of captions that the run has replaced since: they are made from what the picture's generations hold.  A text that
-other rows have too is forgotten with them; whoever needs it again has it written again.
+Of a row's picture every generation goes, whatever prompt or model it was for, and of its texts every rewritten text and
+every translation, also those of texts that the run has replaced since: they are made from what generations of the row
+hold.  A text that other rows have too is forgotten with them; whoever needs it again has it written again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pairmill.errors import JobError
 from pairmill.store import Store, shard_file
 
 #: The columns with pictures and texts that generations are made from.
-_SOURCES = ("image", "caption", "recaptions")
+_SOURCES = ("image", "caption", "recaptions", "rewrites")
 
 
 def forget_generations(
@@ -40,8 +40,11 @@ def forget_generations(
             except JobError as error:
                 unreached[cache.uri] = str(error)
 
-    texts = [text for one in forget(digests) for text in (one.text, checked(one.text, cut=one.cut)[0])]
-    list(forget({made_from(text) for text in texts} - digests))
+    known: set[str] = set()
+    while digests:
+        known |= digests
+        texts = [text for one in forget(digests) for text in (one.text, checked(one.text, cut=one.cut)[0])]
+        digests = {made_from(text) for text in texts} - known
     return unreached
 
 
