@@ -119,11 +119,13 @@ def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRec
 def chosen(key: str) -> dict[str, Any]:
     """The change that chooses the entry whose key this is, and nothing beside it."""
     at, brace, rest = key.partition("{")
+    if not brace:
+        return {}
     name = rest.partition("}")[0]
-    if brace and at.endswith("[]"):
+    if at.endswith("[]"):
         return {at.removesuffix("[]"): [{"name": name, **NEEDED.get(name, {})}]}
     engine = BASE.get(at.partition(".")[0], {}).get("engine", {})
-    return {at: name} if brace and at.endswith(".engine") and engine.get("name") != name else {}
+    return {at: name} if at.endswith(".engine") and engine.get("name") != name else {}
 
 
 @pytest.mark.slow
