@@ -20,7 +20,8 @@ class CaptionConfig(Config):
     """Which text of a row is its `caption`."""
 
     prefer: tuple[str, ...] = Field(
-        ("short", "long", "alt"), description="kinds of text, best first; the first that a row has is its caption"
+        ("rewritten", "short", "long", "alt"),
+        description="kinds of text, best first; the first that a row has is its caption",
     )
     best_of: bool = Field(
         False,

@@ -58,3 +58,11 @@ def with_input(rows: pa.Table, kind: pa.StructType | None) -> pa.Table:
         values = pc.struct_field(rows["input"], [there[field.name]]).cast(field.type)
         children.append(pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], field.type))
     return set_columns(rows, {"input": pa.StructArray.from_arrays(children, fields=list(kind))})
+
+
+def list_column(rows: pa.Table, name: str) -> pa.ChunkedArray | None:
+    """The list's own column NAME or `input.NAME`; None if there is none."""
+    plain = name.removeprefix("input.")
+    if "input" not in rows.schema.names or rows.schema.field("input").type.get_field_index(plain) < 0:
+        return None
+    return pc.struct_field(rows["input"], [plain])

@@ -64,7 +64,7 @@ class Pack(Stage):
 
     name, segment, table, pool = "pack", "pack", PAIRS, None
     reads: tuple[str, ...] = ("image", "caption", "language")
-    optional = ("recaptions", "translations", GATE)
+    optional = ("recaptions", "rewrites", "translations", GATE)
     adds: tuple[Column, ...] = (
         Column("texts", pa.list_(TEXT), "every text with its provenance, `source_index` is that of its source"),
     )

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.download import has_picture
+from curation.input_column import list_column
 from curation.schema import DROPS, live, set_columns
 from curation.stage import Column, Stage, as_mask
 from curation.table import Table
@@ -53,9 +54,15 @@ def what_it_is_made_from(stage: Stage, rows: pa.Table, made_by: str) -> pa.Array
 
     made_by: digest of the stage's identity and of its model's revision.
     """
-    names = [name for name in decided_by(stage) if name in rows.schema.names]
-    values = rows.select(names).to_pylist() if names else [{} for _ in range(len(rows))]
+    columns = {name: column for name in decided_by(stage) if (column := _column(stage, rows, name)) is not None}
+    values = pa.table(columns).to_pylist() if columns else [{} for _ in range(len(rows))]
     return pa.array([_digest(made_by, value) for value in values], pa.uint64())
+
+
+def _column(stage: Stage, rows: pa.Table, name: str) -> pa.ChunkedArray | None:
+    if name in rows.schema.names:
+        return rows[name]
+    return list_column(rows, name) if stage.reads_input else None
 
 
 def _digest(made_by: str, value: Mapping[str, object]) -> int:

@@ -134,8 +134,8 @@ class Stage:
     only_with: ClassVar[tuple[str, ...]] = ()
     #: What decides a row's result, if that is less than what it reads; `image` stands for what a picture follows from.
     decided_by: ClassVar[tuple[str, ...] | None] = None
-    #: Whether `reads` may also name columns of the input list, which only `check` can know.
-    reads_input: ClassVar[bool] = False
+    #: Whether `reads` may also name columns of the input list (NAME, or input.NAME), which only `check` can know.
+    reads_input: bool = False
     #: Raised when the code is corrected so that what earlier versions made must be made again; it is part of the key.
     version: ClassVar[int] = 1
     drops: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ be in `collect`, `score` or `rewrite`, as `tasks` or `model`.
 
 def page() -> str:
     """The page of the stages that every recipe may have."""
-    models = {name: {"model": "any"} for name in ("recaption", "translate")}
+    models = {name: {"model": "any"} for name in ("recaption", "rewrite_texts", "translate")}
     embed = {"NAME": {"model": "ViT-B-32", "pretrained": "openai"}}
     score = {"NAME": {"name": "mlp", "embedding": "NAME", "weights": "FILE"}}
     decontaminate = {"NAME": {"path": "FOLDER"}}

@@ -16,6 +16,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "filter": "curation.filters.stage:Filter",
         "deduplicate": "curation.duplicates.stage:Deduplicate",
         "recaption": "curation.recaption:Recaption",
+        "rewrite_texts": "curation.rewrite_texts:RewriteTexts",
         "translate": "curation.translate:Translate",
         "gate": "curation.gates.stage:GateStage",
         "pack": "curation.pack:Pack",

@@ -33,11 +33,13 @@ from curation.translated_sentences import count_sentences
 from curation.translation_checks import LengthBounds, TranslationStatus, length_bounds
 from curation.translation_verdicts import Cut, Job, Outcome, Verdicts, cut, put_together, translated
 from pairmill.languages import canonical, primary
+from pairmill.layout import written_texts
 from pairmill.meters import Meter
 from pairmill.registry import ChosenBy, NamedConfig
 
-#: One text in one target language.  `source_index` is the position in [caption, *recaptions] of what was translated.
-#: `failed_sentence`, from 0, is the sentence of the source that `status` is about; null: it is about the whole text.
+#: One text in one target language.  `source_index` is the position of what was translated in [caption, *recaptions,
+#: *rewrites].  `failed_sentence`, from 0, is the sentence of the source that `status` is about; null: it is about the
+#: whole text.
 TRANSLATION = pa.struct(
     [
         ("text", pa.string()),
@@ -86,8 +88,8 @@ class TranslateConfig(EngineConfig):
         min_length=1,
         description="languages to translate into (ISO 639-1; zh-hant for traditional Chinese)",
     )
-    kinds: tuple[Literal["alt", "short", "long"], ...] = Field(
-        default=("alt", "short", "long"), min_length=1, description="kinds of text to translate"
+    kinds: tuple[Literal["alt", "short", "long", "rewritten"], ...] = Field(
+        default=("alt", "short", "long", "rewritten"), min_length=1, description="kinds of text to translate"
     )
     max_new_tokens: int = Field(
         default=256, ge=1, description="token limit of a translation, or of a sentence's; a longer one is refused"
@@ -210,7 +212,7 @@ class Translate(Stage):
         Column("translate_status", pa.string(), "what became of the row's translations"),
         Column("translate_error", pa.string(), "the engine's errors"),
     )
-    optional = ("recaptions",)
+    optional = ("recaptions", "rewrites")
     Config = TranslateConfig
 
     def __init__(
@@ -297,12 +299,9 @@ class Translate(Stage):
 
     def _sources(self, rows: pa.Table) -> Iterable[list[_Source]]:
         """The texts of each row that are of a kind to translate; none for a dropped row."""
-        recaptions: Sequence[Any] = [None] * rows.num_rows
-        if "recaptions" in rows.schema.names:
-            recaptions = rows["recaptions"].to_pylist()
-        columns = (live(rows).to_pylist(), rows["caption"].to_pylist(), rows["language"].to_pylist(), recaptions)
-        for is_live, caption, language, made in zip(*columns, strict=True):
-            texts = [{"text": caption, "language": language, "kind": "alt"}, *(made or ())]
+        names = [name for name in ("caption", "language", *self.optional) if name in rows.schema.names]
+        for is_live, row in zip(live(rows).to_pylist(), rows.select(names).to_pylist(), strict=True):
+            texts: list[dict[str, Any]] = written_texts(row)
             yield [
                 _Source(text["text"], canonical(text["language"]), text["kind"], at)
                 for at, text in enumerate(texts)

@@ -92,6 +92,13 @@ TEXT_KINDS = ("alt", "short", "long", "rewritten", "translated")
 #: Of a text that was written not to fit its picture: nothing takes it for one that does.
 NEGATIVE = "negative"
 
+#: Kinds of texts that are no descriptions of their picture: nothing trains on one, evaluates with it or takes it for a
+#: caption unless its kind is named.
+OTHER_KINDS = ("tags", "question", NEGATIVE)
+
+#: Kinds of texts that models write for prompts.
+PROMPT_KINDS = ("short", "long", "rewritten", "tags", "question")
+
 #: One text of a pair, with its provenance.  `source_index` is the position, in the same list, of the text it was made
 #: from (translations, rewrites); null for texts made from the image or given with the input.  `edited_by` is the gate
 #: that changed it; null: it is as the model wrote it.
@@ -115,7 +122,7 @@ TEXT_FIELDS = tuple(f.name for f in TEXT)
 
 
 #: The columns that the texts of a row are made from; the alt text, as it is used, is `caption`.
-TEXT_SOURCES = ("caption", "language", "recaptions", "translations", "gate")
+TEXT_SOURCES = ("caption", "language", "recaptions", "rewrites", "translations", "gate")
 
 #: What the gates say of each text that a model wrote: a column in the order of `written_texts`, without the alt text.
 GATE, GATE_TABLE = "gate", "columns/gate"
@@ -128,11 +135,12 @@ VERDICT = pa.struct(
 
 
 def written_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
-    """All texts of a row with their provenance, as models wrote them: alt text, recaptions, translations."""
+    """All texts of a row with their provenance, as models wrote them: alt text, recaptions, rewrites, translations."""
     nothing = dict.fromkeys(TEXT_FIELDS)
     texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
-    recaptions: Sequence[Mapping[str, object]] = row.get("recaptions") or ()  # type: ignore[assignment]
-    texts += [nothing | {k: v for k, v in made.items() if k in TEXT_FIELDS} for made in recaptions]
+    for column in ("recaptions", "rewrites"):
+        prompted: Sequence[Mapping[str, object]] = row.get(column) or ()  # type: ignore[assignment]
+        texts += [nothing | {k: v for k, v in made.items() if k in TEXT_FIELDS} for made in prompted]
     translations: Sequence[Mapping[str, object]] = row.get("translations") or ()  # type: ignore[assignment]
     texts += [
         nothing | {k: v for k, v in made.items() if k in TEXT_FIELDS} | {"kind": "translated"}

@@ -16,6 +16,7 @@ REGISTRIES = (
     ("Kinds of duplicates", "curation.duplicates.kinds:KINDS"),
     ("Kinds of matches with an evaluation set", "curation.decontamination.match_kinds:KINDS"),
     ("Caption engines", "curation.engines:CAPTION_ENGINES"),
+    ("Rewriting engines", "curation.engines:REWRITE_ENGINES"),
     ("Translation engines", "curation.engines:TRANSLATE_ENGINES"),
     ("Gates of texts that models write", "curation.gates.gate:GATES"),
     ("Image heads", "curation.heads:HEADS"),

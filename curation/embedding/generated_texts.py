@@ -17,17 +17,17 @@ from curation.embedding.vectors import vector_column, vectors_of
 from curation.schema import set_columns
 from curation.stage import Column, live_mask
 from pairmill.faults import fault_point
-from pairmill.layout import row_texts, score_column, text_scores_column
+from pairmill.layout import OTHER_KINDS, row_texts, score_column, text_scores_column
 
 if TYPE_CHECKING:
     from curation.embedding.encoders import DualEncoder
 
 #: Columns of texts that models wrote, in the order of `layout.row_texts` -> what their best score is called.
-_SOURCES = {"recaptions": "recaption", "translations": "translation"}
+_SOURCES = {"recaptions": "recaption", "rewrites": "rewrite", "translations": "translation"}
 
 
 class EmbedTexts(EncoderStage):
-    """Embed captions and translations that models wrote with a dual encoder, and score how well they fit the picture.
+    """Embed captions, rewritten texts and translations with a dual encoder, and score how well they fit the picture.
 
     The picture's vector is that of `embed-NAME`: no picture is read.  A score is the cosine of the two.  Equal texts of
     a shard are embedded once.  A text of nothing but spaces has no vector, and no text of a row without a picture has a
@@ -35,7 +35,7 @@ class EmbedTexts(EncoderStage):
     """
 
     segment, prefix = "rewrite", "embed_texts"
-    only_with = ("recaption", "translate")
+    only_with = ("recaption", "rewrite_texts", "translate")
     optional = tuple(_SOURCES)
 
     def __init__(self, config: EmbedConfig, given: str, *, encoder: DualEncoder | None = None) -> None:
@@ -131,10 +131,19 @@ def _written(row: Mapping[str, Any]) -> list[str]:
 
 
 def _best(scores: Sequence[float | None] | None, row: Mapping[str, Any], source: str) -> float | None:
-    """The highest score of a row's texts of one kind.  scores: of all that models wrote."""
-    recaptions = len(row.get("recaptions") or ())
-    part = slice(recaptions) if source == "recaptions" else slice(recaptions, None)
-    return max((score for score in (scores or ())[part] if score is not None), default=None)
+    """The highest score of a row's descriptions of one source.  scores: of all that models wrote."""
+    kinds = [
+        (name, text.get("kind"))
+        for name in _SOURCES
+        for text in row.get(name) or ()
+        if name != "translations" or text["text"] is not None
+    ]
+    found = [
+        score
+        for score, (name, kind) in zip(scores or (), kinds, strict=False)
+        if score is not None and name == source and kind not in OTHER_KINDS
+    ]
+    return max(found, default=None)
 
 
 def _placed(values: npt.NDArray[Any], mask: npt.NDArray[np.bool_], none: float) -> npt.NDArray[Any]:

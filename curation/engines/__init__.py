@@ -1,6 +1,6 @@
-"""Engines that generate text: the requests of the recaption and translate stages, and the answers.
+"""Engines that generate text: the requests of the stages recaption, rewrite_texts and translate, and the answers.
 
-Read in this order: this file (the contract and the two registries), settings (keys that engines share), generations
+Read in this order: this file (the contract and the registries), settings (keys that engines share), generations
 (the cache of what engines wrote), asking (what is asked for, and when it is kept), guard (no request can hurt another),
 model_files (which are loaded), decoding (batched generation with scores), chat_servers and openai_client (models behind
 servers), checkpoint_translator (translators in this process), then one file per engine.  An engine answers every
@@ -73,6 +73,16 @@ class CaptionRequest:
 
 
 @dataclass(frozen=True)
+class RewriteRequest:
+    """A request for one text that is made from others, which the prompt holds."""
+
+    prompt: str
+    max_new_tokens: int
+    seed: int
+    """As for `CaptionRequest`."""
+
+
+@dataclass(frozen=True)
 class Generated:
     """A text an engine wrote."""
 
@@ -128,6 +138,14 @@ class Captioner(Protocol):
         ...
 
 
+class Rewriter(Protocol):
+    """Writes texts that are made from others."""
+
+    def rewrite(self, requests: Sequence[RewriteRequest]) -> list[Generated | Failure]:
+        """One answer per request, in order."""
+        ...
+
+
 class Translator(Protocol):
     """Turns texts of one language into another.  Languages are ISO 639-1 codes, and `zh-hant`.
 
@@ -147,7 +165,7 @@ class Translator(Protocol):
 
 
 class Engine(Protocol):
-    """An entry of a registry below: how a captioner or a translator is found and loaded.
+    """An entry of a registry below: how a captioner, a rewriter or a translator is found and loaded.
 
     Its module is imported wherever a recipe is read, so it must import model libraries only in `load`.
     """
@@ -163,10 +181,10 @@ class Engine(Protocol):
         ...
 
     def load(self, config: Any, section: Any, checkpoint: Checkpoint) -> Any:
-        """The `Captioner` or `Translator`.
+        """The `Captioner`, `Rewriter` or `Translator`.
 
-        section: `RecaptionConfig` or `TranslateConfig`.  Raises UserError if it cannot be loaded here, or cannot do
-        what the section asks for.
+        section: `RecaptionConfig`, `RewriteTextsConfig` or `TranslateConfig`.  Raises UserError if it cannot be loaded
+        here, or cannot do what the section asks for.
         """
         ...
 
@@ -179,6 +197,15 @@ CAPTION_ENGINES: Registry[Engine] = Registry(
         "openai": "curation.engines.openai_caption:OpenAICaptioner",
     },
     check=with_methods("check", "load", key="recaption.engine"),
+)
+
+REWRITE_ENGINES: Registry[Engine] = Registry(
+    "rewrite_texts.engine",
+    {
+        "transformers": "curation.engines.transformers_rewrite:TransformersRewriter",
+        "openai": "curation.engines.openai_rewrite:OpenAIRewriter",
+    },
+    check=with_methods("check", "load", key="rewrite_texts.engine"),
 )
 
 TRANSLATE_ENGINES: Registry[Engine] = Registry(

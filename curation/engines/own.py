@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from curation.engines import Answered, CaptionRequest, Failure, Generated, unheard
+from curation.engines import Answered, CaptionRequest, Failure, Generated, RewriteRequest, unheard
 from curation.engines.asking import takes_answered
 from curation.engines.guard import answer_batch
 from pairmill.errors import JobError
@@ -14,7 +14,7 @@ from pairmill.own_code import Guard
 
 
 class OwnEngine:
-    """A captioner or translator of a user's own, within a time limit.
+    """A captioner, rewriter or translator of a user's own, within a time limit.
 
     What it raises for one request becomes a `Failure` of that request.  Raises JobError for a call that takes longer
     than the limit, and for answers that are not one `Generated` or `Failure` a request.
@@ -31,6 +31,10 @@ class OwnEngine:
     def caption(self, requests: Sequence[CaptionRequest], answered: Answered = unheard) -> list[Generated | Failure]:
         """One answer per request, in order.  answered: gets those that the engine reports."""
         return self._answered(requests, self._engine.caption, answered)
+
+    def rewrite(self, requests: Sequence[RewriteRequest], answered: Answered = unheard) -> list[Generated | Failure]:
+        """One answer per request, in order.  answered: as for `caption`."""
+        return self._answered(requests, self._engine.rewrite, answered)
 
     def translate(
         self, texts: Sequence[str], *, source: str, target: str, answered: Answered = unheard

@@ -1,9 +1,9 @@
 """Take what models wrote of forgotten rows out of the caches of a run.
 
 Of a row's picture every generation goes, whatever prompt or model it was for, and of its texts and their sentences
-every translation, with what was translated back of it.  So do those of captions that the run has replaced since: they
-are made from what the picture's generations hold.  A text that other rows have too is forgotten with them; whoever
-needs it again has it written again.
+every rewritten text and every translation, with what was translated back of it.  So do those of texts that the run has
+replaced since: they are made from what generations of the row hold.  A text that other rows have too is forgotten with
+them; whoever needs it again has it written again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from pairmill.store import Store, shard_file
 T = TypeVar("T")
 
 #: The columns with pictures and texts that generations are made from.
-_SOURCES = ("image", "caption", "recaptions", "translations")
-#: From a picture's caption to its translation, and from there to what is translated back.
-_FURTHER = 2
+_SOURCES = ("image", "caption", "recaptions", "rewrites", "translations")
 
 
 def forget_generations(
@@ -49,8 +47,8 @@ def forget_generations(
                 unreached[cache.uri] = str(error)
         return found
 
-    for _ in range(_FURTHER):
-        digests = layers[-1]
+    # From a picture to its caption, the text rewritten from it, the translation, and what is translated back.
+    while digests := layers[-1]:
         held = [one for some in of_caches(partial(Generations.held, digests=digests)) for one in some]
         texts = {text for one in held for text in (one.text, checked(one.text, cut=one.cut)[0])}
         layers.append(_digests(texts).difference(*layers))

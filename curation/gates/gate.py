@@ -26,7 +26,7 @@ from pydantic import Field
 from pairmill.registry import NamedConfig, Registry, derived_from
 
 #: Kinds of text that models write.
-WrittenKind = Literal["short", "long", "rewritten", "translated"]
+WrittenKind = Literal["short", "long", "rewritten", "tags", "question", "translated"]
 
 
 class Written(NamedTuple):
@@ -34,7 +34,8 @@ class Written(NamedTuple):
 
     score: its mean token log-probability.  at: its place in `layout.written_texts` of its row.  source: the place of
     the text that it was made from; None: it was made from the picture.
-    row: the row's columns that the gates read; always caption, language (of the alt text), recaptions, translations.
+    row: the row's columns that the gates read; always caption, language (of the alt text), and those of recaptions,
+    rewrites and translations that there are.
     """
 
     text: str

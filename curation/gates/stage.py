@@ -2,50 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import Field, field_validator
 
 from curation.gates.gate import GATES, Gate, Verdict, Written
+from curation.gates.similarity_gate import SimilarityKeys
 from curation.schema import set_columns
 from curation.stage import Column, Stage, live_mask
 from pairmill.config import Config
 from pairmill.errors import IntegrityError, RecipeError
-from pairmill.layout import GATE, VERDICT, written_texts
+from pairmill.layout import GATE, VERDICT, scored_by, written_texts
 from pairmill.registry import ChosenBy, NamedConfig, is_import_path, source_digest
 
 #: Who refuses a translation of a refused text.
 SOURCE_REFUSED = "source_refused"
 
 _DEFAULT = ("opener", "language", "length")
-_TEXTS = ("caption", "language", "recaptions", "translations")
+_TEXTS = ("caption", "language", "recaptions", "rewrites", "translations")
 
 
 class GateConfig(Config):
     """`gate`: which of the texts that models wrote are used."""
 
     enabled: bool = Field(True, description="whether there are gates; false: every text is used")
-    gates: tuple[Annotated[NamedConfig, ChosenBy(GATES)], ...] = Field(
-        default_factory=lambda: tuple(GATES.get(name).Config(name=name) for name in _DEFAULT),
+    gates: tuple[Annotated[NamedConfig, ChosenBy(GATES)], ...] | None = Field(
+        None,
         description="gates in the order in which they are asked, each a name or a mapping of `name` and its keys; the "
-        "first that refuses a text is its reason, and a change of one is what the next sees",
+        "first that refuses a text is its reason, and a change of one is what the next sees; null: opener, language, "
+        "length, and of rewritten texts image_text_score with margin 0 by the first entry of `embed` that scores them",
     )
 
     @field_validator("gates")
     @classmethod
-    def _each_once(cls, value: tuple[NamedConfig, ...]) -> tuple[NamedConfig, ...]:
-        names = [one.name for one in value]
+    def _each_once(cls, value: tuple[NamedConfig, ...] | None) -> tuple[NamedConfig, ...] | None:
+        names = [one.name for one in value or ()]
         if twice := [name for name in names if names.count(name) > 1]:
             raise RecipeError(
                 "gate.gates must name each gate once", value=f"{twice[0]} twice", fix="keep one of them, with its keys"
             )
         return value
 
+    def resolved(self, columns: Collection[str]) -> GateConfig:
+        """With the gates that it has by default.  columns: that stages before the gates add."""
+        if self.gates is not None:
+            return self
+        gates = [GATES.get(name).Config(name=name) for name in _DEFAULT]
+        judges = sorted(judge for column in columns if (judge := scored_by(column)) is not None)
+        if "rewrites" in columns and judges:
+            # What a model made of an alt text must not fit the picture less than that (M2-RAAP).
+            gates.append(SimilarityKeys(name="image_text_score", encoder=judges[0], margin=0.0, kinds=("rewritten",)))
+        return self.model_copy(update={"gates": tuple(gates)})
+
     def identity(self) -> dict[str, Any]:
         """The configuration, with the source of each gate that is not ours."""
-        own = {one.name: source_digest(one.name) for one in self.gates if is_import_path(one.name)}
+        own = {one.name: source_digest(one.name) for one in self.gates or () if is_import_path(one.name)}
         return super().identity() | ({"sources": own} if own else {})
 
 
@@ -58,8 +71,8 @@ class GateStage(Stage):
 
     name, segment, last_of_segment = "gate", "rewrite", True
     reads: tuple[str, ...] = ("caption", "language")
-    optional = ("recaptions", "translations")
-    only_with = ("recaption", "translate")
+    optional = ("recaptions", "rewrites", "translations")
+    only_with = ("recaption", "rewrite_texts", "translate")
     adds = (
         Column(
             GATE,
@@ -71,7 +84,13 @@ class GateStage(Stage):
 
     def __init__(self, config: GateConfig) -> None:
         super().__init__(config)
-        self.gates: Mapping[str, Gate] = {one.name: GATES.get(one.name)(one) for one in config.gates}
+        self._given = config
+        self.see(())
+
+    def see(self, columns: Collection[str]) -> None:
+        """Make the gates, those that a recipe leaves open by the columns that there are."""
+        self.config = self._given.resolved(columns)
+        self.gates: Mapping[str, Gate] = {one.name: GATES.get(one.name)(one) for one in self.config.gates}
         self.reads = tuple(dict.fromkeys([*type(self).reads, *(n for one in self.gates.values() for n in one.reads)]))
         self.libraries = tuple(dict.fromkeys(n for one in self.gates.values() for n in one.libraries))
 

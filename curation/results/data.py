@@ -30,6 +30,7 @@ READS = (
     *(*Policy.reads, *Policy.reads_for_retry, *(column.name for column in Policy.adds)),
     *("caption", "language"),
     *("recaptions", "recaption_status"),
+    *("rewrites", "rewrite_status"),
     *("translations", "translate_status"),
     GATE,
 )
@@ -82,6 +83,7 @@ class Tally:
         self.characters = {"before": Histogram(_CHARACTERS), "after": Histogram(_CHARACTERS)}
         self.texts: Frequent[tuple[str, str]] = Frequent()  # (kind, language)
         self.recaption_status: Counter[str] = Counter()
+        self.rewrite_status: Counter[str] = Counter()
         self.translate_status: Counter[str] = Counter()
         self.translations: Frequent[tuple[str, str]] = Frequent()  # (language, status)
         #: Column of statuses -> its count, and the stages before the one that adds it.
@@ -89,6 +91,7 @@ class Tally:
             column: (counter, flow.before(stage))
             for stage, column, counter in (
                 ("recaption", "recaption_status", self.recaption_status),
+                ("rewrite_texts", "rewrite_status", self.rewrite_status),
                 ("translate", "translate_status", self.translate_status),
             )
             if stage in flow
@@ -209,6 +212,7 @@ class Tally:
             },
             "texts": _nested(self.texts.most_common()),
             "recaption_status": dict(self.recaption_status.most_common()),
+            "rewrite_status": dict(self.rewrite_status.most_common()),
             "translate_status": dict(self.translate_status.most_common()),
             "translations": _nested(self.translations.most_common()),
             "gates": self.gates.data(),
@@ -223,7 +227,7 @@ def texts_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     provenance = ("model", "revision", "prompt_id", "score", "status")
     nothing: dict[str, Any] = dict.fromkeys(provenance)
     texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
-    texts += [nothing | dict(made) for made in row.get("recaptions") or ()]
+    texts += [nothing | dict(made) for name in ("recaptions", "rewrites") for made in row.get(name) or ()]
     texts += [nothing | dict(made) | {"kind": "translated"} for made in row.get("translations") or ()]
     there = [text for text in texts[1:] if text["text"] is not None]
     for text, verdict in zip(there, row.get(GATE) or (), strict=False):

@@ -13,7 +13,7 @@ from curation.results.score_tally import SHOWN
 from curation.results.shown_rows import MOST_SHARDS
 from curation.results.thumbnails import WITHHELD, place
 from pairmill.charts import compared, distribution
-from pairmill.layout import TEXT_KINDS
+from pairmill.layout import OTHER_KINDS, TEXT_KINDS
 from pairmill.pages import page_template
 
 #: How signs are written.
@@ -32,7 +32,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str], references: M
         references=references,
         place=place,
         withheld=WITHHELD,
-        text_kinds=TEXT_KINDS,
+        text_kinds=(*TEXT_KINDS, *OTHER_KINDS),
         at_thresholds=SHOWN,
         pictured_shards=MOST_SHARDS,
         score_charts={score["name"]: score_chart(score, report["thresholds"]) for score in report["scores"]},

@@ -75,6 +75,14 @@ selected = makes("selections/default")
 embeddings = makes("columns/embed-NAME", "columns/embed_texts-NAME")
 captions = makes("columns/recaption")
 translations = makes("columns/translate")
+
+
+def rewrites(value: Any, **given: Any) -> Change:
+    """The change of a key of `rewrite_texts`, which is off in `BASE`."""
+    on = {"rewrite_texts__model": str(MODELS / "captioner")}
+    return makes("columns/rewrite_texts")(value, **{**on, **given})
+
+
 gated = makes("columns/gate")
 product = makes("pairs")
 
@@ -114,8 +122,11 @@ HEAD: dict[str, dict[str, Any]] = {
     "onnx": {"model": str(VIT), "size": 32},
 }
 
-#: `recaption.prompts` that keys of one prompt are changed in.
-PROMPT = {"NAME": {"text": "say"}}
+#: `recaption.prompts` and `rewrite_texts.prompts` that keys of one prompt are changed in.
+PROMPT, OF_ALT = {"NAME": {"text": "say"}}, {"NAME": {"text": "of {caption}"}}
+
+#: A file of prompts.
+PROMPTS = project_root() / "pipelines" / "recipes" / "prompts.yaml"
 
 FACES = {"size": 256, "threshold": 0.5, "overlap": 0.5}
 MLP = {"features": "pair", "activation": "relu", "output": "sigmoid", "index": 1}
@@ -292,6 +303,9 @@ CHANGES: dict[str, Change] = {
     "recaption.revision": captions("r2", recaption__engine="openai"),
     "recaption.engine": captions("openai"),
     "recaption.prompts": captions({"short": "say it"}),
+    # Of a list with a column `concepts`.
+    "recaption.prompts_file": captions(str(PROMPTS), recaption__prompts={"more": "say"}),
+    "recaption.prompts.NAME.version": captions(2, recaption__prompts=PROMPT),
     "recaption.prompts.NAME.text": captions("say it", recaption__prompts=PROMPT),
     "recaption.prompts.NAME.kind": captions("short", recaption__prompts=PROMPT),
     "recaption.prompts.NAME.max_new_tokens": captions(9, recaption__prompts=PROMPT),
@@ -314,6 +328,38 @@ CHANGES: dict[str, Change] = {
     "recaption.engine{openai}.extra_body": captions({"min_p": 0.1}),
     "recaption.engine{vllm}.arguments": captions({"max_model_len": 512}),
     **{"recaption.engine{vllm}.dtype": captions("float16"), "recaption.engine{vllm}.rows_per_call": nothing(3)},
+    # Rewritten texts
+    **{f"rewrite_texts.{key}": nothing(value) for key, value in PLACEMENT.items()},
+    "rewrite_texts.engine_timeout_s": nothing(5.5),
+    "rewrite_texts.cache": nothing("texts"),
+    "rewrite_texts.enabled": makes("columns/rewrite_texts", "columns/translate", "columns/gate")(
+        False, rewrite_texts__model=str(MODELS / "captioner")
+    ),
+    "rewrite_texts.model": rewrites(str(MODELS / "translator")),
+    "rewrite_texts.revision": rewrites("r2", rewrite_texts__engine="openai"),
+    "rewrite_texts.engine": rewrites("openai"),
+    "rewrite_texts.prompts_file": rewrites("{rewriting}", rewrite_texts__prompts=OF_ALT),
+    "rewrite_texts.prompts": rewrites({"short": "of {caption}"}),
+    "rewrite_texts.prompts.NAME.text": rewrites("to {{caption}}", rewrite_texts__prompts=OF_ALT),
+    "rewrite_texts.prompts.NAME.kind": rewrites("short", rewrite_texts__prompts=OF_ALT),
+    "rewrite_texts.prompts.NAME.version": rewrites("2a", rewrite_texts__prompts=OF_ALT),
+    "rewrite_texts.prompts.NAME.max_new_tokens": rewrites(9, rewrite_texts__prompts=OF_ALT),
+    "rewrite_texts.prompts.NAME.language": rewrites("de", rewrite_texts__prompts=OF_ALT),
+    **{"rewrite_texts.max_new_tokens": rewrites(9), "rewrite_texts.temperature": rewrites(0.5)},
+    "rewrite_texts.top_p": rewrites(0.5, rewrite_texts__temperature=1.0),
+    "rewrite_texts.seed": rewrites(5, rewrite_texts__temperature=1.0),
+    "rewrite_texts.engine{transformers}.dtype": rewrites("bfloat16"),
+    **{f"rewrite_texts.engine{{transformers}}.{key}": nothing(v) for key, v in (("batch_size", 3), ("device", "cpu"))},
+    **{
+        f"rewrite_texts.engine{{openai}}.{key}": nothing(v)
+        for key, v in (("base_url", "http://a/v1"), ("api_key_env", "K"))
+    },
+    **{
+        f"rewrite_texts.engine{{openai}}.{key}": nothing(7.0) for key in ("timeout_s", "backoff_s", "max_retry_after_s")
+    },
+    **{f"rewrite_texts.engine{{openai}}.{key}": nothing(7) for key in ("concurrency", "retries")},
+    "rewrite_texts.engine{openai}.logprobs": rewrites(False),
+    "rewrite_texts.engine{openai}.extra_body": rewrites({"min_p": 0.1}),
     # Translations
     **{f"translate.{key}": nothing(value) for key, value in PLACEMENT.items()},
     "translate.engine_timeout_s": nothing(5.5),

@@ -16,7 +16,7 @@ from tiny_encoders import VIT
 from curation.code import _distributions, _ours, code_of, reachable
 from curation.embedding.config import EmbedConfig
 from curation.embedding.stage import Embed
-from curation.engines import CAPTION_ENGINES, TRANSLATE_ENGINES
+from curation.engines import CAPTION_ENGINES, REWRITE_ENGINES, TRANSLATE_ENGINES
 from curation.filters import evidence, text
 from curation.filters.stage import FilterConfig
 from curation.flow import flow_of
@@ -33,6 +33,7 @@ _OF_THE_DAY = "what the web answers is of its day; the picture depends on the bo
 _EVIDENCE = "reached through the fetcher, whose evidence is read; nothing is fetched or decoded"
 _ENGINES = "each engine declares what it uses"
 _PILLOW = "imported with the decoders; Pillow and libjpeg-turbo decode, Pillow resizes"
+_PROMPTS = "reads prompts, which are part of the key"
 _FILES = "finds the files of a model; their digest or commit is the revision"
 
 #: Stage or engine -> what it reaches without values of its table depending on it.
@@ -47,12 +48,30 @@ REASONS = {
         "idna": "reached through what is forgotten; the filter looks at no address",
     },
     "pack": dict.fromkeys(("opencv-python-headless", "pillow", "simplejpeg"), "declared where faces are blurred"),
-    "recaption": {"huggingface_hub": _FILES, "torch": _ENGINES, "transformers": _ENGINES},
+    "recaption": {"huggingface_hub": _FILES, "torch": _ENGINES, "transformers": _ENGINES, "PyYAML": _PROMPTS},
+    "rewrite_texts": {
+        "huggingface_hub": _FILES,
+        "PyYAML": _PROMPTS,
+        **dict.fromkeys(("pillow", "torch", "transformers"), _ENGINES),
+    },
     "translate": {"huggingface_hub": _FILES, "torch": _ENGINES, "transformers": _ENGINES, "pillow": _ENGINES},
-    "transformers caption": {"huggingface_hub": _FILES, "pillow": "Recaption declares it"},
-    "vllm caption": {"huggingface_hub": _FILES, "pillow": "Recaption declares it", "aiohttp": "of another engine"},
+    "transformers caption": {"huggingface_hub": _FILES, "PyYAML": _PROMPTS, "pillow": "Recaption declares it"},
+    "vllm caption": {
+        "huggingface_hub": _FILES,
+        "PyYAML": _PROMPTS,
+        "pillow": "Recaption declares it",
+        "aiohttp": "of another engine",
+    },
+    "transformers rewrite": {"huggingface_hub": _FILES, "PyYAML": _PROMPTS, "pillow": "of captions"},
+    "openai rewrite": {
+        "huggingface_hub": _FILES,
+        "PyYAML": _PROMPTS,
+        "pillow": "of captions",
+        **dict.fromkeys(("aiohttp", "torch", "transformers"), "the server runs the model"),
+    },
     "openai caption": {
         "huggingface_hub": _FILES,
+        "PyYAML": _PROMPTS,
         "pillow": "Recaption declares it",
         **dict.fromkeys(("aiohttp", "torch", "transformers"), "the server runs the model"),
     },
@@ -99,6 +118,7 @@ def _makers() -> Iterator[tuple[str, object]]:
         yield name, kind(kind.Config.checked({}, at=kind.section_name()))
     for registry, of in (
         (CAPTION_ENGINES, " caption"),
+        (REWRITE_ENGINES, " rewrite"),
         (TRANSLATE_ENGINES, " translate"),
         (HEADS, " head"),
         (NSFW_HEADS, " nsfw head"),

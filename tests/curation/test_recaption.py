@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from curation.engines import CaptionRequest, Failure, Generated
 from curation.engines.guard import MANY
 from curation.engines.model_files import PROJECT_ROOT
-from curation.recaption import RECAPTION, Prompt, Recaption, RecaptionConfig, model_revision, text_seed
+from curation.recaption import RECAPTION, Recaption, RecaptionConfig
 from curation.stage import Runtime
+from curation.text_prompts import Prompt, text_seed
 from pairmill import faults
 from pairmill.errors import JobError, RecipeError, UserError
 from pairmill.layout import TEXT
@@ -212,7 +213,7 @@ def test_prompts_take_their_kind_from_their_name() -> None:
     resolved = config.resolved_prompts()
     assert {name: (p.kind, p.max_new_tokens, p.language) for name, p in resolved.items()} == {
         "short": ("short", 30, "en"),
-        "tags": ("long", 30, "en"),
+        "tags": ("tags", 30, "en"),
         "title": ("short", 9, "zh"),
     }
 
@@ -291,8 +292,8 @@ def test_identity_changes_with_what_decides_a_text_only() -> None:
 
 
 def test_a_server_s_revision_is_what_the_recipe_says() -> None:
-    assert model_revision(SERVED) == "v1"
-    assert model_revision(SERVED.model_copy(update={"revision": None})) == "served"
+    assert Recaption(SERVED).revision() == "v1"
+    assert Recaption(SERVED.model_copy(update={"revision": None})).revision() == "served"
 
 
 def test_a_model_without_prompts_wants_one_empty_prompt(tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_the_sample_captioner_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_pa
     stage.setup(Runtime())
     out = stage(rows)
     assert out["recaption_status"].to_pylist() == ["success"] * 6 + ["decode_error"]
-    assert {made["revision"] for row in out["recaptions"].to_pylist() for made in row} == {model_revision(config)}
+    assert {made["revision"] for row in out["recaptions"].to_pylist() for made in row} == {Recaption(config).revision()}
     # Bit for bit the same when computed again, also after an engine call that failed once.
     monkeypatch.setattr(faults, "_armed", faults._parse("engine.recaption:raise@2", str(tmp_path)))
     assert stage(rows).equals(out)

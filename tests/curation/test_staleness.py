@@ -72,11 +72,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "blocklist").write_text("0" * 64 + "\n")
     (folder / "words").write_text("buy now\n")
     (folder / "model").write_bytes(b"weights")
+    (folder / "rewriting").write_text("more: {version: 1, text: '{caption}'}\n")
     write_uids(folder / "uids", np.zeros(1, DTYPE))
     (folder / "clip").mkdir()
     (folder / "clip" / "config.json").write_text('{"model_type": "clip"}')
     content = f"sha256:{folder_digest(folder / 'clip')}"
-    return {name: str(folder / name) for name in ("blocklist", "words", "model", "uids", "clip")} | {
+    return {name: str(folder / name) for name in ("blocklist", "words", "model", "uids", "clip", "rewriting")} | {
         "clip_content": content
     }
 
@@ -125,11 +126,13 @@ def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRec
 def chosen(key: str) -> dict[str, Any]:
     """The change that chooses the entry whose key this is, and nothing beside it."""
     at, brace, rest = key.partition("{")
+    if not brace:
+        return {}
     name = rest.partition("}")[0]
-    if brace and at.endswith("[]"):
+    if at.endswith("[]"):
         return {at.removesuffix("[]"): [{"name": name, **NEEDED.get(name, {})}]}
     engine = engine_of(at)
-    return {at: name} if brace and at.endswith(".engine") and engine.get("name") != name else {}
+    return {at: name} if at.endswith(".engine") and engine.get("name") != name else {}
 
 
 @pytest.mark.slow

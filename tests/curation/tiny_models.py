@@ -17,6 +17,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
+    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -41,6 +42,9 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+)
+TEXT_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
 )
 
 
@@ -264,5 +268,29 @@ def save_mbart(folder: Path) -> Path:
         init_std=0.5,
     )
     MBartForConditionalGeneration(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def save_llama(folder: Path, *, chat: bool = True) -> Path:
+    """A causal language model, with or without a chat template."""
+    torch.manual_seed(7)
+    words = tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        initializer_range=0.5,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS)
+    model.half().save_pretrained(folder)
+    words.chat_template = TEXT_CHAT_TEMPLATE if chat else None
     words.save_pretrained(folder)
     return folder

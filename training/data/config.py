@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from pairmill.config import EXECUTION, Config
 from pairmill.errors import RecipeError, nearest
-from pairmill.layout import NEGATIVE, TEXT_KINDS
+from pairmill.layout import NEGATIVE, OTHER_KINDS, TEXT_KINDS
 from pairmill.registry import ChosenBy, NamedConfig
 from training.data.asked_columns import COLUMNS
 from training.data.batch_policy import BatchPolicy
@@ -34,7 +34,9 @@ class TextSelector(Config):
     """Some of a row's texts: those of one kind and language, as transforms make them."""
 
     kind: str = Field(
-        ANY, description=f"kind of text: {', '.join(TEXT_KINDS)}, {NEGATIVE}, or any, which is any but {NEGATIVE}"
+        ANY,
+        description=f"kind of text: {', '.join((*TEXT_KINDS, *OTHER_KINDS))}, or any: one that "
+        f"describes the picture, so none of {', '.join(OTHER_KINDS)}",
     )
     language: str = Field(
         ANY, description="language (ISO 639), or any; `zh` takes `zh-Hant` too, `zh-Hant` only traditional Chinese"
@@ -68,11 +70,11 @@ class TextSelector(Config):
 
     @model_validator(mode="after")
     def _known_kind(self) -> TextSelector:
-        if self.kind not in (*TEXT_KINDS, NEGATIVE, ANY):
+        if self.kind not in (*TEXT_KINDS, *OTHER_KINDS, ANY):
             raise RecipeError(
                 "data.texts: kind must be a kind of text that a row can hold",
                 value=self.kind,
-                fix=f"perhaps you mean: {nearest(self.kind, (*TEXT_KINDS, NEGATIVE, ANY))}",
+                fix=f"perhaps you mean: {nearest(self.kind, (*TEXT_KINDS, *OTHER_KINDS, ANY))}",
             )
         return self
 

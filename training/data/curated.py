@@ -47,12 +47,13 @@ from training.data.parquet import ParquetSource
 from training.data.sample import group_ids, samples
 from training.data.text_scores import no_scores, with_scores
 
-#: What is read of each table beside the selection; the last three may be missing.  A selection made by its own filters
+#: What is read of each table beside the selection; the last four may be missing.  A selection made by its own filters
 #: has their table in place of the run's.
 _READS: Mapping[str, tuple[str, ...]] = {
     "images": ("image", "sha256"),
     FILTER_TABLE: ("caption", "language"),
     "columns/recaption": ("recaptions",),
+    "columns/rewrite_texts": ("rewrites",),
     "columns/translate": ("translations",),
     GATE_TABLE: (GATE,),
 }

@@ -15,7 +15,7 @@ import numpy as np
 
 from pairmill.folding import text_digest
 from pairmill.languages import matches, primary
-from pairmill.layout import NEGATIVE, TEXT_KINDS
+from pairmill.layout import OTHER_KINDS, TEXT_KINDS
 from training.data.config import ANY, DataConfig, Slot, TextSelector
 from training.data.sample import hex_id
 from training.data.text_transforms import TEXT_TRANSFORMS, Text, TextTransform
@@ -110,7 +110,7 @@ def edited(text: Text, transforms: Sequence[TextTransform], rng: np.random.Gener
 
 
 def _matches(text: Text, selector: TextSelector) -> bool:
-    if selector.kind not in (ANY, text.kind) or (selector.kind == ANY and text.kind == NEGATIVE):
+    if selector.kind not in (ANY, text.kind) or (selector.kind == ANY and text.kind in OTHER_KINDS):
         return False
     if selector.min_score:
         scores = dict(text.scores)

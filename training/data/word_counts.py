@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pairmill.languages import canonical
-from pairmill.layout import NEGATIVE
+from pairmill.layout import OTHER_KINDS
 from training.data.sample import Source
 from training.data.text_transforms import Text
 from training.data.texts import row_texts
@@ -83,7 +83,7 @@ def count_words(sources: Sequence[Source], *, rows: int, seed: int, counter: Wor
     """Count the texts of about so many rows of some datasets, and return how many rows those were.
 
     Each dataset gives its share of rows, from pieces in a seeded order; all rows, where there are no more.  Texts that
-    were written not to fit (`negative`) do not count.
+    are no descriptions (`negative`, `tags`, `question`) do not count.
     """
     everything, done = sum(int(source.rows.sum()) for source in sources), 0
     for number, source in enumerate(sources):
@@ -93,7 +93,7 @@ def count_words(sources: Sequence[Source], *, rows: int, seed: int, counter: Wor
             for start in range(0, size, _AT_ONCE):
                 table = source.read(piece, start, min(size, start + _AT_ONCE))
                 found = [text for texts in table["texts"].to_pylist() for text in row_texts(texts)]
-                counter.add(text for text in found if text.kind != NEGATIVE)
+                counter.add(text for text in found if text.kind not in OTHER_KINDS)
             left, done = left - size, done + size
             if not left:
                 break

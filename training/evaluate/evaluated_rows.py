@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pairmill.languages import UNKNOWN, canonical, matches
-from pairmill.layout import NEGATIVE
+from pairmill.layout import OTHER_KINDS
 from training.data.config import DataConfig
 from training.data.sample import Source
 from training.data.source import open_source
@@ -66,7 +66,7 @@ def rows_of(table: pa.Table) -> Iterator[EvaluatedRow]:
             texts = [
                 EvaluatedText(text["text"], canonical(text["language"]), text["kind"] or UNKNOWN)
                 for text in row["texts"] or ()
-                if (row["lines"] or (text["text"] and text["text"].strip())) and text["kind"] != NEGATIVE
+                if (row["lines"] or (text["text"] and text["text"].strip())) and text["kind"] not in OTHER_KINDS
             ]
             textless = bool(row["lines"]) and not row["texts"]
             yield EvaluatedRow(row["image"] or b"", texts, row["group_id"], row["label"], textless)

@@ -20,12 +20,15 @@ from curation.embedding.preparation import Preparation
 from curation.embedding.stage import Embed
 from curation.embedding.vectors import vector_column, vectors_of
 from curation.flow import Flow, flow_of
+from curation.gates.stage import GateConfig, GateStage
 from curation.heads.boxes import BOXES
 from curation.recaption import RECAPTION
 from curation.reuse import decided_by, restored, to_be_made, with_made_from, work_again
+from curation.rewrite_texts import REWRITE
 from curation.schema import set_columns
 from curation.stage import Runtime
 from curation.translate import TRANSLATION
+from pairmill.layout import GATE
 from pairmill.table_files import parquet_bytes
 from pipelines.doctor import project_root
 from pipelines.stages.row_stage import check_work
@@ -140,6 +143,41 @@ def test_vectors_and_scores_are_those_of_plain_open_clip(weights: str) -> None:
         found = made[f"score_tiny_{kind}"].to_pylist()
         assert [one is None for one in found] == [one is None for one in values]
         np.testing.assert_allclose([one for one in found if one], [one for one in values if one], atol=1e-3)
+
+
+def test_a_rewritten_text_is_used_if_a_real_encoder_finds_that_it_fits_as_well_as_the_alt_text(weights: str) -> None:
+    rewrites = [["a red apple", "apple on a table"], ["grinning face"], ["a dog", "a red apple"]]
+    made = [
+        [{"text": text, "kind": "rewritten", "language": "en", "source_index": 0} for text in row] for row in rewrites
+    ]
+    more = {"rewrites": pa.array(made, pa.list_(REWRITE)), "language": ["en"] * 3}
+    config = EmbedConfig(model=str(VIT), pretrained=weights, texts="all")
+    first = Embed(config, "tiny")
+    first.setup(Runtime())
+    pairs = pa.table(written([["ball"], [], ["ball"]]) | more | {"image": pa.array(jpegs(3), pa.binary())})
+    stage = EmbedTexts(config, "tiny")
+    given = first(pairs).drop_columns(["image"])
+    stage.see(given.schema.names)
+    stage.setup(Runtime())
+    rows = stage(given)
+    gate = GateStage(GateConfig())
+    gate.see(rows.schema.names)
+    for row in gate(rows).to_pylist():
+        begin = 1 + len(row["recaptions"])
+        alt, scores = row["score_tiny_texts"][0], row["score_tiny_texts"][begin:]
+        refused = [verdict["refused_by"] == "image_text_score" for verdict in row[GATE][begin - 1 :]]
+        assert len(scores) == len(row["rewrites"]) and refused == [score < alt for score in scores]
+        assert row["score_tiny_rewrite"] == max(scores)
+
+
+def test_tags_and_questions_are_scored_and_are_not_the_best_caption() -> None:
+    columns = written([["ab", "abc"]])
+    kinds = [[{"text": "ab", "kind": "short"}, {"text": "abc", "kind": "tags"}, {"text": "abc?", "kind": "question"}]]
+    columns["recaptions"] = pa.array(kinds, pa.list_(RECAPTION))
+    given = with_pictures(columns, Letters.one("abc")[None], [0.25])
+    row = stage_of(given.schema.names, encoder=Letters())(given).to_pylist()[0]
+    assert len(row["score_tiny_texts"]) == 4
+    assert row["score_tiny_recaption"] == pytest.approx(float(Letters.one("ab") @ Letters.one("abc")), abs=1e-3)
 
 
 def test_each_text_has_its_place_and_what_is_missing_is_null() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pairmill.languages import canonical
+from pairmill.layout import OTHER_KINDS
 from training.data.config import Slot, TextSelector
 from training.data.sentences import split_sentences
 from training.data.text_transforms import Text
@@ -41,6 +42,14 @@ def test_probabilities_are_normalised_over_what_the_row_has() -> None:
 def test_without_kinds_all_texts_are_alike() -> None:
     found = draws(ROW, (TextSelector(),))
     assert set(found) == {text.text for text in ROW} and all(abs(n - 1000) < 5 * 27 for n in found.values())
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_what_is_no_description_is_drawn_only_where_its_kind_is_named(kind: str) -> None:
+    other = Text("dog, cat", "en", kind)
+    assert draws([ALT, other], (TextSelector(),), 50) == {ALT.text: 50}
+    assert draws([ALT, other], (TextSelector(kind=kind),), 50) == {other.text: 50}
+    assert kind_code(kind) == -1
 
 
 def test_fixed_slots_by_kind_and_language_stay_in_place() -> None:
