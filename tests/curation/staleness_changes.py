@@ -397,6 +397,15 @@ CHANGES: dict[str, Change] = {
     "translate.max_new_tokens": translations(9),
     **{"translate.min_length_ratio": translations(0.1), "translate.max_length_ratio": translations(9.0)},
     **{"translate.max_repeat": translations(9), "translate.check_language": translations(False)},
+    **{"translate.split": translations("never"), "translate.check_numbers": translations(False)},
+    "translate.glossary": translations("{glossary}"),
+    "translate.min_back_chrf": translations(10.0),
+    "translate.back_model": translations(str(MODELS / "translator"), translate__min_back_chrf=10.0),
+    "translate.back_revision": translations(
+        resolve(str(MODELS / "translator"), None).revision,
+        translate__min_back_chrf=10.0,
+        translate__back_model=str(MODELS / "translator"),
+    ),
     "translate.min_language_score": translations(0.9),
     # What of it is used.  Every gate has the key `kinds`.
     "gate.enabled": gated(False),

@@ -72,14 +72,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "blocklist").write_text("0" * 64 + "\n")
     (folder / "words").write_text("buy now\n")
     (folder / "model").write_bytes(b"weights")
+    (folder / "glossary").write_text("pairmill\n")
     (folder / "rewriting").write_text("more: {version: 1, text: '{caption}'}\n")
     write_uids(folder / "uids", np.zeros(1, DTYPE))
     (folder / "clip").mkdir()
     (folder / "clip" / "config.json").write_text('{"model_type": "clip"}')
     content = f"sha256:{folder_digest(folder / 'clip')}"
-    return {name: str(folder / name) for name in ("blocklist", "words", "model", "uids", "clip", "rewriting")} | {
-        "clip_content": content
-    }
+    return {
+        name: str(folder / name) for name in ("blocklist", "words", "model", "uids", "clip", "rewriting", "glossary")
+    } | {"clip_content": content}
 
 
 def keys_of(recipe: CurateRecipe) -> dict[str, Any]:
