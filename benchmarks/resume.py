@@ -3,8 +3,8 @@
     python benchmarks/resume.py              all points, about 25 minutes on 2 idle cores
     python benchmarks/resume.py --only commit.images
 
-There are points in planning, fetching, decoding, the captioner and the translator, and in the commit of the plan,
-images, filter, the default selection, recaption, translate and pairs.
+There are points in planning, fetching, decoding, the captioner and the translator, the cache of what they wrote, and in
+the commit of the plan, images, filter, the default selection, recaption, translate and pairs.
 For each fault point the job starts as its own process with that point armed.  The point kills its own process (a worker
 or an actor) or the driver (`kill-driver`).  Then the job is run again until it ends.  The benchmark shows whether
 `pairs/` equals that of an uninterrupted run byte for byte, and how many URLs of shards that were committed at the kill
@@ -43,7 +43,14 @@ from record import record
 ROWS = 120
 SHARD_ROWS = 20
 #: Points that only a job with a captioner and a translator passes; the others are tried without, in half the time.
-WITH_MODELS = ("engine.", "commit.columns/recaption", "commit.columns/translate", "commit.pairs", "report.")
+WITH_MODELS = (
+    "engine.",
+    "generation.",
+    "commit.columns/recaption",
+    "commit.columns/translate",
+    "commit.pairs",
+    "report.",
+)
 WITHOUT_MODELS = ("recaption.enabled=false", "translate.enabled=false")
 
 #: point, action, pass.  The passes are spread so that some shards are committed before, and some are not.
@@ -65,6 +72,8 @@ POINTS: list[tuple[str, str, int]] = [
     ("engine.recaption", "kill", 2),
     ("engine.recaption", "kill-driver", 3),
     ("commit.columns/recaption.data.after_rename", "kill-driver", 2),
+    ("engine.answered", "kill", 3),
+    ("generation.before_rename", "kill-driver", 5),
     ("engine.translate", "kill", 2),
     ("commit.columns/translate.manifest.before_rename", "kill-driver", 3),
     ("commit.pairs.data.before_rename", "kill-driver", 2),

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import Literal, NamedTuple
 
+from curation.listed_patterns import listed_patterns
 from curation.reasoning import thinks_aloud, without_reasoning
 from curation.translation_checks import Loops
 from curation.whole_sentences import sentences
@@ -33,10 +33,6 @@ _LIST_NUMBER = re.compile(
 _NUMBER = re.compile(r"\d+")
 #: A phrase of so many words that comes so often is a loop although each has another number (`Step 1: a dog.`).
 _NUMBERED_PHRASE, _NUMBERED_REPEATS = 3, 4
-
-#: How models decline.
-_REFUSALS = Path(__file__).parent / "data" / "refusals.txt"
-_NAMED = re.compile(r"([a-z ]+) = (.+)")
 
 #: Special tokens of chat templates and tokenizers, with the role that may follow in the next turn's head.
 _SPECIAL_TOKEN = re.compile(
@@ -96,17 +92,8 @@ def _checked_turn(text: str, *, cut: bool) -> Checked:
 
 @cache
 def _refusal() -> re.Pattern[str]:
-    """What a refusal begins with: any line of the file, with what names stand for put in."""
-    names: dict[str, str] = {}
-    patterns = []
-    for line in _REFUSALS.read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("# "):
-            line = re.sub("<([a-z ]+)>", lambda name: names[name[1]], line)
-            if named := _NAMED.fullmatch(line):
-                names[named[1]] = named[2]
-            else:
-                patterns.append(line)
-    return re.compile(rf"\W*(?:{'|'.join(patterns)})", re.IGNORECASE)
+    """What a refusal begins with."""
+    return re.compile(rf"\W*(?:{'|'.join(listed_patterns('refusals.txt'))})", re.IGNORECASE)
 
 
 def _is_half(rest: str, *, after_sentences: bool) -> bool:

@@ -360,7 +360,8 @@ def flow_of(recipe: Mapping[str, Any], selection: str | None = None) -> Flow:
         select = selecting(rules, packed, "pack.selection", deduplicate)
         ours = [select if isinstance(stage, Deduplicate) else stage for stage in ours]
     own = [own_stage(given) for given in recipe.get("stages") or ()]
-    flow = Flow([*ours, *chosen, *own], rules)
+    last = [stage for stage in ours if stage.last_of_segment]
+    flow = Flow([*(stage for stage in ours if stage not in last), *chosen, *last, *own], rules)
     if selection is None:
         require_early(flow.selecting.selection, rules, flow.made_later)
     return flow

@@ -7,20 +7,20 @@ the committed tables, so two runs over equal tables write equal files.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
 
+from curation.best_text import CaptionConfig, best_text
 from curation.blurring import BLURRED, boxes_column, no_boxes
 from curation.heads.boxes import BOXES
 from curation.images.header import sniff
 from curation.schema import live
 from curation.stage import Column, Stage
-from pairmill.config import Config
-from pairmill.layout import PAIRS, TEXT, row_texts
+from pairmill.layout import GATE, PAIRS, TEXT, TEXT_SOURCES, of_row_texts, row_texts, scored_by
 
 #: The struct that `datasets` decodes as an image.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -35,7 +35,7 @@ _FIRST = (
 )
 
 
-class PackConfig(Config):
+class PackConfig(CaptionConfig):
     """Which rows the product holds, how it is laid out, and which text of a row is its `caption`."""
 
     selection: str | None = Field(
@@ -46,12 +46,6 @@ class PackConfig(Config):
 
     rows_per_part: int = Field(10_000, ge=1, description="approximate kept rows of a part file")
     row_group_rows: int = Field(500, ge=1, description="rows of a row group; 500 images of 256 px are about 10 MB")
-    prefer: tuple[str, ...] = Field(
-        ("short", "long", "alt"), description="kinds of text, best first; the first that a row has is its caption"
-    )
-    min_score: float | None = Field(
-        None, description="least mean token log-probability of a generated text that may be the caption; null: any"
-    )
     blur_faces: str | None = Field(
         None,
         description="entry of `score` whose boxes are blurred in the pictures of the product, for example one of the "
@@ -70,7 +64,7 @@ class Pack(Stage):
 
     name, segment, table, pool = "pack", "pack", PAIRS, None
     reads: tuple[str, ...] = ("image", "caption", "language")
-    optional = ("recaptions", "translations")
+    optional = ("recaptions", "translations", GATE)
     adds: tuple[Column, ...] = (
         Column("texts", pa.list_(TEXT), "every text with its provenance, `source_index` is that of its source"),
     )
@@ -84,7 +78,8 @@ class Pack(Stage):
             self.libraries = ("numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
     def see(self, columns: Collection[str]) -> None:
-        """Raise RecipeError for faces to be blurred that no stage finds."""
+        """Raise RecipeError for faces to be blurred that no stage finds, and for texts to compare without scores."""
+        self.config.check_judges(list(columns))
         head = self.config.blur_faces
         if head is not None and boxes_column(head) not in columns:
             raise no_boxes(head, columns)
@@ -141,7 +136,8 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
     columns: as `product_columns` gives them; null where a stage was off.
     """
     kept = rows.filter(live(rows))
-    texts = [row_texts(row) for row in kept.select(_present(kept, _TEXT_SOURCES)).to_pylist()]
+    scored = [name for name in columns if scored_by(name) is not None]
+    rows_of_texts = kept.select(_present(kept, ("uid", *TEXT_SOURCES, *scored))).to_pylist()
     images = kept["image"].to_pylist()
     image = pa.StructArray.from_arrays(
         [
@@ -152,13 +148,16 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
     )
     packed: dict[str, pa.Array | pa.ChunkedArray] = {
         "image": image,
-        "caption": pa.array([best_text(t, config) for t in texts], pa.string()),
-        "texts": pa.array(texts, pa.list_(TEXT)),
+        "caption": pa.array([best_text(row, config) for row in rows_of_texts], pa.string()),
+        "texts": pa.array(map(row_texts, rows_of_texts), pa.list_(TEXT)),
     }
     if BLURRED.name in kept.schema.names:
         packed[BLURRED.name] = kept[BLURRED.name]
     for name, kind in columns.items():
         packed[name] = kept[name].cast(kind) if name in kept.schema.names else pa.nulls(len(kept), kind)
+    for name in scored:
+        if name in kept.schema.names:
+            packed[name] = pa.array([of_row_texts(row, row[name]) for row in rows_of_texts], columns[name])
     if "input" in kept.schema.names:
         packed["input"] = kept["input"]
     return pa.table(packed).replace_schema_metadata(FEATURES)
@@ -172,21 +171,5 @@ def _path(extension: str, uid: str, image: bytes | None) -> str:
     return f"{uid}.{_EXTENSIONS.get(sniff(image or b'') or '', extension)}"
 
 
-_TEXT_SOURCES = ("caption", "language", "recaptions", "translations")
-
-
 def _present(rows: pa.Table, names: Iterable[str]) -> list[str]:
     return [name for name in names if name in rows.schema.names]
-
-
-def best_text(texts: Sequence[Mapping[str, object]], config: PackConfig) -> str | None:
-    """The first text of the most preferred kind that passes the score gate; the alt text if none does."""
-    for kind in config.prefer:
-        for text in texts:
-            if text["kind"] == kind and text["text"] and (kind == "alt" or _passes(text["score"], config.min_score)):
-                return str(text["text"])
-    return str(texts[0]["text"]) if texts[0]["text"] else None
-
-
-def _passes(score: object, least: float | None) -> bool:
-    return least is None or (isinstance(score, float) and score >= least)

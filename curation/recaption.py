@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from curation.caption_checks import Fault, checked
 from curation.engines import CAPTION_ENGINES, Captioner, CaptionRequest, Failure, Generated
+from curation.engines.generations import Name, made_from
 from curation.engines.guard import describe, stop_if_dead, stop_if_useless
 from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
@@ -22,7 +23,6 @@ from curation.schema import live, set_columns
 from curation.stage import Column, Runtime, Stage
 from curation.telemetry import count_texts
 from pairmill.config import Config
-from pairmill.errors import IntegrityError
 from pairmill.meters import Meter
 from pairmill.registry import ChosenBy, NamedConfig
 
@@ -113,7 +113,7 @@ class RecaptionConfig(EngineConfig):
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="total probability of the smallest set of tokens to sample from"
     )
-    seed: int = Field(default=0, ge=0, description="seed of sampling; with uid and prompt_id it decides a text")
+    seed: int = Field(default=0, ge=0, description="seed of sampling; with picture and prompt it decides a text")
 
     @model_validator(mode="after")
     def _prompt_ids_are_words(self) -> RecaptionConfig:
@@ -157,8 +157,8 @@ class _Row:
     """A live row with an image, and the engine's answers so far."""
 
     at: int
-    uid: str
     encoded: bytes
+    digest: str
     image: Image.Image
     caption: str
     texts: list[dict[str, object]] = field(default_factory=list)
@@ -194,7 +194,7 @@ class Recaption(Stage):
         self._config = config
         self._prompts = config.resolved_prompts()
         self._wants_caption = any(CAPTION_PLACEHOLDER in prompt.text for prompt in self._prompts.values())
-        self.reads = ("uid", "image", *(("caption",) if self._wants_caption else ()))
+        self.reads = ("image", *(("caption",) if self._wants_caption else ()))
         self._given = engine
         if engine is not None:
             self.setup(Runtime())
@@ -215,7 +215,11 @@ class Recaption(Stage):
         engine = self._given
         if engine is None:
             engine = config.loaded(CAPTION_ENGINES, self._checkpoint)
+        sampling: dict[str, Any] = {"temperature": config.temperature}
+        if config.temperature > 0:
+            sampling["top_p"] = config.top_p
         self._engine: Captioner = engine
+        self._asking = config.asking(engine, self._checkpoint, runtime, self.name, **sampling)
 
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
         """Rows that the engine failed for."""
@@ -230,6 +234,7 @@ class Recaption(Stage):
         statuses = [RecaptionStatus.NOT_NEEDED] * rows.num_rows
         errors: list[str | None] = [None] * rows.num_rows
         answers: list[Generated | Failure] = []
+        self._asking.for_rows(rows)
         positions = [at for at, is_live in enumerate(live(rows).to_pylist()) if is_live]
         step = self._engine.rows_per_call
         for start in range(0, len(positions), step):
@@ -272,20 +277,16 @@ class Recaption(Stage):
         except Exception as error:  # Pillow's codecs raise OSError, ValueError, SyntaxError, struct.error, …
             return describe(error)
         caption = (rows["caption"][at].as_py() or "") if self._wants_caption else ""
-        return _Row(at=at, uid=rows["uid"][at].as_py(), encoded=encoded, image=image, caption=caption)
+        return _Row(at=at, encoded=encoded, digest=made_from(encoded), image=image, caption=caption)
 
     def _caption(self, chunk: Sequence[_Row]) -> list[Generated | Failure]:
         """Request every prompt for every row, prompt by prompt, and write the answers into the rows."""
         asked = [(row, prompt_id) for prompt_id in self._prompts for row in chunk]
         requests = [self._request(row, prompt_id) for row, prompt_id in asked]
-        answers = self._engine.caption(requests)
-        if len(answers) != len(requests):
-            raise IntegrityError(
-                f"recaption.engine {self._config.engine.name} must answer every request: "
-                f"{len(answers)} answers to {len(requests)}"
-            )
-        stop_if_dead(answers, stage="recaption", probe=lambda: self._engine.caption([_probe(self._prompts)]))
-        for (row, prompt_id), answer in zip(asked, answers, strict=True):
+        names = [self._name(row, request) for (row, _), request in zip(asked, requests, strict=True)]
+        answers = self._asking.answers("caption", requests, names)
+        stop_if_dead(answers.new, stage="recaption", probe=lambda: self._engine.caption([_probe(self._prompts)]))
+        for (row, prompt_id), answer in zip(asked, answers.all, strict=True):
             if isinstance(answer, Failure):
                 row.failed = True
                 row.notes.append(f"{prompt_id}: {answer.error}")
@@ -301,17 +302,23 @@ class Recaption(Stage):
                     )
                 if text:
                     row.texts.append(self._provenance(prompt_id, answer, text))
-        return answers
+        return answers.all
 
     def _request(self, row: _Row, prompt_id: str) -> CaptionRequest:
         prompt = self._prompts[prompt_id]
+        rendered = prompt.text.replace(CAPTION_PLACEHOLDER, row.caption)
         return CaptionRequest(
             encoded=row.encoded,
             image=row.image,
-            prompt=prompt.text.replace(CAPTION_PLACEHOLDER, row.caption),
+            prompt=rendered,
             max_new_tokens=prompt.max_new_tokens or self._config.max_new_tokens,
-            seed=text_seed(self._config.seed, row.uid, prompt_id),
+            seed=text_seed(self._config.seed, row.digest, rendered),
         )
+
+    def _name(self, row: _Row, request: CaptionRequest) -> Name:
+        sampled = {"seed": request.seed} if self._config.temperature > 0 else {}
+        limit = request.max_new_tokens
+        return self._asking.name_of(row.digest, prompt=request.prompt, max_new_tokens=limit, **sampled)
 
     def _provenance(self, prompt_id: str, answer: Generated, text: str) -> dict[str, object]:
         prompt = self._prompts[prompt_id]
@@ -327,9 +334,12 @@ class Recaption(Stage):
         }
 
 
-def text_seed(seed: int, uid: str, prompt_id: str) -> int:
-    """The 31-bit seed (servers take no more) of one text, the same in any batch, shard and run."""
-    content = f"{seed}\0{uid}\0{prompt_id}".encode()
+def text_seed(seed: int, picture: str, prompt: str) -> int:
+    """The 31-bit seed (servers take no more) of one text, the same in any batch, shard and run.
+
+    picture: the digest of its bytes.  prompt: as the engine gets it.
+    """
+    content = f"{seed}\0{picture}\0{prompt}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=4).digest(), "big") >> 1
 
 

@@ -119,6 +119,8 @@ class Stage:
     table: str = ""
     #: The stage that it follows; default: the last of its segment.
     after: ClassVar[str] = ""
+    #: Whether it follows the stages of `SECTIONS` of its segment too; ours otherwise come before them.
+    last_of_segment: ClassVar[bool] = False
     #: The earlier stage whose call does its work and whose table it shares.
     within: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = StageConfig

@@ -17,6 +17,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "deduplicate": "curation.duplicates.stage:Deduplicate",
         "recaption": "curation.recaption:Recaption",
         "translate": "curation.translate:Translate",
+        "gate": "curation.gates.stage:GateStage",
         "pack": "curation.pack:Pack",
     },
 )

@@ -21,6 +21,9 @@ METRICS: Mapping[str, Metric] = {
     ),
     "pairmill_bytes": Metric("counter", ("kind",), "Bytes of images: fetched, and stored after re-encoding"),
     "pairmill_texts": Metric("counter", ("stage",), "Texts written by a model"),
+    "pairmill_generations": Metric(
+        "counter", ("stage", "outcome"), "Requests for texts by what the cache knew: hit, miss, damaged; and texts kept"
+    ),
     "pairmill_queue": Metric("gauge", ("queue",), "URLs in hand that are not through: fetch, decode"),
 }
 
@@ -52,6 +55,11 @@ def count_texts(meter: Meter, stage: str, texts: pa.ChunkedArray) -> None:
     """Texts that a stage's model wrote, failures left out.  texts: a list for each row, of structs with `text`."""
     written = pc.is_valid(pc.struct_field(pc.list_flatten(texts), "text"))
     meter.add("pairmill_texts", pc.sum(written).as_py() or 0, stage=stage)
+
+
+def count_generations(meter: Meter, stage: str, outcome: str, requests: int) -> None:
+    """Requests that the cache of generations had (hit) or not (miss, damaged), and texts put there (kept)."""
+    meter.add("pairmill_generations", requests, stage=stage, outcome=outcome)
 
 
 def _answer(code: int | None) -> str:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from curation.engines import TRANSLATE_ENGINES, Failure, Generated, Translator
+from curation.engines.generations import Name, made_from
 from curation.engines.guard import stop_if_dead, stop_if_useless
 from curation.engines.model_files import Checkpoint
 from curation.engines.settings import EngineConfig
@@ -30,7 +31,6 @@ from curation.translation_checks import (
     length_bounds,
     longest_loop,
 )
-from pairmill.errors import IntegrityError
 from pairmill.languages import canonical, primary
 from pairmill.meters import Meter
 from pairmill.registry import ChosenBy, NamedConfig
@@ -69,7 +69,8 @@ class TranslateConfig(EngineConfig):
 
     engine: Annotated[NamedConfig, _ENGINE] = Field(
         default_factory=lambda: _ENGINE.parse({}),
-        description="translator; transformers: in the actor; {name: …, key: …} sets its own keys",
+        description="translator; transformers: in the actor; ctranslate2: the same checkpoints, faster (needs "
+        "pairmill[ctranslate2]); openai: any server with /v1/chat/completions; {name: …, key: …} sets its own keys",
     )
     targets: tuple[str, ...] = Field(
         default=("zh",),
@@ -197,6 +198,7 @@ class Translate(Stage):
         if engine is None:
             engine = config.loaded(TRANSLATE_ENGINES, self._checkpoint)
         self._engine: Translator = engine
+        self._asking = config.asking(engine, self._checkpoint, runtime, self.name)
 
     def unfinished(self, rows: pa.Table) -> pa.ChunkedArray:
         """Rows that the engine failed for, in whole or in part."""
@@ -213,6 +215,7 @@ class Translate(Stage):
         count_texts(meter, self.name, rows["translations"])
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        self._asking.for_rows(rows)
         wanted = [
             [(source, target) for target in self._config.targets for source in sources if _needs(source, target)]
             for sources in self._sources(rows)
@@ -261,17 +264,18 @@ class Translate(Stage):
             if not self._engine.supports(source, target):
                 outcomes |= {job: _Outcome(None, None, TranslationStatus.UNSUPPORTED_LANGUAGE) for job in alike}
                 continue
-            made = self._engine.translate([job.text for job in alike], source=source, target=target)
-            if len(made) != len(alike):
-                raise IntegrityError(
-                    f"translate.engine {self._config.engine.name} must answer every text: "
-                    f"{len(made)} answers to {len(alike)}"
-                )
-            stop_if_dead(made, stage="translate", probe=partial(self._probe, source, target))
-            answers += made
-            outcomes |= zip(alike, self._judge(alike, made), strict=True)
+            texts = [job.text for job in alike]
+            names = [self._name(job) for job in alike]
+            made = self._asking.answers("translate", texts, names, source=source, target=target)
+            stop_if_dead(made.new, stage="translate", probe=partial(self._probe, source, target))
+            answers += made.all
+            outcomes |= zip(alike, self._judge(alike, made.all), strict=True)
         stop_if_useless(answers, stage="translate")
         return outcomes
+
+    def _name(self, job: _Job) -> Name:
+        limit = self._config.max_new_tokens
+        return self._asking.name_of(made_from(job.text), source=job.source, target=job.target, max_new_tokens=limit)
 
     def _probe(self, source: str, target: str) -> list[Generated | Failure]:
         """A text that any working translator can answer."""

@@ -8,9 +8,15 @@ selections/<name>/                uid, keep, reason: which of those rows are in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
+
+from pairmill.errors import RunDirError
+
+T = TypeVar("T")
 
 #: The recipe that a run directory was made with, curated or trained.
 RECIPE_FILE = "recipe.yaml"
@@ -36,6 +42,9 @@ SELECTIONS = "selections"
 #: The folder of what probes found about a run's embeddings; like reports, they are made from the rest.
 PROBES = "probes"
 
+#: The folder of the texts that models wrote for a run, unless its recipe names another one.
+GENERATIONS = "generations"
+
 #: The column of a selection in which duplicates stay, and of what is packed from it: the number of a row's family.
 GROUP_ID = "group_id"
 
@@ -54,6 +63,12 @@ def filter_table(selection: str) -> str:
 def text_scores_column(encoder: str) -> str:
     """The column of how well a dual encoder of the recipe finds that each of a row's texts fits: as `row_texts`."""
     return f"{score_column(encoder)}_texts"
+
+
+def scored_by(column: str) -> str | None:
+    """The dual encoder whose `text_scores_column` this is; None for another column."""
+    found = re.fullmatch(text_scores_column(r"(\w+)"), column)
+    return found[1] if found else None
 
 
 def score_column(encoder: str) -> str:
@@ -78,7 +93,8 @@ TEXT_KINDS = ("alt", "short", "long", "rewritten", "translated")
 NEGATIVE = "negative"
 
 #: One text of a pair, with its provenance.  `source_index` is the position, in the same list, of the text it was made
-#: from (translations, rewrites); null for texts made from the image or given with the input.
+#: from (translations, rewrites); null for texts made from the image or given with the input.  `edited_by` is the gate
+#: that changed it; null: it is as the model wrote it.
 TEXT = pa.struct(
     [
         ("text", pa.string()),
@@ -90,6 +106,7 @@ TEXT = pa.struct(
         ("prompt_id", pa.string()),
         ("sampling", pa.string()),
         ("score", pa.float32()),
+        ("edited_by", pa.string()),
     ]
 )
 
@@ -97,8 +114,21 @@ TEXT = pa.struct(
 TEXT_FIELDS = tuple(f.name for f in TEXT)
 
 
-def row_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
-    """All texts of a row with their provenance: alt text, recaptions, translations."""
+#: The columns that the texts of a row are made from; the alt text, as it is used, is `caption`.
+TEXT_SOURCES = ("caption", "language", "recaptions", "translations", "gate")
+
+#: What the gates say of each text that a model wrote: a column in the order of `written_texts`, without the alt text.
+GATE, GATE_TABLE = "gate", "columns/gate"
+
+#: refused_by: the gate that refused the text; null: it is accepted.  value: the number that decided, if there is one.
+#: text: what takes its place, and edited_by: the gate that changed it; null: it stays as the model wrote it.
+VERDICT = pa.struct(
+    [("refused_by", pa.string()), ("value", pa.float32()), ("text", pa.string()), ("edited_by", pa.string())]
+)
+
+
+def written_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
+    """All texts of a row with their provenance, as models wrote them: alt text, recaptions, translations."""
     nothing = dict.fromkeys(TEXT_FIELDS)
     texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
     recaptions: Sequence[Mapping[str, object]] = row.get("recaptions") or ()  # type: ignore[assignment]
@@ -110,6 +140,50 @@ def row_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
         if made["text"] is not None
     ]
     return texts
+
+
+def row_texts(row: Mapping[str, object]) -> list[dict[str, object]]:
+    """The texts of a row with their provenance, as its column `gate` leaves them; without one, all of them.
+
+    Raises RunDirError if the column is of other texts.
+    """
+    texts = written_texts(row)
+    if (verdicts := _verdicts(row, len(texts))) is None:
+        return texts
+    places = {at: place for place, at in enumerate(_accepted(verdicts))}
+    made = []
+    for at in places:
+        text, verdict = texts[at], verdicts[at - 1] if at else {}
+        if verdict.get("text") is not None:
+            text = text | {"text": verdict["text"], "edited_by": verdict["edited_by"]}
+        made.append(text | {"source_index": places.get(text["source_index"])})  # type: ignore[call-overload]  # an integer or None
+    return made
+
+
+def of_row_texts(row: Mapping[str, object], values: Sequence[T] | None) -> list[T] | None:
+    """Of values for each of `written_texts`, those for each of `row_texts`; None, and values of other texts, unchanged.
+
+    Raises as `row_texts`.
+    """
+    if values is None or (verdicts := _verdicts(row, len(written_texts(row)))) is None:
+        return None if values is None else list(values)
+    return [values[at] for at in _accepted(verdicts)] if len(values) == len(verdicts) + 1 else list(values)
+
+
+def _verdicts(row: Mapping[str, object], texts: int) -> Sequence[Mapping[str, object]] | None:
+    verdicts: Sequence[Mapping[str, object]] | None = row.get(GATE)  # type: ignore[assignment]
+    if verdicts is not None and len(verdicts) != texts - 1:
+        raise RunDirError(
+            f"{GATE_TABLE} must have a verdict for each text that a model wrote",
+            value=f"a row with {len(verdicts)} verdicts for {texts - 1} texts",
+            fix="run `pairmill curate` again, which makes it from today's texts",
+        )
+    return verdicts
+
+
+def _accepted(verdicts: Sequence[Mapping[str, object]]) -> list[int]:
+    """The places of the texts that are not refused; the alt text, at place 0, never is."""
+    return [0, *(at for at, verdict in enumerate(verdicts, start=1) if verdict["refused_by"] is None)]
 
 
 def kept_rows(manifest: Mapping[str, object]) -> int:

@@ -16,6 +16,7 @@ listing of a folder shows a resuming run what is done, and a shard whose inputs 
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import json
 import os
@@ -79,9 +80,22 @@ class Store:
         """The file system that `path` belongs to."""
         return self._fs
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self._local
+
     def path(self, name: str) -> str:
         """The path of `name` in the file system."""
         return f"{self._root}/{name}"
+
+    def within(self, folder: str) -> Store:
+        """A folder of this store as a store of its own."""
+        made = copy.copy(self)
+        made._root = self.path(folder)
+        place, mark, options = (self.uri, "", "") if self._local else self.uri.partition("?")
+        made.uri = f"{place}/{folder}{mark}{options}"
+        return made
 
     def uri_of(self, path: str) -> str:
         """The address of a path of this file system: with its scheme, if it is not local."""
@@ -194,8 +208,7 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        if self._fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound:
-            self._fs.delete_file(self.path(name))
+        self._delete(self.path(name))
 
     def read_json(self, name: str) -> Any | None:
         """The JSON data of a file; None if there is no such file."""

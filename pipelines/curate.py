@@ -5,7 +5,7 @@
     score:    the stages that the recipe names     -> columns/<stage>/
     barrier:  deduplicate                          -> selections/<name>/
     select:   the selections that the recipe names -> selections/<name>/ of each
-    rewrite:  recaption, translate, embed_texts    -> columns/<stage>/
+    rewrite:  recaption, translate, embed_texts, gate -> columns/<stage>/
     select:   those that read what is rewritten    -> selections/<name>/ of each
     pack                                           -> pairs/
     report                                         -> report.json, report.html

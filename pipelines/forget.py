@@ -46,9 +46,10 @@ def forget(store: Store, wanted: Request, also: Sequence[Path] = (), *, sure: bo
     ended = [one for one in (completed, done) if one is not None]
     if failed := [f"{copy} ({why})" for one in ended for copy, why in one.failed.items()]:
         raise UserError(
-            "every copy that --also names must be readable and writable",
+            "every copy that --also names, and every cache of generations, must be readable and writable",
             value=f"the rows are out of the run, but not out of {', '.join(failed)}",
-            fix=f"delete or repair these copies; to clean one later: `pairmill forget {store.uri} --also COPY --yes`",
+            fix=f"delete or repair these copies; to clean one later: `pairmill forget {store.uri} --also COPY --yes`; "
+            "a cache must be deleted",
         )
     return {
         "done": sure or not something,

@@ -17,6 +17,7 @@ REGISTRIES = (
     ("Kinds of matches with an evaluation set", "curation.decontamination.match_kinds:KINDS"),
     ("Caption engines", "curation.engines:CAPTION_ENGINES"),
     ("Translation engines", "curation.engines:TRANSLATE_ENGINES"),
+    ("Gates of texts that models write", "curation.gates.gate:GATES"),
     ("Image heads", "curation.heads:HEADS"),
     ("Image heads of the filter", "curation.heads:NSFW_HEADS"),
     ("Text transforms", "training.data.text_transforms:TEXT_TRANSFORMS"),

@@ -1,9 +1,21 @@
 """Engines that generate text: the requests of the recaption and translate stages, and the answers.
 
-Read in this order: this file (the contract and the two registries), settings (keys that engines share), guard (no
-request can hurt another), model_files (which are loaded), decoding (batched generation with scores), then one file per
-engine.  An engine answers every request, in order; for one it cannot answer it returns a `Failure`, and raises no
-exception.
+Read in this order: this file (the contract and the two registries), settings (keys that engines share), generations
+(the cache of what engines wrote), asking (what is asked for, and when it is kept), guard (no request can hurt another),
+model_files (which are loaded), decoding (batched generation with scores), chat_servers and openai_client (models behind
+servers), checkpoint_translator (translators in this process), then one file per engine.  An engine answers every
+request, in order; for one it cannot answer it returns a `Failure`, and raises no exception.
+
+A text is decided by its request, its model and the engine's own keys, and by nothing else: then the cache gives it
+again.  Of an engine that does no more than answer, the texts of a call are kept when the call returns.  An engine that
+works for long may say more, all of it optional:
+
+- A parameter `answered` of its method (`Answered`): it calls that as soon as some answers are there, so that a kill
+  does not lose them.
+- A method `batches`, with the method's other parameters: which requests it computes together, as lists of positions.
+  `answered` gets a batch as a whole.  Leaving out whole batches must not change the others.  Without it, all of a call
+  are one batch.
+- `independent = True`: no answer depends on its neighbours, not even in the last bits of its score.
 
 A new engine is one class in one file and one line in a registry below, or its import path in the recipe:
 
@@ -32,7 +44,7 @@ A new engine is one class in one file and one line in a registry below, or its i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -82,6 +94,25 @@ class Failure:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "error", storable(self.error))
+
+
+#: Gets the positions of requests, and their answers, as soon as these are there.
+Answered = Callable[[Sequence[int], Sequence[Generated | Failure]], None]
+
+
+def unheard(positions: Sequence[int], answers: Sequence[Generated | Failure]) -> None:
+    """The `Answered` of a caller that waits for all answers."""
+
+
+def batches_of(keys: Sequence[Hashable], size: int) -> list[list[int]]:
+    """Positions cut into batches: of equal keys, in the order given, at most `size` together.
+
+    Without some whole batches, the others are cut as before.
+    """
+    alike: dict[Hashable, list[int]] = {}
+    for at, key in enumerate(keys):
+        alike.setdefault(key, []).append(at)
+    return [places[start : start + size] for places in alike.values() for start in range(0, len(places), size)]
 
 
 class Captioner(Protocol):
@@ -147,6 +178,10 @@ CAPTION_ENGINES: Registry[Engine] = Registry(
 
 TRANSLATE_ENGINES: Registry[Engine] = Registry(
     "translate.engine",
-    {"transformers": "curation.engines.transformers_translate:TransformersTranslator"},
+    {
+        "transformers": "curation.engines.transformers_translate:TransformersTranslator",
+        "ctranslate2": "curation.engines.ctranslate2_translate:CTranslate2Translator",
+        "openai": "curation.engines.openai_translate:OpenAITranslator",
+    },
     check=with_methods("check", "load", key="translate.engine"),
 )

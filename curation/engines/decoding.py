@@ -105,6 +105,8 @@ def prepare(model: Any) -> Any:
         length_penalty=1.0,
         max_length=None,
         max_new_tokens=None,
+        # OPUS-MT's forces an end at the token limit, and no text would count as cut.
+        forced_eos_token_id=None,
     )
     return model.eval()
 
@@ -148,16 +150,21 @@ def decode(
             logits_processor=LogitsProcessorList([watcher] if num_beams == 1 else []),
         )
     ends = _end_tokens(settings)
-    if num_beams > 1:
-        # With length_penalty 1 this is the mean log-probability of the tokens after the decoder's start.
-        sequences = output.sequences[:, 1:].tolist()
-        means = output.sequences_scores.float().tolist()
-        ended = [_until_end(row, ends, max_new_tokens) for row in sequences]
-        return Decoded(tokens=[tokens for tokens, _, _ in ended], scores=means, cut=[cut for _, _, cut in ended])
-    new_BL = output.sequences[:, -watcher.steps :]
-    logp_BL = watcher.finish(new_BL[:, -1]).cpu()
     # A forced first token (the language, in many-language translators) was not the model's choice.
     first = 0 if settings.forced_bos_token_id is None else 1
+    if num_beams > 1:
+        # With length_penalty 1 this is the mean log-probability of the tokens after the decoder's start, in which a
+        # forced one counts as certain.
+        sequences = output.sequences[:, 1:].tolist()
+        means = output.sequences_scores.double().tolist()
+        ended = [_until_end(row, ends, max_new_tokens) for row in sequences]
+        return Decoded(
+            tokens=[tokens for tokens, _, _ in ended],
+            scores=[mean * used / max(1, used - first) for mean, (_, used, _) in zip(means, ended, strict=True)],
+            cut=[cut for _, _, cut in ended],
+        )
+    new_BL = output.sequences[:, -watcher.steps :]
+    logp_BL = watcher.finish(new_BL[:, -1]).cpu()
     decoded = Decoded(tokens=[], scores=[], cut=[])
     for row, logp_L in zip(new_BL.tolist(), logp_BL, strict=True):
         tokens, used, cut = _until_end(row, ends, max_new_tokens)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from curation.engines import CaptionRequest, Failure, Generated
+from curation.engines import Answered, CaptionRequest, Failure, Generated, unheard
+from curation.engines.asking import takes_answered
 from curation.engines.guard import answer_batch
 from pairmill.errors import JobError
 from pairmill.own_code import Guard
@@ -26,19 +28,32 @@ class OwnEngine:
             raise AttributeError(name)  # of this object, before it has an engine
         return getattr(self._engine, name)
 
-    def caption(self, requests: Sequence[CaptionRequest]) -> list[Generated | Failure]:
-        """One answer per request, in order."""
-        return self._answered(requests, self._engine.caption)
+    def caption(self, requests: Sequence[CaptionRequest], answered: Answered = unheard) -> list[Generated | Failure]:
+        """One answer per request, in order.  answered: gets those that the engine reports."""
+        return self._answered(requests, self._engine.caption, answered)
 
-    def translate(self, texts: Sequence[str], *, source: str, target: str) -> list[Generated | Failure]:
-        """One answer per text, in order."""
-        return self._answered(texts, lambda some: self._engine.translate(some, source=source, target=target))
+    def translate(
+        self, texts: Sequence[str], *, source: str, target: str, answered: Answered = unheard
+    ) -> list[Generated | Failure]:
+        """One answer per text, in order.  answered: as for `caption`."""
+        return self._answered(texts, partial(self._engine.translate, source=source, target=target), answered)
 
-    def _answered(self, requests: Sequence[Any], generate: Callable[[Any], Any]) -> list[Generated | Failure]:
-        def called(some: Sequence[Any]) -> Sequence[Generated | Failure]:
-            return self._checked(some, self._guard.limited(lambda: generate(list(some))))
+    def _answered(
+        self, requests: Sequence[Any], generate: Callable[..., Any], answered: Answered
+    ) -> list[Generated | Failure]:
+        reports = takes_answered(generate)
 
-        return answer_batch(requests, called, fault="engine.own")
+        def called(some: Sequence[tuple[int, Any]]) -> Sequence[Generated | Failure]:
+            """Answers to some requests, with their positions: what the engine raises for is asked for in halves."""
+            places, given = [at for at, _ in some], [request for _, request in some]
+
+            def report(positions: Sequence[int], answers: Sequence[Generated | Failure]) -> None:
+                answered([places[at] for at in positions], self._checked(positions, answers))
+
+            ask = partial(generate, answered=report) if reports else generate
+            return self._checked(given, self._guard.limited(lambda: ask(given)))
+
+        return answer_batch(list(enumerate(requests)), called, fault="engine.own")
 
     def _checked(self, requests: Sequence[Any], answers: Any) -> Sequence[Generated | Failure]:
         rule = f"{self._guard.named} must answer every request, in order, with a Generated or a Failure"

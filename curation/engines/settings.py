@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from curation.engines.asking import Asking
+from curation.engines.generations import Generations
 from curation.engines.model_files import Checkpoint, DType
 from curation.engines.own import OwnEngine
-from pairmill.config import EXECUTION, Placement
-from pairmill.errors import RecipeError
+from curation.plan_file import read_plan
+from curation.telemetry import count_generations
+from pairmill.config import EXECUTION, Placement, digest
+from pairmill.errors import RecipeError, UserError
+from pairmill.layout import GENERATIONS
 from pairmill.own_code import LONGEST_S, Guard
 from pairmill.registry import NamedConfig, Registry, is_import_path, source_digest
+from pairmill.uris import absolute
+
+if TYPE_CHECKING:
+    from curation.stage import Runtime
 
 
 class EngineConfig(Placement):
@@ -37,7 +46,27 @@ class EngineConfig(Placement):
         "limits",
         json_schema_extra=EXECUTION,
     )
+    cache: str | None = Field(
+        None,
+        min_length=1,
+        description="folder or address of the texts that engines wrote, which runs may share: what is there is not "
+        "written again; null: generations/ in the run directory",
+        json_schema_extra=EXECUTION,
+    )
     engine: NamedConfig  # each stage has engines of its own
+
+    @field_validator("cache")
+    @classmethod
+    def _a_place(cls, value: str | None) -> str | None:
+        """The same place wherever a worker is."""
+        try:
+            return None if value is None else absolute(value)
+        except UserError as error:
+            raise RecipeError(
+                "cache must be a folder or an address that can be reached",
+                value=f"{error.value}: {error.rule}",
+                fix=error.fix,
+            ) from None
 
     @model_validator(mode="after")
     def _enabled_means_model(self) -> EngineConfig:
@@ -56,6 +85,36 @@ class EngineConfig(Placement):
             return load(self.engine, self, checkpoint)
         guard = Guard(f"{registry.key} {name}", self.engine_timeout_s, limit="engine_timeout_s")
         return OwnEngine(guard.called(lambda: load(self.engine, self, checkpoint)), guard)
+
+    def asking(self, engine: Any, checkpoint: Checkpoint, runtime: Runtime, stage: str, **decides: Any) -> Asking:
+        """An engine behind the cache that the recipe names, else behind that of the run.
+
+        stage: its name.  decides: what decides its texts, beside engine, model and revision.
+        Raises UserError for a cache that cannot be written.
+        """
+        cache = None
+        if self.cache is not None:
+            cache = Generations(self.cache)
+        elif runtime.store is not None:
+            cache = Generations(runtime.store.within(GENERATIONS))
+        if cache is not None:
+            cache.open()
+        plan = None if runtime.store is None else read_plan(runtime.store)
+        whole = self.identity()
+        by: dict[str, Any] = {name: whole[name] for name in ("engine", "model", "source") if name in whole}
+
+        def count(outcome: str, requests: int) -> None:
+            if runtime.meter is not None:
+                count_generations(runtime.meter, stage, outcome, requests)
+
+        return Asking(
+            engine,
+            name=f"{stage}.engine {self.engine.name}",
+            decides={**by, "revision": checkpoint.revision, **decides},
+            cache=cache,
+            plan=None if plan is None else digest([plan.fingerprint, plan.cut, plan.shards]),
+            count=count,
+        )
 
     @property
     def named_model(self) -> str:

@@ -35,12 +35,18 @@ class VllmConfig(NamedConfig):
         description="vLLM's own engine arguments, such as max_model_len, tensor_parallel_size, quantization",
     )
     rows_per_call: int = Field(
-        default=256, ge=1, description="images given to vLLM at a time", json_schema_extra=EXECUTION
+        default=256,
+        ge=1,
+        description="images given to vLLM at a time; a kill loses the texts of as many",
+        json_schema_extra=EXECUTION,
     )
 
 
 class VllmCaptioner:
     """`vllm.LLM` in this process, on the GPUs of this actor; it batches by itself.  Needs `pairmill[gpu]`.
+
+    Texts may depend on what is computed beside them.  vLLM has a mode in which they do not (the environment variable
+    VLLM_BATCH_INVARIANT), which was not made for models that read images; that is asked of it (vllm 27059).
 
     Raises UserError if vLLM is not installed, or the model cannot be loaded.
     """

@@ -140,6 +140,18 @@ def _evidence_for(language: str, script: str, evidence: Mapping[str, float]) -> 
     return max(evidence.get(relative, 0.0) for relative in relatives)
 
 
+def relatives(language: str) -> tuple[str, ...]:
+    """The languages that the models take a Latin one for that they hardly know."""
+    return _RELATIVES.get(language, ())
+
+
+@cache
+def known_languages() -> frozenset[str]:
+    """The languages that one of the models names, where it has a code of ISO 639-1."""
+    labels, _ = lid_model().predict("a", k=-1, threshold=-1.0)
+    return _eld_languages() | {label[9:] for label in labels if len(label) == 11}  # "__label__" and two letters
+
+
 def lid_probabilities(text: str) -> dict[str, float]:
     """Probability of each likely language that has a code of ISO 639-1."""
     labels, probabilities = lid_model().predict(text, k=_LID_CANDIDATES, threshold=_LEAST_PROBABILITY)

@@ -12,9 +12,10 @@ the script decides what it can, and `curation/filters/evidence.py` weighs what t
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,11 +24,11 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from curation.filters.alphabets import LANGUAGES
-from curation.filters.evidence import best, lid_model, weigh
+from curation.filters.evidence import best, known_languages, lid_model, relatives, weigh
 from curation.filters.han import chinese_or_japanese
 from curation.filters.scripts import SCRIPTS, script_of
 from pairmill.config import Config
-from pairmill.languages import ISO_639_1, UNKNOWN, canonical
+from pairmill.languages import ISO_639_1, UNKNOWN, canonical, primary
 from pairmill.regex import compile_later
 
 #: Characters of a text that suffice to identify its language.
@@ -108,11 +109,59 @@ def detect(texts: Sequence[str]) -> tuple[list[str], list[float]]:
     The confidence is the chosen language's share of the weights of all candidates, or the share of the letters in the
     chosen script where the script alone decides.
     """
-    # Half an emoji, as a model's server may send it, is no text that lid.176 takes.
-    whole = (text[:_PREFIX].replace("\n", " ").encode(errors="replace").decode() for text in texts)
-    whole = (unicodedata.normalize("NFKC", text.translate(_SIGNS))[:_PREFIX] for text in whole)
-    found = [_detect_one(*_as_written_in_running_text(text)) for text in whole]
+    found = [_detect_one(*_read(text)) for text in texts]
     return [language for language, _ in found], [score for _, score in found]
+
+
+def share_of(text: str, language: str) -> float | None:
+    """How much of a text may be in a language, 0-1: its share, with that of its near relatives, of all weights.
+
+    It is near 0 only where the text is surely in another language, however unsure it is in which: `detect` tells
+    Galician from Spanish with little confidence, and both are surely not English.  A name in another script counts as
+    much as its letters.  None where nothing can be said: without letters, for a language that no detector knows, and
+    for one word that a language of its script may have borrowed.
+    """
+    language = primary(language)
+    if language not in known_languages() and language not in _NEVER_LATIN:
+        return None
+    running, turkish = _read(text)
+    letters = Counter(filter(None, map(script_of, running)))
+    words = sum(1 for _ in _WORD.finditer(running))
+    # Letters of a script that no language of ours has.
+    others = sum(map(str.isalpha, running)) - letters.total()
+    if not (letters or others) or (set(letters) == {"latin"} and words == 1 and language not in _NEVER_LATIN):
+        return None
+    near = {language, *relatives(language)}
+    weights = {script: n * _LETTER_WEIGHT.get(script, _OTHER_LETTER) for script, n in letters.items()}
+    found = 0.0
+    for script, weight in weights.items():
+        if script in ("han", "kana"):
+            named, score = chinese_or_japanese(running)
+            share = score if named in near else 1 - score if language in ("zh", "ja") else 0.0
+        elif script == "latin":
+            share = _share(_latin_weights(running, turkish), near)
+        else:
+            languages = LANGUAGES[script]
+            single = float(languages[0] in near)
+            share = _share(_weights_among(running, script, languages), near) if len(languages) > 1 else single
+        found += share * weight
+    return found / (sum(weights.values()) + others * _OTHER_LETTER)
+
+
+def _share(weights: Mapping[str, float], near: Collection[str]) -> float:
+    """The share of some languages of the weights, whose logarithms these are; 1 if there are none."""
+    if not weights:
+        return 1.0
+    most = max(weights.values())
+    each = {language: math.exp(weight - most) for language, weight in weights.items()}
+    return sum(each[language] for language in near if language in each) / sum(each.values())
+
+
+def _read(text: str) -> tuple[str, str | None]:
+    """The beginning of a text with plain letters, as in running text: see `_as_written_in_running_text`."""
+    # Half an emoji, as a model's server may send it, is no text that lid.176 takes.
+    whole = text[:_PREFIX].replace("\n", " ").encode(errors="replace").decode()
+    return _as_written_in_running_text(unicodedata.normalize("NFKC", whole.translate(_SIGNS))[:_PREFIX])
 
 
 def detect_by_lid(texts: Sequence[str]) -> tuple[list[str], list[float]]:
@@ -176,12 +225,16 @@ def _detect_one(text: str, turkish: str | None) -> tuple[str, float]:
 
 
 def _latin(text: str, turkish: str | None) -> tuple[str, float]:
+    return best(_latin_weights(text, turkish))
+
+
+def _latin_weights(text: str, turkish: str | None) -> dict[str, float]:
     weights = weigh(text, "latin", _latin_prior)
     if turkish is not None:
         read_as_turkish = weigh(turkish, "latin", _latin_prior)
         for language in _DOTLESS & read_as_turkish.keys():
             weights[language] = read_as_turkish[language] + _READ_AS_TURKISH
-    return best(weights)
+    return weights
 
 
 def _latin_prior(language: str) -> float:
@@ -190,9 +243,12 @@ def _latin_prior(language: str) -> float:
 
 def _among(text: str, script: str, languages: tuple[str, ...]) -> tuple[str, float]:
     """The best of one script's languages; the first of them if neither model names one."""
+    language, score = best(_weights_among(text, script, languages))
+    return (languages[0], 0.0) if language == UNKNOWN else (language, score)
 
+
+def _weights_among(text: str, script: str, languages: tuple[str, ...]) -> dict[str, float]:
     def prior(language: str) -> float:
         return 0.0 if language not in languages else 1.0 if language == languages[0] else _SECOND_LANGUAGE
 
-    language, score = best(weigh(text, script, prior))
-    return (languages[0], 0.0) if language == UNKNOWN else (language, score)
+    return weigh(text, script, prior)

@@ -19,6 +19,7 @@ from curation.common_texts import COMMON_TEXT
 from curation.dataset_card import CARD
 from curation.duplicates.kinds import DeduplicateConfig
 from curation.duplicates.stage import Deduplicate
+from curation.engines.generations import Generations
 from curation.erase import NOTES
 from curation.flow import Flow, Tables
 from curation.forget.lost import flow_of_what_is_there
@@ -32,6 +33,7 @@ from curation.selections.stage import Select
 from curation.selections.steps import Rules
 from curation.table import COLUMNS, IMAGES, PLAN, Table, tables_there
 from pairmill.layout import (
+    GENERATIONS,
     PAIRS,
     PLAN_COPY,
     PLAN_JSON,
@@ -59,6 +61,7 @@ _KNOWN = frozenset(
         *REPORTS,
         PROBES,
         REFERENCES,
+        GENERATIONS,
     }
 )
 
@@ -157,6 +160,12 @@ class Place:
         if stage.name == self.flow.selecting.name:
             return self.flow
         return Flow([stage if one is self.flow.selecting else one for one in self.flow.stages], self.flow.rules)
+
+    def caches(self) -> list[Generations]:
+        """The caches of generations: the run's own, and those that its recipe names."""
+        sections = (section for section in self.recipe.values() if isinstance(section, Mapping))
+        named = dict.fromkeys(place for one in sections if isinstance(place := one.get("cache"), str))
+        return [Generations(self.store.within(GENERATIONS)), *map(Generations, named)]
 
     def files(self, shards: Iterable[int], parts: Iterable[int]) -> list[pafs.FileInfo]:
         """The existing data files of some shards, of every table, and of some parts."""

@@ -2,7 +2,8 @@
 
     preview      report what would go: rows, shards, parts, copies, bytes; nothing changes
     begin        write the tombstones, and with them the work to do
-    complete     rewrite shards, parts, copies and reports; the journal records when and how many
+    complete     rewrite shards, parts, copies and reports; take what was made from the rows out of the caches of
+                 generations; the journal records when and how many
 
 Killed anywhere after `begin`, `complete` has the same result.  It runs before anything else is done with the run, so a
 copy that is gone or cannot be read must not stop it: it is reported, and can be cleaned later.
@@ -30,6 +31,7 @@ from curation.forget.finding import Found, find
 from curation.forget.place import Place
 from curation.forget.request import Request
 from curation.forget.tombstones import Tombstones
+from curation.forget.written_texts import forget_generations
 from curation.healing import require_sound
 from curation.plan import remove_unplanned
 from curation.results.report import REPORTS, write_report
@@ -80,7 +82,7 @@ class Completed(NamedTuple):
 
     rows:   how many rows.
     gone:   copies that were named and are not there any more.
-    failed: copies that could not be cleaned -> why.
+    failed: copies, and caches of generations, that could not be cleaned -> why.
     """
 
     rows: int
@@ -181,7 +183,7 @@ def complete(store: Store) -> Completed | None:
     store.clear_scratch()
     remove_unplanned(store, here.plan.shards)
     finish_rewrites(store)
-    _rewrite_tables(here, stones)
+    unreached = _rewrite_tables(here, stones)
     if work["rows"]:
         _forget_groups(store)
     fault_point("forget.tables_rewritten")
@@ -190,6 +192,7 @@ def complete(store: Store) -> Completed | None:
         write_card(store, here.recipe, here.flow.carried)
     fault_point("forget.parts_rewritten")
     gone, failed = _clean(work["also"], stones.uids)
+    failed |= unreached
     fault_point("forget.copies_rewritten")
     here.record({**work, "not_cleaned": sorted(gone + list(failed))}, began)
     if work["reports"]:
@@ -225,11 +228,16 @@ def _report(here: Place) -> None:
         logger.warning("the report cannot be built: %s", error)
 
 
-def _rewrite_tables(here: Place, stones: Tombstones) -> None:
+def _rewrite_tables(here: Place, stones: Tombstones) -> dict[str, str]:
+    """Take the rows out of the tables, and what was made from them out of the caches; which caches failed, and why."""
     pending, tables, beside = stones.pending, here.own_tables(), here.other_tables()
+    caches = here.caches()
+    unreached: dict[str, str] = {}
 
     def rewrite(shard: int) -> None:
         uids = pending.filter(pc.equal(pending["shard"], shard))["digest"].to_pylist()
+        # Before the tables lose what says where to look.
+        unreached.update(forget_generations(here.store, caches, shard, uids))
         rewrite_shard(here.store, tables, shard, {table.name: change_of(table.name, uids) for table in tables})
         # After the tables whose drops they count from.
         for others, changed in beside:
@@ -238,6 +246,7 @@ def _rewrite_tables(here: Place, stones: Tombstones) -> None:
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         list(pool.map(rewrite, sorted(set(pending["shard"].to_pylist()))))
+    return unreached
 
 
 def _forget_groups(store: Store) -> None:

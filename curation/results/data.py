@@ -11,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.best_text import best_text
 from curation.flow import Flow
-from curation.pack import PackConfig, best_text
+from curation.pack import PackConfig
 from curation.policy import Policy
+from curation.results.gate_tally import GateTally
 from curation.results.outcome import Outcome, Run, read_outcome
 from curation.results.tallies import Frequent, Histogram
 from curation.schema import FORGOTTEN
+from pairmill.layout import GATE, TEXT_SOURCES, scored_by
 from pairmill.redaction import redact
 
 #: The columns to read, where their tables exist.
@@ -28,6 +31,7 @@ READS = (
     *("caption", "language"),
     *("recaptions", "recaption_status"),
     *("translations", "translate_status"),
+    GATE,
 )
 
 #: Rows of a gallery: kept ones, and those dropped for one reason.
@@ -59,6 +63,10 @@ class Tally:
 
     def __init__(self, pack: PackConfig, flow: Flow) -> None:
         self._pack, self._policy = pack, flow.of(Policy)
+        self._scores = tuple(name for name in flow.columns if scored_by(name) is not None)
+        #: The columns that are counted.
+        self.columns = (*READS, *self._scores)
+        self.gates = GateTally()
         self.status: Counter[str] = Counter()
         self.http_status: Counter[int] = Counter()
         self.latency = Histogram(_LATENCY)
@@ -137,12 +145,18 @@ class Tally:
     def _add_texts(self, rows: pa.Table) -> None:
         found: Counter[tuple[str, str]] = Counter()
         before, after = [], []
-        for row in rows.select([n for n in ("alt", *_TEXT_COLUMNS) if n in rows.schema.names]).to_pylist():
+        names = ("uid", "alt", *TEXT_SOURCES, *self._scores)
+        found_rows = rows.select([name for name in names if name in rows.schema.names]).to_pylist()
+        self.gates.add(found_rows)
+        for row in found_rows:
             texts = texts_of(row)
-            made = [text for text in texts if text["kind"] != "translated"]
             before.append(len(row["alt"]))
-            after.append(len(best_text(made, self._pack) or ""))
-            found.update((text["kind"], text["language"] or "und") for text in texts if text["text"])
+            after.append(len(best_text(row, self._pack) or ""))
+            found.update(
+                (text["kind"], text["language"] or "und")
+                for text in texts
+                if text["text"] and text.get("refused_by") is None
+            )
             refused = Counter(
                 (text["language"], text["status"] or "success") for text in texts if text["kind"] == "translated"
             )
@@ -197,19 +211,23 @@ class Tally:
             "recaption_status": dict(self.recaption_status.most_common()),
             "translate_status": dict(self.translate_status.most_common()),
             "translations": _nested(self.translations.most_common()),
+            "gates": self.gates.data(),
         }
 
 
-_TEXT_COLUMNS = ("caption", "language", "recaptions", "translations")
-
-
 def texts_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every text of a row, in the order of `source_index`; a refused translation has no text."""
+    """Every text of a row, in the order of `source_index`, as models wrote it; a failed translation has no text.
+
+    `refused_by` is the gate that refused it.
+    """
     provenance = ("model", "revision", "prompt_id", "score", "status")
     nothing: dict[str, Any] = dict.fromkeys(provenance)
     texts = [nothing | {"text": row["caption"], "language": row["language"], "kind": "alt"}]
     texts += [nothing | dict(made) for made in row.get("recaptions") or ()]
     texts += [nothing | dict(made) | {"kind": "translated"} for made in row.get("translations") or ()]
+    there = [text for text in texts[1:] if text["text"] is not None]
+    for text, verdict in zip(there, row.get(GATE) or (), strict=False):
+        text["refused_by"] = verdict["refused_by"]
     return texts
 
 
@@ -233,7 +251,18 @@ _FACTS = (
 
 def _entry(pick: Pick, row: Mapping[str, Any]) -> dict[str, Any]:
     texts = [text for text in texts_of(row) if text["kind"] != "alt"] if "caption" in row else []
-    kept = ("text", "kind", "language", "model", "revision", "prompt_id", "score", "source_kind", "status")
+    kept = (
+        "text",
+        "kind",
+        "language",
+        "model",
+        "revision",
+        "prompt_id",
+        "score",
+        "source_kind",
+        "status",
+        "refused_by",
+    )
     return {
         **pick._asdict(),
         "alt": _short(row["alt"]),

@@ -20,7 +20,7 @@ from curation.forget.tombstones import Tombstones
 from curation.pack import Pack, cut_parts
 from curation.parts import sizes
 from curation.results.contamination import reference_pictures
-from curation.results.data import READS, Tally, read_gallery
+from curation.results.data import Tally, read_gallery
 from curation.results.insights import Insights, shown_in
 from curation.results.outcome import Outcome, Run, open_run, read_outcome
 from curation.results.page import render
@@ -95,7 +95,7 @@ def build_report(store: Store, *, selection: str = "default") -> dict[str, Any]:
     """
     run = open_run(store, selection)
     tally, insights = Tally(run.pack_config, run.tables.flow), Insights(run)
-    columns = tuple(dict.fromkeys([*READS, *insights.columns]))
+    columns = tuple(dict.fromkeys([*tally.columns, *insights.columns]))
     counted: dict[str, Counter[str]] = {}
     seconds: dict[str, float] = defaultdict(float)
     worked: Counter[str] = Counter()  # rows on which those seconds were spent

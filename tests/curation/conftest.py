@@ -19,4 +19,5 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_models.save_marian(root / "opus-mt-en-mul", ">>cmn_Hans<<", ">>cmn<<", ">>fra<<")
     tiny_models.save_marian(root / "unnamed")
     tiny_models.save_nllb(root / "nllb")
+    tiny_models.save_mbart(root / "mbart")
     return root

@@ -94,11 +94,11 @@ def store_parts(store: Store) -> list[int]:
     return sorted(Place(store).part_numbers())
 
 
-def killed(made: Made, folder: Path, point: str) -> None:
-    """Forget in a process of its own, which is killed at a fault point."""
+def killed(made: Made, folder: Path, point: str, at_pass: int = 1) -> None:
+    """Forget in a process of its own, which is killed at the n-th pass through a fault point."""
     child = os.fork()
     if not child:
-        faults._armed = faults._parse(f"{point}:kill@1", str(folder))
+        faults._armed = faults._parse(f"{point}:kill@{at_pass}", str(folder))
         forget(made.store, WANTED, made.copies, sure=True)
         os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -9:

@@ -24,6 +24,7 @@ from curation.download import Download
 from curation.duplicates.stage import Deduplicate
 from curation.filters.stage import FILTER_COLUMNS, FILTER_REASONS
 from curation.flow import Tables, flow_of
+from curation.gates.stage import GateConfig, GateStage
 from curation.images.config import ImageConfig
 from curation.images.stage import Inspect
 from curation.inputs import InputConfig
@@ -43,13 +44,13 @@ from pairmill.run_records import write_record as write_run_record
 from pairmill.store import Store
 
 #: How far a run has come; each includes those before it.
-STEPS = ("plan", "images", "policy", "filter", "select", "recaption", "translate", "pack")
+STEPS = ("plan", "images", "policy", "filter", "select", "recaption", "translate", "gate", "pack")
 
 
 _FLOW = flow_of({name: {"model": "m", "enabled": True} for name in ("recaption", "translate")})
 _NAMES = {
     **{"images": "images", "policy": "columns/policy", "filter": "columns/filter", "select": "selections/default"},
-    **{"recaption": "columns/recaption", "translate": "columns/translate"},
+    **{"recaption": "columns/recaption", "translate": "columns/translate", "gate": "columns/gate"},
 }
 
 
@@ -84,6 +85,7 @@ def make_run(
     recaption: bool = True,
     translate: bool = True,
     pack: PackConfig | None = None,
+    gate: GateConfig | None = None,
 ) -> Store:
     """The run `folder`/run of these input rows (`some_rows` if None), as far as `upto` (one of `STEPS`) says.
 
@@ -98,14 +100,15 @@ def make_run(
     pack = pack or PackConfig(rows_per_part=9, row_group_rows=4)
     planned = plan(store, InputConfig(**given), ShardsConfig(rows_per_shard=rows_per_shard))
     write_recipe(store, input=given, recaption=recaption, translate=translate, pack=pack)
-    off = {name for name, on in (("recaption", recaption), ("translate", translate)) if not on}
+    on = {"recaption": recaption, "translate": translate, "gate": recaption or translate}
+    off = {name for name in on if not on[name]}
     steps = [step for step in STEPS[1 : STEPS.index(upto) + 1] if step not in off]
     tables: dict[int, pa.Table] = {n: store.load("plan", n) for n in planned.shard_numbers()}
     for step in (step for step in steps if step != "pack"):
         done = list(tables)[:shards_upto] if step == steps[-1] else list(tables)
         losers = _losers(tables) if step == "select" else {}
         for shard in done:
-            tables[shard] = commit_step(store, step, shard, tables[shard], losers.get(shard, []))
+            tables[shard] = commit_step(store, step, shard, tables[shard], losers.get(shard, []), gate=gate)
     if upto == "pack":
         commit_pairs(store, tables, pack)
     write_record(store, finished=upto == "pack" and shards_upto is None)
@@ -113,10 +116,16 @@ def make_run(
 
 
 def commit_step(
-    store: Store, step: str, shard: int, rows: pa.Table, losers: Sequence[int] = (), run: int = 1
+    store: Store,
+    step: str,
+    shard: int,
+    rows: pa.Table,
+    losers: Sequence[int] = (),
+    run: int = 1,
+    gate: GateConfig | None = None,
 ) -> pa.Table:
     """Do one step for one shard's rows (as the step before returned them), and commit its table; returns the rows."""
-    rows = _STEP[step](rows, losers)
+    rows = _gate(rows, gate or GateConfig()) if step == "gate" else _STEP[step](rows, losers)
     private = {"_shard": pa.repeat(pa.scalar(shard, pa.int32()), len(rows))}
     commit_shard(store, [_table(step)], set_columns(rows, private), run)
     return rows
@@ -305,6 +314,10 @@ def _translate(rows: pa.Table, _: object) -> pa.Table:
         "translate_made_from": pa.nulls(len(rows), pa.uint64()),
     }
     return add_seconds(set_columns(rows, columns), "translate", 1.0)
+
+
+def _gate(rows: pa.Table, config: GateConfig) -> pa.Table:
+    return add_seconds(GateStage(config)(rows), "gate", 0.1)
 
 
 _STEP = {

@@ -9,6 +9,7 @@ import pyarrow as pa
 from tiny_encoders import VIT
 
 from curation.engines.model_files import resolve
+from curation.gates.gate import GATES
 from curation.stage import Column, Stage
 from pairmill.registry import NamedConfig
 from pipelines.doctor import project_root
@@ -74,6 +75,7 @@ selected = makes("selections/default")
 embeddings = makes("columns/embed-NAME", "columns/embed_texts-NAME")
 captions = makes("columns/recaption")
 translations = makes("columns/translate")
+gated = makes("columns/gate")
 product = makes("pairs")
 
 
@@ -145,7 +147,19 @@ def decontaminating(value: Any, rule: Any = None) -> Change:
 
 
 #: What an entry must be given to be chosen at all.
-NEEDED = {"semantic_duplicate": {"embedding": "of_the_list"}, "embedding": {"embedding": "NAME"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "semantic_duplicate": {"embedding": "of_the_list"},
+    "embedding": {"embedding": "NAME"},
+    "image_text_score": {"encoder": "NAME", "margin": 0.0},
+    "rendered_text": {"ocr": "words"},
+    "log_probability": {"least": -1.0},
+}
+
+#: Two encoders and two readers, for gates to choose from.
+TWICE = {
+    "embed": {"NAME": EMBED["embed"]["NAME"], "other": EMBED["embed"]["NAME"]},
+    "score": {name: {"name": "ocr", **HEAD["ocr"]} for name in ("words", "more")},
+}
 
 CHANGES: dict[str, Change] = {
     # Heads that score, each into its own table
@@ -268,11 +282,12 @@ CHANGES: dict[str, Change] = {
     "deduplicate.score": selected("entropy"),
     "deduplicate.keep": makes("selections/default", "pairs")("all"),
     # A selection of another name is another table, and what is made from it is made from that.
-    "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate")("other"),
+    "deduplicate.name": makes("selections/default", "columns/recaption", "columns/translate", "columns/gate")("other"),
     # Captions.  A key of one engine is `engine{name}.key`.
     **{f"recaption.{key}": nothing(value) for key, value in PLACEMENT.items()},
     "recaption.engine_timeout_s": nothing(5.5),
-    "recaption.enabled": makes("columns/recaption", "columns/translate")(False),
+    "recaption.cache": nothing("texts"),
+    "recaption.enabled": makes("columns/recaption", "columns/translate", "columns/gate")(False),
     "recaption.model": captions(str(MODELS / "translator")),
     "recaption.revision": captions("r2", recaption__engine="openai"),
     "recaption.engine": captions("openai"),
@@ -302,7 +317,8 @@ CHANGES: dict[str, Change] = {
     # Translations
     **{f"translate.{key}": nothing(value) for key, value in PLACEMENT.items()},
     "translate.engine_timeout_s": nothing(5.5),
-    "translate.enabled": translations(False),
+    "translate.cache": nothing("texts"),
+    "translate.enabled": makes("columns/translate", "columns/gate")(False),
     "translate.model": translations(str(MODELS / "captioner")),
     # A folder's revision is its content: to name it changes what is asked for, not what comes.
     "translate.revision": translations(resolve(str(MODELS / "translator"), None).revision),
@@ -314,11 +330,44 @@ CHANGES: dict[str, Change] = {
     },
     "translate.engine{transformers}.num_beams": translations(2),
     "translate.engine{transformers}.pair": translations(["en", "de"]),
+    "translate.engine{ctranslate2}.compute_type": translations("int8_float32"),
+    "translate.engine{ctranslate2}.num_beams": translations(2),
+    "translate.engine{ctranslate2}.pair": translations(["en", "de"]),
+    "translate.engine{ctranslate2}.conversions": nothing("folder"),
+    "translate.engine{ctranslate2}.device": nothing("cpu"),
+    **{
+        f"translate.engine{{ctranslate2}}.{key}": nothing(3) for key in ("batch_size", "inter_threads", "intra_threads")
+    },
+    **{
+        "translate.engine{openai}.base_url": nothing(["http://a/v1", "http://b/v1"]),
+        "translate.engine{openai}.api_key_env": nothing("K"),
+    },
+    **{f"translate.engine{{openai}}.{key}": nothing(7.0) for key in ("timeout_s", "backoff_s", "max_retry_after_s")},
+    **{f"translate.engine{{openai}}.{key}": nothing(7) for key in ("concurrency", "retries")},
+    "translate.engine{openai}.prompt": translations("{{text}}"),
+    "translate.engine{openai}.logprobs": translations(False),
+    "translate.engine{openai}.extra_body": translations({"min_p": 0.1}),
     **{"translate.targets": translations(["de"]), "translate.kinds": translations(["alt"])},
     "translate.max_new_tokens": translations(9),
     **{"translate.min_length_ratio": translations(0.1), "translate.max_length_ratio": translations(9.0)},
     **{"translate.max_repeat": translations(9), "translate.check_language": translations(False)},
     "translate.min_language_score": translations(0.9),
+    # What of it is used.  Every gate has the key `kinds`.
+    "gate.enabled": gated(False),
+    "gate.gates": gated(["opener"]),
+    **{f"gate.gates[]{{{name}}}.kinds": gated(["long"], **TWICE) for name in GATES.names},
+    "gate.gates[]{language}.min_share": gated(0.5),
+    **{f"gate.gates[]{{length}}.{key}": gated({"short": [1, 9]}) for key in ("words", "characters")},
+    "gate.gates[]{log_probability}.least": gated(-2.0),
+    "gate.gates[]{log_probability}.quantile": gated(0.02),
+    "gate.gates[]{log_probability}.min_texts": gated(9),
+    "gate.gates[]{image_text_score}.encoder": gated("other", **TWICE),
+    "gate.gates[]{image_text_score}.least": gated(0.3, **TWICE),
+    "gate.gates[]{image_text_score}.margin": gated(0.1, **TWICE),
+    **{f"gate.gates[]{{{name}}}.ocr": gated("more", **TWICE) for name in ("numbers", "rendered_text", "names")},
+    "gate.gates[]{numbers}.most_counted": gated(9),
+    "gate.gates[]{rendered_text}.max_distance": gated(0.1, **TWICE),
+    "gate.gates[]{rendered_text}.min_letters": gated(9, **TWICE),
     # Selections of the recipe: each key makes that selection, and nothing else.
     "selections": makes("selections/a")({"a": {}}),
     "selections.NAME.from": one_selection("~all"),
@@ -358,10 +407,12 @@ CHANGES: dict[str, Change] = {
         for key, value in {"t": 7, "text": "alt", "language": "caption", "seed": 1}.items()
     },
     # The product
-    "pack.selection": makes("columns/recaption", "columns/translate")("a", selections={"a": {}}),
+    "pack.selection": makes("columns/recaption", "columns/translate", "columns/gate")("a", selections={"a": {}}),
     **{f"pack.{key}": product(7) for key in ("rows_per_part", "row_group_rows")},
     "pack.blur_faces": product("crowd", score={"crowd": {"name": "faces", "model": str(VIT)}}),
-    **{"pack.prefer": product(["alt"]), "pack.min_score": product(-1.0)},
+    **{"pack.prefer": product(["alt"]), "pack.recap_p": product(0.8)},
+    "pack.best_of": product(True, **EMBED),
+    "pack.judge": product("NAME", **EMBED),
     # A stage that adds columns of its own makes its table, and nothing else.
     "stages": makes("columns/darkness")(["staleness_changes:Darkness"]),
     **{f"download.{key}": nothing(value) for key, value in PLACEMENT.items()},

@@ -56,6 +56,12 @@ REASONS = {
         "pillow": "Recaption declares it",
         **dict.fromkeys(("aiohttp", "torch", "transformers"), "the server runs the model"),
     },
+    "openai translate": {
+        "huggingface_hub": _FILES,
+        "pillow": "of captions",
+        **dict.fromkeys(("aiohttp", "torch", "transformers"), "the server runs the model"),
+        **dict.fromkeys(("eldc", "fasttext-predict"), "Translate declares it"),
+    },
     **{
         f"{name} head": {
             **dict.fromkeys(("huggingface_hub", "transformers"), _FILES),
@@ -75,10 +81,13 @@ REASONS = {
         "opencv-python-headless": _PILLOW,
     },
     "embed": {"huggingface_hub": _FILES, "opencv-python-headless": _PILLOW},
-    "transformers translate": {
-        "huggingface_hub": _FILES,
-        "pillow": "of captions",
-        **dict.fromkeys(("eldc", "fasttext-predict"), "Translate declares it"),
+    **{
+        f"{name} translate": {
+            "huggingface_hub": _FILES,
+            "pillow": "of captions",
+            **dict.fromkeys(("eldc", "fasttext-predict"), "Translate declares it"),
+        }
+        for name in ("ctranslate2", "transformers")
     },
 }
 
@@ -117,7 +126,9 @@ def test_what_is_declared_is_the_name_of_a_distribution() -> None:
     known = {name for names in importlib.metadata.packages_distributions().values() for name in names}
     stages = [*MAKERS.values(), _stage("download", engine="img2dataset")]
     declared = {name for one in stages for name in getattr(one, "libraries", ())}
-    assert declared - known <= {"vllm", "img2dataset", "albumentations", "albucore"}, "extras may be missing"
+    assert declared - known <= {"vllm", "ctranslate2", "img2dataset", "albumentations", "albucore"}, (
+        "extras may be missing"
+    )
 
 
 def _stage(name: str, **config: object) -> Stage:

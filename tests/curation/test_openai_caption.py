@@ -1,142 +1,37 @@
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import io
 import json
-import threading
-import time
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from aiohttp import web
+from chat_server import KEY, ChatServer, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
 from curation.engines import CaptionRequest, Failure, Generated
-from curation.engines.openai_caption import (
-    OpenAICaptioner,
-    OpenAIConfig,
-    _Rejected,
-    _TryLater,
-    data_uri,
-    read_completion,
-)
+from curation.engines.openai_caption import OpenAICaptioner, data_uri
+from curation.engines.openai_client import OpenAIConfig, Rejected, TryLater, read_completion
+from curation.recaption import Recaption, RecaptionConfig
+from curation.stage import Runtime
 from pairmill import faults
 from pairmill.errors import UserError
-
-KEY = "sk-very-secret"
-
-
-class ChatServer:
-    """A server that speaks /v1/chat/completions as OpenAI documents it; the prompt says how it misbehaves.
-
-    `429`, `500`, `html`, `half`, `drop`: the first try goes wrong so, the second is answered.  `always-503`, `400`,
-    `401`, `redirect`, `refuse`, `filter`, `endless`, `nothing`: every try does.  Everything else is answered with the
-    prompt and the image's size.
-    """
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.times: dict[str, list[float]] = {}
-        self.in_flight = self.most_in_flight = 0
-
-    async def chat(self, asked: web.Request) -> web.StreamResponse:
-        body = await asked.json()
-        self.requests.append({"body": body, "headers": dict(asked.headers), "query": asked.query_string})
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            await asyncio.sleep(0.01)
-            return await self._answer(asked, body)
-        finally:
-            self.in_flight -= 1
-
-    async def _answer(self, asked: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        image, text = body["messages"][0]["content"]
-        prompt = text["text"]
-        tries = self.times.setdefault(prompt, [])
-        tries.append(time.monotonic())
-        first = len(tries) == 1
-        if prompt == "429" and first:
-            return web.json_response({"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "1"})
-        if prompt == "500" and first:
-            return web.Response(status=500, text="oops")
-        if prompt == "html" and first:
-            return web.Response(text="<html>proxy</html>")
-        if prompt == "half" and first:
-            return web.Response(text='{"choices": [{"mess')
-        if prompt == "drop" and first:
-            assert asked.transport is not None
-            asked.transport.close()
-        if prompt == "always-503":
-            return web.json_response({"error": {"message": "no capacity"}}, status=503)
-        if prompt == "wait-an-hour":
-            return web.json_response({"error": {"message": "quota"}}, status=429, headers={"Retry-After": "3600"})
-        if prompt == "400":
-            return web.json_response({"error": {"message": f"bad image, key {KEY}"}}, status=400)
-        if prompt == "401":
-            return web.json_response({"error": {"message": "bad key"}}, status=401)
-        if prompt == "redirect":
-            raise web.HTTPTemporaryRedirect("/elsewhere")
-        if prompt == "endless":
-            return web.Response(body=b" " * (5 << 20))
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
-        message: dict[str, Any] = {"role": "assistant", "content": None}
-        if prompt == "refuse":
-            message["refusal"] = "I can't help with that."
-        elif prompt == "filter":
-            choice["finish_reason"] = "content_filter"
-        elif prompt != "nothing":
-            head, _, content = image["image_url"]["url"].partition(",")
-            size = Image.open(io.BytesIO(base64.b64decode(content))).size
-            words = f"{prompt} {head} {size[0]}x{size[1]}".split()
-            if len(words) > body["max_tokens"]:
-                words, choice["finish_reason"] = words[: body["max_tokens"]], "length"
-            message["content"] = f" {' '.join(words)}\n"
-            if body.get("logprobs"):
-                choice["logprobs"] = {"content": [{"token": w, "logprob": -0.5 * n} for n, w in enumerate(words)]}
-        choice["message"] = message
-        return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice]})
-
-    async def elsewhere(self, asked: web.Request) -> web.Response:
-        self.times.setdefault("elsewhere", []).append(time.monotonic())
-        return web.Response()
+from pairmill.store import Store
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[ChatServer, str]]:
-    """The server and its base URL, on a thread of its own: the captioner runs its own event loop."""
     chat = ChatServer()
-    started = threading.Event()
-    where: dict[str, Any] = {}
-
-    async def serve() -> None:
-        app = web.Application(client_max_size=1 << 24)
-        app.router.add_post("/v1/chat/completions", chat.chat)
-        app.router.add_route("*", "/elsewhere", chat.elsewhere)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        where["port"] = runner.addresses[0][1]
-        where["stop"] = asyncio.Event()
-        where["loop"] = asyncio.get_running_loop()
-        started.set()
-        await where["stop"].wait()
-        await runner.cleanup()
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert started.wait(10)
-    yield chat, f"http://127.0.0.1:{where['port']}/v1"
-    where["loop"].call_soon_threadsafe(where["stop"].set)
-    thread.join(10)
-    assert not thread.is_alive()
+    with serving(chat.chat) as url:
+        yield chat, url
 
 
 def request(prompt: str, *, max_new_tokens: int = 20, format_: str = "JPEG") -> CaptionRequest:
@@ -224,7 +119,6 @@ def test_what_will_not_pass_is_tried_once(
     (answer,) = captioner(url, api_key_env="CAPTION_KEY").caption([request(prompt)])
     assert answer == Failure(error)
     assert len(chat.times[prompt]) == 1
-    assert "elsewhere" not in chat.times
     assert chat.requests[0]["headers"]["Authorization"] == f"Bearer {KEY}"
 
 
@@ -243,6 +137,51 @@ def test_answers_keep_their_order_and_bad_rows_their_place(server: tuple[ChatSer
     words = [answer.text.split()[0] if isinstance(answer, Generated) else "400" for answer in answers]
     assert words == prompts
     assert 2 <= chat.most_in_flight <= 5
+
+
+def test_each_answer_is_reported_as_it_comes(server: tuple[ChatServer, str]) -> None:
+    chat, url = server
+    reported: dict[int, Generated | Failure] = {}
+    in_flight: list[int] = []
+
+    def answered(positions: Sequence[int], answers: Sequence[Generated | Failure]) -> None:
+        reported.update(zip(positions, answers, strict=True))
+        in_flight.append(len(chat.requests))
+
+    prompts = [f"n{n}" for n in range(12)]
+    prompts[4] = "400"
+    answers = captioner(url, concurrency=2).caption([request(prompt) for prompt in prompts], answered)
+    assert [reported[at] for at in range(12)] == answers
+    assert in_flight[0] < 5  # when the first was reported, most had not been asked for
+
+
+def test_a_server_is_paid_once_for_what_it_answered_before_the_job_died(
+    server: tuple[ChatServer, str], tmp_path: Path
+) -> None:
+    chat, url = server
+    engine = {"name": "openai", "base_url": url, "concurrency": 2, "backoff_s": 0.01}
+    prompts = {f"n{n}": f"n{n}" for n in range(12)}
+    config = RecaptionConfig.checked({"model": "owner/name", "engine": engine, "prompts": prompts})
+    file = io.BytesIO()
+    Image.new("RGB", (12, 8)).save(file, "PNG")
+    nothing = pa.nulls(1, pa.string())
+    rows = pa.table({"image": pa.array([file.getvalue()]), "drop_stage": nothing, "drop_reason": nothing})
+
+    def work() -> pa.Table:
+        stage = Recaption(config)
+        stage.setup(Runtime(Store(str(tmp_path / "run"))))
+        return stage(rows)
+
+    child = os.fork()
+    if not child:
+        faults._armed = faults._parse("engine.answered:kill@6", str(tmp_path))
+        work()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    assert len(work()["recaptions"][0]) == 12
+    # Two were being asked for when it died, and one was being kept.
+    assert len(chat.requests) <= 12 + 3
+    assert max(len(tries) for tries in chat.times.values()) <= 2
 
 
 def test_an_injected_fault_is_tried_again(
@@ -317,7 +256,7 @@ json_values = st.recursive(
 @given(st.binary(max_size=40) | json_values.map(lambda value: json.dumps(value).encode()))
 @settings(deadline=None, max_examples=200)
 def test_no_answer_breaks_the_reader(content: bytes) -> None:
-    with contextlib.suppress(_TryLater, _Rejected):
+    with contextlib.suppress(TryLater, Rejected):
         assert isinstance(read_completion(content), Generated)
 
 
@@ -350,5 +289,5 @@ def test_a_score_that_is_none_is_no_completion(logprob: str) -> None:
     answer = (
         f'{{"choices": [{{"message": {{"content": "x"}}, "logprobs": {{"content": [{{"logprob": {logprob}}}]}}}}]}}'
     )
-    with pytest.raises(_TryLater):
+    with pytest.raises(TryLater):
         read_completion(answer.encode())

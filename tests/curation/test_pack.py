@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.flow import flow_of
-from curation.pack import IMAGE, PackConfig, best_text, cut_parts, pack_rows, product_columns
+from curation.pack import IMAGE, PackConfig, cut_parts, pack_rows, product_columns
 from pairmill.layout import TEXT
 
 COLUMNS = product_columns(flow_of({}).carried)
@@ -97,7 +97,7 @@ def test_kept_rows_only_with_every_text_and_where_it_came_from() -> None:
     first, second = packed.to_pylist()
     assert [first["uid"], second["uid"]] == ["u0", "u2"]
     assert first["image"] == {"bytes": PNG, "path": "u0.png"}
-    nothing = dict.fromkeys(("source_index", "model", "revision", "prompt_id", "sampling", "score"))
+    nothing = dict.fromkeys(("source_index", "model", "revision", "prompt_id", "sampling", "score", "edited_by"))
     assert first["texts"][0] == {**nothing, "text": "red apple", "language": "en", "kind": "alt"}
     assert first["texts"][1]["score"] == pytest.approx(-0.1)
     assert {**first["texts"][2], "score": None} == {
@@ -111,29 +111,6 @@ def test_kept_rows_only_with_every_text_and_where_it_came_from() -> None:
 def test_the_input_is_carried_through() -> None:
     packed = pack_rows(rows(input=[{"width": "a"}, {"width": "b"}, {"width": "c"}]), PackConfig(), "jpg", COLUMNS)
     assert packed["input"].to_pylist() == [{"width": "a"}, {"width": "c"}]
-
-
-ALT = {"kind": "alt", "text": "alt", "score": None}
-SURE = {"kind": "short", "text": "sure", "score": -0.1}
-DOUBT = {"kind": "short", "text": "doubt", "score": -3.0}
-LONG = {"kind": "long", "text": "long", "score": -0.1}
-
-
-@pytest.mark.parametrize(
-    ("texts", "config", "best"),
-    [
-        ([ALT, SURE, LONG], {}, "sure"),
-        ([ALT, LONG], {}, "long"),
-        ([ALT], {}, "alt"),
-        ([ALT, SURE], {"prefer": ("alt",)}, "alt"),
-        ([ALT, DOUBT, LONG], {"min_score": -1.0}, "long"),
-        ([ALT, DOUBT], {"min_score": -1.0}, "alt"),
-        ([ALT, DOUBT], {"min_score": -1.0, "prefer": ("short",)}, "alt"),
-        ([{**ALT, "text": ""}], {}, None),
-    ],
-)
-def test_the_caption_is_the_best_text(texts: list[dict[str, object]], config: dict[str, object], best: str) -> None:
-    assert best_text(texts, PackConfig.model_validate(config)) == best
 
 
 @given(st.dictionaries(st.integers(0, 50), st.integers(0, 30)), st.integers(1, 40))

@@ -197,11 +197,11 @@ def test_a_table_without_one_text_stops_the_job() -> None:
         Recaption(SERVED, engine=Scripted(failing_widths=[10]))(table([picture(10)] * MANY))
 
 
-def test_seeds_differ_by_row_and_prompt() -> None:
-    seeds = {text_seed(seed, uid, prompt) for seed in (0, 1) for uid in ("a", "b") for prompt in ("short", "long")}
+def test_seeds_differ_by_picture_and_prompt() -> None:
+    seeds = {text_seed(seed, picture, text) for seed in (0, 1) for picture in ("a", "b") for text in ("name", "say")}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert text_seed(0, "a", "short") == text_seed(0, "a", "short")
+    assert text_seed(0, "a", "name") == text_seed(0, "a", "name")
 
 
 def test_prompts_take_their_kind_from_their_name() -> None:

@@ -95,6 +95,13 @@ def keys_of(recipe: CurateRecipe) -> dict[str, Any]:
     return found | {"pairs": product_identity(recipe.flow())}
 
 
+def engine_of(key: str) -> Mapping[str, Any]:
+    """The engine of the section that a key is in, in the recipe that is changed; of other keys none."""
+    section = BASE.get(key.partition(".")[0])
+    engine: Mapping[str, Any] = section.get("engine", {}) if isinstance(section, Mapping) else {}
+    return engine
+
+
 def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRecipe:
     data = copy.deepcopy(BASE)
     for key, value in changes.items():
@@ -102,8 +109,9 @@ def recipe_of(files: Mapping[str, str], changes: Mapping[str, Any]) -> CurateRec
         if brace:
             name, _, key = rest.partition("}.")
             value = value.format(**files) if isinstance(value, str) and "{" in value else value
+            engine = engine_of(at)
             needed = {
-                **BASE.get(at.partition(".")[0], {}).get("engine", {}),
+                **(engine if engine.get("name") == name else {}),
                 **HEAD.get(name, {}),
                 **NEEDED.get(name, {}),
             }
@@ -120,7 +128,8 @@ def chosen(key: str) -> dict[str, Any]:
     name = rest.partition("}")[0]
     if brace and at.endswith("[]"):
         return {at.removesuffix("[]"): [{"name": name, **NEEDED.get(name, {})}]}
-    return {at: name} if brace and at == "recaption.engine" else {}
+    engine = engine_of(at)
+    return {at: name} if brace and at.endswith(".engine") and engine.get("name") != name else {}
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from tiny_models import EOS
 
 from curation.engines import Failure, Generated
 from curation.engines.model_files import Checkpoint, resolve
@@ -49,6 +52,31 @@ def test_the_target_decides_the_first_token(models: Path) -> None:
     several = TransformersTranslator(found(models / "opus-mt-en-mul"), batch_size=2, max_new_tokens=8)
     answers = [several.translate(["a dog"], source="en", target=target)[0] for target in ("zh", "fr")]
     assert answers[0] != answers[1]
+
+
+def test_an_end_that_the_checkpoint_forces_at_its_limit_hides_no_cut(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "marian", tmp_path / "m")
+    settings = tmp_path / "m" / "generation_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "forced_eos_token_id": EOS}))
+    plain, forced = (
+        TransformersTranslator(found(folder), batch_size=2, max_new_tokens=8)
+        for folder in (models / "marian", tmp_path / "m")
+    )
+    expected = plain.translate(["a dog"], source="en", target="zh")
+    assert isinstance(expected[0], Generated) and expected[0].cut
+    assert forced.translate(["a dog"], source="en", target="zh") == expected
+
+
+def test_a_score_of_beams_leaves_out_the_token_that_was_forced(models: Path) -> None:
+    # With as many beams as it takes, both searches find the same text of one token after the language's.
+    engines = [
+        TransformersTranslator(found(models / "nllb"), batch_size=2, max_new_tokens=2, num_beams=beams)
+        for beams in (1, 2)
+    ]
+    greedy, beams = (engine.translate(["a dog"], source="en", target="zh")[0] for engine in engines)
+    assert isinstance(greedy, Generated) and isinstance(beams, Generated)
+    assert greedy.text == beams.text
+    assert greedy.score == pytest.approx(beams.score, abs=1e-5)
 
 
 def test_a_text_longer_than_the_model_takes_fails_alone(models: Path) -> None:

@@ -24,6 +24,8 @@ from transformers import (
     M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
     NllbTokenizer,
     PreTrainedTokenizerFast,
     VisionEncoderDecoderModel,
@@ -235,5 +237,32 @@ def save_nllb(folder: Path) -> Path:
         init_std=0.5,
     )
     M2M100ForConditionalGeneration(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def save_mbart(folder: Path) -> Path:
+    """A model of mBART-50's kind, with English, French and Chinese."""
+    torch.manual_seed(6)
+    words = tokenizer("en_XX", "fr_XX", "zh_CN", end=True)
+    config = MBartConfig(
+        vocab_size=len(words),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_position_embeddings=64,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        decoder_start_token_id=EOS,
+        forced_eos_token_id=EOS,
+        scale_embedding=True,
+        init_std=0.5,
+    )
+    MBartForConditionalGeneration(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder

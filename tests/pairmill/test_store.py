@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -128,10 +129,18 @@ def test_listing_tells_the_entry(store: Store) -> None:
 
 
 def test_a_store_survives_pickling(store: Store) -> None:
-    import pickle
-
     store.write_json("a.json", {"x": 1})
     assert pickle.loads(pickle.dumps(store)).read_json("a.json") == {"x": 1}
+
+
+def test_a_folder_of_a_store_is_a_store(store: Store, tmp_path: Path) -> None:
+    inner = store.within("texts")
+    inner.write_json("a/b.json", {"one": 1})
+    assert store.read_json("texts/a/b.json") == Store(inner.uri).read_json("a/b.json") == {"one": 1}
+    assert pickle.loads(pickle.dumps(inner)).path("a") == inner.path("a") == store.path("texts/a")
+    bucket = Store("s3://bucket/run?region=eu-west-1").within("texts")
+    assert bucket.uri == "s3://bucket/run/texts?region=eu-west-1"
+    assert (bucket.path("a"), Store(bucket.uri).path("a")) == ("bucket/run/texts/a", "bucket/run/texts/a")
 
 
 def test_what_only_looks_like_a_commit_is_none(store: Store) -> None:

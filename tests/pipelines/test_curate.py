@@ -136,7 +136,9 @@ def test_kept_rows_have_texts_in_both_languages_and_say_where_from(run: Run) -> 
     rows = pairs(run).drop_columns(["image"]).to_pylist()
     for row in rows:
         kinds = [text["kind"] for text in row["texts"]]
-        assert kinds[:3] == ["alt", "short", "long"]
+        assert kinds[0] == "alt"
+        # The recipe's gate leaves out what the captioner is less sure of.
+        assert all(text["score"] >= -0.3 for text in row["texts"] if text["kind"] in ("short", "long"))
         for at, text in enumerate(row["texts"]):
             if text["kind"] == "translated":
                 assert text["language"] == "zh"
@@ -145,6 +147,7 @@ def test_kept_rows_have_texts_in_both_languages_and_say_where_from(run: Run) -> 
                 assert text["model"]
                 assert text["revision"]
         assert row["caption"]
+    assert {"short", "long"} <= {text["kind"] for row in rows for text in row["texts"]}
     translated = sum(any(t["language"] == "zh" for t in row["texts"]) for row in rows)
     assert translated > 0.9 * len(rows)
 

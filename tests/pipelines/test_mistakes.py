@@ -92,7 +92,7 @@ RECIPES = {
     "a list as key": (TEXT + "? [a]\n: b\n", "must be YAML"),
     "two documents": (TEXT + "---\nx: 1\n", "must be YAML"),
     "a NUL in a path": ('run_dir: "a\\0b"\ninput: {{path: {0}/list.parquet}}\n', "NUL"),
-    "infinity": (TEXT + "pack: {{min_score: .inf}}\n", "pack.min_score"),
+    "infinity": (TEXT + "pack: {{recap_p: .inf}}\n", "pack.recap_p"),
 }
 
 

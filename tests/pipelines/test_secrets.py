@@ -35,6 +35,7 @@ def recipe(tmp_path: Path) -> Path:
 
 HELD = {
     "a password in a base URL": OPENAI.format(f"base_url: 'https://me:{SECRET}@h/v1'"),
+    "a password in one of several": OPENAI.format(f"base_url: ['https://h/v1', 'https://me:{SECRET}@h/v1']"),
     "a key in a query": OPENAI.format(f"base_url: 'https://h/v1?api-version=1&key={SECRET}'"),
     "a key in an extra argument": OPENAI.format(f"extra_body: {{apiKey: {SECRET}}}"),
     "a header": OPENAI.format(f"extra_body: {{headers: {{Authorization: Bearer {SECRET}}}}}"),

@@ -22,11 +22,15 @@ from pairmill.config import digest
 from pairmill.errors import IntegrityError, RecipeError, nearest
 from pairmill.layout import (
     FILTER_TABLE,
+    GATE,
+    GATE_TABLE,
     GROUP_ID,
     PAIRS,
     SELECTIONS,
+    TEXT_SOURCES,
     filter_table,
     kept_rows,
+    of_row_texts,
     row_texts,
     score_column,
     score_table,
@@ -43,13 +47,14 @@ from training.data.parquet import ParquetSource
 from training.data.sample import group_ids, samples
 from training.data.text_scores import no_scores, with_scores
 
-#: What is read of each table beside the selection; the last two may be missing.  A selection made by its own filters
+#: What is read of each table beside the selection; the last three may be missing.  A selection made by its own filters
 #: has their table in place of the run's.
 _READS: Mapping[str, tuple[str, ...]] = {
     "images": ("image", "sha256"),
     FILTER_TABLE: ("caption", "language"),
     "columns/recaption": ("recaptions",),
     "columns/translate": ("translations",),
+    GATE_TABLE: (GATE,),
 }
 
 
@@ -121,6 +126,8 @@ class SelectionSource:
         own = filter_table(selection)
         filters = own if self._store.index(own) else FILTER_TABLE
         self._reads = {filters if name == FILTER_TABLE else name: columns for name, columns in _READS.items()}
+        if not _is_gated(self._store):
+            del self._reads[GATE_TABLE]
         self._scored_by = tuple(scored_by)
         for name in self._scored_by:
             self._reads |= self._of_scores(name, selection)
@@ -129,6 +136,8 @@ class SelectionSource:
         self._numbered: dict[str, str] = {}
         needed = list(self._reads)[:2] + [table for table in map(self._table_of, asked, asked.values()) if table]
         indexes = {name: self._store.index(name) for name in self._reads}
+        # A shard without verdicts beside shards with them would bring back what gates refuse.
+        needed += [GATE_TABLE] if indexes.get(GATE_TABLE) else []
         self._check(indexes, [int(m["shard"]) for m in manifests], needed)
         #: Column -> its sum over the rows kept of each shard.
         self._sums = {int(m["shard"]): _sums(m) for m in manifests}
@@ -161,10 +170,10 @@ class SelectionSource:
                     raise _other_rows(name, self._selection, shard)
                 for column in self._reads[name]:
                     rows = rows.append_column(column, loaded[column])
-        sources = [name for name in ("caption", "language", "recaptions", "translations") if name in rows.schema.names]
-        texts: list[Any] = [row_texts(row) for row in rows.select(sources).to_pylist()]
+        sources = rows.select([name for name in TEXT_SOURCES if name in rows.schema.names]).to_pylist()
+        texts: list[Any] = [row_texts(row) for row in sources]
         if self._scored_by:
-            numbers = [self._scores(rows, name) for name in self._scored_by]
+            numbers = [self._scores(rows, name, sources) for name in self._scored_by]
             scores = [dict(zip(self._scored_by, row, strict=True)) for row in zip(*numbers, strict=True)]
             texts = [with_scores(row, found) for row, found in zip(texts, scores, strict=True)]
         ids = column_forms.groups(rows[GROUP_ID]) if grouped else group_ids(rows["sha256"].to_pylist())
@@ -254,12 +263,16 @@ class SelectionSource:
         return {found: (score_column(name),), text_scores_table(name): (text_scores_column(name),)}
 
     @staticmethod
-    def _scores(rows: pa.Table, name: str) -> list[Any]:
-        """For each row, the scores of its texts, or that of its caption, where no model wrote any for it."""
+    def _scores(rows: pa.Table, name: str, sources: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """For each row, the scores of its texts, or that of its caption, where no model wrote any for it.
+
+        sources: what the texts of each row are made from.
+        """
         captions, texts = (
             rows[column].to_pylist() if column in rows.schema.names else [None] * len(rows)
             for column in (score_column(name), text_scores_column(name))
         )
+        texts = [of_row_texts(row, scores) for row, scores in zip(sources, texts, strict=True)]
         return [caption if of_texts is None else of_texts for caption, of_texts in zip(captions, texts, strict=True)]
 
     def weights(self, column: str) -> NDArray[np.float64]:
@@ -297,6 +310,12 @@ class SelectionSource:
 
 def _other_rows(table: str, selection: str, shard: int) -> IntegrityError:
     return IntegrityError(f"{table} must have the rows of {selection}, in their order: shard {shard} has others")
+
+
+def _is_gated(store: Store) -> bool:
+    """Whether the run's recipe has gates; the table of one that had them before says nothing."""
+    gate = run_recipe(store).get(GATE)
+    return not isinstance(gate, Mapping) or gate.get("enabled") is not False
 
 
 def _refuse_blurred(store: Store, path: str) -> None:

@@ -253,7 +253,7 @@ TRANSLATE = {"model": str(MODELS / "translator"), "engine": {"name": "transforme
 def test_the_stage_is_there_where_models_write_texts() -> None:
     assert not [name for name in flow_with().order if name.startswith("embed_texts")]
     flow = flow_with(recaption=RECAPTION_, translate=TRANSLATE)
-    assert flow.order[-5:] == ("recaption", "translate", "embed_texts-a", "embed_texts-b", "pack")
+    assert flow.order[-6:] == ("recaption", "translate", "embed_texts-a", "embed_texts-b", "gate", "pack")
     assert flow.owners["score_a_texts"] == "columns/embed_texts-a"
     carried = [name for name in flow.carried if name.startswith("score_a")]
     assert carried == ["score_a", "score_a_texts", "score_a_recaption", "score_a_translation"]

@@ -43,7 +43,7 @@ def test_it_says_what_it_would_do_and_changes_nothing(made: Made) -> None:
     assert not done["done"]
     assert (done["rows"], done["rows_kept"], done["rules"]) == (6, 3, 4)
     assert {Path(c["path"]).name for c in done["copies"]} >= {"rows.parquet", "00000.tar", "00000.parquet"}
-    names = [PLAN, *TABLES, "columns/recaption", "columns/translate"]
+    names = [PLAN, *TABLES, "columns/recaption", "columns/translate", "columns/gate"]
     shards = {s for s in range(6) if set(made.store.load(PLAN, s, ["uid"])["uid"].to_pylist()) & GONE}
     files = [Path(made.store.path(shard_file(name, s))) for name in names for s in shards]
     held = {n for n in store_parts(made.store) if set(made.store.load(PAIRS, n, ["uid"])["uid"].to_pylist()) & GONE}

@@ -44,11 +44,19 @@ class Translator:
         return [Generated("一只狗", -0.5) for _ in range(len(texts) + self.more)]
 
 
-def _rows() -> pa.Table:
+def _picture(side: int) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "PNG")
+    Image.new("RGB", (side, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _rows() -> pa.Table:
     nothing = pa.nulls(2, pa.string())
-    columns = {"uid": ["0" * 32, "1" * 32], "image": pa.array([file.getvalue()] * 2), "caption": ["a dog", "a cat"]}
+    columns = {
+        "uid": ["0" * 32, "1" * 32],
+        "image": pa.array([_picture(8), _picture(9)]),
+        "caption": ["a dog", "a cat"],
+    }
     return pa.table({**columns, "language": ["en", "en"], "drop_stage": nothing, "drop_reason": nothing})
 
 

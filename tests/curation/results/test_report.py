@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from run_fixture import make_run, retry_shard, shard_with, some_rows, write_record
 
+from curation.gates.stage import GateConfig
 from curation.results.data import DROPPED_SHOWN, KEPT_SHOWN
 from curation.results.outcome import open_run
 from curation.results.report import build_report, write_report
@@ -20,7 +21,7 @@ from pairmill.run_records import read_record
 from pairmill.run_records import write_record as write_run_record
 from pairmill.store import Store
 
-STAGES = ["plan", "download", "inspect", "policy", "filter", "deduplicate", "recaption", "translate", "pack"]
+STAGES = ["plan", "download", "inspect", "policy", "filter", "deduplicate", "recaption", "translate", "gate", "pack"]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,26 @@ def test_it_counts_fetches_texts_and_languages(finished: Store) -> None:
     assert report["caption_length"]["after"]["max"] == len("ball")
     assert report["caption_length"]["before"]["max"] == len("a red ball, number 17")
     assert report["bytes"]["fetched"] == 39 * 1000 and report["bytes"]["pairs"] > 0
+
+
+def test_it_counts_what_gates_refuse_by_model_and_prompt(finished: Store, tmp_path: Path) -> None:
+    writers = build_report(finished)["gates"]["writers"]
+    assert [(one["asked"], one["texts"], one["refused"]) for one in writers] == [
+        ("long", 20, {}),
+        ("short", 20, {}),
+        ("into zh", 20, {}),
+    ]
+    gate = GateConfig.checked({"gates": ["opener", {"name": "length", "words": {"long": [1, 3], "short": [1, 3]}}]})
+    report = write_report(make_run(tmp_path, gate=gate))
+    long = report["gates"]["writers"][0]
+    assert (long["model"], long["refused"]) == ("samples/models/captioner", {"length": 20})
+    examples = report["gates"]["examples"]["length"]
+    assert len(examples) == 6 and all(one["asked"] == "long" and one["alt"] in one["text"] for one in examples)
+    assert "long" not in report["texts"] and report["texts"]["short"] == {"en": 20}
+    shown = report["gallery"]["kept"][0]["texts"]
+    assert [text["refused_by"] for text in shown] == [None, "length", None, None]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Gates</h2>" in page and "refused: length" in page
 
 
 def test_every_row_broken(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from small_datasets import jpeg, reader_of, uid, write_tar
 
 from curation.recaption import RECAPTION
 from pairmill.errors import RecipeError
-from pairmill.layout import TEXT
+from pairmill.layout import TEXT, VERDICT
+from pairmill.recipe_file import write_recipe
 from pairmill.store import Store
 from training.data.config import DataConfig, TextSelector
 from training.data.cursor import make_plan
@@ -133,6 +134,44 @@ def test_a_selection_has_the_scores_of_its_tables(tmp_path: Path, written: bool,
     found = chosen(run, TextSelector(min_score=SCORED), "good")
     one_shard: list[set[str]] = [{"caption 0", "new 0"} if written else {"caption 0"}, set()]
     assert found == [*one_shard, *one_shard]
+    assert chosen(run, TextSelector(), "good")[0] == {"caption 0", "new 0", "new 1"}
+
+
+def gate(store: Store, shard: int) -> None:
+    """Verdicts on the texts of `run_of`: the first is refused, the second is changed."""
+    nothing = dict.fromkeys(VERDICT.names)
+    verdicts = [[nothing | {"refused_by": "length"}, nothing | {"text": "New 1", "edited_by": "opener"}], [], []]
+    uids = store.load("selections/good", shard)["uid"]
+    store.commit(
+        "columns/gate", shard, "0" * 16, pa.table({"uid": uids, "gate": pa.array(verdicts, pa.list_(VERDICT))}), {}
+    )
+
+
+def test_what_a_gate_refused_is_not_trained_on(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    before = open_source(str(run), "good").fingerprint
+    store = Store(str(run))
+    for shard in range(2):
+        gate(store, shard)
+    assert chosen(run, TextSelector(), "good") == [{"caption 0", "New 1"}, {"caption 1"}] * 2
+    # The scores are those of the texts that are left.
+    assert chosen(run, TextSelector(min_score={"clip": 0.2}), "good")[0] == {"caption 0"}
+    assert chosen(run, TextSelector(min_score={"clip": 0.1}), "good")[0] == {"caption 0", "New 1"}
+    assert open_source(str(run), "good").fingerprint != before
+
+
+def test_a_shard_without_verdicts_beside_others_is_refused(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    gate(Store(str(run)), 0)
+    with pytest.raises(RecipeError, match=r"columns/gate table(?s:.)*1 of 2 shards"):
+        open_source(str(run), "good")
+
+
+def test_verdicts_of_a_recipe_that_has_no_gates_any_more_do_not_count(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    store = Store(str(run))
+    gate(store, 0)
+    write_recipe(store, "gate: {enabled: false}")
     assert chosen(run, TextSelector(), "good")[0] == {"caption 0", "new 0", "new 1"}
 
 
