@@ -11,7 +11,7 @@ from pydantic import Field
 from pairmill.config import Config
 from pairmill.errors import RecipeError, nearest
 from pairmill.languages import primary
-from pairmill.layout import of_row_texts, row_texts, scored_by
+from pairmill.layout import of_row_texts, scored_by
 
 Scores = Sequence[float | None]
 
@@ -60,12 +60,11 @@ class CaptionConfig(Config):
             )
 
 
-def best_text(row: Mapping[str, Any], config: CaptionConfig) -> str | None:
+def best_text(row: Mapping[str, Any], texts: Sequence[Mapping[str, Any]], config: CaptionConfig) -> str | None:
     """The caption of a row; None if it has no text at all.
 
-    row: uid, and what `row_texts` reads; of its `score_NAME_texts` those that there are.
+    row: uid, and what `row_texts` reads; of its `score_NAME_texts` those that there are.  texts: its `row_texts`.
     """
-    texts = row_texts(row)
     scores = _judged(row, config)
     if scores is None or len(scores) != len(texts):
         scores = [None] * len(texts)

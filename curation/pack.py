@@ -138,6 +138,7 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
     kept = rows.filter(live(rows))
     scored = [name for name in columns if scored_by(name) is not None]
     rows_of_texts = kept.select(_present(kept, ("uid", *TEXT_SOURCES, *scored))).to_pylist()
+    texts = [row_texts(row) for row in rows_of_texts]
     images = kept["image"].to_pylist()
     image = pa.StructArray.from_arrays(
         [
@@ -148,8 +149,8 @@ def pack_rows(rows: pa.Table, config: PackConfig, extension: str, columns: Mappi
     )
     packed: dict[str, pa.Array | pa.ChunkedArray] = {
         "image": image,
-        "caption": pa.array([best_text(row, config) for row in rows_of_texts], pa.string()),
-        "texts": pa.array(map(row_texts, rows_of_texts), pa.list_(TEXT)),
+        "caption": pa.array([best_text(*one, config) for one in zip(rows_of_texts, texts, strict=True)], pa.string()),
+        "texts": pa.array(texts, pa.list_(TEXT)),
     }
     if BLURRED.name in kept.schema.names:
         packed[BLURRED.name] = kept[BLURRED.name]

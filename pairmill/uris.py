@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pairmill.errors import UserError
+from pairmill.errors import RecipeError, UserError
 from pairmill.redaction import redact
 from pairmill.secret_names import is_secret_parameter
 
@@ -116,6 +116,14 @@ def absolute(uri: str) -> str:
     if not named.strip("/"):
         raise UserError("an address must name a bucket", value=redact(uri), fix="write s3://BUCKET/…, or gs://BUCKET/…")
     return f"{scheme.lower()}://{rest}".rstrip("/")
+
+
+def absolute_in_recipe(uri: str, key: str, what: str) -> str:
+    """As `absolute`, for the value of a recipe's key.  what: what it must do or be.  Raises RecipeError."""
+    try:
+        return absolute(uri)
+    except UserError as error:
+        raise RecipeError(f"{key} must {what}", value=f"{error.value}: {error.rule}", fix=error.fix) from None
 
 
 def expanded(path: str) -> str:

@@ -22,7 +22,7 @@ Products = npt.NDArray[Any]
 #: Rows whose products are computed at once.
 BLOCK = 4096
 #: Rows that are converted at once: 512 KB of 512 numbers, which stay in a core's cache between the steps.
-_IN_CACHE = 256
+IN_CACHE = 256
 
 
 def margin(dimensions: int) -> float:
@@ -36,10 +36,10 @@ def margin(dimensions: int) -> float:
 def widened(vectors: Vectors) -> npt.NDArray[np.float32]:
     """The same numbers as float32; NumPy's own conversion takes five times as long."""
     wide = np.empty(vectors.shape, np.float32)
-    for begin in range(0, len(vectors), _IN_CACHE):
-        part = wide[begin : begin + _IN_CACHE]
+    for begin in range(0, len(vectors), IN_CACHE):
+        part = wide[begin : begin + IN_CACHE]
         bits = part.view(np.int32)
-        bits[...] = np.ascontiguousarray(vectors[begin : begin + _IN_CACHE]).view(np.int16)
+        bits[...] = np.ascontiguousarray(vectors[begin : begin + IN_CACHE]).view(np.int16)
         bits <<= 13
         bits &= np.int32(-0x70000001)  # 0x8FFFFFFF: the sign was extended into the exponent
         part *= np.float32(2.0**112)
@@ -55,8 +55,8 @@ def exact(a: Vectors, b: Vectors) -> npt.NDArray[np.float64]:
 def exact_pairs(a: Vectors, b: Vectors) -> npt.NDArray[np.float64]:
     """The products of row i of `a` with row i of `b`, [n]."""
     found = np.empty(len(a))
-    for begin in range(0, len(a), BLOCK):
-        part = slice(begin, begin + BLOCK)
+    for begin in range(0, len(a), IN_CACHE):
+        part = slice(begin, begin + IN_CACHE)
         one = widened(a[part]).astype(np.float64)
         found[part] = np.einsum("nd,nd->n", one, one if a is b else widened(b[part]).astype(np.float64))
     return found
@@ -81,16 +81,19 @@ def largest(products: Products, count: int, clear: float) -> tuple[Indices, npt.
     return order[:, :count], values[:, count - 1] - values[:, count] > clear
 
 
-def nearest(vectors: Vectors, centroids: Vectors, count: int = 1) -> Indices:
+def nearest(
+    vectors: Vectors, centroids: Vectors, count: int = 1, wide: npt.NDArray[np.float32] | None = None
+) -> Indices:
     """The places of the `count` centroids with the largest products for each vector, [n, count], in any order.
 
-    Of equal ones, the first.
+    Of equal ones, the first.  wide: the vectors, where they are at hand as float32.
     """
     count = min(count, len(centroids))
-    wide, found = widened(centroids).T, np.empty((len(vectors), count), np.int64)
+    columns, found = widened(centroids).T, np.empty((len(vectors), count), np.int64)
     for begin in range(0, len(vectors), BLOCK):
         some = vectors[begin : begin + BLOCK]
-        top, sure = largest(widened(some) @ wide, count, margin(vectors.shape[1]))
+        rows = widened(some) if wide is None else wide[begin : begin + BLOCK]
+        top, sure = largest(rows @ columns, count, margin(vectors.shape[1]))
         unsure = np.flatnonzero(~sure)
         if len(unsure):
             top = top.copy()
@@ -104,7 +107,7 @@ def by_value(vectors: Vectors) -> npt.NDArray[np.uint64]:
     odd = np.random.default_rng(0).integers(0, 2**63, vectors.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     found = np.empty(len(vectors), np.uint64)
     with np.errstate(over="ignore"):
-        for begin in range(0, len(vectors), BLOCK):
-            words = np.ascontiguousarray(vectors[begin : begin + BLOCK]).view(np.uint16).astype(np.uint64)
-            found[begin : begin + BLOCK] = words @ odd
+        for begin in range(0, len(vectors), IN_CACHE):
+            words = np.ascontiguousarray(vectors[begin : begin + IN_CACHE]).view(np.uint16).astype(np.uint64)
+            found[begin : begin + IN_CACHE] = words @ odd
     return found

@@ -16,8 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from curation.schema import set_columns
 from pairmill.config import Config
-from pairmill.errors import RecipeError, UserError
-from pairmill.uris import absolute
+from pairmill.uris import absolute_in_recipe
 
 #: What the reasons of rows that go for a row of another run end in.
 ELSEWHERE = "_elsewhere"
@@ -35,14 +34,7 @@ class OtherRunConfig(Config):
     @field_validator("run")
     @classmethod
     def _a_place(cls, value: str) -> str:
-        try:
-            absolute(value)
-        except UserError as error:
-            raise RecipeError(
-                "against of a selection must name run directories that can be reached",
-                value=f"{error.value}: {error.rule}",
-                fix=error.fix,
-            ) from None
+        absolute_in_recipe(value, "against of a selection", "name run directories that can be reached")
         return value
 
 

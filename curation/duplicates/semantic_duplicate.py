@@ -28,9 +28,10 @@ from pydantic import Field
 
 from curation.duplicates.components import star
 from curation.duplicates.edges import stars
-from curation.duplicates.exact_products import Vectors, by_value, exact_pairs, margin, widened
+from curation.duplicates.exact_products import IN_CACHE, Vectors, by_value, exact_pairs, margin, widened
 from curation.duplicates.fitting import keyed_hashes
 from curation.duplicates.kinds import KEYS, Indices, Kind
+from curation.duplicates.small_integers import Rounded, above, rounded
 from curation.duplicates.vector_clusters import Clusters, clusters_of
 from pairmill.errors import RecipeError
 from pairmill.registry import NamedConfig
@@ -42,8 +43,8 @@ PREFIX = "image_embedding_"
 #: with its cluster then are more than what finding the cluster takes, up to some million rows.
 _ROWS_PER_CLUSTER = 1000
 
-#: Rows of the sample for each cluster, and at most: faiss warns below 39, and 2^18 rows of 512 numbers are 256 MB.
-_SAMPLED_PER_CLUSTER, _MOST_SAMPLED = 64, 1 << 18
+#: Clusters at most, and rows of the sample for each: faiss warns below 39.  163,840 rows of 512 numbers are 168 MB.
+_MOST_CLUSTERS, _SAMPLED_PER_CLUSTER = 4096, 40
 
 #: Most rows of a cluster that meet, 512 MB of embeddings of 512 numbers; and rows of a larger one that meet all others.
 _MOST_TOGETHER, _CONNECTORS = 500_000, 4000
@@ -59,8 +60,14 @@ _LOTS = 2**64 - 1
 #: Where a key has the number of its chunk.
 _CHUNK = 1 << 20
 
-#: Products of a block: 256 by 8,192 are 8 MB.
-_BLOCK_ROWS, _BLOCK_COLUMNS = 256, 8192
+#: Products of a block: 512 by 8,192 are 16 MB.
+_BLOCK_ROWS, _BLOCK_COLUMNS = 512, 8192
+
+#: Where more than one pair in so many may be near enough, products of float32 take less time than exact ones.
+_FEW = 256
+
+#: Numbers by which vectors are told apart before all are looked at.
+_FIRST = 8
 
 #: Pairs found before they are reduced to a forest: 16 MB.
 _MAX_PAIRS = 1 << 20
@@ -158,7 +165,7 @@ class SemanticDuplicate(Kind):
     @property
     def row_bytes(self) -> int:
         """What an embedding takes; that of 512 numbers before any is known."""
-        return 1024 if self.state is None else 2 * self.state.clusters.cells.shape[1]
+        return 1024 if self.state is None else 2 * self.state.clusters.leaves.shape[1]
 
     @property
     def ranks(self) -> bool:
@@ -177,8 +184,8 @@ class SemanticDuplicate(Kind):
         return {"vector": vectors, "lot": pc.if_else(vectors.is_valid(), pa.array(lots), None)}
 
     def sample_rows(self, rows: int) -> int:
-        """64 for each cluster."""
-        return min(_MOST_SAMPLED, _SAMPLED_PER_CLUSTER * self._count(rows))
+        """40 for each cluster."""
+        return _SAMPLED_PER_CLUSTER * min(_MOST_CLUSTERS, self._count(rows))
 
     def fit(self, sample: pa.Table, rows: int) -> Learnt | None:
         """The clusters of the sample; None if there are no embeddings."""
@@ -189,7 +196,7 @@ class SemanticDuplicate(Kind):
         length = max(pc.value_counts(lengths).to_pylist(), key=lambda one: (one["counts"], one["values"]))["values"]
         vectors = _matrix(sample["vector"], length)[1]
         clusters = clusters_of(vectors, self._count(rows), self.config.iterations)
-        share = np.bincount(clusters.of(vectors, 1)[1], minlength=len(clusters.leaves)) / len(vectors)
+        share = np.bincount(clusters.of(vectors)[1], minlength=len(clusters.leaves)) / len(vectors)
         return Learnt(clusters, np.maximum(1, np.ceil(share * rows / _MOST_TOGETHER)).astype(np.int64))
 
     def keys(self, rows: pa.Table) -> pa.Table:
@@ -198,24 +205,24 @@ class SemanticDuplicate(Kind):
             return KEYS.empty_table()
         at, vectors = _matrix(rows["vector"], self.row_bytes)
         reach = _REACH * (2 * self.config.epsilon) ** 0.5
-        row, leaf = self.state.clusters.of(vectors, self.config.probes, reach)
-        row, chunks = at[row], self.state.chunks[leaf]
+        row, cluster = self.state.clusters.of(vectors, self.config.probes, reach)
+        row, chunks = at[row], self.state.chunks[cluster]
         lot = rows["lot"].to_numpy()[row].astype(np.int64)
         connects = (chunks > 1) & (lot < 2**32 * _CONNECTORS / (chunks * _MOST_TOGETHER))
         again = np.where(connects, chunks, 1)
-        row, leaf, chunks = (np.repeat(one, again) for one in (row, leaf, chunks))
+        row, cluster, chunks = (np.repeat(one, again) for one in (row, cluster, chunks))
         # A row that connects is in every chunk, any other in one.
         number = np.arange(len(row)) - np.repeat(np.cumsum(again) - again, again)
         chunk = np.where(np.repeat(connects, again), number, np.repeat(lot, again) % chunks)
-        return pa.table({"row": row, "key": leaf * _CHUNK + chunk}, schema=KEYS)
+        return pa.table({"row": row, "key": cluster * _CHUNK + chunk}, schema=KEYS)
 
     def rank(self, rows: pa.Table) -> pa.Array:
         """1 - the cosine with the centre of the nearest cluster."""
         distance = np.full(len(rows), np.nan)
         if self.state is not None:
             at, vectors = _matrix(rows["vector"], self.row_bytes)
-            row, leaf = self.state.clusters.of(vectors, 1)
-            distance[at[row]] = 1 - exact_pairs(vectors[row], self.state.clusters.leaves[leaf])
+            row, cluster = self.state.clusters.of(vectors)
+            distance[at[row]] = 1 - exact_pairs(vectors[row], self.state.clusters.leaves[cluster])
         return pa.array(distance, pa.float64(), from_pandas=True)
 
     def edges(self, rows: pa.Table) -> tuple[Indices, Indices]:
@@ -233,13 +240,15 @@ class SemanticDuplicate(Kind):
         return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found])
 
     def _count(self, rows: int) -> int:
-        most = _MOST_SAMPLED // _SAMPLED_PER_CLUSTER
-        return self.config.clusters or max(1, min(most, rows // _ROWS_PER_CLUSTER))
+        return self.config.clusters or max(1, min(_MOST_CLUSTERS, rows // _ROWS_PER_CLUSTER))
 
 
 def close_pairs(vectors: Vectors, epsilon: float) -> tuple[Indices, Indices]:
     """Positions (a, b) that connect what all pairs with a cosine above 1 - epsilon connect; no more than vectors."""
-    centre, copies = stars(by_value(vectors))
+    # The first numbers tell most vectors apart.
+    _, same, count = np.unique(by_value(vectors[:, :_FIRST]), return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(count[same] > 1)
+    centre, copies = (alike[end] for end in stars(by_value(vectors[alike])))
     alone = np.ones(len(vectors), np.bool_)
     alone[copies] = False
     kept = np.flatnonzero(alone)
@@ -249,35 +258,57 @@ def close_pairs(vectors: Vectors, epsilon: float) -> tuple[Indices, Indices]:
 
 def _close(vectors: Vectors, epsilon: float) -> tuple[Indices, Indices]:
     """As `close_pairs`, for different vectors."""
-    least, wrong = 1 - epsilon, 2 * margin(vectors.shape[1])
-    squared = exact_pairs(vectors, vectors)
-    scale = (1 / np.sqrt(squared)).astype(np.float32)[:, None]
+    least = 1 - epsilon
     forest, found, pairs = [np.empty((2, 0), np.int64)], [np.empty((2, 0), np.int64)], 0
     for right in range(0, len(vectors), _BLOCK_COLUMNS):
-        columns = widened(vectors[right : right + _BLOCK_COLUMNS])
-        columns *= scale[right : right + _BLOCK_COLUMNS]
-        for top in range(0, min(right + len(columns), len(vectors)), _BLOCK_ROWS):
+        columns = _units(vectors[right : right + _BLOCK_COLUMNS])
+        for top in range(0, min(right + _BLOCK_COLUMNS, len(vectors)), _BLOCK_ROWS):
             # Only what is above the diagonal.
             skip = max(0, top - right)
             if top < right:
-                block = widened(vectors[top : top + _BLOCK_ROWS])
-                block *= scale[top : top + _BLOCK_ROWS]
+                block = _units(vectors[top : top + _BLOCK_ROWS])
             else:
-                block = columns[skip : skip + _BLOCK_ROWS]
-            products = block @ columns[skip:].T
-            at = np.flatnonzero(products > least - wrong)
-            a, b = np.divmod(at, products.shape[1])
-            product, a, b = products.ravel()[at], a + top, b + right + skip
-            unsure = np.flatnonzero((a < b) & (product <= least + wrong))
-            cosine = exact_pairs(vectors[a[unsure]], vectors[b[unsure]])
-            here = a < b
-            here[unsure] = cosine > least * np.sqrt(squared[a[unsure]] * squared[b[unsure]])
+                block = columns.part(skip, skip + _BLOCK_ROWS)
+            a, b, sure = _near(block, columns.part(skip), least)
+            a, b = a + top, b + right + skip
+            unsure = np.flatnonzero(~sure & (a < b))
+            one, other = vectors[a[unsure]], vectors[b[unsure]]
+            squared = exact_pairs(one, one) * exact_pairs(other, other)
+            sure[unsure] = exact_pairs(one, other) > least * np.sqrt(squared)
+            here = sure & (a < b)
             found.append(np.stack([a[here], b[here]]))
             pairs += int(here.sum())
             if pairs > _MAX_PAIRS:
                 forest, found, pairs = [np.stack(star(*np.concatenate(forest + found, 1)))], [], 0
     a, b = np.concatenate(forest + found, 1)
     return star(a, b) if len(a) > len(vectors) else (a, b)
+
+
+class _Units(NamedTuple):
+    """Vectors of unit length, [n, D], as float32 and rounded."""
+
+    wide: npt.NDArray[np.float32]
+    rounded: Rounded
+
+    def part(self, begin: int, end: int | None = None) -> _Units:
+        """The vectors from `begin` to before `end`, without a copy."""
+        return _Units(self.wide[begin:end], self.rounded.part(begin, end))
+
+
+def _units(vectors: Vectors) -> _Units:
+    wide = widened(vectors)
+    wide *= (1 / np.sqrt(np.einsum("nd,nd->n", wide, wide)))[:, None]
+    return _Units(wide, rounded(wide))
+
+
+def _near(rows: _Units, columns: _Units, least: float) -> tuple[Indices, Indices, npt.NDArray[np.bool_]]:
+    """Rows and columns whose cosine may be above `least`, and whether it certainly is: [n] each."""
+    a, b = above(rows.rounded, columns.rounded, least)
+    if len(a) * _FEW <= len(rows.wide) * len(columns.wide):
+        return a, b, np.zeros(len(a), np.bool_)
+    wrong, products = 2 * margin(rows.wide.shape[1]), rows.wide @ columns.wide.T
+    a, b = np.divmod(np.flatnonzero(products > least - wrong), products.shape[1])
+    return a, b, products[a, b] > least + wrong
 
 
 def _matrix(column: pa.ChunkedArray, length: int) -> tuple[Indices, Vectors]:
@@ -315,12 +346,13 @@ def _of_chunk(chunk: Any) -> pa.Array:
     there = chunk.is_valid().to_numpy(zero_copy_only=False) & (sizes > 0)
     length = _lengths(numbers, begins, there)
     there &= np.isfinite(length) & (length > 0)
-    numbers, sizes, length = numbers[np.repeat(there, sizes)], np.where(there, sizes, 0), length[there]
+    if not there.all():
+        numbers, sizes, length = numbers[np.repeat(there, sizes)], np.where(there, sizes, 0), length[there]
     unit = (np.abs(length - 1) < 0.01) & (numbers.dtype == np.float16)
     if not unit.all():
         numbers = numbers / np.repeat(np.where(unit, 1, length), sizes[there])
     offsets = np.concatenate([[0], np.cumsum(2 * sizes)]).astype(np.int32)
-    data = np.ascontiguousarray(numbers.astype(np.float16))
+    data = np.ascontiguousarray(numbers.astype(np.float16, copy=False))
     return pa.Array.from_buffers(
         pa.binary(), n, [pa.array(there).buffers()[1], pa.py_buffer(offsets), pa.py_buffer(data)]
     )
@@ -329,15 +361,23 @@ def _of_chunk(chunk: Any) -> pa.Array:
 def _lengths(numbers: npt.NDArray[Any], begins: Indices, there: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """The length of the vector from each of `begins` to the next, [n]; 0 where none is there."""
     n = len(there)
-    if n and there.all() and numbers.dtype == np.float16 and len(set(np.diff(begins))) == 1:
+    if n and there.all() and numbers.dtype == np.float16 and (np.diff(begins) == begins[1]).all():
         alike = numbers.reshape(n, -1)
-        squares = exact_pairs(alike, alike)
-        if (np.abs(squares - 1) < 0.01).all():  # else there may be infinities, which it does not know
-            return np.sqrt(squares)
+        squares = np.concatenate([_squares(alike[at : at + IN_CACHE]) for at in range(0, n, IN_CACHE)])
+        # Else there may be infinities, which it does not know.
+        if (np.abs(squares - 1) < 0.01).all():
+            lengths: npt.NDArray[np.float64] = np.sqrt(squares, dtype=np.float64)
+            return lengths
     if not n:
         return np.zeros(0)
     squares = np.append(np.square(numbers, dtype=np.float64), 0)
     return np.sqrt(np.where(there, np.add.reduceat(squares, begins[:-1]), 0))
+
+
+def _squares(vectors: Vectors) -> npt.NDArray[np.float32]:
+    wide = widened(vectors)
+    squares: npt.NDArray[np.float32] = np.einsum("nd,nd->n", wide, wide)
+    return squares
 
 
 def _numbers(values: Any) -> npt.NDArray[Any]:

@@ -7,7 +7,7 @@ The hard part is that a score depends in its last bits on the texts that were co
 the kernels, the longest one the padding.  And a run that is killed must end, once resumed, with the dataset that it
 would have had, bit for bit.  Three rules see to that.
 
-1. A batch is kept or lost as a whole.  Requests are cut into batches by `Batching.batches`, which gives the same
+1. A batch is kept or lost as a whole.  Requests are cut into batches by the engine's `batches`, which gives the same
    batches for what is left when some whole batches are taken away.  Before a call asks for anything, it records which
    of its requests are new.  When the same call is made again after a kill, those are cut again, as they were; batches
    that are finished are taken, and each of the others is asked for again in full.  So a kill costs the batches that
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from curation.engines import Failure, Generated
+from curation.engines import Failure, Generated, unheard
 from curation.engines.generations import IN_FLIGHT, Begun, Generations, Name, Work
 from pairmill.config import digest
 from pairmill.errors import IntegrityError
@@ -102,7 +102,7 @@ class Asking:
     ) -> tuple[list[Generated | Failure], set[int]]:
         """An answer for each request, and which of them are new."""
         if self._cache is None:
-            return self._asked(ask, requests, lambda positions, answers: None), set(range(len(requests)))
+            return self._asked(ask, requests, unheard), set(range(len(requests)))
         cache, work = self._cache, self._work
         places = cache.look_up(names, work, self._pool)
         missing = [at for at, place in enumerate(places) if place.answer is None]

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from curation.engines import Answered, Failure, Generated, batches_of, unheard
 from curation.engines.directions import MANY, language_tokens, marian_targets, pair_of_name
-from curation.engines.guard import answer_batch
+from curation.engines.guard import answer_batch, answer_in_batches
 from pairmill.errors import IntegrityError, UserError
 from pairmill.languages import canonical
 from pairmill.registry import NamedConfig
@@ -98,19 +98,19 @@ class CheckpointTranslator:
         Raises IntegrityError for a direction that the model does not have.
         """
         encoded, forced = self._encoded(texts, source, target)
-        answers: dict[int, Generated | Failure] = {}
-        for batch in self._cut(encoded):
-            made: Sequence[Generated | Failure] = [self._too_long(encoded[at]) for at in batch]
-            if len(encoded[batch[0]]) <= self._max_input_tokens:
-                made = answer_batch(
-                    [encoded[at] for at in batch],
-                    lambda inputs: self._generate(inputs, forced),
-                    fault="engine.translate",
-                    recover=self._free_memory,
-                )
-            answered(batch, made)
-            answers.update(zip(batch, made, strict=True))
-        return [answers[at] for at in range(len(texts))]
+
+        def answer(batch: Sequence[int]) -> Sequence[Generated | Failure]:
+            inputs = [encoded[at] for at in batch]
+            if len(inputs[0]) > self._max_input_tokens:
+                return [self._too_long(ids) for ids in inputs]
+            return answer_batch(
+                inputs,
+                lambda some: self._generate(some, forced),
+                fault="engine.translate",
+                recover=self._free_memory,
+            )
+
+        return answer_in_batches(self._cut(encoded), answer, answered)
 
     def batches(self, texts: Sequence[str], *, source: str, target: str) -> list[list[int]]:
         """The texts that are computed together."""

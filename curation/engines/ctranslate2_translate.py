@@ -12,7 +12,7 @@ from curation.engines.checkpoint_translator import CheckpointTranslator, Checkpo
 from curation.engines.ctranslate2_files import converted, converted_before
 from curation.engines.guard import describe
 from curation.engines.model_files import Checkpoint, load_arguments, resolve
-from curation.engines.settings import EngineConfig
+from curation.engines.settings import BatchedConfig, EngineConfig
 from pairmill.config import EXECUTION
 from pairmill.errors import UserError
 
@@ -24,19 +24,13 @@ ComputeType = Literal[
 ]
 
 
-class CTranslate2Config(CheckpointTranslatorConfig):
+class CTranslate2Config(CheckpointTranslatorConfig, BatchedConfig):
     """How the checkpoint runs, and what it does not state itself."""
 
     compute_type: ComputeType = Field(
         default="auto",
         description="numbers that the model is stored and computed in; auto: bfloat16 on a GPU, float32 on a CPU; of a "
         "folder that is converted already, its own",
-    )
-    batch_size: int = Field(
-        default=32,
-        ge=1,
-        description="texts generated at once; halved when memory runs out",
-        json_schema_extra=EXECUTION,
     )
     device: str = Field(
         default="auto",

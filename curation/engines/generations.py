@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -32,8 +31,6 @@ from pairmill.errors import JobError, UserError
 from pairmill.faults import fault_point
 from pairmill.redaction import redact
 from pairmill.store import Store
-
-T = TypeVar("T")
 
 #: Requests to the store at once: of an object store that answers in 30 ms, a thousand a second.
 IN_FLIGHT = 32
@@ -199,36 +196,30 @@ class Generations:
 
     def held(self, digests: Iterable[str]) -> list[Generated]:
         """All generations that were made from these."""
-        return self._each(digests, self._held_in)
+        with self._reached(), ThreadPoolExecutor(IN_FLIGHT) as pool:
+            places = [place for place, _ in pool.map(lambda found: self._read(*found), self._made_from(digests, pool))]
+        return [place.answer for place in places if place.answer]
 
     def forget(self, digests: Iterable[str]) -> None:
         """Delete all generations that were made from these."""
-        self._each(digests, self._forget_in)
-
-    def _each(self, digests: Iterable[str], work: Callable[[str, Collection[str]], list[T]]) -> list[T]:
-        """`work` on each folder, with those of the digests that it is of."""
-        folders: dict[str, set[str]] = defaultdict(set)
-        for one in digests:
-            folders[_folder(one)].add(one)
         with self._reached(), ThreadPoolExecutor(IN_FLIGHT) as pool:
-            return [one for found in pool.map(work, folders, folders.values()) for one in found]
+            list(pool.map(lambda found: self._remove(found[1]), self._made_from(digests, pool)))
 
-    def _held_in(self, folder: str, digests: Collection[str]) -> list[Generated]:
-        places = [self._read(name, path)[0] for name, path in self._made_from(folder, digests)]
-        return [place.answer for place in places if place.answer]
+    def _remove(self, path: str) -> None:
+        fault_point("forget.generation")
+        self._store.remove(path)
 
-    def _forget_in(self, folder: str, digests: Collection[str]) -> list[None]:
-        for _, path in self._made_from(folder, digests):
-            fault_point("forget.generation")
-            self._store.remove(path)
-        return []
-
-    def _made_from(self, folder: str, digests: Collection[str]) -> Iterator[tuple[Name, str]]:
-        """The names and paths of a folder's generations that were made from these."""
-        for file in self._store.names(folder):
-            made, _, key = file.removesuffix(".json").partition("-")
-            if made in digests:
-                yield Name(made, key.partition("-")[0]), f"{folder}/{file}"
+    def _made_from(self, digests: Iterable[str], pool: Executor) -> list[tuple[Name, str]]:
+        """The names and paths of all generations that were made from these."""
+        wanted = set(digests)
+        folders = sorted({_folder(one) for one in wanted})
+        found = []
+        for folder, files in zip(folders, pool.map(self._store.names, folders), strict=True):
+            for file in files:
+                made, _, key = file.removesuffix(".json").partition("-")
+                if made in wanted:
+                    found.append((Name(made, key.partition("-")[0]), f"{folder}/{file}"))
+        return found
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:

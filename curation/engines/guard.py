@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from curation.engines import Failure
+from curation.engines import Answered, Failure, Generated
 from pairmill.errors import JobError, PairmillError, said_by
 from pairmill.faults import fault_point
 
@@ -54,6 +54,23 @@ def answer_batch(
         *answer_batch(requests[:half], generate, fault=fault, recover=recover),
         *answer_batch(requests[half:], generate, fault=fault, recover=recover),
     ]
+
+
+def answer_in_batches(
+    batches: Iterable[Sequence[int]],
+    answer: Callable[[Sequence[int]], Sequence[Generated | Failure]],
+    answered: Answered,
+) -> list[Generated | Failure]:
+    """The answers to all requests, in order, batch by batch.
+
+    batches: positions, each request in one.  answer: one answer per position.  answered: gets each batch.
+    """
+    found: dict[int, Generated | Failure] = {}
+    for batch in batches:
+        made = answer(batch)
+        answered(batch, made)
+        found.update(zip(batch, made, strict=True))
+    return [found[at] for at in range(len(found))]
 
 
 def _try(

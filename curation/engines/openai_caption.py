@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation.engines import Answered, CaptionRequest, Failure, Generated, unheard
 from curation.engines.model_files import Checkpoint
-from curation.engines.openai_client import ChatClient, OpenAIConfig
-from curation.engines.settings import EngineConfig
+from curation.engines.openai_client import ChatClient, OpenAIConfig, ServedEngine
 
 if TYPE_CHECKING:
     from curation.recaption import RecaptionConfig
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _MAGIC = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"), (b"GIF8", "image/gif"))
 
 
-class OpenAICaptioner:
+class OpenAICaptioner(ServedEngine):
     """Any server with /v1/chat/completions: one chat of one image and one prompt per text, `concurrency` at a time.
 
     The server has the model; `recaption.model` is its name there, and `recaption.revision` any text that identifies its
@@ -31,13 +30,6 @@ class OpenAICaptioner:
     """
 
     Config = OpenAIConfig
-    #: Whatever a server computes together, nothing here could compute the same way again.
-    independent = True
-
-    @classmethod
-    def check(cls, config: OpenAIConfig, section: EngineConfig) -> Checkpoint:
-        """The name and the recipe's revision; the server is not contacted."""
-        return Checkpoint(source=section.named_model, commit=None, revision=section.revision or "served")
 
     @classmethod
     def load(cls, config: OpenAIConfig, section: RecaptionConfig, checkpoint: Checkpoint) -> OpenAICaptioner:

@@ -21,6 +21,7 @@ from pydantic import Field
 from curation.engines import Answered, Failure, Generated, unheard
 from curation.engines.chat_servers import ChatServer, ChatServers
 from curation.engines.guard import describe
+from curation.engines.model_files import Checkpoint
 from pairmill.config import EXECUTION
 from pairmill.environment import resolved
 from pairmill.errors import PairmillError, UserError
@@ -31,6 +32,8 @@ from pairmill.retry_after import retry_after_s
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from curation.engines.settings import EngineConfig
 
 Request = TypeVar("Request")
 
@@ -94,6 +97,18 @@ class OpenAIConfig(NamedConfig):
         default_factory=dict,
         description="further fields of the request body, such as a server's own options; ${NAME} as in base_url",
     )
+
+
+class ServedEngine:
+    """Base of the engines whose model is behind such servers."""
+
+    #: Whatever a server computes together, nothing here could compute the same way again.
+    independent = True
+
+    @classmethod
+    def check(cls, config: OpenAIConfig, section: EngineConfig) -> Checkpoint:
+        """The name and the recipe's revision; the server is not contacted."""
+        return Checkpoint(source=section.named_model, commit=None, revision=section.revision or "served")
 
 
 class Rejected(Exception):

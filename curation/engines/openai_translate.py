@@ -10,8 +10,7 @@ from pydantic import Field, field_validator
 
 from curation.engines import Answered, Failure, Generated, unheard
 from curation.engines.model_files import Checkpoint
-from curation.engines.openai_client import ChatClient, OpenAIConfig
-from curation.engines.settings import EngineConfig
+from curation.engines.openai_client import ChatClient, OpenAIConfig, ServedEngine
 from pairmill.config import digest
 from pairmill.errors import IntegrityError
 from pairmill.language_names import english_name
@@ -45,7 +44,7 @@ class OpenAITranslatorConfig(OpenAIConfig):
         return value
 
 
-class OpenAITranslator:
+class OpenAITranslator(ServedEngine):
     """Any server with /v1/chat/completions: one chat of one prompt per text, `concurrency` at a time.
 
     The server has the model; `translate.model` is its name there, and `translate.revision` any text that identifies its
@@ -56,13 +55,6 @@ class OpenAITranslator:
     """
 
     Config = OpenAITranslatorConfig
-    #: Whatever a server computes together, nothing here could compute the same way again.
-    independent = True
-
-    @classmethod
-    def check(cls, config: OpenAITranslatorConfig, section: EngineConfig) -> Checkpoint:
-        """The name and the recipe's revision; the server is not contacted."""
-        return Checkpoint(source=section.named_model, commit=None, revision=section.revision or "served")
 
     @classmethod
     def load(cls, config: OpenAITranslatorConfig, section: TranslateConfig, checkpoint: Checkpoint) -> OpenAITranslator:

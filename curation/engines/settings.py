@@ -13,11 +13,11 @@ from curation.engines.own import OwnEngine
 from curation.plan_file import read_plan
 from curation.telemetry import count_generations
 from pairmill.config import EXECUTION, Placement, digest
-from pairmill.errors import RecipeError, UserError
+from pairmill.errors import RecipeError
 from pairmill.layout import GENERATIONS
 from pairmill.own_code import LONGEST_S, Guard
 from pairmill.registry import NamedConfig, Registry, is_import_path, source_digest
-from pairmill.uris import absolute
+from pairmill.uris import absolute_in_recipe
 
 if TYPE_CHECKING:
     from curation.stage import Runtime
@@ -59,14 +59,9 @@ class EngineConfig(Placement):
     @classmethod
     def _a_place(cls, value: str | None) -> str | None:
         """The same place wherever a worker is."""
-        try:
-            return None if value is None else absolute(value)
-        except UserError as error:
-            raise RecipeError(
-                "cache must be a folder or an address that can be reached",
-                value=f"{error.value}: {error.rule}",
-                fix=error.fix,
-            ) from None
+        if value is None:
+            return None
+        return absolute_in_recipe(value, "cache", "be a folder or an address that can be reached")
 
     @model_validator(mode="after")
     def _enabled_means_model(self) -> EngineConfig:
@@ -139,8 +134,8 @@ class EngineConfig(Placement):
         return found | ({"source": source_digest(self.engine.name)} if is_import_path(self.engine.name) else {})
 
 
-class InProcessConfig(NamedConfig):
-    """The keys of an engine that runs torch in the stage's own actor."""
+class BatchedConfig(NamedConfig):
+    """The keys of an engine that computes batches in the stage's own actor."""
 
     batch_size: int = Field(
         default=32,
@@ -148,6 +143,11 @@ class InProcessConfig(NamedConfig):
         description="texts generated at once; halved when memory runs out",
         json_schema_extra=EXECUTION,
     )
+
+
+class InProcessConfig(BatchedConfig):
+    """The keys of an engine that runs torch in the stage's own actor."""
+
     dtype: DType = Field(default="auto", description="computing precision; auto: bfloat16 on a GPU, float32 on a CPU")
     device: str = Field(
         default="auto",

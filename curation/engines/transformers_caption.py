@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from curation.engines import Answered, CaptionRequest, Failure, Generated, batches_of, unheard
-from curation.engines.guard import answer_batch, describe
+from curation.engines.guard import answer_batch, answer_in_batches, describe
 from curation.engines.model_files import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
 from curation.engines.settings import EngineConfig, InProcessConfig
 from pairmill.errors import UserError
@@ -124,13 +124,12 @@ class TransformersCaptioner:
 
     def caption(self, requests: Sequence[CaptionRequest], answered: Answered = unheard) -> list[Generated | Failure]:
         """One answer per request, in order.  answered: gets each batch."""
-        answers: dict[int, Generated | Failure] = {}
-        for batch in self.batches(requests):
+
+        def answer(batch: Sequence[int]) -> Sequence[Generated | Failure]:
             alike = [requests[at] for at in batch]
-            made = answer_batch(alike, self._generate, fault="engine.recaption", recover=self._free_memory)
-            answered(batch, made)
-            answers.update(zip(batch, made, strict=True))
-        return [answers[at] for at in range(len(requests))]
+            return answer_batch(alike, self._generate, fault="engine.recaption", recover=self._free_memory)
+
+        return answer_in_batches(self.batches(requests), answer, answered)
 
     def batches(self, requests: Sequence[CaptionRequest]) -> list[list[int]]:
         """The requests that are computed together: those that are alike, in their order."""

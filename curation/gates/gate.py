@@ -91,6 +91,18 @@ class Gate(ABC):
         """A verdict for each of the texts of a shard, in their order."""
 
 
+class TextGate(Gate):
+    """Base of the gates that look at each text by itself."""
+
+    def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
+        """A verdict for each text."""
+        return [self.verdict(one) for one in texts]
+
+    @abstractmethod
+    def verdict(self, text: Written) -> Verdict:
+        """The verdict on one text."""
+
+
 _HERE = "curation.gates"
 GATES: Registry[type[Gate]] = Registry(
     "gate.gates",

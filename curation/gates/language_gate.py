@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field
 
 from curation.filters.evidence import DETECTORS
-from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written
+from curation.gates.gate import ACCEPTED, GateKeys, TextGate, Verdict, Written
 from pairmill.languages import UNKNOWN, primary
 
 
@@ -23,7 +21,7 @@ class LanguageKeys(GateKeys):
     )
 
 
-class LanguageGate(Gate):
+class LanguageGate(TextGate):
     """Refuse a text that is surely not in the language that its prompt or its translator was asked for.
 
     The value is the share of that language.  A text without letters passes, and so does a single word that the language
@@ -33,11 +31,8 @@ class LanguageGate(Gate):
     Config = LanguageKeys
     libraries = DETECTORS
 
-    def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
-        """A verdict for each text."""
-        return [self._verdict(one) for one in texts]
-
-    def _verdict(self, text: Written) -> Verdict:
+    def verdict(self, text: Written) -> Verdict:
+        """The verdict on one text."""
         # Imported here: it loads the language models.
         from curation.filters.language import share_of
 

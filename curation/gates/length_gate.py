@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from curation.filters.words import words_of
-from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written, WrittenKind
+from curation.gates.gate import ACCEPTED, GateKeys, TextGate, Verdict, Written, WrittenKind
 
 #: Least and most; null: no bound.
 Bounds = tuple[Annotated[int, Field(ge=1)] | None, Annotated[int, Field(ge=1)] | None]
@@ -43,16 +43,13 @@ class LengthKeys(GateKeys):
         return value
 
 
-class LengthGate(Gate):
+class LengthGate(TextGate):
     """Refuse a text with fewer or more words or characters than its kind may have; the value is how many it has."""
 
     Config = LengthKeys
 
-    def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
-        """A verdict for each text."""
-        return [self._verdict(one) for one in texts]
-
-    def _verdict(self, text: Written) -> Verdict:
+    def verdict(self, text: Written) -> Verdict:
+        """The verdict on one text."""
         for bounds, found in ((self.config.words, len(words_of(text.text))), (self.config.characters, len(text.text))):
             least, most = bounds.get(text.kind, (None, None))
             if (least is not None and found < least) or (most is not None and found > most):

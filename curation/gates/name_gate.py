@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import pyarrow as pa
 from pydantic import Field
 
 from curation.filters.words import words_of
-from curation.gates.gate import ACCEPTED, REFUSED, Gate, GateKeys, Verdict, Written, WrittenKind
-from curation.gates.supported import check_reader, read_column, shown_text
+from curation.gates.gate import ACCEPTED, REFUSED, GateKeys, Verdict, Written, WrittenKind
+from curation.gates.supported import ReaderGate
 from curation.whole_sentences import sentences
 from pairmill.languages import primary
 
@@ -47,7 +45,7 @@ class NameKeys(GateKeys):
     )
 
 
-class NameGate(Gate):
+class NameGate(ReaderGate):
     """Refuse a text with a name of several words of which the alt text, and what the picture shows as text, have none.
 
     A name is two or more words with capitals that follow each other, in a script with capitals, and not in German,
@@ -57,23 +55,11 @@ class NameGate(Gate):
 
     Config = NameKeys
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.reads = () if config.ocr is None else (read_column(config.ocr),)
-
-    def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a head that reads no text."""
-        if self.config.ocr is not None:
-            check_reader("names", self.config.ocr, columns)
-
-    def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
-        """A verdict for each text."""
-        return [self._verdict(one) for one in texts]
-
-    def _verdict(self, text: Written) -> Verdict:
+    def verdict(self, text: Written) -> Verdict:
+        """The verdict on one text."""
         if primary(text.language) in _CAPITAL_NOUNS or not (found := names(text.text)):
             return ACCEPTED
-        known = words_of(f"{text.row['caption'] or ''}\n{shown_text(text.row, self.config.ocr) or ''}")
+        known = words_of(f"{text.row['caption'] or ''}\n{self.shown(text) or ''}")
         unknown = any(not any(_is_known(word, known) for word in words_of(name)) for name in found)
         return REFUSED if unknown else ACCEPTED
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-import pyarrow as pa
 from pydantic import Field
 
-from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written
-from curation.gates.supported import check_reader, read_column, shown_text
+from curation.gates.gate import ACCEPTED, GateKeys, Verdict, Written
+from curation.gates.supported import ReaderGate
 
 #: Digits with their separators; not those within a word that begins with a letter (`F16`, `mp3`).
 _NUMBER = re.compile(r"(?<![^\W\d_])(?<!\d)(?:[0-9]{1,3}(?:[.,'][0-9]{3})+(?![0-9])|[0-9]+)(?:[.,][0-9]+)?")
@@ -32,7 +29,7 @@ class NumberKeys(GateKeys):
     )
 
 
-class NumberGate(Gate):
+class NumberGate(ReaderGate):
     """Refuse a text with a number in digits that the row's evidence does not have; that number is the value.
 
     Where the picture was not read, or no `ocr` is named, only an alt text with such numbers of its own is evidence.
@@ -40,24 +37,12 @@ class NumberGate(Gate):
 
     Config = NumberKeys
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.reads = () if config.ocr is None else (read_column(config.ocr),)
-
-    def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a head that reads no text."""
-        if self.config.ocr is not None:
-            check_reader("numbers", self.config.ocr, columns)
-
-    def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
-        """A verdict for each text."""
-        return [self._verdict(one) for one in texts]
-
-    def _verdict(self, text: Written) -> Verdict:
+    def verdict(self, text: Written) -> Verdict:
+        """The verdict on one text."""
         claimed = self._uncounted(text.text)
         if not claimed:
             return ACCEPTED
-        shown, alt = shown_text(text.row, self.config.ocr), text.row["caption"] or ""
+        shown, alt = self.shown(text), text.row["caption"] or ""
         if shown is None and not self._uncounted(alt):
             return ACCEPTED
         known = numbers(f"{alt}\n{shown or ''}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cache
 
-from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written
+from curation.gates.gate import ACCEPTED, GateKeys, TextGate, Verdict, Written
 from curation.listed_patterns import listed_patterns
 
 #: What stands between an opener and the text.
@@ -16,7 +15,7 @@ _MOST_OPENERS = 3
 _WORD = re.compile(r"\w")
 
 
-class OpenerGate(Gate):
+class OpenerGate(TextGate):
     """Strip what captioners say before they say anything: `The image shows`, `这张图片展示了`.
 
     `curation/data/openers.txt` has the phrases, in 15 languages.  The text is changed and not refused, unless nothing
@@ -25,16 +24,12 @@ class OpenerGate(Gate):
 
     Config = GateKeys
 
-    def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
-        """A verdict for each text."""
-        return [_verdict(one.text) for one in texts]
-
-
-def _verdict(text: str) -> Verdict:
-    stripped = without_opener(text)
-    if stripped == text:
-        return ACCEPTED
-    return Verdict(False, text=stripped) if _WORD.search(stripped) else Verdict(True)
+    def verdict(self, text: Written) -> Verdict:
+        """The verdict on one text."""
+        stripped = without_opener(text.text)
+        if stripped == text.text:
+            return ACCEPTED
+        return Verdict(False, text=stripped) if _WORD.search(stripped) else Verdict(True)
 
 
 def without_opener(text: str) -> str:

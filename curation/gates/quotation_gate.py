@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-import pyarrow as pa
 from pydantic import Field
 
-from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written
-from curation.gates.supported import check_reader, read_column, shown_text
+from curation.gates.gate import ACCEPTED, GateKeys, Verdict, Written
+from curation.gates.supported import ReaderGate
 from pairmill.folding import fold
 
 _QUOTED = re.compile(
@@ -46,7 +43,7 @@ class QuotationKeys(GateKeys):
     min_letters: int = Field(3, ge=1, description="letters and digits below which a quotation is not compared")
 
 
-class QuotationGate(Gate):
+class QuotationGate(ReaderGate):
     """Refuse a text that quotes what is not to be read in the picture; the value is the share of edits.
 
     Only quotations count of which the text says that they are written there.  A picture that was not read refuses none.
@@ -55,20 +52,9 @@ class QuotationGate(Gate):
 
     Config = QuotationKeys
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.reads = (read_column(config.ocr),)
-
-    def check(self, columns: Mapping[str, pa.DataType]) -> None:
-        """Raise RecipeError for a head that reads no text."""
-        check_reader("rendered_text", self.config.ocr, columns)
-
-    def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
-        """A verdict for each text."""
-        return [self._verdict(one) for one in texts]
-
-    def _verdict(self, text: Written) -> Verdict:
-        shown = shown_text(text.row, self.config.ocr)
+    def verdict(self, text: Written) -> Verdict:
+        """The verdict on one text."""
+        shown = self.shown(text)
         if shown is None:
             return ACCEPTED
         read = _plain(shown)[:_MOST_READ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from curation.gates.gate import ACCEPTED, Gate, GateKeys, Verdict, Written
+from curation.gates.gate import ACCEPTED, GateKeys, TextGate, Verdict, Written
 from pairmill.languages import matches
 from pairmill.layout import text_scores_column
 
@@ -31,7 +31,7 @@ class SimilarityKeys(GateKeys):
         return self
 
 
-class SimilarityGate(Gate):
+class SimilarityGate(TextGate):
     """Refuse a text whose cosine with the picture is too low, or lower than the alt text's; the cosine is the value.
 
     A text without a score passes: the row has no picture, or the encoder read nothing.
@@ -44,11 +44,8 @@ class SimilarityGate(Gate):
         self._column = text_scores_column(config.encoder)
         self.reads = (self._column,)
 
-    def __call__(self, texts: Sequence[Written]) -> Sequence[Verdict]:
-        """A verdict for each text."""
-        return [self._verdict(one) for one in texts]
-
-    def _verdict(self, text: Written) -> Verdict:
+    def verdict(self, text: Written) -> Verdict:
+        """The verdict on one text."""
         scores: Sequence[float | None] | None = text.row[self._column]
         if scores is None or (score := scores[text.at]) is None:
             return ACCEPTED

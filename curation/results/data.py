@@ -19,7 +19,7 @@ from curation.results.gate_tally import GateTally
 from curation.results.outcome import Outcome, Run, read_outcome
 from curation.results.tallies import Frequent, Histogram
 from curation.schema import FORGOTTEN
-from pairmill.layout import GATE, TEXT_SOURCES, scored_by
+from pairmill.layout import GATE, TEXT_SOURCES, row_texts, scored_by
 from pairmill.redaction import redact
 
 #: The columns to read, where their tables exist.
@@ -154,7 +154,7 @@ class Tally:
         for row in found_rows:
             texts = texts_of(row)
             before.append(len(row["alt"]))
-            after.append(len(best_text(row, self._pack) or ""))
+            after.append(len(best_text(row, row_texts(row), self._pack) or ""))
             found.update(
                 (text["kind"], text["language"] or "und")
                 for text in texts

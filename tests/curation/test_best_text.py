@@ -9,6 +9,7 @@ import pytest
 from curation.best_text import CaptionConfig, best_text
 from curation.flow import flow_of
 from pairmill.errors import RecipeError
+from pairmill.layout import row_texts
 
 
 def row(
@@ -55,24 +56,24 @@ SHORT, LONG = ("short", "short"), ("long", "long")
     ],
 )
 def test_the_caption(given: dict[str, Any], config: dict[str, Any], best: str | None) -> None:
-    assert best_text(given, CaptionConfig.checked(config)) == best
+    assert best_text(given, row_texts(given), CaptionConfig.checked(config)) == best
 
 
 def test_scores_of_a_refused_text_are_not_another_text_s() -> None:
     refused = {"refused_by": "length", "text": None, "edited_by": None}
     accepted = dict.fromkeys(refused)
     given = row(SHORT, LONG, scores=[0.3, 0.1, 0.4], gate=[refused, accepted])
-    assert best_text(given, CaptionConfig()) == "long"
+    assert best_text(given, row_texts(given), CaptionConfig()) == "long"
 
 
 def test_a_share_of_the_rows_is_recaptioned_and_always_the_same() -> None:
     config = CaptionConfig(recap_p=0.8)
     rows = [row(SHORT) | {"uid": f"{n:032x}"} for n in range(2000)]
-    found = [best_text(one, config) for one in rows]
+    found = [best_text(one, row_texts(one), config) for one in rows]
     # Four standard deviations of a binomial draw of 2,000 are 72.
     assert abs(found.count("short") - 1600) < 72
-    assert found == [best_text(one, config) for one in rows]
-    fewer = [best_text(one, CaptionConfig(recap_p=0.5)) for one in rows]
+    assert found == [best_text(one, row_texts(one), config) for one in rows]
+    fewer = [best_text(one, row_texts(one), CaptionConfig(recap_p=0.5)) for one in rows]
     assert all(one == "short" for one, other in zip(found, fewer, strict=True) if other == "short"), (
         "a smaller share is a part"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -38,6 +40,14 @@ from transformers import (
 PAD, UNK, BOS, EOS, IMAGE = range(5)
 _SPECIAL = ["<pad>", "<unk>", "<bos>", "</s>", "<image>"]
 _WORDS = [*"abcdefghijklmnopqrstuvwxyz0123456789.,:?!'-", *"一只狗在海滩上猫红色的花"]
+#: Sizes of translators, and weights so far apart that texts differ.
+_SMALL_TRANSLATOR: Mapping[str, Any] = {
+    **dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 1),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
+    "max_position_embeddings": 64,
+    "init_std": 0.5,
+}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
@@ -189,19 +199,11 @@ def save_marian(folder: Path, *targets: str, **settings: str) -> Path:
     words = tokenizer(*targets, end=True, **settings)
     config = MarianConfig(
         vocab_size=len(words),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        max_position_embeddings=64,
+        **_SMALL_TRANSLATOR,
         pad_token_id=PAD,
         eos_token_id=EOS,
         decoder_start_token_id=PAD,
         forced_eos_token_id=None,
-        init_std=0.5,
     )
     model = MarianMTModel(config)
     model.generation_config = GenerationConfig(
@@ -226,19 +228,11 @@ def save_nllb(folder: Path) -> Path:
     )
     config = M2M100Config(
         vocab_size=len(words),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        max_position_embeddings=64,
+        **_SMALL_TRANSLATOR,
         bos_token_id=0,
         pad_token_id=1,
         eos_token_id=2,
         decoder_start_token_id=2,
-        init_std=0.5,
     )
     M2M100ForConditionalGeneration(config).save_pretrained(folder)
     words.save_pretrained(folder)
@@ -251,21 +245,13 @@ def save_mbart(folder: Path) -> Path:
     words = tokenizer("en_XX", "fr_XX", "zh_CN", end=True)
     config = MBartConfig(
         vocab_size=len(words),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        max_position_embeddings=64,
+        **_SMALL_TRANSLATOR,
         pad_token_id=PAD,
         bos_token_id=BOS,
         eos_token_id=EOS,
         decoder_start_token_id=EOS,
         forced_eos_token_id=EOS,
         scale_embedding=True,
-        init_std=0.5,
     )
     MBartForConditionalGeneration(config).save_pretrained(folder)
     words.save_pretrained(folder)

@@ -55,7 +55,7 @@ def test_the_leaf_is_the_nearest_of_the_nearest_cells() -> None:
     assert len(clusters.cells) == 20
     assert clusters.starts[0] == 0
     assert clusters.starts[-1] == len(clusters.leaves)
-    cells = np.argsort(-exact(vectors, clusters.cells), axis=1, kind="stable")[:, :8]
+    cells = np.argsort(-exact(vectors, clusters.cells), axis=1, kind="stable")[:, :6]
     for count in (1, 2, 3):
         row, leaf = clusters.of(vectors, count)
         assert np.bincount(row).tolist() == [count] * len(vectors)
