@@ -87,7 +87,7 @@ def prompted_columns(texts: str, kind: pa.StructType, status: str) -> tuple[Colu
 class PromptedStage(Stage):
     """Base of the stages.  A subclass names its engines, adds `prompted_columns`, and says what is asked."""
 
-    pool = "model"
+    pool, isolates = "model", True
     #: Its engines.
     engines: ClassVar[Registry[Any]]
     #: Columns that decide its texts whatever the prompts say.

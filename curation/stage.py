@@ -94,6 +94,7 @@ class Runtime:
     threads: of torch, for a model on a CPU; None: as torch chooses.
     decoders: decoder processes of each fetching actor.  exchange: calls the gate that all fetching actors share; None
     for a single worker.  warn: shows the operator a warning; '' withdraws it.
+    job: that the worker is part of, by a name that no other job has; None: of none.
     """
 
     store: Store | None = None
@@ -102,6 +103,7 @@ class Runtime:
     exchange: Callable[..., Any] | None = None
     warn: Callable[[str], None] | None = None
     threads: int | None = None
+    job: str | None = None
 
 
 class Stage:
@@ -126,6 +128,8 @@ class Stage:
     Config: ClassVar[type[Config]] = StageConfig
     #: None: the stage has no workers of its own (`within`, or a global step).
     pool: Pool | None = "tasks"
+    #: Whether it finds the row that its process dies of, and leaves it out.
+    isolates: ClassVar[bool] = False
     #: Shards that one actor works on at a time.
     shards_at_once: ClassVar[int] = 1
     #: Stages before it whose configuration it needs; the flow puts them into `others`.

@@ -205,7 +205,7 @@ class Translate(Stage):
     stays uncommitted, and running again resumes with it.
     """
 
-    name, segment, pool = "translate", "rewrite", "model"
+    name, segment, pool, isolates = "translate", "rewrite", "model", True
     reads = ("caption", "language")
     adds = (
         Column("translations", pa.list_(TRANSLATION), "a text or a failed check for each text and target"),

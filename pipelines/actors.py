@@ -18,6 +18,9 @@ import ray
 #: a worker that dies of its input into a job that never ends.
 RESTARTS = 4
 
+#: The same for an actor whose stage finds the row that kills it (`curation.engines.begun_calls`), after three deaths.
+ISOLATING_RESTARTS = 16
+
 
 class Actors:
     """Gives each actor of a job its options, and ends those that are left."""
@@ -26,12 +29,13 @@ class Actors:
         self._job, self._numbers = uuid.uuid4().hex[:8], itertools.count()
         self._names: list[str] = []
 
-    def options(self, stage: str) -> dict[str, Any]:
-        """Options of one more actor of a stage."""
+    def options(self, stage: str, *, isolates: bool = False) -> dict[str, Any]:
+        """Options of one more actor of a stage.  isolates: whether it finds rows that kill it."""
         # The names of a cluster's actors must differ, and several jobs may run on one.
         name = f"{stage} {self._job}-{next(self._numbers)}"
         self._names.append(name)
-        return {"name": name, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+        restarts = ISOLATING_RESTARTS if isolates else RESTARTS
+        return {"name": name, "max_restarts": restarts, "max_task_retries": restarts}
 
     def end(self) -> None:
         """End the actors that are left; there may be none."""

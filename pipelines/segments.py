@@ -265,7 +265,7 @@ class Job:
                 **pool.sizes(shards), **(threads | {"enable_true_multi_threading": True} if at_once > 1 else {})
             ),
             **pool.reserves(),
-            ray_remote_args_fn=partial(self.actors.options, stage.name),
+            ray_remote_args_fn=partial(self.actors.options, stage.name, isolates=stage.isolates),
             **_SHARDS,
         )
 

@@ -1,7 +1,8 @@
 """Engines that generate text: the requests of the stages recaption, rewrite_texts and translate, and the answers.
 
 Read in this order: this file (the contract and the registries), settings (keys that engines share), generations
-(the cache of what engines wrote), asking (what is asked for, and when it is kept), guard (no request can hurt another),
+(the cache of what engines wrote), asking (what is asked for, and when it is kept), begun_calls (what a kill leaves, and
+what kills), guard (no request can hurt another),
 model_files (which are loaded), decoding (batched generation with scores), chat_servers and openai_client (models behind
 servers), checkpoint_translator (translators in this process), then one file per engine.  An engine answers every
 request, in order; for one it cannot answer it returns a `Failure`, and raises no exception.

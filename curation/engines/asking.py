@@ -12,7 +12,8 @@ would have had, bit for bit.  Three rules see to that.
    of its requests are new.  When the same call is made again after a kill, those are cut again, as they were; batches
    that are finished are taken, and each of the others is asked for again in full.  So a kill costs the batches that
    were at work, and none before.  The record names the requests that failed too: they are asked for again after the
-   others, and cost their neighbours nothing.  When a call has ended, its record goes.
+   others, and cost their neighbours nothing.  When a call has ended, its record goes.  `begun_calls` keeps it, and
+   finds the request of which an engine's process dies again and again.
 2. A shard takes nothing from the other shards of its plan, where neighbours count.  Which of two shards is first is
    chance, so it must not decide a score; each asks for equal texts itself, as it would without a cache.  Texts of other
    plans (other runs, this run before it was extended) and of the shard itself were there before, and do count.
@@ -33,7 +34,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from curation.engines import Failure, Generated, unheard
-from curation.engines.generations import IN_FLIGHT, Begun, Generations, Name, Work
+from curation.engines.begun_calls import FATAL, BegunCall
+from curation.engines.generations import IN_FLIGHT, Generations, Name, Work
 from pairmill.config import digest
 from pairmill.errors import IntegrityError
 from pairmill.faults import fault_point
@@ -60,17 +62,18 @@ class Asking:
         decides: Mapping[str, Any],
         cache: Generations | None,
         plan: str | None = None,
+        job: str | None = None,
         count: Callable[[str, int], None] = lambda outcome, requests: None,
     ) -> None:
         """name: the engine's, for messages.  decides: plain data that decides all texts.  cache: None: nothing is kept.
 
-        plan: the digest of that whose shards are worked on; None: of no run.
+        plan: the digest of that whose shards are worked on; None: of no run.  job: that this process works for.
         count: gets how many requests were found (`hit`) and not found (`miss`, among them `damaged`), and how many
         texts were kept (`kept`).
         """
         self.engine = engine
         self._name, self._decides, self._cache, self._count = name, dict(decides), cache, count
-        self._plan = plan
+        self._plan, self._job = plan, job
         self._work: Work | None = None
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="generations")
 
@@ -109,8 +112,9 @@ class Asking:
         self._count("hit", len(places) - len(missing))
         self._count("miss", len(missing))
         self._count("damaged", sum(place.damaged for place in places))
-        call = digest([work, names], size=16)
-        begun = None if self._independent or not missing else self._begun(cache, call, missing)
+        call, begun = digest([work, names], size=16), None
+        if missing and not self._independent:
+            begun = BegunCall(cache, call, missing, self._job)
         writing: list[Future[None]] = []
         kept = 0
         made: dict[int, Generated | Failure] = {}
@@ -134,19 +138,24 @@ class Asking:
                     answer = made[at]
                     if isinstance(answer, Generated) and places[at].answer is None:
                         writing.append(self._pool.submit(cache.keep, names[at], places[at], answer, work))
-                if begun is not None and begun.add_failed(at for at in there if isinstance(made[at], Failure)):
-                    cache.begin(call, begun)
+                if begun is not None:
+                    begun.failed(at for at in there if isinstance(made[at], Failure))
+                    if begun.died:
+                        settle()
                 fault_point("engine.answered")
 
             self._asked(ask, [requests[at] for at in wanted], answered)
 
         try:
-            for wanted in [missing] if begun is None else self._wanted(begun, missing, requests, how):
+            for wanted in [missing] if begun is None else begun.wanted(partial(self._batches, requests, how)):
                 ask_for(wanted)
         finally:
             wait(writing)  # what was paid for is kept, whatever happened after it
         settle()
-        if not self._independent:
+        if begun is not None:
+            made.update((at, Failure(FATAL)) for at in begun.fatal)
+            begun.ended()
+        elif not self._independent:
             cache.end(call)
         self._count("kept", kept)
         # What is kept stays as it was first written.
@@ -156,26 +165,12 @@ class Asking:
     def _independent(self) -> bool:
         return bool(getattr(self.engine, "independent", False))
 
-    def _begun(self, cache: Generations, call: str, missing: Sequence[int]) -> Begun:
-        """The record of a call, which begins now or was killed."""
-        found = cache.begun(call)
-        if found is None:
-            cache.begin(call, found := Begun(list(missing), []))
-        return found
-
-    def _wanted(
-        self, begun: Begun, missing: list[int], requests: Sequence[Any], how: Mapping[str, Any]
-    ) -> tuple[list[int], list[int]]:
-        """The requests of all batches that are not finished, and those that failed in the others."""
-        if begun.new == missing and not begun.failed:
-            return missing, []
-        planned = sorted({*begun.new, *missing})
-        given = [requests[at] for at in planned]
+    def _batches(self, requests: Sequence[Any], how: Mapping[str, Any], wanted: Sequence[int]) -> list[list[int]]:
+        """The engine's batches of some requests, by their positions."""
+        given = [requests[at] for at in wanted]
         cut = getattr(self.engine, "batches", None)
         batches = [range(len(given))] if cut is None else cut(given, **how)
-        lost = set(missing) - set(begun.failed)
-        unfinished = {planned[at] for batch in batches if lost & {planned[at] for at in batch} for at in batch}
-        return sorted(unfinished), [at for at in missing if at not in unfinished]
+        return [[wanted[at] for at in batch] for batch in batches]
 
     def _asked(self, ask: Callable[..., Any], requests: Sequence[Any], answered: Callable[..., None]) -> list[Any]:
         """The engine's answers; `answered` gets each as soon as it is there, with its position."""

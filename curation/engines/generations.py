@@ -76,16 +76,22 @@ class Place(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A call that has begun: which of its requests were new then, and which of those failed, by their positions."""
+    """A call that has begun, and what is known of its requests, by their positions (`begun_calls`).
+
+    new: those that no one had answered when it began.  failed: those of them that the engine failed for.
+    fatal: those that its process died of.  suspects: those of which it died in an earlier job.
+    job: that worked on it last.
+    at, deaths: how often a process died at the batch that begins there.  alone: the one that is asked for alone; -1.
+    """
 
     new: list[int]
     failed: list[int]
-
-    def add_failed(self, positions: Iterable[int]) -> bool:
-        """Record requests that failed; whether any of them was not recorded before."""
-        more = [at for at in positions if at not in self.failed]
-        self.failed.extend(more)
-        return bool(more)
+    fatal: list[int]
+    suspects: list[int]
+    job: str | None
+    at: int
+    deaths: int
+    alone: int
 
 
 class _Kept(NamedTuple):

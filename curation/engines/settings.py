@@ -108,6 +108,7 @@ class EngineConfig(Placement):
             decides={**by, "revision": checkpoint.revision, **decides},
             cache=cache,
             plan=None if plan is None else digest([plan.fingerprint, plan.cut, plan.shards]),
+            job=runtime.job,
             count=count,
         )
 

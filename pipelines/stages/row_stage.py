@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +32,7 @@ class Setting:
     """What a job gives to the workers of its stages.
 
     gate: the actor through which fetching actors share the limits of a host; None if there is none.
-    threads: as for `Runtime`.
+    threads, job: as for `Runtime`; of Ray's jobs, the first ones of all clusters have one name.
     """
 
     store: Store
@@ -40,6 +41,7 @@ class Setting:
     decoders: int = 1
     gate: Any = None
     threads: int | None = None
+    job: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def runtime(self, meter: Any, topic: str) -> Runtime:
         """The argument of a stage's `setup`."""
@@ -54,7 +56,8 @@ class Setting:
         def warn(text: str) -> None:
             board.warn.remote(topic, text)
 
-        return Runtime(self.store, meter, self.decoders, None if gate is None else exchange, warn, self.threads)
+        asked = None if gate is None else exchange
+        return Runtime(self.store, meter, self.decoders, asked, warn, self.threads, self.job)
 
     @property
     def images(self) -> Table:
