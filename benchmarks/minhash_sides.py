@@ -75,20 +75,24 @@ def pairmill(texts: list[str], bands: int, rows: int, lap: Lap) -> Pairs:
     narrow = [pa.table(dict(kind.narrow(captions.slice(at, BLOCK)))) for at in range(0, len(texts), BLOCK)]
     lap("fold")
     keys = [kind.keys(block) for block in narrow]
-    row = np.concatenate([block["row"].to_numpy() + at * BLOCK for at, block in enumerate(keys)])
-    key = np.concatenate([block["key"].to_numpy() for block in keys])
     lap("shingles and signatures")
     whole = pa.concat_tables(narrow).combine_chunks()
-    partitions = 1 + len(key) // PARTITION
-    part = (key.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) % np.uint64(partitions)
-    order = np.argsort(part.astype(np.uint16), kind="stable")
-    bounds = np.searchsorted(part[order], np.arange(partitions + 1))
+    partitions = 1 + sum(map(len, keys)) // PARTITION
+    spread: list[list[pa.Table]] = [[] for _ in range(partitions)]
+    for at, block in enumerate(keys):
+        row, key = block["row"].to_numpy() + at * BLOCK, block["key"].to_numpy()
+        part = (key.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) % np.uint64(partitions)
+        order = np.argsort(part.astype(np.uint16), kind="stable")
+        ends = np.searchsorted(part[order], np.arange(partitions + 1))
+        for one, (begin, end) in zip(spread, itertools.pairwise(ends), strict=True):
+            one.append(pa.table({"row": row[order[begin:end]], "key": key[order[begin:end]]}))
+    del keys
     found: Pairs = []
-    for begin, end in itertools.pairwise(bounds):
-        some = order[begin:end]
-        met = whole.take(pa.array(row[some])).append_column("key", pa.array(key[some]))
-        a, b = kind.edges(met)
-        found += zip(row[some[a]].tolist(), row[some[b]].tolist(), strict=True)
+    while spread:
+        some = pa.concat_tables(spread.pop()).combine_chunks()
+        row = some["row"].to_numpy()
+        a, b = kind.edges(whole.take(some["row"]).append_column("key", some["key"]))
+        found += zip(row[a].tolist(), row[b].tolist(), strict=True)
     lap("pairs, verified")
     return found
 
