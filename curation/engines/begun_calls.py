@@ -12,6 +12,7 @@ A job that is stopped and run again is another job, whose processes died of noth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from curation.engines.generations import Begun, Generations
 
@@ -88,7 +89,7 @@ class BegunCall:
         self._write(at=position, deaths=before + self.died)
         return self._begun.deaths
 
-    def _write(self, **fields: object) -> None:
+    def _write(self, **fields: Any) -> None:
         changed = self._begun._replace(**fields)
         if changed != self._begun or not self._killed:
             self._begun = changed
