@@ -135,7 +135,7 @@ def served(url: str, *, temperature: float = 0.0, top_p: float = 1.0, **keys: ob
 
 def test_a_server_gets_the_prompt_alone(upper: tuple[Upper, str]) -> None:
     server, url = upper
-    assert served(url).rewrite(requests("a dog")) == [Generated("A DOG", score=-0.5)]
+    assert served(url).rewrite(requests("a dog")) == [Generated("A DOG", score=-0.5, tokens=1)]
     assert served(url, temperature=0.5, top_p=0.9, extra_body={"min_p": 0.1}).rewrite(requests("b", "a dog"))
     common = {"model": "owner/name", "max_tokens": 6, "logprobs": True}
     message = {"messages": [{"role": "user", "content": "a dog"}]}
