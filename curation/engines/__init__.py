@@ -2,10 +2,10 @@
 
 Read in this order: this file (the contract and the registries), settings (keys that engines share), generations
 (the cache of what engines wrote), asking (what is asked for, and when it is kept), begun_calls (what a kill leaves, and
-what kills), guard (no request can hurt another),
-model_files (which are loaded), decoding (batched generation with scores), chat_servers and openai_client (models behind
-servers), checkpoint_translator (translators in this process), then one file per engine.  An engine answers every
-request, in order; for one it cannot answer it returns a `Failure`, and raises no exception.
+what kills), guard (no request can hurt another), model_files (which are loaded), decoding (batched generation with
+scores), writing_model (models in this process), chat_servers and openai_client (models behind servers),
+checkpoint_translator (translators in this process), then one file per engine.  An engine answers every request, in
+order; for one it cannot answer it returns a `Failure`, and raises no exception.
 
 A text is decided by its request, its model and the engine's own keys, and by nothing else: then the cache gives it
 again.  Of an engine that does no more than answer, the texts of a call are kept when the call returns.  An engine that

@@ -173,3 +173,11 @@ def pick_dtype(wanted: DType, device: torch.device) -> torch.dtype:
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what a failed call left allocated on a GPU."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

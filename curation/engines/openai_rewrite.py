@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from curation.engines import Answered, Failure, Generated, RewriteRequest, unheard
 from curation.engines.model_files import Checkpoint
-from curation.engines.openai_client import ChatClient, OpenAIConfig
-from curation.engines.settings import EngineConfig
+from curation.engines.openai_client import ChatClient, OpenAIConfig, ServedEngine
 
 if TYPE_CHECKING:
     from curation.rewrite_texts import RewriteTextsConfig
 
 
-class OpenAIRewriter:
+class OpenAIRewriter(ServedEngine):
     """Any server with /v1/chat/completions: one chat of one prompt per text, `concurrency` at a time.
 
     The server has the model; `rewrite_texts.model` is its name there, and `rewrite_texts.revision` any text that
@@ -24,13 +23,6 @@ class OpenAIRewriter:
     """
 
     Config = OpenAIConfig
-    #: Whatever a server computes together, nothing here could compute the same way again.
-    independent = True
-
-    @classmethod
-    def check(cls, config: OpenAIConfig, section: EngineConfig) -> Checkpoint:
-        """The name and the recipe's revision; the server is not contacted."""
-        return Checkpoint(source=section.named_model, commit=None, revision=section.revision or "served")
 
     @classmethod
     def load(cls, config: OpenAIConfig, section: RewriteTextsConfig, checkpoint: Checkpoint) -> OpenAIRewriter:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from curation.engines import Answered, CaptionRequest, Failure, Generated, batches_of, unheard
 from curation.engines.guard import answer_batch, answer_in_batches, describe
-from curation.engines.model_files import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
-from curation.engines.settings import EngineConfig, InProcessConfig
+from curation.engines.model_files import Checkpoint, DType, load_arguments, pick_device, pick_dtype
+from curation.engines.settings import InProcessConfig
+from curation.engines.writing_model import WritingModel
 from pairmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class TransformersCaptionerConfig(InProcessConfig):
     """How the checkpoint runs."""
 
 
-class TransformersCaptioner:
+class TransformersCaptioner(WritingModel):
     """Any image-text-to-text or vision-encoder-decoder checkpoint that transformers loads, in the stage's own actor.
 
     The model type in a checkpoint's configuration gives its family.  Prompts go through the processor's chat template
@@ -36,11 +37,6 @@ class TransformersCaptioner:
 
     Config = TransformersCaptionerConfig
     libraries = ("sentencepiece", "timm", "tokenizers", "torch", "torchvision", "transformers")
-
-    @classmethod
-    def check(cls, config: TransformersCaptionerConfig, section: EngineConfig) -> Checkpoint:
-        """The files that the section names."""
-        return resolve(section.named_model, section.revision)
 
     @classmethod
     def load(
@@ -141,19 +137,7 @@ class TransformersCaptioner:
         return request.max_new_tokens, "" if self._has_template else request.prompt
 
     def _generate(self, requests: Sequence[CaptionRequest]) -> list[Generated]:
-        from curation.engines.decoding import Sampling, decode
-
-        inputs = self._inputs(requests)
-        sampling = None
-        if self._temperature > 0:
-            seeds = tuple(request.seed for request in requests)
-            sampling = Sampling(temperature=self._temperature, top_p=self._top_p, seeds=seeds)
-        decoded = decode(self._model, inputs, max_new_tokens=requests[0].max_new_tokens, sampling=sampling)
-        texts = self._tokenizer.batch_decode(decoded.tokens, skip_special_tokens=True)
-        return [
-            Generated(text=text.strip(), score=score, cut=cut)
-            for text, score, cut in zip(texts, decoded.scores, decoded.cut, strict=True)
-        ]
+        return self._written(self._inputs(requests), requests)
 
     def _inputs(self, requests: Sequence[CaptionRequest]) -> dict[str, torch.Tensor]:
         images = [request.image for request in requests]
@@ -183,12 +167,6 @@ class TransformersCaptioner:
         if token is None or inserts_itself or str(token) in prompt:
             return prompt
         return f"{token}\n{prompt}"
-
-    def _free_memory(self) -> None:
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def _conversation(request: CaptionRequest) -> list[dict[str, Any]]:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from curation.engines import Answered, Failure, Generated, RewriteRequest, batches_of, unheard
-from curation.engines.guard import answer_batch, describe
-from curation.engines.model_files import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
-from curation.engines.settings import EngineConfig, InProcessConfig
+from curation.engines.guard import answer_batch, answer_in_batches, describe
+from curation.engines.model_files import Checkpoint, DType, load_arguments, pick_device, pick_dtype
+from curation.engines.settings import InProcessConfig
+from curation.engines.writing_model import WritingModel
 from pairmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class TransformersRewriterConfig(InProcessConfig):
     """How the checkpoint runs."""
 
 
-class TransformersRewriter:
+class TransformersRewriter(WritingModel):
     """Any text-to-text (T5, BART) or causal language model that transformers loads, in the stage's own actor.
 
     Prompts go through the tokenizer's chat template if it has one.  Texts of about one length are computed together; a
@@ -33,11 +34,6 @@ class TransformersRewriter:
 
     Config = TransformersRewriterConfig
     libraries = ("sentencepiece", "tokenizers", "torch", "transformers")
-
-    @classmethod
-    def check(cls, config: TransformersRewriterConfig, section: EngineConfig) -> Checkpoint:
-        """The files that the section names."""
-        return resolve(section.named_model, section.revision)
 
     @classmethod
     def load(
@@ -103,20 +99,19 @@ class TransformersRewriter:
     def rewrite(self, requests: Sequence[RewriteRequest], answered: Answered = unheard) -> list[Generated | Failure]:
         """One answer per request, in order.  answered: gets each batch."""
         encoded = self._encoded(requests)
-        answers: dict[int, Generated | Failure] = {}
-        for batch in self._cut(requests, encoded):
+
+        def answer(batch: Sequence[int]) -> Sequence[Generated | Failure]:
             limit = requests[batch[0]].max_new_tokens
-            made: Sequence[Generated | Failure] = [self._too_long(encoded[at], limit) for at in batch]
-            if self._fits(encoded[batch[0]], limit):
-                made = answer_batch(
-                    [(encoded[at], requests[at]) for at in batch],
-                    self._generate,
-                    fault="engine.rewrite_texts",
-                    recover=self._free_memory,
-                )
-            answered(batch, made)
-            answers.update(zip(batch, made, strict=True))
-        return [answers[at] for at in range(len(requests))]
+            if not self._fits(encoded[batch[0]], limit):
+                return [self._too_long(encoded[at], limit) for at in batch]
+            return answer_batch(
+                [(encoded[at], requests[at]) for at in batch],
+                self._generate,
+                fault="engine.rewrite_texts",
+                recover=self._free_memory,
+            )
+
+        return answer_in_batches(self._cut(requests, encoded), answer, answered)
 
     def batches(self, requests: Sequence[RewriteRequest]) -> list[list[int]]:
         """The requests that are computed together."""
@@ -152,24 +147,6 @@ class TransformersRewriter:
         return Failure(f"prompt of {len(ids)} tokens, the model takes {self._positions}{more}")
 
     def _generate(self, requests: Sequence[tuple[list[int], RewriteRequest]]) -> list[Generated]:
-        from curation.engines.decoding import Sampling, decode
-
         padded = self._tokenizer.pad({"input_ids": [ids for ids, _ in requests]}, padding=True, return_tensors="pt")
         inputs_BL = {name: padded[name].to(self._device) for name in ("input_ids", "attention_mask")}
-        sampling = None
-        if self._temperature > 0:
-            seeds = tuple(request.seed for _, request in requests)
-            sampling = Sampling(temperature=self._temperature, top_p=self._top_p, seeds=seeds)
-        limit = requests[0][1].max_new_tokens
-        decoded = decode(self._model, inputs_BL, max_new_tokens=limit, sampling=sampling)
-        texts = self._tokenizer.batch_decode(decoded.tokens, skip_special_tokens=True)
-        return [
-            Generated(text=text.strip(), score=score, cut=cut)
-            for text, score, cut in zip(texts, decoded.scores, decoded.cut, strict=True)
-        ]
-
-    def _free_memory(self) -> None:
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        return self._written(inputs_BL, [request for _, request in requests])

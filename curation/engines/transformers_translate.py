@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from curation.engines import Generated
 from curation.engines.checkpoint_translator import CheckpointTranslator, CheckpointTranslatorConfig
 from curation.engines.guard import describe
-from curation.engines.model_files import Checkpoint, DType, load_arguments, pick_device, pick_dtype, resolve
+from curation.engines.model_files import (
+    Checkpoint,
+    DType,
+    free_memory,
+    load_arguments,
+    pick_device,
+    pick_dtype,
+    resolve,
+)
 from curation.engines.settings import EngineConfig, InProcessConfig
 from pairmill.errors import UserError
 
@@ -122,7 +130,4 @@ class TransformersTranslator(CheckpointTranslator):
         ]
 
     def _free_memory(self) -> None:
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self._device)
